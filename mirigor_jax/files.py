@@ -1,0 +1,46 @@
+"""Writing a file at one stroke: a reader, or the next start after a kill, sees the old one or the new one."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            write(file)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write text to `path`, atomically."""
+    _replace(path, lambda file: file.write(text.encode()))
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """Write strict JSON to `path`, atomically: NaN and infinities become null, arrays and tuples lists."""
+    replace_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def replace_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an .npz to `path`, atomically."""
+    _replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))

@@ -1,0 +1,29 @@
+"""Eight host devices, strict shapes and types, and warnings as errors, for every test."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import jax
+import jaxtyping
+
+jaxtyping.install_import_hook("mirigor_jax", "beartype.beartype")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import pytest  # noqa: E402  the hook must come before anything imports mirigor_jax
+
+
+@pytest.fixture
+def float64():
+    """float64 for the test's own computations."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """resnet18 with one block in each of two stages: the same code, compiled in a tenth of the time."""
+    from mirigor_jax.models import resnet
+
+    monkeypatch.setitem(resnet.STAGES, "resnet18", ((1, 1), "basic"))
