@@ -1,0 +1,234 @@
+"""Colour-Digit-Position images (Lee et al. 2023, §III-B): any image by its index, whole ranges of them at once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Int, Int16, UInt8
+from numpy.lib.stride_tricks import as_strided
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from mirigor_jax.data import sources
+from mirigor_jax.data.pairing import Pairing
+from mirigor_jax.errors import InputError
+
+# The first four are the paper's; any two differ by at least 127 in one channel.
+COLORS = {
+    "Red": (255, 0, 0),
+    "Green": (0, 255, 0),
+    "Blue": (0, 0, 255),
+    "White": (255, 255, 255),
+    "Yellow": (255, 255, 0),
+    "Magenta": (255, 0, 255),
+    "Cyan": (0, 255, 255),
+    "Orange": (255, 128, 0),
+    "Purple": (128, 0, 255),
+    "Gray": (128, 128, 128),
+    "Black": (0, 0, 0),
+    "Azure": (0, 128, 255),
+    "Rose": (255, 0, 128),
+    "Chartreuse": (128, 255, 0),
+    "Spring": (0, 255, 128),
+    "Brown": (128, 64, 0),
+}
+SMALLEST_CELL = 10  # pixels; a digit of 9×7 is the least that reads
+BANK_BYTES = 2**24  # of backgrounds: much variety that still stays in a CPU's last-level cache
+FONT_VARIANTS, HANDWRITTEN_VARIANTS = 64, 1024  # of a digit
+OPAQUE = 128  # full coverage; colour difference × coverage + rounding then just fits int16
+BLENDED_AT_ONCE = 128  # images, whose glyphs' boxes stay in cache
+
+
+@dataclass(frozen=True, eq=False)
+class CDP:
+    """A population of images with three independent, uniform attributes; `make` builds it.
+
+    An image is a digit in its colour, alpha-blended into its cell over a dimmed background:
+    pixel = a·colour + (1 - a)·mixing·background. Its nuisances, uniform and independent of all else, are the background
+    and its offset, the glyph's variant, and the glyph's place in the cell.
+
+    backgrounds: strips whose every `size` consecutive rows are one background, already multiplied by mixing.
+    coverage: a of each digit's variants in units of 1/128, repeated for the three channels.
+    palette: the colours.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("color", "digit", "position")
+    size: int
+    grid: tuple[int, int]
+    value_names: tuple[tuple[str, ...], ...]
+    backgrounds: UInt8[np.ndarray, "b rows s 3"]
+    coverage: Int16[np.ndarray, "d v h w3"]
+    palette: UInt8[np.ndarray, "c 3"]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of values of each attribute."""
+        return tuple(len(values) for values in self.value_names)
+
+    def images(self, seed: int, stream: int, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Images [start, stop) of an endless i.i.d. stream: `image` uint8 (n, s, s, 3), `attributes` int32 (n, 3).
+
+        Image i of (seed, stream) is a function of these three numbers alone; streams are independent of each other.
+        """
+        attributes, nuisances = self._draw(_random_words(seed, stream, start, stop))
+        return {"image": self.render(attributes, nuisances), "attributes": attributes}
+
+    def pairs(self, pairing: Pairing, seed: int, stream: int, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Positive pairs [start, stop): `x`, `y` uint8 (n, s, s, 3), `attributes_x`, `attributes_y` int32 (n, 3).
+
+        x of pair i is image 2i of the same stream, and y is image 2i + 1 with its attributes drawn from the pairing's
+        channel given x's: the views' nuisances are independent. Use a stream for images or for pairs, not both.
+        """
+        words = _random_words(seed, stream, 2 * start, 2 * stop)
+        attributes_x, nuisances_x = self._draw(words[0::2])
+        _, nuisances_y = self._draw(words[1::2])
+        attributes_y = pairing.partner(attributes_x, words[1::2, :3] / 2.0**32)
+        return {
+            "x": self.render(attributes_x, nuisances_x),
+            "y": self.render(attributes_y, nuisances_y),
+            "attributes_x": attributes_x,
+            "attributes_y": attributes_y,
+        }
+
+    def render(
+        self, attributes: Int[np.ndarray, "n 3"], nuisances: Int[np.ndarray, "n 5"]
+    ) -> UInt8[np.ndarray, "n s s 3"]:
+        """The images with these attributes and nuisances (strip, row of it, variant, pixels down, pixels right)."""
+        n, size, row = len(attributes), self.size, 3 * self.size
+        height, width3 = self.coverage.shape[2:]
+        color, digit, position = attributes.T
+        strip, offset, variant, down, right = nuisances.T
+
+        # One contiguous copy an image: view every run of `size` rows of the bank as one row of a matrix.
+        rows = self.backgrounds.shape[1]
+        windows = as_strided(self.backgrounds, (len(self.backgrounds) * rows - size + 1, size * row), (row, 1))
+        images = windows[strip * rows + offset]
+
+        # A view of the images by the box's corner, so that one indexing gathers and one scatters all boxes.
+        corners = (n, size - height + 1, size - width3 // 3 + 1, height, width3)
+        boxes = as_strided(images, corners, (size * row, row, 3, row, 1))
+        top = position // self.grid[1] * (size // self.grid[0]) + down
+        left = position % self.grid[1] * (size // self.grid[1]) + right
+        inks = np.tile(self.palette.astype(np.int16), width3 // 3)[:, None]
+        for first in range(0, n, BLENDED_AT_ONCE):
+            part = np.arange(first, min(first + BLENDED_AT_ONCE, n))
+            box = boxes[part, top[part], left[part]]
+            change = inks[color[part]] - box
+            change *= self.coverage[digit[part], variant[part]]
+            change += OPAQUE // 2  # so that the division rounds
+            change //= OPAQUE
+            change += box
+            boxes[part, top[part], left[part]] = change
+        return images.reshape(n, size, size, 3)
+
+    def _draw(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Attributes int32 (n, 3) and nuisances int64 (n, 5), uniform, from eight 32-bit words an image."""
+        strips, rows = self.backgrounds.shape[:2]
+        _, variants, height, width3 = self.coverage.shape
+        down, right = self.size // self.grid[0] - height, self.size // self.grid[1] - width3 // 3
+        ranges = (*self.sizes, strips, rows - self.size + 1, variants, down + 1, right + 1)
+        values = (words * np.array(ranges, np.uint64)) >> np.uint64(32)
+        return values[:, :3].astype(np.int32), values[:, 3:].astype(np.int64)
+
+
+def make(
+    *,
+    size: int = 64,
+    colors: int = 4,
+    digits: Sequence[int] = (2, 3, 4, 5),
+    grid: tuple[int, int] = (2, 2),
+    mixing: float = 0.45,
+    background: str = "spectrum",
+    glyphs: str = "font",
+    seed: int = 0,
+) -> CDP:
+    """CDP images of size×size pixels; the defaults are the paper's alphabets, 2 bits each.
+
+    colors: how many of COLORS. digits: which. grid: rows and columns of positions. mixing: the background's weight.
+    background: see `sources.backgrounds`. glyphs: "font", or "idx:PATH", handwritten (see `sources.read_labelled_idx`).
+    seed: of the backgrounds and the glyphs' variants.
+    Raises InputError for a value outside these, for cells too small to read a digit in, and for unreadable files.
+    """
+    if size < 32 or size % 2:
+        raise InputError(f"image size {size}: expected an even number of at least 32")
+    if not 1 <= colors <= len(COLORS):
+        raise InputError(f"{colors} colors: expected 1 to {len(COLORS)}")
+    if not digits or len(set(digits)) < len(digits) or not set(digits) <= set(range(10)):
+        raise InputError(f"digits {tuple(digits)}: expected one or more of 0 to 9, each once")
+    if min(grid) < 1 or (cell := size // max(grid)) < SMALLEST_CELL:
+        raise InputError(
+            f"grid {tuple(grid)} on {size} pixels: expected at least one row and column, and cells of at least "
+            f"{SMALLEST_CELL} pixels, for a legible digit: use fewer positions or larger images"
+        )
+    if not 0 <= mixing <= 1:
+        raise InputError(f"mixing {mixing:g}: expected the background's weight, 0 to 1")
+
+    height, width = -(-cell * 7 // 8), -(-cell * 11 // 16)  # 28×22 in a quarter of 64×64: digits 24 to 27 pixels tall
+    coverage = _coverage(glyphs, digits, height, width, np.random.default_rng(seed))
+    strips = sources.backgrounds(background, count=max(64, BANK_BYTES // (2 * size * size * 3)), size=size, seed=seed)
+    palette = dict(list(COLORS.items())[:colors])
+    return CDP(
+        size=size,
+        grid=(grid[0], grid[1]),
+        value_names=(tuple(palette), tuple(str(digit) for digit in digits), _position_names(*grid)),
+        backgrounds=np.rint(mixing * np.arange(256)).astype(np.uint8)[strips],
+        coverage=coverage,
+        palette=np.array(list(palette.values()), np.uint8),
+    )
+
+
+def _random_words(seed: int, stream: int, start: int, stop: int) -> np.ndarray:
+    """Eight random 32-bit words for each index of a stream: Philox (Salmon et al. 2011) keyed by both, counting."""
+    philox = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=start)
+    return philox.random_raw(4 * (stop - start)).view(np.uint32).reshape(-1, 8)
+
+
+def _position_names(rows: int, columns: int) -> tuple[str, ...]:
+    if (rows, columns) == (2, 2):
+        return "upper left", "upper right", "lower left", "lower right"
+    return tuple(f"row {row} column {column}" for row in range(1, rows + 1) for column in range(1, columns + 1))
+
+
+def _coverage(glyphs: str, digits: Sequence[int], height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """int16 (digits, variants, height, 3·width), 0 to OPAQUE: each variant of its own size and place in the box."""
+    if glyphs == "font":
+        inks = [[*_font_digits(digit, height, rng)] for digit in digits]
+    elif glyphs.startswith("idx:"):
+        inks = _handwritten_digits(Path(glyphs[4:]).expanduser(), digits)
+    else:
+        raise InputError(f"unknown glyphs {glyphs!r}: use font or idx:PATH")
+    masks = np.array([[_fitted(ink, height, width, rng) for ink in variants] for variants in inks])
+    return np.repeat(np.rint(masks * (OPAQUE / 255)).astype(np.int16), 3, axis=3)
+
+
+def _font_digits(digit: int, height: int, rng: np.random.Generator) -> Iterator[Image.Image]:
+    """Turned a little, and about three times as large as wanted: shrinking softens the edges."""
+    center = 2 * height
+    upright = Image.new("L", (2 * center, 2 * center))
+    font = ImageFont.load_default(size=2 * center)
+    ImageDraw.Draw(upright).text((center, center), str(digit), fill=255, font=font, anchor="mm")
+    for _ in range(FONT_VARIANTS):
+        yield upright.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC)
+
+
+def _handwritten_digits(path: Path, digits: Sequence[int]) -> list[list[Image.Image]]:
+    """Equally many of each digit, as they come in the file."""
+    images, labels = sources.read_labelled_idx(path)
+    chosen = [images[labels == digit] for digit in digits]
+    variants = min(HANDWRITTEN_VARIANTS, *(len(c) for c in chosen))
+    if not variants:
+        raise InputError(f"{path} lacks a digit of {tuple(digits)}: choose of {np.unique(labels).tolist()}")
+    return [[Image.fromarray(image) for image in c[:variants]] for c in chosen]
+
+
+def _fitted(ink: Image.Image, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """The glyph at 85 to 97 % of the largest size that fits the box, anywhere in it, by fractions of a pixel."""
+    left, top, right, bottom = ink.getbbox() or (0, 0, *ink.size)
+    zoom = max((bottom - top) / height, (right - left) / width) / rng.uniform(0.85, 0.97)
+    margin = int(zoom * height) + 1
+    page = ImageOps.expand(ink.crop((left, top, right, bottom)), margin)
+    x = margin - rng.uniform(0, zoom * width - (right - left))
+    y = margin - rng.uniform(0, zoom * height - (bottom - top))
+    box = (x, y, x + zoom * width, y + zoom * height)
+    return np.asarray(page.resize((width, height), Image.Resampling.BILINEAR, box))

@@ -1,0 +1,149 @@
+"""Which attributes two views share, how exactly, and the mutual information that follows from it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.optimize import root_scalar
+from scipy.special import entr
+
+from mirigor_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Joint law of two views' attributes, each uniform and passed through its own symmetric channel.
+
+    Attribute a of m values keeps its value in the other view with probability 1 - epsilon, else it takes one of the
+    m - 1 others uniformly: shared exactly at epsilon = 0 (same-class sampling, Lee et al. 2023, §III-A), independent at
+    epsilon = (m - 1)/m.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    epsilon: tuple[float, ...]
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Names of the attributes that the views do not draw independently."""
+        return tuple(self.names[a] for a in self._shared)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every shared attribute is equal in both views, so that they have a class in common."""
+        return all(self.epsilon[a] == 0 for a in self._shared)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of joint values of the shared attributes; 1 when none is shared."""
+        return math.prod(self._radix)
+
+    @property
+    def entropy_bits(self) -> float:
+        """H(C) of the shared attributes of one view."""
+        return math.fsum(math.log2(m) for m in self._radix)
+
+    @property
+    def mutual_information_bits(self) -> float:
+        """Exact I of the two views' attributes: the sum of the shared channels' (Cover & Thomas 2006, eq. 7.23)."""
+        return math.fsum(_channel_mi_bits(self.sizes[a], self.epsilon[a]) for a in self._shared)
+
+    def classes(self, attributes: Int[np.ndarray, "n a"]) -> Int[np.ndarray, " n"]:
+        """Index in [0, num_classes) of each row's shared attributes, the first of them the most significant digit."""
+        index = np.zeros(len(attributes), np.int32)
+        for a in self._shared:
+            index = index * self.sizes[a] + attributes[:, a]
+        return index
+
+    def joint(self) -> Float[np.ndarray, "c c"]:
+        """p(c, c') over the classes of the two views, in float64."""
+        joint: np.ndarray = np.ones((1, 1))
+        for a in self._shared:
+            m, epsilon = self.sizes[a], self.epsilon[a]
+            channel = np.full((m, m), epsilon / (m - 1))
+            np.fill_diagonal(channel, 1 - epsilon)
+            joint = np.kron(joint, channel / m)
+        return joint
+
+    def partner(self, attributes: Int[np.ndarray, "n a"], uniforms: Float[np.ndarray, "n a"]) -> Int[np.ndarray, "n a"]:
+        """The other view's attributes given this view's, from uniforms in [0, 1)."""
+        sizes, epsilon = np.array(self.sizes), np.array(self.epsilon)
+        others = np.maximum(sizes - 1, 1)
+        # u in [0, epsilon) is cut into m - 1 equal parts, the k-th of which moves the value on by k, cyclically.
+        step = np.ceil((epsilon - uniforms) * others / np.where(epsilon > 0, epsilon, 1))
+        return (attributes + np.maximum(step, 0).astype(attributes.dtype)) % sizes.astype(attributes.dtype)
+
+    @property
+    def _shared(self) -> tuple[int, ...]:
+        return tuple(a for a, m in enumerate(self.sizes) if self.epsilon[a] < _independent(m))
+
+    @property
+    def _radix(self) -> tuple[int, ...]:
+        return tuple(self.sizes[a] for a in self._shared)
+
+
+def parse(
+    text: str,
+    names: Sequence[str],
+    sizes: Sequence[int],
+    *,
+    mi_bits: float | None = None,
+    epsilon: Mapping[str, float] | None = None,
+) -> Pairing:
+    """The pairing that `text` names: "all", "none", or attributes joined by "+", as in "color+digit".
+
+    The named attributes are shared exactly, unless
+    - `mi_bits` asks for less: each then is redrawn uniformly over all its values with one common probability t, that is
+      epsilon = t (m - 1)/m (equal epsilons where alphabets are equal), such that the views share mi_bits in total;
+    - `epsilon` gives the probability that an attribute differs, by name.
+    Raises InputError for an unknown attribute, an mi_bits outside [0, H(C)], an epsilon outside [0, (m - 1)/m] or of an
+    attribute that is not shared, and for mi_bits and epsilon together.
+    """
+    shared = {"all": list(names), "none": []}.get(text, text.split("+"))
+    for name in (*shared, *(epsilon or ())):
+        if name not in names:
+            raise InputError(f"unknown attribute {name!r} in the pairing: use all, none, or some of {'+'.join(names)}")
+    if mi_bits is not None and epsilon:
+        raise InputError(f"mi={mi_bits:g} and epsilon of {', '.join(epsilon)} are given: mi sets epsilon, give one")
+
+    def pairing(**given: float) -> Pairing:
+        values = [given.get(n, 0.0) if n in shared else _independent(m) for n, m in zip(names, sizes, strict=True)]
+        return Pairing(tuple(names), tuple(sizes), tuple(values))
+
+    for name, value in (epsilon or {}).items():
+        limit = _independent(sizes[names.index(name)])
+        if name not in shared:
+            raise InputError(f"epsilon of {name!r} is given, but pairing {text!r} does not share it: add it there")
+        if not 0 <= value <= limit:
+            raise InputError(
+                f"epsilon of {name!r} is {value:g}, expected 0 to {limit:.6g}, where the views are independent: "
+                "beyond it their information rises again"
+            )
+    if mi_bits is None:
+        return pairing(**(epsilon or {}))
+
+    def redrawn(t: float) -> Pairing:
+        return pairing(**{n: t * _independent(m) for n, m in zip(names, sizes, strict=True)})
+
+    entropy_bits = redrawn(0.0).entropy_bits
+    if not 0 <= mi_bits <= entropy_bits:
+        raise InputError(
+            f"mi={mi_bits:g} bits asked for, but pairing {text!r} can share 0 to {entropy_bits:g}: "
+            "ask for less, or share more or larger attributes"
+        )
+    if mi_bits == 0:
+        return redrawn(1.0)
+    excess = root_scalar(lambda t: redrawn(t).mutual_information_bits - mi_bits, bracket=(0, 1), xtol=1e-15)
+    return redrawn(excess.root)
+
+
+def _independent(m: int) -> float:
+    """The epsilon at which a symmetric channel over m values passes nothing."""
+    return (m - 1) / m
+
+
+def _channel_mi_bits(m: int, epsilon: float) -> float:
+    lost_nats = entr(1 - epsilon) + (m - 1) * entr(epsilon / (m - 1))
+    return math.log2(m) - float(lost_nats) / math.log(2)

@@ -1,0 +1,53 @@
+"""Batches by index, read ahead on threads or processes, each process of a job reading its own rows only."""
+
+from collections.abc import Callable
+from functools import partial
+
+import grain
+import numpy as np
+from absl import flags
+
+from mirigor_jax.errors import InputError
+
+ENDLESS = 2**48  # batches; no run gets there
+
+
+def batches(
+    read: Callable[[int, int], dict[str, np.ndarray]],
+    *,
+    batch_size: int,
+    num_examples: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+    prefetch: int = 8,
+    workers: int = 0,
+) -> grain.IterDataset:
+    """This process's part of every batch of a stream; `iter` of it has `get_state` and `set_state`.
+
+    read(start, stop) gives rows [start, stop) of the stream, the same however the range is cut.
+    Batch b is rows [b·B, (b+1)·B), of which process p of P gets the p-th of P contiguous parts; without num_examples it
+    never ends, else the last batch is short. `threads` read up to `prefetch` batches ahead (0: none), in each of
+    `workers` processes if there are any, which pays where reading a batch is slower than copying it between processes.
+    Raises InputError if batch_size is not a multiple of process_count.
+    """
+    if batch_size < 1 or batch_size % process_count:
+        raise InputError(f"batch size {batch_size}: expected a multiple of the {process_count} processes")
+
+    read_batch = partial(_read_batch, read, batch_size, num_examples, process_index, process_count)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    count = ENDLESS if num_examples is None else -(-num_examples // batch_size)
+    dataset = grain.MapDataset.range(count).map(read_batch).to_iter_dataset(options)
+    if not workers:
+        return dataset
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain asks absl's flags, which nobody parses outside absl.app.run
+    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+
+
+def _read_batch(
+    read: Callable, batch_size: int, num_examples: int | None, process_index: int, process_count: int, index: int
+) -> dict[str, np.ndarray]:
+    start = index * batch_size
+    rows = batch_size if num_examples is None else min(batch_size, num_examples - start)
+    return read(start + rows * process_index // process_count, start + rows * (process_index + 1) // process_count)

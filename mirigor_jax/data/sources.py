@@ -1,0 +1,134 @@
+"""Images from outside: backgrounds (procedural, a folder of photographs, a TFDS set) and IDX files."""
+
+import gzip
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from mirigor_jax.errors import InputError
+
+PHOTOGRAPHS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def backgrounds(kind: str, *, count: int, size: int, seed: int) -> UInt8[np.ndarray, "count rows size 3"]:
+    """Strips that are `size` wide and taller than that: any `size` consecutive rows of one are a background.
+
+    kind: "spectrum", procedural images with the 1/f amplitude of natural scenes (Field 1987);
+        "folder:PATH", random crops of the photographs under PATH; "tfds:NAME", of the train split of a TFDS image set.
+    Raises InputError for another kind, a folder that is missing, empty or holds a broken image, an unknown TFDS set.
+    """
+    rng = np.random.default_rng(seed)
+    name, _, argument = kind.partition(":")
+    if name == "spectrum" and not argument:
+        return _spectrum(count, size, rng)
+    if name == "folder" and argument:
+        return _folder(Path(argument).expanduser(), count, size, rng)
+    if name == "tfds" and argument:
+        return _tfds(argument, count, size, rng)
+    raise InputError(f"unknown background {kind!r}: use spectrum, folder:PATH or tfds:NAME")
+
+
+def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
+    """The array of unsigned bytes in an IDX file (the format of MNIST), gzipped or not.
+
+    Raises InputError if the file is missing, of another format, or not as long as its header says.
+    """
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    except FileNotFoundError:
+        raise InputError(f"no IDX file {path}: give the path of one, such as train-images-idx3-ubyte.gz") from None
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is not a whole gzip file ({error}): fetch it again") from None
+    if data[:3] != b"\0\0\x08":
+        raise InputError(
+            f"{path} is not an IDX file of bytes: it begins with {data[:3].hex(' ') or 'nothing'}, not 00 00 08"
+        )
+    header = 4 + 4 * data[3] if len(data) > 3 else 8
+    shape = np.frombuffer(data[4:header].ljust(header - 4, b"\0"), ">u4").tolist()
+    if len(data) != (expected := header + math.prod(shape)):
+        raise InputError(f"{path} is damaged: expected {expected} bytes, found {len(data)}; fetch it again")
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def read_labelled_idx(path: Path) -> tuple[UInt8[np.ndarray, "n h w"], UInt8[np.ndarray, " n"]]:
+    """Images of an IDX file and the labels beside it: of X-images-idx3-ubyte[.gz], X-labels-idx1-ubyte[.gz].
+
+    Raises InputError as `read_idx` does, and if the two files don't belong together.
+    """
+    beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+    images, labels = read_idx(path), read_idx(beside)
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise InputError(
+            f"{path} holds an array of shape {images.shape} and {beside} of {labels.shape}, expected images (n, h, w) "
+            "and labels (n,): name the images' file as MNIST does, PREFIX-images-idx3-ubyte, with its labels beside it"
+        )
+    return images, labels
+
+
+def _spectrum(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Luminance and two weaker opponent colours, each white noise over f^a, 0.8 <= a <= 1.5 (Tolhurst et al. 1992)."""
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)).astype(np.float32)
+    frequency[0, 0] = np.inf
+    noise = np.fft.rfft2(rng.standard_normal((count, 3, size, size), np.float32))
+    fields = np.fft.irfft2(noise / frequency ** rng.uniform(0.8, 1.5, (count, 1, 1, 1)).astype(np.float32))
+    fields /= fields.std(axis=(2, 3), keepdims=True)
+    fields += rng.normal(0, 0.5, (count, 3, 1, 1))  # an image's own brightness and tint
+    fields *= rng.uniform(25, 60, (count, 1, 1, 1))  # and contrast
+    opponents = np.array([[1, 1, 1], [0.4, -0.4, 0], [0.2, 0.2, -0.4]], np.float32)
+    images = np.clip(127.5 + np.moveaxis(fields, 1, 3) @ opponents, 0, 255).astype(np.uint8)
+    # The transform made them periodic: continued below itself, an image has no seam.
+    return np.concatenate([images, images[:, :-1]], axis=1)
+
+
+def _crops(
+    photographs: Iterator[Image.Image], number: int, count: int, size: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Strips half as tall again as wide, from anywhere in the photographs, at half to full scale, half mirrored."""
+    rows = size * 3 // 2
+    strips = np.empty((count, rows, size, 3), np.uint8)
+    for share, photograph in zip(np.array_split(strips, number), photographs, strict=True):
+        for strip in share:
+            scale = rng.uniform(0.5, 1) * min(photograph.width / size, photograph.height / rows)
+            width, height = scale * size, scale * rows
+            left, top = rng.uniform(0, (photograph.width - width, photograph.height - height))
+            crop = photograph.resize((size, rows), Image.Resampling.BICUBIC, (left, top, left + width, top + height))
+            strip[:] = np.asarray(crop)[:, :: rng.choice([-1, 1])]
+    return strips
+
+
+def _folder(root: Path, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in PHOTOGRAPHS)
+    if not paths:
+        problem = "holds no photograph" if root.is_dir() else "is not a folder"
+        raise InputError(f"background folder {root} {problem}: give one with {', '.join(sorted(PHOTOGRAPHS))} files")
+
+    def open_image(path: Path) -> Image.Image:
+        try:
+            with Image.open(path) as image:
+                image.draft("RGB", (3 * size, 3 * size))  # a large JPEG is decoded no larger than crops need
+                return image.convert("RGB")
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise InputError(f"background {path} is a broken image ({error}): repair or remove it") from None
+
+    chosen = [paths[i] for i in rng.permutation(len(paths))[:count]]
+    return _crops(map(open_image, chosen), len(chosen), count, size, rng)
+
+
+def _tfds(name: str, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    import tensorflow_datasets as tfds  # here, since it is slow and only this needs it
+
+    try:
+        examples: Any = tfds.data_source(name, split="train")
+    except tfds.core.DatasetNotFoundError:
+        raise InputError(f"TFDS has no data set {name!r}: see tfds.list_builders()") from None
+    chosen = rng.permutation(len(examples))[:count].tolist()
+    if "image" not in examples[chosen[0]]:
+        raise InputError(f"TFDS set {name!r} has {', '.join(examples[chosen[0]])} but no 'image': name an image set")
+    images = (Image.fromarray(examples[i]["image"].squeeze()).convert("RGB") for i in chosen)
+    return _crops(images, len(chosen), count, size, rng)

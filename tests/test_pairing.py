@@ -1,0 +1,146 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, chi2_contingency, chisquare
+
+from mirigor_jax.data.pairing import Pairing, parse
+from mirigor_jax.errors import InputError
+
+CDP = ("color", "digit", "position"), (4, 4, 4)
+UNEQUAL = Pairing(("a", "b", "c", "d"), (2, 3, 5, 4), (0.11, 0.3, 0.0, 0.75))
+
+
+def draw(pairing, n, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, pairing.sizes, (n, len(pairing.sizes)), dtype=np.int32)
+    return x, pairing.partner(x, rng.random(x.shape))
+
+
+def information_bits(joint):
+    """Plain mutual information of a table of probabilities."""
+    p, q = joint.sum(1), joint.sum(0)
+    cells = itertools.product(range(len(p)), range(len(q)))
+    return sum(joint[i, j] * math.log2(joint[i, j] / (p[i] * q[j])) for i, j in cells if joint[i, j] > 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "shared", "bits"),
+    [
+        ("all", ("color", "digit", "position"), 6),
+        ("none", (), 0),
+        ("digit", ("digit",), 2),
+        ("position+color", ("color", "position"), 4),
+    ],
+)
+def test_a_shared_subset_shares_its_entropy(text, shared, bits):
+    pairing = parse(text, *CDP)
+    assert pairing.shared == shared
+    assert pairing.exact
+    assert pairing.entropy_bits == pairing.mutual_information_bits == bits
+    assert pairing.num_classes == 2**bits
+
+
+def test_channel_information_is_that_of_the_joint_law():
+    joint = UNEQUAL.joint()
+    assert joint.shape == (30, 30) == (UNEQUAL.num_classes,) * 2
+    np.testing.assert_allclose(joint.sum(0), 1 / 30, rtol=1e-12)
+    np.testing.assert_allclose(joint.sum(1), 1 / 30, rtol=1e-12)
+    assert UNEQUAL.mutual_information_bits == pytest.approx(information_bits(joint), abs=1e-12)
+    assert UNEQUAL.entropy_bits == pytest.approx(math.log2(30), abs=1e-12)
+    assert not UNEQUAL.exact
+    assert UNEQUAL.shared == ("a", "b", "c")
+
+
+def test_binary_symmetric_channel_of_the_textbooks():
+    assert parse("a", ["a"], [2], epsilon={"a": 0.11}).mutual_information_bits == pytest.approx(0.50008, abs=1e-5)
+
+
+def test_nothing_shared_is_one_class():
+    pairing = parse("none", *CDP)
+    x, _ = draw(pairing, 5)
+    assert pairing.joint().tolist() == [[1.0]]
+    assert pairing.classes(x).tolist() == [0] * 5
+
+
+def test_classes_count_every_combination_once():
+    every = np.array(list(itertools.product(*map(range, UNEQUAL.sizes))), np.int32)
+    classes = UNEQUAL.classes(every)
+    assert np.bincount(classes).tolist() == [4] * 30  # "d" is not shared
+    assert len(np.unique(np.c_[classes, every[:, 3]], axis=0)) == len(every)
+
+
+def test_drawn_pairs_follow_the_joint_law():
+    n = 300_000
+    x, y = draw(UNEQUAL, n)
+    observed = np.zeros((30, 30))
+    np.add.at(observed, (UNEQUAL.classes(x), UNEQUAL.classes(y)), 1)
+    possible = UNEQUAL.joint() > 0
+    assert observed[~possible].sum() == 0
+    assert chisquare(observed[possible], n * UNEQUAL.joint()[possible]).pvalue > 0.01
+    for a, (m, epsilon) in enumerate(zip(UNEQUAL.sizes, UNEQUAL.epsilon, strict=True)):
+        assert chisquare(np.bincount(y[:, a], minlength=m)).pvalue > 0.01
+        assert binomtest(int((x[:, a] != y[:, a]).sum()), n, epsilon).pvalue > 0.01
+
+
+def test_unshared_attributes_are_independent_and_shared_ones_equal():
+    x, y = draw(parse("digit", *CDP), 50_000)
+    assert (x[:, 1] == y[:, 1]).all()
+    for a, b in [(0, 0), (2, 2), (0, 1), (1, 2), (2, 0)]:
+        assert chi2_contingency(np.histogram2d(x[:, a], y[:, b], bins=4)[0]).pvalue > 0.01
+
+
+def test_extreme_uniforms_stay_in_the_alphabet():
+    x = np.zeros((2, 4), np.int32)
+    uniforms = np.array([[0.0] * 4, [1 - 2**-53] * 4])
+    assert UNEQUAL.partner(x, uniforms).tolist() == [[1, 2, 0, 3], [0, 0, 0, 0]]
+    assert UNEQUAL.partner(x, uniforms).dtype == np.int32
+
+
+def test_alphabets_of_one_value():
+    pairing = parse("all", ["a", "b"], [1, 4])
+    x, y = draw(pairing, 10)
+    assert pairing.mutual_information_bits == 2
+    assert pairing.shared == ("b",)
+    assert (x == y).all()
+
+
+def test_asking_for_information_gives_it():
+    asked = np.linspace(0, 6, 25)
+    pairings = [parse("all", *CDP, mi_bits=bits) for bits in asked]
+    np.testing.assert_allclose([p.mutual_information_bits for p in pairings], asked, atol=1e-9)
+    assert all(len(set(p.epsilon)) == 1 for p in pairings)
+    assert (np.diff([p.epsilon[0] for p in pairings]) < 0).all()
+    assert pairings[0].shared == ()
+    assert pairings[-1].exact
+
+
+@pytest.mark.parametrize("bits", [0.0, 1e-6, 0.3, 3.0, math.log2(2) + math.log2(3) + math.log2(16)])
+def test_asking_for_information_of_unequal_alphabets(bits):
+    pairing = parse("a+b+d", "abcd", [2, 3, 5, 16], mi_bits=bits)
+    assert pairing.mutual_information_bits == pytest.approx(bits, abs=1e-9)
+    redrawn = [epsilon * m / (m - 1) for epsilon, m in zip(pairing.epsilon, pairing.sizes, strict=True)]
+    np.testing.assert_allclose(redrawn, [redrawn[0], redrawn[0], 1, redrawn[0]], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("colour", {}, "unknown attribute 'colour'.*color.*digit.*position"),
+        ("color+", {}, "unknown attribute ''"),
+        ("all", {"mi_bits": 6.1}, r"mi=6.1 .*'all' can share 0 to 6"),
+        ("color+digit", {"mi_bits": 4.5}, r"mi=4.5 .*can share 0 to 4"),
+        ("all", {"mi_bits": -0.1}, "mi=-0.1"),
+        ("all", {"mi_bits": math.nan}, "mi=nan"),
+        ("all", {"epsilon": {"shape": 0.1}}, "unknown attribute 'shape'"),
+        ("all", {"epsilon": {"color": 0.8}}, r"'color' is 0.8, expected 0 to 0.75.*rises again"),
+        ("all", {"epsilon": {"color": -0.1}}, "'color' is -0.1"),
+        ("digit", {"epsilon": {"color": 0.1}}, "'digit' does not share it"),
+        ("all", {"epsilon": {"color": 0.1}, "mi_bits": 3.0}, "mi=3 and epsilon of color"),
+    ],
+)
+def test_bad_requests_are_explained(text, options, message):
+    with pytest.raises(InputError, match=message) as error:
+        parse(text, *CDP, **options)
+    assert "\n" not in str(error.value)
