@@ -1,0 +1,341 @@
+"""What may be claimed about I(h_X;h_Y) on fresh images, and in which words. Host side, numpy in float64.
+
+Every lower end here is about *fresh* test images: independent given their class, used in no fitting and no selection,
+each in one term only. Pairs redrawn from a finite bank of images are not fresh: the bank is a population of its own,
+in which any encoder with distinct rows, an untrained one too, determines the class.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Integer
+from scipy import stats
+from scipy.special import entr, xlogy
+
+from mirigor_jax.errors import InputError
+
+Certificate = Literal["classifier", "posterior", "infonce"]
+Verdict = Literal["certified", "bounded", "k-limited", "not-a-bound"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One estimate of I(h_X;h_Y) and the interval that can be defended; bits throughout.
+
+    value_bits may pass every bound unless `kind` is a bound; `t_*` is the approximate interval of its mean, while
+    [lower_bits, upper_bits] holds at `confidence`, by the named certificate. None: no such end is known.
+    """
+
+    name: str
+    value_bits: float
+    kind: str
+    k: int
+    ceiling_bits: float
+    t_lower_bits: float
+    t_upper_bits: float
+    lower_bits: float | None
+    upper_bits: float | None
+    confidence: float
+    certificate: Certificate | None
+    verdict: Verdict
+
+    @property
+    def value_nats(self) -> float:
+        return self.value_bits * float(np.log(2))
+
+    def __str__(self) -> str:
+        estimate = f"{self.name} at K = {self.k:,} reads {self.value_bits:.3f} bits ({self.kind})"
+        if self.lower_bits is None:
+            return f"{estimate}; nothing is certified."
+        claim = _claim(self.lower_bits, self.upper_bits, self.confidence)
+        by = f"by the {self.certificate} certificate" if self.certificate else "without a certificate"
+        return f"{estimate}; on fresh images {claim}, {by} ({self.verdict})."
+
+
+def _claim(lower_bits: float, upper_bits: float | None, confidence: float) -> str:
+    """The interval in words; the lower end is rounded down, so that what is printed holds too."""
+    upper = "" if upper_bits is None else f" of at most {upper_bits:.3f}"
+    lower = math.floor(1000 * lower_bits) / 1000
+    return f"I(h_X;h_Y) is at least {lower:.3f}{upper} bits, at {100 * confidence:.6g} % confidence"
+
+
+def reach_bits(k: int, class_probabilities: Float[np.ndarray, " c"]) -> float:
+    """The most any critic's strict InfoNCE shows, in expectation, at batches of k pairs that share their class.
+
+    The optimal critic scores same-class pairs alone: log2 K - sum_c p_c E log2(1 + Bin(K-1, p_c)), summed exactly.
+    Source: Poole et al. 2019, eq. 10, at the density ratio of same-class sampling (Lee et al. 2023, III-A).
+    """
+    values, counts = np.unique(class_probabilities, return_counts=True)
+    return float(np.log2(k) - sum(m * p * _mean_log2(k - 1, p, 1) for p, m in zip(values, counts, strict=True)))
+
+
+def paper_reach_bits(k: int, num_classes: int) -> float:
+    """What log(2K-1) - L_NT-Xent expects of a perfect critic on uniform classes, in bits; it can pass log2 of them.
+
+    Each anchor's denominator holds its positive and both views of every other pair of its class:
+    log2(2K-1) - E log2(1 + 2 Bin(K-1, 1/N)). Source: Lee et al. 2023, Eq. 4, at temperature 0.
+    """
+    return float(np.log2(2 * k - 1) - _mean_log2(k - 1, 1 / num_classes, 2))
+
+
+def _mean_log2(trials: int, p: float, weight: int) -> float:
+    """E log2(1 + weight B), B ~ Bin(trials, p); what lies outside the summed window has probability < 1e-15."""
+    centre, radius = trials * p, 10 * np.sqrt(trials * p * (1 - p)) + 30
+    successes = np.arange(max(0, int(centre - radius)), min(trials, int(centre + radius)) + 1)
+    return float(np.sum(stats.binom.pmf(successes, trials, p) * np.log2(1 + weight * successes)))
+
+
+def clopper_pearson_upper(errors: int, n: int, confidence: float) -> float:
+    """One-sided upper confidence limit of an error rate, from `errors` in n independent trials.
+
+    Raises InputError unless 0 <= errors <= n and n >= 1. Source: Clopper & Pearson 1934.
+    """
+    if not 0 <= errors <= n or n < 1:
+        raise InputError(f"{errors} errors in {n} images: expected 0 <= errors <= images and at least one image")
+    return 1.0 if errors == n else float(stats.beta.ppf(confidence, errors + 1, n - errors))
+
+
+def classifier_lower_bits(
+    errors: int, n: int, class_probabilities: Float[np.ndarray, " c"], confidence: float
+) -> float:
+    """Certificate of a classifier g: lower end of I(h_X;h_Y) where both views share their class exactly, in bits.
+
+    errors: of g(h) on n fresh images, one of each pair. class_probabilities: p(c), known exactly.
+    With Clopper-Pearson's u and F(e) = H_b(e) + e log2(c-1), Fano's inequality gives H(g(h_X)) >= H(C) - F(u) and,
+    as two views disagree only where one is wrong, H(g(h_X)|g(h_Y)) <= F(2u); so I >= H(C) - F(u) - F(2u).
+    F is held at its largest value, log2 c, beyond e = 1 - 1/c: every true error rate below u is then covered.
+    Raises InputError as `clopper_pearson_upper` does.
+    Source: Lee et al. 2023, Theorem III.2 (u = 0), by Fano's and the data processing inequality (Cover & Thomas 2006).
+    """
+    classes = len(class_probabilities)
+    u = clopper_pearson_upper(errors, n, confidence)
+
+    def fano_nats(error: float) -> float:
+        e = min(error, 1 - 1 / classes)
+        return float(entr(e) + entr(1 - e) + xlogy(e, classes - 1))
+
+    return max(0.0, float((entr(class_probabilities).sum() - fano_nats(u) - fano_nats(2 * u)) / np.log(2)))
+
+
+def mix_posterior(posterior: Float[np.ndarray, "n c"], weight: float) -> Float[np.ndarray, "n c"]:
+    """Class probabilities (n, c) mixed with `weight` of the uniform law: no pair can then score minus infinity."""
+    return (1 - weight) * posterior + weight / posterior.shape[1]
+
+
+def posterior_lower_bits(
+    q_x: Float[np.ndarray, "n a"],
+    q_y: Float[np.ndarray, "n b"],
+    c_x: Integer[np.ndarray, " n"],
+    c_y: Integer[np.ndarray, " n"],
+    joint: Float[np.ndarray, "a b"],
+    confidence: float,
+    *,
+    mixing: float = 1e-3,
+) -> float:
+    """Certificate of a class posterior: lower end of I(h_X;h_Y) for any known dependency of the classes, in bits.
+
+    q_x, q_y: (n, a), (n, b) rows of class probabilities of n fresh pairs, by a model fitted on other images;
+    c_x, c_y: (n,) their true classes; joint: (a, b) the law p(c, c') the pairs were drawn from; mixing: the weight of
+    the uniform law in q, chosen beforehand.
+
+    The critic f = log q_x^T W q_y, W = p(c,c') / (p(c) p(c')), enters I >= E_P f - log E_Q e^f. The classes are a
+    control variate of known mean, E_P f = I(C;C') - E_P[log W_cc' - f], so that only the posterior's mistakes cost
+    anything; the difference lies in a window known from W and the mixing, and its betting bound gets 0.9 of the risk,
+    `partition_upper_bound` the other 0.1.
+
+    Raises InputError where joint or a row of q is no probability law, a class has no mass, or a pair of classes none.
+    Source: Donsker & Varadhan 1983.
+    """
+    p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
+    if abs(joint.sum() - 1) > 1e-9 or joint.min() < 0 or p_x.min() <= 0 or p_y.min() <= 0:
+        raise InputError(f"joint class law sums to {joint.sum():.6g}: expected p(c,c') >= 0 with sum 1, no class empty")
+    if not joint[c_x, c_y].all():
+        raise InputError("a test pair's classes have probability 0 under the joint law: expected pairs drawn from it")
+    for name, q in (("q_x", q_x), ("q_y", q_y)):
+        if q.min() < 0 or abs(q.sum(axis=1) - 1).max() > 1e-6:
+            raise InputError(f"rows of {name} sum to {q.sum(axis=1).max():.6g}: expected probabilities that sum to 1")
+    risk, ratio = 1 - confidence, joint / np.outer(p_x, p_y)
+    if np.allclose(ratio, 1):
+        return 0.0  # independent classes: nothing to find, and no window to bet in
+    q_x, q_y = mix_posterior(q_x, mixing), mix_posterior(q_y, mixing)
+
+    corners = mix_posterior(np.eye(len(p_x)), mixing) @ ratio @ mix_posterior(np.eye(len(p_y)), mixing).T
+    f_low, f_high = np.log(corners.min()), np.log(corners.max())  # bilinear in q: its extremes are at the corners
+    log_ratio = np.log(ratio, out=np.zeros_like(ratio), where=joint > 0)
+    possible = log_ratio[joint > 0]
+    excess = np.log(np.sum(q_x @ ratio * q_y, axis=1)) - log_ratio[c_x, c_y]
+    window = float(f_low - possible.max()), float(f_high - possible.min())
+    joint_term = np.sum(joint * log_ratio) + mean_lower_bound(excess, *window, 1 - 0.9 * risk)
+    partition = max(partition_upper_bound(q_x, q_y, c_x, c_y, joint, 1 - 0.1 * risk), float(corners.min()))
+    return max(0.0, float((joint_term - np.log(partition)) / np.log(2)))
+
+
+def partition_upper_bound(
+    q_x: Float[np.ndarray, "n a"],
+    q_y: Float[np.ndarray, "n b"],
+    c_x: Integer[np.ndarray, " n"],
+    c_y: Integer[np.ndarray, " n"],
+    joint: Float[np.ndarray, "a b"],
+    confidence: float,
+) -> float:
+    """Upper confidence limit of E_Q[q_x^T W q_y], the partition function of `posterior_lower_bits`; same arguments.
+
+    It is 1 + d_x^T B d_y, with d = E[(q - e_c) / sqrt p] and B = (joint - p_x p_y^T) / sqrt(p_x p_y^T): W averages to 1
+    and e_c to p. The pairs' s = ((q_x - e_c) / sqrt p_x, (q_y - e_c') / sqrt p_y) has |s| <= m, so with v >= E|s|^2 and
+    l = ln(2/risk) / n its mean is within r = 2lm/3 + sqrt((2lm/3)^2 + 2lv) of (d_x, d_y); v is a betting bound, half of
+    the risk each. Then d_x^T B d_y <= its value at the mean + r |gradient| + r^2 |B| / 2.
+    Source: Pinelis 1994, Theorem 3.4, in Bernstein's form (means of bounded vectors in Hilbert space).
+    """
+    p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
+    s_x = (q_x - np.eye(len(p_x))[c_x]) / np.sqrt(p_x)[None, :]
+    s_y = (q_y - np.eye(len(p_y))[c_y]) / np.sqrt(p_y)[None, :]
+    # q and e_c lie in the simplex, so q - e_c is longest from vertex to vertex.
+    longest = float(sum(np.sum(np.sort(1 / p)[-2:]) for p in (p_x, p_y)))
+    squares = np.sum(s_x**2, axis=1) + np.sum(s_y**2, axis=1)
+    second_moment = -mean_lower_bound(-squares, -longest, 0.0, (1 + confidence) / 2)
+    step = np.log(4 / (1 - confidence)) / len(squares)
+    linear = 2 * step * np.sqrt(longest) / 3
+    radius = linear + np.sqrt(linear**2 + 2 * step * second_moment)
+
+    dependence = (joint - np.outer(p_x, p_y)) / np.sqrt(np.outer(p_x, p_y))
+    d_x, d_y = s_x.mean(axis=0), s_y.mean(axis=0)
+    slope = np.hypot(np.linalg.norm(dependence @ d_y), np.linalg.norm(d_x @ dependence))
+    curvature = np.linalg.norm(dependence, 2)
+    return float(1 + d_x @ dependence @ d_y + radius * slope + radius**2 * curvature / 2)
+
+
+def mean_lower_bound(values: Float[np.ndarray, " n"], low: float, high: float, confidence: float) -> float:
+    """Lower confidence limit of the mean of independent values in [low, high], valid at every n; same unit as values.
+
+    A gambler bets, value by value, that the mean is above m; the limit is the largest m at which the capital has once
+    reached 1/risk. Bets are predictable plug-ins, at most 0.9/m. Raises InputError where a value leaves the window.
+    Source: Waudby-Smith & Ramdas 2023, Theorem 3 (hedged capital), its one-sided half, by Ville's inequality.
+    """
+    slack = 1e-9 * (high - low)
+    if len(values) == 0 or not low < high or values.min() < low - slack or values.max() > high + slack:
+        raise InputError(f"{len(values)} values, window [{low:.6g}, {high:.6g}]: expected at least one, all inside it")
+    x = np.clip((values - low) / (high - low), 0.0, 1.0)
+    n, log_target = len(x), -np.log1p(-confidence)
+    count = np.arange(2, n + 2)
+    means = (0.5 + np.cumsum(x)) / count
+    variances = (0.25 + np.cumsum((x - means) ** 2)) / count
+    bets = np.sqrt(2 * log_target / (n * np.concatenate([[0.25], variances[:-1]])))
+
+    below, above = 0.0, 1.0  # the capital falls as m grows, so bisection keeps `below` a mean that was rejected
+    for _ in range(50):
+        m = (below + above) / 2
+        if np.cumsum(np.log1p(np.minimum(bets, 0.9 / m) * (x - m))).max() >= log_target:
+            below = m
+        else:
+            above = m
+    return low + below * (high - low)
+
+
+def t_interval(values: Float[np.ndarray, " m"], confidence: float) -> tuple[float, float]:
+    """Two-sided t-interval of the mean over m disjoint batches, an approximation; (-inf, inf) for fewer than two."""
+    if len(values) < 2:
+        return -np.inf, np.inf
+    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def verdict(lower_bits: float | None, upper_bits: float | None, tolerance_bits: float, reach_bits: float) -> Verdict:
+    """In one word what [lower_bits, upper_bits] allows; reach_bits is the most any critic can show at the run's K.
+
+    `certified`: the ends meet within the tolerance. `k-limited`: they do not, and no critic could make them at this K.
+    `bounded`: they do not, or there is no upper end. `not-a-bound`: no lower end, the estimator gives no guarantee.
+    """
+    if lower_bits is None:
+        return "not-a-bound"
+    if upper_bits is None:
+        return "bounded"
+    if upper_bits - lower_bits <= tolerance_bits:
+        return "certified"
+    return "k-limited" if reach_bits < upper_bits - tolerance_bits else "bounded"
+
+
+def conclusions(
+    *,
+    lower_bits: float | None,
+    upper_bits: float | None,
+    confidence: float,
+    certificate: Certificate | None,
+    n: int,
+    errors: int | None,
+    shared_exactly: bool,
+    tolerance_bits: float,
+    strict_bits: float,
+    t_lower_bits: float,
+    t_upper_bits: float,
+    k: int,
+    reach_bits: float,
+    paper_bits: float,
+    paper_k: int,
+) -> list[str]:
+    """What the numbers of one estimate allow, what they do not, and what would narrow them; one sentence each.
+
+    n: fresh pairs behind the certificate; errors: of the classifier on one image of each pair, None without one.
+    shared_exactly: both views have the same class C, so that upper_bits is H(C); else it is I(C;C').
+    reach_bits: the most any critic shows at k, or an upper bound of it. Theorems: Lee et al. 2023.
+    """
+    if lower_bits is None or certificate is None:
+        sentences = ["Nothing is certified: every number here is a point estimate."]
+    else:
+        evidence = f"{errors:,} errors in {n:,} images" if certificate == "classifier" else f"{n:,} fresh pairs"
+        claim = _claim(lower_bits, upper_bits, confidence)
+        sentences = [
+            f"On fresh images {claim} ({certificate} certificate, {evidence}).",
+            "Of images drawn otherwise (other class frequencies, nuisances or pairings) nothing is claimed.",
+        ]
+
+    if upper_bits == 0:
+        sentences.append("The views share nothing, so I(h_X;h_Y) = 0 for every encoder, by data processing.")
+    elif not shared_exactly:
+        end = "I(C;C') of the pairing is still the upper end" if upper_bits is not None else "no upper end is known"
+        sentences.append(f"The views do not share their class exactly: Theorems III.1 and III.2 do not apply; {end}.")
+    elif upper_bits is not None:
+        gap = upper_bits - (lower_bits or 0.0)
+        met = f"it is met to within {gap:.3f} bits, which I = H(C) may still lack"
+        missed = f"{gap:.3f} bits are open, so I = H(C) may not be concluded"
+        sentences.append(
+            f"Theorem III.1, a lower bound that meets H(C) = {upper_bits:.3f} bits makes I = H(C): "
+            f"{met if gap <= tolerance_bits else missed}."
+        )
+        if errors is not None:
+            rate = clopper_pearson_upper(errors, n, confidence)
+            sentences.append(
+                f"Theorem III.2, a classifier of C that never errs makes I = H(C): {errors:,} errors in {n:,} images "
+                f"show only that it errs on at most {100 * rate:.2g} % of them, so no equality may be concluded."
+            )
+
+    sentences.append(
+        f"Strict InfoNCE reads {strict_bits:.3f} bits at K = {k:,}; its t-interval over disjoint batches, "
+        f"[{t_lower_bits:.3f}, {t_upper_bits:.3f}], is an approximation and no part of the certificate."
+    )
+    excess = None if upper_bits is None else paper_bits - upper_bits
+    sentences.append(
+        f"The paper's form reads {paper_bits:.3f} bits at K = {paper_k:,} and is not a bound: it may exceed I"
+        + (f", and here passes the upper end by {excess:.3f} bits." if excess is not None and excess > 0 else ".")
+    )
+
+    if upper_bits == 0:
+        return sentences
+    below = reach_bits - strict_bits
+    sentences.append(
+        f"At K = {k:,} no critic is expected to show more than {reach_bits:.3f} bits: "
+        + (
+            "the strict estimate is there, and only a larger K can raise it."
+            if below <= 0.02
+            else f"the strict estimate is {below:.3f} below, which longer training of encoder or critic may recover."
+        )
+    )
+    if certificate in ("classifier", "posterior") and errors is not None:
+        sentences.append(
+            "The certified interval narrows with more fresh test images only: the classifier made no error."
+            if errors == 0
+            else f"The certified interval narrows with a better encoder or longer training, as the classifier made "
+            f"{errors:,} errors; more fresh test images remove only the margin for their number."
+        )
+    return sentences

@@ -1,0 +1,123 @@
+"""ResNet encoders f_e (v1.5) and their plain twins without skips, in Flax Linen.
+
+Parameters and statistics keep at least float32 whatever the compute dtype. Padding is explicit and BatchNorm's momentum
+and epsilon are torch's (0.1 there is 0.9 here), so that public weights fit.
+Source: He et al. 2016; stride in the 3×3 convolution of the bottleneck ("v1.5") as in torchvision.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mirigor_jax.errors import InputError
+
+STAGES = {
+    "resnet18": ((2, 2, 2, 2), "basic"),
+    "resnet34": ((3, 4, 6, 3), "basic"),
+    "resnet50": ((3, 4, 6, 3), "bottleneck"),
+    "plainnet18": ((2, 2, 2, 2), "plain"),
+    "plainnet34": ((3, 4, 6, 3), "plain"),
+}
+
+
+STEMS = ("imagenet", "cifar")
+DTYPES = ("float32", "bfloat16", "float64")
+
+
+def make_encoder(name: str, *, width: int, stem: str, dtype: str, axis_name: str | None = None) -> "ResNet":
+    """The encoder of this name at this width (64 is the published one).
+
+    Raises InputError for an unknown name, stem or dtype, or a width below 1.
+    """
+    for what, value, known in (("encoder", name, STAGES), ("stem", stem, STEMS), ("dtype", dtype, DTYPES)):
+        if value not in known:
+            raise InputError(f"unknown {what} '{value}'; choose one of {', '.join(known)}")
+    if width < 1:
+        raise InputError(f"encoder width is {width}; it must be at least 1")
+    stages, block = STAGES[name]
+    return ResNet(stages=stages, block=block, width=width, stem=stem, dtype=dtype, axis_name=axis_name)
+
+
+class ResNet(nn.Module):
+    """(n, s, s, 3) normalised images → (n, d) features: the global average of the last map.
+
+    d is 8·width, times 4 for bottlenecks. stem: `imagenet` (7×7/2 and max-pool) or `cifar` (3×3/1).
+    axis_name: the mapped axis over which BatchNorm takes its statistics; None for this device's own.
+    """
+
+    stages: tuple[int, ...]
+    block: str
+    width: int = 64
+    stem: str = "imagenet"
+    dtype: str = "float32"
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "n s s 3"], train: bool) -> Float[Array, "n d"]:
+        param_dtype = jnp.promote_types(self.dtype, jnp.float32)
+        conv = partial(
+            nn.Conv,
+            use_bias=False,
+            dtype=self.dtype,
+            param_dtype=param_dtype,
+            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        )
+        norm = partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+            param_dtype=param_dtype,
+            axis_name=self.axis_name if train else None,
+        )
+        x = images.astype(self.dtype)
+        if self.stem == "imagenet":
+            x = conv(self.width, (7, 7), (2, 2), padding=3, name="stem")(x)
+            x = nn.relu(norm(name="stem_norm")(x))
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        else:
+            x = conv(self.width, (3, 3), padding=1, name="stem")(x)
+            x = nn.relu(norm(name="stem_norm")(x))
+        for stage, depth in enumerate(self.stages):
+            for index in range(depth):
+                x = Block(
+                    kind=self.block,
+                    channels=self.width * 2**stage,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    conv=conv,
+                    norm=norm,
+                    name=f"stage{stage + 1}_block{index + 1}",
+                )(x)
+        return jnp.mean(x, axis=(1, 2))
+
+
+class Block(nn.Module):
+    """One residual block: `basic` (3×3, 3×3), `bottleneck` (1×1, 3×3, 1×1) or `plain` (basic without the skip)."""
+
+    kind: str
+    channels: int
+    stride: int
+    conv: partial
+    norm: partial
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n g v d"]:
+        if self.kind == "bottleneck":
+            layers = [(self.channels, 1, 1), (self.channels, 3, self.stride), (4 * self.channels, 1, 1)]
+        else:
+            layers = [(self.channels, 3, self.stride), (self.channels, 3, 1)]
+        y = x
+        for i, (channels, kernel, stride) in enumerate(layers, 1):
+            y = self.conv(channels, (kernel, kernel), (stride, stride), padding=kernel // 2, name=f"conv{i}")(y)
+            y = self.norm(name=f"norm{i}")(y)
+            if i < len(layers):
+                y = nn.relu(y)
+        if self.kind != "plain":
+            if x.shape != y.shape:
+                x = self.conv(y.shape[-1], (1, 1), (self.stride, self.stride), padding=0, name="shortcut")(x)
+                x = self.norm(name="shortcut_norm")(x)
+            y = x + y
+        return nn.relu(y)

@@ -1,0 +1,143 @@
+"""Linear evaluation on frozen features: softmax regression, its l2 and its temperature chosen on validation images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Integer
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from mirigor_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A softmax regression on features standardised by the fit part's mean and scale."""
+
+    kernel: Float[np.ndarray, "d c"]
+    bias: Float[np.ndarray, " c"]
+    mean: Float[np.ndarray, " d"]
+    scale: Float[np.ndarray, " d"]
+    l2: float
+    temperature: float
+    validation_accuracy: float
+
+    def logits(self, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
+        """Class scores (n, c), before the temperature."""
+        return _standardise(features, self.mean, self.scale) @ self.kernel + self.bias[None, :]
+
+
+def fit_linear(
+    features: Float[np.ndarray | Array, "n d"],
+    labels: Integer[np.ndarray | Array, " n_labels"],
+    num_classes: int,
+    *,
+    l2: Sequence[float],
+    validation_features: Float[np.ndarray | Array, "m d"],
+    validation_labels: Integer[np.ndarray | Array, " m_labels"],
+    max_steps: int = 200,
+) -> LinearProbe:
+    """Minimise mean cross-entropy (nats) + l2/2 |kernel|^2 by full-batch L-BFGS for each l2; keep validation's best.
+
+    The bias is not penalised; scikit-learn's C is 1/(n l2). Best: highest validation accuracy, ties by validation
+    log-loss; the temperature then minimises that log-loss. A fit ends once no entry of its gradient exceeds 1e-5, or
+    after max_steps.
+    Raises InputError where lengths differ, a label is outside 0..num_classes-1, or l2 is empty or negative.
+    """
+    _check(features, labels, num_classes, "fit")
+    _check(validation_features, validation_labels, num_classes, "validation")
+    if not l2 or min(l2) < 0:
+        raise InputError(f"l2 = {list(l2)}: expected at least one penalty, none negative")
+    rows = np.asarray(features, np.float64)
+    mean, scale = rows.mean(axis=0), rows.std(axis=0)
+    mean, scale = np.asarray(mean, np.float32), np.asarray(np.where(scale > 0, scale, 1), np.float32)
+
+    path = sorted(map(float, l2), reverse=True)  # each fit starts from its stronger penalty's, which is close
+    data = _standardise(features, mean, scale), np.asarray(labels), np.asarray(path, np.float32)
+    kernels, biases = jax.device_get(_fit_path(*jax.device_put(data), num_classes, max_steps))
+    validation = _standardise(validation_features, mean, scale)
+    logits = validation @ kernels + biases[:, None, :]
+    truth = np.asarray(validation_labels)
+    accuracies = np.mean(logits.argmax(axis=2) == truth[None, :], axis=1)
+    best = min(range(len(path)), key=lambda i: (-accuracies[i], _log_loss(logits[i], truth)))
+
+    log_temperature = minimize_scalar(
+        lambda t: _log_loss(logits[best] / np.exp(t), truth), bounds=(-5, 5), method="bounded"
+    ).x
+    return LinearProbe(
+        kernel=kernels[best],
+        bias=biases[best],
+        mean=mean,
+        scale=scale,
+        l2=path[best],
+        temperature=float(np.exp(log_temperature)),
+        validation_accuracy=float(accuracies[best]),
+    )
+
+
+def accuracy(
+    probe: LinearProbe, features: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndarray | Array, " n_labels"]
+) -> float:
+    """The share of images, in 0..1, whose highest score is their label's. Raises InputError as `fit_linear` does."""
+    _check(features, labels, len(probe.bias), "test")
+    return float(np.mean(probe.logits(features).argmax(axis=1) == np.asarray(labels)))
+
+
+def class_posterior(probe: LinearProbe, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
+    """Class probabilities (n, c) in float64: the softmax of the scores over the temperature.
+
+    Source: Guo et al. 2017, section 4.2 (temperature scaling).
+    """
+    return softmax(probe.logits(features).astype(np.float64) / probe.temperature, axis=1)
+
+
+@partial(jax.jit, static_argnames=("num_classes", "max_steps"))
+def _fit_path(
+    x: Float[Array, "n d"], labels: Integer[Array, " n"], l2: Float[Array, " p"], num_classes: int, max_steps: int
+) -> tuple[Float[Array, "p d c"], Float[Array, "p c"]]:
+    """Kernels and biases for each penalty in turn, every fit warm-started from the one before."""
+    optimizer = optax.lbfgs()
+
+    def fit(start, penalty):
+        def loss_nats(params):
+            kernel, bias = params
+            losses = optax.softmax_cross_entropy_with_integer_labels(x @ kernel + bias[None, :], labels)
+            return jnp.mean(losses) + penalty / 2 * jnp.sum(kernel**2)
+
+        def step(carry):
+            params, state, count = carry
+            value, grad = optax.value_and_grad_from_state(loss_nats)(params, state=state)
+            updates, state = optimizer.update(grad, state, params, value=value, grad=grad, value_fn=loss_nats)
+            return optax.apply_updates(params, updates), state, count + 1
+
+        def unfinished(carry):
+            _, state, count = carry
+            steepest = optax.tree.norm(optax.tree.get(state, "grad"), ord=jnp.inf)
+            return (count < max_steps) & ((count == 0) | (steepest > 1e-5))
+
+        params, _, _ = jax.lax.while_loop(unfinished, step, (start, optimizer.init(start), 0))
+        return params, params
+
+    start = jnp.zeros((x.shape[1], num_classes), x.dtype), jnp.zeros(num_classes, x.dtype)
+    return jax.lax.scan(fit, start, l2)[1]
+
+
+def _standardise(features, mean, scale):
+    return (np.asarray(features, np.float32) - mean[None, :]) / scale[None, :]
+
+
+def _log_loss(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray, " n"]) -> float:
+    return -float(np.mean(log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]))
+
+
+def _check(features, labels, num_classes: int, part: str) -> None:
+    if len(features) != len(labels) or len(labels) == 0:
+        raise InputError(f"{part} part: {len(features)} feature rows for {len(labels)} labels, expected as many, not 0")
+    low, high = int(np.min(labels)), int(np.max(labels))
+    if low < 0 or high >= num_classes:
+        raise InputError(f"{part} part: labels from {low} to {high}, expected 0 to {num_classes - 1}")

@@ -1,0 +1,428 @@
+"""Certificates against closed forms, score matrices written out, scipy, and coverage over fresh samples."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi.certificate import (
+    Estimate,
+    classifier_lower_bits,
+    clopper_pearson_upper,
+    conclusions,
+    mean_lower_bound,
+    paper_reach_bits,
+    partition_upper_bound,
+    posterior_lower_bits,
+    reach_bits,
+    t_interval,
+    verdict,
+)
+
+
+def uniform(classes):
+    return np.full(classes, 1 / classes)
+
+
+def confusion(classes, accuracy):
+    """p(symbol | class) of an encoder whose wrong symbols are equally likely."""
+    wrong = (1 - accuracy) / (classes - 1)
+    return np.full((classes, classes), wrong) + (accuracy - wrong) * np.eye(classes)
+
+
+def channel(classes, epsilon):
+    return confusion(classes, 1 - epsilon) / classes
+
+
+def information_bits(joint):
+    table = joint / np.outer(joint.sum(axis=1), joint.sum(axis=0))
+    return float(np.sum(joint[joint > 0] * np.log2(table[joint > 0])))
+
+
+def critic_bits(joint, symbols, posterior, mixing=1e-3):
+    """E_P f - log2 E_Q 2^f of the posterior's critic over the encoder's symbols: what its certificate must not pass."""
+    posterior = (1 - mixing) * posterior + mixing / posterior.shape[1]
+    score = np.log2(posterior @ (joint / np.outer(joint.sum(axis=1), joint.sum(axis=0))) @ posterior.T)
+    pairs = symbols.T @ joint @ symbols
+    independent = np.outer(pairs.sum(axis=1), pairs.sum(axis=0))
+    return float(np.sum(pairs * score) - np.log2(np.sum(independent * 2**score)))
+
+
+def draw(rng, joint, symbols, n):
+    """Fresh pairs: classes from the joint law, then each view's symbol from its class, independently."""
+    c_x, c_y = np.divmod(rng.choice(joint.size, size=n, p=joint.ravel()), joint.shape[1])
+    cumulative = np.cumsum(symbols, axis=1)
+    cumulative[:, -1] = 1
+    s_x, s_y = ((rng.random(n)[:, None] > cumulative[c]).sum(axis=1) for c in (c_x, c_y))
+    return c_x, c_y, s_x, s_y
+
+
+def perfect_scores(rng, k, probabilities):
+    """A perfect critic's k x k scores at temperature 0: 0 within a class, minus infinity elsewhere."""
+    classes = rng.choice(len(probabilities), size=k, p=probabilities)
+    return np.where(classes[:, None] == classes[None, :], 0.0, -np.inf)
+
+
+# the perfect critic
+
+
+@pytest.mark.parametrize(
+    ("classes", "k", "bits"), [(2, 6, 1.0055), (4, 15, 2.0043), (10, 42, 3.3256), (64, 256, 6.0030)]
+)
+def test_paper_form_of_a_perfect_critic_passes_the_entropy(classes, k, bits):
+    assert paper_reach_bits(k, classes) == pytest.approx(bits, abs=6e-5)
+    assert paper_reach_bits(k, classes) > np.log2(classes)
+
+
+@pytest.mark.parametrize(("k", "bits"), [(256, 5.811), (4096, 5.989), (65536, 5.9993)])
+def test_reach_on_64_classes(k, bits):
+    assert reach_bits(k, uniform(64)) == pytest.approx(bits, abs=6e-4 if k < 65536 else 6e-5)
+
+
+def test_reach_by_enumerating_all_class_draws():
+    p, k = np.array([0.5, 0.3, 0.2]), 6
+    expected = 0.0
+    for classes in itertools.product(range(3), repeat=k):
+        counts = np.bincount(classes, minlength=3)
+        expected += np.prod(p[list(classes)]) * np.mean([np.log2(k / counts[c]) for c in classes])
+    assert reach_bits(k, p) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("classes", "k", "batches"), [(4, 15, 20_000), (64, 256, 1_000)])
+def test_perfect_critic_by_explicit_score_matrices(classes, k, batches):
+    rng = np.random.default_rng(0)
+    strict, paper = [], []
+    for _ in range(batches):
+        scores = np.exp(perfect_scores(rng, k, uniform(classes)))
+        strict.append(np.mean(np.log2(k * np.diagonal(scores) / scores.sum(axis=1))))
+        both = np.tile(scores, (2, 2)) - np.eye(2 * k)  # rows: 2k anchors, each against all others of both views
+        paper.append(np.mean(np.log2((2 * k - 1) / both.sum(axis=1))))
+    for values, formula in ((strict, reach_bits(k, uniform(classes))), (paper, paper_reach_bits(k, classes))):
+        error = np.std(values) / np.sqrt(batches)
+        assert error < 2e-3
+        assert np.mean(values) == pytest.approx(formula, abs=4 * error)
+
+
+# the classifier
+
+
+@pytest.mark.parametrize(
+    ("errors", "n", "classes", "bits"),
+    [(0, 4096, 64, 5.962), (0, 10_000, 64, 5.983), (10, 8192, 64, 5.903), (1000, 10_000, 10, 1.10)],
+)
+def test_classifier_certificate_figures(errors, n, classes, bits):
+    assert classifier_lower_bits(errors, n, uniform(classes), 0.95) == pytest.approx(
+        bits, abs=5e-3 if classes == 10 else 5e-4
+    )
+
+
+@pytest.mark.parametrize(("errors", "n"), [(0, 1), (0, 4096), (3, 50), (49, 50), (50, 50)])
+def test_clopper_pearson_against_scipy(errors, n):
+    expected = stats.binomtest(errors, n, alternative="less").proportion_ci(0.95, method="exact").high
+    assert clopper_pearson_upper(errors, n, 0.95) == pytest.approx(expected, abs=1e-12)
+
+
+def test_classifier_bound_never_exceeds_the_information_of_its_answers():
+    rng = np.random.default_rng(1)
+    n, informative = 10**10, 0
+    for _ in range(500):
+        classes = int(rng.integers(2, 12))
+        p = rng.dirichlet(np.full(classes, rng.choice([0.5, 5.0])))
+        answers = np.eye(classes) + rng.choice([0.01, 0.1, 1.0]) * rng.dirichlet(np.full(classes, 0.3), size=classes)
+        answers /= answers.sum(axis=1, keepdims=True)
+        error = 1 - np.sum(p * np.diagonal(answers))
+        lower = classifier_lower_bits(round(error * n), n, p, 0.95)
+        assert lower <= information_bits(answers.T @ np.diag(p) @ answers)
+        informative += lower > 0
+    assert informative > 100
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 64])
+def test_classifier_bound_falls_with_every_error_down_to_zero(classes):
+    lowers = [classifier_lower_bits(errors, 200, uniform(classes), 0.95) for errors in range(201)]
+    assert all(np.diff(lowers) <= 0)
+    assert lowers[0] > 0
+    assert lowers[200 * (classes - 1) // classes :] == [0.0] * (200 - 200 * (classes - 1) // classes + 1)
+
+
+def test_classifier_coverage_on_fresh_images():
+    rng = np.random.default_rng(2)
+    p, error, n = np.array([0.4, 0.3, 0.2, 0.1]), 0.01, 800
+    at_truth = classifier_lower_bits(10**8, 10**10, p, 0.5)
+    lowers = np.array([classifier_lower_bits(int(e), n, p, 0.95) for e in rng.binomial(n, error, size=2000)])
+    assert 0.95 <= np.mean(lowers <= at_truth) < 0.99  # valid, and no more cautious than a discrete count must be
+
+
+# the posterior
+
+
+@pytest.mark.parametrize(
+    ("joint", "accuracy", "n"),
+    [
+        pytest.param(np.eye(10) / 10, 0.9, 500, id="shared"),
+        pytest.param(np.eye(4) / 4, 0.99, 1000, id="shared, few errors"),
+        pytest.param(np.diag([0.7, 0.2, 0.06, 0.04]), 0.95, 1000, id="unbalanced"),
+        pytest.param(np.kron(channel(4, 0.165), channel(2, 0.1)), 0.95, 1000, id="channels"),
+        pytest.param(
+            np.array([[0.30, 0.02, 0.08], [0.00, 0.25, 0.05], [0.10, 0.00, 0.20]]), 0.95, 1000, id="any table"
+        ),
+    ],
+)
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_posterior_coverage_on_fresh_pairs(joint, accuracy, n, calibrated):
+    rng = np.random.default_rng(3)
+    symbols = confusion(len(joint), accuracy)
+    posterior = symbols.T if calibrated else np.eye(len(joint))
+    truth, lowers = critic_bits(joint, symbols, posterior), []
+    for _ in range(400):
+        c_x, c_y, s_x, s_y = draw(rng, joint, symbols, n)
+        lowers.append(posterior_lower_bits(posterior[s_x], posterior[s_y], c_x, c_y, joint, 0.8))
+    assert np.mean(np.array(lowers) <= truth) >= 0.8
+    assert np.mean(lowers) > truth - 0.6
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "n", "posterior"),
+    [
+        pytest.param(0.9, 20_000, [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5]], id="miscalibrated"),
+        pytest.param(0.9999, 2000, np.eye(3), id="errors seldom seen"),
+    ],
+)
+def test_partition_function_coverage_on_fresh_pairs(accuracy, n, posterior):
+    rng = np.random.default_rng(12)
+    joint = np.array([[0.30, 0.02, 0.08], [0.00, 0.25, 0.05], [0.10, 0.00, 0.20]])
+    symbols, posterior = confusion(3, accuracy), np.array(posterior)
+    p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
+    truth = (p_x @ symbols @ posterior) @ (joint / np.outer(p_x, p_y)) @ (p_y @ symbols @ posterior)
+    uppers = []
+    for _ in range(100):
+        c_x, c_y, s_x, s_y = draw(rng, joint, symbols, n)
+        uppers.append(partition_upper_bound(posterior[s_x], posterior[s_y], c_x, c_y, joint, 0.8))
+    assert np.mean(np.array(uppers) >= truth) >= 0.8
+    assert np.mean(uppers) < truth + 0.02
+
+
+def test_posterior_certificate_closes_on_its_critic_with_many_pairs():
+    rng = np.random.default_rng(4)
+    joint = np.array([[0.30, 0.02, 0.08], [0.00, 0.25, 0.05], [0.10, 0.00, 0.20]])
+    symbols = np.array([[0.9, 0.1, 0.0], [0.05, 0.85, 0.1], [0.1, 0.2, 0.7]])
+    posterior = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.2, 0.1, 0.7]])
+    c_x, c_y, s_x, s_y = draw(rng, joint, symbols, 1_000_000)
+    lower = posterior_lower_bits(posterior[s_x], posterior[s_y], c_x, c_y, joint, 0.95)
+    truth = critic_bits(joint, symbols, posterior)
+    assert truth - 0.01 < lower < truth < information_bits(symbols.T @ joint @ symbols)
+
+
+@pytest.mark.parametrize("joint", [np.ones((1, 1)), np.outer([0.7, 0.3], [0.2, 0.5, 0.3])], ids=["one", "independent"])
+def test_posterior_certificate_of_classes_that_tell_nothing_is_zero(joint):
+    c_x, c_y = np.divmod(np.arange(60) % joint.size, joint.shape[1])
+    q_x, q_y = np.eye(joint.shape[0])[c_x], np.eye(joint.shape[1])[c_y]
+    assert posterior_lower_bits(q_x, q_y, c_x, c_y, joint, 0.95) == 0
+    assert classifier_lower_bits(0, 60, np.ones(1), 0.95) == 0
+
+
+def test_posterior_certificate_of_ten_classes_at_ninety_percent():
+    rng = np.random.default_rng(5)
+    joint, symbols = np.eye(10) / 10, confusion(10, 0.9)
+    truth = information_bits(symbols.T @ joint @ symbols)
+    assert truth == pytest.approx(2.02, abs=0.01)
+    lowers = []
+    for _ in range(100):
+        c_x, c_y, s_x, s_y = draw(rng, joint, symbols, 10_000)
+        lowers.append(posterior_lower_bits(symbols[s_x], symbols[s_y], c_x, c_y, joint, 0.95))
+    assert np.mean(np.array(lowers) <= truth) >= 0.95
+    assert np.mean(lowers) > 1.95
+
+
+def test_posterior_certificate_of_three_channels():
+    """3.3 bits over three attributes of four values, read off without error: only the number of pairs costs."""
+    rng = np.random.default_rng(6)
+    joint = np.kron(np.kron(channel(4, 0.1632), channel(4, 0.1632)), channel(4, 0.1632))
+    c_x, c_y, _, _ = draw(rng, joint, np.eye(64), 8192)
+    truth = information_bits(joint)
+    assert truth == pytest.approx(3.3, abs=0.01)
+    assert truth - 0.01 < posterior_lower_bits(np.eye(64)[c_x], np.eye(64)[c_y], c_x, c_y, joint, 0.95) < truth
+
+
+def test_redrawn_pairs_certify_noise_and_fresh_pairs_do_not():
+    rng = np.random.default_rng(7)
+    classes, joint = 4, np.eye(4) / 4
+    claimed = {"redrawn": 0, "fresh": 0}
+    for _ in range(30):
+        weights = 0.2 * rng.normal(size=(8, classes))
+        posterior = np.exp(rng.normal(size=(40, 8)) @ weights)  # of features that know nothing of the class
+        posterior /= posterior.sum(axis=1, keepdims=True)
+        bank = posterior.reshape(classes, 10, classes)  # ten images of each class
+        c = rng.integers(classes, size=100_000)
+        q_x, q_y = (bank[c, rng.integers(10, size=len(c))] for _ in range(2))
+        claimed["redrawn"] += posterior_lower_bits(q_x, q_y, c, c, joint, 0.95) > 0
+        c = np.repeat(np.arange(classes), 5)
+        q_x, q_y = bank[:, :5].reshape(20, classes), bank[:, 5:].reshape(20, classes)
+        claimed["fresh"] += posterior_lower_bits(q_x, q_y, c, c, joint, 0.95) > 0
+    assert claimed["fresh"] == 0
+    assert claimed["redrawn"] > 6  # a 95 % interval may be wrong in 1.5 of 30
+
+
+# intervals of a mean
+
+
+@pytest.mark.parametrize("n", [50, 500])
+@pytest.mark.parametrize(
+    ("law", "mean"),
+    [
+        (stats.bernoulli(0.01), 0.01),
+        (stats.bernoulli(0.99), 0.99),
+        (stats.beta(0.1, 2), 0.1 / 2.1),
+        (stats.beta(2, 0.1), 2 / 2.1),
+    ],
+    ids=["bernoulli low", "bernoulli high", "beta low", "beta high"],
+)
+def test_betting_bound_covers_skewed_bounded_means(law, mean, n):
+    values = law.rvs(size=(1000, n), random_state=8).astype(float)
+    lowers = np.array([mean_lower_bound(3 * v - 1, -1.0, 2.0, 0.95) for v in values])
+    assert np.mean(lowers <= 3 * mean - 1) >= 0.95
+    assert lowers.min() >= -1
+
+
+def test_t_interval_misses_what_the_betting_bound_covers():
+    values = stats.bernoulli(0.99).rvs(size=(500, 50), random_state=9).astype(float)
+    assert np.mean([t_interval(v, 0.9)[0] <= 0.99 for v in values]) < 0.6
+    assert np.mean([mean_lower_bound(v, 0.0, 1.0, 0.95) <= 0.99 for v in values]) >= 0.95
+
+
+@pytest.mark.parametrize(("batches", "bits"), [(200, 5.37), (1000, 5.83), (10_000, 5.94)])
+def test_betting_bound_of_a_perfect_critic_on_64_classes(batches, bits):
+    """K = 1024 and scores in a window of 2/0.1 nats: the published comparison's figures, and above Hoeffding's."""
+    rng = np.random.default_rng(10)
+    counts = rng.multinomial(1024, uniform(64), size=batches)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = np.log(1024) - np.nansum(counts * np.log(counts), axis=1) / 1024
+    lower = mean_lower_bound(values, -20.0, float(np.log(1024)), 0.95)
+    assert lower / np.log(2) == pytest.approx(bits, abs=0.015)
+    assert lower > values.mean() - (20 + np.log(1024)) * np.sqrt(np.log(20) / (2 * batches))
+
+
+def test_t_interval_against_scipy():
+    values = np.random.default_rng(11).normal(size=20)
+    expected = stats.t.interval(0.95, 19, loc=values.mean(), scale=stats.sem(values))
+    np.testing.assert_allclose(t_interval(values, 0.95), expected)
+    assert t_interval(values[:1], 0.95) == (-np.inf, np.inf)
+
+
+# words
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "reach", "word"),
+    [
+        (5.96, 6.0, 5.8, "certified"),  # a certificate without K may close what K cannot
+        (5.80, 6.0, 5.95, "bounded"),
+        (5.80, 6.0, 5.81, "k-limited"),
+        (5.80, None, 5.81, "bounded"),
+        (None, 6.0, 5.95, "not-a-bound"),
+    ],
+)
+def test_verdict(lower, upper, reach, word):
+    assert verdict(lower, upper, 0.1, reach) == word
+
+
+def test_estimate_prints_one_sentence_that_rounds_the_lower_end_down():
+    estimate = Estimate(
+        name="strict InfoNCE",
+        value_bits=5.9512,
+        kind="lower bound",
+        k=1024,
+        ceiling_bits=10.0,
+        t_lower_bits=5.9,
+        t_upper_bits=6.0,
+        lower_bits=5.9629,
+        upper_bits=6.0,
+        confidence=0.95,
+        certificate="classifier",
+        verdict="certified",
+    )
+    assert estimate.value_nats == pytest.approx(5.9512 * 0.693147, abs=1e-5)
+    assert str(estimate) == (
+        "strict InfoNCE at K = 1,024 reads 5.951 bits (lower bound); on fresh images I(h_X;h_Y) is at least 5.962 of "
+        "at most 6.000 bits, at 95 % confidence, by the classifier certificate (certified)."
+    )
+
+
+NUMBERS = {
+    "lower_bits": 5.9623,
+    "upper_bits": 6.0,
+    "confidence": 0.95,
+    "certificate": "classifier",
+    "n": 4096,
+    "errors": 0,
+    "shared_exactly": True,
+    "tolerance_bits": 0.1,
+    "strict_bits": 5.80,
+    "t_lower_bits": 5.79,
+    "t_upper_bits": 5.81,
+    "k": 256,
+    "reach_bits": 5.811,
+    "paper_bits": 6.003,
+    "paper_k": 256,
+}
+
+
+def test_conclusions_of_a_certified_run():
+    first, *rest = conclusions(**NUMBERS)
+    assert first == (
+        "On fresh images I(h_X;h_Y) is at least 5.962 of at most 6.000 bits, at 95 % confidence "
+        "(classifier certificate, 0 errors in 4,096 images)."
+    )
+    text = " ".join(rest)
+    for said in (
+        "Theorem III.1",
+        "met to within 0.038 bits",
+        "Theorem III.2",
+        "at most 0.073 %",
+        "an approximation",
+        "not a bound: it may exceed I, and here passes the upper end by 0.003 bits",
+        "only a larger K can raise it",
+        "more fresh test images only",
+    ):
+        assert said in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "said", "unsaid"),
+    [
+        ({"lower_bits": 4.0}, "2.000 bits are open, so I = H(C) may not be concluded", "met to within"),
+        ({"errors": 50}, "the classifier made 50 errors", "made no error"),
+        ({"strict_bits": 5.0}, "0.811 below, which longer training", "larger K"),
+        ({"paper_bits": 5.9}, "not a bound: it may exceed I.", "passes the upper end"),
+        ({"certificate": "posterior"}, "(posterior certificate, 4,096 fresh pairs)", "(classifier"),
+        ({"shared_exactly": False, "upper_bits": 3.3}, "Theorems III.1 and III.2 do not apply", "H(C)"),
+        ({"upper_bits": 0.0, "lower_bits": 0.0}, "The views share nothing", "Theorem"),
+        ({"upper_bits": None, "shared_exactly": False}, "no upper end is known", "at most 6"),
+        ({"lower_bits": None, "certificate": None}, "Nothing is certified", "On fresh images"),
+    ],
+)
+def test_conclusions_follow_the_numbers(changed, said, unsaid):
+    text = " ".join(conclusions(**{**NUMBERS, **changed}))
+    assert said in text
+    assert unsaid not in text
+
+
+# bad input
+
+
+def test_impossible_counts_values_and_tables_are_refused():
+    with pytest.raises(InputError, match="5 errors in 4 images"):
+        clopper_pearson_upper(5, 4, 0.95)
+    with pytest.raises(InputError, match=r"window \[0, 1\]"):
+        mean_lower_bound(np.array([0.5, 1.5]), 0.0, 1.0, 0.95)
+    q, c = np.full((3, 2), 0.5), np.array([0, 0, 1])
+    with pytest.raises(InputError, match=r"sums to 0\.8"):
+        posterior_lower_bits(q, q, c, c, np.diag([0.4, 0.4]), 0.95)
+    with pytest.raises(InputError, match="no class empty"):
+        posterior_lower_bits(q, q, c, c, np.diag([1.0, 0.0]), 0.95)
+    with pytest.raises(InputError, match=r"rows of q_y sum to 2\b"):
+        posterior_lower_bits(q, 2 * q, c, c, np.diag([0.5, 0.5]), 0.95)
+    with pytest.raises(InputError, match="probability 0"):
+        posterior_lower_bits(q, q, c, c[::-1].copy(), np.diag([0.5, 0.5]), 0.95)

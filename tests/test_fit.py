@@ -1,0 +1,175 @@
+"""Drawing same-class pairs, and the critic's step: cached against streamed, one device against eight."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+from scipy import stats
+
+from mirigor_jax import parallel
+from mirigor_jax.data.pairing import parse
+from mirigor_jax.encode import encode_pairs, encode_step
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi import fit
+from mirigor_jax.mi.critics import CosineCritic
+from mirigor_jax.models.resnet import make_encoder
+
+
+def draw(bank, k, seed=0, devices=1):
+    mesh = parallel.make_mesh(k, jax.devices()[:devices])
+    mapped = parallel.map_step(
+        partial(fit.draw_pairs, {}, k=k, axis_name=parallel.AXIS), mesh, (P(), P()), (P("data"), P("data"))
+    )
+    return tuple(np.asarray(h) for h in mapped(bank, jax.random.key(seed)))
+
+
+@pytest.mark.parametrize("mi", [None, 1.5, 0.0])
+def test_drawn_pairs_follow_the_joint_law_of_their_classes(mi):
+    # Each row is its own label, so that the drawn classes can be counted. Classes of very unequal size.
+    law = parse("a", ("a",), (3,), mi_bits=mi).joint()
+    classes = len(law)
+    labels = np.repeat(np.arange(classes), [200, 30, 170][:classes]).astype(np.int32)
+    rows = np.stack([labels, np.arange(len(labels))], axis=1).astype(np.float32)
+    h_x, h_y = draw(fit.make_bank(rows, labels, law), 40_000)
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (h_x[:, 0].astype(int), h_y[:, 0].astype(int)), 1)
+    share = np.bincount(labels) / len(labels)
+    expected = share[:, None] * law / law.sum(axis=1, keepdims=True) * counts.sum()
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    if possible.sum() > 1:
+        assert stats.chisquare(counts[possible], expected[possible]).pvalue > 1e-3
+    # every row of a class is as likely as another to be y
+    within = np.bincount(h_y[h_y[:, 0] == 0][:, 1].astype(int), minlength=len(labels))[labels == 0]
+    assert stats.chisquare(within).pvalue > 1e-3
+
+
+def test_the_draw_does_not_depend_on_the_number_of_devices():
+    labels = np.repeat(np.arange(4), 25).astype(np.int32)
+    rows = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
+    bank = fit.make_bank(rows, labels, np.eye(4) / 4)
+    for one, eight in zip(draw(bank, 64, seed=3), draw(bank, 64, seed=3, devices=8), strict=True):
+        np.testing.assert_array_equal(one, eight)
+
+
+def test_a_class_without_images_is_named():
+    with pytest.raises(InputError, match="class 2"):
+        fit.make_bank(np.zeros((4, 2), np.float32), np.array([0, 1, 1, 3]), np.eye(4) / 4)
+
+
+def critic_and_optimizer():
+    return CosineCritic(hidden=(16,), features=8), optax.sgd(0.1)
+
+
+def one_step(views, frozen, batch, batch_spec, h, devices):
+    critic, optimizer = critic_and_optimizer()
+    mesh = parallel.make_mesh(8, jax.devices()[:devices])
+    step = partial(fit.estimate_step, views=views, critic=critic, optimizer=optimizer, axis_name=parallel.AXIS)
+    mapped = parallel.map_step(step, mesh, (P(), P(), batch_spec, P()), (P(), P()))
+    state = fit.init_critic(critic, optimizer, h, jax.random.key(1))
+    return jax.tree.map(np.asarray, mapped(state, frozen, batch, jax.random.key(2)))
+
+
+@pytest.mark.usefixtures("shallow", "float64")
+def test_streamed_images_and_cached_features_give_the_same_critic_gradients():
+    # SGD, so equal parameters after the step mean equal gradients; the critic is the only thing that moves.
+    encoder = make_encoder("resnet18", width=4, stem="cifar", dtype="float64")
+    rng = np.random.default_rng(0)
+    images = {view: rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8) for view in ("x", "y")}
+    variables = encoder.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    h_x, h_y = (encode_step(variables, jnp.asarray(images[view]), encoder=encoder) for view in ("x", "y"))
+    mean, scale = jnp.mean(h_x, axis=0), jnp.std(h_x, axis=0)
+    cached = tuple((h - mean[None]) / scale[None] for h in (h_x, h_y))
+
+    def pairs_as_they_are(frozen, batch, key):
+        return batch
+
+    frozen = {"encoder": variables, "mean": mean, "scale": scale}
+    streamed_state, streamed_nats = one_step(
+        partial(encode_pairs, encoder=encoder), frozen, images, P("data"), cached[0], devices=1
+    )
+    for devices in (1, 8):
+        state, nats = one_step(pairs_as_they_are, {}, cached, P("data"), cached[0], devices)
+        np.testing.assert_allclose(nats, streamed_nats, rtol=1e-9)
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-9), state.params, streamed_state.params)
+
+
+@pytest.mark.usefixtures("shallow", "float64")
+def test_no_gradient_reaches_the_encoder():
+    encoder = make_encoder("resnet18", width=4, stem="cifar", dtype="float64")
+    rng = np.random.default_rng(0)
+    images = {view: jnp.asarray(rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)) for view in ("x", "y")}
+    variables = encoder.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    width = 8
+    frozen = {"encoder": variables, "mean": jnp.zeros(width), "scale": jnp.ones(width)}
+    critic, optimizer = critic_and_optimizer()
+    state = fit.init_critic(critic, optimizer, jnp.zeros((4, width)), jax.random.key(1))
+    views = partial(encode_pairs, encoder=encoder)
+
+    def bound(frozen):
+        step = partial(fit.estimate_step, views=views, critic=critic, optimizer=optimizer, axis_name="data")
+        return jax.vmap(step, in_axes=(None, None, 0, None), axis_name="data")(
+            state, frozen, jax.tree.map(lambda x: x[None], images), jax.random.key(0)
+        )[1][0]
+
+    assert all(not jnp.any(g) for g in jax.tree.leaves(jax.grad(bound)(frozen)))
+
+
+def test_bounds_of_a_perfect_critic_are_what_theory_says():
+    # 64 classes as one-hot representations at a low temperature, K = 256: the expectation of the strict form is 5.811
+    # bits, that of the paper's 6.003, above log2 64 (closed forms in test_certificate).
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 64, (200, 256))
+    h = np.eye(64, dtype=np.float32)[labels]
+    critic = CosineCritic(hidden=(), features=64, temperature=0.02)
+    params = critic.init(jax.random.key(0), jnp.asarray(h[0, :2]), jnp.asarray(h[0, :2]))["params"]
+    params["mlp"]["Dense_0"]["kernel"] = jnp.eye(64)
+    mesh = parallel.make_mesh(256)
+    within = P(None, "data")
+    read = partial(fit.bounds, critic=critic, axis_name=parallel.AXIS)
+    read = parallel.map_step(read, mesh, (P(), within, within), (P(), P()))
+    strict, paper = (np.asarray(x, np.float64) / math.log(2) for x in read(params, h, h))
+    assert abs(strict.mean() - 5.811) < 4 * strict.std() / math.sqrt(200) + 1e-3
+    assert abs(paper.mean() - 6.003) < 4 * paper.std() / math.sqrt(200) + 1e-3
+
+
+def test_fit_keeps_the_best_critic_of_validation():
+    # A rate so high that the fit gets worse after its best step: what is kept is the best, not the last.
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 32).astype(np.int32)
+    h = (np.eye(4)[labels] + 0.3 * rng.normal(size=(128, 4))).astype(np.float32)
+    bank = fit.make_bank(h, labels, np.eye(4) / 4)
+    critic = CosineCritic(hidden=(16,), features=8)
+    optimizer = optax.adam(0.5)
+    mesh = parallel.make_mesh(32)
+    step = partial(
+        fit.estimate_step,
+        views=partial(fit.draw_pairs, k=32, axis_name=parallel.AXIS),
+        critic=critic,
+        optimizer=optimizer,
+        axis_name=parallel.AXIS,
+    )
+    read = partial(fit.bounds, critic=critic, axis_name=parallel.AXIS)
+    chunk = parallel.map_step(
+        partial(fit.fit_chunk, step=step, validate=read, streamed=False),
+        mesh,
+        (P(), P(), P(), P(None, "data"), P()),
+        (P(), P()),
+    )
+    validation = (h[None, ::4], h[None, 1::4])
+    state = fit.init_critic(critic, optimizer, jnp.asarray(h[:2]), jax.random.key(0))
+    values, kept = [], []
+    for i in range(12):
+        state, metrics = chunk(state, {}, bank, validation, jax.random.split(jax.random.key(i), 2))
+        values.append(float(metrics["validation_nats"]))
+        kept.append(jax.tree.map(np.asarray, state.params))
+    best = int(np.argmax(values))
+    assert best < 11, "the case must get worse after its best step"
+    assert float(state.best_nats) == pytest.approx(max(values))
+    assert int(state.best_step) == 2 * (best + 1)
+    jax.tree.map(np.testing.assert_array_equal, state.best_params, kept[best])
