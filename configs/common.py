@@ -1,0 +1,94 @@
+"""What the configs share: typed arguments behind the colon, and the base of every image run."""
+
+import difflib
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from mirigor_jax.errors import InputError
+
+
+def parse_arg(text: str, **known: Any) -> ConfigDict:
+    """`a=1,b=x` → a ConfigDict of `known`, whose values are defaults, or types where there is none (None then).
+
+    Raises InputError for an unknown name, listing the near ones, and for a value of the wrong type.
+    """
+    values = {name: None if isinstance(default, type) else default for name, default in known.items()}
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if name not in known or not equals:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(known)
+            raise InputError(f"unknown config argument '{part}'; did you mean {', '.join(f'{n}=' for n in near)}?")
+        kind = known[name] if isinstance(known[name], type) else type(known[name])
+        try:
+            values[name] = kind(value)
+        except ValueError:
+            raise InputError(f"config argument {name}={value} is not of type {kind.__name__}") from None
+    return ConfigDict(values)
+
+
+def base() -> ConfigDict:
+    """An image run at laptop scale: CDP data, ResNet-18 of width 16, 64 pairs a batch."""
+    config = ConfigDict()
+    config.kind = "images"
+    config.seed = 0
+
+    config.data = ConfigDict()
+    config.data.size = 64
+    config.data.colors = 4
+    config.data.digits = (2, 3, 4, 5)
+    config.data.grid = (2, 2)
+    config.data.mixing = 0.5
+    config.data.background = "spectrum"  # or folder:PATH, tfds:NAME
+    config.data.glyphs = "font"  # or idx:PATH of an IDX images file
+    config.data.pairing = "all"  # all | none | attributes joined by +
+    config.data.mi = placeholder(float)  # bits; None: the attributes are shared exactly
+    config.data.epsilon = ConfigDict({name: placeholder(float) for name in ("color", "digit", "position")})
+    config.data.threads = 2
+    config.data.workers = 0
+
+    config.encoder = ConfigDict()
+    config.encoder.name = "resnet18"
+    config.encoder.width = 16
+    config.encoder.stem = "imagenet"
+    config.encoder.dtype = "float32"
+
+    config.head = ConfigDict()
+    config.head.hidden = (128,)
+    config.head.features = 64
+
+    config.train = ConfigDict()
+    config.train.k = 64
+    config.train.steps = 300
+    config.train.temperature = 0.1
+    config.train.optimizer = "adamw"
+    config.train.learning_rate = 2e-3
+    config.train.warmup_steps = 20
+    config.train.weight_decay = 1e-4
+    config.train.global_batch_norm = True
+    config.train.checkpoint_seconds = 20.0
+
+    config.features = ConfigDict()  # images, or pairs, of the three disjoint parts
+    config.features.fit = 8192
+    config.features.validation = 2048
+    config.features.test = 8192
+    config.features.batch_size = 256
+    config.features.checkpoint = "last"  # or best
+
+    config.estimate = ConfigDict()
+    config.estimate.k = 2048
+    config.estimate.paper_k = 256
+    config.estimate.curve = (64, 256, 1024)
+    config.estimate.fit_k = 512
+    config.estimate.steps = 1500
+    config.estimate.learning_rate = 1e-3
+    config.estimate.eval_every = 100
+    config.estimate.stream = False
+    config.estimate.confidence = 0.95
+    config.estimate.tolerance_bits = 0.1
+    config.estimate.seed = 0
+
+    config.evaluate = ConfigDict()
+    config.evaluate.l2 = (1e-5, 1e-4, 1e-3, 1e-2)
+    return config

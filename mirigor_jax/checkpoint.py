@@ -1,0 +1,52 @@
+"""Saving and restoring a training or fitting state. The only file that knows orbax."""
+
+from pathlib import Path
+from typing import Any
+
+from orbax.checkpoint import v1 as ocp
+
+_policies = ocp.training.preservation_policies
+
+
+class Checkpoints:
+    """The checkpoints of one folder: the last one and, by in-training MI, the best one are kept.
+
+    A context manager; leaving it waits for the save under way.
+    """
+
+    def __init__(self, folder: Path):
+        self._checkpointer = ocp.training.Checkpointer(
+            folder.absolute(),
+            preservation_policy=_policies.AnyPreservationPolicy(
+                [_policies.LatestN(1), _policies.BestN(get_metric_fn=lambda metrics: metrics["mi_bits"], n=1)]
+            ),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._checkpointer.close()
+
+    @property
+    def last(self) -> int | None:
+        """The step of the newest checkpoint; None where there is none."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    @property
+    def best(self) -> int | None:
+        """The step of the kept checkpoint with the highest in-training MI; None where there is none."""
+        kept = [c for c in self._checkpointer.checkpoints if c.metrics]
+        return max(kept, key=lambda c: c.metrics["mi_bits"]).step if kept else None
+
+    def save(self, step: int, state: Any, *, mi_bits: float, data: Any = None) -> None:
+        """Save in the background; the state and a grain iterator's position are captured before this returns."""
+        items = {"state": state} if data is None else {"state": state, "data": data}
+        self._checkpointer.save_checkpointables_async(step, items, force=True, metrics={"mi_bits": mi_bits})
+
+    def restore(self, step: int, abstract_state: Any, data: Any = None) -> Any:
+        """The state saved at `step`, laid out as `abstract_state`; a fresh grain iterator is put where it was."""
+        items = {"state": abstract_state} if data is None else {"state": abstract_state, "data": data}
+        return self._checkpointer.load_checkpointables(step, items)["state"]

@@ -1,0 +1,98 @@
+"""From a command line to a config: which file, its arguments behind the colon, and overrides key by key."""
+
+import difflib
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from mirigor_jax.errors import InputError
+
+SHIPPED = (Path(__file__).parent, Path(__file__).parents[1])  # where a wheel and a checkout keep configs/
+
+
+def load_config(text: str) -> tuple[ConfigDict, str]:
+    """The config that "PATH[:ARGUMENTS]" names, unlocked for nothing new, and its short name.
+
+    PATH is found from the current directory, else among the shipped configs. A config file may import its sibling
+    common.py. Raises InputError where the file is missing or an argument is wrong.
+    """
+    path_text, _, arguments = text.partition(":")
+    path = next((p for p in (Path(path_text), *(folder / path_text for folder in SHIPPED)) if p.is_file()), None)
+    if path is None:
+        raise InputError(f"no config file '{path_text}'; the shipped ones are {', '.join(shipped_configs())}")
+    # Siblings are imported under their plain names, so one folder's common.py must not stand in for another's.
+    sys.path.insert(0, str(path.parent.resolve()))
+    sys.modules.pop("common", None)
+    try:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+        sys.modules.pop("common", None)
+    config = module.get_config(arguments)
+    config.lock()
+    return config, "-".join([path.stem, *([arguments] if arguments else [])])
+
+
+def shipped_configs() -> list[str]:
+    """Paths of the shipped configs, as they are given to --config."""
+    found = {f"configs/{p.name}" for folder in SHIPPED for p in (folder / "configs").glob("*.py")}
+    return sorted(found - {"configs/common.py"})
+
+
+def parse(argv: list[str]) -> tuple[ConfigDict, str, str | None]:
+    """(config, name, workdir or None) from the arguments behind the program's name; InputError where they are wrong.
+
+    The name is the config's, with its arguments and overrides: what the default run folder is called.
+    """
+    files = [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
+    if len(files) != 1:
+        raise InputError(f"give one --config=FILE, for example --config=configs/cdp.py (got {len(files)})")
+    config, name = load_config(files[0])
+    overrides = sorted(a.removeprefix("--config.") for a in argv if a.startswith("--config."))
+    keys = list(flatten(config))
+    for key in (override.partition("=")[0] for override in overrides):
+        if key not in keys:
+            raise InputError(f"unknown config key '{key}'; {near(key, keys)}")
+    rest = ["main", *(a for a in argv if a != f"--config={files[0]}")]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+    flags.DEFINE_string("workdir", None, "run folder", flag_values=values)
+    try:
+        rest = values(rest)
+    except flags.Error as error:
+        raise InputError(str(error).replace("\n", " ")) from error
+    if len(rest) > 1:
+        raise InputError(f"unexpected argument '{rest[1]}'; options start with --config or --workdir")
+    return values.config, _folder_name(name, overrides), values.workdir
+
+
+def _folder_name(name: str, overrides: list[str]) -> str:
+    """The config's name and its overrides; many of them are stood for by a digest, as file names are short."""
+    whole = "-".join([name, *overrides]).replace("/", "_")
+    return whole if len(whole) <= 100 else f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:10]}"
+
+
+def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Every entry under its dotted name."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping | ConfigDict) else {prefix + key: value}
+    return flat
+
+
+def near(key: str, known: list[str]) -> str:
+    """ "did you mean …" by spelling, on the whole name or its last part; else all that is known."""
+    tails = {k.rpartition(".")[2]: k for k in known}
+    close = difflib.get_close_matches(key, known, n=3)
+    close += [tails[t] for t in difflib.get_close_matches(key.rpartition(".")[2], tails, n=3) if tails[t] not in close]
+    return f"did you mean {', '.join(close[:4])}?" if close else f"known are {', '.join(known)}"

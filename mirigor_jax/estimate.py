@@ -1,0 +1,328 @@
+"""Post-training MI estimation: fit a critic on the frozen representation, read the test part once, certify.
+
+Critic, probe, calibration and the certificate's route are chosen on validation; the test part enters nothing but the
+values reported.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from mirigor_jax import parallel, probes
+from mirigor_jax.checkpoint import Checkpoints
+from mirigor_jax.data.pairing import Pairing
+from mirigor_jax.encode import encode_pairs
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import replace_json
+from mirigor_jax.mi import certificate, fit
+from mirigor_jax.mi.certificate import Certificate
+from mirigor_jax.mi.critics import CosineCritic
+from mirigor_jax.models.resnet import make_encoder
+from mirigor_jax.progress import Progress
+
+BLOCKWISE_FROM = 8192  # pairs; smaller batches are scored all at once
+WITHIN_BATCH = P(None, parallel.AXIS)  # (batches, pairs, …) with every batch's pairs spread over the devices
+
+Features = dict[str, dict[str, np.ndarray]]
+
+
+def check(config: ConfigDict, pairing: Pairing) -> None:
+    """Raises InputError where the sizes asked for can't give an estimate or a certificate."""
+    e, pairs = config.estimate, config.features.test
+    if min(e.k, e.fit_k) < 2:
+        raise InputError(f"estimate.k={e.k}, estimate.fit_k={e.fit_k}: InfoNCE needs at least 2 pairs")
+    if pairs < e.k:
+        raise InputError(f"features.test={pairs} pairs cannot fill one batch of k_est={e.k}; raise it, or lower k_est")
+    if not 0.5 <= e.confidence < 1:
+        raise InputError(f"estimate.confidence={e.confidence} is not in [0.5, 1); 0.95 is usual")
+    if pairing.exact and pairing.num_classes > 1:
+        law = np.full(pairing.num_classes, 1 / pairing.num_classes)
+        if certificate.classifier_lower_bits(0, pairs, law, e.confidence) == 0:
+            raise InputError(
+                f"features.test={pairs} pairs are too few for a certificate over {pairing.num_classes} classes: even a "
+                "classifier without errors would prove nothing; raise it to some thousands"
+            )
+
+
+def batch_sizes(config: ConfigDict) -> list[int]:
+    """The K at which the test part is read: the run's own, the paper's, and smaller ones for the curve."""
+    e = config.estimate
+    return sorted({e.k, *(k for k in (e.paper_k, *e.curve) if k <= config.features.test)})
+
+
+def make_mesh(config: ConfigDict) -> Mesh:
+    """Devices that every batch size of the stage divides over."""
+    sizes = [*batch_sizes(config), config.estimate.fit_k, min(config.estimate.k, config.features.validation)]
+    return parallel.make_mesh(math.gcd(*sizes))
+
+
+def _critic(config: ConfigDict) -> tuple[CosineCritic, optax.GradientTransformation]:
+    critic = CosineCritic(tuple(config.head.hidden), config.head.features)
+    return critic, optax.adam(optax.cosine_decay_schedule(config.estimate.learning_rate, config.estimate.steps))
+
+
+def make_step(config: ConfigDict, mesh: Mesh) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The mapped chunk of critic steps, (state, frozen, batch, validation, keys) → (state, metrics), and the mapped
+    test reading, (params, h_x, h_y) → (strict, paper) nats of each batch.
+
+    The batch is a Bank of cached features, or one batch of images {"x", "y"} a step where estimate.stream asks for it.
+    """
+    critic, optimizer = _critic(config)
+    streamed = config.estimate.stream
+    if streamed:
+        views = partial(encode_pairs, encoder=make_encoder(**config.encoder))
+    else:
+        views = partial(fit.draw_pairs, k=config.estimate.fit_k, axis_name=parallel.AXIS)
+    step = partial(
+        fit.estimate_step,
+        views=views,
+        critic=critic,
+        optimizer=optimizer,
+        axis_name=parallel.AXIS,
+    )
+    block = 1024 if config.estimate.k >= BLOCKWISE_FROM else None
+    read = partial(fit.bounds, critic=critic, axis_name=parallel.AXIS, block=block)
+    chunk = partial(fit.fit_chunk, step=step, validate=read, streamed=streamed)
+    replicated = parallel.REPLICATED
+    batch_spec = WITHIN_BATCH if streamed else replicated
+    mapped = parallel.map_step(
+        chunk,
+        mesh,
+        (replicated, replicated, batch_spec, WITHIN_BATCH, replicated),
+        (replicated, replicated),
+        donate=(0,),
+    )
+    return mapped, parallel.map_step(read, mesh, (replicated, WITHIN_BATCH, WITHIN_BATCH), (replicated, replicated))
+
+
+def in_batches(pairs: dict[str, np.ndarray], k: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
+    """(h_x, h_y) of disjoint batches of k pairs, (m, k, d) each, on the mesh; the pairs left over are not used."""
+    m = len(pairs["h_x"]) // k
+    cut = [pairs[name][: m * k].reshape(m, k, -1) for name in ("h_x", "h_y")]
+    h_x, h_y = parallel.shard(cut, mesh, WITHIN_BATCH)
+    return h_x, h_y
+
+
+def scaling(features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the fit part's columns, 1 for constant ones."""
+    mean, scale = features["fit"]["h"].mean(axis=0), features["fit"]["h"].std(axis=0)
+    return mean, np.where(scale > 0, scale, 1).astype(scale.dtype)
+
+
+def standardize(features: Features, mean: np.ndarray, scale: np.ndarray) -> Features:
+    """Every part's representations, shifted and scaled column by column."""
+
+    def one(name: str, x: np.ndarray) -> np.ndarray:
+        return (x - mean) / scale if name in ("h", "h_x", "h_y") else x
+
+    return {split: {name: one(name, x) for name, x in arrays.items()} for split, arrays in features.items()}
+
+
+def fit_critic(
+    config: ConfigDict,
+    features: Features,
+    pairing: Pairing,
+    folder: Path,
+    mesh: Mesh,
+    *,
+    streamed: tuple[Any, grain.IterDataset] | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Fit the critic on the fit part (or on streamed images), keep the best by validation.
+
+    features: standardised. streamed: the frozen tree of `encode.encode_pairs`, and batches of fit_k pairs {"x", "y"}.
+    Returns its parameters and {"steps", "best_step", "k", "history"}; goes on from `folder`'s checkpoint.
+    """
+    e = config.estimate
+    critic, optimizer = _critic(config)
+    chunk, _ = make_step(config, mesh)
+    validation = in_batches(features["validation"], min(e.k, len(features["validation"]["h_x"])), mesh)
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)  # 0 is training's
+    init = partial(fit.init_critic, critic, optimizer, validation[0][0, :2], key)
+    abstract = parallel.abstract(jax.eval_shape(init), mesh)
+    frozen, batch, iterator = {}, None, None
+    if streamed:
+        frozen, iterator = parallel.replicate(streamed[0], mesh), iter(streamed[1])
+    else:
+        labels = pairing.classes(features["fit"]["labels"])
+        batch = parallel.replicate(fit.make_bank(features["fit"]["h"], labels, pairing.joint()), mesh)
+    path = folder / "fit.jsonl"
+    with Checkpoints(folder / "critic") as checkpoints:
+        done = checkpoints.last or 0
+        if done:
+            state = checkpoints.restore(done, abstract, iterator)
+        else:
+            state = jax.jit(init, out_shardings=parallel.layout(abstract))()
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        rows = [row for row in rows if row["step"] <= done]
+        progress = Progress("estimate", e.steps, "steps")
+        saved = time.monotonic()
+        while done < e.steps:
+            size = min(e.eval_every, e.steps - done)
+            keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(done, done + size))
+            if iterator is not None:
+                several = [next(iterator) for _ in range(size)]
+                batch = {view: np.stack([b[view] for b in several]) for view in ("x", "y")}
+                batch = parallel.shard(batch, mesh, WITHIN_BATCH)
+            state, metrics = chunk(state, frozen, batch, validation, parallel.replicate(keys, mesh))
+            done += size
+            bits = {name.replace("nats", "bits"): float(x) / math.log(2) for name, x in metrics.items()}
+            rows.append({"step": done, **bits})
+            progress.update(done, f"strict InfoNCE {bits['validation_bits']:.3f} bits on validation")
+            if done == e.steps or time.monotonic() - saved > config.train.checkpoint_seconds:
+                path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+                checkpoints.save(done, state, mi_bits=bits["validation_bits"], data=iterator)
+                saved = time.monotonic()
+        history = {name: [row[name] for row in rows] for name in ("step", "fit_bits", "validation_bits")}
+        best_step = int(state.best_step)
+    return state.best_params, {"steps": e.steps, "best_step": best_step, "k": e.fit_k, "history": history}
+
+
+def read_curve(
+    config: ConfigDict, params: Any, test: dict[str, np.ndarray], pairing: Pairing, mesh: Mesh
+) -> list[dict]:
+    """The test part at every K, in bits: strict InfoNCE with its t-interval over disjoint batches, the paper's form."""
+    _, read = make_step(config, mesh)
+    law = np.full(pairing.num_classes, 1 / pairing.num_classes)
+    rows = []
+    for k in batch_sizes(config):
+        strict, paper = (np.asarray(x, np.float64) / math.log(2) for x in read(params, *in_batches(test, k, mesh)))
+        t_lower, t_upper = certificate.t_interval(strict, config.estimate.confidence)
+        rows.append(
+            {
+                "k": k,
+                "batches": len(strict),
+                "strict_bits": float(strict.mean()),
+                "t_lower_bits": t_lower,
+                "t_upper_bits": t_upper,
+                "ceiling_bits": math.log2(k),
+                "paper_bits": float(paper.mean()),
+                "paper_ceiling_bits": math.log2(2 * k - 1),
+                "reach_bits": certificate.reach_bits(k, law) if pairing.exact else None,
+            }
+        )
+    return rows
+
+
+def both_views(pairs: dict[str, np.ndarray], pairing: Pairing) -> tuple[np.ndarray, np.ndarray]:
+    """(representations, classes) of all images of the pairs."""
+    h, labels = (np.concatenate([pairs[f"{name}_x"], pairs[f"{name}_y"]]) for name in ("h", "labels"))
+    return h, pairing.classes(labels)
+
+
+def fit_probe(config: ConfigDict, features: Features, pairing: Pairing) -> probes.LinearProbe:
+    """The linear probe of the shared attributes' class, fitted on the fit part, chosen on validation."""
+    h, classes = both_views(features["validation"], pairing)
+    return probes.fit_linear(
+        features["fit"]["h"],
+        pairing.classes(features["fit"]["labels"]),
+        pairing.num_classes,
+        l2=tuple(config.evaluate.l2),
+        validation_features=h,
+        validation_labels=classes,
+    )
+
+
+def routes(
+    pairs: dict[str, np.ndarray], probe: probes.LinearProbe, pairing: Pairing, confidence: float
+) -> dict[Certificate, dict[str, Any]]:
+    """The certificates of fresh pairs that apply, by the class probe as a posterior and as a classifier."""
+    c_x, c_y = pairing.classes(pairs["labels_x"]), pairing.classes(pairs["labels_y"])
+    q_x, q_y = probes.class_posterior(probe, pairs["h_x"]), probes.class_posterior(probe, pairs["h_y"])
+    joint = pairing.joint()
+    lower = certificate.posterior_lower_bits(q_x, q_y, c_x, c_y, joint, confidence)
+    found: dict[Certificate, dict[str, Any]] = {"posterior": {"lower_bits": lower, "pairs": len(c_x)}}
+    if pairing.exact:
+        # One image of each pair: the two share their class, so their errors are not independent trials.
+        errors, images = int(np.sum(q_x.argmax(axis=1) != c_x)), len(c_x)
+        lower = certificate.classifier_lower_bits(errors, images, joint.sum(axis=1), confidence)
+        found["classifier"] = {"lower_bits": lower, "errors": errors, "images": images}
+    return found
+
+
+def certify(
+    config: ConfigDict, features: Features, pairing: Pairing
+) -> tuple[Certificate | None, float, dict[Any, Any]]:
+    """(route, lower end in bits, both routes on test): the route is the better one on validation.
+
+    Where no attribute is shared, I = 0 needs no certificate.
+    """
+    if pairing.num_classes == 1:
+        return None, 0.0, {}
+    probe = fit_probe(config, features, pairing)
+    rehearsed, found = (
+        routes(features[part], probe, pairing, config.estimate.confidence) for part in ("validation", "test")
+    )
+    route = max(rehearsed, key=lambda name: rehearsed[name]["lower_bits"])
+    return route, found[route]["lower_bits"], found
+
+
+def estimate(
+    config: ConfigDict,
+    name: str,
+    features: Features,
+    pairing: Pairing,
+    folder: Path,
+    mesh: Mesh,
+    *,
+    streamed: tuple[Any, grain.IterDataset] | None = None,
+) -> None:
+    """Write `folder`/estimate.json: the Estimate of I(h_X;h_Y) under `pairing`, and what it rests on.
+
+    streamed: the encoder's frozen tree and batches of fit_k pairs of images, to fit the critic on instead of the fit
+    part's representations.
+    """
+    e = config.estimate
+    mean, scale = scaling(features)
+    features = standardize(features, mean, scale)
+    if streamed:
+        streamed = {"encoder": streamed[0], "mean": mean, "scale": scale}, streamed[1]
+    params, fitted = fit_critic(config, features, pairing, folder, mesh, streamed=streamed)
+    curve = read_curve(config, params, features["test"], pairing, mesh)
+    at = {row["k"]: row for row in curve}
+    own, paper_k = at[e.k], e.paper_k if e.paper_k in at else e.k
+    route, lower, found = certify(config, features, pairing)
+    upper = pairing.mutual_information_bits
+    reach = own["reach_bits"]
+    result = certificate.Estimate(
+        name=name,
+        value_bits=own["strict_bits"],
+        kind="lower bound",
+        k=e.k,
+        ceiling_bits=own["ceiling_bits"],
+        t_lower_bits=own["t_lower_bits"],
+        t_upper_bits=own["t_upper_bits"],
+        lower_bits=lower,
+        upper_bits=upper,
+        confidence=e.confidence,
+        certificate=route,
+        verdict=certificate.verdict(lower, upper, e.tolerance_bits, math.inf if reach is None else reach),
+    )
+    replace_json(
+        folder / "estimate.json",
+        {
+            **vars(result),
+            "value_nats": result.value_nats,
+            "entropy_bits": pairing.entropy_bits,
+            "shared": list(pairing.shared),
+            "strict_bits": own["strict_bits"],
+            "paper_bits": at[paper_k]["paper_bits"],
+            "paper_k": paper_k,
+            "reach_bits": reach,
+            "curve": curve,
+            "routes": found,
+            "fit": fitted,
+        },
+    )

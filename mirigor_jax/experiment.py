@@ -1,0 +1,394 @@
+"""The stages of one run, in order: train, encode, estimate, evaluate, report. Each reads the folder of the one before
+and skips what it finds finished, so a first run, a resumed one and a re-estimate are the same code.
+"""
+
+import contextlib
+import json
+import math
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mirigor_jax import encode, estimate, figures, parallel, probes, report, train
+from mirigor_jax.configuration import flatten
+from mirigor_jax.data import cdp, pairing
+from mirigor_jax.data.pipeline import batches
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import replace_json
+from mirigor_jax.mi import certificate
+from mirigor_jax.models.resnet import make_encoder
+from mirigor_jax.progress import duration
+
+# Disjoint images: every part of a run renders its own stream.
+STREAMS = {"train": 0, "fit": 1, "validation": 2, "test": 3}
+PACKAGES = ("mirigor-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+Read = Callable[[int, int], dict[str, np.ndarray]]
+
+
+def run(config: ConfigDict, name: str, workdir: str | None) -> None:
+    """Run, resume, or re-estimate, and write the report. Raises InputError for what the user can put right."""
+    if config.kind == "restore":
+        return _restore(config, workdir)
+    folder = Path(workdir or f"runs/{name}")
+    print(f"run folder: {folder}", flush=True)
+    if config.encoder.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    data, law = check(config)
+    claim(folder, config)
+    _train(config, folder, data, law)
+    _estimate(config, folder, estimate_name(config), folder / "features", data, law)
+    _evaluate(config, folder, data)
+    _report(config, folder, data)
+    return None
+
+
+def _restore(overrides: ConfigDict, workdir: str | None) -> None:
+    """Another estimate of a finished run's encoder, in RUN/estimates/NAME."""
+    if workdir:
+        raise InputError(
+            f"--workdir={workdir} is not for re-estimates: they go into the restored run, RUN/estimates/NAME"
+        )
+    folder = Path(overrides.restore)
+    if not overrides.restore or not (folder / "config.json").is_file():
+        raise InputError(
+            f"config.restore='{overrides.restore}' is not a run folder: no config.json there; give a run's path"
+        )
+    own = ConfigDict(json.loads((folder / "config.json").read_text()))
+    config = ConfigDict(json.loads((folder / "config.json").read_text()))
+    if not any((folder / "train").glob("[0-9]*")):
+        raise InputError(f"no checkpoint in '{folder / 'train'}'; finish the run first, then restore it")
+    if overrides.pairing is not None or overrides.mi is not None:
+        config.data.pairing = own.data.pairing if overrides.pairing is None else overrides.pairing
+        config.data.mi = overrides.mi
+        config.data.epsilon = dict.fromkeys(own.data.epsilon)
+    given = {
+        "k": ("estimate", "k"),
+        "steps": ("estimate", "steps"),
+        "stream": ("estimate", "stream"),
+        "test": ("features", "test"),
+        "checkpoint": ("features", "checkpoint"),
+    }
+    for key, (room, entry) in given.items():
+        if overrides[key] is not None:
+            config[room][entry] = overrides[key]
+    if overrides.seed is not None:
+        config.seed = overrides.seed
+    suffix = [f"{key}={overrides[key]}" for key in ("seed", *given) if overrides[key] is not None]
+    name = overrides.name or "-".join([estimate_name(config), *suffix])
+    print(f"run folder: {folder}, estimate: {name}", flush=True)
+    if config.encoder.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    data, law = check(config)
+    if name != estimate_name(own):
+        target = folder / "estimates" / name
+        claim(target, config)
+        same_images = (config.seed, config.features.fit, config.features.checkpoint) == (
+            own.seed,
+            own.features.fit,
+            own.features.checkpoint,
+        )
+        fitted = folder / "features" / "fit.npz"
+        if same_images and fitted.exists() and not (target / "features" / "fit.npz").exists():
+            (target / "features").mkdir(exist_ok=True)
+            shutil.copy(fitted, target / "features" / "fit.npz")
+        _estimate(config, folder, name, target / "features", data, law)
+    elif config != own:
+        raise InputError(f"estimates/{name} is the run's own; give the new one another name by --config.name=NAME")
+    _report(own, folder, data)
+
+
+def check(config: ConfigDict) -> tuple[cdp.CDP, pairing.Pairing]:
+    """Build the data and the pairing; everything about a config that can be wrong is found here, before any file is
+    written.
+    """
+    d, t, f = config.data, config.train, config.features
+    if t.k < 2:
+        raise InputError(f"train.k={t.k}: contrastive learning needs at least 2 pairs a batch, for one negative")
+    if config.seed < 0:
+        raise InputError(f"seed={config.seed} is negative; expected 0 or more")
+    if t.steps < 0 or f.fit < 1 or f.validation < 2 or f.batch_size < 1:
+        raise InputError(
+            f"train.steps={t.steps}, features.fit={f.fit}, features.validation={f.validation}, "
+            f"features.batch_size={f.batch_size}: expected at least 0, 1, 2 and 1"
+        )
+    if f.checkpoint not in ("last", "best"):
+        raise InputError(f"features.checkpoint='{f.checkpoint}' is unknown; choose last or best")
+    make_encoder(**config.encoder)
+    train.make_optimizer(t.optimizer, learning_rate=t.learning_rate, steps=1, warmup_steps=0, weight_decay=0.0)
+    data = cdp.make(
+        size=d.size,
+        colors=d.colors,
+        digits=tuple(d.digits),
+        grid=tuple(d.grid),
+        mixing=d.mixing,
+        background=d.background,
+        glyphs=d.glyphs,
+    )
+    law = _law(config, data)
+    estimate.check(config, law)
+    return data, law
+
+
+def _law(config: ConfigDict, data: cdp.CDP) -> pairing.Pairing:
+    epsilon = {name: value for name, value in config.data.epsilon.items() if value is not None}
+    return pairing.parse(config.data.pairing, data.names, data.sizes, mi_bits=config.data.mi, epsilon=epsilon)
+
+
+def claim(folder: Path, config: ConfigDict) -> None:
+    """Make the folder this config's own: write config.json, or find it equal there.
+
+    Raises InputError where another config made it (naming the keys that differ), where it holds other files, or where
+    it can't be written.
+    """
+    path = folder / "config.json"
+    mine = json.loads(config.to_json())
+    if path.is_file():
+        here, there = flatten(mine), flatten(json.loads(path.read_text()))
+        differ = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
+        if differ:
+            raise InputError(
+                f"'{folder}' was made by another config ({', '.join(differ)} differ); give another --workdir"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"'{folder}' holds files but no run (no config.json); give another --workdir")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_json(path, mine)
+    except OSError as error:
+        raise InputError(
+            f"run folder '{folder}' cannot be written ({error.strerror}); give another --workdir"
+        ) from error
+
+
+def estimate_name(config: ConfigDict) -> str:
+    """How a pairing is called in estimates/: `all`, `color+digit`, `all-mi=3.3`, `all-epsilon.color=0.1`."""
+    epsilon = [f"epsilon.{name}={value:g}" for name, value in config.data.epsilon.items() if value is not None]
+    mi = [] if config.data.mi is None else [f"mi={config.data.mi:g}"]
+    return "-".join([config.data.pairing, *mi, *epsilon])
+
+
+@contextlib.contextmanager
+def _stage(folder: Path, name: str, done: bool) -> Iterator[bool]:
+    """Yields whether there is work; adds the time it takes to seconds.json, over interruptions."""
+    if done:
+        print(f"{name}: finished before, skipped", flush=True)
+        yield False
+        return
+    print(f"{name}:", flush=True)
+    start = time.monotonic()
+    try:
+        yield True
+    finally:
+        path = folder / "seconds.json"
+        seconds = json.loads(path.read_text()) if path.exists() else {}
+        seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - start, 2)
+        replace_json(path, seconds)
+
+
+def _pairs(config: ConfigDict, data: cdp.CDP, law: pairing.Pairing, part: str) -> Read:
+    return partial(data.pairs, law, config.seed, STREAMS[part])
+
+
+def _labelled(read: Read) -> Read:
+    """CDP's attributes under the name that a features folder has for them."""
+    return lambda start, stop: {k.replace("attributes", "labels"): v for k, v in read(start, stop).items()}
+
+
+def _train(config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing) -> None:
+    t, f = config.train, config.features
+    path = folder / "train"
+    with _stage(folder, "train", (path / "summary.json").exists()) as work:
+        if not work:
+            return
+        mesh = parallel.make_mesh(t.k)
+        images = f.fit + 2 * (f.validation + f.test)
+
+        def expect(seconds_a_step: float) -> None:
+            training, encoding = t.steps * seconds_a_step, images * seconds_a_step / (2 * t.k) / 3
+            print(
+                f"  expect about {duration(training + encoding + 60)}: training {duration(training)}, encoding "
+                f"{duration(encoding)}, critic, probes and figures a minute; {mesh.size} of {jax.device_count()} "
+                f"{jax.devices()[0].device_kind} devices",
+                flush=True,
+            )
+
+        read = _pairs(config, data, law, "train")
+        dataset = batches(read, batch_size=t.k, threads=config.data.threads, workers=config.data.workers)
+        train.train(config, path, dataset, mesh, on_rate=expect)
+        rows = train.read_metrics(path)
+        last = rows[-max(1, len(rows) // 10) :]
+        summary = None
+        if rows:
+            summary = {
+                "mi_bits": float(np.mean([row["mi_bits"] for row in last])),
+                "ceiling_bits": math.log2(2 * t.k - 1),
+                "k": t.k,
+                "steps": t.steps,
+                "loss_nats": float(np.mean([row["loss_nats"] for row in last])),
+            }
+        replace_json(path / "summary.json", summary)
+
+
+def _estimate(config: ConfigDict, folder: Path, name: str, features: Path, data: cdp.CDP, law: pairing.Pairing) -> None:
+    """Encode what `features` lacks, then estimate into estimates/`name`."""
+    f = config.features
+    target = folder / "estimates" / name
+    done = (target / "estimate.json").exists()
+    parts = {
+        "fit": (_labelled(partial(data.images, config.seed, STREAMS["fit"])), f.fit),
+        "validation": (_labelled(_pairs(config, data, law, "validation")), f.validation),
+        "test": (_labelled(_pairs(config, data, law, "test")), f.test),
+    }
+    mesh = parallel.make_mesh(f.batch_size)
+    encoded = all((features / f"{part}.npz").exists() for part in parts)
+    with _stage(folder, "encode", done or encoded) as work:
+        if work:
+            frozen = train.frozen_variables(config, folder / "train", mesh, which=f.checkpoint)
+            encode.encode(config, frozen, parts, features, mesh)
+    with _stage(folder, "estimate", done) as work:
+        if work:
+            mesh = estimate.make_mesh(config)
+            streamed = None
+            if config.estimate.stream:
+                frozen = train.frozen_variables(config, folder / "train", mesh, which=f.checkpoint)
+                read = _pairs(config, data, law, "fit")
+                dataset = batches(
+                    read, batch_size=config.estimate.fit_k, threads=config.data.threads, workers=config.data.workers
+                )
+                streamed = frozen, dataset
+            estimate.estimate(config, name, encode.load(features), law, target, mesh, streamed=streamed)
+
+
+def _evaluate(config: ConfigDict, folder: Path, data: cdp.CDP) -> None:
+    """Linear evaluation on the frozen features: every attribute, and all of them together."""
+    path = folder / "evaluate" / "linear.json"
+    with _stage(folder, "evaluate", path.exists()) as work:
+        if not work:
+            return
+        features, accuracies = encode.load(folder / "features"), {}
+        for task in (*data.names, "all"):
+            classes = pairing.parse(task, data.names, data.sizes)
+            probe = estimate.fit_probe(config, features, classes)
+            accuracies[task] = probes.accuracy(probe, *estimate.both_views(features["test"], classes))
+            print(f"  {task}: {100 * accuracies[task]:.2f} % of test images", flush=True)
+        replace_json(path, accuracies)
+
+
+def _report(config: ConfigDict, folder: Path, data: cdp.CDP) -> None:
+    """report.json, report.md and the figures, from what the stages left in the folder."""
+    law = _law(config, data)
+
+    def read(path: str) -> Any:
+        return json.loads((folder / path).read_text())
+
+    estimates = {
+        path.parent.name: read(f"estimates/{path.parent.name}/estimate.json")
+        for path in sorted(folder.glob("estimates/*/estimate.json"))
+    }
+    for found in estimates.values():
+        found["conclusions"] = _conclusions(found, config.estimate.tolerance_bits)
+    seconds = read("seconds.json")
+    document = {
+        "name": folder.name,
+        "workdir": str(folder),
+        "truth": {
+            "entropy_bits": law.entropy_bits,
+            "mutual_information_bits": law.mutual_information_bits,
+            "shared": list(law.shared),
+        },
+        "in_training": read("train/summary.json"),
+        "estimate": estimates[estimate_name(config)],
+        "estimates": estimates,
+        "linear": read("evaluate/linear.json"),
+        "metrics": {},
+        "run": {
+            "seconds": {**seconds, "total": sum(seconds.values())},
+            "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+            "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "versions": {package: version(package) for package in PACKAGES},
+            "config": json.loads(config.to_json()),
+            "seed": config.seed,
+            "revision": _revision(),
+        },
+    }
+    _draw(config, folder, data, law, document)
+    report.write(folder, document)
+    print("\n" + report.table(document), flush=True)
+
+
+def _draw(config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing, document: dict[str, Any]) -> None:
+    pairs = data.pairs(law, config.seed, STREAMS["train"], 0, 12)
+    captions = [
+        [
+            ", ".join(names[v] for names, v in zip(data.value_names, row, strict=True))
+            for row in pairs[f"attributes_{view}"]
+        ]
+        for view in ("x", "y")
+    ]
+    chance = {name: 1 / size for name, size in zip(data.names, data.sizes, strict=True)}
+    drawn = {
+        "pairs": figures.pair_sheet(pairs["x"], pairs["y"], *captions, shared=law.shared),
+        "bars": figures.bars(document),
+        "critic": figures.critic(document["estimate"]),
+        "linear": figures.linear(document["linear"], {**chance, "all": math.prod(chance.values())}),
+    }
+    if rows := train.read_metrics(folder / "train"):
+        columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        drawn["training"] = figures.training(
+            columns["step"],
+            columns["loss_nats"],
+            columns["mi_bits"],
+            ceiling_bits=math.log2(2 * config.train.k - 1),
+            entropy_bits=law.entropy_bits,
+            true_bits=law.mutual_information_bits,
+        )
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, figure in drawn.items():
+        figure.savefig(folder / "figures" / f"{name}.png")
+
+
+def _conclusions(found: dict[str, Any], tolerance_bits: float) -> list[str]:
+    route = found["routes"].get(found["certificate"]) or {}
+    return certificate.conclusions(
+        n=route.get("images", route.get("pairs", 0)),
+        errors=route.get("errors"),
+        shared_exactly=math.isclose(found["upper_bits"], found["entropy_bits"], abs_tol=1e-9),
+        tolerance_bits=tolerance_bits,
+        # Where the classes pass through channels no critic shows more than their information, nor than log2 K.
+        reach_bits=min(found["upper_bits"], found["ceiling_bits"])
+        if found["reach_bits"] is None
+        else found["reach_bits"],
+        t_lower_bits=-math.inf if found["t_lower_bits"] is None else found["t_lower_bits"],
+        t_upper_bits=math.inf if found["t_upper_bits"] is None else found["t_upper_bits"],
+        **{
+            name: found[name]
+            for name in (
+                "lower_bits",
+                "upper_bits",
+                "confidence",
+                "certificate",
+                "strict_bits",
+                "k",
+                "paper_bits",
+                "paper_k",
+            )
+        },
+    )
+
+
+def _revision() -> str | None:
+    """The commit of the checkout this package runs from; None for an installed wheel."""
+    found = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or None

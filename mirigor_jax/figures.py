@@ -1,0 +1,223 @@
+"""Pictures of a run: plain data in, a matplotlib Figure out. Nothing is read, saved or shown here."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe & Ito's colours, which colour-blind readers can tell apart; a quantity has one colour in every picture.
+INK, GRID, ENTROPY = "#333333", "#E5E5E5", "#999999"
+IN_TRAINING, PAPER, STRICT, CERTIFIED, CEILING = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00"
+LINEAR = "#56B4E9"
+
+
+def pair_sheet(
+    x: UInt8[np.ndarray, "n h w 3"],
+    y: UInt8[np.ndarray, "n h w 3"],
+    captions_x: Sequence[str],
+    captions_y: Sequence[str],
+    *,
+    shared: Sequence[str],
+) -> Figure:
+    """n positive pairs, three a row: the two views side by side, each over its attributes."""
+    columns, rows = 3, math.ceil(len(x) / 3)
+    height = 0.7 + 1.8 * rows
+    figure = Figure(figsize=(9.6, height), dpi=150)
+    figure.suptitle(f"Positive pairs; the two views share: {', '.join(shared) or 'nothing'}", color=INK)
+    # A pair takes three columns of the grid; the third is the gap before the next pair.
+    grid = figure.add_gridspec(rows, 3 * columns, width_ratios=[1, 1, 0.15] * columns, wspace=0.08, hspace=0.2)
+    grid.update(left=0.02, right=1, bottom=0.3 / height, top=1 - 0.5 / height)
+    for view, (images, captions) in enumerate(((x, captions_x), (y, captions_y))):
+        for pair, (image, caption) in enumerate(zip(images, captions, strict=True)):
+            ax = figure.add_subplot(grid[pair // columns, 3 * (pair % columns) + view])
+            ax.imshow(image, interpolation="nearest")
+            ax.set_axis_off()
+            words = textwrap.fill(caption, 22)
+            ax.text(0.5, -0.03, words, transform=ax.transAxes, ha="center", va="top", fontsize=8, color=INK)
+    return figure
+
+
+def training(
+    steps: Int[np.ndarray, " n"],
+    loss_nats: Float[np.ndarray, " n"],
+    mi_bits: Float[np.ndarray, " n"],
+    *,
+    ceiling_bits: float,
+    entropy_bits: float | None,
+    true_bits: float | None,
+) -> Figure:
+    """Training loss in nats and in-training MI in bits: the values (faint) and a running mean of 5 % of them.
+
+    ceiling_bits: log2(2K-1) of the training batch (Lee et al. 2023, Prop. II.2). true_bits is drawn where it differs
+    from H(C).
+    """
+    figure, (loss, mi) = _panels("training loss, nats", "in-training MI, bits")
+    window = np.full(max(1, len(steps) // 20), 1.0)
+    window /= len(window)
+    for ax, values in ((loss, loss_nats), (mi, mi_bits)):
+        ax.plot(steps, values, color=IN_TRAINING, alpha=0.3, linewidth=0.8, label="each value")
+        centres, means = np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")
+        ax.plot(centres, means, color=IN_TRAINING, linewidth=2, label=f"running mean of {len(window)}")
+        ax.set_xlabel("training step")
+    mi.axhline(ceiling_bits, color=CEILING, linestyle="--", label=f"ceiling log₂(2K−1) = {ceiling_bits:.3f} bits")
+    _references(mi, entropy_bits, true_bits)
+    _legends(loss, mi)
+    return figure
+
+
+def bars(report: dict[str, Any]) -> Figure:
+    """H(C), in-training MI and post-training MI of one run in bits, as in Lee et al. 2023, Fig. 4.
+
+    Left: bars from zero. Right: the post-training part close up. The strict estimate carries its t-interval; the last
+    bar is filled up to the certified lower end (MI is at least 0) and hatched from there to the upper end.
+    """
+    truth, estimate, in_training = report["truth"], report["estimate"], report.get("in_training") or {}
+    entropy, true = truth.get("entropy_bits"), truth.get("mutual_information_bits")
+    columns = [
+        ("H(C)", entropy, ENTROPY),
+        (f"in-training\nK = {in_training.get('k')}", in_training.get("mi_bits"), IN_TRAINING),
+        (f"paper's form\nK = {estimate['paper_k']}", estimate["paper_bits"], PAPER),
+        (f"strict InfoNCE\nK = {estimate['k']}", estimate["strict_bits"], STRICT),
+    ]
+    labels, heights, colours = zip(*[column for column in columns if column[1] is not None], strict=True)
+    strict, last = len(labels) - 1, len(labels)
+    t_lower, t_upper = _floats([estimate["t_lower_bits"]]), _floats([estimate["t_upper_bits"]])
+    lower, upper = estimate["lower_bits"], estimate["upper_bits"]
+    floor = 0.0 if lower is None else lower
+    certificate = "no certificate" if lower is None else f"at {100 * estimate['confidence']:g} %"
+
+    figure, (whole, close) = _panels("in-training and post-training MI, bits", "post-training, close up", ratios=(5, 3))
+    whole.bar(range(last), heights, color=colours, width=0.6)
+    close.scatter(range(last), heights, color=colours, s=60, zorder=3)
+    for ax in (whole, close):
+        ax.bar(last, floor, color=CERTIFIED, width=0.6, label="certified")
+        if upper is not None:
+            hollow = ax.bar(last, upper - floor, bottom=floor, color="white", width=0.6, label="possible")
+            hollow[0].set(edgecolor=CERTIFIED, hatch="////")
+        _t_interval(ax, _floats([strict]), t_lower, t_upper, INK)
+        _references(ax, entropy, true)
+        ax.set_xticks(range(last + 1), [*labels, f"{estimate['verdict']}\n{certificate}"])
+    if in_training:
+        ceiling, bar = in_training["ceiling_bits"], strict - 2
+        label = f"ceiling log₂(2K−1) = {ceiling:.3f} bits"
+        whole.hlines(ceiling, bar - 0.4, bar + 0.4, color=CEILING, linestyle="--", label=label)
+    for position, height in enumerate(heights):
+        above = height if position < strict else np.fmax(height, t_upper[0])
+        _write(whole, position, above, f"{height:z.3f}")
+    if upper is not None:
+        _write(whole, last, upper, f"{floor:z.3f} – {upper:z.3f}")
+    elif lower is not None:
+        _write(whole, last, lower, f"≥ {lower:.3f}")
+    whole.margins(y=0.1)
+
+    near = _floats([*heights[-2:], *t_lower, *t_upper, lower, upper])
+    low, high = np.nanmin(near), np.nanmax(near)
+    margin = max(0.01, 0.1 * (high - low))
+    close.set(xlim=(last - 2.5, last + 0.5), ylim=(low - margin, high + margin))
+    _legends(whole)
+    return figure
+
+
+def linear(accuracies: dict[str, float], chance: dict[str, float]) -> Figure:
+    """Accuracy of the linear evaluation of each task in percent, its chance level as a dashed line across the bar."""
+    figure, (ax,) = _panels("linear evaluation of the frozen encoder, accuracy in %")
+    percent = [100 * accuracy for accuracy in accuracies.values()]
+    bars = ax.bar(list(accuracies), percent, color=LINEAR, width=0.6)
+    ax.bar_label(bars, fmt="%.2f %%", padding=3, fontsize=8, color=INK)
+    levels = [100 * chance[task] for task in accuracies]
+    positions = np.arange(len(levels))
+    ax.hlines(levels, positions - 0.4, positions + 0.4, color=INK, linestyle="--", label="chance")
+    ax.set(ylim=(0, 108), yticks=range(0, 101, 20), xlabel="task")
+    _legends(ax)
+    return figure
+
+
+def critic(estimate: dict[str, Any]) -> Figure:
+    """The critic's fit with the step chosen on validation; the estimates, reach(K) and the ceilings against K."""
+    fit, upper = estimate["fit"], estimate["upper_bits"]
+    figure, (left, right) = _panels(f"fit of the critic at K = {fit['k']}, bits", "estimates on test images, bits")
+    step, fitted, validation = (_floats(fit["history"][name]) for name in ("step", "fit_bits", "validation_bits"))
+    left.plot(step, validation, color=STRICT, linewidth=2.5, label="validation part")
+    left.plot(step, fitted, color=INK, linewidth=1, linestyle="--", label="fit part")
+    left.axvline(fit["best_step"], color=INK, linestyle=":", label=f"chosen: step {fit['best_step']:,}")
+    left.set_xlabel("critic step")
+
+    k, strict, t_lower, t_upper, paper, reach = (
+        _floats([point[name] for point in estimate["curve"]])
+        for name in ("k", "strict_bits", "t_lower_bits", "t_upper_bits", "paper_bits", "reach_bits")
+    )
+    right.plot(k, paper, color=PAPER, marker="s", label="paper's form (not a bound)")
+    right.plot(k, strict, color=STRICT, marker="o", label="strict InfoNCE, t-interval")
+    _t_interval(right, k, t_lower, t_upper, STRICT)
+    if np.isfinite(reach).any():
+        right.plot(k, reach, color=INK, linestyle=":", label="reach(K)")
+    if upper is not None:
+        right.axhline(upper, color=CERTIFIED, linewidth=2, alpha=0.7, label=f"upper end = {upper:.3f}")
+    # The frame is set first: ceilings far above the estimates would flatten everything else.
+    right.set_ylim(right.get_ylim())
+    for name, ceiling, style in (("log₂ K", np.log2(k), "-."), ("log₂(2K−1)", np.log2(2 * k - 1), "--")):
+        outside = " (above)" if ceiling[0] > right.get_ylim()[1] else ""
+        label = f"ceiling {name}: {ceiling[0]:.1f} to {ceiling[-1]:.1f}{outside}"
+        right.plot(k, ceiling, color=CEILING, linestyle=style, label=label)
+    right.set_xscale("log", base=2)
+    right.set_xticks(k, [f"{value:.0f}" for value in k])
+    right.set_xlabel("K, pairs a batch")
+    _legends(left, right)
+    return figure
+
+
+def _panels(*titles: str, ratios: Sequence[int] | None = None) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(4.8 * max(len(titles), 1.25), 4.2), dpi=150, layout="constrained")
+    axes = list(figure.subplots(1, len(titles), squeeze=False, width_ratios=ratios)[0])
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set_title(title, loc="left", fontsize=10, color=INK)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", color=GRID)
+        ax.set_axisbelow(True)
+        ax.tick_params(labelsize=8, labelcolor=INK)
+        ax.xaxis.label.set(fontsize=9, color=INK)
+    return figure, axes
+
+
+def _legends(*axes: Axes) -> None:
+    """One legend under each panel, where it can cover no data."""
+    for ax in axes:
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=8)
+
+
+def _references(ax: Axes, entropy_bits: float | None, true_bits: float | None) -> None:
+    if entropy_bits is not None:
+        ax.axhline(entropy_bits, color=ENTROPY, label=f"H(C) = {entropy_bits:.3f} bits", zorder=1.5)
+    if true_bits is not None and (entropy_bits is None or not math.isclose(true_bits, entropy_bits, abs_tol=1e-6)):
+        ax.axhline(true_bits, color=INK, linestyle="--", label=f"true MI = {true_bits:.3f} bits", zorder=1.5)
+
+
+def _t_interval(ax: Axes, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, colour: str) -> None:
+    ax.errorbar(x, (lower + upper) / 2, (upper - lower) / 2, fmt="none", ecolor=colour, capsize=4, zorder=4)
+
+
+def _write(ax: Axes, x: int, y: float, text: str) -> None:
+    ax.annotate(
+        text,
+        (x, y),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=8,
+        color=INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        zorder=5,
+    )
+
+
+def _floats(values: Sequence[float | int | None] | np.ndarray) -> Float[np.ndarray, " n"]:
+    """NaN, which is not drawn, for what is not a finite number: an interval of one batch, or a null of report.json."""
+    array = np.asarray(values, dtype=float)
+    return np.where(np.isfinite(array), array, np.nan)

@@ -1,0 +1,39 @@
+"""One line now and then from a long job: step, rate, time left, and the numbers that matter."""
+
+import time
+
+
+def duration(seconds: float) -> str:
+    """75 → '1 min 15 s'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+class Progress:
+    """Prints at most every `interval` seconds, and at the end. Rates count from the first update, after compilation."""
+
+    def __init__(
+        self, label: str, total: int, unit: str, *, start: int = 0, interval: float = 5.0, quiet: bool = False
+    ):
+        self.label, self.total, self.unit, self.interval, self.quiet = label, total, unit, interval, quiet
+        self._first: tuple[int, float] | None = None
+        self._printed = time.monotonic()
+        self._start = start
+
+    def update(self, done: int, note: str = "") -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (done, now)
+        if self.quiet or (now - self._printed < self.interval and done < self.total):
+            return
+        self._printed = now
+        first, since = self._first
+        line = f"  {self.label:9s} {done:>{len(str(self.total))},} of {self.total:,} {self.unit}"
+        if done > first and now > since:
+            rate = (done - first) / (now - since)
+            line += f"  {rate:,.1f}/s" if rate < 100 else f"  {rate:,.0f}/s"
+            line += f"  {duration((self.total - done) / rate)} left" if done < self.total else ""
+        print(f"{line}  {note}".rstrip(), flush=True)

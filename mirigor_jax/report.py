@@ -1,0 +1,198 @@
+"""A run's report in three forms: report.json for programs, report.md for readers, a table for the terminal."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from mirigor_jax.files import replace_json, replace_text
+
+Report = dict[str, Any]
+Row = tuple[str, str, str]
+
+HEADER: Row = ("quantity", "value", "what it is")
+
+CAPTIONS = {
+    "bars": "H(C), in-training and post-training MI, after Lee et al. 2023, Fig. 4; the whisker is the t-interval.",
+    "critic": "The critic's fit with the step chosen on validation, and the estimates against K.",
+    "training": "Training loss and in-training MI against the ceiling log₂(2K−1) and H(C).",
+    "linear": "Linear evaluation of the frozen encoder.",
+    "pairs": "Positive pairs, each view with its attributes.",
+}
+
+
+def write(workdir: Path, report: Report) -> None:
+    """Write report.md, with the pictures found in workdir/figures, and report.json.
+
+    Each replaces its predecessor in one step, so a crash leaves the old one whole. NaN and infinities become null.
+    """
+    figures = [path.relative_to(workdir).as_posix() for path in (workdir / "figures").glob("*.png")]
+    # report.json comes last: where it is, the run is finished.
+    replace_text(workdir / "report.md", markdown(report, figures))
+    replace_json(workdir / "report.json", report)
+
+
+def markdown(report: Report, figures: Sequence[str] = ()) -> str:
+    """The report for a reader; MI in bits, accuracies in percent.
+
+    figures: paths of pictures relative to the report; a known stem (`CAPTIONS`) gets its caption and place.
+    """
+    estimate, run = report["estimate"], report["run"]
+    headline, *conclusions = estimate["conclusions"]
+    sections = [f"# {report['name']}", f"**{headline}**", _grid(HEADER, _mi_rows(report))]
+    if conclusions:
+        sections += ["## What may be concluded", "\n".join(f"- {sentence}" for sentence in conclusions)]
+    sections += ["## Post-training estimate", _fit(estimate["fit"]), _routes(estimate), _curve(estimate["curve"])]
+    if others := _other_rows(report):
+        sections += ["## Other estimates of this encoder", _grid(HEADER, others)]
+    if linear := _linear_rows(report):
+        sections += ["## Linear evaluation", _grid(HEADER, linear)]
+    if figures:
+        sections += ["## Figures", *_pictures(figures)]
+    facts = [
+        _seconds(run["seconds"]),
+        f"devices: {run['devices']}; peak memory {run['peak_memory_gib']:.2f} GiB",
+        f"seed: {run['seed']}",
+        f"revision: {run['revision'] or 'unknown'}",
+        "versions: " + ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+        "every setting: [config.json](config.json); every number: [report.json](report.json)",
+    ]
+    sections += ["## Run", "\n".join(f"- {fact}" for fact in facts)]
+    return "\n\n".join(sections) + "\n"
+
+
+def table(report: Report) -> str:
+    """The terminal's closing table: plain text, at most 100 columns, the path of report.md on its last line."""
+    run = report["run"]
+    rows = [*_mi_rows(report), *_other_rows(report), *_linear_rows(report)]
+    left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
+    lines = [
+        textwrap.fill(
+            f"{quantity:<{left}}  {value:>{middle}}  {kind}".rstrip(),
+            width=100,
+            subsequent_indent=" " * (left + middle + 4),
+            break_on_hyphens=False,
+        )
+        for quantity, value, kind in rows
+    ]
+    title = f"{report['name']}, seed {run['seed']}, on {run['devices']}"
+    time = textwrap.fill(_seconds(run["seconds"]), width=100)
+    return "\n".join([title, "", *lines, "", time, f"report: {Path(report['workdir']) / 'report.md'}"])
+
+
+def _mi_rows(report: Report) -> list[Row]:
+    truth, estimate = report["truth"], report["estimate"]
+    shared = ", ".join(truth.get("shared", ())) or "nothing is shared"
+    rows = []
+    if truth.get("entropy_bits") is not None:
+        rows += [("H(C)", f"{_bits(truth['entropy_bits'])} bits", f"entropy of the class ({shared})")]
+    if truth.get("mutual_information_bits") is not None:
+        true = f"{_bits(truth['mutual_information_bits'])} bits"
+        rows += [("true MI, I(X;Y)", true, "exact; no encoder can exceed it")]
+    if in_training := report.get("in_training"):
+        ceiling = f"not a bound; K = {in_training['k']}, ceiling {_bits(in_training['ceiling_bits'])} bits"
+        rows += [("in-training MI", f"{_bits(in_training['mi_bits'])} bits", ceiling)]
+    paper_k = estimate["paper_k"]
+    ceiling = f"not a bound; K = {paper_k}, ceiling {_bits(math.log2(2 * paper_k - 1))} bits"
+    rows += [("post-training MI, paper's form", f"{_bits(estimate['paper_bits'])} bits", ceiling)]
+    ceiling = f"{estimate['kind']}; K = {estimate['k']}, ceiling {_bits(estimate['ceiling_bits'])} bits"
+    rows += [("post-training MI, strict InfoNCE", f"{_bits(estimate['strict_bits'])} bits", ceiling)]
+    confidence = f"{100 * estimate['confidence']:g} %"
+    if _known(estimate["t_lower_bits"]) and _known(estimate["t_upper_bits"]):
+        interval = _interval(estimate["t_lower_bits"], estimate["t_upper_bits"])
+        rows += [("  its t-interval", interval, f"approximate, at {confidence}, over disjoint batches")]
+    if estimate["certificate"]:
+        source = f"{estimate['certificate']} certificate at {confidence}"
+    else:
+        source = "no certificate" if estimate["lower_bits"] is None else "needs no certificate"
+    interval = _interval(estimate["lower_bits"], estimate["upper_bits"])
+    return [*rows, ("I(h_X;h_Y) lies in", interval, f"{estimate['verdict']}; {source}")]
+
+
+def _other_rows(report: Report) -> list[Row]:
+    own = report["estimate"]["name"]
+    return [
+        (
+            f"estimate {name}",
+            f"{_bits(other['value_bits'])} bits",
+            f"{other['kind']}, K = {other['k']}; in {_interval(other['lower_bits'], other['upper_bits'])}"
+            f" at {100 * other['confidence']:g} %: {other['verdict']}",
+        )
+        for name, other in report["estimates"].items()
+        if name != own
+    ]
+
+
+def _linear_rows(report: Report) -> list[Row]:
+    return [
+        (f"linear accuracy, {task}", f"{100 * accuracy:.2f} %", "on test images")
+        for task, accuracy in (report.get("linear") or {}).items()
+    ]
+
+
+def _fit(fit: dict[str, Any]) -> str:
+    return (
+        f"The encoder is frozen; its critic took {fit['steps']:,} steps at K = {fit['k']}. "
+        f"Step {fit['best_step']:,} was best on validation and is the one tested."
+    )
+
+
+def _routes(estimate: dict[str, Any]) -> str:
+    """The lower end by each route that was tried."""
+    rows = [
+        (
+            name + (", the certificate" if name == estimate["certificate"] else ""),
+            f"{_bits(route['lower_bits'])} bits",
+            ", ".join(f"{count:,} {what}" for what, count in route.items() if what != "lower_bits"),
+        )
+        for name, route in estimate["routes"].items()
+        if route
+    ]
+    if not rows:
+        return "No route gave a certificate."
+    return _grid(("route", f"lower end at {100 * estimate['confidence']:g} %", "from"), rows)
+
+
+def _curve(curve: Sequence[dict[str, Any]]) -> str:
+    header = ("K", "batches", "strict (bits)", "t-interval", "reach(K)", "log₂ K", "paper's form (bits)", "log₂(2K−1)")
+    rows = [
+        (
+            str(point["k"]),
+            str(point["batches"]),
+            _bits(point["strict_bits"]),
+            _interval(point["t_lower_bits"], point["t_upper_bits"]),
+            _bits(point["reach_bits"]),
+            _bits(point["ceiling_bits"]),
+            _bits(point["paper_bits"]),
+            _bits(point["paper_ceiling_bits"]),
+        )
+        for point in curve
+    ]
+    return _grid(header, rows) + "\n\nreach(K) is the most that any critic can show at that K, in bits."
+
+
+def _pictures(figures: Sequence[str]) -> list[str]:
+    stems = {Path(path).stem: path for path in sorted(figures)}
+    order = [stem for stem in CAPTIONS if stem in stems] + [stem for stem in stems if stem not in CAPTIONS]
+    return [f"![{stem}]({stems[stem]})\n\n{CAPTIONS.get(stem, stem)}" for stem in order]
+
+
+def _seconds(seconds: dict[str, float]) -> str:
+    return "time: " + ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
+
+
+def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
+
+
+def _known(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
+
+
+def _bits(value: float | None) -> str:
+    return f"{value:z.3f}" if _known(value) else "–"
+
+
+def _interval(lower: float | None, upper: float | None) -> str:
+    return f"[{_bits(lower)}, {_bits(upper)}] bits"

@@ -1,0 +1,235 @@
+"""Contrastive training of encoder f_e and projection head f_p: the step for one device, and the loop around it."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax import lax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
+
+from mirigor_jax import parallel
+from mirigor_jax.checkpoint import Checkpoints
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import replace_text
+from mirigor_jax.mi.contrastive import nt_xent, nt_xent_mi
+from mirigor_jax.models.heads import MLP
+from mirigor_jax.models.resnet import make_encoder
+from mirigor_jax.progress import Progress
+
+Metrics = dict[str, Array]
+
+
+@struct.dataclass
+class TrainState:
+    """What changes from step to step. params: {"encoder", "head"}; batch_stats: the encoder's running statistics."""
+
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def normalize(images: UInt8[Array, "n s s 3"], dtype: str) -> Float[Array, "n s s 3"]:
+    """uint8 → [-1, 1], on the device."""
+    return images.astype(dtype) / 127.5 - 1.0
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, Array],
+    *,
+    encoder: nn.Module,
+    head: nn.Module,
+    objective: Callable[[Array, Array], Array],
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+    """One update on this device's shard of the global batch; gradients are averaged over axis "data".
+
+    batch: {"x", "y"}: uint8 (k, s, s, 3), this device's positive pairs. objective: (z_x, z_y) → loss in nats, the mean
+    over this device's anchors. BatchNorm sees the global batch where the encoder names the axis.
+    Source: Lee et al. 2023, Fig. 3 (top) and Eq. 2–3.
+    """
+    images = normalize(jnp.concatenate([batch["x"], batch["y"]]), encoder.dtype)
+
+    def loss_fn(params):
+        variables = {"params": params["encoder"], "batch_stats": state.batch_stats}
+        h, updates = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
+        z = head.apply({"params": params["head"]}, h)
+        z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+        return objective(*jnp.split(z, 2)), updates["batch_stats"]
+
+    (loss, batch_stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    loss, gradients, batch_stats = lax.pmean((loss, gradients, batch_stats), parallel.AXIS)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state)
+    return new_state, {"loss_nats": loss, "gradient_norm": optax.tree.norm(gradients)}
+
+
+def make_optimizer(
+    name: str, *, learning_rate: float, steps: int, warmup_steps: int, weight_decay: float
+) -> optax.GradientTransformation:
+    """AdamW, SGD (Nesterov 0.9) or LARS with linear warm-up and cosine decay; biases and norms are not decayed.
+
+    Raises InputError for another name.
+    """
+    warmup = max(0, min(warmup_steps, steps - 1))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(1, steps))
+
+    def matrices(params):
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
+    builders = {
+        "adamw": lambda: optax.adamw(schedule, weight_decay=weight_decay, mask=matrices),
+        "sgd": lambda: optax.chain(
+            optax.add_decayed_weights(weight_decay, matrices), optax.sgd(schedule, momentum=0.9, nesterov=True)
+        ),
+        "lars": lambda: optax.lars(
+            schedule, weight_decay=weight_decay, weight_decay_mask=matrices, trust_ratio_mask=matrices, momentum=0.9
+        ),
+    }
+    if name not in builders:
+        raise InputError(f"unknown train.optimizer '{name}'; choose one of {', '.join(builders)}")
+    return builders[name]()
+
+
+def _parts(config: ConfigDict, axis_name: str | None) -> tuple[nn.Module, nn.Module, optax.GradientTransformation]:
+    train = config.train
+    optimizer = make_optimizer(
+        train.optimizer,
+        learning_rate=train.learning_rate,
+        steps=train.steps,
+        warmup_steps=train.warmup_steps,
+        weight_decay=train.weight_decay,
+    )
+    encoder = make_encoder(**config.encoder, axis_name=axis_name if train.global_batch_norm else None)
+    head = MLP(tuple(config.head.hidden), config.head.features, config.encoder.dtype)
+    return encoder, head, optimizer
+
+
+def init_state(config: ConfigDict, key: Array) -> TrainState:
+    """The state before the first step; also the untrained encoder."""
+    encoder, head, optimizer = _parts(config, None)
+    encoder_key, head_key = jax.random.split(key)
+    images = jnp.zeros((2, config.data.size, config.data.size, 3), encoder.dtype)
+    variables = encoder.init(encoder_key, images, train=False)
+    h = encoder.apply(variables, images, train=False)
+    params = {"encoder": variables["params"], "head": head.init(head_key, h)["params"]}
+    return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params))
+
+
+def make_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, Any]]:
+    """The compiled-for-`mesh` train step (state donated), and the abstract (state, batch) it takes."""
+    encoder, head, optimizer = _parts(config, parallel.AXIS)
+    objective = partial(nt_xent, temperature=config.train.temperature, axis_name=parallel.AXIS)
+    step = partial(train_step, encoder=encoder, head=head, objective=objective, optimizer=optimizer)
+    mapped = parallel.map_step(
+        step, mesh, (parallel.REPLICATED, parallel.SHARDED), (parallel.REPLICATED, parallel.REPLICATED), donate=(0,)
+    )
+    state = jax.eval_shape(partial(init_state, config), jax.random.key(0))
+    images = jax.ShapeDtypeStruct((config.train.k, config.data.size, config.data.size, 3), jnp.uint8)
+    abstract_state = parallel.abstract(state, mesh)
+    return mapped, (abstract_state, parallel.abstract({"x": images, "y": images}, mesh, parallel.SHARDED))
+
+
+def frozen_variables(config: ConfigDict, folder: Path, mesh: Mesh, *, which: str = "last") -> dict[str, Any]:
+    """The trained encoder of a run as a frozen tree {"params", "batch_stats"}, from its last or best checkpoint.
+
+    Raises InputError where there is none.
+    """
+    _, (abstract_state, _) = make_step(config, mesh)
+    with Checkpoints(folder) as checkpoints:
+        step = checkpoints.last if which == "last" else checkpoints.best
+        if step is None:
+            raise InputError(f"no checkpoint in '{folder}'; run the training to its end first")
+        state = checkpoints.restore(step, abstract_state)
+    return {"params": state.params["encoder"], "batch_stats": state.batch_stats}
+
+
+def train(
+    config: ConfigDict,
+    folder: Path,
+    dataset: grain.IterDataset,
+    mesh: Mesh,
+    *,
+    on_rate: Callable[[float], None] = lambda seconds: None,
+) -> None:
+    """Train to `config.train.steps`, from the newest checkpoint in `folder` where there is one.
+
+    Writes checkpoints and metrics.jsonl (step, loss_nats, mi_bits). on_rate: told once how long a step takes, seconds.
+    Raises FloatingPointError when the loss is no longer finite.
+    """
+    k, steps, ceiling = config.train.k, config.train.steps, math.log2(2 * config.train.k - 1)
+    step, (abstract_state, abstract_batch) = make_step(config, mesh)
+    folder.mkdir(parents=True, exist_ok=True)
+    iterator = iter(dataset)
+    with Checkpoints(folder) as checkpoints:
+        start = checkpoints.last or 0
+        if checkpoints.last is not None:
+            state = checkpoints.restore(start, abstract_state, iterator)
+        else:
+            init = jax.jit(partial(init_state, config), out_shardings=parallel.layout(abstract_state))
+            state = init(jax.random.key(config.seed))
+        rows = [row for row in read_metrics(folder) if row["step"] <= start]
+        if checkpoints.last == steps:
+            return
+        compiled = step.lower(abstract_state, abstract_batch).compile()
+        progress = Progress("train", steps, "steps")
+        began = saved = time.monotonic()
+        pending: Metrics = {}
+
+        def record(metrics: Metrics) -> None:
+            loss = float(metrics["loss_nats"])
+            done = len(rows) + 1
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the training loss is {loss} at step {done}; try a lower train.learning_rate")
+            rows.append({"step": done, "loss_nats": loss, "mi_bits": float(nt_xent_mi(loss, k)) / math.log(2)})
+            recent = np.mean([row["mi_bits"] for row in rows[-20:]])
+            progress.update(done, f"in-training I {recent:.2f} bits (ceiling {ceiling:.2f})")
+
+        # The order matters: save, then draw a batch, then step; and read the metrics of the step before only when the
+        # next one is under way, so that the accelerator never waits for Python.
+        for i in range(start, steps + 1):
+            if i == steps or (i > start and time.monotonic() - saved > config.train.checkpoint_seconds):
+                if pending:
+                    record(pending)
+                pending = {}
+                write_metrics(folder, rows)
+                mi_bits = float(np.mean([row["mi_bits"] for row in rows[-50:] or [{"mi_bits": 0.0}]]))
+                checkpoints.save(i, state, mi_bits=mi_bits, data=iterator)
+                saved = time.monotonic()
+            if i == steps:
+                break
+            batch = next(iterator)
+            state, metrics = compiled(state, parallel.shard({"x": batch["x"], "y": batch["y"]}, mesh))
+            if pending:
+                record(pending)
+            pending = metrics
+            if i == start:
+                jax.block_until_ready(state)
+                began = time.monotonic()
+            elif i == start + 5:
+                on_rate((time.monotonic() - began) / 5)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; none where there is no such file."""
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace metrics.jsonl at one stroke."""
+    replace_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,245 @@
+"""What is drawn is what was given, and every word lies inside the picture."""
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+
+from mirigor_jax import figures
+
+CASES = {
+    "certified": {},
+    "channel": {"true": 3.3, "paper": 3.34, "strict": 3.28, "lower": 2.97, "upper": 3.3, "verdict": "bounded"},
+    "none": {"entropy": 0.0, "true": 0.0, "paper": 0.01, "strict": -0.0004, "lower": 0.0, "upper": 0.0},
+    "k-limited": {"strict": 5.8, "lower": None, "verdict": "k-limited"},
+    "no upper end": {"entropy": None, "true": None, "upper": None},
+    "no ends": {"lower": None, "upper": None, "verdict": "not-a-bound"},
+}
+
+
+def make_report(
+    *, entropy=6.0, true=6.0, paper=6.0008, strict=5.971, lower=5.962, upper=6.0, verdict="certified"
+) -> dict:
+    curve = [
+        {"k": 256, "strict_bits": strict - 0.15, "t_lower_bits": strict - 0.16, "t_upper_bits": strict - 0.14,
+         "paper_bits": paper, "reach_bits": strict - 0.13},
+        {"k": 2048, "strict_bits": strict, "t_lower_bits": -np.inf, "t_upper_bits": np.inf,
+         "paper_bits": paper - 0.001, "reach_bits": None},
+    ]  # fmt: skip
+    estimate = {
+        "k": 2048, "paper_k": 256, "paper_bits": paper, "strict_bits": strict, "t_lower_bits": strict - 0.012,
+        "t_upper_bits": strict + 0.01, "lower_bits": lower, "upper_bits": upper, "confidence": 0.95, "verdict": verdict,
+        "curve": curve,
+        "fit": {"k": 512, "best_step": 100, "history": {"step": [0, 100, 200], "fit_bits": [0.1, 5.0, 5.9],
+                                                        "validation_bits": [None, 5.1, 5.0]}},
+    }  # fmt: skip
+    return {
+        "truth": {"entropy_bits": entropy, "mutual_information_bits": true},
+        "in_training": {"mi_bits": 1.583, "ceiling_bits": 1.585, "k": 2},
+        "estimate": estimate,
+    }
+
+
+def draw_training(n=300, true_bits=3.3):
+    rng = np.random.default_rng(0)
+    steps, mi_bits = 10 * np.arange(1, n + 1), rng.normal(3, 0.2, n)
+    loss_nats = (6.989 - mi_bits) * np.log(2)
+    figure = figures.training(steps, loss_nats, mi_bits, ceiling_bits=6.989, entropy_bits=6.0, true_bits=true_bits)
+    return figure, steps, loss_nats, mi_bits
+
+
+def draw_pairs(n=12, place="upper left"):
+    x, y = np.random.default_rng(1).integers(0, 256, (2, n, 32, 32, 3), dtype=np.uint8)
+    captions = [[f"{name}, {i}, {place}" for i in range(n)] for name in ("Magenta", "White")]
+    return figures.pair_sheet(x, y, *captions, shared=["digit", "position"]), x, y
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text)]
+
+
+def by_label(ax) -> dict:
+    handles, labels = ax.get_legend_handles_labels()
+    return dict(zip(labels, handles, strict=True))
+
+
+def whiskers(ax) -> np.ndarray:
+    """(x, lower, upper) of every error bar that is drawn."""
+    drawn = [bars.lines[2][0].get_segments() for bars in ax.containers if hasattr(bars, "has_yerr")]
+    return np.array([(*segment[0], segment[1][1]) for segments in drawn for segment in segments if len(segment)])
+
+
+DRAWN = {  # name: a function that draws it
+    "pairs": lambda: draw_pairs()[0],
+    "one pair": lambda: draw_pairs(1)[0],
+    "long captions": lambda: draw_pairs(place="row 3 column 4")[0],
+    "training": lambda: draw_training()[0],
+    "linear": lambda: figures.linear({"color": 1.0, "all": 0.5}, {"color": 0.25, "all": 1 / 64}),
+    **{f"bars, {name}": lambda case=case: figures.bars(make_report(**case)) for name, case in CASES.items()},
+    **{
+        f"critic, {name}": lambda case=case: figures.critic(make_report(**case)["estimate"])
+        for name, case in CASES.items()
+    },
+}
+
+
+def visible_words(figure) -> list[Text]:
+    """Every text that is drawn; matplotlib also keeps labels of ticks beyond an axis's limits."""
+    hidden = set()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            labels = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+            hidden |= {label for place, label in labels if not (ax.axison and low <= place <= high)}
+    return [text for text in figure.findobj(Text) if text.get_text() and text.get_visible() and text not in hidden]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_words_are_inside_the_picture_and_apart(name):
+    figure = DRAWN[name]()
+    figure.draw_without_rendering()
+    boxes = {text: text.get_window_extent() for text in visible_words(figure)}
+    assert len(boxes) > 2
+    for text, box in boxes.items():
+        assert figure.bbox.containsx(box.x0), text
+        assert figure.bbox.containsx(box.x1), text
+        assert figure.bbox.containsy(box.y0), text
+        assert figure.bbox.containsy(box.y1), text
+    for text, other in itertools.combinations(boxes, 2):
+        assert not boxes[text].overlaps(boxes[other]), (text, other)
+
+
+def test_pyplot_is_never_touched():
+    program = (
+        "import sys; from mirigor_jax import figures; figures.linear({'a': 0.5}, {'a': 0.1}).savefig(sys.argv[1]);"
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, "/dev/null"], check=False).returncode == 0
+
+
+def test_pair_sheet_shows_each_view_over_its_caption():
+    figure, x, y = draw_pairs()
+    figure.draw_without_rendering()
+    assert "Positive pairs; the two views share: digit, position" in texts(figure)
+    assert len(figure.axes) == 24
+    place = {}
+    for ax in figure.axes:
+        caption = ax.texts[0].get_text()
+        name, index, _ = caption.split(", ")
+        views = x if name == "Magenta" else y
+        np.testing.assert_array_equal(ax.images[0].get_array(), views[int(index)])
+        place[name, int(index)] = box = ax.get_position()
+        assert ax.texts[0].get_window_extent().y1 <= ax.get_window_extent().y0
+        assert box.width * 9.6 == pytest.approx(box.height * figure.get_figheight(), rel=0.01)
+    for i in range(12):
+        left, right = place["Magenta", i], place["White", i]
+        assert left.y0 == pytest.approx(right.y0)
+        assert 0 < right.x0 - left.x1 < 0.02  # closer than to the next pair
+        if i % 3:
+            assert left.x0 - place["White", i - 1].x1 > 0.02
+
+
+def test_training_draws_the_values_their_mean_and_the_references():
+    figure, steps, loss_nats, mi_bits = draw_training()
+    loss, mi = figure.axes
+    for ax, values in ((loss, loss_nats), (mi, mi_bits)):
+        raw, mean = ax.lines[:2]
+        np.testing.assert_array_equal(raw.get_xydata(), np.stack([steps, values], 1))
+        expected = [(np.mean(steps[i : i + 15]), np.mean(values[i : i + 15])) for i in range(300 - 14)]
+        np.testing.assert_allclose(mean.get_xydata(), expected)
+    levels = {label: line.get_ydata()[0] for label, line in list(by_label(mi).items())[2:]}
+    assert levels == {
+        "ceiling log₂(2K−1) = 6.989 bits": 6.989,
+        "H(C) = 6.000 bits": 6.0,
+        "true MI = 3.300 bits": 3.3,
+    }
+    assert not any("true" in text for text in texts(draw_training(true_bits=6.0)[0]))
+    assert len(draw_training(n=1)[0].axes[1].lines[1].get_xdata()) == 1
+
+
+def test_bars_are_the_numbers():
+    figure = figures.bars(make_report())
+    whole, close = figure.axes
+    tops = [(bar.get_y(), bar.get_y() + bar.get_height()) for container in whole.containers[:3] for bar in container]
+    assert tops == [(0, 6.0), (0, 1.583), (0, 6.0008), (0, 5.971), (0, 5.962), (5.962, pytest.approx(6.0))]
+    np.testing.assert_allclose(whiskers(whole), [(3, 5.959, 5.981)])
+    np.testing.assert_allclose(whiskers(close), whiskers(whole))
+    np.testing.assert_allclose(close.collections[0].get_offsets(), list(enumerate([6.0, 1.583, 6.0008, 5.971])))
+    values = {text.get_text(): text.xy for text in whole.texts}
+    assert values == {
+        "6.000": (0, 6.0), "1.583": (1, 1.583), "6.001": (2, 6.0008), "5.971": (3, 5.981), "5.962 – 6.000": (4, 6.0),
+    }  # fmt: skip
+    ticks = [label.get_text() for label in whole.get_xticklabels()]
+    assert ticks[1:] == [
+        "in-training\nK = 2",
+        "paper's form\nK = 256",
+        "strict InfoNCE\nK = 2048",
+        "certified\nat 95 %",
+    ]
+    (ceiling,) = by_label(whole)["ceiling log₂(2K−1) = 1.585 bits"].get_segments()
+    np.testing.assert_allclose(ceiling, [(0.6, 1.585), (1.4, 1.585)])
+    # close up: the post-training columns, every end in sight, in-training and H(C) not
+    assert 1 < close.get_xlim()[0] < 2
+    low, high = close.get_ylim()
+    assert 5.9 < low < 5.959
+    assert 6.0008 < high < 6.05
+
+
+@pytest.mark.parametrize(
+    ("case", "written"),
+    [
+        ("channel", "2.970 – 3.300"),
+        ("none", "0.000 – 0.000"),
+        ("k-limited", "0.000 – 6.000"),
+        ("no upper end", "≥ 5.962"),
+    ],
+)
+def test_bars_write_what_is_known_of_the_interval(case, written):
+    figure = figures.bars(make_report(**CASES[case]))
+    found = texts(figure)
+    assert written in found
+    assert "-0.000" not in found
+    assert ("true MI = 3.300 bits" in found) == (case == "channel")
+    assert any("no certificate" in text for text in found) == (case == "k-limited")
+
+
+def test_bars_without_training_or_truth():
+    report = make_report(true=None, entropy=None)
+    report["in_training"] = None
+    whole, _ = figures.bars(report).axes
+    assert [bar.get_height() for bar in whole.containers[0]] == [6.0008, 5.971]
+    np.testing.assert_allclose(whiskers(whole)[:, 0], [1])
+
+
+def test_linear_draws_percent_and_chance():
+    figure = figures.linear({"color": 0.99954, "all": 0.5}, {"all": 1 / 64, "color": 0.25})
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    np.testing.assert_allclose([bar.get_height() for bar in ax.containers[0]], [99.954, 50.0])
+    chance = [segment[0][1] for segment in by_label(ax)["chance"].get_segments()]
+    np.testing.assert_allclose(chance, [25.0, 100 / 64])
+    assert [text.get_text() for text in ax.texts] == ["99.95 %", "50.00 %"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["color", "all"]
+
+
+def test_critic_draws_the_fit_and_the_curve():
+    fit, curve = figures.critic(make_report()["estimate"]).axes
+    lines = by_label(fit)
+    np.testing.assert_array_equal(lines["fit part"].get_xydata(), [(0, 0.1), (100, 5.0), (200, 5.9)])
+    np.testing.assert_array_equal(lines["validation part"].get_xydata(), [(0, np.nan), (100, 5.1), (200, 5.0)])
+    assert lines["chosen: step 100"].get_xdata()[0] == 100
+    lines = by_label(curve)
+    np.testing.assert_allclose(lines["strict InfoNCE, t-interval"].get_xydata(), [(256, 5.821), (2048, 5.971)])
+    np.testing.assert_allclose(lines["paper's form (not a bound)"].get_xydata(), [(256, 6.0008), (2048, 5.9998)])
+    np.testing.assert_allclose(lines["reach(K)"].get_xydata(), [(256, 5.841), (2048, np.nan)])
+    np.testing.assert_allclose(whiskers(curve), [(256, 5.811, 5.831)])  # one batch has no interval
+    np.testing.assert_allclose(lines["upper end = 6.000"].get_ydata(), 6.0)
+    np.testing.assert_allclose(lines["ceiling log₂ K: 8.0 to 11.0 (above)"].get_ydata(), [8, 11])
+    np.testing.assert_allclose(
+        lines["ceiling log₂(2K−1): 9.0 to 12.0 (above)"].get_ydata(), [8.997179, 11.999648], atol=1e-6
+    )
+    assert curve.get_ylim()[1] < 6.1
+    assert [label.get_text() for label in curve.get_xticklabels()] == ["256", "2048"]

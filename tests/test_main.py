@@ -1,0 +1,316 @@
+"""The whole job through `main`: shipped configs shrunk, resumed, re-estimated, and given wrong input."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mirigor_jax import configuration, encode, experiment, train
+from mirigor_jax.errors import InputError
+from mirigor_jax.main import main
+
+SHRUNK = (
+    "--config.data.size=32",
+    "--config.encoder.width=4",
+    "--config.train.k=8",
+    "--config.train.steps=6",
+    "--config.train.checkpoint_seconds=0.0",
+    "--config.features.fit=512",
+    "--config.features.validation=64",
+    "--config.features.test=128",
+    "--config.features.batch_size=64",
+    "--config.estimate.k=64",
+    "--config.estimate.paper_k=32",
+    "--config.estimate.curve=(16,)",
+    "--config.estimate.fit_k=32",
+    "--config.estimate.steps=20",
+    "--config.estimate.eval_every=10",
+    "--config.evaluate.l2=(1e-3,)",
+)
+TWO_CLASSES = ("--config.data.pairing=color", "--config.data.colors=2")  # what 128 test pairs can certify
+
+
+def cdp(*arguments: str) -> list[str]:
+    return ["--config=configs/cdp.py", *SHRUNK, *TWO_CLASSES, *arguments]
+
+
+def report(folder: Path) -> dict:
+    """report.json without what differs from run to run."""
+    found = json.loads((folder / "report.json").read_text())
+    del found["run"], found["workdir"], found["name"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """One run of the shrunk job, uninterrupted, in a process of its own: one device, no test settings."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    command = [sys.executable, "-W", "error", "-m", "mirigor_jax.main", *cdp(f"--workdir={folder}")]
+    done = subprocess.run(command, env=one_device(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder.parent / "stdout").write_text(done.stdout)
+    return folder
+
+
+def one_device() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+
+
+def test_a_run_leaves_its_report_and_says_what_it_does(finished):
+    found = json.loads((finished / "report.json").read_text())
+    own = found["estimate"]
+    assert found["truth"] == {"entropy_bits": 1.0, "mutual_information_bits": 1.0, "shared": ["color"]}
+    assert set(found["linear"]) == {"color", "digit", "position", "all"}
+    assert found["in_training"]["ceiling_bits"] == pytest.approx(np.log2(15))
+    assert found["in_training"]["mi_bits"] <= found["in_training"]["ceiling_bits"]
+    assert own["strict_bits"] == own["value_bits"] <= own["ceiling_bits"] == 6.0
+    assert 0.0 <= own["lower_bits"] <= own["upper_bits"] == 1.0
+    assert [row["k"] for row in own["curve"]] == [16, 32, 64]
+    assert [row["batches"] for row in own["curve"]] == [8, 4, 2]
+    assert found["estimates"] == {"color": own}
+    assert found["run"]["config"] == json.loads((finished / "config.json").read_text())
+    assert {p.name for p in (finished / "figures").glob("*.png")} == {
+        "pairs.png", "training.png", "bars.png", "critic.png", "linear.png"
+    }  # fmt: skip
+    text = (finished.parent / "stdout").read_text()
+    for said in ("run folder:", "expect about", "steps", "in-training I", "H(C)", "report.md"):
+        assert said in text
+
+
+def test_in_training_mi_is_eq_4_of_the_logged_loss(finished):
+    for row in train.read_metrics(finished / "train"):
+        assert row["mi_bits"] == pytest.approx((np.log(15) - row["loss_nats"]) / np.log(2))
+
+
+def test_parts_are_disjoint_images_of_the_same_law(finished):
+    parts = encode.load(finished / "features")
+    rows = [parts["fit"]["h"], *(parts[p][f"h_{v}"] for p in ("validation", "test") for v in "xy")]
+    assert [len(h) for h in rows] == [512, 64, 64, 128, 128]
+    assert len(np.unique(np.concatenate(rows), axis=0)) == sum(map(len, rows))
+    np.testing.assert_array_equal(parts["test"]["labels_x"][:, 0], parts["test"]["labels_y"][:, 0])
+    assert np.any(parts["test"]["labels_x"][:, 1] != parts["test"]["labels_y"][:, 1])
+
+
+def test_the_same_command_again_changes_nothing(finished, capsys):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.npz")}
+    values = report(finished)
+    assert main(cdp(f"--workdir={finished}")) == 0
+    assert capsys.readouterr().out.count("finished before, skipped") == 4
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*.npz")} == before
+    assert report(finished) == values
+
+
+def test_killed_in_every_stage_the_run_ends_with_the_same_values(finished, tmp_path):
+    """SIGKILL at a moment drawn from a seed, once in each stage; the same command goes on."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "mirigor_jax.main", *cdp(f"--workdir={folder}")]
+    killed = []
+    for stage in ("train", "encode", "estimate", "evaluate", "report"):
+        process = subprocess.Popen(command, env=one_device(), stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(f"{stage}:") or (stage == "report" and "all: " in line):
+                time.sleep(rng.uniform(0.0, 1.0))
+                process.send_signal(signal.SIGKILL)
+                break
+        process.stdout.close()
+        killed.append(process.wait())
+    assert killed.count(-signal.SIGKILL) >= 4  # the report takes a fraction of a second and may be done before
+    assert subprocess.run(command, env=one_device(), stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert report(folder) == report(finished)
+
+
+def test_training_resumed_from_any_checkpoint_is_training_uninterrupted(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "resumed"
+    real = train.write_metrics
+    stops = [2, 4]
+
+    def stop_after_some(path, rows):
+        real(path, rows)
+        if len(rows) in stops:
+            stops.remove(len(rows))
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "write_metrics", stop_after_some)
+        first = experiment.jax.devices()[:1]
+        patch.setattr(experiment.jax, "devices", lambda: first)
+        assert main(cdp(f"--workdir={folder}")) == 130
+        assert main(cdp(f"--workdir={folder}")) == 130
+        assert main(cdp(f"--workdir={folder}")) == 0
+    theirs = [row["loss_nats"] for row in train.read_metrics(finished / "train")]
+    np.testing.assert_allclose([row["loss_nats"] for row in train.read_metrics(folder / "train")], theirs, rtol=1e-5)
+
+
+def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys):
+    own = report(finished)["estimates"]["color"]
+    again = ["--config=configs/estimate.py:pairing=none,k_est=32", f"--config.restore={finished}"]
+    assert main(again) == 0
+    assert "train" not in capsys.readouterr().out.replace(str(finished), "").split("H(C)")[0]
+    found = report(finished)
+    other = found["estimates"]["none-k=32"]
+    assert found["estimates"]["color"] == found["estimate"] == own
+    assert (other["k"], other["upper_bits"], other["lower_bits"], other["shared"]) == (32, 0.0, 0.0, [])
+    assert main(again) == 0  # finished: skipped
+    assert report(finished) == found
+
+
+def test_a_streamed_estimate_fits_on_fresh_images(finished):
+    arguments = ["--config.stream=true", "--config.steps=4", "--config.name=streamed"]
+    assert main(["--config=configs/estimate.py", f"--config.restore={finished}", *arguments]) == 0
+    streamed = report(finished)["estimates"]["streamed"]
+    assert streamed["fit"]["steps"] == 4
+    assert streamed["k"] == 64
+
+
+@pytest.mark.usefixtures("shallow")
+def test_an_untrained_encoder_certifies_little_where_redrawn_pairs_would_certify_all(tmp_path):
+    """All of a random encoder's rows are distinct, so a redrawn bank holds I = H(C); fresh images say what it knows."""
+    arguments = [a for a in cdp(f"--workdir={tmp_path / 'untrained'}") if "pairing" not in a and "colors" not in a]
+    sizes = ["--config.train.steps=0", "--config.features.test=512", "--config.estimate.k=256"]
+    assert main([*arguments, *sizes]) == 0
+    found = report(tmp_path / "untrained")
+    own = found["estimate"]
+    assert found["in_training"] is None
+    assert own["upper_bits"] == 6.0
+    assert all(route["lower_bits"] < 4.0 for route in own["routes"].values())
+    assert own["lower_bits"] < 4.0
+    assert own["strict_bits"] < 4.0
+    assert own["verdict"] in ("bounded", "k-limited")
+    bank = encode.load(tmp_path / "untrained" / "features")["test"]
+    assert len(np.unique(bank["h_x"], axis=0)) == len(bank["h_x"])  # the trap is there to fall into
+
+
+BAD = {
+    "no config": (["--workdir=x"], "give one --config"),
+    "missing config": (["--config=configs/cpd.py"], "no config file 'configs/cpd.py'.*configs/cdp.py"),
+    "unknown key": (cdp("--config.train.stps=3"), "unknown config key 'train.stps'; did you mean train.steps"),
+    "unknown room": (cdp("--config.trian.k=3"), "unknown config key 'trian.k'; did you mean.*train.k"),
+    "unknown argument": (["--config=configs/cdp.py:paring=all"], "unknown config argument 'paring=all'.*pairing="),
+    "wrong type": (["--config=configs/cdp.py:k=two"], "k=two is not of type int"),
+    "wrong type of key": (cdp("--config.train.steps=few"), "few"),
+    "stray argument": (cdp("extra"), "unexpected argument 'extra'"),
+    "unknown attribute": (cdp("--config.data.pairing=colour"), "unknown attribute 'colour'.*color"),
+    "K below 2": (cdp("--config.train.k=1"), "train.k=1.*at least 2"),
+    "odd size": (cdp("--config.data.size=33"), "image size 33.*even"),
+    "tiny size": (cdp("--config.data.size=16"), "image size 16.*32"),
+    "MI beyond the alphabet": (cdp("--config.data.mi=1.5"), "mi=1.5 bits.*0 to 1"),
+    "background folder missing": (cdp("--config.data.background=folder:nowhere"), "nowhere"),
+    "IDX file missing": (cdp("--config.data.glyphs=idx:nowhere-images-idx3-ubyte"), "nowhere-images-idx3-ubyte"),
+    "restore nothing": (["--config=configs/estimate.py", "--config.restore=nowhere"], "'nowhere' is not a run folder"),
+    "test part below K": (cdp("--config.estimate.k=256"), "features.test=128.*k_est=256"),
+    "test part below the certificate": (
+        cdp("--config.data.pairing=all", "--config.features.test=4", "--config.estimate.k=4"),
+        "features.test=4 pairs are too few for a certificate over 32 classes",
+    ),
+    "unknown optimizer": (cdp("--config.train.optimizer=adam"), "'adam'.*adamw"),
+    "unknown encoder": (["--config=configs/cdp.py:encoder=resnet19"], "'resnet19'.*resnet18"),
+    "negative seed": (cdp("--config.seed=-1"), "seed=-1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(case, tmp_path, monkeypatch, capsys):
+    arguments, message = BAD[case]
+    root = Path(configuration.__file__).parents[1]
+    monkeypatch.chdir(tmp_path)
+    assert (root / "configs").is_dir()
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+    assert not list(tmp_path.rglob("*")), "nothing may be written"
+
+
+def test_broken_files_are_named(tmp_path, capsys):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    background = f"--config.data.background=folder:{folder}"
+    assert main(cdp(background, f"--workdir={tmp_path / 'run'}")) == 2
+    assert str(folder) in capsys.readouterr().err  # empty
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n not a picture")
+    assert main(cdp(background, f"--workdir={tmp_path / 'run'}")) == 2
+    assert "broken.png" in capsys.readouterr().err
+    idx = tmp_path / "train-images-idx3-ubyte"
+    idx.write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 28, 0, 0, 0, 28]))
+    assert main(cdp(f"--config.data.glyphs=idx:{idx}", f"--workdir={tmp_path / 'run'}")) == 2
+    assert idx.name in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_another_config_is_not_touched(finished, capsys):
+    before = (finished / "config.json").read_text()
+    assert main(cdp(f"--workdir={finished}", "--config.train.steps=7", "--config.seed=1")) == 2
+    error = capsys.readouterr().err
+    assert "seed" in error
+    assert "train.steps" in error
+    assert "another" in error
+    assert (finished / "config.json").read_text() == before
+
+
+def test_a_folder_of_other_files_is_not_touched(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert main(cdp(f"--workdir={tmp_path}")) == 2
+    assert "holds files but no run" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert main(cdp(f"--workdir={blocked / 'run'}")) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_restoring_a_run_without_a_checkpoint_says_so(tmp_path, capsys):
+    config, _, _ = configuration.parse(cdp())
+    experiment.claim(tmp_path / "run", config)
+    assert main(["--config=configs/estimate.py", f"--config.restore={tmp_path / 'run'}"]) == 2
+    assert "no checkpoint in" in capsys.readouterr().err
+
+
+def test_the_name_of_an_estimate_is_not_used_twice(finished, capsys):
+    restore = f"--config.restore={finished}"
+    assert main(["--config=configs/estimate.py:k_est=16", restore, "--config.name=mine"]) == 0
+    before = report(finished)["estimates"]["mine"]
+    assert main(["--config=configs/estimate.py:k_est=32", restore, "--config.name=mine"]) == 2
+    assert "estimate.k" in capsys.readouterr().err
+    assert report(finished)["estimates"]["mine"] == before
+
+
+def test_default_folders_are_named_after_the_command():
+    assert configuration.parse(["--config=configs/cdp.py"])[1] == "cdp"
+    assert configuration.parse(["--config=configs/cdp.py:k=2,pairing=color"])[1] == "cdp-k=2,pairing=color"
+    assert configuration.parse(["--config=configs/cdp.py", "--config.seed=3"])[1] == "cdp-seed=3"
+    long, longer = (configuration.parse(cdp(*more))[1] for more in ((), ("--config.seed=1",)))
+    assert len(long) <= 100
+    assert long != longer
+
+
+def test_configs_are_found_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "common.py").write_text("def base(): return 1 / 0")  # a stranger's common.py is not ours
+    config, _, _ = configuration.parse(["--config=configs/cdp.py:mi=3.3,k_est=512,seed=7,size=48"])
+    assert (config.data.mi, config.estimate.k, config.seed, config.data.size) == (3.3, 512, 7, 48)
+    mine = tmp_path / "mine.py"
+    mine.write_text("import common\ndef get_config(arg): return common.base()")
+    with pytest.raises(ZeroDivisionError):  # a config of one's own imports the common.py beside it
+        configuration.parse([f"--config={mine}"])
+
+
+def test_k_of_the_paper_and_epsilon_one_by_one():
+    config, _, _ = configuration.parse(["--config=configs/cdp.py:k=2", "--config.data.epsilon.color=0.1"])
+    assert (config.train.k, config.train.steps) == (2, 10_000)
+    _, law = experiment.check(config)
+    assert law.epsilon == (0.1, 0.0, 0.0)
+    with pytest.raises(InputError, match="epsilon"):
+        experiment.check(configuration.parse(["--config=configs/cdp.py:mi=3.3", "--config.data.epsilon.color=0.1"])[0])

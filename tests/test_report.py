@@ -1,0 +1,209 @@
+"""Every number of a run reaches the reader with its unit, and the files survive a crash."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mirigor_jax import report
+
+
+def make_report(**changes) -> dict:
+    """A run on all three attributes; changes go to its estimate."""
+    estimate = {
+        "name": "all", "value_bits": 5.9712, "kind": "lower bound", "k": 2048, "ceiling_bits": 11.0,
+        "t_lower_bits": 5.9604, "t_upper_bits": 5.9826, "lower_bits": 5.9623, "upper_bits": 6.0, "confidence": 0.95,
+        "certificate": "classifier", "verdict": "certified", "paper_bits": 6.0008, "paper_k": 256,
+        "strict_bits": 5.9712, "reach_bits": 5.978,
+        "curve": [
+            {"k": 256, "batches": 32, "paper_bits": 6.0008, "paper_ceiling_bits": 8.9972, "strict_bits": 5.8051,
+             "t_lower_bits": 5.8011, "t_upper_bits": 5.8093, "ceiling_bits": 8.0, "reach_bits": 5.8109},
+            {"k": 8192, "batches": 1, "paper_bits": 6.0004, "paper_ceiling_bits": 13.9999, "strict_bits": 5.9807,
+             "t_lower_bits": -np.inf, "t_upper_bits": np.inf, "ceiling_bits": 13.0, "reach_bits": None},
+        ],
+        "routes": {"classifier": {"lower_bits": 5.9623, "errors": 0, "images": 4096}, "posterior": None},
+        "fit": {"steps": 1500, "best_step": 1400, "k": 512, "history": {"step": [0], "fit_bits": [0.0]}},
+        "conclusions": ["I(h_X;h_Y) is at least 5.962 bits.", "More test images narrow it.", "A larger K does not."],
+        **changes,
+    }  # fmt: skip
+    return {
+        "name": "cdp",
+        "workdir": "runs/cdp",
+        "truth": {"entropy_bits": 6.0, "mutual_information_bits": 3.3004, "shared": ["color", "digit", "position"]},
+        "in_training": {"mi_bits": 5.7897, "ceiling_bits": 6.9887, "k": 64, "steps": 300, "loss_nats": 0.83},
+        "estimate": estimate,
+        "estimates": {"all": estimate, "digit": {**estimate, "name": "digit", "value_bits": 1.9902, "k": 777}},
+        "linear": {"color": 1.0, "digit": 0.99949, "all": 0.5},
+        "metrics": {},
+        "run": {
+            "seconds": {"train": 72.04, "encode": 20.1, "total": 92.2},
+            "devices": "1 × cpu",
+            "peak_memory_gib": 1.256,
+            "versions": {"jax": "0.10.2"},
+            "config": {},
+            "seed": 7,
+            "revision": "abc123",
+        },
+    }
+
+
+def lines(text: str) -> list[str]:
+    """Lines without markdown's bars and a table's alignment; a wrapped line is joined to the one it continues."""
+    joined = []
+    for line in text.replace("|", " ").splitlines():
+        if line.startswith(" " * 20) and joined:
+            joined[-1] += line
+        else:
+            joined.append(line)
+    return [" ".join(line.split()) for line in joined]
+
+
+BOTH = pytest.mark.parametrize("form", [report.markdown, report.table])
+
+
+@BOTH
+def test_every_number_has_its_unit_and_its_kind(form):
+    found = lines(form(make_report()))
+    for expected in (
+        "H(C) 6.000 bits entropy of the class (color, digit, position)",
+        "true MI, I(X;Y) 3.300 bits exact; no encoder can exceed it",
+        "in-training MI 5.790 bits not a bound; K = 64, ceiling 6.989 bits",
+        "post-training MI, paper's form 6.001 bits not a bound; K = 256, ceiling 8.997 bits",
+        "post-training MI, strict InfoNCE 5.971 bits lower bound; K = 2048, ceiling 11.000 bits",
+        "its t-interval [5.960, 5.983] bits approximate, at 95 %, over disjoint batches",
+        "I(h_X;h_Y) lies in [5.962, 6.000] bits certified; classifier certificate at 95 %",
+        "estimate digit 1.990 bits lower bound, K = 777; in [5.962, 6.000] bits at 95 %: certified",
+        "linear accuracy, color 100.00 % on test images",
+        "linear accuracy, digit 99.95 % on test images",
+        "linear accuracy, all 50.00 % on test images",
+    ):
+        assert expected in found
+    assert not any(line.startswith("estimate all") for line in found)  # the run's own is not listed twice
+    assert any("time: train 72.0 s, encode 20.1 s, total 92.2 s" in line for line in found)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"verdict": "bounded", "certificate": "posterior", "lower_bits": 2.9713, "confidence": 0.9},
+            "I(h_X;h_Y) lies in [2.971, 6.000] bits bounded; posterior certificate at 90 %",
+        ),
+        (
+            {"verdict": "k-limited", "certificate": None, "lower_bits": None},
+            "I(h_X;h_Y) lies in [–, 6.000] bits k-limited; no certificate",
+        ),
+        (
+            {"verdict": "certified", "certificate": None, "lower_bits": 0.0, "upper_bits": -1e-9},
+            "I(h_X;h_Y) lies in [0.000, 0.000] bits certified; needs no certificate",
+        ),
+        (
+            {"verdict": "not-a-bound", "certificate": None, "lower_bits": None, "upper_bits": None},
+            "I(h_X;h_Y) lies in [–, –] bits not-a-bound; no certificate",
+        ),
+    ],
+)
+def test_each_verdict(form, changes, expected):
+    assert expected in lines(form(make_report(**changes)))
+
+
+@BOTH
+def test_what_was_not_measured_is_not_mentioned(form):
+    bare = make_report(t_lower_bits=-np.inf, t_upper_bits=np.inf)
+    del bare["linear"]
+    bare["in_training"] = None
+    bare["truth"] = {"entropy_bits": None}
+    bare["estimates"] = {"all": bare["estimate"]}
+    found = "\n".join(line for line in lines(form(bare)) if not line.startswith("K "))
+    for absent in ("in-training", "inear", "its t-interval", "H(C)", "true MI", "digit", "None", "nan", "inf]"):
+        assert absent not in found
+
+
+def test_table_fits_a_terminal_and_ends_with_the_path():
+    wide = make_report()
+    wide["run"]["seconds"] = {f"stage{i}": 1234.5 for i in range(9)}
+    text = report.table(wide)
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.splitlines()[-1] == "report: runs/cdp/report.md"
+
+
+def test_markdown_opens_with_the_headline_and_lists_the_rest():
+    text = report.markdown(make_report())
+    assert text.startswith("# cdp\n\n**I(h_X;h_Y) is at least 5.962 bits.**\n")
+    assert "\n- More test images narrow it.\n- A larger K does not.\n" in text
+    assert text.count("at least 5.962 bits") == 1
+    found = lines(text)
+    assert "classifier, the certificate 5.962 bits 0 errors, 4,096 images" in found
+    assert "256 32 5.805 [5.801, 5.809] bits 5.811 8.000 6.001 8.997" in found
+    assert "8192 1 5.981 [–, –] bits – 13.000 6.000 14.000" in found
+    facts = {"- seed: 7", "- revision: abc123", "- devices: 1 × cpu; peak memory 1.26 GiB", "- versions: jax 0.10.2"}
+    assert facts <= set(found)
+    assert "No route gave a certificate." in report.markdown(make_report(routes={"classifier": None}))
+
+
+def test_markdown_tables_have_as_many_cells_as_headings():
+    tables = [block for block in report.markdown(make_report()).split("\n\n") if block.startswith("|")]
+    assert len(tables) == 5
+    for block in tables:
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+def test_json_is_strict_and_comes_back(tmp_path):
+    history = {"step": np.arange(2), "fit_bits": (np.inf, np.float32(0.5)), "validation_bits": np.array([0.2, np.nan])}
+    written = make_report(reach_bits=np.nan)
+    written["estimate"]["fit"]["history"] = history
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    report.write(tmp_path, written)
+    text = (tmp_path / "report.json").read_text(encoding="utf-8")
+    read = json.loads(text, parse_constant=refuse)
+    expected = make_report(reach_bits=None)
+    for point in expected["estimate"]["curve"]:
+        point |= {name: None for name, value in point.items() if value is not None and not np.isfinite(value)}
+    plain_history = {"step": [0, 1], "fit_bits": [None, 0.5], "validation_bits": [0.2, None]}
+    expected["estimate"]["fit"]["history"] = plain_history
+    assert read == expected
+    assert "1 × cpu" in text  # readable by people too, not escaped
+
+
+def test_a_report_read_back_reads_the_same(tmp_path):
+    first = make_report()
+    report.write(tmp_path, first)
+    read = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report.markdown(read) == report.markdown(first)
+    assert report.table(read) == report.table(first)
+
+
+@pytest.mark.parametrize(("file", "others"), [("report.md", ["report.json"]), ("report.json", [])])
+def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch, file, others):
+    report.write(tmp_path, make_report())
+    old = {name: (tmp_path / name).read_text(encoding="utf-8") for name in (file, *others)}
+    replace = os.replace
+
+    def crash(source, target):
+        if Path(target).name == file:
+            raise OSError("killed")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(OSError, match="killed"):
+        report.write(tmp_path, make_report(strict_bits=1.0))
+    # report.json, which says that the run is finished, is never newer than report.md
+    assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in (file, *others)} == old
+    assert sorted(os.listdir(tmp_path)) == ["report.json", "report.md"]
+
+
+def test_pictures_that_exist_are_shown(tmp_path):
+    (tmp_path / "figures").mkdir()
+    for name in ("pairs.png", "bars.png", "own.png", "bars.pdf"):
+        (tmp_path / "figures" / name).touch()
+    report.write(tmp_path, make_report())
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    shown = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
+    assert shown == ["figures/bars.png", "figures/pairs.png", "figures/own.png"]
+    assert "Fig. 4" in text
