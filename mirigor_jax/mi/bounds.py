@@ -1,21 +1,245 @@
-"""Variational bounds of mutual information as functions of a score matrix: row i scores x_i against every y_j. Nats."""
+"""Variational estimates of mutual information as functions of a critic's scores f(x, y). Nats.
 
+`positives` holds f(x_i, y_i) of n pairs, `negatives[i]` f of x_i with m other y. Expectations over negatives are
+means, never sums. Scores of any size give finite values and gradients; sums run in float32 or wider.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi.scoring import Rule, anchor_loss, log_score
+
+Positives = Float[Array, " n"]
+Negatives = Float[Array, "n m"]
+Nats = Float[Array, ""]
 
 
-def info_nce(scores: Float[Array, "k k"]) -> Float[Array, ""]:
+def info_nce(scores: Float[Array, "k k"]) -> Nats:
     """Strict InfoNCE lower bound of I(X;Y), in nats; at most log k.
 
     scores: row i scores x_i against every y_j; the diagonal holds the positives. Negatives come from the other view
     alone, which is what makes it a bound for every critic.
     Source: Poole et al. 2019, eq. 10.
     """
-    positives = jnp.diagonal(scores)
-    return jnp.log(scores.shape[0]) + jnp.mean(positives - logsumexp(scores, axis=1))
+    (scores,) = _wide(scores)
+    return math.log(scores.shape[0]) - jnp.mean(logsumexp(scores - jnp.diagonal(scores)[:, None], axis=1))
 
 
-def info_nce_symmetric(scores: Float[Array, "k k"]) -> Float[Array, ""]:
+def info_nce_symmetric(scores: Float[Array, "k k"]) -> Nats:
     """The mean of InfoNCE over rows and over columns, in nats: each direction is a bound, so their mean is one."""
     return 0.5 * (info_nce(scores) + info_nce(scores.T))
+
+
+def off_diagonal(scores: Float[Array, "k k"]) -> tuple[Float[Array, " k"], Float[Array, "k k-1"]]:
+    """In-batch positives and negatives of a score matrix: the diagonal, and negatives[i, j] = scores[i, (i+1+j) % k].
+
+    The order is cyclic, so that a column of negatives can be left out without looking at scores.
+    """
+    k = scores.shape[0]
+    # Row i of [scores | scores], read on from its own start in rows one longer, begins at its diagonal: no gather.
+    skewed = jnp.pad(jnp.tile(scores, 2).reshape(-1), (0, k)).reshape(k, 2 * k + 1)
+    return skewed[:, 0], skewed[:, 1:k]
+
+
+def derange(key: Array, n: int) -> Int[Array, "n 1"]:
+    """One partner for each of n ≥ 2 rows, never its own: a random cycle through all rows (Sattolo 1986).
+
+    Every other row is as likely as the next, so negatives are draws from p(x)p(y).
+    """
+    rows = jax.random.permutation(key, n)
+    return jnp.zeros((n, 1), rows.dtype).at[rows, 0].set(jnp.roll(rows, 1))
+
+
+def shuffle(key: Array, n: int) -> Int[Array, "n 1"]:
+    """One partner for each of n rows by a random permutation, which keeps about one row's own partner.
+
+    Negatives then follow (1−1/n) p(x)p(y) + p(x,y)/n, and no bound read on them can pass log n.
+    Source: Belghazi et al. 2018, Algorithm 1; Gosch 2020.
+    """
+    return jax.random.permutation(key, n)[:, None]
+
+
+def dv(positives: Positives, negatives: Negatives) -> Nats:
+    """E_P f − log E_Q e^f, best at f = log dP/dQ + any constant. Source: Donsker & Varadhan 1975; Gosch 2020, Eq. 4."""
+    positives, negatives = _wide(positives, negatives)
+    return jnp.mean(positives) - _log_mean_exp(negatives)
+
+
+def nwj(positives: Positives, negatives: Negatives) -> Nats:
+    """E_P f − E_Q e^{f−1}, best at f = 1 + log dP/dQ. Source: Nguyen et al. 2010; Gosch 2020, Eq. 5."""
+    positives, negatives = _wide(positives, negatives)
+    return jnp.mean(positives) - _exp(_log_mean_exp(negatives) - 1)
+
+
+def js_loss(positives: Positives, negatives: Negatives) -> Nats:
+    """E_P log(1 + e^{−f}) + E_Q log(1 + e^f), least at f = log dP/dQ.
+
+    Source: Nowozin et al. 2016; Gosch 2020, Eq. 7 (negated).
+    """
+    positives, negatives = _wide(positives, negatives)
+    return jnp.mean(jax.nn.softplus(-positives)) + jnp.mean(jax.nn.softplus(negatives))
+
+
+def flo(positives: Positives, negatives: Negatives, u: Positives) -> Nats:
+    """E_P[1 − u(x,y) − e^{−u(x,y)} · mean_j e^{f(x,y_j) − f(x,y)}] over the m negatives y_j; best at u = −log dP/dQ.
+
+    u: a second critic's scores of the positive pairs. Source: Guo et al. 2022 (Fenchel–Legendre optimisation).
+    """
+    positives, negatives, u = _wide(positives, negatives, u)
+    return jnp.mean(1 - u - _exp(_log_mean_exp(negatives, axis=1) - positives - u))
+
+
+def plug_in(positives: Positives, negatives: Negatives) -> Nats:
+    """E_P f: I(X;Y) where f = log dP/dQ, and no bound of it otherwise."""
+    del negatives
+    (positives,) = _wide(positives)
+    return jnp.mean(positives)
+
+
+def _wide(*scores: Array) -> list[Array]:
+    return [s.astype(jnp.promote_types(s.dtype, jnp.float32)) for s in scores]
+
+
+def _log_mean_exp(a: Array, axis: int | None = None) -> Array:
+    return logsumexp(a, axis=axis) - math.log(a.size if axis is None else a.shape[axis])
+
+
+def _exp(a: Array) -> Array:
+    """e^a, going on along its tangent above a = 40, where Adam's squared gradients would overflow float32.
+
+    A bound that subtracts it stays one: up there what is subtracted, 10^17 and more, is all that is left to see.
+    """
+    return jnp.exp(jnp.minimum(a, 40.0)) * (1 + jnp.maximum(a - 40.0, 0.0))
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """An objective for the critic, and what is reported of its held-out scores.
+
+    value(positives, negatives): nats. loss(carry, positives, negatives): (nats to minimise, next step's carry), from
+    `carry` at the first step; () for all but MINE. Where `needs_u` is set both take a third array, u(x_i, y_i).
+    kind: what the mean of `value` over fresh pairs is to I(X;Y); note: its bias in words.
+    ceiling(m): the most nats `value` can reach with m negatives a row, or None.
+    """
+
+    name: str
+    kind: Literal["lower bound", "plug-in", "not a bound"]
+    note: str
+    value: Callable[..., Nats]
+    loss: Callable[..., tuple[Nats, Any]]
+    ceiling: Callable[[int], float | None] = lambda m: None
+    carry: Any = ()
+    needs_u: bool = False
+
+
+def _info_nce_estimator() -> Estimator:
+    def value(positives: Positives, negatives: Negatives) -> Nats:
+        positives, negatives = _wide(positives, negatives)
+        k = negatives.shape[1] + 1
+        return math.log(k) - jnp.mean(jax.nn.softplus(logsumexp(negatives - positives[:, None], axis=1)))
+
+    note = "cannot pass log K for K candidates, the positive among them; biased down by more as I nears it"
+    return Estimator("info_nce", "lower bound", note, value, _maximise(value), lambda m: math.log(m + 1))
+
+
+def _dv_estimator() -> Estimator:
+    note = "a lower bound with endless negatives; with finitely many the log of their mean biases it up"
+    return Estimator("dv", "not a bound", note, dv, _maximise(dv))
+
+
+def _mine_estimator(rate: float = 0.01) -> Estimator:
+    """DV with the gradient ∇E_P f − ∇E_Q e^f / a, where a is the running mean of E_Q e^f over all steps so far.
+
+    rate: weight of the newest step. The running mean's start is corrected for, as Adam's are.
+    Source: Belghazi et al. 2018, §3.2.
+    """
+    if not 0 < rate < 1:
+        raise InputError(f"rate = {rate}: the weight of the newest step must be between 0 and 1; use 0.01")
+
+    def average(log_average, log_new):
+        return jnp.logaddexp(math.log1p(-rate) + log_average, math.log(rate) + log_new)
+
+    def loss(carry, positives: Positives, negatives: Negatives) -> tuple[Nats, Any]:
+        positives, negatives = _wide(positives, negatives)
+        log_mean = _log_mean_exp(negatives)
+        log_sum, log_weight = average(carry[0], lax.stop_gradient(log_mean)), average(carry[1], 0.0)
+        log_a = log_sum - log_weight
+        # log E ≤ E/a − 1 + log a touches at the running mean; its slope is MINE's gradient.
+        return jnp.exp(log_mean - log_a) - 1 + log_a - jnp.mean(positives), (log_sum, log_weight)
+
+    note = "DV's bias of the reported value; the running mean only removes that of the gradient"
+    return Estimator("mine", "not a bound", note, dv, loss, carry=(-math.inf, -math.inf))
+
+
+def _nwj_estimator() -> Estimator:
+    note = "unbiased for a lower bound; its variance grows with e^I"
+    return Estimator("nwj", "lower bound", note, nwj, _maximise(nwj))
+
+
+def _js_estimator() -> Estimator:
+    note = "consistent as the critic nears log dP/dQ; off either way until then"
+    return Estimator("js", "plug-in", note, plug_in, _minimise(js_loss))
+
+
+def _js_nwj_estimator() -> Estimator:
+    def value(positives: Positives, negatives: Negatives) -> Nats:
+        positives, negatives = _wide(positives, negatives)
+        return nwj(positives + 1, negatives + 1)  # NWJ's best critic is 1 above the one JS finds
+
+    note = "unbiased for a lower bound; its variance grows with e^I"
+    return Estimator("js_nwj", "lower bound", note, value, _minimise(js_loss))
+
+
+def _smile_estimator(tau: float = 5.0) -> Estimator:
+    """Trained as JS; E_P f − log E_Q clip(e^f, e^{−τ}, e^τ). Source: Song & Ermon 2020."""
+    if not tau > 0:
+        raise InputError(f"tau = {tau}: the clip's half width, in nats, must be above 0; use 5")
+
+    def value(positives: Positives, negatives: Negatives) -> Nats:
+        return dv(positives, jnp.clip(negatives, -tau, tau))
+
+    note = "clipping trades variance for bias: it can exceed I by what the clipped negatives hold"
+    return Estimator("smile", "not a bound", note, value, _minimise(js_loss))
+
+
+def _flo_estimator() -> Estimator:
+    note = "unbiased for a lower bound; loose until u nears −log dP/dQ"
+    return Estimator("flo", "lower bound", note, flo, _maximise(flo), needs_u=True)
+
+
+def _anchor_estimator(nu: float = 1.0, rule: Rule = log_score) -> Estimator:
+    def objective(positives: Positives, negatives: Negatives) -> Nats:
+        return anchor_loss(positives, negatives, nu, rule)
+
+    note = "consistent as the critic nears log dP/dQ; off either way until then"
+    return Estimator("anchor", "plug-in", note, plug_in, _minimise(objective))
+
+
+def _minimise(objective: Callable[..., Nats]) -> Callable[..., tuple[Nats, Any]]:
+    return lambda carry, *scores: (objective(*scores), carry)
+
+
+def _maximise(value: Callable[..., Nats]) -> Callable[..., tuple[Nats, Any]]:
+    return lambda carry, *scores: (-value(*scores), carry)
+
+
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {
+    "info_nce": _info_nce_estimator,
+    "dv": _dv_estimator,
+    "mine": _mine_estimator,
+    "nwj": _nwj_estimator,
+    "js": _js_estimator,
+    "js_nwj": _js_nwj_estimator,
+    "smile": _smile_estimator,
+    "flo": _flo_estimator,
+    "anchor": _anchor_estimator,
+}

@@ -1,10 +1,23 @@
-"""Critics f_c: what scores a pair of representations."""
+"""Critics f_c: what scores a pair of representations.
+
+Each has `scores(x, y, partners)`: without partners all pairs, scores[i, j] = f(x_i, y_j); with them the given pairs
+alone, scores[i, j] = f(x_i, y[partners[i, j]]), at the price of those. `window` clips scores to [low, high]: a clipped
+critic is a critic too, so bounds stay bounds.
+"""
+
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from mirigor_jax.errors import InputError
 from mirigor_jax.models.heads import MLP
+
+Activation = Literal["relu", "elu"]
+Partners = Int[Array, "n p"] | None
+Scores = Float[Array, "n _"]
+Window = tuple[float, float] | None
 
 
 class CosineCritic(nn.Module):
@@ -19,13 +32,114 @@ class CosineCritic(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h_x: Float[Array, "k d"], h_y: Float[Array, "k d"]
-    ) -> tuple[Float[Array, "k f"], Float[Array, "k f"], Float[Array, ""]]:
+        self, h_x: Float[Array, "n d"], h_y: Float[Array, "m d"]
+    ) -> tuple[Float[Array, "n f"], Float[Array, "m f"], Float[Array, ""]]:
         """Unit-norm embeddings of both views, and the temperature."""
         dtype = str(h_x.dtype)
         start = nn.initializers.constant(jnp.log(self.temperature))
         log_temperature = self.param("log_temperature", start, (), jnp.dtype(dtype))
         z = MLP(self.hidden, self.features, dtype, name="mlp")(jnp.concatenate([h_x, h_y]))
         z = z / jnp.maximum(jnp.linalg.norm(z, axis=1, keepdims=True), 1e-12)
-        z_x, z_y = jnp.split(z, 2)
+        z_x, z_y = jnp.split(z, [h_x.shape[0]])
         return z_x, z_y, jnp.exp(log_temperature)
+
+    def scores(
+        self, x: Float[Array, "n d"], y: Float[Array, "m d"], partners: Partners = None, *, deterministic: bool = True
+    ) -> Scores:
+        """Cosine similarity over the temperature; there is no dropout for `deterministic` to turn off."""
+        del deterministic
+        z_x, z_y, temperature = self(x, y)
+        return _inner(z_x / temperature, z_y, partners)
+
+
+class SeparableCritic(nn.Module):
+    """score = f(x)·g(y): an MLP for each view, and an inner product. n² pairs cost 2n passes and one matmul."""
+
+    hidden: tuple[int, ...]
+    features: int
+    activation: Activation = "relu"
+    dropout: float = 0.0
+    window: Window = None
+
+    @nn.compact
+    def scores(
+        self, x: Float[Array, "n d"], y: Float[Array, "m e"], partners: Partners = None, *, deterministic: bool = True
+    ) -> Scores:
+        z_x = _MLP(self.hidden, self.features, self.activation, self.dropout, name="mlp_x")(x, deterministic)
+        z_y = _MLP(self.hidden, self.features, self.activation, self.dropout, name="mlp_y")(y, deterministic)
+        return _clip(_inner(z_x, z_y, partners), self.window)
+
+
+class BilinearCritic(nn.Module):
+    """score = xᵀ W y. Source: van den Oord et al. 2018, Eq. 3."""
+
+    window: Window = None
+
+    @nn.compact
+    def scores(
+        self, x: Float[Array, "n d"], y: Float[Array, "m e"], partners: Partners = None, *, deterministic: bool = True
+    ) -> Scores:
+        """There is no dropout for `deterministic` to turn off."""
+        del deterministic
+        return _clip(_inner(_dense(x, y.shape[1], "w", use_bias=False)(x), y, partners), self.window)
+
+
+class JointCritic(nn.Module):
+    """score = MLP([x, y]), of at least one hidden layer.
+
+    The first layer is W [x, y] + b = W_x x + W_y y + b, so n² pairs take 2n of its products instead of n².
+    """
+
+    hidden: tuple[int, ...]
+    activation: Activation = "relu"
+    dropout: float = 0.0
+    window: Window = None
+
+    @nn.compact
+    def scores(
+        self, x: Float[Array, "n d"], y: Float[Array, "m e"], partners: Partners = None, *, deterministic: bool = True
+    ) -> Scores:
+        if not self.hidden:
+            raise InputError("a joint critic without hidden layers scores x and y apart; give it one, as hidden=(64,)")
+        width, *rest = self.hidden
+        d, wide = x.shape[1], jnp.promote_types(x.dtype, jnp.float32)
+        # One kernel for both, so that it starts with the scale of the concatenation's fan-in.
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (d + y.shape[1], width), wide)
+        bias = self.param("bias", nn.initializers.zeros, (1, width), wide)
+        kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
+        of_x, of_y = x @ kernel[:d] + bias, y @ kernel[d:]
+        h = of_x[:, None] + (of_y[None] if partners is None else of_y[partners])
+        h = getattr(nn, self.activation)(h)
+        h = nn.Dropout(self.dropout)(h, deterministic)
+        h = _MLP(tuple(rest), 1, self.activation, self.dropout, name="mlp")(h, deterministic)
+        return _clip(h[..., 0].astype(wide), self.window)
+
+
+class _MLP(nn.Module):
+    hidden: tuple[int, ...]
+    features: int
+    activation: Activation
+    dropout: float
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "*n d"], deterministic: bool) -> Float[Array, "*n f"]:
+        for width in self.hidden:
+            h = getattr(nn, self.activation)(_dense(h, width)(h))
+            h = nn.Dropout(self.dropout)(h, deterministic)
+        return _dense(h, self.features)(h)
+
+
+def _dense(h: Array, features: int, name: str | None = None, use_bias: bool = True) -> nn.Dense:
+    wide = jnp.promote_types(h.dtype, jnp.float32)
+    return nn.Dense(features, use_bias, dtype=h.dtype, param_dtype=wide, name=name)
+
+
+def _inner(z_x: Float[Array, "n f"], z_y: Float[Array, "m f"], partners: Partners) -> Scores:
+    wide = jnp.promote_types(z_x.dtype, jnp.float32)
+    if partners is None:
+        return jnp.matmul(z_x, z_y.T, preferred_element_type=wide)
+    return jnp.einsum("nf,npf->np", z_x, z_y[partners], preferred_element_type=wide)
+
+
+def _clip(scores: Scores, window: Window) -> Scores:
+    return scores if window is None else jnp.clip(scores, *window)

@@ -1,0 +1,294 @@
+"""The estimators on a small discrete law, where expectations are exact sums, and at scores of any size."""
+
+import itertools
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import stats
+from scipy.special import logsumexp
+
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi import bounds
+from mirigor_jax.mi.bounds import ESTIMATORS
+
+COUNTS = np.array([[6, 1, 1], [1, 4, 2], [2, 1, 6]])
+P = COUNTS / COUNTS.sum()
+Q = P.sum(1, keepdims=True) * P.sum(0, keepdims=True)
+LOG_R = np.log(P / Q)
+I = np.sum(P * LOG_R)  # noqa: E741
+X, Y = (np.repeat(index, COUNTS.ravel()) for index in np.indices(COUNTS.shape).reshape(2, -1))
+SHIFT_OF_X = np.array([[0.3], [-1.2], [0.7]])
+
+
+def population(f):
+    """Scores whose means are the exact expectations, over negatives of every row too: each pair with every y."""
+    f = jnp.asarray(f)
+    return f[X, Y], f[X[:, None], Y[None, :]]
+
+
+def sample(seed=0, n=5, m=4):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=n), rng.normal(size=(n, m)), rng.normal(size=n)
+
+
+def scores_for(estimator, f, u):
+    return (*population(f), jnp.asarray(u)[X, Y]) if estimator.needs_u else population(f)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("name", "f"),
+    [
+        ("dv", LOG_R + 3),
+        ("mine", LOG_R - 3),
+        ("nwj", LOG_R + 1),
+        ("js", LOG_R),
+        ("js_nwj", LOG_R),
+        ("smile", LOG_R),
+        ("flo", LOG_R + SHIFT_OF_X),
+    ],
+)
+def test_the_best_critic_has_the_least_loss_and_reads_the_mutual_information(name, f):
+    estimator = ESTIMATORS[name]()
+
+    @jax.jit
+    def look(f, u):
+        def loss(f, u):
+            return estimator.loss(estimator.carry, *scores_for(estimator, f, u))[0]
+
+        return estimator.value(*scores_for(estimator, f, u)), *jax.value_and_grad(loss, argnums=(0, 1))(f, u)
+
+    value, best, slopes = look(f, -LOG_R)
+    np.testing.assert_allclose(value, I, rtol=1e-12)
+    np.testing.assert_allclose(slopes, 0, atol=1e-12)
+    rng = np.random.default_rng(0)
+    assert all(look(f + rng.normal(size=f.shape), -LOG_R + rng.normal(size=f.shape))[1] > best for _ in range(20))
+
+
+@pytest.mark.usefixtures("float64")
+def test_nwj_of_the_log_ratio_itself_is_short():
+    np.testing.assert_allclose(bounds.nwj(*population(LOG_R)), I - 1 / math.e, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_only_what_is_called_a_lower_bound_is_one(name):
+    estimator = ESTIMATORS[name]()
+
+    @jax.jit
+    def excess(f, u):
+        positives, negatives, *u = scores_for(estimator, f, u)
+        # The mean over one positive and one negative at a time is an exact expectation too, at n = m = 1.
+        one_by_one = [jnp.repeat(s, len(X))[:, None] for s in (positives, *u)]
+        one_by_one.insert(1, negatives.reshape(-1, 1, 1))
+        values = estimator.value(positives, negatives, *u), jnp.mean(jax.vmap(estimator.value)(*one_by_one))
+        return jnp.array(values) - I
+
+    rng = np.random.default_rng(1)
+    scales = np.repeat([0.3, 1.0, 3.0], 10)[:, None, None, None]
+    critics = np.stack([LOG_R + 1, -LOG_R]) + scales * rng.normal(size=(30, 2, 3, 3))
+    above = max(float(jnp.max(excess(f, u))) for f, u in critics)
+    assert (above <= 1e-9) == (estimator.kind == "lower bound")
+
+
+@pytest.mark.usefixtures("float64")
+def test_info_nce_of_the_perfect_critic():
+    # N equally likely classes, K candidates: log K − E log(1 + B), B ~ Bin(K−1, 1/N) of them of the same class.
+    n, k = 4, 3
+    classes = np.array(list(itertools.product(range(n), repeat=k)))
+    same = jnp.array(np.where(classes[:, 1:] == classes[:, :1], 40.0, 0.0))
+    of_same_class = stats.binom(k - 1, 1 / n).pmf(np.arange(k))
+    expected = math.log(k) - of_same_class @ np.log1p(np.arange(k))
+    np.testing.assert_allclose(ESTIMATORS["info_nce"]().value(jnp.full(len(same), 40.0), same), expected, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_values_and_losses_by_their_formulas():
+    positives, negatives, u = sample()
+    log_z = logsumexp(negatives) - np.log(negatives.size)
+    js = np.mean(np.log1p(np.exp(-positives))) + np.mean(np.log1p(np.exp(negatives)))
+    clipped = np.clip(np.exp(negatives), math.exp(-0.5), math.exp(0.5))
+    terms = [1 - u[i] - np.mean(np.exp(negatives[i] - positives[i] - u[i])) for i in range(5)]
+    softmax = [np.exp(positives[i]) / (np.exp(positives[i]) + np.exp(negatives[i]).sum()) for i in range(5)]
+    values = {
+        "info_nce": np.mean(np.log(5 * np.array(softmax))),
+        "dv": positives.mean() - log_z,
+        "mine": positives.mean() - log_z,
+        "nwj": 1 + np.mean(positives - 1) - np.mean(np.exp(negatives - 1)),
+        "js": positives.mean(),
+        "js_nwj": 1 + np.mean(positives) - np.mean(np.exp(negatives)),
+        "smile": positives.mean() - np.log(clipped.mean()),
+        "flo": np.mean(terms),
+        "anchor": positives.mean(),
+    }
+    losses = {name: -value for name, value in values.items() if name != "anchor"} | dict.fromkeys(
+        ("js", "js_nwj", "smile"), js
+    )
+    for name, value in values.items():
+        estimator = ESTIMATORS["smile"](tau=0.5) if name == "smile" else ESTIMATORS[name]()
+        scores = [jnp.array(s) for s in (positives, negatives, u)][: 3 if estimator.needs_u else 2]
+        assert estimator.name == name
+        np.testing.assert_allclose(estimator.value(*scores), value, rtol=1e-12, err_msg=name)
+        if name in losses:
+            np.testing.assert_allclose(estimator.loss(estimator.carry, *scores)[0], losses[name], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_ceiling_is_reached_and_not_passed(name):
+    estimator = ESTIMATORS[name]()
+    positives, negatives = jnp.full(6, 60.0), jnp.full((6, 7), -60.0)
+    value = estimator.value(positives, negatives, *[jnp.full(6, -60.0)] * estimator.needs_u)
+    if name == "info_nce":
+        assert math.isclose(estimator.ceiling(7), math.log(8))
+        np.testing.assert_allclose(value, math.log(8), rtol=1e-6)
+    else:
+        assert estimator.ceiling(7) is None
+        assert value > 50
+
+
+def test_mine_divides_by_the_running_mean_of_all_steps():
+    rate, steps = 0.1, [sample(seed)[:2] for seed in range(6)]
+    estimator = ESTIMATORS["mine"](rate=rate)
+
+    def step(carry, scores):
+        def loss(*scores):
+            return estimator.loss(carry, *scores)
+
+        slopes, carry = jax.grad(loss, argnums=(0, 1), has_aux=True)(*scores)
+        return carry, slopes
+
+    stacked = tuple(jnp.array(np.stack(s)) for s in zip(*steps, strict=True))
+    _, (of_positives, of_negatives) = jax.lax.scan(step, estimator.carry, stacked)
+    means = [np.mean(np.exp(negatives)) for _, negatives in steps]
+    for t, (_, negatives) in enumerate(steps):
+        weights = rate * (1 - rate) ** np.arange(t, -1, -1)
+        running = weights @ means[: t + 1] / weights.sum()
+        np.testing.assert_allclose(of_positives[t], -1 / 5, rtol=1e-5)
+        np.testing.assert_allclose(of_negatives[t], np.exp(negatives) / running / negatives.size, rtol=1e-4)
+
+
+def test_off_diagonal_is_cyclic():
+    scores = np.arange(36.0).reshape(6, 6)
+    positives, negatives = bounds.off_diagonal(jnp.array(scores))
+    np.testing.assert_array_equal(positives, np.diagonal(scores))
+    expected = [[scores[i, (i + 1 + j) % 6] for j in range(5)] for i in range(6)]
+    np.testing.assert_array_equal(negatives, expected)
+
+
+def test_derange_gives_every_other_row_alike():
+    partners = np.asarray(jax.vmap(partial(bounds.derange, n=5))(jax.random.split(jax.random.key(0), 4000)))[:, :, 0]
+    assert np.all(np.sort(partners, axis=1) == np.arange(5))
+    counts = np.stack([np.bincount(partners[:, i], minlength=5) for i in range(5)])
+    assert np.all(np.diagonal(counts) == 0)
+    assert all(stats.chisquare(np.delete(row, i)).pvalue > 1e-3 for i, row in enumerate(counts))
+
+
+def test_shuffle_draws_every_permutation_alike():
+    partners = np.asarray(jax.vmap(partial(bounds.shuffle, n=3))(jax.random.split(jax.random.key(0), 6000)))[:, :, 0]
+    assert stats.chisquare(np.unique(partners @ [9, 3, 1], return_counts=True)[1]).pvalue > 1e-3
+    assert len(np.unique(partners, axis=0)) == 6
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("permutations", ["all", "cycles"])
+def test_shuffled_negatives_cannot_pass_log_n(permutations):
+    # y = x, one of 8 symbols: I = log 8. Every batch of n = 3 and every permutation of it, equally likely.
+    symbols, n = 8, 3
+    moves = [p for p in itertools.permutations(range(n)) if permutations == "all" or p in ((1, 2, 0), (2, 0, 1))]
+    batches = np.array(list(itertools.product(range(symbols), repeat=n)))
+    x = np.concatenate([batches] * len(moves)).ravel()
+    y = np.concatenate([batches[:, p] for p in map(list, moves)]).ravel()
+
+    def nwj(same, other):
+        scores = jnp.where(jnp.array(x == y), same, other)[:, None]
+        return bounds.nwj(jnp.full(len(x), same), scores)
+
+    # NWJ is concave: it is largest where its slope is 0.
+    share = 1 / symbols if permutations == "cycles" else (1 - 1 / n) / symbols + 1 / n
+    best, slopes = jax.value_and_grad(nwj, argnums=(0, 1))(1 - math.log(share), -40.0)
+    np.testing.assert_allclose(slopes, 0, atol=1e-12)
+    np.testing.assert_allclose(best, -math.log(share), rtol=1e-12)
+    assert (best < math.log(n)) == (permutations == "all")
+
+
+EXTREMES = list(itertools.product((1e4, -1e4, "both"), repeat=2))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_scores_of_ten_thousand(name, dtype):
+    estimator = ESTIMATORS[name]()
+
+    @jax.jit
+    def look(*scores):
+        loss = partial(estimator.loss, estimator.carry)
+        (loss_nats, carry), slopes = jax.value_and_grad(loss, argnums=tuple(range(len(scores))), has_aux=True)(*scores)
+        slope_of_value = jax.grad(estimator.value, argnums=tuple(range(len(scores))))(*scores)
+        return estimator.value(*scores), loss_nats, carry, slopes, slope_of_value
+
+    def fill(shape, kind):
+        signs = np.random.default_rng(0).choice([-1e4, 1e4], size=shape)
+        return jnp.array(signs if kind == "both" else np.full(shape, kind), dtype)
+
+    for positive, negative in EXTREMES:
+        scores = [fill(6, positive), fill((6, 5), negative)]
+        for u in (1e4, -1e4, "both") if estimator.needs_u else (None,):
+            seen = look(*scores, *([] if u is None else [fill(6, u)]))
+            assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(seen))
+            assert seen[0].dtype == seen[1].dtype == jnp.float32
+            if estimator.kind == "lower bound" and positive == negative:
+                assert seen[0] <= 1e-6
+
+
+@pytest.mark.parametrize("name", ["nwj", "flo"])
+def test_adam_brings_runaway_scores_back(name):
+    estimator, optimizer = ESTIMATORS[name](), optax.adam(1.0)
+
+    def loss(offset):
+        offsets = (jnp.zeros(4), jnp.full((4, 3), offset), jnp.zeros(4))
+        return estimator.loss((), *offsets[: 3 if estimator.needs_u else 2])[0]
+
+    @jax.jit
+    def step(offset, state):
+        updates, state = optimizer.update(jax.grad(loss)(offset), state)
+        return optax.apply_updates(offset, updates), state
+
+    offset, state = 1e4, optimizer.init(jnp.array(1e4))
+    for _ in range(5):
+        offset, state = step(offset, state)
+    assert 9994 < offset < 9996
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_bfloat16_scores_are_summed_in_float32(name):
+    estimator = ESTIMATORS[name]()
+    coarse = [jnp.array(s, jnp.bfloat16) for s in sample(n=3000)][: 3 if estimator.needs_u else 2]
+    fine = [s.astype(jnp.float32) for s in coarse]
+    np.testing.assert_allclose(estimator.value(*coarse), estimator.value(*fine), rtol=1e-6)
+    for ours, theirs in zip(estimator.loss((0.0, 0.0), *coarse), estimator.loss((0.0, 0.0), *fine), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_a_bfloat16_matrix_is_summed_in_float32():
+    matrix = jnp.array(np.random.default_rng(2).normal(size=(300, 300)), jnp.bfloat16)
+    wide = np.asarray(matrix, np.float64)
+    expected = math.log(300) + np.mean(np.diagonal(wide) - logsumexp(wide, axis=1))
+    np.testing.assert_allclose(bounds.info_nce(matrix), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("smile", {"tau": 0.0}, "tau = 0.0"),
+        ("mine", {"rate": 1.0}, "rate = 1.0"),
+        ("mine", {"rate": 0.0}, "rate = 0.0"),
+    ],
+)
+def test_options_that_make_no_sense(name, options, message):
+    with pytest.raises(InputError, match=message):
+        ESTIMATORS[name](**options)

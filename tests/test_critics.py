@@ -1,0 +1,187 @@
+"""Critics against plain numpy on every pair, given partners against the matrix, and what the pairs cost."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, SeparableCritic
+
+ACTIVATIONS = {"relu": lambda a: np.maximum(a, 0), "elu": lambda a: np.where(a > 0, a, np.expm1(a))}
+CRITICS = {
+    "cosine": CosineCritic(hidden=(8,), features=4),
+    "separable": SeparableCritic(hidden=(8, 8), features=4),
+    "bilinear": BilinearCritic(),
+    "joint": JointCritic(hidden=(8, 6)),
+}
+
+
+def arrays(n=5, m=7, d=3, e=3):
+    rng = np.random.default_rng(0)
+    return jnp.array(rng.normal(size=(n, d))), jnp.array(rng.normal(size=(m, e)))
+
+
+def init(critic, x, y):
+    """Parameters of the right shapes, away from the zeros that biases start at."""
+    shapes = jax.eval_shape(partial(critic.init, method="scores"), jax.random.key(0), x, y)
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda p: jnp.array(rng.normal(size=p.shape, scale=0.5), p.dtype), shapes)
+
+
+def scored(critic, params, x, y, partners=None):
+    return jax.jit(partial(critic.apply, method="scores"))(params, x, y, partners)
+
+
+def mlp(layers, h, activation):
+    """Dense layers in order, the activation between them."""
+    names = sorted(layers)
+    for name in names:
+        h = h @ np.asarray(layers[name]["kernel"]) + np.asarray(layers[name]["bias"])
+        h = h if name == names[-1] else ACTIVATIONS[activation](h)
+    return h
+
+
+def pairwise(score, x, y):
+    return np.array([[score(a, b) for b in np.asarray(y)] for a in np.asarray(x)])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_joint_is_an_mlp_of_the_concatenated_pair(activation):
+    x, y = arrays(e=4)
+    critic = JointCritic(hidden=(8, 6, 5), activation=activation)
+    params = init(critic, x, y)
+    p = params["params"]
+
+    def score(a, b):
+        first = np.concatenate([a, b]) @ np.asarray(p["kernel"]) + np.asarray(p["bias"])[0]
+        return mlp(p["mlp"], ACTIVATIONS[activation](first), activation)[0]
+
+    np.testing.assert_allclose(scored(critic, params, x, y), pairwise(score, x, y), rtol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_separable_is_an_inner_product_of_two_mlps(activation):
+    x, y = arrays(e=4)
+    critic = SeparableCritic(hidden=(8, 6), features=5, activation=activation)
+    params = init(critic, x, y)
+    towers = params["params"]
+
+    def score(a, b):
+        return mlp(towers["mlp_x"], a, activation) @ mlp(towers["mlp_y"], b, activation)
+
+    np.testing.assert_allclose(scored(critic, params, x, y), pairwise(score, x, y), rtol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+def test_bilinear_is_a_matrix_between_the_two():
+    x, y = arrays(e=4)
+    params = init(BilinearCritic(), x, y)
+    w = np.asarray(params["params"]["w"]["kernel"])
+    assert w.shape == (3, 4)
+    np.testing.assert_allclose(scored(BilinearCritic(), params, x, y), x @ w @ y.T, rtol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+def test_cosine_is_the_cosine_over_the_temperature():
+    x, y = arrays()
+    critic = CRITICS["cosine"]
+    params = init(critic, x, y)
+    p = params["params"]
+
+    def score(a, b):
+        a, b = mlp(p["mlp"], a, "relu"), mlp(p["mlp"], b, "relu")
+        return a @ b / (np.linalg.norm(a) * np.linalg.norm(b) * np.exp(p["log_temperature"]))
+
+    np.testing.assert_allclose(scored(critic, params, x, y), pairwise(score, x, y), rtol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", CRITICS)
+def test_given_partners_score_as_in_the_matrix(name):
+    x, y = arrays()
+    critic = CRITICS[name]
+    params = init(critic, x, y)
+    partners = np.random.default_rng(2).integers(0, len(y), size=(len(x), 4))
+    matrix = scored(critic, params, x, y)
+    given = scored(critic, params, x, y, jnp.array(partners))
+    np.testing.assert_allclose(given, np.take_along_axis(np.asarray(matrix), partners, axis=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("partnered", [False, True])
+def test_the_first_layer_of_a_joint_critic_does_not_run_on_every_pair(partnered):
+    n, d, width = 64, 128, 16
+    x = y = jnp.zeros((n, d))
+    critic = JointCritic(hidden=(width,))
+    params = init(critic, x, y)
+    partners = jnp.zeros((n, 1), jnp.int32) if partnered else None
+    lowered = jax.jit(lambda p: critic.apply(p, x, y, partners, method="scores")).lower(params)
+    first_layer, pairs = 2 * n * 2 * d * width, n if partnered else n * n
+    # a sum, a ReLU, and the last layer's product for each hidden unit of a pair
+    assert lowered.cost_analysis()["flops"] < 1.1 * first_layer + 6 * pairs * width
+
+
+def test_a_joint_first_layer_starts_at_the_scale_of_the_whole_input():
+    x, y = jnp.zeros((2, 40)), jnp.zeros((2, 160))
+    kernel = JointCritic(hidden=(500,)).init(jax.random.key(0), x, y, method="scores")["params"]["kernel"]
+    for part in (kernel[:40], kernel[40:]):
+        np.testing.assert_allclose(jnp.var(part), 1 / 200, rtol=0.05)
+
+
+@pytest.mark.parametrize("make", [SeparableCritic, JointCritic])
+def test_dropout_only_where_it_is_asked_for(make):
+    x, y = arrays()
+    options = {"features": 4} if make is SeparableCritic else {}
+    plain, dropping = make(hidden=(8, 8), **options), make(hidden=(8, 8), dropout=0.5, **options)
+    params = init(plain, x, y)
+    scores = [scored(dropping, params, x, y), scored(plain, params, x, y)]
+    np.testing.assert_array_equal(*scores)
+    draw = jax.jit(partial(dropping.apply, deterministic=False, method="scores"))
+    drawn = [draw(params, x, y, rngs={"dropout": jax.random.key(seed)}) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.allclose(drawn[0], drawn[2])
+    assert not np.allclose(drawn[0], scores[0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda window: SeparableCritic(hidden=(8,), features=4, window=window),
+        lambda window: BilinearCritic(window=window),
+        lambda window: JointCritic(hidden=(8,), window=window),
+    ],
+)
+def test_a_window_clips(make):
+    x, y = arrays()
+    params = init(make(None), x, y)
+    scores = np.asarray(scored(make(None), params, x, y))
+    low, high = np.quantile(scores, [0.2, 0.7]).tolist()
+    for given in (None, jnp.tile(jnp.arange(7), (5, 1))):
+        clipped = scored(make((low, high)), params, x, y, given)
+        np.testing.assert_allclose(clipped, np.clip(scores, low, high), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CRITICS)
+def test_bfloat16_in_float32_scores_out(name):
+    x, y = (a.astype(jnp.bfloat16) for a in arrays())
+    critic = CRITICS[name]
+    params = init(critic, x, y)
+    if name != "cosine":
+        assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+    @jax.jit
+    def both(x, y):
+        return [critic.apply(params, x, y, given, method="scores") for given in (None, jnp.arange(5)[:, None])]
+
+    for coarse, fine in zip(both(x, y), both(x.astype(jnp.float32), y.astype(jnp.float32)), strict=True):
+        assert coarse.dtype == jnp.float32
+        np.testing.assert_allclose(coarse, fine, atol=0.03 * float(jnp.max(jnp.abs(fine))))
+
+
+def test_a_joint_critic_needs_a_hidden_layer():
+    with pytest.raises(InputError, match="hidden"):
+        JointCritic(hidden=()).init(jax.random.key(0), *arrays(), method="scores")
