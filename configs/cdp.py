@@ -4,7 +4,7 @@ python -m mirigor_jax.main --config=configs/cdp.py                     3 minutes
 python -m mirigor_jax.main --config=configs/cdp.py:pairing=color       2 bits; also digit, position, color+digit, none
 python -m mirigor_jax.main --config=configs/cdp.py:mi=3.3              3.3 bits, by one symmetric channel an attribute
 python -m mirigor_jax.main --config=configs/cdp.py:k=2                 in-training <= log2(3) bits, post-training 6
-python -m mirigor_jax.main --config=configs/cdp.py:encoder=resnet50    the paper's encoder, on accelerators
+python -m mirigor_jax.main --config=configs/cdp.py:encoder=resnet50,scale=paper    the paper's, for accelerators
 """
 
 import common
@@ -26,9 +26,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.encoder.name = args.encoder
     config.train.k = args.k
     config.estimate.k = args.k_est
-    # Every K_Tr sees the same 20,000 pairs or so; small batches take a smaller rate.
+    # Every K_Tr up to 200 sees the same 20,000 pairs or so; small batches take a smaller rate.
     config.train.steps = max(100, 20_000 // max(args.k, 1))
-    config.train.learning_rate = 1e-3 if args.k < 16 else 2e-3
+    config.train.checkpoint_every = max(50, config.train.steps // 20)
+    config.train.learning_rate = 5e-4 if args.k < 16 else 4e-3
     if args.scale == "paper":
         config.encoder.width = 64
         config.head.hidden = (512,)

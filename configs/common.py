@@ -39,12 +39,14 @@ def base() -> ConfigDict:
     config.data.colors = 4
     config.data.digits = (2, 3, 4, 5)
     config.data.grid = (2, 2)
-    config.data.mixing = 0.5
+    config.data.mixing = 0.45
+    config.data.jitter = 0  # pixels; more makes the digits' shape slower to learn
     config.data.background = "spectrum"  # or folder:PATH, tfds:NAME
     config.data.glyphs = "font"  # or idx:PATH of an IDX images file
     config.data.pairing = "all"  # all | none | attributes joined by +
     config.data.mi = placeholder(float)  # bits; None: the attributes are shared exactly
     config.data.epsilon = ConfigDict({name: placeholder(float) for name in ("color", "digit", "position")})
+    config.data.seed = 0  # of the bank of backgrounds and glyphs, which all parts of a run draw from
     config.data.threads = 2
     config.data.workers = 0
 
@@ -63,11 +65,11 @@ def base() -> ConfigDict:
     config.train.steps = 300
     config.train.temperature = 0.1
     config.train.optimizer = "adamw"
-    config.train.learning_rate = 2e-3
+    config.train.learning_rate = 4e-3
     config.train.warmup_steps = 20
     config.train.weight_decay = 1e-4
     config.train.global_batch_norm = True
-    config.train.checkpoint_seconds = 20.0
+    config.train.checkpoint_every = 100  # steps
 
     config.features = ConfigDict()  # images, or pairs, of the three disjoint parts
     config.features.fit = 8192
@@ -87,7 +89,6 @@ def base() -> ConfigDict:
     config.estimate.stream = False
     config.estimate.confidence = 0.95
     config.estimate.tolerance_bits = 0.1
-    config.estimate.seed = 0
 
     config.evaluate = ConfigDict()
     config.evaluate.l2 = (1e-5, 1e-4, 1e-3, 1e-2)

@@ -75,9 +75,11 @@ def encode_split(
     shards = path.with_suffix(".shards")
     per_shard = SHARD_BATCHES * batch_size
     progress = Progress(f"encode {path.stem}", num_examples, "rows")
-    for first in range(0, num_examples, per_shard):
-        shard = shards / f"{first:012d}.npz"
-        if shard.exists():
+    files = {first: shards / f"{first:012d}.npz" for first in range(0, num_examples, per_shard)}
+    if kept := [first for first, shard in files.items() if shard.exists()]:
+        print(f"  encode {path.stem} continues: {len(kept)} of {len(files)} shards are there", flush=True)
+    for first, shard in files.items():
+        if first in kept:
             continue
         rows = min(per_shard, num_examples - first)
         parts: list[dict[str, np.ndarray]] = []
@@ -86,7 +88,7 @@ def encode_split(
             parts.append({IMAGES.get(name, name): _encode(encode, name, x, batch_size) for name, x in batch.items()})
             progress.update(first + sum(len(next(iter(part.values()))) for part in parts))
         replace_arrays(shard, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    loaded = [np.load(shard) for shard in sorted(shards.iterdir())]
+    loaded = [np.load(shard) for shard in files.values()]
     replace_arrays(path, {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0].files})
     shutil.rmtree(shards)
 

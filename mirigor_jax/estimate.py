@@ -4,10 +4,7 @@ Critic, probe, calibration and the certificate's route are chosen on validation;
 values reported.
 """
 
-import json
 import math
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,7 @@ from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.pairing import Pairing
 from mirigor_jax.encode import encode_pairs
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import replace_json
+from mirigor_jax.files import read_rows, replace_json, replace_rows
 from mirigor_jax.mi import certificate, fit
 from mirigor_jax.mi.certificate import Certificate
 from mirigor_jax.mi.critics import CosineCritic
@@ -42,8 +39,6 @@ Features = dict[str, dict[str, np.ndarray]]
 def check(config: ConfigDict, pairing: Pairing) -> None:
     """Raises InputError where the sizes asked for can't give an estimate or a certificate."""
     e, pairs = config.estimate, config.features.test
-    if min(e.k, e.fit_k) < 2:
-        raise InputError(f"estimate.k={e.k}, estimate.fit_k={e.fit_k}: InfoNCE needs at least 2 pairs")
     if pairs < e.k:
         raise InputError(f"features.test={pairs} pairs cannot fill one batch of k_est={e.k}; raise it, or lower k_est")
     if not 0.5 <= e.confidence < 1:
@@ -74,38 +69,34 @@ def _critic(config: ConfigDict) -> tuple[CosineCritic, optax.GradientTransformat
     return critic, optax.adam(optax.cosine_decay_schedule(config.estimate.learning_rate, config.estimate.steps))
 
 
-def make_step(config: ConfigDict, mesh: Mesh) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The mapped chunk of critic steps, (state, frozen, batch, validation, keys) → (state, metrics), and the mapped
-    test reading, (params, h_x, h_y) → (strict, paper) nats of each batch.
+def make_step(config: ConfigDict, mesh: Mesh) -> Any:
+    """The mapped chunk of critic steps, (state, frozen, batch, validation, keys) → (state, metrics); state is donated.
 
     The batch is a Bank of cached features, or one batch of images {"x", "y"} a step where estimate.stream asks for it.
     """
-    critic, optimizer = _critic(config)
-    streamed = config.estimate.stream
-    if streamed:
+    e, critic, optimizer = config.estimate, *_critic(config)
+    if e.stream:
         views = partial(encode_pairs, encoder=make_encoder(**config.encoder))
     else:
-        views = partial(fit.draw_pairs, k=config.estimate.fit_k, axis_name=parallel.AXIS)
-    step = partial(
-        fit.estimate_step,
-        views=views,
-        critic=critic,
-        optimizer=optimizer,
-        axis_name=parallel.AXIS,
-    )
-    block = 1024 if config.estimate.k >= BLOCKWISE_FROM else None
-    read = partial(fit.bounds, critic=critic, axis_name=parallel.AXIS, block=block)
-    chunk = partial(fit.fit_chunk, step=step, validate=read, streamed=streamed)
+        views = partial(fit.draw_pairs, k=e.fit_k, axis_name=parallel.AXIS)
+    step = partial(fit.estimate_step, views=views, critic=critic, optimizer=optimizer, axis_name=parallel.AXIS)
+    chunk = partial(fit.fit_chunk, step=step, validate=_bounds(config), streamed=e.stream)
+    replicated, batch = parallel.REPLICATED, WITHIN_BATCH if e.stream else parallel.REPLICATED
+    specs = (replicated, replicated, batch, WITHIN_BATCH, replicated)
+    return parallel.map_step(chunk, mesh, specs, (replicated, replicated), donate=(0,))
+
+
+def make_read(config: ConfigDict, mesh: Mesh) -> Any:
+    """The mapped reading of held-out batches, (params, h_x, h_y) → (strict, paper's form), nats of each batch."""
     replicated = parallel.REPLICATED
-    batch_spec = WITHIN_BATCH if streamed else replicated
-    mapped = parallel.map_step(
-        chunk,
-        mesh,
-        (replicated, replicated, batch_spec, WITHIN_BATCH, replicated),
-        (replicated, replicated),
-        donate=(0,),
-    )
-    return mapped, parallel.map_step(read, mesh, (replicated, WITHIN_BATCH, WITHIN_BATCH), (replicated, replicated))
+    specs = (replicated, WITHIN_BATCH, WITHIN_BATCH)
+    return parallel.map_step(_bounds(config), mesh, specs, (replicated, replicated))
+
+
+def _bounds(config: ConfigDict) -> Any:
+    critic, _ = _critic(config)
+    block = 1024 if config.estimate.k >= BLOCKWISE_FROM else None
+    return partial(fit.bounds, critic=critic, axis_name=parallel.AXIS, block=block)
 
 
 def in_batches(pairs: dict[str, np.ndarray], k: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
@@ -147,9 +138,9 @@ def fit_critic(
     """
     e = config.estimate
     critic, optimizer = _critic(config)
-    chunk, _ = make_step(config, mesh)
+    chunk = make_step(config, mesh)
     validation = in_batches(features["validation"], min(e.k, len(features["validation"]["h_x"])), mesh)
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)  # 0 is training's
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
     init = partial(fit.init_critic, critic, optimizer, validation[0][0, :2], key)
     abstract = parallel.abstract(jax.eval_shape(init), mesh)
     frozen, batch, iterator = {}, None, None
@@ -165,10 +156,8 @@ def fit_critic(
             state = checkpoints.restore(done, abstract, iterator)
         else:
             state = jax.jit(init, out_shardings=parallel.layout(abstract))()
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        rows = [row for row in rows if row["step"] <= done]
+        rows = [row for row in read_rows(path) if row["step"] <= done]
         progress = Progress("estimate", e.steps, "steps")
-        saved = time.monotonic()
         while done < e.steps:
             size = min(e.eval_every, e.steps - done)
             keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(done, done + size))
@@ -181,10 +170,8 @@ def fit_critic(
             bits = {name.replace("nats", "bits"): float(x) / math.log(2) for name, x in metrics.items()}
             rows.append({"step": done, **bits})
             progress.update(done, f"strict InfoNCE {bits['validation_bits']:.3f} bits on validation")
-            if done == e.steps or time.monotonic() - saved > config.train.checkpoint_seconds:
-                path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-                checkpoints.save(done, state, mi_bits=bits["validation_bits"], data=iterator)
-                saved = time.monotonic()
+            replace_rows(path, rows)
+            checkpoints.save(done, state, mi_bits=bits["validation_bits"], data=iterator)
         history = {name: [row[name] for row in rows] for name in ("step", "fit_bits", "validation_bits")}
         best_step = int(state.best_step)
     return state.best_params, {"steps": e.steps, "best_step": best_step, "k": e.fit_k, "history": history}
@@ -194,7 +181,7 @@ def read_curve(
     config: ConfigDict, params: Any, test: dict[str, np.ndarray], pairing: Pairing, mesh: Mesh
 ) -> list[dict]:
     """The test part at every K, in bits: strict InfoNCE with its t-interval over disjoint batches, the paper's form."""
-    _, read = make_step(config, mesh)
+    read = make_read(config, mesh)
     law = np.full(pairing.num_classes, 1 / pairing.num_classes)
     rows = []
     for k in batch_sizes(config):
@@ -295,7 +282,6 @@ def estimate(
     own, paper_k = at[e.k], e.paper_k if e.paper_k in at else e.k
     route, lower, found = certify(config, features, pairing)
     upper = pairing.mutual_information_bits
-    reach = own["reach_bits"]
     result = certificate.Estimate(
         name=name,
         value_bits=own["strict_bits"],
@@ -308,7 +294,8 @@ def estimate(
         upper_bits=upper,
         confidence=e.confidence,
         certificate=route,
-        verdict=certificate.verdict(lower, upper, e.tolerance_bits, math.inf if reach is None else reach),
+        # Both routes here do without K, so that no K limits what they can show.
+        verdict=certificate.verdict(lower, upper, e.tolerance_bits, math.inf),
     )
     replace_json(
         folder / "estimate.json",
@@ -320,7 +307,7 @@ def estimate(
             "strict_bits": own["strict_bits"],
             "paper_bits": at[paper_k]["paper_bits"],
             "paper_k": paper_k,
-            "reach_bits": reach,
+            "reach_bits": own["reach_bits"],
             "curve": curve,
             "routes": found,
             "fit": fitted,

@@ -1,13 +1,16 @@
-"""The stages of one run, in order: train, encode, estimate, evaluate, report. Each reads the folder of the one before
-and skips what it finds finished, so a first run, a resumed one and a re-estimate are the same code.
+"""The stages of one run, in order: train, encode, estimate, evaluate, report.
+
+Each reads the folder of the one before and skips what it finds finished, so a first run, a resumed one and a
+re-estimate are the same code.
 """
 
 import contextlib
+import fcntl
 import json
 import math
 import resource
-import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,14 +27,25 @@ from mirigor_jax.configuration import flatten
 from mirigor_jax.data import cdp, pairing
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import replace_json
+from mirigor_jax.files import read_rows, replace_arrays, replace_json
 from mirigor_jax.mi import certificate
 from mirigor_jax.models.resnet import make_encoder
 from mirigor_jax.progress import duration
 
 # Disjoint images: every part of a run renders its own stream.
-STREAMS = {"train": 0, "fit": 1, "validation": 2, "test": 3}
+STREAMS = {"train": 0, "fit": 1, "validation": 2, "test": 3, "critic": 4}
 PACKAGES = ("mirigor-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+# What may differ when a run is continued: it changes no number.
+FREE = ("data.threads", "data.workers")
+# The least that each of these may be; several numbers at least one.
+LEAST = {
+    **dict.fromkeys(("seed", "data.seed", "data.threads", "data.workers", "train.steps", "train.warmup_steps"), 0),
+    **dict.fromkeys(("train.weight_decay", "evaluate.l2", "estimate.tolerance_bits"), 0),
+    **dict.fromkeys(("train.checkpoint_every", "features.fit", "features.batch_size", "head.features"), 1),
+    **dict.fromkeys(("estimate.steps", "estimate.eval_every"), 1),
+    **dict.fromkeys(("features.validation", "estimate.k", "estimate.fit_k", "estimate.paper_k", "estimate.curve"), 2),
+}
+POSITIVE = ("train.temperature", "train.learning_rate", "estimate.learning_rate")
 Read = Callable[[int, int], dict[str, np.ndarray]]
 
 
@@ -39,16 +53,15 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
     """Run, resume, or re-estimate, and write the report. Raises InputError for what the user can put right."""
     if config.kind == "restore":
         return _restore(config, workdir)
-    folder = Path(workdir or f"runs/{name}")
+    folder = Path(workdir or f"runs/{name}").expanduser()
     print(f"run folder: {folder}", flush=True)
-    if config.encoder.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
     data, law = check(config)
     claim(folder, config)
-    _train(config, folder, data, law)
-    _estimate(config, folder, estimate_name(config), folder / "features", data, law)
-    _evaluate(config, folder, data)
-    _report(config, folder, data)
+    with _lock(folder):
+        _train(config, folder, data, law)
+        _estimate(config, folder, estimate_name(config), folder / "features", data, law)
+        _evaluate(config, folder, data)
+        _report(config, folder, data)
     return None
 
 
@@ -58,15 +71,16 @@ def _restore(overrides: ConfigDict, workdir: str | None) -> None:
         raise InputError(
             f"--workdir={workdir} is not for re-estimates: they go into the restored run, RUN/estimates/NAME"
         )
-    folder = Path(overrides.restore)
+    folder = Path(overrides.restore).expanduser()
     if not overrides.restore or not (folder / "config.json").is_file():
         raise InputError(
             f"config.restore='{overrides.restore}' is not a run folder: no config.json there; give a run's path"
         )
-    own = ConfigDict(json.loads((folder / "config.json").read_text()))
-    config = ConfigDict(json.loads((folder / "config.json").read_text()))
+    own, config = (ConfigDict(_read_config(folder / "config.json")) for _ in range(2))
     if not any((folder / "train").glob("[0-9]*")):
         raise InputError(f"no checkpoint in '{folder / 'train'}'; finish the run first, then restore it")
+    if not (folder / "report.json").is_file():
+        raise InputError(f"the run in '{folder}' is not finished; give its own command again, then restore it")
     if overrides.pairing is not None or overrides.mi is not None:
         config.data.pairing = own.data.pairing if overrides.pairing is None else overrides.pairing
         config.data.mi = overrides.mi
@@ -85,10 +99,18 @@ def _restore(overrides: ConfigDict, workdir: str | None) -> None:
         config.seed = overrides.seed
     suffix = [f"{key}={overrides[key]}" for key in ("seed", *given) if overrides[key] is not None]
     name = overrides.name or "-".join([estimate_name(config), *suffix])
+    if "/" in name:
+        raise InputError(f"config.name='{name}' holds a slash; give the plain name of a folder")
     print(f"run folder: {folder}, estimate: {name}", flush=True)
-    if config.encoder.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
     data, law = check(config)
+    with _lock(folder):
+        _add_estimate(own, config, folder, name, data, law)
+        _report(own, folder, data)
+
+
+def _add_estimate(
+    own: ConfigDict, config: ConfigDict, folder: Path, name: str, data: cdp.CDP, law: pairing.Pairing
+) -> None:
     if name != estimate_name(own):
         target = folder / "estimates" / name
         claim(target, config)
@@ -98,31 +120,28 @@ def _restore(overrides: ConfigDict, workdir: str | None) -> None:
             own.features.checkpoint,
         )
         fitted = folder / "features" / "fit.npz"
-        if same_images and fitted.exists() and not (target / "features" / "fit.npz").exists():
-            (target / "features").mkdir(exist_ok=True)
-            shutil.copy(fitted, target / "features" / "fit.npz")
+        if same_images and not (target / "features" / "fit.npz").exists():
+            replace_arrays(target / "features" / "fit.npz", dict(np.load(fitted)))
         _estimate(config, folder, name, target / "features", data, law)
     elif config != own:
         raise InputError(f"estimates/{name} is the run's own; give the new one another name by --config.name=NAME")
-    _report(own, folder, data)
 
 
 def check(config: ConfigDict) -> tuple[cdp.CDP, pairing.Pairing]:
-    """Build the data and the pairing; everything about a config that can be wrong is found here, before any file is
-    written.
-    """
-    d, t, f = config.data, config.train, config.features
+    """Build the data and the pairing. What can be wrong about a config is found here, before any file is written."""
+    d, t, f, flat = config.data, config.train, config.features, flatten(config)
     if t.k < 2:
         raise InputError(f"train.k={t.k}: contrastive learning needs at least 2 pairs a batch, for one negative")
-    if config.seed < 0:
-        raise InputError(f"seed={config.seed} is negative; expected 0 or more")
-    if t.steps < 0 or f.fit < 1 or f.validation < 2 or f.batch_size < 1:
-        raise InputError(
-            f"train.steps={t.steps}, features.fit={f.fit}, features.validation={f.validation}, "
-            f"features.batch_size={f.batch_size}: expected at least 0, 1, 2 and 1"
-        )
+    for key, least in LEAST.items():
+        if not np.all(np.asarray(flat[key]) >= least) or not np.all(np.isfinite(flat[key])) or np.size(flat[key]) == 0:
+            raise InputError(f"{key}={flat[key]}: expected at least {least}")
+    for key in POSITIVE:
+        if not 0 < flat[key] < math.inf:
+            raise InputError(f"{key}={flat[key]}: expected a number above 0")
     if f.checkpoint not in ("last", "best"):
         raise InputError(f"features.checkpoint='{f.checkpoint}' is unknown; choose last or best")
+    if config.encoder.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
     make_encoder(**config.encoder)
     train.make_optimizer(t.optimizer, learning_rate=t.learning_rate, steps=1, warmup_steps=0, weight_decay=0.0)
     data = cdp.make(
@@ -131,8 +150,10 @@ def check(config: ConfigDict) -> tuple[cdp.CDP, pairing.Pairing]:
         digits=tuple(d.digits),
         grid=tuple(d.grid),
         mixing=d.mixing,
+        jitter=d.jitter,
         background=d.background,
         glyphs=d.glyphs,
+        seed=d.seed,
     )
     law = _law(config, data)
     estimate.check(config, law)
@@ -152,14 +173,18 @@ def claim(folder: Path, config: ConfigDict) -> None:
     """
     path = folder / "config.json"
     mine = json.loads(config.to_json())
-    if path.is_file():
-        here, there = flatten(mine), flatten(json.loads(path.read_text()))
-        differ = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
+    try:
+        found, others = path.is_file(), folder.is_dir() and any(p.name[0] != "." for p in folder.iterdir())
+    except OSError as error:
+        raise InputError(f"run folder '{folder}' cannot be read ({error.strerror}); give another --workdir") from error
+    if found:
+        here, there = flatten(mine), flatten(_read_config(path))
+        differ = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k) and k not in FREE)
         if differ:
             raise InputError(
                 f"'{folder}' was made by another config ({', '.join(differ)} differ); give another --workdir"
             )
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif others:
         raise InputError(f"'{folder}' holds files but no run (no config.json); give another --workdir")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,6 +193,26 @@ def claim(folder: Path, config: ConfigDict) -> None:
         raise InputError(
             f"run folder '{folder}' cannot be written ({error.strerror}); give another --workdir"
         ) from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{path}' is no readable config ({error}); give another run folder") from error
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold a run folder; raises InputError where another process does. The lock goes with the process."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"another process is at work in '{folder}'; wait for it, or give another --workdir"
+            ) from None
+        yield
 
 
 def estimate_name(config: ConfigDict) -> str:
@@ -179,7 +224,7 @@ def estimate_name(config: ConfigDict) -> str:
 
 @contextlib.contextmanager
 def _stage(folder: Path, name: str, done: bool) -> Iterator[bool]:
-    """Yields whether there is work; adds the time it takes to seconds.json, over interruptions."""
+    """Yields whether there is work; notes in stages.json what did it and how long, adding up what was interrupted."""
     if done:
         print(f"{name}: finished before, skipped", flush=True)
         yield False
@@ -189,10 +234,19 @@ def _stage(folder: Path, name: str, done: bool) -> Iterator[bool]:
     try:
         yield True
     finally:
-        path = folder / "seconds.json"
-        seconds = json.loads(path.read_text()) if path.exists() else {}
-        seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - start, 2)
-        replace_json(path, seconds)
+        path = folder / "stages.json"
+        stages = json.loads(path.read_text()) if path.exists() else {}
+        before = stages.get(name, {"seconds": 0.0, "peak_memory_gib": 0.0})
+        # The peak is of the process so far; macOS counts it in bytes, Linux in KiB.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
+        stages[name] = {
+            "seconds": round(before["seconds"] + time.monotonic() - start, 2),
+            "peak_memory_gib": round(max(before["peak_memory_gib"], peak), 3),
+            "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+            "versions": {package: version(package) for package in PACKAGES},
+            "revision": _revision(),
+        }
+        replace_json(path, stages)
 
 
 def _pairs(config: ConfigDict, data: cdp.CDP, law: pairing.Pairing, part: str) -> Read:
@@ -213,11 +267,11 @@ def _train(config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing
         mesh = parallel.make_mesh(t.k)
         images = f.fit + 2 * (f.validation + f.test)
 
-        def expect(seconds_a_step: float) -> None:
-            training, encoding = t.steps * seconds_a_step, images * seconds_a_step / (2 * t.k) / 3
+        def expect(seconds_a_step: float, steps: int) -> None:
+            training, encoding = steps * seconds_a_step, images * seconds_a_step / (2 * t.k) / 3
             print(
-                f"  expect about {duration(training + encoding + 60)}: training {duration(training)}, encoding "
-                f"{duration(encoding)}, critic, probes and figures a minute; {mesh.size} of {jax.device_count()} "
+                f"  expect about {duration(training + encoding + 30)}: training {duration(training)}, encoding "
+                f"{duration(encoding)}, critic, probes and figures half a minute; {mesh.size} of {jax.device_count()} "
                 f"{jax.devices()[0].device_kind} devices",
                 flush=True,
             )
@@ -225,7 +279,7 @@ def _train(config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing
         read = _pairs(config, data, law, "train")
         dataset = batches(read, batch_size=t.k, threads=config.data.threads, workers=config.data.workers)
         train.train(config, path, dataset, mesh, on_rate=expect)
-        rows = train.read_metrics(path)
+        rows = read_rows(path / "metrics.jsonl")
         last = rows[-max(1, len(rows) // 10) :]
         summary = None
         if rows:
@@ -251,17 +305,18 @@ def _estimate(config: ConfigDict, folder: Path, name: str, features: Path, data:
     }
     mesh = parallel.make_mesh(f.batch_size)
     encoded = all((features / f"{part}.npz").exists() for part in parts)
-    with _stage(folder, "encode", done or encoded) as work:
+    clock = folder if features.parent == folder else target
+    with _stage(clock, "encode", done or encoded) as work:
         if work:
             frozen = train.frozen_variables(config, folder / "train", mesh, which=f.checkpoint)
             encode.encode(config, frozen, parts, features, mesh)
-    with _stage(folder, "estimate", done) as work:
+    with _stage(clock, "estimate", done) as work:
         if work:
             mesh = estimate.make_mesh(config)
             streamed = None
             if config.estimate.stream:
                 frozen = train.frozen_variables(config, folder / "train", mesh, which=f.checkpoint)
-                read = _pairs(config, data, law, "fit")
+                read = _pairs(config, data, law, "critic")
                 dataset = batches(
                     read, batch_size=config.estimate.fit_k, threads=config.data.threads, workers=config.data.workers
                 )
@@ -297,7 +352,8 @@ def _report(config: ConfigDict, folder: Path, data: cdp.CDP) -> None:
     }
     for found in estimates.values():
         found["conclusions"] = _conclusions(found, config.estimate.tolerance_bits)
-    seconds = read("seconds.json")
+    stages = read("stages.json")
+    last = stages["estimate"]
     document = {
         "name": folder.name,
         "workdir": str(folder),
@@ -312,13 +368,13 @@ def _report(config: ConfigDict, folder: Path, data: cdp.CDP) -> None:
         "linear": read("evaluate/linear.json"),
         "metrics": {},
         "run": {
-            "seconds": {**seconds, "total": sum(seconds.values())},
-            "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-            "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-            "versions": {package: version(package) for package in PACKAGES},
+            "seconds": {name: stage["seconds"] for name, stage in stages.items()}
+            | {"total": sum(stage["seconds"] for stage in stages.values())},
+            "peak_memory_gib": max(stage["peak_memory_gib"] for stage in stages.values()),
+            **{name: last[name] for name in ("devices", "versions", "revision")},
+            "stages": stages,
             "config": json.loads(config.to_json()),
             "seed": config.seed,
-            "revision": _revision(),
         },
     }
     _draw(config, folder, data, law, document)
@@ -342,7 +398,7 @@ def _draw(config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing,
         "critic": figures.critic(document["estimate"]),
         "linear": figures.linear(document["linear"], {**chance, "all": math.prod(chance.values())}),
     }
-    if rows := train.read_metrics(folder / "train"):
+    if rows := read_rows(folder / "train" / "metrics.jsonl"):
         columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         drawn["training"] = figures.training(
             columns["step"],
@@ -358,16 +414,13 @@ def _draw(config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing,
 
 
 def _conclusions(found: dict[str, Any], tolerance_bits: float) -> list[str]:
-    route = found["routes"].get(found["certificate"]) or {}
     return certificate.conclusions(
-        n=route.get("images", route.get("pairs", 0)),
-        errors=route.get("errors"),
+        n=found["routes"].get("posterior", {}).get("pairs", 0),
+        errors=found["routes"].get("classifier", {}).get("errors"),
         shared_exactly=math.isclose(found["upper_bits"], found["entropy_bits"], abs_tol=1e-9),
         tolerance_bits=tolerance_bits,
         # Where the classes pass through channels no critic shows more than their information, nor than log2 K.
-        reach_bits=min(found["upper_bits"], found["ceiling_bits"])
-        if found["reach_bits"] is None
-        else found["reach_bits"],
+        reach_bits=min(found["upper_bits"], found["reach_bits"] or found["ceiling_bits"]),
         t_lower_bits=-math.inf if found["t_lower_bits"] is None else found["t_lower_bits"],
         t_upper_bits=math.inf if found["t_upper_bits"] is None else found["t_upper_bits"],
         **{
@@ -387,8 +440,12 @@ def _conclusions(found: dict[str, Any], tolerance_bits: float) -> list[str]:
 
 
 def _revision() -> str | None:
-    """The commit of the checkout this package runs from; None for an installed wheel."""
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or None
+    """The commit of the checkout this package runs from; None for an installed wheel, or without git."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:
+        return None

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mirigor_jax.mi.certificate import round_down
+
 # Okabe & Ito's colours, which colour-blind readers can tell apart; a quantity has one colour in every picture.
 INK, GRID, ENTROPY = "#333333", "#E5E5E5", "#999999"
 IN_TRAINING, PAPER, STRICT, CERTIFIED, CEILING = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00"
@@ -110,9 +112,9 @@ def bars(report: dict[str, Any]) -> Figure:
         above = height if position < strict else np.fmax(height, t_upper[0])
         _write(whole, position, above, f"{height:z.3f}")
     if upper is not None:
-        _write(whole, last, upper, f"{floor:z.3f} – {upper:z.3f}")
+        _write(whole, last, upper, f"{round_down(floor):.3f} – {upper:z.3f}")
     elif lower is not None:
-        _write(whole, last, lower, f"≥ {lower:.3f}")
+        _write(whole, last, lower, f"≥ {round_down(lower):.3f}")
     whole.margins(y=0.1)
 
     near = _floats([*heights[-2:], *t_lower, *t_upper, lower, upper])

@@ -41,6 +41,16 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def replace_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write one line of JSON a row to `path`, atomically."""
+    replace_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of such a file; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def replace_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write an .npz to `path`, atomically."""
     _replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))

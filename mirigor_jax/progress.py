@@ -15,19 +15,16 @@ def duration(seconds: float) -> str:
 class Progress:
     """Prints at most every `interval` seconds, and at the end. Rates count from the first update, after compilation."""
 
-    def __init__(
-        self, label: str, total: int, unit: str, *, start: int = 0, interval: float = 5.0, quiet: bool = False
-    ):
-        self.label, self.total, self.unit, self.interval, self.quiet = label, total, unit, interval, quiet
+    def __init__(self, label: str, total: int, unit: str, *, interval: float = 5.0):
+        self.label, self.total, self.unit, self.interval = label, total, unit, interval
         self._first: tuple[int, float] | None = None
         self._printed = time.monotonic()
-        self._start = start
 
     def update(self, done: int, note: str = "") -> None:
         now = time.monotonic()
         if self._first is None:
             self._first = (done, now)
-        if self.quiet or (now - self._printed < self.interval and done < self.total):
+        if now - self._printed < self.interval and done < self.total:
             return
         self._printed = now
         first, since = self._first

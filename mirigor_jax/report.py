@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from mirigor_jax.files import replace_json, replace_text
+from mirigor_jax.mi.certificate import round_down
 
 Report = dict[str, Any]
 Row = tuple[str, str, str]
@@ -106,7 +107,7 @@ def _mi_rows(report: Report) -> list[Row]:
         source = f"{estimate['certificate']} certificate at {confidence}"
     else:
         source = "no certificate" if estimate["lower_bits"] is None else "needs no certificate"
-    interval = _interval(estimate["lower_bits"], estimate["upper_bits"])
+    interval = _interval(_down(estimate["lower_bits"]), estimate["upper_bits"])
     return [*rows, ("I(h_X;h_Y) lies in", interval, f"{estimate['verdict']}; {source}")]
 
 
@@ -116,7 +117,7 @@ def _other_rows(report: Report) -> list[Row]:
         (
             f"estimate {name}",
             f"{_bits(other['value_bits'])} bits",
-            f"{other['kind']}, K = {other['k']}; in {_interval(other['lower_bits'], other['upper_bits'])}"
+            f"{other['kind']}, K = {other['k']}; in {_interval(_down(other['lower_bits']), other['upper_bits'])}"
             f" at {100 * other['confidence']:g} %: {other['verdict']}",
         )
         for name, other in report["estimates"].items()
@@ -143,7 +144,7 @@ def _routes(estimate: dict[str, Any]) -> str:
     rows = [
         (
             name + (", the certificate" if name == estimate["certificate"] else ""),
-            f"{_bits(route['lower_bits'])} bits",
+            f"{_bits(_down(route['lower_bits']))} bits",
             ", ".join(f"{count:,} {what}" for what, count in route.items() if what != "lower_bits"),
         )
         for name, route in estimate["routes"].items()
@@ -192,6 +193,10 @@ def _known(value: float | None) -> TypeGuard[float]:
 
 def _bits(value: float | None) -> str:
     return f"{value:z.3f}" if _known(value) else "–"
+
+
+def _down(lower: float | None) -> float | None:
+    return None if lower is None else round_down(lower)
 
 
 def _interval(lower: float | None, upper: float | None) -> str:

@@ -1,6 +1,5 @@
 """Contrastive training of encoder f_e and projection head f_p: the step for one device, and the loop around it."""
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from ml_collections import ConfigDict
 from mirigor_jax import parallel
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import replace_text
+from mirigor_jax.files import read_rows, replace_rows
 from mirigor_jax.mi.contrastive import nt_xent, nt_xent_mi
 from mirigor_jax.models.heads import MLP
 from mirigor_jax.models.resnet import make_encoder
@@ -164,37 +163,41 @@ def train(
     dataset: grain.IterDataset,
     mesh: Mesh,
     *,
-    on_rate: Callable[[float], None] = lambda seconds: None,
+    on_rate: Callable[[float, int], None] = lambda seconds, steps: None,
 ) -> None:
     """Train to `config.train.steps`, from the newest checkpoint in `folder` where there is one.
 
-    Writes checkpoints and metrics.jsonl (step, loss_nats, mi_bits). on_rate: told once how long a step takes, seconds.
-    Raises FloatingPointError when the loss is no longer finite.
+    Writes checkpoints and metrics.jsonl (step, loss_nats, mi_bits). on_rate: told once how many seconds a step takes,
+    and how many steps are to come.
+    Raises InputError when the loss is no longer finite.
     """
-    k, steps, ceiling = config.train.k, config.train.steps, math.log2(2 * config.train.k - 1)
+    k, steps, rate = config.train.k, config.train.steps, config.train.learning_rate
+    ceiling = math.log2(2 * k - 1)
     step, (abstract_state, abstract_batch) = make_step(config, mesh)
     folder.mkdir(parents=True, exist_ok=True)
     iterator = iter(dataset)
     with Checkpoints(folder) as checkpoints:
         start = checkpoints.last or 0
-        if checkpoints.last is not None:
-            state = checkpoints.restore(start, abstract_state, iterator)
-        else:
-            init = jax.jit(partial(init_state, config), out_shardings=parallel.layout(abstract_state))
-            state = init(jax.random.key(config.seed))
-        rows = [row for row in read_metrics(folder) if row["step"] <= start]
         if checkpoints.last == steps:
             return
+        if checkpoints.last is not None:
+            state = checkpoints.restore(start, abstract_state, iterator)
+            print(f"  train continues from step {start:,} of {steps:,}", flush=True)
+        else:
+            init = jax.jit(partial(init_state, config), out_shardings=parallel.layout(abstract_state))
+            state = init(jax.random.fold_in(jax.random.key(config.seed), 0))
+        rows = [row for row in read_rows(folder / "metrics.jsonl") if row["step"] <= start]
+        print("  compiling the train step", flush=True)
         compiled = step.lower(abstract_state, abstract_batch).compile()
         progress = Progress("train", steps, "steps")
-        began = saved = time.monotonic()
+        began = time.monotonic()
         pending: Metrics = {}
 
         def record(metrics: Metrics) -> None:
             loss = float(metrics["loss_nats"])
             done = len(rows) + 1
             if not math.isfinite(loss):
-                raise FloatingPointError(f"the training loss is {loss} at step {done}; try a lower train.learning_rate")
+                raise InputError(f"the training loss is {loss} at step {done}; lower train.learning_rate={rate}")
             rows.append({"step": done, "loss_nats": loss, "mi_bits": float(nt_xent_mi(loss, k)) / math.log(2)})
             recent = np.mean([row["mi_bits"] for row in rows[-20:]])
             progress.update(done, f"in-training I {recent:.2f} bits (ceiling {ceiling:.2f})")
@@ -202,14 +205,13 @@ def train(
         # The order matters: save, then draw a batch, then step; and read the metrics of the step before only when the
         # next one is under way, so that the accelerator never waits for Python.
         for i in range(start, steps + 1):
-            if i == steps or (i > start and time.monotonic() - saved > config.train.checkpoint_seconds):
+            if i == steps or (i > start and i % config.train.checkpoint_every == 0):
                 if pending:
                     record(pending)
                 pending = {}
-                write_metrics(folder, rows)
+                replace_rows(folder / "metrics.jsonl", rows)
                 mi_bits = float(np.mean([row["mi_bits"] for row in rows[-50:] or [{"mi_bits": 0.0}]]))
                 checkpoints.save(i, state, mi_bits=mi_bits, data=iterator)
-                saved = time.monotonic()
             if i == steps:
                 break
             batch = next(iterator)
@@ -221,15 +223,4 @@ def train(
                 jax.block_until_ready(state)
                 began = time.monotonic()
             elif i == start + 5:
-                on_rate((time.monotonic() - began) / 5)
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl; none where there is no such file."""
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace metrics.jsonl at one stroke."""
-    replace_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+                on_rate((time.monotonic() - began) / 5, steps - i)

@@ -119,7 +119,7 @@ def test_digits_are_large_soft_edged_and_varied(paper):
     assert a.min() == 0
     assert (a.max((2, 3)) == 128).all()
     assert 0.2 < ((a > 0) & (a < 128)).mean() < 0.6
-    assert len(np.unique(a.reshape(-1, a[0, 0].size), axis=0)) == 4 * 64
+    assert len(np.unique(a.reshape(-1, a[0, 0].size), axis=0)) == 4 * 16
 
 
 def test_each_digit_looks_like_itself():
@@ -144,13 +144,13 @@ def test_each_digit_looks_like_itself():
 
 
 def test_digits_are_turned_a_little_either_way():
-    """The long axis of a 1, by its second moments, against angles uniform in ±8 degrees."""
+    """The long axis of a 1, by its second moments, against angles uniform in ±3 degrees."""
     ones = cdp.make(digits=(1,)).coverage[0, :, :, ::3].astype(float)
     rows, columns = np.indices(ones.shape[1:]).reshape(2, -1)
     moments = [np.cov(rows, columns, aweights=one.ravel()) for one in ones]
     degrees = np.degrees([0.5 * np.arctan2(2 * m[0, 1], m[0, 0] - m[1, 1]) for m in moments])
-    assert 14 < np.ptp(degrees) < 18
-    assert degrees.std() == pytest.approx(16 / math.sqrt(12), rel=0.2)
+    assert 4 < np.ptp(degrees) < 7
+    assert degrees.std() == pytest.approx(6 / math.sqrt(12), rel=0.4)
 
 
 def test_nuisances_are_independent_of_attributes(paper):

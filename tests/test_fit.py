@@ -173,3 +173,37 @@ def test_fit_keeps_the_best_critic_of_validation():
     assert float(state.best_nats) == pytest.approx(max(values))
     assert int(state.best_step) == 2 * (best + 1)
     jax.tree.map(np.testing.assert_array_equal, state.best_params, kept[best])
+
+
+@pytest.mark.usefixtures("float64")
+def test_eight_devices_estimate_as_one():
+    """The whole fit (draws, gradients, selection) and the reading of held-out pairs, in float64."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 64).astype(np.int32)
+    h = np.eye(4)[labels] + 0.4 * rng.normal(size=(256, 4))
+    held_out = h[None, ::4], h[None, 1::4]  # neighbours are of one class
+    bank = fit.make_bank(h, labels, np.eye(4) / 4)
+    critic, optimizer = CosineCritic(hidden=(16,), features=8), optax.adam(1e-2)
+
+    def estimate(devices):
+        mesh = parallel.make_mesh(64, jax.devices()[:devices])
+        step = partial(
+            fit.estimate_step,
+            views=partial(fit.draw_pairs, k=64, axis_name=parallel.AXIS),
+            critic=critic,
+            optimizer=optimizer,
+            axis_name=parallel.AXIS,
+        )
+        read = partial(fit.bounds, critic=critic, axis_name=parallel.AXIS)
+        within = P(None, "data")
+        chunk = partial(fit.fit_chunk, step=step, validate=read, streamed=False)
+        chunk = parallel.map_step(chunk, mesh, (P(), P(), P(), within, P()), (P(), P()))
+        state = fit.init_critic(critic, optimizer, jnp.asarray(h[:2]), jax.random.key(0))
+        for i in range(3):
+            state, _ = chunk(state, {}, bank, held_out, jax.random.split(jax.random.key(i), 20))
+        values = parallel.map_step(read, mesh, (P(), within, within), (P(), P()))(state.best_params, *held_out)
+        return jax.tree.map(np.asarray, (values, state.best_nats, state.best_step))
+
+    one, eight = estimate(1), estimate(8)
+    assert one[0][0][0] > 0.5  # it found something to agree on
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), eight, one)

@@ -35,7 +35,7 @@ COLORS = {
 }
 SMALLEST_CELL = 10  # pixels; a digit of 9×7 is the least that reads
 BANK_BYTES = 2**24  # of backgrounds: much variety that still stays in a CPU's last-level cache
-FONT_VARIANTS, HANDWRITTEN_VARIANTS = 64, 1024  # of a digit
+FONT_VARIANTS, HANDWRITTEN_VARIANTS = 16, 1024  # of a digit
 OPAQUE = 128  # full coverage; colour difference × coverage + rounding then just fits int16
 BLENDED_AT_ONCE = 128  # images, whose glyphs' boxes stay in cache
 
@@ -56,6 +56,7 @@ class CDP:
     names: ClassVar[tuple[str, ...]] = ("color", "digit", "position")
     size: int
     grid: tuple[int, int]
+    jitter: int
     value_names: tuple[tuple[str, ...], ...]
     backgrounds: UInt8[np.ndarray, "b rows s 3"]
     coverage: Int16[np.ndarray, "d v h w3"]
@@ -126,10 +127,13 @@ class CDP:
         """Attributes int32 (n, 3) and nuisances int64 (n, 5), uniform, from eight 32-bit words an image."""
         strips, rows = self.backgrounds.shape[:2]
         _, variants, height, width3 = self.coverage.shape
-        down, right = self.size // self.grid[0] - height, self.size // self.grid[1] - width3 // 3
-        ranges = (*self.sizes, strips, rows - self.size + 1, variants, down + 1, right + 1)
+        rooms = np.array([self.size // self.grid[0] - height, self.size // self.grid[1] - width3 // 3])
+        steps = np.minimum(rooms, self.jitter)
+        ranges = (*self.sizes, strips, rows - self.size + 1, variants, *(steps + 1))
         values = (words * np.array(ranges, np.uint64)) >> np.uint64(32)
-        return values[:, :3].astype(np.int32), values[:, 3:].astype(np.int64)
+        attributes, nuisances = values[:, :3].astype(np.int32), values[:, 3:].astype(np.int64)
+        nuisances[:, 3:] += (rooms - steps)[None, :] // 2  # about the middle of the cell
+        return attributes, nuisances
 
 
 def make(
@@ -139,6 +143,7 @@ def make(
     digits: Sequence[int] = (2, 3, 4, 5),
     grid: tuple[int, int] = (2, 2),
     mixing: float = 0.45,
+    jitter: int = 0,
     background: str = "spectrum",
     glyphs: str = "font",
     seed: int = 0,
@@ -146,6 +151,7 @@ def make(
     """CDP images of size×size pixels; the defaults are the paper's alphabets, 2 bits each.
 
     colors: how many of COLORS. digits: which. grid: rows and columns of positions. mixing: the background's weight.
+    jitter: pixels by which a digit's place in its cell varies, down and to the right, beyond its variants' own shifts.
     background: see `sources.backgrounds`. glyphs: "font", or "idx:PATH", handwritten (see `sources.read_labelled_idx`).
     seed: of the backgrounds and the glyphs' variants.
     Raises InputError for a value outside these, for cells too small to read a digit in, and for unreadable files.
@@ -161,6 +167,8 @@ def make(
             f"grid {tuple(grid)} on {size} pixels: expected at least one row and column, and cells of at least "
             f"{SMALLEST_CELL} pixels, for a legible digit: use fewer positions or larger images"
         )
+    if jitter < 0:
+        raise InputError(f"jitter {jitter}: expected 0 or more pixels")
     if not 0 <= mixing <= 1:
         raise InputError(f"mixing {mixing:g}: expected the background's weight, 0 to 1")
 
@@ -171,6 +179,7 @@ def make(
     return CDP(
         size=size,
         grid=(grid[0], grid[1]),
+        jitter=jitter,
         value_names=(tuple(palette), tuple(str(digit) for digit in digits), _position_names(*grid)),
         backgrounds=np.rint(mixing * np.arange(256)).astype(np.uint8)[strips],
         coverage=coverage,
@@ -203,13 +212,14 @@ def _coverage(glyphs: str, digits: Sequence[int], height: int, width: int, rng: 
 
 
 def _font_digits(digit: int, height: int, rng: np.random.Generator) -> Iterator[Image.Image]:
-    """Turned a little, and about three times as large as wanted: shrinking softens the edges."""
+    """Bold, turned a little, and about three times as large as wanted: shrinking softens the edges."""
     center = 2 * height
     upright = Image.new("L", (2 * center, 2 * center))
     font = ImageFont.load_default(size=2 * center)
-    ImageDraw.Draw(upright).text((center, center), str(digit), fill=255, font=font, anchor="mm")
+    draw = ImageDraw.Draw(upright)
+    draw.text((center, center), str(digit), fill=255, font=font, anchor="mm", stroke_width=center // 24)
     for _ in range(FONT_VARIANTS):
-        yield upright.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC)
+        yield upright.rotate(rng.uniform(-3, 3), Image.Resampling.BICUBIC)
 
 
 def _handwritten_digits(path: Path, digits: Sequence[int]) -> list[list[Image.Image]]:
@@ -223,9 +233,9 @@ def _handwritten_digits(path: Path, digits: Sequence[int]) -> list[list[Image.Im
 
 
 def _fitted(ink: Image.Image, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """The glyph at 85 to 97 % of the largest size that fits the box, anywhere in it, by fractions of a pixel."""
+    """The glyph at 93 to 97 % of the largest size that fits the box, anywhere in it, by fractions of a pixel."""
     left, top, right, bottom = ink.getbbox() or (0, 0, *ink.size)
-    zoom = max((bottom - top) / height, (right - left) / width) / rng.uniform(0.85, 0.97)
+    zoom = max((bottom - top) / height, (right - left) / width) / rng.uniform(0.93, 0.97)
     margin = int(zoom * height) + 1
     page = ImageOps.expand(ink.crop((left, top, right, bottom)), margin)
     x = margin - rng.uniform(0, zoom * width - (right - left))

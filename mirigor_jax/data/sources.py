@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,10 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except FileNotFoundError:
         raise InputError(f"no IDX file {path}: give the path of one, such as train-images-idx3-ubyte.gz") from None
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path} is not a whole gzip file ({error}): fetch it again") from None
+    except OSError as error:
+        raise InputError(f"IDX file {path} cannot be read ({error.strerror}): give the path of one") from None
     if data[:3] != b"\0\0\x08":
         raise InputError(
             f"{path} is not an IDX file of bytes: it begins with {data[:3].hex(' ') or 'nothing'}, not 00 00 08"

@@ -54,11 +54,15 @@ class Estimate:
         return f"{estimate}; on fresh images {claim}, {by} ({self.verdict})."
 
 
+def round_down(bits: float) -> float:
+    """To three decimals, downwards: a lower end that is printed so holds too."""
+    return math.floor(1000 * bits) / 1000
+
+
 def _claim(lower_bits: float, upper_bits: float | None, confidence: float) -> str:
-    """The interval in words; the lower end is rounded down, so that what is printed holds too."""
+    """The interval in words."""
     upper = "" if upper_bits is None else f" of at most {upper_bits:.3f}"
-    lower = math.floor(1000 * lower_bits) / 1000
-    return f"I(h_X;h_Y) is at least {lower:.3f}{upper} bits, at {100 * confidence:.6g} % confidence"
+    return f"I(h_X;h_Y) is at least {round_down(lower_bits):.3f}{upper} bits, at {100 * confidence:.6g} % confidence"
 
 
 def reach_bits(k: int, class_probabilities: Float[np.ndarray, " c"]) -> float:
@@ -280,7 +284,9 @@ def conclusions(
     shared_exactly: both views have the same class C, so that upper_bits is H(C); else it is I(C;C').
     reach_bits: the most any critic shows at k, or an upper bound of it. Theorems: Lee et al. 2023.
     """
-    if lower_bits is None or certificate is None:
+    if upper_bits == 0:
+        sentences = ["The views share nothing, so I(h_X;h_Y) = 0 for every encoder, by data processing."]
+    elif lower_bits is None or certificate is None:
         sentences = ["Nothing is certified: every number here is a point estimate."]
     else:
         evidence = f"{errors:,} errors in {n:,} images" if certificate == "classifier" else f"{n:,} fresh pairs"
@@ -290,12 +296,10 @@ def conclusions(
             "Of images drawn otherwise (other class frequencies, nuisances or pairings) nothing is claimed.",
         ]
 
-    if upper_bits == 0:
-        sentences.append("The views share nothing, so I(h_X;h_Y) = 0 for every encoder, by data processing.")
-    elif not shared_exactly:
+    if not shared_exactly:
         end = "I(C;C') of the pairing is still the upper end" if upper_bits is not None else "no upper end is known"
         sentences.append(f"The views do not share their class exactly: Theorems III.1 and III.2 do not apply; {end}.")
-    elif upper_bits is not None:
+    elif upper_bits:
         gap = upper_bits - (lower_bits or 0.0)
         met = f"it is met to within {gap:.3f} bits, which I = H(C) may still lack"
         missed = f"{gap:.3f} bits are open, so I = H(C) may not be concluded"
@@ -307,13 +311,17 @@ def conclusions(
             rate = clopper_pearson_upper(errors, n, confidence)
             sentences.append(
                 f"Theorem III.2, a classifier of C that never errs makes I = H(C): {errors:,} errors in {n:,} images "
-                f"show only that it errs on at most {100 * rate:.2g} % of them, so no equality may be concluded."
+                f"show only that it errs on at most {math.ceil(1e4 * rate) / 100:.2f} % of them, so no equality may be "
+                "concluded."
             )
 
-    sentences.append(
-        f"Strict InfoNCE reads {strict_bits:.3f} bits at K = {k:,}; its t-interval over disjoint batches, "
-        f"[{t_lower_bits:.3f}, {t_upper_bits:.3f}], is an approximation and no part of the certificate."
+    interval = (
+        f"its t-interval over disjoint batches, [{t_lower_bits:.3f}, {t_upper_bits:.3f}], is an approximation and no "
+        "part of the certificate"
+        if np.isfinite(t_lower_bits)
+        else "one batch has no t-interval"
     )
+    sentences.append(f"Strict InfoNCE reads {strict_bits:.3f} bits at K = {k:,}; {interval}.")
     excess = None if upper_bits is None else paper_bits - upper_bits
     sentences.append(
         f"The paper's form reads {paper_bits:.3f} bits at K = {paper_k:,} and is not a bound: it may exceed I"
@@ -322,20 +330,28 @@ def conclusions(
 
     if upper_bits == 0:
         return sentences
-    below = reach_bits - strict_bits
-    sentences.append(
-        f"At K = {k:,} no critic is expected to show more than {reach_bits:.3f} bits: "
-        + (
-            "the strict estimate is there, and only a larger K can raise it."
-            if below <= 0.02
-            else f"the strict estimate is {below:.3f} below, which longer training of encoder or critic may recover."
+    if upper_bits is not None and strict_bits >= upper_bits - 0.02:
+        sentences.append(
+            "The strict estimate is at the upper end: neither a larger K nor longer training can add to it."
         )
-    )
-    if certificate in ("classifier", "posterior") and errors is not None:
+    elif reach_bits - strict_bits <= 0.02:
+        sentences.append(
+            f"At K = {k:,} no critic should show more than {reach_bits:.3f} bits: the strict estimate is there, "
+            "and only a larger K can raise it."
+        )
+    else:
+        sentences.append(
+            f"At K = {k:,} no critic is expected to show more than {reach_bits:.3f} bits: the strict estimate is "
+            f"{reach_bits - strict_bits:.3f} below, which longer training of encoder or critic may recover."
+        )
+    if certificate == "classifier" and errors == 0:
         sentences.append(
             "The certified interval narrows with more fresh test images only: the classifier made no error."
-            if errors == 0
-            else f"The certified interval narrows with a better encoder or longer training, as the classifier made "
-            f"{errors:,} errors; more fresh test images remove only the margin for their number."
+        )
+    elif certificate is not None:
+        wrong = "" if errors is None else f", as the classifier made {errors:,} errors"
+        sentences.append(
+            f"The certified interval narrows with a better encoder, longer training or a stronger probe{wrong}; more "
+            "fresh test images remove only the margin for their number."
         )
     return sentences

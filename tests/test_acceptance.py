@@ -1,0 +1,76 @@
+"""The shipped CDP configs at full size, against what they promise: minutes, so `pytest -m slow`."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def run(folder: Path, arguments: str = "seed=1", *overrides: str) -> dict:
+    """The command a user types, in a process of its own on one device, at a seed that no setting was chosen on."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, "-m", "mirigor_jax.main", f"--config=configs/cdp.py:{arguments}", f"--workdir={folder}"]
+    subprocess.run([*command, *overrides], env=environment, check=True)
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_the_main_job(tmp_path):
+    start = time.monotonic()
+    found = run(tmp_path / "run")
+    own = found["estimate"]
+    assert time.monotonic() - start < 240
+    assert found["run"]["peak_memory_gib"] < 3
+    assert own["paper_bits"] >= 5.95
+    assert own["k"] >= 1024
+    assert own["strict_bits"] >= 5.90
+    assert own["routes"]["posterior"]["pairs"] >= 4096
+    assert own["confidence"] == 0.95
+    assert own["lower_bits"] >= 5.90
+    assert own["upper_bits"] == 6
+    assert own["verdict"] == "certified"
+    assert min(found["linear"].values()) >= 0.99
+
+
+@pytest.mark.parametrize("pairing", ["color", "digit", "position"])
+def test_one_shared_attribute_holds_two_bits(tmp_path, pairing):
+    own = run(tmp_path / "run", f"pairing={pairing},seed=1")["estimate"]
+    assert own["upper_bits"] == 2
+    assert own["lower_bits"] >= 1.9
+    assert own["verdict"] == "certified"
+
+
+def test_a_dialled_mi_is_found(tmp_path):
+    own = run(tmp_path / "run", "mi=3.3,seed=1")["estimate"]
+    assert abs(own["strict_bits"] - 3.3) <= 0.1
+    assert 2.9 <= own["lower_bits"] <= 3.3 == pytest.approx(own["upper_bits"])
+
+
+def test_independent_views_hold_nothing(tmp_path):
+    own = run(tmp_path / "run", "pairing=none,seed=1")["estimate"]
+    assert own["strict_bits"] <= 0.02
+    assert own["lower_bits"] == own["upper_bits"] == 0
+
+
+def test_two_pairs_a_batch_are_enough(tmp_path):
+    start = time.monotonic()
+    found = run(tmp_path / "run", "k=2,seed=1")
+    assert time.monotonic() - start < 360
+    rows = [json.loads(line) for line in (tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 10_000
+    assert max(row["mi_bits"] for row in rows) <= 1.585
+    assert found["estimate"]["paper_bits"] >= 5.9
+    assert found["estimate"]["lower_bits"] >= 5.8
+
+
+def test_an_untrained_encoder_is_not_certified(tmp_path):
+    found = run(tmp_path / "run", "seed=1", "--config.train.steps=0")
+    own = found["estimate"]
+    assert own["verdict"] == "bounded"
+    assert own["strict_bits"] < 5
+    assert all(route["lower_bits"] < 5 for route in own["routes"].values())
