@@ -224,7 +224,10 @@ def estimate_name(config: ConfigDict) -> str:
 
 @contextlib.contextmanager
 def _stage(folder: Path, name: str, done: bool) -> Iterator[bool]:
-    """Yields whether there is work; notes in stages.json what did it and how long, adding up what was interrupted."""
+    """Yields whether there is work; notes in stages.json what did it and how long.
+
+    Time adds up over interrupted runs; a killed one leaves no note.
+    """
     if done:
         print(f"{name}: finished before, skipped", flush=True)
         yield False

@@ -342,6 +342,13 @@ def test_the_name_of_an_estimate_is_not_used_twice(finished, capsys):
     assert report(finished)["estimates"]["mine"] == before
 
 
+def test_help_names_the_shipped_configs(capsys):
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert "configs/cdp.py" in said
+    assert "configs/estimate.py" in said
+
+
 def test_default_folders_are_named_after_the_command():
     assert configuration.parse(["--config=configs/cdp.py"])[1] == "cdp"
     assert configuration.parse(["--config=configs/cdp.py:k=2,pairing=color"])[1] == "cdp-k=2,pairing=color"
