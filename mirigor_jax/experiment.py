@@ -245,9 +245,7 @@ def _stage(folder: Path, name: str, done: bool) -> Iterator[bool]:
         stages[name] = {
             "seconds": round(before["seconds"] + time.monotonic() - start, 2),
             "peak_memory_gib": round(max(before["peak_memory_gib"], peak), 3),
-            "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-            "versions": {package: version(package) for package in PACKAGES},
-            "revision": _revision(),
+            **_provenance(),
         }
         replace_json(path, stages)
 
@@ -355,8 +353,9 @@ def _report(config: ConfigDict, folder: Path, data: cdp.CDP) -> None:
     }
     for found in estimates.values():
         found["conclusions"] = _conclusions(found, config.estimate.tolerance_bits)
-    stages = read("stages.json")
-    last = stages["estimate"]
+    # A kill between a stage's result and its note leaves the result alone.
+    stages = read("stages.json") if (folder / "stages.json").exists() else {}
+    last = stages.get("estimate") or _provenance()
     document = {
         "name": folder.name,
         "workdir": str(folder),
@@ -372,8 +371,8 @@ def _report(config: ConfigDict, folder: Path, data: cdp.CDP) -> None:
         "metrics": {},
         "run": {
             "seconds": {name: stage["seconds"] for name, stage in stages.items()}
-            | {"total": sum(stage["seconds"] for stage in stages.values())},
-            "peak_memory_gib": max(stage["peak_memory_gib"] for stage in stages.values()),
+            | {"total": sum((stage["seconds"] for stage in stages.values()), 0.0)},
+            "peak_memory_gib": max((stage["peak_memory_gib"] for stage in stages.values()), default=0.0),
             **{name: last[name] for name in ("devices", "versions", "revision")},
             "stages": stages,
             "config": json.loads(config.to_json()),
@@ -440,6 +439,15 @@ def _conclusions(found: dict[str, Any], tolerance_bits: float) -> list[str]:
             )
         },
     )
+
+
+def _provenance() -> dict[str, Any]:
+    """What this process computes with."""
+    return {
+        "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+        "versions": {package: version(package) for package in PACKAGES},
+        "revision": _revision(),
+    }
 
 
 def _revision() -> str | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,18 @@ def test_a_run_killed_while_its_folder_was_claimed_goes_on(tmp_path):
     (tmp_path / "run" / ".config.json.123").write_text('{"half": ')
     experiment.claim(tmp_path / "run", config)
     assert (tmp_path / "run" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("noted", [[], ["train"]])
+def test_a_kill_between_a_result_and_its_note_loses_the_note_alone(finished, tmp_path, noted):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    stages = json.loads((folder / "stages.json").read_text())
+    (folder / "stages.json").write_text(json.dumps({name: stages[name] for name in noted}))
+    if not noted:
+        (folder / "stages.json").unlink()
+    assert main(cdp(f"--workdir={folder}")) == 0
+    assert report(folder) == report(finished)
 
 
 def test_two_processes_do_not_share_a_run(finished, capsys):
