@@ -4,17 +4,22 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
+from scipy.special import softmax
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.certificate import (
     Estimate,
+    choose_batches,
     classifier_lower_bits,
     clopper_pearson_upper,
     conclusions,
+    info_nce_lower_bits,
+    info_nce_lower_bits_at,
     mean_lower_bound,
     paper_reach_bits,
     partition_upper_bound,
+    plug_in_lower_bound,
     posterior_lower_bits,
     reach_bits,
     t_interval,
@@ -265,6 +270,120 @@ def test_redrawn_pairs_certify_noise_and_fresh_pairs_do_not():
     assert claimed["redrawn"] > 6  # a 95 % interval may be wrong in 1.5 of 30
 
 
+# InfoNCE on disjoint batches
+
+
+def windowed_info_nce(scores, weight):
+    """Of one k x k matrix, in nats: mean log of k times a softmax mixed with the uniform law, over both directions."""
+    k = len(scores)
+    positives = np.stack([np.diagonal(softmax(scores, axis=axis)) for axis in (0, 1)])
+    return np.mean(np.log((1 - weight) * k * positives + weight))
+
+
+def gaussian_scores(rng, matrices, rows, correlation, scale=1.0):
+    """The exact log-ratio of standard normal pairs, times scale."""
+    x, noise = rng.normal(size=(2, matrices, rows))
+    y = correlation * x + np.sqrt(1 - correlation**2) * noise
+    ratio = x[:, :, None] * y[:, None, :] - 0.5 * correlation * (x[:, :, None] ** 2 + y[:, None, :] ** 2)
+    return scale * correlation / (1 - correlation**2) * ratio
+
+
+def test_infonce_certificate_against_a_loop_over_batches():
+    scores = gaussian_scores(np.random.default_rng(20), 40, 8, 0.9)
+    weight, k, confidence = 0.2, 8, 0.9
+    certificate = info_nce_lower_bits_at(scores, k, weight, confidence, partitions=3)
+    values = np.array([windowed_info_nce(s, weight) for s in scores])  # with k = m a partition only reorders
+    low, high = np.log(0.2), np.log(0.2 + 0.8 * 8)
+    assert (certificate.k, certificate.batches) == (8, 40)
+    assert certificate.window_nats == pytest.approx((low, high))
+    bits = {
+        "value_bits": values.mean(),
+        "plug_in_lower_bits": plug_in_lower_bound(values, low, high, confidence),
+        "lower_bits": mean_lower_bound(np.tile(values, (3, 1)), low, high, confidence),
+        "t_lower_bits": t_interval(values, confidence)[0],
+        "t_upper_bits": t_interval(values, confidence)[1],
+    }
+    for name, nats in bits.items():
+        assert getattr(certificate, name) == pytest.approx(nats / np.log(2), abs=1e-9), name
+
+
+def test_a_partition_uses_every_pair_once_with_its_own_positive():
+    rng = np.random.default_rng(21)
+    positives = rng.normal(size=(5, 12))
+    scores = np.zeros((5, 12, 12))
+    scores[:, np.arange(12), np.arange(12)] = positives  # then each pair's term is the same in every batch of 3
+    term = np.log(0.1 + 0.9 * 3 * np.exp(positives) / (np.exp(positives) + 2))
+    certificate = info_nce_lower_bits_at(scores, 3, 0.1, 0.95, partitions=2)
+    assert certificate.batches == 20
+    assert certificate.value_bits == pytest.approx(term.mean() / np.log(2))
+
+
+def test_a_batch_is_scored_on_its_own_pairs_alone():
+    scores = np.full((4, 6, 6), 9.0)  # of 6 pairs 2 a batch: whichever they are, a permuted identity stays one
+    scores[:, np.arange(6), np.arange(6)] = 10.0
+    expected = np.log(0.5 + 0.5 * 2 / (1 + np.exp(-1)))
+    assert info_nce_lower_bits_at(scores, 2, 0.5, 0.95).value_bits == pytest.approx(expected / np.log(2))
+
+
+@pytest.mark.parametrize("weight", [0.004, 0.1, 0.5])
+@pytest.mark.parametrize(
+    "pairs", ["00 00 00 01 11 11 22 20", "00 01 02 10 11 12 20 21 22"], ids=["dependent", "independent"]
+)
+def test_windowed_infonce_expects_at_most_the_information_of_any_critic(pairs, weight):
+    """Exact: all batches of three of these equally likely pairs (x, y); critics at random, and the density ratio."""
+    rng, pairs = np.random.default_rng(22), np.array([[int(symbol) for symbol in pair] for pair in pairs.split()])
+    joint = np.zeros((3, 3))
+    np.add.at(joint, tuple(pairs.T), 1 / len(pairs))
+    ratio = np.log(joint / np.outer(joint.sum(axis=1), joint.sum(axis=0)) + 1e-9)
+    x, y = pairs[list(itertools.product(range(len(pairs)), repeat=3))].transpose(2, 0, 1)
+    expectations = []
+    for critic in [ratio, *rng.normal(scale=3, size=(60, 3, 3))]:
+        scores = critic[x[:, :, None], y[:, None, :]]
+        expectations.append(info_nce_lower_bits_at(scores, 3, weight, 0.5, partitions=1).value_bits)
+    assert max(expectations) <= information_bits(joint) + 1e-12
+    assert expectations[0] > max(expectations) - 0.02
+
+
+def test_scores_of_any_size_keep_to_the_window():
+    rng = np.random.default_rng(23)
+    for scores in (1e4 * rng.normal(size=(20, 6, 6)), np.tile(-1e4 * np.eye(6), (20, 1, 1))):
+        certificate = info_nce_lower_bits(scores.astype(np.float32), scores.astype(np.float32), 0.95)
+        assert certificate.lower_bits == 0
+        assert certificate.window_nats[0] - 1e-9 <= certificate.value_bits * np.log(2) <= certificate.window_nats[1]
+
+
+@pytest.mark.parametrize(("correlation", "scale"), [(0.5, 1.0), (0.999, 1.0), (0.8, 5.0)])
+def test_batches_chosen_on_validation_are_near_the_best_on_test(correlation, scale):
+    rng = np.random.default_rng(24)
+    validation = gaussian_scores(rng, 1, 1024, correlation, scale)
+    tests = [gaussian_scores(rng, 1, 1024, correlation, scale) for _ in range(5)]
+
+    def mean_lower(k, weight):
+        return np.mean([info_nce_lower_bits_at(test, k, weight, 0.95, partitions=1).lower_bits for test in tests])
+
+    best = max(mean_lower(k, weight) for k in (4, 8, 16, 32, 64) for weight in (0.5, 0.25, 0.125, 0.0625, 0.016))
+    assert mean_lower(*choose_batches(validation, (1, 1024), 0.95)) > best - 0.04
+
+
+def test_a_certificate_of_noise_claims_nothing():
+    rng = np.random.default_rng(25)
+    claims = [info_nce_lower_bits(*rng.normal(size=(2, 1, 256, 256)), 0.95).lower_bits for _ in range(50)]
+    assert max(claims) == 0
+
+
+def test_matrices_of_batches_or_of_all_pairs_may_be_handed_over():
+    rng = np.random.default_rng(26)
+    validation = gaussian_scores(rng, 30, 16, 0.9)
+    batches = info_nce_lower_bits(validation, gaussian_scores(rng, 64, 16, 0.9), 0.95)
+    square = info_nce_lower_bits(validation, gaussian_scores(rng, 1, 1024, 0.9), 0.95)
+    assert batches.k <= 16
+    assert square.k <= 16  # validation has no larger batch to choose on
+    truth = -0.5 * np.log2(1 - 0.9**2)
+    for certificate in (batches, square):
+        assert truth - 0.5 < certificate.lower_bits < truth
+        assert certificate.plug_in_lower_bits < certificate.lower_bits < certificate.t_lower_bits
+
+
 # intervals of a mean
 
 
@@ -284,6 +403,60 @@ def test_betting_bound_covers_skewed_bounded_means(law, mean, n):
     lowers = np.array([mean_lower_bound(3 * v - 1, -1.0, 2.0, 0.95) for v in values])
     assert np.mean(lowers <= 3 * mean - 1) >= 0.95
     assert lowers.min() >= -1
+
+
+def capital(values, m, confidence, cap=0.9):
+    """The gambler's capital after each value in [0, 1], step by step as published."""
+    n, wealth, history = len(values), 1.0, []
+    total, squares = 0.5, 0.25
+    for t, x in enumerate(values, start=1):
+        variance = squares / t
+        wealth *= 1 + min(np.sqrt(2 * np.log(1 / (1 - confidence)) / (n * variance)), cap / m) * (x - m)
+        history.append(wealth)
+        total += x
+        squares += (x - total / (t + 1)) ** 2
+    return np.array(history)
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.99])
+def test_betting_bound_is_where_the_capital_reaches_its_target(confidence):
+    values = np.random.default_rng(27).beta(4, 2, size=(3, 60))
+
+    def root(evidence):
+        return optimize.brentq(lambda m: evidence(m) - 1 / (1 - confidence), 1e-2, 1 - 1e-2)
+
+    once = root(lambda m: capital(values[0], m, confidence).max())
+    final = root(lambda m: np.mean([capital(v, m, confidence)[-1] for v in values]))
+    assert mean_lower_bound(2 * values[0] - 1, -1.0, 1.0, confidence) == pytest.approx(2 * once - 1, abs=1e-6)
+    assert mean_lower_bound(2 * values - 1, -1.0, 1.0, confidence) == pytest.approx(2 * final - 1, abs=1e-6)
+
+
+def test_plug_in_bound_against_a_loop():
+    values, confidence = np.random.default_rng(28).beta(4, 2, size=200), 0.95
+    target, total, squares = np.log(1 / (1 - confidence)), 0.5, 0.25
+    bets, gains, price = 0.0, 0.0, 0.0
+    for t, x in enumerate(values, start=1):
+        bet = min(np.sqrt(2 * target / (len(values) * squares / t)), 0.75)
+        bets, gains = bets + bet, gains + bet * x
+        price += 4 * (x - total / t) ** 2 * (-np.log(1 - bet) - bet) / 4
+        total += x
+        squares += (x - total / (t + 1)) ** 2
+    expected = (gains - target - price) / bets
+    assert plug_in_lower_bound(2 * values - 1, -1.0, 1.0, confidence) == pytest.approx(2 * expected - 1)
+    assert expected < mean_lower_bound(values, 0.0, 1.0, confidence)
+
+
+@pytest.mark.parametrize("law", [stats.bernoulli(0.1), stats.bernoulli(0.5)], ids=["skewed", "even"])
+def test_bounds_of_several_partitions_cover(law):
+    """Means of four at a time, the fours drawn anew in each of five partitions of one sample."""
+    rng = np.random.default_rng(29)
+    betting, plug_in = [], []
+    for sample in law.rvs(size=(400, 200), random_state=rng).astype(float):
+        values = rng.permuted(np.tile(sample, (5, 1)), axis=1).reshape(5, 50, 4).mean(axis=2)
+        betting.append(mean_lower_bound(values, 0.0, 1.0, 0.8))
+        plug_in.append(plug_in_lower_bound(values[0], 0.0, 1.0, 0.8))
+    assert 0.8 <= np.mean(np.array(betting) <= law.mean()) < 1
+    assert np.mean(np.array(plug_in) <= law.mean()) >= 0.8
 
 
 def test_t_interval_misses_what_the_betting_bound_covers():
@@ -345,7 +518,7 @@ def test_estimate_prints_one_sentence_that_rounds_the_lower_end_down():
     )
     assert estimate.value_nats == pytest.approx(5.9512 * 0.693147, abs=1e-5)
     assert str(estimate) == (
-        "strict InfoNCE at K = 1,024 reads 5.951 bits (lower bound); on fresh images I(h_X;h_Y) is at least 5.962 of "
+        "strict InfoNCE at K = 1,024 reads 5.951 bits (lower bound); the MI is at least 5.962 of "
         "at most 6.000 bits, at 95 % confidence, by the classifier certificate (certified)."
     )
 
@@ -415,8 +588,9 @@ def test_conclusions_follow_the_numbers(changed, said, unsaid):
 def test_impossible_counts_values_and_tables_are_refused():
     with pytest.raises(InputError, match="5 errors in 4 images"):
         clopper_pearson_upper(5, 4, 0.95)
-    with pytest.raises(InputError, match=r"window \[0, 1\]"):
-        mean_lower_bound(np.array([0.5, 1.5]), 0.0, 1.0, 0.95)
+    for bound in (mean_lower_bound, plug_in_lower_bound):
+        with pytest.raises(InputError, match=r"window \[0, 1\]"):
+            bound(np.array([0.5, 1.5]), 0.0, 1.0, 0.95)
     q, c = np.full((3, 2), 0.5), np.array([0, 0, 1])
     with pytest.raises(InputError, match=r"sums to 0\.8"):
         posterior_lower_bits(q, q, c, c, np.diag([0.4, 0.4]), 0.95)
@@ -426,3 +600,21 @@ def test_impossible_counts_values_and_tables_are_refused():
         posterior_lower_bits(q, 2 * q, c, c, np.diag([0.5, 0.5]), 0.95)
     with pytest.raises(InputError, match="probability 0"):
         posterior_lower_bits(q, q, c, c[::-1].copy(), np.diag([0.5, 0.5]), 0.95)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_scores_that_are_not_finite_are_refused(part, value):
+    scores = {"validation": np.zeros((1, 32, 32)), "test": np.zeros((1, 32, 32))}
+    scores[part][0, 3, 5] = value
+    with pytest.raises(InputError, match=f"1 of 1,024 {part} scores are NaN or infinite"):
+        info_nce_lower_bits(scores["validation"], scores["test"], 0.95)
+
+
+def test_too_few_pairs_and_impossible_batches_are_refused():
+    with pytest.raises(InputError, match="1 x 15 test pairs"):
+        choose_batches(np.zeros((1, 100, 100)), (1, 15), 0.95)
+    assert choose_batches(np.zeros((1, 100, 100)), (1, 16), 0.95)[0] == 2
+    for k, weight in ((1, 0.5), (17, 0.5), (4, 0.0), (4, 1.0)):
+        with pytest.raises(InputError, match=f"k = {k}, weight = {weight}: expected 2 <= k <= 16"):
+            info_nce_lower_bits_at(np.zeros((1, 16, 16)), k, weight, 0.95)

@@ -11,8 +11,9 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Integer
+from matplotlib.figure import Figure
 from scipy import stats
-from scipy.special import entr, xlogy
+from scipy.special import entr, logsumexp, xlogy
 
 from mirigor_jax.errors import InputError
 
@@ -26,6 +27,8 @@ class Estimate:
 
     value_bits may pass every bound unless `kind` is a bound; `t_*` is the approximate interval of its mean, while
     [lower_bits, upper_bits] holds at `confidence`, by the named certificate. None: no such end is known.
+    pairs: test pairs read. seed_bits: each seed's own value; value_bits is the seeds' averaged critic's. bound_bits:
+    strict InfoNCE of the same critic, where the estimator itself is no bound. note: its bias, in words.
     """
 
     name: str
@@ -40,18 +43,43 @@ class Estimate:
     confidence: float
     certificate: Certificate | None
     verdict: Verdict
+    pairs: int = 0
+    seed_bits: tuple[float, ...] = ()
+    bound_bits: float | None = None
+    note: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def value_nats(self) -> float:
         return self.value_bits * float(np.log(2))
 
+    @property
+    def mean_bits(self) -> float:
+        """The mean of the seeds' own values."""
+        return float(np.mean(self.seed_bits or self.value_bits))
+
+    @property
+    def spread_bits(self) -> float | None:
+        """Their standard deviation; None for a single seed."""
+        return float(np.std(self.seed_bits, ddof=1)) if len(self.seed_bits) > 1 else None
+
     def __str__(self) -> str:
-        estimate = f"{self.name} at K = {self.k:,} reads {self.value_bits:.3f} bits ({self.kind})"
+        estimate = f"{self.name} at K = {self.k:,} reads {self.value_bits:z.3f} bits ({self.kind})"
+        if self.spread_bits is not None:
+            estimate += f", {self.mean_bits:z.3f} ± {self.spread_bits:.3f} over {len(self.seed_bits)} seeds"
+        if self.bound_bits is not None:
+            estimate += f", its critic's InfoNCE bound {self.bound_bits:z.3f} bits"
         if self.lower_bits is None:
             return f"{estimate}; nothing is certified."
         claim = _claim(self.lower_bits, self.upper_bits, self.confidence)
         by = f"by the {self.certificate} certificate" if self.certificate else "without a certificate"
-        return f"{estimate}; on fresh images {claim}, {by} ({self.verdict})."
+        return f"{estimate}; the MI {claim}, {by} ({self.verdict})."
+
+    def figure(self) -> Figure:
+        """The estimate with its interval, certificate, ceiling and seeds."""
+        from mirigor_jax import figures  # which draws whole runs too, and knows this module
+
+        return figures.estimators([self])
 
 
 def round_down(bits: float) -> float:
@@ -62,7 +90,7 @@ def round_down(bits: float) -> float:
 def _claim(lower_bits: float, upper_bits: float | None, confidence: float) -> str:
     """The interval in words."""
     upper = "" if upper_bits is None else f" of at most {upper_bits:.3f}"
-    return f"I(h_X;h_Y) is at least {round_down(lower_bits):.3f}{upper} bits, at {100 * confidence:.6g} % confidence"
+    return f"is at least {round_down(lower_bits):.3f}{upper} bits, at {100 * confidence:.6g} % confidence"
 
 
 def reach_bits(k: int, class_probabilities: Float[np.ndarray, " c"]) -> float:
@@ -210,31 +238,209 @@ def partition_upper_bound(
     return float(1 + d_x @ dependence @ d_y + radius * slope + radius**2 * curvature / 2)
 
 
-def mean_lower_bound(values: Float[np.ndarray, " n"], low: float, high: float, confidence: float) -> float:
+@dataclass(frozen=True)
+class InfoNCECertificate:
+    """Lower end of I(X;Y) from strict InfoNCE on disjoint batches of k fresh pairs, and what stands beside it; bits.
+
+    lower_bits holds at the confidence that was asked for. value_bits is the mean over batches, each of which lies in
+    `window_nats`. The others read one partition into batches: plug_in_lower_bits, the looser empirical Bernstein end
+    (at the same confidence), and the t-interval, two-sided and an approximation.
+    """
+
+    lower_bits: float
+    value_bits: float
+    k: int
+    batches: int
+    window_nats: tuple[float, float]
+    plug_in_lower_bits: float
+    t_lower_bits: float
+    t_upper_bits: float
+
+
+def info_nce_lower_bits(
+    validation: Float[np.ndarray, "b n n"],
+    test: Float[np.ndarray, "c m m"],
+    confidence: float,
+    *,
+    partitions: int = 8,
+    seed: int = 0,
+) -> InfoNCECertificate:
+    """Certificate of a fixed critic for any pairing: `choose_batches` on validation, `info_nce_lower_bits_at` on test.
+
+    validation, test: scores in nats, row x_i against column y_j, the diagonal the positives; all pairs of both are
+    independent draws that the critic has not seen.
+    Raises InputError as these two do.
+    """
+    k, weight = choose_batches(validation, test.shape[:2], confidence, seed=seed)
+    return info_nce_lower_bits_at(test, k, weight, confidence, partitions=partitions, seed=seed)
+
+
+def choose_batches(
+    validation: Float[np.ndarray, "b n n"], test_shape: tuple[int, int], confidence: float, *, seed: int = 0
+) -> tuple[int, float]:
+    """The k and weight of `info_nce_lower_bits_at` with the best lower end to be expected on test scores (c, m, m).
+
+    test_shape: (c, m). k is m halved some times, the weight a power of 1/2. On M values above `low` the betting bound
+    falls short of their mean by about ln(1/risk) / (M λ) + λ variance / 2, the bet λ being at most 0.9 / (mean - low).
+    The first part decides: at the best bet the variance costs √(2 ln(1/risk) variance / M), hardly a matter of k.
+    Raises InputError for scores that are not finite, or where no eight batches of two pairs can be made.
+    """
+    _require_finite(validation, "validation")
+    matrices, rows = test_shape
+    sizes = [rows >> halvings for halvings in range(rows.bit_length() - 1)]
+    # With fewer than eight batches the shortfall outgrows the log 2, at most, that doubling k adds.
+    sizes = [k for k in sizes if k <= validation.shape[1] and matrices * (rows // k) >= 8]
+    if not sizes:
+        raise InputError(
+            f"{matrices} x {rows} test pairs, {len(validation)} x {validation.shape[1]} for validation: expected eight "
+            "batches of two pairs or more; use more samples"
+        )
+    candidates = []
+    for k in sizes:
+        ratios = _likelihood_ratios(validation, k, 2, seed)
+        price = -np.log1p(-confidence) / (0.9 * matrices * (rows // k))
+        for weight in 0.5 ** np.arange(1, 9):
+            mean = _values(ratios, weight).mean()
+            candidates.append((mean - price * (mean - np.log(weight)), k, float(weight)))
+    _, k, weight = max(candidates)
+    return k, weight
+
+
+def info_nce_lower_bits_at(
+    scores: Float[np.ndarray, "c m m"],
+    k: int,
+    weight: float,
+    confidence: float,
+    *,
+    partitions: int = 8,
+    seed: int = 0,
+) -> InfoNCECertificate:
+    """Betting bound of E[b] <= I(X;Y), b being strict InfoNCE of k pairs, both directions averaged, kept in a window.
+
+    scores: as `info_nce_lower_bits`'s test. Batches are diagonal blocks under `partitions` random partitions of each
+    matrix's rows. k, weight: chosen without a look at these scores.
+
+    InfoNCE is log k less the cross-entropy of telling the positive among k candidates, so any law q over them gives a
+    bound: E log(k q_positive) <= I. Here q is the critic's softmax, mixed with `weight` of the uniform law. That keeps
+    b in [log weight, log k] whatever the scores, and costs nothing to first order where the softmax is calibrated;
+    a window clipped out of the scores would leave b a range that grows with log k.
+
+    Raises InputError for scores that are not finite, k outside [2, m] or a weight outside (0, 1).
+    Source: van den Oord et al. 2018, eq. 4; Poole et al. 2019, eq. 10; with any q, by Gibbs' inequality.
+    """
+    _require_finite(scores, "test")
+    if not 2 <= k <= scores.shape[1] or not 0 < weight < 1:
+        raise InputError(f"k = {k}, weight = {weight}: expected 2 <= k <= {scores.shape[1]} pairs and 0 < weight < 1")
+    values = _values(_likelihood_ratios(scores, k, partitions, seed), weight)
+    low, high = window = math.log(weight), math.log(weight + (1 - weight) * k)
+    one_partition = values[0]
+    lower = mean_lower_bound(values, low, high, confidence)
+    plug_in_lower = plug_in_lower_bound(one_partition, low, high, confidence)
+    t_lower, t_upper = t_interval(one_partition, confidence)
+    return InfoNCECertificate(
+        lower_bits=max(0.0, lower) / math.log(2),
+        value_bits=float(values.mean()) / math.log(2),
+        k=k,
+        batches=len(one_partition),
+        window_nats=window,
+        plug_in_lower_bits=max(0.0, plug_in_lower) / math.log(2),
+        t_lower_bits=t_lower / math.log(2),
+        t_upper_bits=t_upper / math.log(2),
+    )
+
+
+def _likelihood_ratios(
+    scores: Float[np.ndarray, "c m m"], k: int, partitions: int, seed: int
+) -> Float[np.ndarray, "p b 2 k"]:
+    """K times the softmax of the positive among K candidates, of b batches in p partitions, both directions."""
+    matrices, rows = scores.shape[:2]
+    rng = np.random.default_rng(seed)
+    ratios = []
+    for _ in range(partitions):
+        order = rng.permuted(np.tile(np.arange(rows), (matrices, 1)), axis=1)[:, : rows // k * k]
+        order = order.reshape(matrices, -1, k)
+        matrix = np.arange(matrices)[:, None, None, None]
+        batches = scores[matrix, order[..., :, None], order[..., None, :]].reshape(-1, k, k).astype(np.float64)
+        positives = np.diagonal(batches, axis1=1, axis2=2)
+        with np.errstate(over="ignore"):  # a hopeless positive: the sum is infinite and the ratio 0
+            of_x = np.exp(batches - positives[:, :, None]).sum(axis=2)
+            of_y = np.exp(batches - positives[:, None, :]).sum(axis=1)
+        ratios.append(k / np.stack([of_x, of_y], axis=1))
+    return np.stack(ratios)
+
+
+def _values(ratios: Float[np.ndarray, "p b 2 k"], weight: float) -> Float[np.ndarray, "p b"]:
+    return np.log(weight + (1 - weight) * ratios).mean(axis=(2, 3))
+
+
+def _require_finite(scores: np.ndarray, part: str) -> None:
+    if bad := scores.size - np.count_nonzero(np.isfinite(scores)):
+        raise InputError(
+            f"{bad:,} of {scores.size:,} {part} scores are NaN or infinite: expected finite; clip the critic"
+        )
+
+
+def mean_lower_bound(values: Float[np.ndarray, "*p n"], low: float, high: float, confidence: float) -> float:
     """Lower confidence limit of the mean of independent values in [low, high], valid at every n; same unit as values.
 
     A gambler bets, value by value, that the mean is above m; the limit is the largest m at which the capital has once
-    reached 1/risk. Bets are predictable plug-ins, at most 0.9/m. Raises InputError where a value leaves the window.
-    Source: Waudby-Smith & Ramdas 2023, Theorem 3 (hedged capital), its one-sided half, by Ville's inequality.
+    reached 1/risk. Bets are predictable plug-ins, at most 0.9/m.
+    values: (n,), or (p, n): one sample made into n independent values in p ways. Then the mean of the p final capitals
+    has to reach 1/risk. Each expects at most 1 if the mean is m, so theirs does too; running maxima expect more. The
+    limit then hangs less on any one way; more data it does not buy.
+    Raises InputError where a value leaves the window.
+    Source: Waudby-Smith & Ramdas 2023, Theorem 3 (hedged capital), its one-sided half, by Ville's inequality; the mean
+    of e-values, Vovk & Wang 2021.
     """
-    slack = 1e-9 * (high - low)
-    if len(values) == 0 or not low < high or values.min() < low - slack or values.max() > high + slack:
-        raise InputError(f"{len(values)} values, window [{low:.6g}, {high:.6g}]: expected at least one, all inside it")
-    x = np.clip((values - low) / (high - low), 0.0, 1.0)
-    n, log_target = len(x), -np.log1p(-confidence)
-    count = np.arange(2, n + 2)
-    means = (0.5 + np.cumsum(x)) / count
-    variances = (0.25 + np.cumsum((x - means) ** 2)) / count
-    bets = np.sqrt(2 * log_target / (n * np.concatenate([[0.25], variances[:-1]])))
+    x = _unit(values, low, high)
+    n, log_target = x.shape[-1], -np.log1p(-confidence)
+    _, variances = _plug_ins(x)
+    bets = np.sqrt(2 * log_target / (n * variances))
 
-    below, above = 0.0, 1.0  # the capital falls as m grows, so bisection keeps `below` a mean that was rejected
+    below, above = 0.0, 1.0  # every factor of the capital falls as m grows, so `below` stays a mean that was rejected
     for _ in range(50):
         m = (below + above) / 2
-        if np.cumsum(np.log1p(np.minimum(bets, 0.9 / m) * (x - m))).max() >= log_target:
+        log_capital = np.cumsum(np.log1p(np.minimum(bets, 0.9 / m) * (x - m)), axis=-1)
+        log_evidence = log_capital.max() if x.ndim == 1 else logsumexp(log_capital[..., -1]) - np.log(x.size / n)
+        if log_evidence >= log_target:
             below = m
         else:
             above = m
     return low + below * (high - low)
+
+
+def plug_in_lower_bound(values: Float[np.ndarray, " n"], low: float, high: float, confidence: float) -> float:
+    """`mean_lower_bound` in closed form, and looser: predictable plug-in empirical Bernstein.
+
+    Raises InputError where a value leaves the window.
+    Source: Waudby-Smith & Ramdas 2023, Theorem 2, its one-sided half with bets of at most 3/4.
+    """
+    x = _unit(values, low, high)
+    log_target = -np.log1p(-confidence)
+    means, variances = _plug_ins(x)
+    bets = np.minimum(np.sqrt(2 * log_target / (len(x) * variances)), 0.75)
+    price = (x - means) ** 2 * (-np.log1p(-bets) - bets)
+    return low + max(0.0, float((np.sum(bets * x - price) - log_target) / np.sum(bets))) * (high - low)
+
+
+def _unit(values: Float[np.ndarray, "*p n"], low: float, high: float) -> Float[np.ndarray, "*p n"]:
+    """values in [low, high], taken to [0, 1]."""
+    slack = 1e-9 * (high - low)
+    if values.size == 0 or not low < high or values.min() < low - slack or values.max() > high + slack:
+        raise InputError(f"{values.size} values, window [{low:.6g}, {high:.6g}]: expected at least one, all inside it")
+    return np.clip((values - low) / (high - low), 0.0, 1.0)
+
+
+def _plug_ins(x: Float[np.ndarray, "*p n"]) -> tuple[Float[np.ndarray, "*p n"], Float[np.ndarray, "*p n"]]:
+    """Mean and variance before each value, from the values before it and a first guess of 1/2 and 1/4."""
+    count = np.arange(2, x.shape[-1] + 2)
+    means = (0.5 + np.cumsum(x, axis=-1)) / count
+    variances = (0.25 + np.cumsum((x - means) ** 2, axis=-1)) / count
+    first = np.ones((*x.shape[:-1], 1))
+    return (
+        np.concatenate([0.5 * first, means[..., :-1]], axis=-1),
+        np.concatenate([0.25 * first, variances[..., :-1]], axis=-1),
+    )
 
 
 def t_interval(values: Float[np.ndarray, " m"], confidence: float) -> tuple[float, float]:
@@ -292,7 +498,7 @@ def conclusions(
         evidence = f"{errors:,} errors in {n:,} images" if certificate == "classifier" else f"{n:,} fresh pairs"
         claim = _claim(lower_bits, upper_bits, confidence)
         sentences = [
-            f"On fresh images {claim} ({certificate} certificate, {evidence}).",
+            f"On fresh images I(h_X;h_Y) {claim} ({certificate} certificate, {evidence}).",
             "Of images drawn otherwise (other class frequencies, nuisances or pairings) nothing is claimed.",
         ]
 

@@ -1,0 +1,227 @@
+"""Coverage of each certificate over fresh test samples, the critic fixed. The table: pytest -m slow -s -n 0 THIS_FILE.
+
+What a lower end must not pass is the critic's own expected bound, at the K and window that validation chose.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+from scipy import stats
+from scipy.special import entr, log_softmax
+
+from mirigor_jax.mi.bounds import info_nce
+from mirigor_jax.mi.certificate import (
+    choose_batches,
+    classifier_lower_bits,
+    info_nce_lower_bits,
+    info_nce_lower_bits_at,
+    posterior_lower_bits,
+)
+from mirigor_jax.mi.critics import JointCritic
+from mirigor_jax.mi.distributions import BENCHMARK
+
+pytestmark = pytest.mark.slow
+
+REPEATS, PAIRS, POPULATION, CONFIDENCE = 400, 10_000, 2_500_000, 0.95
+
+
+def fit(distribution, k, steps=2000):
+    """A joint critic after steps of Adam on k fresh pairs each; asinh tames heavy tails."""
+    critic, optimizer = JointCritic((16, 16)), optax.adam(optax.cosine_decay_schedule(5e-3, steps))
+
+    def scores(params, x, y):
+        return critic.apply(params, jnp.arcsinh(x), jnp.arcsinh(y), method="scores")
+
+    def step(carry, key):
+        params, state = carry
+        gradients = jax.grad(lambda p: -info_nce(scores(p, *distribution.sample(key, k))))(params)
+        updates, state = optimizer.update(gradients, state)
+        return (optax.apply_updates(params, updates), state), None
+
+    key = jax.random.key(0)
+    params = critic.init(key, *distribution.sample(key, 2), method="scores")
+    start = params, optimizer.init(params)
+    (params, _), _ = jax.jit(lambda c, keys: lax.scan(step, c, keys))(start, jax.random.split(key, steps))
+    return functools.partial(scores, params)
+
+
+def exact(distribution):
+    """The density ratio itself as critic."""
+
+    def scores(x, y):
+        def row(one):
+            return distribution.log_ratio(jnp.broadcast_to(one, x.shape), y)
+
+        return jax.vmap(row)(x)
+
+    return scores
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def fresh_scores(sample, scores, matrices, rows, key):
+    """Score matrices (matrices, rows, rows) of fresh pairs."""
+    x, y = (a.reshape(matrices, rows, -1) for a in sample(key, matrices * rows))
+    return lax.map(lambda pair: scores(*pair), (x, y))
+
+
+def expected_bits(sample, scores, k, weight):
+    """The mean over POPULATION fresh pairs, both directions, of log2(weight + (1 - weight) k softmax)."""
+    per_call = 20_000 // k
+
+    @jax.jit
+    def one(key):
+        s = fresh_scores(sample, scores, per_call, k, key)
+        softmax = jnp.stack([jnp.diagonal(jax.nn.softmax(s, axis), axis1=1, axis2=2) for axis in (1, 2)])
+        return jnp.mean(jnp.log2(weight + (1 - weight) * k * softmax))
+
+    keys = jax.random.split(jax.random.key(2), POPULATION // (per_call * k))
+    return float(np.mean(np.asarray(jax.jit(lambda keys: lax.map(one, keys))(keys)), dtype=np.float64))
+
+
+def report(name, **numbers):
+    print(f"\n{name:28}", *(f"{key} {value:.3f} " for key, value in numbers.items()), end="")
+
+
+def check(name, expected, truth, lower, coverage=None):
+    """Lower ends of one certificate: valid for the critic's own bound and for I, and near the former."""
+    expected, lower = np.broadcast_to(expected, len(lower)), np.array(lower)
+    coverage = np.mean(lower <= expected) if coverage is None else coverage
+    report(name, I=truth, expected=expected.mean(), median=np.median(lower), coverage=coverage)
+    assert len(lower) >= 400
+    assert coverage >= CONFIDENCE
+    assert np.mean(lower <= truth) >= CONFIDENCE
+    assert np.median(expected - lower) < 0.15
+
+
+def check_infonce(name, expected, truth, certificates):
+    check(name, expected, truth, [c.lower_bits for c in certificates])
+    plug_in = np.array([c.plug_in_lower_bits for c in certificates])
+    t_low, t_high = np.array([(c.t_lower_bits, c.t_upper_bits) for c in certificates]).T
+    covered = np.mean((t_low <= expected) & (expected <= t_high))
+    report("", plug_in_median=np.median(plug_in), plug_in_coverage=np.mean(plug_in <= expected), t_coverage=covered)
+    assert np.mean(plug_in <= expected) >= CONFIDENCE
+    assert np.isfinite([t_low, t_high]).all()
+
+
+@pytest.mark.parametrize("name", ["gaussian-5-1.0", "student-identity-5-5-2", "1v1-additive-0.1"])
+def test_infonce_certificate_of_a_fitted_critic(name):
+    distribution = BENCHMARK[name]
+    scores = fit(distribution, k=64)
+    fresh = functools.partial(fresh_scores, distribution.sample, scores)
+    k, weight = choose_batches(np.asarray(fresh(20, 500, jax.random.key(1))), (20, 500), CONFIDENCE)
+    expected = expected_bits(distribution.sample, scores, k, weight)
+    certificates = [
+        info_nce_lower_bits_at(
+            np.asarray(fresh(PAIRS // (2 * k), 2 * k, key)), k, weight, CONFIDENCE, partitions=4, seed=i
+        )
+        for i, key in enumerate(jax.random.split(jax.random.key(3), REPEATS))
+    ]
+    report(name, k=k, weight=weight)
+    check_infonce(name, expected, distribution.mutual_information() / math.log(2), certificates)
+
+
+def test_infonce_certificate_of_the_exact_log_ratio_with_every_choice_made_anew():
+    """A fresh validation part too in every repeat: choosing K and window on it costs no coverage."""
+    distribution = BENCHMARK["gaussian-5-1.0"]
+    sample, scores = distribution.sample, exact(distribution)
+    expected = functools.cache(functools.partial(expected_bits, sample, scores))
+    certificates = []
+    for i, key in enumerate(jax.random.split(jax.random.key(4), REPEATS)):
+        validation, test = (np.asarray(fresh_scores(sample, scores, 156, 64, k)) for k in jax.random.split(key))
+        certificates.append(info_nce_lower_bits(validation, test, CONFIDENCE, partitions=4, seed=i))
+    means = np.array([expected(c.k, math.exp(c.window_nats[0])) for c in certificates])
+    check_infonce("exact log ratio", means, distribution.mutual_information() / math.log(2), certificates)
+
+
+# An encoder of ten classes, right on 90 % of images: h = 2.983 e_c + normal noise, its posterior exact.
+
+CLASSES, SEPARATION = 10, 2.983
+
+
+def posteriors(rng, c):
+    """Class posteriors of fresh images of classes c, every row distinct."""
+    h = rng.normal(size=(*c.shape, CLASSES))
+    h += SEPARATION * (c[..., None] == np.arange(CLASSES))
+    return np.exp(log_softmax(SEPARATION * h, axis=-1))
+
+
+def same_class_bits(rng, weight, k):
+    """Expected windowed InfoNCE of the posteriors' critic over POPULATION fresh pairs."""
+    values = []
+    for _ in range(POPULATION // 50_000):
+        c = rng.integers(CLASSES, size=(50_000 // k, k))
+        s = posteriors(rng, c) @ posteriors(rng, c).swapaxes(1, 2)
+        positives = np.diagonal(s, axis1=1, axis2=2)
+        softmax = np.stack([positives / s.sum(axis=axis) for axis in (1, 2)])
+        values.append(np.mean(np.log2(weight + (1 - weight) * k * softmax)))
+    return np.mean(values)
+
+
+def test_classifier_and_posterior_certificates_of_a_ninety_percent_encoder():
+    rng, joint = np.random.default_rng(5), np.eye(CLASSES) / CLASSES
+    grid = np.linspace(-8, 12, 20_001)
+    accuracy = np.sum(stats.norm.pdf(grid - SEPARATION) * stats.norm.cdf(grid) ** (CLASSES - 1)) * (grid[1] - grid[0])
+    assert accuracy == pytest.approx(0.9, abs=2e-3)
+
+    def fano_bits(error):
+        return (entr(error) + entr(1 - error)) / math.log(2) + error * math.log2(CLASSES - 1)
+
+    classifier_bits = math.log2(CLASSES) - fano_bits(1 - accuracy) - fano_bits(2 * (1 - accuracy))
+
+    # The mean posterior is uniform, so E_Q e^f = 1 and the critic's bound is E_P f; it mixes 1e-3 of the uniform law.
+    # The exact posterior is sufficient for the class, so I itself is E_P f without mixing.
+    f = {0.0: [], 1e-3: []}
+    for _ in range(POPULATION // 50_000):
+        c = rng.integers(CLASSES, size=50_000)
+        q_x, q_y = posteriors(rng, c), posteriors(rng, c)
+        for mixing, values in f.items():
+            inner = np.sum(((1 - mixing) * q_x + mixing / CLASSES) * ((1 - mixing) * q_y + mixing / CLASSES), axis=1)
+            values.append(np.mean(np.log2(CLASSES * inner)))
+    truth, posterior_bits = (float(np.mean(values)) for values in f.values())
+
+    def by_errors(errors):
+        return classifier_lower_bits(errors, PAIRS, np.full(CLASSES, 1 / CLASSES), CONFIDENCE)
+
+    by_classifier, by_posterior = [], []
+    for _ in range(REPEATS):
+        c = rng.integers(CLASSES, size=PAIRS)
+        q_x, q_y = posteriors(rng, c), posteriors(rng, c)
+        errors = int(np.sum(q_x.argmax(axis=1) != c))
+        by_classifier.append(by_errors(errors))
+        by_posterior.append(posterior_lower_bits(q_x, q_y, c, c, joint, CONFIDENCE))
+    # Clopper-Pearson's limit covers in hardly more than 95 %, which 400 repeats cannot tell from less: summed exactly.
+    law = stats.binom(PAIRS, 1 - accuracy)
+    counts = range(int(law.ppf(1e-6)), int(law.ppf(1 - 1e-6)))
+    coverage = sum(law.pmf(errors) for errors in counts if by_errors(errors) <= classifier_bits)
+    check("90 % encoder, classifier", classifier_bits, truth, by_classifier, coverage)
+    check("90 % encoder, posterior", posterior_bits, truth, by_posterior)
+
+
+def test_the_interval_over_redraws_fails_the_same_check():
+    """A bank of 400 images redrawn at will: tight about the bank's own mean, and blind to where that lies."""
+    rng, k, weight, batches, bank = np.random.default_rng(6), 16, 1 / 8, 2000, 400
+    expected = same_class_bits(rng, weight, k)
+    lower, t_lower = [], []
+    for i in range(REPEATS):
+        classes = np.sort(rng.integers(CLASSES, size=bank))
+        q = posteriors(rng, classes)
+        assert len(np.unique(q, axis=0)) == bank
+        sizes = np.bincount(classes, minlength=CLASSES)
+        first = rng.integers(bank, size=(batches, k))
+        c = classes[first]
+        second = (np.cumsum(sizes) - sizes)[c] + (rng.random(c.shape) * sizes[c]).astype(int)
+        scores = np.log(CLASSES * q[first] @ q[second].swapaxes(1, 2))
+        certificate = info_nce_lower_bits_at(scores, k, weight, CONFIDENCE, partitions=1, seed=i)
+        lower.append(certificate.lower_bits)
+        t_lower.append(certificate.t_lower_bits)
+    coverage, t_coverage = np.mean(np.array(lower) <= expected), np.mean(np.array(t_lower) <= expected)
+    report("redraws", expected=expected, median=np.median(lower), coverage=coverage, t_coverage=t_coverage)
+    assert coverage < 0.8
+    assert t_coverage < 0.8
+    assert np.median(lower) > expected - 0.15
