@@ -24,7 +24,7 @@ from mirigor_jax.data.pairing import Pairing
 from mirigor_jax.encode import encode_pairs
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_json, replace_rows
-from mirigor_jax.mi import certificate, fit
+from mirigor_jax.mi import certificate, fit, labels
 from mirigor_jax.mi.certificate import Certificate
 from mirigor_jax.mi.critics import CosineCritic
 from mirigor_jax.models.resnet import make_encoder
@@ -50,6 +50,8 @@ def check(config: ConfigDict, pairing: Pairing) -> None:
                 f"features.test={pairs} pairs are too few for a certificate over {pairing.num_classes} classes: even a "
                 "classifier without errors would prove nothing; raise it to some thousands"
             )
+    if pairing.num_classes > 1 and pairs < labels.LEAST_PAIRS:
+        raise InputError(f"features.test={pairs} pairs are too few for a certificate; raise it to some thousands")
 
 
 def batch_sizes(config: ConfigDict) -> list[int]:
@@ -147,8 +149,8 @@ def fit_critic(
     if streamed:
         frozen, iterator = parallel.replicate(streamed[0], mesh), iter(streamed[1])
     else:
-        labels = pairing.classes(features["fit"]["labels"])
-        batch = parallel.replicate(fit.make_bank(features["fit"]["h"], labels, pairing.joint()), mesh)
+        classes = pairing.classes(features["fit"]["labels"])
+        batch = parallel.replicate(fit.make_bank(features["fit"]["h"], classes, pairing.joint()), mesh)
     path = folder / "fit.jsonl"
     with Checkpoints(folder / "critic") as checkpoints:
         done = checkpoints.last or 0
@@ -205,8 +207,8 @@ def read_curve(
 
 def both_views(pairs: dict[str, np.ndarray], pairing: Pairing) -> tuple[np.ndarray, np.ndarray]:
     """(representations, classes) of all images of the pairs."""
-    h, labels = (np.concatenate([pairs[f"{name}_x"], pairs[f"{name}_y"]]) for name in ("h", "labels"))
-    return h, pairing.classes(labels)
+    h, attributes = (np.concatenate([pairs[f"{name}_x"], pairs[f"{name}_y"]]) for name in ("h", "labels"))
+    return h, pairing.classes(attributes)
 
 
 def fit_probe(config: ConfigDict, features: Features, pairing: Pairing) -> probes.LinearProbe:
@@ -222,38 +224,30 @@ def fit_probe(config: ConfigDict, features: Features, pairing: Pairing) -> probe
     )
 
 
-def routes(
-    pairs: dict[str, np.ndarray], probe: probes.LinearProbe, pairing: Pairing, confidence: float
-) -> dict[Certificate, dict[str, Any]]:
-    """The certificates of fresh pairs that apply, by the class probe as a posterior and as a classifier."""
-    c_x, c_y = pairing.classes(pairs["labels_x"]), pairing.classes(pairs["labels_y"])
-    q_x, q_y = probes.class_posterior(probe, pairs["h_x"]), probes.class_posterior(probe, pairs["h_y"])
-    joint = pairing.joint()
-    lower = certificate.posterior_lower_bits(q_x, q_y, c_x, c_y, joint, confidence)
-    found: dict[Certificate, dict[str, Any]] = {"posterior": {"lower_bits": lower, "pairs": len(c_x)}}
-    if pairing.exact:
-        # One image of each pair: the two share their class, so their errors are not independent trials.
-        errors, images = int(np.sum(q_x.argmax(axis=1) != c_x)), len(c_x)
-        lower = certificate.classifier_lower_bits(errors, images, joint.sum(axis=1), confidence)
-        found["classifier"] = {"lower_bits": lower, "errors": errors, "images": images}
-    return found
-
-
 def certify(
-    config: ConfigDict, features: Features, pairing: Pairing
-) -> tuple[Certificate | None, float, dict[Any, Any]]:
-    """(route, lower end in bits, both routes on test): the route is the better one on validation.
+    config: ConfigDict, params: Any, features: Features, pairing: Pairing
+) -> tuple[Certificate | None, dict[Certificate, dict[str, Any]]]:
+    """`labels.certify` of the fitted critic and the class probe: (route, all routes on test).
 
     Where no attribute is shared, I = 0 needs no certificate.
     """
     if pairing.num_classes == 1:
-        return None, 0.0, {}
+        return None, {}
+    critic, _ = _critic(config)
+    stacked = jax.tree.map(lambda x: x[None], jax.device_get(params))
+    size = labels.batch_rows(config.features.test, config.features.validation)
+
+    def held_out(part: str) -> labels.HeldOut:
+        pairs = features[part]
+        h_x, h_y = pairs["h_x"], pairs["h_y"]
+        c_x, c_y = pairing.classes(pairs["labels_x"]), pairing.classes(pairs["labels_y"])
+        scores = labels.mean_scores(critic, stacked, labels.in_batches(h_x, size), labels.in_batches(h_y, size))
+        # One image of each pair: the two share their class, so their errors are not independent trials.
+        return labels.HeldOut(h_x, h_y, c_x, c_y, h_x, c_x, np.asarray(scores))
+
     probe = fit_probe(config, features, pairing)
-    rehearsed, found = (
-        routes(features[part], probe, pairing, config.estimate.confidence) for part in ("validation", "test")
-    )
-    route = max(rehearsed, key=lambda name: rehearsed[name]["lower_bits"])
-    return route, found[route]["lower_bits"], found
+    confidence = config.estimate.confidence
+    return labels.certify(held_out("validation"), held_out("test"), probe, pairing.joint(), confidence)
 
 
 def estimate(
@@ -280,7 +274,8 @@ def estimate(
     curve = read_curve(config, params, features["test"], pairing, mesh)
     at = {row["k"]: row for row in curve}
     own, paper_k = at[e.k], e.paper_k if e.paper_k in at else e.k
-    route, lower, found = certify(config, features, pairing)
+    route, found = certify(config, params, features, pairing)
+    lower = found[route]["lower_bits"] if route else 0.0
     upper = pairing.mutual_information_bits
     result = certificate.Estimate(
         name=name,
@@ -294,8 +289,10 @@ def estimate(
         upper_bits=upper,
         confidence=e.confidence,
         certificate=route,
-        # Both routes here do without K, so that no K limits what they can show.
-        verdict=certificate.verdict(lower, upper, e.tolerance_bits, math.inf),
+        # The other routes do without K, so that no K limits what they can show.
+        verdict=certificate.verdict(
+            lower, upper, e.tolerance_bits, own["reach_bits"] or own["ceiling_bits"] if route == "infonce" else math.inf
+        ),
     )
     replace_json(
         folder / "estimate.json",

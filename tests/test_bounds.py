@@ -76,7 +76,9 @@ def test_nwj_of_the_log_ratio_itself_is_short():
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize(
+    "name", sorted(ESTIMATORS.keys() - {"nt_xent"})
+)  # what is wrong there is whose scores it reads
 def test_only_what_is_called_a_lower_bound_is_one(name):
     estimator = ESTIMATORS[name]()
 
@@ -94,6 +96,17 @@ def test_only_what_is_called_a_lower_bound_is_one(name):
     critics = np.stack([LOG_R + 1, -LOG_R]) + scales * rng.normal(size=(30, 2, 3, 3))
     above = max(float(jnp.max(excess(f, u))) for f, u in critics)
     assert (above <= 1e-9) == (estimator.kind == "lower bound")
+
+
+@pytest.mark.parametrize(("name", "anchors"), [("nt_xent", "all"), ("info_nce_symmetric", "both")])
+def test_negatives_of_the_own_view_pass_the_truth(name, anchors):
+    """Two classes, 6 pairs, the perfect critic of the class: I = 1 bit, over all 64 ways the classes can fall."""
+    estimator = ESTIMATORS[name]()
+    classes = jnp.array(list(itertools.product((0, 1), repeat=6)))
+    views = jnp.concatenate([classes, classes], axis=1) if anchors == "all" else classes
+    scores = jnp.where(views[:, :, None] == views[:, None, :], 0.0, -1e4)
+    bits = jnp.mean(jax.vmap(lambda s: estimator.value(*bounds.anchored(s, anchors)))(scores)) / math.log(2)
+    np.testing.assert_allclose(bits, 1.0055 if anchors == "all" else 0.8648, atol=5e-5)
 
 
 @pytest.mark.usefixtures("float64")
@@ -143,7 +156,7 @@ def test_a_ceiling_is_reached_and_not_passed(name):
     estimator = ESTIMATORS[name]()
     positives, negatives = jnp.full(6, 60.0), jnp.full((6, 7), -60.0)
     value = estimator.value(positives, negatives, *[jnp.full(6, -60.0)] * estimator.needs_u)
-    if name == "info_nce":
+    if name in ("info_nce", "info_nce_symmetric", "nt_xent"):
         assert math.isclose(estimator.ceiling(7), math.log(8))
         np.testing.assert_allclose(value, math.log(8), rtol=1e-6)
     else:

@@ -242,7 +242,8 @@ def test_an_untrained_encoder_certifies_little_where_redrawn_pairs_would_certify
     assert all(route["lower_bits"] < 4.0 for route in own["routes"].values())
     assert own["lower_bits"] < 4.0
     assert own["strict_bits"] < 4.0
-    assert own["verdict"] == "bounded"
+    # Only InfoNCE needs a K, and at 256 pairs no critic comes within 0.1 of 6 bits.
+    assert own["verdict"] == ("k-limited" if own["certificate"] == "infonce" else "bounded")
     bank = encode.load(tmp_path / "untrained" / "features")["test"]
     assert len(np.unique(bank["h_x"], axis=0)) == len(bank["h_x"])  # the trap is there to fall into
 

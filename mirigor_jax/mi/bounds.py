@@ -7,6 +7,7 @@ means, never sums. Scores of any size give finite values and gradients; sums run
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -21,6 +22,7 @@ from mirigor_jax.mi.scoring import Rule, anchor_loss, log_score
 Positives = Float[Array, " n"]
 Negatives = Float[Array, "n m"]
 Nats = Float[Array, ""]
+Anchors = Literal["x", "both", "all"]
 
 
 def info_nce(scores: Float[Array, "k k"]) -> Nats:
@@ -129,6 +131,7 @@ class Estimator:
     `carry` at the first step; () for all but MINE. Where `needs_u` is set both take a third array, u(x_i, y_i).
     kind: what the mean of `value` over fresh pairs is to I(X;Y); note: its bias in words.
     ceiling(m): the most nats `value` can reach with m negatives a row, or None.
+    anchors: whose negatives are read from a batch's score matrix, see `anchored`.
     """
 
     name: str
@@ -139,16 +142,45 @@ class Estimator:
     ceiling: Callable[[int], float | None] = lambda m: None
     carry: Any = ()
     needs_u: bool = False
+    anchors: Anchors = "x"
 
 
-def _info_nce_estimator() -> Estimator:
-    def value(positives: Positives, negatives: Negatives) -> Nats:
-        positives, negatives = _wide(positives, negatives)
-        k = negatives.shape[1] + 1
-        return math.log(k) - jnp.mean(jax.nn.softplus(logsumexp(negatives - positives[:, None], axis=1)))
+def anchored(scores: Float[Array, "k k"], anchors: Anchors) -> tuple[Positives, Negatives]:
+    """Positives and negatives of a batch's score matrix, one row an anchor.
 
+    "x": every x against all y. "both": then every y against all x. "all": the matrix is of the n = k/2 pairs' 2n
+    representations [x; y] against each other; every one is an anchor, its negatives all others but its partner.
+    """
+    if anchors == "x":
+        return off_diagonal(scores)
+    if anchors == "both":
+        of_x, of_y = off_diagonal(scores), off_diagonal(scores.T)
+        return jnp.concatenate([of_x[0], of_y[0]]), jnp.concatenate([of_x[1], of_y[1]])
+    _, others = off_diagonal(scores)
+    partner = scores.shape[0] // 2 - 1  # `others` goes on cyclically from the anchor, so partners share a column
+    return others[:, partner], jnp.delete(others, partner, axis=1, assume_unique_indices=True)
+
+
+def _classified(positives: Positives, negatives: Negatives) -> Nats:
+    """log(m+1) less the cross-entropy of the positive among its row's m+1 candidates."""
+    positives, negatives = _wide(positives, negatives)
+    k = negatives.shape[1] + 1
+    return math.log(k) - jnp.mean(jax.nn.softplus(logsumexp(negatives - positives[:, None], axis=1)))
+
+
+def _info_nce_estimator(anchors: Anchors = "x") -> Estimator:
+    """Source: van den Oord et al. 2018, Eq. 4; Poole et al. 2019, eq. 10."""
+    name = "info_nce" if anchors == "x" else "info_nce_symmetric"
     note = "cannot pass log K for K candidates, the positive among them; biased down by more as I nears it"
-    return Estimator("info_nce", "lower bound", note, value, _maximise(value), lambda m: math.log(m + 1))
+    loss = _maximise(_classified)
+    return Estimator(name, "lower bound", note, _classified, loss, lambda m: math.log(m + 1), anchors=anchors)
+
+
+def _nt_xent_estimator() -> Estimator:
+    """log(2K−1) − L_NT-Xent. Source: Lee et al. 2023, Eq. 4."""
+    note = "ceiling log(2K−1); negatives come in dependent pairs, half of them from the anchor's own view"
+    loss = _maximise(_classified)
+    return Estimator("nt_xent", "not a bound", note, _classified, loss, lambda m: math.log(m + 1), anchors="all")
 
 
 def _dv_estimator() -> Estimator:
@@ -234,6 +266,8 @@ def _maximise(value: Callable[..., Nats]) -> Callable[..., tuple[Nats, Any]]:
 
 ESTIMATORS: dict[str, Callable[..., Estimator]] = {
     "info_nce": _info_nce_estimator,
+    "info_nce_symmetric": partial(_info_nce_estimator, "both"),
+    "nt_xent": _nt_xent_estimator,
     "dv": _dv_estimator,
     "mine": _mine_estimator,
     "nwj": _nwj_estimator,

@@ -1,11 +1,14 @@
-"""Fitting a critic on frozen representations: same-class pairs drawn on the device, many steps a dispatch.
+"""Fitting critics: pairs drawn on the device, many steps a dispatch, the best of validation kept.
 
-Every function here is written for one device of the mapped axis; `estimate.py` maps and drives them.
+Two ways to use the devices: one critic whose batch they share (`estimate_step`, on frozen representations of classes),
+and many critics that each fit on one (`fit_members`, on paired arrays). Steps are written for one device.
 """
 
+import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,12 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.scipy.special import logsumexp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from mirigor_jax import parallel
 from mirigor_jax.errors import InputError
+from mirigor_jax.mi.bounds import Anchors, Estimator, anchored, derange, info_nce_symmetric, shuffle
 from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi
 
 Views = Callable[[Any, Any, Array], tuple[Array, Array]]
+Negatives = Literal["in-batch", "derange", "shuffle"]
+Report = Callable[[int, int, str], None]  # (step, of how many, what validation says)
 
 
 class Bank(NamedTuple):
@@ -80,15 +89,27 @@ class CriticState(NamedTuple):
     best_params: Any
     best_nats: Array
     best_step: Array
+    carry: Any = ()  # of the objective, where it has one (MINE)
 
 
 def init_critic(
     critic: nn.Module, optimizer: optax.GradientTransformation, h: Float[Array, "k d"], key: Array
 ) -> CriticState:
     """A fresh critic for representations like h."""
-    params = critic.init(key, h, h)["params"]
+    return fresh(critic.init(key, h, h)["params"], optimizer, h.dtype)
+
+
+def fresh(params: Any, optimizer: optax.GradientTransformation, dtype: Any) -> CriticState:
+    """The state before any step and any look at validation."""
     zero = jnp.zeros((), jnp.int32)
-    return CriticState(zero, params, optimizer.init(params), params, jnp.full((), -jnp.inf, h.dtype), zero)
+    return CriticState(zero, params, optimizer.init(params), params, jnp.full((), -jnp.inf, dtype), zero)
+
+
+def update(state: CriticState, optimizer: optax.GradientTransformation, gradients: Any) -> CriticState:
+    """The state after one step along the gradients."""
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return state._replace(step=state.step + 1, params=params, opt_state=opt_state)
 
 
 def estimate_step(
@@ -116,9 +137,7 @@ def estimate_step(
         return -info_nce_embeddings(z_x / temperature, z_y, axis_name=axis_name)
 
     loss, gradients = lax.pmean(jax.value_and_grad(loss_fn)(state.params), axis_name)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return state._replace(step=state.step + 1, params=params, opt_state=opt_state), -loss
+    return update(state, optimizer, gradients), -loss
 
 
 def bounds(
@@ -149,15 +168,16 @@ def fit_chunk(
     state: CriticState,
     frozen: Any,
     batch: Any,
-    validation: tuple[Float[Array, "m k d"], Float[Array, "m k d"]],
+    validation: tuple[Any, Any],
     keys: Array,
     *,
     step: Callable[..., tuple[CriticState, Array]],
-    validate: Callable[..., tuple[Array, Array]],
+    validate: Callable[..., tuple[Array, ...]],
     streamed: bool,
 ) -> tuple[CriticState, dict[str, Array]]:
     """As many steps as keys in one scan, then one look at validation; the best critic so far is kept.
 
+    validate: (params, *validation) → the value that decides, in nats, first.
     streamed: `batch` has a leading axis of one batch a step; else every step draws from the same one.
     """
     if streamed:
@@ -173,3 +193,273 @@ def fit_chunk(
         best_step=jnp.where(better, state.step, state.best_step),
     )
     return state, {"fit_nats": jnp.mean(fitted), "validation_nats": value}
+
+
+class Pairs(NamedTuple):
+    """n paired rows of each of several data sets, as critics read them."""
+
+    x: Float[Array | np.ndarray, "s n p"]
+    y: Float[Array | np.ndarray, "s n q"]
+
+
+class Member(NamedTuple):
+    """One critic among many: which data set it fits, by which of the recipe's estimators, from which seed."""
+
+    data: Int[Array | np.ndarray, "*m"]
+    estimator: Int[Array | np.ndarray, "*m"]
+    seed: Int[Array | np.ndarray, "*m"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the critics of a group are fitted, each on its own.
+
+    Estimators of a group read the same scores: they agree in needs_u, and in whether their anchors are "all".
+    The rate falls by a cosine over `steps`. Every `look` steps comes a look at validation, `look_batches` of
+    `look_size` pairs at most; the fits end when none of them has found its best in the last `patience` steps.
+    """
+
+    critic: nn.Module
+    estimators: tuple[Estimator, ...]
+    negatives: Negatives = "in-batch"
+    batch_size: int = 64
+    steps: int = 3000
+    learning_rate: float = 6e-3
+    weight_decay: float = 1e-2
+    look: int = 100
+    look_size: int = 128
+    look_batches: int = 32
+    patience: int = 600
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        schedule = optax.cosine_decay_schedule(self.learning_rate, self.steps)
+        return optax.adamw(schedule, weight_decay=self.weight_decay)
+
+    def scores(
+        self,
+        params: Any,
+        x: Float[Array, "k p"],
+        y: Float[Array, "l q"],
+        partners: Int[Array, "k m"] | None = None,
+        dropout: Array | None = None,
+    ) -> Float[Array, "k _"]:
+        """The critic's scores; dropout: its key, None to leave it out."""
+        rngs = {} if dropout is None else {"dropout": dropout}
+        apply: Any = partial(self.critic.apply, rngs=rngs, method="scores")  # what a method returns, flax can't type
+        return apply({"params": params}, x, y, partners, deterministic=dropout is None)
+
+
+def critic_step(
+    state: CriticState, frozen: tuple[Pairs, Member], rows: Int[Array, " k"], key: Array, *, recipe: Recipe
+) -> tuple[CriticState, Array]:
+    """One update of one critic on the pairs of `rows`, by its estimator's objective; and the objective, in nats."""
+    data, member = frozen
+    x, y = data.x[member.data, rows], data.y[member.data, rows]
+
+    def loss_fn(params):
+        return _objective(params, state.carry, member, x, y, *jax.random.split(key), recipe=recipe)
+
+    (loss, carry), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    return update(state, recipe.optimizer, gradients)._replace(carry=carry), -loss
+
+
+def _objective(params, carry, member: Member, x, y, partner_key, dropout, *, recipe: Recipe) -> tuple[Array, Any]:
+    """(loss in nats, carry) of the member's estimator on a batch."""
+    one, own = recipe.estimators[0], jnp.arange(x.shape[0])[:, None]
+    if one.anchors == "all":
+        x = y = jnp.concatenate([x, y])
+    partners = None
+    if recipe.negatives != "in-batch":
+        draw = {"derange": derange, "shuffle": shuffle}[recipe.negatives]
+        partners = jnp.concatenate([own, draw(partner_key, len(own))], axis=1)
+    scores = recipe.scores(params["f"], x, y, partners, dropout)
+    # u is best at -log dP/dQ, so that of a critic that starts near log dP/dQ is its negative.
+    u = (-recipe.scores(params["u"], x, y, own, dropout)[:, 0],) if one.needs_u else ()
+
+    def loss(estimator: Estimator, carry):
+        read = anchored(scores, estimator.anchors) if partners is None else (scores[:, 0], scores[:, 1:])
+        value, after = estimator.loss(carry, *read, *u)
+        return value, carry if estimator.carry == () else after
+
+    return lax.switch(member.estimator, [partial(loss, estimator) for estimator in recipe.estimators], carry)
+
+
+def _validate(params, data: Pairs, member: Member, *, recipe: Recipe) -> tuple[Array]:
+    """The objective in nats over all batches of the validation part, whose negatives are the same at every look."""
+    x, y = data.x[member.data], data.y[member.data]
+    size = min(recipe.look_size, x.shape[0])
+    batches = min(x.shape[0] // size, recipe.look_batches)
+    x, y = (v[: batches * size].reshape(batches, size, v.shape[1]) for v in (x, y))
+    keys = jax.random.split(jax.random.key(0), batches)
+    carry = _first_carry(recipe)
+    losses, _ = lax.map(
+        lambda b: _objective(params, carry, member, b[0], b[1], b[2], None, recipe=recipe), (x, y, keys)
+    )
+    return (-jnp.mean(losses),)
+
+
+def _first_carry(recipe: Recipe) -> Any:
+    carries = [estimator.carry for estimator in recipe.estimators if estimator.carry != ()]
+    return jax.tree.map(jnp.float32, carries[0]) if carries else ()
+
+
+def start_critic(data: Pairs, validation: Pairs, member: Member, *, recipe: Recipe) -> CriticState:
+    """A fresh critic, its best of validation what it shows before any step."""
+    names = ("f", "u") if recipe.estimators[0].needs_u else ("f",)
+    keys = jax.random.split(jax.random.key(member.seed), len(names))
+    x, y = data.x[0, :2], data.y[0, :2]
+    params = {
+        name: recipe.critic.init(key, x, y, method="scores")["params"] for name, key in zip(names, keys, strict=True)
+    }
+    (best,) = _validate(params, validation, member, recipe=recipe)
+    return fresh(params, recipe.optimizer, best.dtype)._replace(best_nats=best, carry=_first_carry(recipe))
+
+
+def _epochs(n: int, seed: int, done: int, steps: int, size: int) -> Int[np.ndarray, "steps size"]:
+    """Batches of rows: no row twice in a batch, all once (but for a rest) before any comes again."""
+    generator, each = np.random.default_rng((seed, done)), n // size
+    epochs = [generator.permutation(n)[: each * size].reshape(each, size) for _ in range(-(-steps // each))]
+    return np.concatenate(epochs)[:steps].astype(np.int32)
+
+
+def _member_chunk(
+    state: CriticState,
+    rows: Int[Array, "steps k"],
+    data: Pairs,
+    validation: Pairs,
+    member: Member,
+    *,
+    recipe: Recipe,
+) -> tuple[CriticState, dict[str, Array]]:
+    """One step of one critic for each batch of rows, and a look at validation."""
+    key = jax.random.fold_in(jax.random.key(member.seed), state.step + 1)
+    return fit_chunk(
+        state,
+        (data, member),
+        rows,
+        (validation, member),
+        jax.random.split(key, len(rows)),
+        step=partial(critic_step, recipe=recipe),
+        validate=partial(_validate, recipe=recipe),
+        streamed=True,
+    )
+
+
+@lru_cache(maxsize=32)
+def _programs(recipe: Recipe, mesh: Mesh) -> tuple[Any, Any]:
+    """(start, chunk) of all members at once, compiled for the mesh; kept, so that a second call need not compile."""
+    shared, own = parallel.REPLICATED, parallel.SHARDED
+
+    def each(function: Callable[..., Any], members: int) -> Callable[..., Any]:
+        axes = (0,) * members + (None, None, 0)
+        return jax.vmap(partial(function, recipe=recipe), in_axes=axes)
+
+    start = parallel.map_step(each(start_critic, 0), mesh, (shared, shared, own), own)
+    chunk = parallel.map_step(each(_member_chunk, 2), mesh, (own, own, shared, shared, own), own, donate=(0,))
+    return start, chunk
+
+
+def fit_members(
+    recipe: Recipe, data: Pairs, validation: Pairs, members: Member, report: Report | None = None
+) -> tuple[Any, Int[np.ndarray, " m"]]:
+    """Fit m critics at once, one vmapped program split over the devices; each keeps its best step of validation.
+
+    Returns their parameters, stacked, and their best steps (0: the critic it started from).
+    """
+    mesh = parallel.make_mesh(len(members.seed))
+    start, chunk = _programs(recipe, mesh)
+    n, seeds = data.x.shape[1], members.seed
+    data, validation = parallel.replicate((data, validation), mesh)
+    members = parallel.shard(members, mesh)
+    state, done, best_step = start(data, validation, members), 0, np.zeros(len(seeds), np.int32)
+    while done < recipe.steps and done - best_step.max() < recipe.patience:
+        rows = np.stack([_epochs(n, int(seed), done, recipe.look, recipe.batch_size) for seed in seeds])
+        state, looked = chunk(state, parallel.shard(rows, mesh), data, validation, members)
+        done, best_step = done + recipe.look, np.asarray(state.best_step)
+        if report is not None:
+            bits = float(jnp.mean(looked["validation_nats"])) / math.log(2)
+            report(min(done, recipe.steps), recipe.steps, f"{bits:z.3f} bits on validation")
+    if report is not None and done < recipe.steps:
+        report(done, done, f"stopped: nothing gained in {recipe.patience:,} steps")
+    return jax.device_get(state.best_params), best_step
+
+
+@partial(jax.jit, static_argnames="recipe")
+def read_scores(
+    recipe: Recipe, params: Any, x: Float[Array | np.ndarray, "b k p"], y: Float[Array | np.ndarray, "b k q"]
+) -> tuple[Float[Array, "s b n n"], Float[Array, "s b k"] | None]:
+    """Every score matrix of each batch by the critics of s seeds, and u of the positives where the estimators need it.
+
+    n = k, or 2k where all representations are anchors.
+    """
+
+    def one(p, x, y):
+        if recipe.estimators[0].anchors == "all":
+            x = y = jnp.concatenate([x, y])
+        # Some rows at a time: a joint critic's layers are as large as all the pairs together.
+        rows = lax.map(lambda row: recipe.scores(p["f"], row[None], y)[0], x, batch_size=128)
+        own = jnp.arange(x.shape[0])[:, None]
+        return rows, -recipe.scores(p["u"], x, y, own)[:, 0] if "u" in p else None
+
+    return lax.map(lambda p: lax.map(lambda pair: one(p, *pair), (x, y)), params)
+
+
+@partial(jax.jit, static_argnames=("estimator", "folds"))
+def read(
+    estimator: Estimator, scores: Float[Array, "s b n n"], u: Float[Array, "s b k"] | None, folds: int
+) -> tuple[Float[Array, " s"], Float[Array, ""], Float[Array, " folds"]]:
+    """The mean over batches, in nats: of each seed's scores, of their average, and of that without each fold of pairs.
+
+    InfoNCE, DV, NWJ and FLO are concave in the scores, so the averaged critic shows no less than the seeds' mean.
+    """
+
+    def value(scores, u):
+        return estimator.value(*anchored(scores, estimator.anchors), *(() if u is None else (u,)))
+
+    def over_batches(scores, u):
+        return jnp.mean(lax.map(lambda batch: value(*batch), (scores, u)))
+
+    k = scores.shape[-1] // (2 if estimator.anchors == "all" else 1)
+    averaged = jax.tree.map(lambda v: jnp.mean(v, axis=0), (scores, u))
+
+    def without(keep):
+        rows = jnp.concatenate([keep, keep + k]) if estimator.anchors == "all" else keep
+        scores, u = averaged
+        return over_batches(scores[:, rows][:, :, rows], None if u is None else u[:, keep])
+
+    fold = k // folds
+    kept = np.stack([np.delete(np.arange(k), np.s_[f * fold : (f + 1) * fold]) for f in range(folds)])
+    each = lax.map(lambda one: over_batches(*one), (scores, u))
+    return each, over_batches(*averaged), lax.map(without, jnp.asarray(kept))
+
+
+@jax.jit
+def strict_info_nce(scores: Float[Array | np.ndarray, "b k k"]) -> Float[Array, " b"]:
+    """Strict InfoNCE of each batch's scores, both directions averaged, in nats."""
+    return lax.map(info_nce_symmetric, scores)
+
+
+@partial(jax.jit, static_argnames=("recipe", "anchors"))
+def read_info_nce(
+    recipe: Recipe, anchors: Anchors, params: Any, x: Float[Array, "b k p"], y: Float[Array, "b k q"]
+) -> Float[Array, " b"]:
+    """Strict InfoNCE of the seeds' averaged critic at a K whose score matrix would not fit, in nats of each batch."""
+
+    def batch(pair):
+        x, y = pair
+        k = x.shape[0]
+        size = math.gcd(k, 256)  # rows at a time
+
+        def rows(column_sums, row):
+            first, x_rows = row
+            scores = jnp.mean(lax.map(lambda p: recipe.scores(p["f"], x_rows, y), params), axis=0)
+            positives = jnp.diagonal(lax.dynamic_slice_in_dim(scores, first, size, axis=1))
+            return jnp.logaddexp(column_sums, logsumexp(scores, axis=0)), (positives, logsumexp(scores, axis=1))
+
+        blocks = jnp.arange(0, k, size), x.reshape(-1, size, x.shape[1])
+        of_y, (positives, of_x) = lax.scan(rows, jnp.full(k, -jnp.inf, x.dtype), blocks)
+        sums = jnp.mean(of_x) if anchors == "x" else 0.5 * (jnp.mean(of_x) + jnp.mean(of_y))
+        return math.log(k) + jnp.mean(positives) - sums
+
+    return lax.map(batch, (x, y))

@@ -1,0 +1,265 @@
+"""mi.estimate on arrays: right where the truth is known, honest where it cannot be, and clear about bad input."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mirigor_jax import mi
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi import arrays, fit
+from mirigor_jax.mi.bounds import ESTIMATORS, anchored
+from mirigor_jax.mi.distributions import Gaussian, MultivariateNormal
+
+QUICK = {"steps": 200, "batch_size": 32}
+
+
+def draw(law, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    x, y = law.sample(jax.random.key(seed), n)
+    return np.asarray(x), np.asarray(y)
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    return draw(Gaussian(3, 1.0), 2000)
+
+
+@pytest.fixture(scope="module")
+def found(gaussian):
+    return mi.estimate(*gaussian, **QUICK)
+
+
+def test_a_gaussian_is_measured_bounded_and_said(found):
+    assert found.value_nats == pytest.approx(1.0, abs=0.1)
+    assert found.t_lower_bits < found.value_bits < found.t_upper_bits
+    assert 0.5 / np.log(2) < found.lower_bits < 1.0 / np.log(2)
+    assert (found.certificate, found.verdict, found.kind) == ("infonce", "bounded", "lower bound")
+    assert (found.k, found.pairs) == (400, 400)
+    assert found.ceiling_bits == pytest.approx(np.log2(400))
+    assert re.search(r"reads 1\.\d{3} bits \(lower bound\); .* at least", str(found))
+
+
+def test_the_same_call_gives_the_same_numbers(gaussian, found):
+    assert mi.estimate(*gaussian, **QUICK) == found
+    assert mi.estimate(*gaussian, seed=1, **QUICK).value_bits != found.value_bits
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_independence_is_nothing(offset):
+    x, y = draw(Gaussian(4, 0.0), 1000)
+    found = mi.estimate(x.astype(np.float64) + offset, y, **QUICK)
+    assert abs(found.value_bits) < 0.05
+    assert found.lower_bits == 0
+
+
+def test_monotonic_maps_of_the_columns_change_little(gaussian, found):
+    x, y = gaussian
+    mapped = mi.estimate(x**3, np.sinh(2 * y), **QUICK)
+    assert mapped.value_bits == pytest.approx(found.value_bits, abs=0.05)
+
+
+class OnlyDLPack:
+    """What another framework's array is, where it does not speak NumPy."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+@pytest.mark.parametrize("wrap", [jnp.asarray, OnlyDLPack, lambda a: a.astype(np.float64), np.asfortranarray])
+def test_arrays_of_any_framework_are_the_same(gaussian, found, wrap):
+    assert mi.estimate(wrap(gaussian[0]), wrap(gaussian[1]), **QUICK) == found
+
+
+def test_integers_bools_and_bfloat16_are_numbers():
+    classes = np.random.default_rng(0).integers(0, 4, 1000)
+    for x in (classes, classes.astype(bool), jnp.asarray(classes, jnp.bfloat16)):
+        found = mi.estimate(x, classes, **QUICK)
+        truth = 2.0 if np.asarray(x).dtype != bool else 2 - 0.75 * np.log2(3)
+        assert found.value_bits == pytest.approx(truth, abs=0.2)
+        assert "test pairs stand in the fit" in found.warnings[0]  # discrete, so they must
+
+
+def test_fits_together_are_the_fits_alone():
+    """Data sets, estimators and seeds share a program and eight devices, and nothing else."""
+    pairs = [draw(Gaussian(2, nats), 600) for nats in (0.2, 1.5)]
+    names = ["info_nce", "mine", "smile", "flo"]
+    together = mi.estimate_all(pairs, estimators=names, seeds=2, **QUICK)
+    for pair, row in zip(pairs, together, strict=True):
+        for name, one in zip(names, row, strict=True):
+            alone = mi.estimate(*pair, estimator=name, seeds=2, **QUICK)
+            np.testing.assert_allclose(one.seed_bits, alone.seed_bits, atol=5e-3)
+            assert one.name == name
+    assert len({one.seed_bits for row in together for one in row}) == 8
+
+
+def test_seeds_give_a_mean_a_spread_and_a_better_bound(gaussian):
+    found = mi.estimate(*gaussian, seeds=3, base=False, **QUICK)
+    assert len(found.seed_bits) == 3
+    assert found.mean_bits == pytest.approx(np.mean(found.seed_bits))
+    assert found.spread_bits == pytest.approx(np.std(found.seed_bits, ddof=1))
+    assert found.spread_bits > 0
+    assert found.value_bits > found.mean_bits  # InfoNCE is concave in the scores
+    assert " ± " in str(found)
+
+
+def test_a_plug_in_is_refused_a_certificate_and_stands_beside_a_bound(gaussian):
+    for name in ("js", "anchor", "smile", "dv", "mine"):
+        found = mi.estimate(*gaussian, estimator=name, **QUICK)
+        assert found.kind == ESTIMATORS[name]().kind != "lower bound"
+        assert (found.lower_bits, found.certificate, found.verdict) == (None, None, "not-a-bound")
+        assert found.bound_bits < 1.1 / np.log(2)
+        assert "InfoNCE bound" in str(found)
+        assert "nothing is certified" in str(found)
+
+
+@pytest.mark.parametrize("name", ["nwj", "js_nwj", "flo", "info_nce"])
+def test_other_bounds_are_certified_by_their_critic(gaussian, name):
+    found = mi.estimate(*gaussian, estimator=name, **QUICK)
+    assert found.value_nats == pytest.approx(1.0, abs=0.12)
+    assert 0.4 / np.log(2) < found.lower_bits < 1.0 / np.log(2)
+    assert found.bound_bits is None
+
+
+@pytest.mark.parametrize("negatives", ["derange", "shuffle"])
+def test_one_negative_a_row_is_enough(gaussian, negatives):
+    options = {"estimator": "js_nwj", "negatives": negatives, "batch_size": 256, "steps": 300}
+    assert mi.estimate(*gaussian, **options).value_nats == pytest.approx(1.0, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    "critic",
+    ["separable", "bilinear", "cosine", mi.JointCritic((16,), "elu", dropout=0.2), mi.SeparableCritic((16,), 8)],
+)
+@pytest.mark.parametrize("base", [True, False])
+def test_every_critic_learns(gaussian, critic, base):
+    found = mi.estimate(*gaussian, critic=critic, base=base, **QUICK)
+    assert (0.9 if base else 0.4) < found.value_nats < 1.1
+
+
+def test_nt_xent_reads_as_optax_does(gaussian):
+    found = mi.estimate(*gaussian, estimator="nt_xent", critic="cosine", **QUICK)
+    assert found.verdict == "not-a-bound"
+    assert found.ceiling_bits == pytest.approx(np.log2(799))
+    z = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    loss = optax.losses.ntxent(jnp.asarray(z), jnp.tile(jnp.arange(6), 2), temperature=0.3)
+    read = ESTIMATORS["nt_xent"]().value(*anchored(jnp.asarray(z @ z.T / 0.3), "all"))
+    assert float(read) == pytest.approx(np.log(11) - float(loss), abs=1e-5)
+
+
+def test_anchors_are_what_a_loop_says():
+    scores = np.random.default_rng(0).normal(size=(6, 6))
+    of_x, of_y = (sorted((s[i, i], sorted(np.delete(s[i], i))) for i in range(6)) for s in (scores, scores.T))
+    of_all = sorted((scores[i, (i + 3) % 6], sorted(np.delete(scores[i], [i, (i + 3) % 6]))) for i in range(6))
+    for anchors, expected in (("x", of_x), ("both", sorted(of_x + of_y)), ("all", of_all)):
+        positives, negatives = map(np.asarray, anchored(jnp.asarray(scores, jnp.float32), anchors))
+        read = sorted((p, sorted(n)) for p, n in zip(positives, negatives, strict=True))
+        for (p, n), (q, m) in zip(read, expected, strict=True):
+            np.testing.assert_allclose([p, *n], [q, *m], rtol=1e-6)
+
+
+def test_the_base_is_the_gaussian_density_ratio():
+    """Canonical directions found in 40,000 rows of an unequal, correlated normal pair."""
+    covariance = np.eye(5)
+    covariance[0, 3] = covariance[3, 0] = 0.8
+    covariance[1, 4] = covariance[4, 1] = covariance[0, 1] = covariance[1, 0] = 0.3
+    law = MultivariateNormal(covariance, 3)
+    x, y = draw(law, 40_000)
+    parts_x, parts_y = ([v[:20_000], v[20_000:30_000], v[30_000:]] for v in (x, y))
+    u, v = arrays._gaussian_base(parts_x, parts_y)
+    error = np.sum(u[2] * v[2], axis=1) - np.asarray(law.log_ratio(jnp.asarray(parts_x[2]), jnp.asarray(parts_y[2])))
+    assert np.sqrt(np.mean(error**2)) < 0.05
+
+
+def test_the_base_claims_nothing_of_noise():
+    """200 columns fitted to 600 rows correlate almost perfectly there; on validation they do not."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 1000, 200))
+    assert mi.estimate(x, y, **QUICK).value_bits == pytest.approx(0, abs=0.1)
+
+
+def test_a_large_k_is_read_in_blocks(gaussian):
+    recipe = fit.Recipe(mi.SeparableCritic((8,), 4), (ESTIMATORS["info_nce"](),))
+    x, y = (jnp.asarray(v[:768])[None] for v in gaussian)
+    params = [recipe.critic.init(jax.random.key(s), x[0], y[0], method="scores")["params"] for s in range(2)]
+    stacked = {"f": jax.tree.map(lambda *p: jnp.stack(p), *params)}
+    scores = sum(recipe.scores(p, x[0], y[0]) for p in params) / 2
+    for anchors, expected in (("x", mi.info_nce(scores)), ("both", mi.info_nce_symmetric(scores))):
+        read = fit.read_info_nce(recipe, anchors, stacked, x, y)
+        np.testing.assert_allclose(read, [expected], atol=1e-5)
+
+
+def test_the_interval_covers_what_it_is_about():
+    """InfoNCE of the exact density ratio at K = 200, jackknifed in one batch: 300 fresh samples, nominal 95 %."""
+    law, estimator = Gaussian(2, 0.8), arrays._resolve("info_nce_symmetric")
+
+    @jax.jit
+    def sample(key):
+        x, y = law.sample(key, 200)
+        rows = jax.vmap(lambda one: law.log_ratio(jnp.broadcast_to(one, x.shape), y))(x)
+        _, value, without = fit.read(estimator, rows[None, None], None, 10)
+        return value, jnp.sqrt(0.9 * jnp.sum((without - jnp.mean(without)) ** 2))
+
+    values, errors = map(np.asarray, jax.lax.map(sample, jax.random.split(jax.random.key(0), 300)))
+    covered = np.abs(values - values.mean()) < 2.262 * errors
+    assert 0.9 < covered.mean() < 0.99
+
+
+def test_constant_columns_are_kept_and_told(gaussian, found):
+    x, y = gaussian
+    constant = mi.estimate(np.hstack([x, np.ones((len(x), 1))]), y, **QUICK)
+    assert constant.warnings == ("1 of 4 columns of x are constant",)
+    assert constant.value_bits == pytest.approx(found.value_bits, abs=0.1)
+
+
+def test_duplicates_across_the_split_are_told(gaussian, found):
+    assert found.warnings == ()
+    x, y = (np.concatenate([v[:500], v[:500]]) for v in gaussian)
+    (warning,) = mi.estimate(x, y, **QUICK).warnings
+    parts = np.random.default_rng(0).permutation(1000)
+    expected = len({i % 500 for i in parts[800:]} & {i % 500 for i in parts[:800]})
+    again = sum((i % 500) in {j % 500 for j in parts[:800]} for i in parts[800:])
+    assert expected <= again
+    assert warning.startswith(f"{again} of 200 test pairs stand in the fit or validation part too")
+
+
+X, Y = np.random.default_rng(0).normal(size=(2, 200, 2))
+HOLED = np.where(np.arange(400).reshape(200, 2) % 191 == 7, np.nan, X)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "options", "message"),
+    [
+        (X, Y[:100], {}, "x has 200 rows and y has 100: expected as many"),
+        (HOLED, Y, {}, r"x has 3 NaN or infinite values, the first at \[3, 1\]; drop"),
+        (X, np.full_like(Y, np.inf), {}, "y has 400 NaN or infinite values"),
+        (X[:20], Y[:20], {}, "20 pairs are too few to split"),
+        (X.astype(object), Y, {}, "x is of dtype object: expected numbers"),
+        (X.astype(str), Y, {}, "x is of dtype <U32: expected numbers"),
+        (X.astype(complex), Y, {}, "x is of dtype complex128: expected numbers"),
+        (X.reshape(10, 20, 2), Y, {}, r"x has shape \(10, 20, 2\): expected \(n, d\)"),
+        (X[:, :0], Y, {}, r"x has shape \(200, 0\)"),
+        (X, Y, {"k": 41}, "k = 41: expected from 2 to the 40 pairs of the test part"),
+        (X, Y, {"k": 1}, "k = 1: expected from 2"),
+        (X, Y, {"estimator": "nce"}, "unknown estimator 'nce'; choose of info_nce, info_nce_symmetric, nt_xent, dv"),
+        (X, Y, {"critic": "mlp"}, "unknown critic 'mlp'; choose of joint, separable, bilinear, cosine"),
+        (X, Y, {"negatives": "all"}, "unknown negatives 'all'; choose of in-batch, derange, shuffle"),
+        (X, Y, {"estimator": "nt_xent"}, "it needs critic='cosine'"),
+        (X, Y, {"batch_size": 121}, "batch_size = 121 exceeds the 120 pairs of the fit part"),
+        (X, Y, {"seeds": 0}, "seeds = 0: expected above 0"),
+        (X, Y, {"confidence": 95.0}, r"confidence = 95.0: expected in \[0.5, 1\)"),
+    ],
+)
+def test_bad_input_is_one_clear_line(x, y, options, message):
+    with pytest.raises(InputError, match=message) as error:
+        mi.estimate(x, y, **options)
+    assert "\n" not in str(error.value)

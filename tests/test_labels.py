@@ -1,0 +1,382 @@
+"""mi.labels: I_class against closed forms and integrals, its design's promises, and the words it uses."""
+
+import math
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from mirigor_jax import probes
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi import certificate, labels
+from mirigor_jax.mi.distributions import Discrete
+from mirigor_jax.mi.labels import compare, estimate_labels, monitor, pair_values
+
+# One size, so that what one test compiles serves the next.
+N, D, CLASSES = 4000, 4, 4
+C = np.arange(N) % CLASSES
+FAST = {"steps": 300}
+
+
+def clusters(means, seed, labels_=C):
+    """One column of unit normals around the class's mean, the others noise."""
+    h = np.random.default_rng(seed).normal(size=(len(labels_), D))
+    h[:, 0] += np.asarray(means)[labels_]
+    return h
+
+
+def exact_bits(means, law):
+    """I_class of unit normals around the means, by a two-dimensional sum over a fine grid."""
+    x = np.linspace(min(means) - 8, max(means) + 8, 2001)
+    density = stats.norm.pdf(x[:, None], np.asarray(means)[None, :])
+    p, joint = density @ law, (density * law) @ density.T
+    independent = np.outer(p, p)
+    terms = np.where(joint > 0, joint * np.log2(joint / np.where(joint > 0, independent, 1)), 0)
+    return float(terms.sum() * (x[1] - x[0]) ** 2)
+
+
+def info_nce_loop(scores):
+    """Strict InfoNCE, both directions averaged, in nats, term by term."""
+    k, total = len(scores), 0.0
+    for i in range(k):
+        total += math.log(k) + scores[i, i] - math.log(sum(math.exp(s) for s in scores[i]))
+        total += math.log(k) + scores[i, i] - math.log(sum(math.exp(s) for s in scores[:, i]))
+    return total / (2 * k)
+
+
+def gaussian_scores(rng, batches, k, rho, gain=1.0):
+    """Fresh batches of pairs of correlation rho under a critic that is `gain` times the log density ratio."""
+    x, noise = rng.normal(size=(2, batches, k))
+    y = rho * x + math.sqrt(1 - rho**2) * noise
+    q = rho / (1 - rho**2)
+    return gain * q * (x[:, :, None] * y[:, None, :] - rho / 2 * (x[:, :, None] ** 2 + y[:, None, :] ** 2))
+
+
+@pytest.mark.parametrize("k", [2, 7, 40])
+def test_pairs_average_to_strict_info_nce(k):
+    scores = np.random.default_rng(k).normal(size=(k, k)) * 3
+    assert pair_values(scores).mean() == pytest.approx(info_nce_loop(scores), abs=1e-12)
+
+
+def test_pairs_deviate_by_their_influence():
+    """The derivative of InfoNCE of weighted pairs, sum_i w_i (s_ii - log sum_j w_j e^s_ij), towards each pair alone."""
+    scores = np.random.default_rng(3).normal(size=(12, 12)) * 2 + np.arange(12)[None, :] / 4
+
+    def info_nce(w):
+        forward, backward = (np.log(np.exp(s) @ w) for s in (scores, scores.T))
+        return float(w @ (scores.diagonal() - 0.5 * (forward + backward)))
+
+    start, step = np.full(12, 1 / 12), 1e-6
+    ahead, behind = ([info_nce((1 - e) * start + e * one) for one in np.eye(12)] for e in (step, -step))
+    derivative = (np.array(ahead) - np.array(behind)) / (2 * step)
+    found = pair_values(scores)
+    np.testing.assert_allclose(found - found.mean(), derivative, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("batches", "k", "rho"), [(1, 32, 0.8), (1, 200, 0.5), (1, 200, 0.95), (3, 40, 0.9), (20, 4, 0.9)]
+)
+def test_the_interval_covers_the_bound_at_its_own_k(batches, k, rho):
+    drawn = gaussian_scores(np.random.default_rng(0), 600 * batches, k, rho).reshape(600, batches, k, k)
+    values = [labels.independent_values(scores) for scores in drawn]
+    expected = np.mean(values)  # standard error: 1/24 of an interval's half width
+    intervals = np.array([certificate.t_interval(v, 0.95) for v in values])
+    covered = np.mean((intervals[:, 0] <= expected) & (expected <= intervals[:, 1]))
+    assert 0.92 <= covered <= 0.98
+
+
+def test_the_paired_interval_covers_and_is_narrower_than_two():
+    """The same pairs under two critics, one of them the log density ratio at 0.7 of its scale."""
+    good, worse = (gaussian_scores(np.random.default_rng(1), 600, 128, 0.9, gain) for gain in (1.0, 0.7))
+    values = [np.array([pair_values(scores) for scores in batches]) for batches in (good, worse)]
+    differences = values[0] - values[1]
+    intervals = np.array([certificate.t_interval(d, 0.95) for d in differences])
+    covered = np.mean((intervals[:, 0] <= differences.mean()) & (differences.mean() <= intervals[:, 1]))
+    assert 0.92 <= covered <= 0.98
+    paired, alone = (np.var(v, axis=1).mean() for v in (differences, values[0]))
+    assert paired < alone / 4
+
+
+@pytest.mark.parametrize("rates", [(0.02, 0.02, 0.02), (0.0, 0.0, 0.6), (0.1, 0.02, 0.3), (0.9, 0.0, 0.001)])
+@pytest.mark.parametrize("counts", [(40, 40, 20), (41, 39, 21), (60, 25, 15)])
+def test_stratified_trials_limit_the_error_rate_in_95_percent(rates, counts):
+    """Exactly: the number of errors is a sum of binomials, one a class."""
+    law, pmf = np.array([0.4, 0.4, 0.2]), np.ones(1)
+    for rate, n in zip(rates, counts, strict=True):
+        pmf = np.convolve(pmf, stats.binom.pmf(np.arange(n + 1), n, rate))
+    rate, missed = float(law @ rates), 0.0
+    for errors, probability in enumerate(pmf):
+        trials = labels.stratified_trials(errors, np.array(counts), law, 0.95)
+        assert trials <= sum(counts)
+        missed += probability * (certificate.clopper_pearson_upper(errors, trials, 0.95) < rate)
+    assert missed <= 0.05
+
+
+def test_stratified_trials_are_the_rows_where_proportions_are_exact():
+    assert labels.stratified_trials(3, np.array([40, 40, 20]), np.array([0.4, 0.4, 0.2]), 0.95) == 100
+
+
+def test_pairs_are_of_one_class_of_disjoint_rows_and_parts():
+    classes = np.random.default_rng(0).choice(3, 3000, p=[0.6, 0.3, 0.1])
+    design = labels._Design.of(classes, 5, 0.95)
+    parts = [design.fit, design.validation, design.test]
+    assert sorted(np.concatenate(parts)) == list(range(3000))
+    assert [len(part) for part in parts] == pytest.approx([1800, 600, 600], abs=3)
+    for part in parts:
+        np.testing.assert_allclose(np.bincount(classes[part]) / len(part), design.law, atol=0.005)
+    np.testing.assert_allclose(design.law, np.bincount(classes) / 3000)
+    for pairs, part in zip(design.pairs, parts[1:], strict=True):
+        assert np.all(classes[pairs[:, 0]] == classes[pairs[:, 1]])
+        assert len(np.unique(pairs)) == pairs.size
+        assert np.isin(pairs, part).all()
+
+
+def test_pairs_have_independent_classes_of_the_labels_law():
+    """Class counts over seeds have a multinomial's mean and variance; equal shares of every class would have none."""
+    classes = np.repeat([0, 1, 2], [500, 300, 200])
+    designs = [labels._Design.of(classes, seed, 0.95) for seed in range(400)]
+    drawn = np.array([np.bincount(classes[d.pairs[1][:, 0]], minlength=3) for d in designs])
+    n = drawn.sum(axis=1)
+    assert np.ptp(n) == 0
+    p = np.array([0.5, 0.3, 0.2])
+    z = (drawn.mean(axis=0) - n[0] * p) / np.sqrt(n[0] * p * (1 - p) / 400)
+    assert np.abs(z).max() < 3.5
+    np.testing.assert_allclose(drawn.var(axis=0) / (n[0] * p * (1 - p)), 1, atol=0.25)  # standard error 0.07
+    rows = np.array([50, 30, 20])  # pairs that the test rows of each class make
+    assert stats.binom.sf(rows, n[0], p).sum() <= 0.1 * 0.05 < stats.binom.sf(rows, n[0] + 1, p).sum()
+
+
+def held_out(seed, *, right=1.0, scale=8.0, exact=True, n=512):
+    """Pairs of 4 classes, their one-hot representations wrong with probability 1 - right, scored by their agreement."""
+    rng = np.random.default_rng(seed)
+    c_x = rng.integers(0, 4, n)
+    c_y = c_x if exact else np.where(rng.random(n) < 0.3, rng.integers(0, 4, n), c_x)
+    h_x, h_y = (
+        np.eye(4)[np.where(rng.random(n) < right, c, rng.integers(0, 4, n))].astype(np.float32) for c in (c_x, c_y)
+    )
+    return labels.HeldOut(
+        h_x, h_y, c_x, c_y, h_x, c_x, scale * labels.in_batches(h_x, 32) @ labels.in_batches(h_y, 32).swapaxes(1, 2)
+    )
+
+
+def probe(scale):
+    """The softmax of `scale` times a one-hot representation."""
+    zero, one = np.zeros(4, np.float32), np.ones(4, np.float32)
+    return probes.LinearProbe(scale * np.eye(4, dtype=np.float32), zero, zero, one, 0.0, 1.0, 1.0)
+
+
+def test_the_route_is_validations_choice_and_every_route_is_below_the_truth():
+    joint = np.eye(4) / 4
+    route, found = labels.certify(held_out(0), held_out(1), probe(8.0), joint, 0.95)
+    assert set(found) == {"classifier", "posterior", "infonce"}
+    assert all(0 < one["lower_bits"] < 2 for one in found.values())
+    assert route != "infonce"
+    # A probe that knows nothing leaves the critic's scores, whatever the test part would have preferred.
+    ignorant = replace(probe(0.0), bias=np.array([1, 0, 0, 0], np.float32))
+    route, found = labels.certify(held_out(0), held_out(1), ignorant, joint, 0.95)
+    assert route == "infonce"
+    # A probe that fails on the test part only is still the choice, though scores would serve better there.
+    failing = replace(held_out(1, right=0.3), scores=held_out(1).scores)
+    route, found = labels.certify(held_out(0), failing, probe(8.0), joint, 0.95)
+    assert route != "infonce"
+    assert found["infonce"]["lower_bits"] > found[route]["lower_bits"]
+
+
+def test_classes_that_differ_between_views_have_no_classifier_route():
+    joint = 0.7 * np.eye(4) / 4 + 0.3 / 16
+    route, found = labels.certify(
+        held_out(0, exact=False, n=4096), held_out(1, exact=False, n=4096), probe(8.0), joint, 0.95
+    )
+    assert set(found) == {"posterior", "infonce"}
+    truth = float(np.sum(joint * np.log2(joint * 16)))
+    assert 0 < found[route]["lower_bits"] <= truth
+
+
+def test_perfect_representations_hold_all_of_the_class():
+    x, _ = Discrete.same_class(CLASSES).sample(jax.random.key(0), 20 * N)
+    c = np.asarray(x).argmax(axis=1)
+    rows = np.concatenate([np.flatnonzero(c == i)[: N // CLASSES] for i in range(CLASSES)])
+    found = estimate_labels(x[rows], c[rows], tolerance_bits=0.15, **FAST)
+    assert found.entropy_bits == found.upper_bits == 2.0
+    assert found.value_bits == pytest.approx(certificate.reach_bits(found.k, np.full(4, 0.25)), abs=0.04)
+    assert found.t_lower_bits < found.value_bits < found.t_upper_bits
+    assert 1.85 < found.lower_bits < 2
+    assert found.lower_bits == found.routes[found.certificate]["lower_bits"]
+    assert found.verdict == "certified"
+    assert found.routes["classifier"]["errors"] == 0
+    assert found.routes["classifier"]["images"] == N // 5
+    assert found.nmi == pytest.approx(found.value_bits / 2)
+    assert f"at least {math.floor(500 * found.lower_bits) / 1000:.3f}." in str(found)
+    assert any("test rows stand in the fit or validation part" in said for said in found.warnings)
+
+
+@pytest.mark.parametrize("means", [(0, 0, 3, 3), (0, 2, 4, 6), (0, 4, 8, 12)])
+def test_clusters_hold_what_integration_says(means):
+    truth = exact_bits(means, np.full(4, 0.25))
+    found = estimate_labels(clusters(means, 0), C, **FAST)
+    assert found.t_lower_bits < truth < found.t_upper_bits + 0.05
+    assert found.value_bits == pytest.approx(truth, abs=0.12)  # its standard error is 0.04
+    assert max(route["lower_bits"] for route in found.routes.values()) < truth
+    assert found.lower_bits > truth - 0.35
+    assert found.upper_bits == pytest.approx(2.0)
+    assert found.verdict == "bounded"
+    assert not found.warnings
+
+
+def test_distinct_rows_that_know_nothing_certify_nothing():
+    """Redrawn, each row's own identity would give its class away: I = H(C) for the bank, 0 for fresh rows."""
+    h = np.random.default_rng(0).normal(size=(N, D))
+    assert len(np.unique(h, axis=0)) == N
+    found = estimate_labels(h, C, **FAST)
+    assert all(route["lower_bits"] == 0 for route in found.routes.values())
+    assert found.nmi_lower == 0
+    assert abs(found.value_bits) < 0.03
+    assert found.t_lower_bits < 0.01
+
+
+def test_value_and_certificate_are_of_the_test_rows_alone():
+    h, design = clusters((0, 4, 8, 12), 0), labels._Design.of(C, 0, 0.95)
+    h[design.test] = clusters((6, 6, 6, 6), 1)[design.test]
+    found = estimate_labels(h, C, seed=0, **FAST)
+    assert found.t_upper_bits < 0.1
+    assert found.lower_bits == 0
+
+
+def test_unbalanced_classes_have_their_own_entropy():
+    c = np.repeat([0, 1, 2], [2400, 1200, 400])
+    found = estimate_labels(clusters((0, 6, 12), 0, c), c, seeds=2, **FAST)
+    entropy = stats.entropy([0.6, 0.3, 0.1], base=2)
+    assert found.entropy_bits == found.upper_bits == pytest.approx(entropy)
+    assert found.value_bits == pytest.approx(exact_bits((0, 6, 12), np.array([0.6, 0.3, 0.1])), abs=0.15)
+    assert entropy - 0.35 < found.lower_bits < entropy
+    assert len(set(found.seed_bits)) == 2
+    assert found.value_bits not in found.seed_bits
+    assert found.value_bits >= found.mean_bits - 1e-6  # InfoNCE is concave in the scores that are averaged
+
+
+def test_labels_come_in_many_forms():
+    strings = np.array(list("abcd"))[C]
+    plain = labels._Design.of(C, 0, 0.95)
+    for given in (C.astype(np.uint8), jnp.asarray(C) - 2, strings, list(strings), strings.astype(object), C.tolist()):
+        found = labels._Design.of(given, 0, 0.95)
+        np.testing.assert_array_equal(found.classes, C)
+        np.testing.assert_array_equal(found.pairs[1], plain.pairs[1])
+    np.testing.assert_array_equal(labels._Design.of(C < 2, 0, 0.95).law, [0.5, 0.5])
+    h = clusters((0, 2, 4, 6), 0)
+    values = [estimate_labels(x, c, **FAST).value_bits for x, c in ((h, C), (jnp.asarray(h), list(strings)))]
+    assert values[0] == pytest.approx(values[1], abs=1e-3)
+
+
+def test_an_encoder_against_itself_makes_no_claim():
+    h = clusters((0, 2, 4, 6), 0)
+    found = compare(h, h, C, **FAST)
+    assert (found.difference_bits, found.t_lower_bits, found.t_upper_bits, found.larger) == (0, 0, 0, None)
+    assert "the data cannot tell which is larger" in str(found)
+
+
+def test_noise_is_told_from_its_signal_on_the_same_pairs():
+    h = clusters((0, 4, 8, 12), 0)
+    worse = h + np.random.default_rng(9).normal(size=h.shape)
+    found = compare(worse, h, C, **FAST)
+    truth = exact_bits((0, 4, 8, 12), np.full(4, 0.25)), exact_bits(np.array([0, 4, 8, 12]) / 2**0.5, np.full(4, 0.25))
+    assert found.larger == "B"
+    assert "B's is larger" in str(found)
+    assert found.difference_bits == pytest.approx(truth[1] - truth[0], abs=0.15)
+    assert found.difference_bits == pytest.approx(found.a.value_bits - found.b.value_bits)
+    paired = found.t_upper_bits - found.t_lower_bits
+    assert paired < math.hypot(*(e.t_upper_bits - e.t_lower_bits for e in (found.a, found.b)))
+    assert not found.saturated
+
+
+def test_two_encoders_that_know_the_class_are_said_to_be_at_the_end():
+    h = clusters((0, 30, 60, 90), 0)
+    found = compare(h, clusters((90, 30, 60, 0), 1), C, **FAST)
+    assert found.saturated
+    assert "H(C) = 2.000" in str(found)
+
+
+def test_a_monitor_reads_the_same_images_at_every_call():
+    images = clusters((0, 4, 8, 12), 0)
+    stream = iter([(images[i : i + 800], C[i : i + 800]) for i in range(0, N, 800)])
+    know = monitor(lambda scale, x: scale * x, stream, **FAST)
+    assert next(stream, None) is None  # read once, here
+    first, again = know(1.0), know(1.0)
+    assert first == again
+    assert first.value_bits > know(0.0).value_bits + 1
+    assert first.value_bits == pytest.approx(estimate_labels(images, C, **FAST).value_bits, abs=1e-3)
+
+
+def test_a_monitor_of_two_views_estimates_their_information(monkeypatch):
+    """Encoded, in order, and with the options passed on."""
+    x, y = np.random.default_rng(0).normal(size=(2, 600, 2)).astype(np.float32)
+    monkeypatch.setattr(labels.arrays, "estimate", lambda *views, **options: (views, options))
+    know = monitor(lambda shift, images: images + shift, [(x[:400], y[:400]), (x[400:], y[400:])], num_batches=2, k=64)
+    (h_x, h_y), options = know(1.0)
+    np.testing.assert_array_equal(h_x, x + 1)
+    np.testing.assert_array_equal(h_y, y + 1)
+    assert options == {"k": 64}
+
+
+def test_a_monitor_refuses_what_it_cannot_read():
+    images = np.zeros((100, 4, 4, 3), np.float32)
+    with pytest.raises(InputError, match=r"gave 0 batches, expected some"):
+        monitor(lambda p, x: x, iter([]))
+    with pytest.raises(InputError, match=r"gave 1 batches, expected 3"):
+        monitor(lambda p, x: x, [(images, np.zeros(100, int))], num_batches=3)
+    with pytest.raises(InputError, match=r"shape \(100, 4, 4, 3\) for 100 images: expected \(n, d\); pool or flatten"):
+        monitor(lambda p, x: x, [(images, np.arange(100) % 2)])(None)
+    with pytest.raises(InputError, match=r"shape \(4, 3\) for 100 images"):
+        monitor(lambda p, x: x.mean(axis=(0, 1)), [(images, np.arange(100) % 2)])(None)
+
+
+def poisoned():
+    h = np.zeros((N, D))
+    h[7, 2], h[9, 0] = np.nan, np.inf
+    return h
+
+
+H = np.zeros((N, D))
+BAD = {
+    "lengths": ((H[:-1], C), {}, "h has 3,999 rows and labels 4,000"),
+    "not finite": ((poisoned(), C), {}, r"2 NaN or infinite values, the first at \[7, 2\]"),
+    "complex": ((H * 1j, C), {}, "h is of dtype complex128"),
+    "objects": ((H.astype(object), C), {}, "h is of dtype object"),
+    "images": ((H.reshape(N, 2, 2), C), {}, r"h has shape \(4000, 2, 2\)"),
+    "one class": ((H, np.zeros(N, int)), {}, r"labels hold 1 class: H\(C\) is 0"),
+    "no labels": ((H[:0], C[:0]), {}, "labels hold 0 class"),
+    "rare class": ((H, np.where(np.arange(N) < 9, 9, C)), {}, "class 9 has 9 rows, expected 10 or more"),
+    "rare name": ((H, np.where(np.arange(N) < 9, "cat", "dog")), {}, "class 'cat' has 9 rows, expected 10 or more"),
+    "few pairs": ((H[:200], np.arange(200) % 20), {}, "only 1 test pairs can be drawn without running out"),
+    "float labels": ((H, C * 1.0), {}, r"labels are of dtype float64, shape \(4000,\): expected \(n,\) integers"),
+    "one-hot labels": ((H, np.eye(4, dtype=int)[C]), {}, r"shape \(4000, 4\): expected \(n,\) integers"),
+    "K beyond the test part": ((H, C), {"k": 401}, "k = 401: the test part has 3.. pairs, K must be from 2 to that"),
+    "K of one": ((H, C), {"k": 1}, "k = 1: "),
+    "confidence": ((H, C), {"confidence": 95.0}, r"confidence = 95.0: expected in \[0.5, 1\)"),
+    "seeds": ((H, C), {"seeds": 0}, "seeds = 0, steps = 1000: expected 1 or more"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named(case):
+    (h, c), options, message = BAD[case]
+    with pytest.raises(InputError, match=message) as error:
+        estimate_labels(h, c, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_comparisons_need_as_many_rows_of_both():
+    with pytest.raises(InputError, match="h has 3,999 rows"):
+        compare(H, H[:-1], C)
+
+
+@pytest.mark.slow
+def test_the_certificate_holds_over_fresh_samples():
+    """100 data sets of the same law, from 1,000 rows each: lower end <= I in 95 % of them or more."""
+    means, law = (0, 2.5, 5, 7.5), np.full(4, 0.25)
+    truth, c = exact_bits(means, law), np.arange(1000) % 4
+    found = [estimate_labels(clusters(means, seed, c), c, seed=seed, steps=100) for seed in range(100)]
+    assert np.mean([one.lower_bits <= truth for one in found]) >= 0.95
+    assert np.median([one.lower_bits for one in found]) > 0.1
