@@ -1,4 +1,4 @@
-"""The stages of one run, in order: train, encode, estimate, evaluate, report.
+"""The stages of one run, in order: train, encode, estimate, evaluate, report; of arrays: estimate, report.
 
 Each reads the folder of the one before and skips what it finds finished, so a first run, a resumed one and a
 re-estimate are the same code.
@@ -6,13 +6,14 @@ re-estimate are the same code.
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import math
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,23 +21,24 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from mirigor_jax import encode, estimate, figures, parallel, probes, report, train
+from mirigor_jax import encode, estimate, figures, mi, parallel, probes, report, train
 from mirigor_jax.configuration import flatten
-from mirigor_jax.data import cdp, pairing
+from mirigor_jax.data import arrays, cdp, pairing
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_arrays, replace_json
 from mirigor_jax.mi import certificate
 from mirigor_jax.models.resnet import make_encoder
-from mirigor_jax.progress import duration
+from mirigor_jax.progress import Progress, duration
 
 # Disjoint images: every part of a run renders its own stream.
 STREAMS = {"train": 0, "fit": 1, "validation": 2, "test": 3, "critic": 4}
 PACKAGES = ("mirigor-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-# What may differ when a run is continued: it changes no number.
-FREE = ("data.threads", "data.workers")
+# What may differ when a run is continued: it changes no number (of arrays the content counts, not the path).
+FREE = ("data.threads", "data.workers", "x", "y", "labels")
 # The least that each of these may be; several numbers at least one.
 LEAST = {
     **dict.fromkeys(("seed", "data.seed", "data.threads", "data.workers", "train.steps", "train.warmup_steps"), 0),
@@ -55,6 +57,8 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
         return _restore(config, workdir)
     folder = Path(workdir or f"runs/{name}").expanduser()
     print(f"run folder: {folder}", flush=True)
+    if config.kind == "arrays":
+        return _run_arrays(config, folder)
     data, law = check(config)
     claim(folder, config)
     with _lock(folder):
@@ -63,6 +67,33 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
         _evaluate(config, folder, data)
         _report(config, folder, data)
     return None
+
+
+def _run_arrays(config: ConfigDict, folder: Path) -> None:
+    """Estimates of I(X;Y), or of I_class where there are labels, from samples in files."""
+    if config.x is None or (config.y is None) == (config.labels is None):
+        raise InputError("give --config.x=FILE and either --config.y=FILE or --config.labels=FILE: paired rows")
+    if not config.estimators:
+        raise InputError(f"estimators=(): expected one at least, of {', '.join(mi.ESTIMATORS)}")
+    x = arrays.read(config.x, "x")
+    y = arrays.read_labels(config.labels) if config.y is None else arrays.read(config.y, "y")
+    with config.unlocked():
+        config.sha256 = {"x": _digest(x), "y" if config.labels is None else "labels": _digest(y)}
+    claim(folder, config)
+    with _lock(folder):
+        try:
+            _estimate_arrays(config, folder, x, y)
+        except InputError:
+            if not any(folder.glob("estimates/*/estimate.json")):
+                # Nothing came of it: the corrected command may have the folder.
+                (folder / "stages.json").unlink()
+                (folder / "config.json").unlink()
+            raise
+        _report_arrays(config, folder)
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(f"{array.dtype.str} {array.shape}".encode() + array.tobytes()).hexdigest()
 
 
 def _restore(overrides: ConfigDict, workdir: str | None) -> None:
@@ -181,9 +212,8 @@ def claim(folder: Path, config: ConfigDict) -> None:
         here, there = flatten(mine), flatten(_read_config(path))
         differ = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k) and k not in FREE)
         if differ:
-            raise InputError(
-                f"'{folder}' was made by another config ({', '.join(differ)} differ); give another --workdir"
-            )
+            other = "from other data" if all(k.startswith("sha256.") for k in differ) else "by another config"
+            raise InputError(f"'{folder}' was made {other} ({', '.join(differ)} differ); give another --workdir")
     elif others:
         raise InputError(f"'{folder}' holds files but no run (no config.json); give another --workdir")
     try:
@@ -325,6 +355,49 @@ def _estimate(config: ConfigDict, folder: Path, name: str, features: Path, data:
             estimate.estimate(config, name, encode.load(features), law, target, mesh, streamed=streamed)
 
 
+def _estimates(config: ConfigDict) -> list[str]:
+    """How the estimates of a run on arrays are called in estimates/."""
+    return ["labels"] if config.y is None else list(config.estimators)
+
+
+def _estimate_arrays(config: ConfigDict, folder: Path, x: np.ndarray, y: np.ndarray) -> None:
+    """Estimate what is not in estimates/ yet, all of it in one program. y: the samples' partners, or their labels."""
+    paths = {name: folder / "estimates" / name / "estimate.json" for name in _estimates(config)}
+    missing = [name for name, path in paths.items() if not path.exists()]
+    progress = Progress("critics", 0, "steps")
+
+    def look(step: int, steps: int, note: str) -> None:
+        progress.total = steps
+        progress.update(step, note)
+
+    def options(*names: str) -> dict[str, Any]:
+        return {name: config[name] for name in names if config[name] is not None} | {"report": look}
+
+    with _stage(folder, "estimate", not missing) as work:
+        if not work:
+            return
+        found: Sequence[mi.Estimate]
+        if config.y is None:
+            found = [mi.estimate_labels(x, y, **options("k", "steps", "seeds", "seed", "confidence"))]
+        else:
+            more = options("critic", "k", "batch_size", "steps", "seeds", "seed", "confidence")
+            [found] = mi.estimate_all([(x, y)], estimators=missing, **more)
+        for name, result in zip(missing, found, strict=True):
+            more = {"value_nats": result.value_nats, "mean_bits": result.mean_bits, "spread_bits": result.spread_bits}
+            replace_json(paths[name], {**vars(result), **more, "sentence": str(result)})
+
+
+def _report_arrays(config: ConfigDict, folder: Path) -> None:
+    found = {name: _read(folder / "estimates" / name / "estimate.json") for name in _estimates(config)}
+    first = next(iter(found.values()))
+    parts = {
+        "truth": {"entropy_bits": first["entropy_bits"]} if config.y is None else {},
+        "estimate": first,
+        "estimates": found,
+    }
+    _write_report(config, folder, parts, {"estimators": figures.estimators(list(found.values()))})
+
+
 def _evaluate(config: ConfigDict, folder: Path, data: cdp.CDP) -> None:
     """Linear evaluation on the frozen features: every attribute, and all of them together."""
     path = folder / "evaluate" / "linear.json"
@@ -341,34 +414,35 @@ def _evaluate(config: ConfigDict, folder: Path, data: cdp.CDP) -> None:
 
 
 def _report(config: ConfigDict, folder: Path, data: cdp.CDP) -> None:
-    """report.json, report.md and the figures, from what the stages left in the folder."""
+    """What the stages left in the folder, for report.json, report.md and the figures."""
     law = _law(config, data)
-
-    def read(path: str) -> Any:
-        return json.loads((folder / path).read_text())
-
-    estimates = {
-        path.parent.name: read(f"estimates/{path.parent.name}/estimate.json")
-        for path in sorted(folder.glob("estimates/*/estimate.json"))
-    }
+    estimates = {path.parent.name: _read(path) for path in sorted(folder.glob("estimates/*/estimate.json"))}
     for found in estimates.values():
         found["conclusions"] = _conclusions(found, config.estimate.tolerance_bits)
-    # A kill between a stage's result and its note leaves the result alone.
-    stages = read("stages.json") if (folder / "stages.json").exists() else {}
-    last = stages.get("estimate") or _provenance()
-    document = {
-        "name": folder.name,
-        "workdir": str(folder),
+    parts = {
         "truth": {
             "entropy_bits": law.entropy_bits,
             "mutual_information_bits": law.mutual_information_bits,
             "shared": list(law.shared),
         },
-        "in_training": read("train/summary.json"),
+        "in_training": _read(folder / "train/summary.json"),
         "estimate": estimates[estimate_name(config)],
         "estimates": estimates,
-        "linear": read("evaluate/linear.json"),
+        "linear": _read(folder / "evaluate/linear.json"),
         "metrics": {},
+    }
+    _write_report(config, folder, parts, _draw(config, folder, data, law, parts))
+
+
+def _write_report(config: ConfigDict, folder: Path, parts: dict[str, Any], drawn: dict[str, Figure]) -> None:
+    """report.json, report.md and the figures: the parts of this kind of run, and what its stages noted."""
+    # A kill between a stage's result and its note leaves the result alone.
+    stages = _read(folder / "stages.json") if (folder / "stages.json").exists() else {}
+    last = stages.get("estimate") or _provenance()
+    document = {
+        "name": folder.name,
+        "workdir": str(folder),
+        **parts,
         "run": {
             "seconds": {name: stage["seconds"] for name, stage in stages.items()}
             | {"total": sum((stage["seconds"] for stage in stages.values()), 0.0)},
@@ -379,12 +453,20 @@ def _report(config: ConfigDict, folder: Path, data: cdp.CDP) -> None:
             "seed": config.seed,
         },
     }
-    _draw(config, folder, data, law, document)
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, figure in drawn.items():
+        figure.savefig(folder / "figures" / f"{name}.png")
     report.write(folder, document)
     print("\n" + report.table(document), flush=True)
 
 
-def _draw(config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing, document: dict[str, Any]) -> None:
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _draw(
+    config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing, parts: dict[str, Any]
+) -> dict[str, Figure]:
     pairs = data.pairs(law, config.seed, STREAMS["train"], 0, 12)
     captions = [
         [
@@ -396,9 +478,9 @@ def _draw(config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing,
     chance = {name: 1 / size for name, size in zip(data.names, data.sizes, strict=True)}
     drawn = {
         "pairs": figures.pair_sheet(pairs["x"], pairs["y"], *captions, shared=law.shared),
-        "bars": figures.bars(document),
-        "critic": figures.critic(document["estimate"]),
-        "linear": figures.linear(document["linear"], {**chance, "all": math.prod(chance.values())}),
+        "bars": figures.bars(parts),
+        "critic": figures.critic(parts["estimate"]),
+        "linear": figures.linear(parts["linear"], {**chance, "all": math.prod(chance.values())}),
     }
     if rows := read_rows(folder / "train" / "metrics.jsonl"):
         columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
@@ -410,9 +492,7 @@ def _draw(config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing,
             entropy_bits=law.entropy_bits,
             true_bits=law.mutual_information_bits,
         )
-    (folder / "figures").mkdir(exist_ok=True)
-    for name, figure in drawn.items():
-        figure.savefig(folder / "figures" / f"{name}.png")
+    return drawn
 
 
 def _conclusions(found: dict[str, Any], tolerance_bits: float) -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -15,6 +15,7 @@ Row = tuple[str, str, str]
 HEADER: Row = ("quantity", "value", "what it is")
 
 CAPTIONS = {
+    "estimators": "Each estimator's value with its t-interval, and what is certified of the mutual information.",
     "bars": "H(C), in-training and post-training MI, after Lee et al. 2023, Fig. 4; the whisker is the t-interval.",
     "critic": "The critic's fit with the step chosen on validation, and the estimates against K.",
     "training": "Training loss and in-training MI against the ceiling log₂(2K−1) and H(C).",
@@ -39,16 +40,8 @@ def markdown(report: Report, figures: Sequence[str] = ()) -> str:
 
     figures: paths of pictures relative to the report; a known stem (`CAPTIONS`) gets its caption and place.
     """
-    estimate, run = report["estimate"], report["run"]
-    headline, *conclusions = estimate["conclusions"]
-    sections = [f"# {report['name']}", f"**{headline}**", _grid(HEADER, _mi_rows(report))]
-    if conclusions:
-        sections += ["## What may be concluded", "\n".join(f"- {sentence}" for sentence in conclusions)]
-    sections += ["## Post-training estimate", _fit(estimate["fit"]), _routes(estimate), _curve(estimate["curve"])]
-    if others := _other_rows(report):
-        sections += ["## Other estimates of this encoder", _grid(HEADER, others)]
-    if linear := _linear_rows(report):
-        sections += ["## Linear evaluation", _grid(HEADER, linear)]
+    run = report["run"]
+    sections = [f"# {report['name']}", *(_arrays_sections(report) if _of_arrays(report) else _image_sections(report))]
     if figures:
         sections += ["## Figures", *_pictures(figures)]
     facts = [
@@ -59,16 +52,44 @@ def markdown(report: Report, figures: Sequence[str] = ()) -> str:
         "versions: " + ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
         "every setting: [config.json](config.json); every number: [report.json](report.json)",
     ]
-    sections += ["## Run", "\n".join(f"- {fact}" for fact in facts)]
+    sections += ["## Run", _list(facts)]
     return "\n\n".join(sections) + "\n"
 
 
 def table(report: Report) -> str:
-    """The terminal's closing table: plain text, at most 100 columns, the path of report.md on its last line."""
+    """The terminal's closing table: plain text, the path of report.md on its last line.
+
+    At most 100 columns, if the values of `estimators` are below 10 bits.
+    """
     run = report["run"]
+    lines = _arrays_lines(report) if _of_arrays(report) else _image_lines(report)
+    title = f"{report['name']}, seed {run['seed']}, on {run['devices']}"
+    time = textwrap.fill(_seconds(run["seconds"]), width=100)
+    return "\n".join([title, "", *lines, "", time, f"report: {Path(report['workdir']) / 'report.md'}"])
+
+
+def _of_arrays(report: Report) -> bool:
+    return report["run"]["config"].get("kind") == "arrays"
+
+
+def _image_sections(report: Report) -> list[str]:
+    estimate = report["estimate"]
+    headline, *conclusions = estimate["conclusions"]
+    sections = [f"**{headline}**", _grid(HEADER, _mi_rows(report))]
+    if conclusions:
+        sections += ["## What may be concluded", _list(conclusions)]
+    sections += ["## Post-training estimate", _fit(estimate["fit"]), _routes(estimate), _curve(estimate["curve"])]
+    if others := _other_rows(report):
+        sections += ["## Other estimates of this encoder", _grid(HEADER, others)]
+    if linear := _linear_rows(report):
+        sections += ["## Linear evaluation", _grid(HEADER, linear)]
+    return sections
+
+
+def _image_lines(report: Report) -> list[str]:
     rows = [*_mi_rows(report), *_other_rows(report), *_linear_rows(report)]
     left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
-    lines = [
+    return [
         textwrap.fill(
             f"{quantity:<{left}}  {value:>{middle}}  {kind}".rstrip(),
             width=100,
@@ -77,9 +98,75 @@ def table(report: Report) -> str:
         )
         for quantity, value, kind in rows
     ]
-    title = f"{report['name']}, seed {run['seed']}, on {run['devices']}"
-    time = textwrap.fill(_seconds(run["seconds"]), width=100)
-    return "\n".join([title, "", *lines, "", time, f"report: {Path(report['workdir']) / 'report.md'}"])
+
+
+def _arrays_sections(report: Report) -> list[str]:
+    sections = [f"**{report['estimate']['sentence']}**", _grid(*_estimators(report)), _legend(report)]
+    if warnings := _warnings(report):
+        sections += ["## Warnings", _list(warnings)]
+    if report["estimate"].get("routes"):
+        sections += ["## Certificates", _routes(report["estimate"])]
+    if notes := [
+        f"{one['name']}, {one['kind']}: {one['note']}." for one in report["estimates"].values() if one["note"]
+    ]:
+        sections += ["## What each estimator is", _list(notes)]
+    return sections
+
+
+def _arrays_lines(report: Report) -> list[str]:
+    header, rows = _estimators(report)
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, "<<>>>>>>", widths, strict=False)).rstrip()
+        for row in (header, *rows)
+    ]
+    warnings = [f"warning: {warning}" for warning in _warnings(report)]
+    return [*lines, "", *(line for text in (_legend(report), *warnings) for line in textwrap.wrap(text, 100))]
+
+
+def _estimators(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, one an estimator, in bits; a column in which nobody has anything is left out."""
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "estimator": lambda one: one["name"],
+        "kind": lambda one: one["kind"],
+        "bits": lambda one: _bits(one["value_bits"]),
+        "t-interval": lambda one: _ends(one["t_lower_bits"], one["t_upper_bits"]),
+        "certified": _certified,
+        "InfoNCE": lambda one: _bits(one["bound_bits"]),
+        "ceiling": lambda one: _bits(one["ceiling_bits"]),
+        "mean ± std": lambda one: (
+            f"{_bits(one['mean_bits'])} ± {_bits(one['spread_bits'])}" if _known(one["spread_bits"]) else "–"
+        ),
+    }
+    cells = {name: [of(one) for one in report["estimates"].values()] for name, of in columns.items()}
+    kept = {name: column for name, column in cells.items() if set(column) != {"–"}}
+    return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
+
+
+def _certified(estimate: dict[str, Any]) -> str:
+    lower, upper = _down(estimate["lower_bits"]), estimate["upper_bits"]
+    if upper is not None:
+        return _ends(lower, upper)
+    return "–" if lower is None else f"≥ {_bits(lower)}"
+
+
+def _legend(report: Report) -> str:
+    """What the columns of `_estimators` are."""
+    estimate, (header, _) = report["estimate"], _estimators(report)
+    words = [f"MI in bits, K = {estimate['k']:,} of {estimate['pairs']:,} test pairs"]
+    if _known(report["truth"].get("entropy_bits")):
+        words += [f"H(C) = {_bits(report['truth']['entropy_bits'])}"]
+    words += [f"the t-interval is approximate, what is certified holds, each at {100 * estimate['confidence']:g} %"]
+    if "InfoNCE" in header:
+        words += ["InfoNCE: the lower bound that the same critic gives, beside an estimator that is none"]
+    if "mean ± std" in header:
+        words += [f"mean and standard deviation are of {len(estimate['seed_bits'])} seeds' own critics"]
+    return "; ".join(words) + "."
+
+
+def _warnings(report: Report) -> list[str]:
+    """Each once: most are of the data."""
+    return list(dict.fromkeys(warning for one in report["estimates"].values() for warning in one["warnings"]))
 
 
 def _mi_rows(report: Report) -> list[Row]:
@@ -183,6 +270,10 @@ def _seconds(seconds: dict[str, float]) -> str:
     return "time: " + ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
 
 
+def _list(items: Sequence[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
 def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
 
@@ -200,4 +291,8 @@ def _down(lower: float | None) -> float | None:
 
 
 def _interval(lower: float | None, upper: float | None) -> str:
-    return f"[{_bits(lower)}, {_bits(upper)}] bits"
+    return f"{_ends(lower, upper)} bits"
+
+
+def _ends(lower: float | None, upper: float | None) -> str:
+    return f"[{_bits(lower)}, {_bits(upper)}]"

@@ -1,0 +1,86 @@
+"""Samples from files: NumPy's .npy and .npz, and .csv."""
+
+import csv
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+
+from mirigor_jax.errors import InputError
+
+SUFFIXES = (".npy", ".npz", ".csv")
+
+
+def read(source: str, name: str) -> Shaped[np.ndarray, "n d"]:
+    """The array in a file, a row a sample; a one-dimensional one becomes a column.
+
+    source: PATH of a .npy, an .npz or a .csv (numbers between commas; a first line that is none is taken for a header),
+        or PATH:NAME for one array of an .npz. Without NAME it is the only array there, or the one called `name`.
+    Raises InputError where there is no such file, it is of another format, damaged or pickled, a cell of a .csv is no
+    number, or the array is empty or has more than two dimensions.
+    """
+    text, _, member = source.rpartition(":") if ".npz:" in source else (source, "", "")
+    path = Path(text).expanduser()
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{name}='{source}' is of an unknown format; save it as one of {', '.join(SUFFIXES)}")
+    try:
+        array = _read_csv(path) if path.suffix.lower() == ".csv" else _read_numpy(path, member, name)
+    except OSError as error:
+        raise InputError(f"{name}='{source}' cannot be read ({error.strerror}); give the path of a file") from None
+    except (ValueError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{name}='{source}' cannot be read: {error}") from None
+    if array.ndim not in (1, 2) or array.size == 0:
+        fix = "flatten each sample by a.reshape(len(a), -1)" if array.ndim > 2 else "give a row for each sample"
+        raise InputError(f"{name}='{source}' has shape {array.shape}, expected (samples, columns); {fix}")
+    return array.reshape(len(array), -1)
+
+
+def read_labels(source: str) -> Shaped[np.ndarray, " n"]:
+    """Class labels, read as `read` does: one column, of which floats must be whole numbers and become integers.
+
+    Raises InputError as `read` does, and for other columns.
+    """
+    labels = read(source, "labels")
+    if labels.shape[1] != 1:
+        raise InputError(f"labels='{source}' has shape {labels.shape}; expected one column, the class of each sample")
+    if labels.dtype.kind != "f":
+        return labels[:, 0]
+    if fractions := np.count_nonzero(~(np.isfinite(labels) & (labels == np.floor(labels)))):
+        raise InputError(f"labels='{source}' has {fractions:,} values that are no whole numbers; number the classes")
+    return labels[:, 0].astype(np.int64)
+
+
+def _read_numpy(path: Path, member: str, name: str) -> np.ndarray:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            member = member or (loaded.files[0] if len(loaded.files) == 1 else name)
+            if member not in loaded.files:
+                raise ValueError(f"no array '{member}' among its {', '.join(loaded.files)}; pick one by {path}:NAME")
+            return loaded[member]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        # NumPy's own words advise to unpickle it, which runs whatever code the file holds.
+        raise ValueError("it holds pickled objects or is no NumPy file; save an array of numbers") from None
+
+
+def _read_csv(path: Path) -> np.ndarray:
+    rows: list[list[float]] = []
+    header = None
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = csv.reader(file)
+        for cells in filter(None, lines):
+            try:
+                rows.append([float(cell) for cell in cells])
+            except ValueError as error:
+                if rows or header:
+                    raise ValueError(f"line {lines.line_num}, {error}; give numbers between commas") from None
+                header = cells
+            if rows and len(rows[-1]) != len(rows[0]):
+                raise ValueError(f"line {lines.line_num} has {len(rows[-1])} cells, the first {len(rows[0])}; fill it")
+    return np.array(rows)
