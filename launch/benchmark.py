@@ -1,34 +1,54 @@
-"""How fast the parts are on this machine: one row a measurement, medians of several runs.
+"""How fast the parts are on this machine, peers beside them where installed: one row a measurement.
 
 python launch/benchmark.py                    every part
 python launch/benchmark.py --only=cdp         CDP rendering on one core, and the whole grain pipeline
+python launch/benchmark.py --only=critic      critic steps against eager PyTorch's (pip install torch; else no peer)
 python launch/benchmark.py --json=FILE        the rows as JSON too: {name, ours, peer, ratio, unit}
+
+Each number is the median of several rounds in which ours and the peer's take turns, in this one process.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Array, Float
 
 from mirigor_jax.data import cdp, pairing
 from mirigor_jax.data.pipeline import batches
+from mirigor_jax.mi import ESTIMATORS, JointCritic, SeparableCritic
+from mirigor_jax.mi.distributions import Gaussian
+from mirigor_jax.mi.fit import Member, Pairs, Recipe, critic_step, start_critic
+
+try:
+    import torch
+except ImportError:
+    torch = None
 
 Row = dict[str, str | float | None]
+Work = Callable[[], int]  # does some of it, and says how many items that was
 
 
-def rate(work: Callable[[], int], repeats: int = 7) -> float:
-    """Median of items a second, after one run to warm up."""
-    work()
-    rates = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        items = work()
-        rates.append(items / (time.perf_counter() - start))
-    return statistics.median(rates)
+def measure(name: str, unit: str, ours: Work, peer: Work | None = None, rounds: int = 7) -> Row:
+    """Medians of items a second over rounds in which both take their turn, after one to warm up."""
+    rates: dict[Work, list[float]] = {work: [] for work in (ours, peer) if work}
+    for _ in range(1 + rounds):
+        for work, of_work in rates.items():
+            start = time.perf_counter()
+            items = work()
+            of_work.append(items / (time.perf_counter() - start))
+    mine, other = (statistics.median(rates[work][1:]) if work else None for work in (ours, peer))
+    return {"name": name, "ours": mine, "peer": other, "ratio": other and mine / other, "unit": unit}
 
 
 def bench_cdp() -> list[Row]:
@@ -48,13 +68,93 @@ def bench_cdp() -> list[Row]:
             next(iterator)
         return 2 * pairs * count
 
-    return [
-        {"name": f"cdp {name}", "ours": rate(work), "peer": None, "ratio": None, "unit": "images/s"}
-        for name, work in (("rendering, one core", render), ("grain pipeline", pipeline))
-    ]
+    return [measure("cdp rendering, one core", "images/s", render), measure("cdp grain pipeline", "images/s", pipeline)]
 
 
-PARTS = {"cdp": bench_cdp}
+def bench_critic() -> list[Row]:
+    """Adam steps a second on in-batch InfoNCE, in float32 on every core the process may use (two: taskset -c 0,1).
+
+    Both draw each step's batch from the same array on the device. The peer is what a PyTorch user writes who knows that
+    a joint critic's first layer splits into one of x and one of y: the same layers, its own Adam, eager. Run it alone:
+    where other work takes a core, PyTorch's waiting threads lose far more than ours, and the ratio flatters us.
+    """
+    hidden, features = (256, 256), 128
+    with jax.default_device(jax.devices("cpu")[0]):
+        x, y = Gaussian(20, 4.0).sample(jax.random.key(0), 6000)
+        return [
+            measure(
+                f"critic {name}, {hidden[0]} wide, K = {k}",
+                "steps/s",
+                fit(critic, x, y, k, steps),
+                torch and torch_fit(critic, x, y, k, steps),
+            )
+            for name, critic, k, steps in (
+                ("separable", SeparableCritic(hidden, features), 64, 500),
+                ("joint", JointCritic(hidden), 256, 6),
+            )
+        ]
+
+
+def fit(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e"], k: int, steps: int) -> Work:
+    """The library's own steps from a fresh critic, in one dispatch."""
+    recipe = Recipe(critic, (ESTIMATORS["info_nce"](),), batch_size=k, steps=steps)
+    data, member = Pairs(x[None], y[None]), Member(*np.zeros((3,), np.int32))
+    state = start_critic(data, data, member, recipe=recipe)
+
+    @jax.jit
+    def run(state, data, key):
+        def step(state, key):
+            rows = jax.random.randint(key, (k,), 0, data.x.shape[1])
+            return critic_step(state, (data, member), rows, key, recipe=recipe)
+
+        return jax.lax.scan(step, state, jax.random.split(key, steps))
+
+    def work() -> int:
+        jax.block_until_ready(run(state, data, jax.random.key(2)))
+        return steps
+
+    return work
+
+
+def torch_fit(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e"], k: int, steps: int) -> Work:
+    """The same critic's steps in eager PyTorch."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    x, y = (torch.tensor(np.asarray(a)) for a in (x, y))
+
+    def mlp(*widths: int) -> torch.nn.Module:
+        layers = [layer for ends in pairwise(widths) for layer in (torch.nn.Linear(*ends), torch.nn.ReLU())]
+        return torch.nn.Sequential(*layers[:-1])
+
+    if isinstance(critic, JointCritic):
+        width = critic.hidden[0]
+        of_x, of_y = torch.nn.Linear(x.shape[1], width), torch.nn.Linear(y.shape[1], width, bias=False)
+        rest = mlp(*critic.hidden, 1)
+    else:
+        of_x, of_y = (mlp(a.shape[1], *critic.hidden, critic.features) for a in (x, y))
+        rest = torch.nn.Identity()
+
+    def scores(x, y):
+        if isinstance(critic, JointCritic):
+            return rest(torch.relu(of_x(x)[:, None] + of_y(y)))[..., 0]
+        return of_x(x) @ of_y(y).T
+
+    optimizer = torch.optim.Adam([*of_x.parameters(), *of_y.parameters(), *rest.parameters()], lr=1e-3)
+    positives = torch.arange(k)
+
+    def work() -> int:
+        for _ in range(steps):
+            rows = torch.randint(len(x), (k,))
+            loss = torch.nn.functional.cross_entropy(scores(x[rows], y[rows]), positives)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return steps
+
+    return work
+
+
+COLUMNS = {"ratio": ".2f", "ours": ",.1f", "peer": ",.1f"}
+PARTS = {"cdp": bench_cdp, "critic": bench_critic}
 
 
 def main() -> None:
@@ -64,10 +164,12 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.only.split(",")) - PARTS.keys():
         parser.error(f"unknown part {', '.join(sorted(unknown))}; choose of {', '.join(PARTS)}")
-    print(f"on {platform.processor() or platform.machine()}, {platform.platform()}")
+    print(f"on {platform.processor() or platform.machine()}, {platform.platform()}, load {os.getloadavg()[0]:.1f}")
     rows = [row for part in options.only.split(",") for row in PARTS[part]()]
+    print(f"{'':36s} {'ratio':>7s} {'ours':>10s} {'peer':>10s}")
     for row in rows:
-        print(f"{row['name']:32s} {row['ours']:>12,.0f} {row['unit']}")
+        ratio, ours, peer = ("-" if row[key] is None else f"{row[key]:{form}}" for key, form in COLUMNS.items())
+        print(f"{row['name']:36s} {ratio:>7s} {ours:>10s} {peer:>10s} {row['unit']}")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -1,0 +1,200 @@
+"""Estimates where the truth is known: the tables and pictures of docs/results/known_mi.md.
+
+python launch/known_mi.py defaults --n=1000,10000     what the defaults of mi.estimate were chosen by
+python launch/known_mi.py stair                       20-d Gaussians of 2 to 10 bits: every estimator, and our defaults
+
+With --out=FOLDER a part writes its rows, FOLDER/PART.json, its table, PART.md, and its picture, PART.png.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from mirigor_jax import mi
+from mirigor_jax.mi.distributions import BENCHMARK, Gaussian
+
+Row = dict[str, Any]
+
+# What is varied, from what mi.estimate does when nothing is said.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "no base": {"base": False},
+    "separable critic": {"critic": "separable"},
+    "64 wide": {"critic": mi.JointCritic((64, 64))},
+    "3 seeds averaged": {"seeds": 3},
+    "NWJ": {"estimators": ["nwj"]},
+    "anchor plug-in": {"estimators": ["anchor"]},
+}
+BITS = (2, 4, 6, 8, 10)
+# The same critic for all, from scratch, and batches of 64: what public benchmarks of these Gaussians do.
+STAIR = {"critic": mi.JointCritic((64, 64)), "base": False, "steps": 5000, "learning_rate": 1e-3, "weight_decay": 0.0}
+STAIRS: dict[str, dict[str, Any]] = {
+    **{name: {**STAIR, "estimators": [name], "k": 2048} for name in mi.ESTIMATORS if name != "nt_xent"},
+    "ours": {"critic": "separable", "steps": 5000, "batch_size": 256, "k": 65_536},
+}
+
+
+def defaults(sizes: list[int], names: list[str], settings: list[str], draws: int = 3) -> Iterator[Row]:
+    """A row for each size, distribution and setting: `draws` samples, each with its own fit."""
+    for n in sizes:
+        for name in names:
+            law = BENCHMARK[name]
+            pairs = [law.sample(jax.random.key(draw), n) for draw in range(draws)]
+            for setting in settings:
+                start = time.perf_counter()
+                found = [row[0] for row in mi.estimate_all(pairs, **SETTINGS[setting])]
+                yield {
+                    "n": n,
+                    "distribution": name,
+                    "setting": setting,
+                    "truth_nats": law.mutual_information(),
+                    "nats": [one.value_nats for one in found],
+                    "lower_nats": [(one.lower_bits or 0.0) * math.log(2) for one in found],
+                    "seconds": time.perf_counter() - start,
+                }
+
+
+def stair(names: list[str]) -> Iterator[Row]:
+    """A row for each estimator, fitted at all five truths at once on as many pairs as it reads in 5,000 steps."""
+    for name in names:
+        n = 660_000 if name == "ours" else 200_000
+        pairs = [Gaussian(20, bits * math.log(2)).sample(jax.random.key(bits), n) for bits in BITS]
+        start = time.perf_counter()
+        found = [row[0] for row in mi.estimate_all(pairs, **STAIRS[name])]
+        yield {
+            "estimator": name,
+            "kind": found[0].kind,
+            "bits": [one.value_bits for one in found],
+            "t_lower_bits": [one.t_lower_bits for one in found],
+            "t_upper_bits": [one.t_upper_bits for one in found],
+            "lower_bits": [one.lower_bits for one in found],
+            "seconds": time.perf_counter() - start,
+        }
+
+
+def defaults_table(rows: list[Row]) -> str:
+    """Mean errors in nats, a table for each n, with each setting's mean absolute error and worst overshoot below."""
+    parts = []
+    for n in sorted({row["n"] for row in rows}):
+        errors = {(r["distribution"], r["setting"]): np.mean(r["nats"]) - r["truth_nats"] for r in rows if r["n"] == n}
+        truths = {row["distribution"]: row["truth_nats"] for row in rows}
+        settings = list(dict.fromkeys(row["setting"] for row in rows))
+        lines = [["distribution", "truth", *settings]]
+        for name, truth in truths.items():
+            lines.append([name, f"{truth:.3f}", *(f"{errors[name, s]:z+.3f}" for s in settings)])
+        columns = [[errors[name, s] for name in truths] for s in settings]
+        lines.append(["**mean absolute error**", "", *(f"**{np.mean(np.abs(c)):.3f}**" for c in columns)])
+        lines.append(["largest overshoot", "", *(f"{max(0, *c):.3f}" for c in columns)])
+        lines.append(["median seconds for three fits", "", *_seconds([r for r in rows if r["n"] == n], settings)])
+        parts += [f"### n = {n:,}", _grid(lines)]
+    return "\n\n".join(parts)
+
+
+def _seconds(rows: list[Row], settings: list[str]) -> list[str]:
+    return [f"{np.median([row['seconds'] for row in rows if row['setting'] == s]):.1f}" for s in settings]
+
+
+def stair_table(rows: list[Row]) -> str:
+    lines = [["estimator", "kind", *(f"{bits} bits" for bits in BITS), "mean absolute error", "seconds for all"]]
+    for row in rows:
+        error = np.mean(np.abs(np.array(row["bits"]) - BITS))
+        values = [f"{value:.2f}" for value in row["bits"]]
+        lines.append([row["estimator"], row["kind"], *values, f"{error:.2f}", f"{row['seconds']:.0f}"])
+    return _grid(lines)
+
+
+def _grid(lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (lines[0], ["---"] * len(lines[0]), *lines[1:]))
+
+
+def defaults_figure(rows: list[Row]) -> Figure:
+    """Every distribution's mean error, by setting."""
+    sizes = sorted({row["n"] for row in rows})
+    figure = Figure(figsize=(5 * len(sizes), 4.5), dpi=150, layout="constrained")
+    for ax, n in zip(figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0], sizes, strict=True):
+        settings = list(dict.fromkeys(row["setting"] for row in rows))
+        for index, setting in enumerate(settings):
+            own = [row for row in rows if row["n"] == n and row["setting"] == setting]
+            errors = [np.mean(row["nats"]) - row["truth_nats"] for row in own]
+            ax.plot(np.full(len(errors), index), errors, "o", alpha=0.5, color="#0072B2", markeredgewidth=0)
+        ax.axhline(0, color="#333333", linewidth=1)
+        ax.set_xticks(range(len(settings)), settings, rotation=40, ha="right", fontsize=8)
+        ax.set_title(f"error in nats, n = {n:,}; a dot is a distribution", loc="left", fontsize=10)
+        ax.set_yscale("symlog", linthresh=0.1)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def stair_figure(rows: list[Row]) -> Figure:
+    """Error against the truth; bounds drawn through, others dashed."""
+    figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
+    ax = figure.subplots()
+    colours = [
+        "#0072B2",
+        "#56B4E9",
+        "#E69F00",
+        "#D55E00",
+        "#009E73",
+        "#999999",
+        "#F0E442",
+        "#CC79A7",
+        "#8B5A2B",
+        "#5D3A9B",
+    ]
+    for row, colour in zip(rows, colours, strict=False):
+        ours = row["estimator"] == "ours"
+        style = "-" if row["kind"] == "lower bound" else "--"
+        label = f"{row['estimator']} ({row['kind']})"
+        error = np.array(row["bits"]) - BITS
+        ax.plot(BITS, error, style, marker="o", color="black" if ours else colour, lw=3 if ours else 1.5, label=label)
+    ax.axhline(0, color="#333333", linewidth=1)
+    ax.set_xticks(BITS)
+    ax.set_xlabel("true MI, bits (20-d Gaussians)")
+    ax.set_title("estimate less truth, bits", loc="left", fontsize=10)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["defaults", "stair"])
+    parser.add_argument("--n", default="1000,10000")
+    parser.add_argument("--distributions", default=",".join(BENCHMARK))
+    parser.add_argument("--settings", default=",".join(SETTINGS))
+    parser.add_argument("--estimators", default=",".join(STAIRS))
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    sizes, names, settings, stairs = (
+        value.split(",") for value in (options.n, options.distributions, options.settings, options.estimators)
+    )
+    rows, found = (
+        [],
+        defaults([int(n) for n in sizes], names, settings) if options.part == "defaults" else stair(stairs),
+    )
+    for row in found:
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    table, figure = (
+        (defaults_table(rows), defaults_figure(rows))
+        if options.part == "defaults"
+        else (stair_table(rows), stair_figure(rows))
+    )
+    print(table)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / f"{options.part}.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+        (options.out / f"{options.part}.md").write_text(table + "\n")
+        figure.savefig(options.out / f"{options.part}.png")
+
+
+if __name__ == "__main__":
+    main()
