@@ -47,10 +47,9 @@ def test_the_same_call_gives_the_same_numbers(gaussian, found):
     assert mi.estimate(*gaussian, seed=1, **QUICK).value_bits != found.value_bits
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e6])
-def test_independence_is_nothing(offset):
+def test_independence_is_nothing():
     x, y = draw(Gaussian(4, 0.0), 1000)
-    found = mi.estimate(x.astype(np.float64) + offset, y, **QUICK)
+    found = mi.estimate(x.astype(np.float64) + 1e6, y, **QUICK)
     assert abs(found.value_bits) < 0.05
     assert found.lower_bits == 0
 
@@ -91,14 +90,14 @@ def test_integers_bools_and_bfloat16_are_numbers():
 def test_fits_together_are_the_fits_alone():
     """Data sets, estimators and seeds share a program and eight devices, and nothing else."""
     pairs = [draw(Gaussian(2, nats), 600) for nats in (0.2, 1.5)]
-    names = ["info_nce", "mine", "smile", "flo"]
+    names = ["mine", "smile"]
     together = mi.estimate_all(pairs, estimators=names, seeds=2, **QUICK)
     for pair, row in zip(pairs, together, strict=True):
         for name, one in zip(names, row, strict=True):
             alone = mi.estimate(*pair, estimator=name, seeds=2, **QUICK)
             np.testing.assert_allclose(one.seed_bits, alone.seed_bits, atol=5e-3)
             assert one.name == name
-    assert len({one.seed_bits for row in together for one in row}) == 8
+    assert len({one.seed_bits for row in together for one in row}) == 4
 
 
 def test_seeds_give_a_mean_a_spread_and_a_better_bound(gaussian):
@@ -111,44 +110,62 @@ def test_seeds_give_a_mean_a_spread_and_a_better_bound(gaussian):
     assert " ± " in str(found)
 
 
-def test_a_plug_in_is_refused_a_certificate_and_stands_beside_a_bound(gaussian):
-    for name in ("js", "anchor", "smile", "dv", "mine"):
-        found = mi.estimate(*gaussian, estimator=name, **QUICK)
-        assert found.kind == ESTIMATORS[name]().kind != "lower bound"
-        assert (found.lower_bits, found.certificate, found.verdict) == (None, None, "not-a-bound")
-        assert found.bound_bits < 1.1 / np.log(2)
-        assert "InfoNCE bound" in str(found)
-        assert "nothing is certified" in str(found)
+@pytest.fixture(scope="module")
+def everything(gaussian):
+    """By every estimator but NT-Xent, which needs another critic."""
+    names = [name for name in ESTIMATORS if name != "nt_xent"]
+    return dict(zip(names, mi.estimate_all([gaussian], estimators=names, **QUICK)[0], strict=True))
 
 
-@pytest.mark.parametrize("name", ["nwj", "js_nwj", "flo", "info_nce"])
-def test_other_bounds_are_certified_by_their_critic(gaussian, name):
-    found = mi.estimate(*gaussian, estimator=name, **QUICK)
+@pytest.mark.parametrize("name", ["js", "anchor", "smile", "dv", "mine"])
+def test_a_plug_in_is_refused_a_certificate_and_stands_beside_a_bound(everything, name):
+    found = everything[name]
+    assert found.kind == ESTIMATORS[name]().kind != "lower bound"
+    assert (found.lower_bits, found.certificate, found.verdict) == (None, None, "not-a-bound")
+    assert found.bound_bits < 1.1 / np.log(2)
+    assert "InfoNCE bound" in str(found)
+    assert "nothing is certified" in str(found)
+
+
+@pytest.mark.parametrize("name", ["nwj", "js_nwj", "flo", "info_nce", "info_nce_symmetric"])
+def test_other_bounds_are_certified_by_their_critic(everything, name):
+    found = everything[name]
     assert found.value_nats == pytest.approx(1.0, abs=0.12)
     assert 0.4 / np.log(2) < found.lower_bits < 1.0 / np.log(2)
     assert found.bound_bits is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("negatives", ["derange", "shuffle"])
 def test_one_negative_a_row_is_enough(gaussian, negatives):
     options = {"estimator": "js_nwj", "negatives": negatives, "batch_size": 256, "steps": 300}
     assert mi.estimate(*gaussian, **options).value_nats == pytest.approx(1.0, abs=0.12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "critic",
-    ["separable", "bilinear", "cosine", mi.JointCritic((16,), "elu", dropout=0.2), mi.SeparableCritic((16,), 8)],
+    ("critic", "base"),
+    [
+        ("separable", True),
+        ("bilinear", True),
+        ("cosine", False),
+        (mi.JointCritic((16,), "elu", dropout=0.2), False),
+    ],
 )
-@pytest.mark.parametrize("base", [True, False])
 def test_every_critic_learns(gaussian, critic, base):
     found = mi.estimate(*gaussian, critic=critic, base=base, **QUICK)
     assert (0.9 if base else 0.4) < found.value_nats < 1.1
 
 
-def test_nt_xent_reads_as_optax_does(gaussian):
+@pytest.mark.slow
+def test_nt_xent_is_estimated_by_a_critic_of_both_views(gaussian):
     found = mi.estimate(*gaussian, estimator="nt_xent", critic="cosine", **QUICK)
     assert found.verdict == "not-a-bound"
     assert found.ceiling_bits == pytest.approx(np.log2(799))
+    assert 0.4 < found.value_nats < 1.2
+
+
+def test_nt_xent_reads_as_optax_does():
     z = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     loss = optax.losses.ntxent(jnp.asarray(z), jnp.tile(jnp.arange(6), 2), temperature=0.3)
