@@ -28,7 +28,7 @@ from mirigor_jax.mi.distributions import BENCHMARK
 
 pytestmark = pytest.mark.slow
 
-REPEATS, PAIRS, POPULATION, CONFIDENCE = 400, 10_000, 2_500_000, 0.95
+REPEATS, PAIRS, POPULATION, CONFIDENCE = 400, 10_000, 10_000_000, 0.95
 
 
 def fit(distribution, k, steps=2000):
