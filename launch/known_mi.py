@@ -162,6 +162,7 @@ def stair_figure(rows: list[Row]) -> Figure:
     ax.axhline(0, color="#333333", linewidth=1)
     ax.set_xticks(BITS)
     ax.set_xlabel("true MI, bits (20-d Gaussians)")
+    ax.set_ylim(bottom=max(-2.5, ax.get_ylim()[0]))  # DV leaves any frame
     ax.set_title("estimate less truth, bits", loc="left", fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
