@@ -292,3 +292,13 @@ def test_bad_input_is_one_clear_line(x, y, options, message):
     with pytest.raises(InputError, match=message) as error:
         mi.estimate(x, y, **options)
     assert "\n" not in str(error.value)
+
+
+def test_the_fewest_pairs_that_are_taken_suffice():
+    x, y = np.random.default_rng(0).normal(size=(2, arrays.LEAST, 2))
+    assert mi.estimate(x, y, steps=100).lower_bits == 0
+
+
+def test_data_sets_of_one_call_have_one_shape():
+    with pytest.raises(InputError, match=r"data sets have shapes .*\(200, 1\).*: expected the same of all"):
+        mi.estimate_all([(X, Y), (X[:, :1], Y)])

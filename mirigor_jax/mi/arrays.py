@@ -21,7 +21,7 @@ from mirigor_jax.mi.certificate import Estimate
 from mirigor_jax.mi.critics import BasedCritic, BilinearCritic, CosineCritic, JointCritic, SeparableCritic
 
 PARTS = (0.6, 0.2)  # of the pairs for the fit and for validation; the rest is the test part
-LEAST = 50  # pairs
+LEAST = 110  # pairs: a default batch to fit on, and eight batches of two to certify by
 FOLDS = 10  # of the jackknife
 WHOLE = 4096  # pairs whose score matrix is held at once
 BATCH = 1024  # pairs a batch of the certificate's, where there are more than WHOLE
@@ -96,7 +96,10 @@ def estimate_all(
         raise InputError(f"{', '.join(bad)}: expected above 0")
     if not 0.5 <= confidence < 1:
         raise InputError(f"confidence = {confidence}: expected in [0.5, 1); 0.95 is usual")
-    sets = [_Split.of(*_arrays(x, y), seed) for x, y in pairs]
+    samples = [_arrays(x, y) for x, y in pairs]
+    if len(shapes := {(x.shape, y.shape) for x, y in samples}) != 1:
+        raise InputError(f"data sets have shapes {sorted(shapes)}: expected the same of all; estimate the others apart")
+    sets = [_Split.of(x, y, seed) for x, y in samples]
     fitted_on, tested_on = (len(sets[0].x[part]) for part in (0, 2))
     if batch_size > fitted_on:
         raise InputError(f"batch_size = {batch_size} exceeds the {fitted_on:,} pairs of the fit part; lower it")
@@ -323,17 +326,22 @@ def _features(
 
     Edges are straight in the values, tails are tame in the scores, and heavy-tailed laws couple lengths.
     """
-    low, centre, high = np.percentile(parts[0], [25, 50, 75], axis=0)
-    spread = (high - low) / 1.349
-    spread = np.where(spread > 0, spread, parts[0].std(axis=0))
-    spread = np.where(spread > 0, spread, 1.0)
 
     def rows(score, part):
-        values = 2 * np.arcsinh((part - centre[None, :]) / spread[None, :] / 2)
+        values = squash(part, parts[0])
         length = (np.mean(score**2, axis=1, keepdims=True) - 1) * math.sqrt(score.shape[1] / 2)
         return np.hstack([score, values, length]).astype(np.float32)
 
     return tuple(map(rows, scores, parts))
+
+
+def squash(rows: Float[np.ndarray, "n d"], by: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n d"]:
+    """Columns centred and scaled by the quartiles of the rows `by`, under asinh: one-to-one, and tails are tame."""
+    low, centre, high = np.percentile(by, [25, 50, 75], axis=0)
+    spread = (high - low) / 1.349
+    spread = np.where(spread > 0, spread, by.std(axis=0))
+    spread = np.where(spread > 0, spread, 1.0)
+    return 2 * np.arcsinh((rows - centre[None, :]) / spread[None, :] / 2)
 
 
 def _gaussian_base(

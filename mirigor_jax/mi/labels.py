@@ -476,7 +476,7 @@ def _measure(
 ) -> tuple[LabelEstimate, Float[np.ndarray, " v"]]:
     """The estimate, and the independent values that its own is the mean of, in nats."""
     warnings = _warnings(design, h)
-    h, classes, law = _standardise(h, design.fit), design.classes, design.law
+    h, classes, law = arrays.squash(h, h[design.fit]).astype(np.float32), design.classes, design.law
     probe = probes.fit_linear(
         h[design.fit],
         classes[design.fit],
@@ -551,15 +551,6 @@ def _warnings(design: _Design, h: Float[np.ndarray, "n d"]) -> tuple[str, ...]:
             "classes would give more, and a better certificate"
         )
     return tuple(said)
-
-
-def _standardise(h: Float[np.ndarray, "n d"], rows: Int[np.ndarray, " f"]) -> Float[np.ndarray, "n d"]:
-    """Columns centred and scaled by the quartiles of the given rows, under asinh: one-to-one, and tails are tame."""
-    low, centre, high = np.percentile(h[rows], [25, 50, 75], axis=0)
-    spread = (high - low) / 1.349
-    spread = np.where(spread > 0, spread, h[rows].std(axis=0))
-    spread = np.where(spread > 0, spread, 1.0)
-    return (2 * np.arcsinh((h - centre[None, :]) / spread[None, :] / 2)).astype(np.float32)
 
 
 def _fit_critics(
