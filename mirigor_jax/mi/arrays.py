@@ -165,9 +165,7 @@ def _read(
         scores, u = fit.read_scores(recipe, params, x, y)
         folds = min(FOLDS, k // 2)
         seed_nats, value, without = (np.asarray(v, np.float64) for v in fit.read(estimator, scores, u, folds))
-        error = math.sqrt((folds - 1) / folds * np.sum((without - without.mean()) ** 2))
-        half = float(stats.t.ppf((1 + confidence) / 2, folds - 1)) * error if folds > 1 else math.inf
-        interval = float(value) - half, float(value) + half
+        interval = jackknife_interval(float(value), without, confidence)
     else:
         critics = [jax.tree.map(lambda leaf, s=s: leaf[s : s + 1], params) for s in range(seeds)] if seeds > 1 else []
         *each, values = (
@@ -204,6 +202,18 @@ def _read(
         bound_bits=bound,
         note=estimator.note,
     )
+
+
+def jackknife_interval(value: float, without: Float[np.ndarray, " folds"], confidence: float) -> tuple[float, float]:
+    """t-interval of a value from its values without each fold of the sample; infinite for a single fold.
+
+    Source: Quenouille 1956; Tukey 1958 (the jackknife).
+    """
+    if (folds := len(without)) < 2:
+        return -math.inf, math.inf
+    error = math.sqrt((folds - 1) / folds * np.sum((without - without.mean()) ** 2))
+    half = float(stats.t.ppf((1 + confidence) / 2, folds - 1)) * error
+    return value - half, value + half
 
 
 @lru_cache
