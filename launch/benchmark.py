@@ -99,7 +99,7 @@ def fit(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e"], k: in
     """The library's own steps from a fresh critic, in one dispatch."""
     recipe = Recipe(critic, (ESTIMATORS["info_nce"](),), batch_size=k, steps=steps)
     data, member = Pairs(x[None], y[None]), Member(*np.zeros((3,), np.int32))
-    state = start_critic(data, data, member, recipe=recipe)
+    state = start_critic(member, data, data, recipe=recipe)
 
     @jax.jit
     def run(state, data, key):

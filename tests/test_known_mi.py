@@ -73,15 +73,15 @@ def test_the_stair_by_our_defaults():
 
 
 def test_twenty_five_fits_at_once_cost_less_than_fifteen():
-    """As a user waits for them, compilation included: that is what they share. On few cores they share little else."""
+    """Against the mean of one fit of each, nothing left to compile for either; over the cores as so many devices."""
     pairs = [Gaussian(5, nats).sample(jax.random.key(0), 10_000) for nats in (0.5, 1.0, 1.5, 2.0, 2.5)]
 
     def seconds(data, seeds):
-        jax.clear_caches()
         start = time.perf_counter()
         mi.estimate_all(data, seeds=seeds)
         return time.perf_counter() - start
 
-    one = seconds(pairs[1:2], 1)
-    assert one < 20
+    assert seconds(pairs[:1], 1) < 20  # with compilation
+    seconds(pairs, 5)
+    one = np.mean([seconds([pair], 1) for pair in pairs])
     assert seconds(pairs, 5) < 15 * one

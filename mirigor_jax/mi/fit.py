@@ -304,7 +304,7 @@ def _first_carry(recipe: Recipe) -> Any:
     return jax.tree.map(jnp.float32, carries[0]) if carries else ()
 
 
-def start_critic(data: Pairs, validation: Pairs, member: Member, *, recipe: Recipe) -> CriticState:
+def start_critic(member: Member, data: Pairs, validation: Pairs, *, recipe: Recipe) -> CriticState:
     """A fresh critic, its best of validation what it shows before any step."""
     names = ("f", "u") if recipe.estimators[0].needs_u else ("f",)
     keys = jax.random.split(jax.random.key(member.seed), len(names))
@@ -326,24 +326,31 @@ def _epochs(n: int, seed: int, done: int, steps: int, size: int) -> Int[np.ndarr
 def _member_chunk(
     state: CriticState,
     rows: Int[Array, "steps k"],
+    member: Member,
     data: Pairs,
     validation: Pairs,
-    member: Member,
     *,
     recipe: Recipe,
 ) -> tuple[CriticState, dict[str, Array]]:
-    """One step of one critic for each batch of rows, and a look at validation."""
-    key = jax.random.fold_in(jax.random.key(member.seed), state.step + 1)
-    return fit_chunk(
-        state,
-        (data, member),
-        rows,
-        (validation, member),
-        jax.random.split(key, len(rows)),
-        step=partial(critic_step, recipe=recipe),
-        validate=partial(_validate, recipe=recipe),
-        streamed=True,
-    )
+    """One step of one critic for each batch of rows, and a look at validation; nothing once it is out of patience."""
+
+    def go_on(state: CriticState) -> tuple[CriticState, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.key(member.seed), state.step + 1)
+        return fit_chunk(
+            state,
+            (data, member),
+            rows,
+            (validation, member),
+            jax.random.split(key, len(rows)),
+            step=partial(critic_step, recipe=recipe),
+            validate=partial(_validate, recipe=recipe),
+            streamed=True,
+        )
+
+    def stopped(state: CriticState) -> tuple[CriticState, dict[str, Array]]:
+        return state, {"fit_nats": state.best_nats, "validation_nats": state.best_nats}
+
+    return lax.cond(state.step - state.best_step < recipe.patience, go_on, stopped, state)
 
 
 @lru_cache(maxsize=32)
@@ -351,38 +358,54 @@ def _programs(recipe: Recipe, mesh: Mesh) -> tuple[Any, Any]:
     """(start, chunk) of all members at once, compiled for the mesh; kept, so that a second call need not compile."""
     shared, own = parallel.REPLICATED, parallel.SHARDED
 
-    def each(function: Callable[..., Any], members: int) -> Callable[..., Any]:
-        axes = (0,) * members + (None, None, 0)
-        return jax.vmap(partial(function, recipe=recipe), in_axes=axes)
+    def each(function: Callable[..., Any]) -> Callable[..., Any]:
+        def members(*args: Any) -> Any:
+            own, everyones = args[:-2], args[-2:]
 
-    start = parallel.map_step(each(start_critic, 0), mesh, (shared, shared, own), own)
-    chunk = parallel.map_step(each(_member_chunk, 2), mesh, (own, own, shared, shared, own), own, donate=(0,))
+            def one(own):
+                return function(*own, *everyones, recipe=recipe)
+
+            # One after another where a core's cache holds one critic's step and those that stopped cost nothing; side
+            # by side where it takes many to fill the accelerator.
+            if mesh.devices.flat[0].platform == "cpu":
+                return lax.map(one, own)
+            return jax.vmap(one)(own)
+
+        return members
+
+    start = parallel.map_step(each(start_critic), mesh, (own, shared, shared), own)
+    chunk = parallel.map_step(each(_member_chunk), mesh, (own, own, own, shared, shared), own, donate=(0,))
     return start, chunk
 
 
 def fit_members(
     recipe: Recipe, data: Pairs, validation: Pairs, members: Member, report: Report | None = None
 ) -> tuple[Any, Int[np.ndarray, " m"]]:
-    """Fit m critics at once, one vmapped program split over the devices; each keeps its best step of validation.
+    """Fit m critics at once, one program split over the devices; each keeps its best step of validation.
 
-    Returns their parameters, stacked, and their best steps (0: the critic it started from).
+    Returns their parameters, stacked, and their best steps (0: the critic it started from). A member's are the same
+    whatever stands beside it.
     """
-    mesh = parallel.make_mesh(len(members.seed))
+    m = len(members.seed)
+    devices = -(-m // -(-m // len(jax.devices())))  # as few as take no more turns than all of them
+    # The last turn is filled up with members that are fitted twice.
+    members = Member(*(np.resize(column, -(-m // devices) * devices) for column in members))
+    mesh = parallel.make_mesh(len(members.seed), jax.devices()[:devices])
     start, chunk = _programs(recipe, mesh)
     n, seeds = data.x.shape[1], members.seed
     data, validation = parallel.replicate((data, validation), mesh)
     members = parallel.shard(members, mesh)
-    state, done, best_step = start(data, validation, members), 0, np.zeros(len(seeds), np.int32)
+    state, done, best_step = start(members, data, validation), 0, np.zeros(len(seeds), np.int32)
     while done < recipe.steps and done - best_step.max() < recipe.patience:
         rows = np.stack([_epochs(n, int(seed), done, recipe.look, recipe.batch_size) for seed in seeds])
-        state, looked = chunk(state, parallel.shard(rows, mesh), data, validation, members)
+        state, looked = chunk(state, parallel.shard(rows, mesh), members, data, validation)
         done, best_step = done + recipe.look, np.asarray(state.best_step)
         if report is not None:
             bits = float(jnp.mean(looked["validation_nats"])) / math.log(2)
             report(min(done, recipe.steps), recipe.steps, f"{bits:z.3f} bits on validation")
     if report is not None and done < recipe.steps:
         report(done, done, f"stopped: nothing gained in {recipe.patience:,} steps")
-    return jax.device_get(state.best_params), best_step
+    return jax.tree.map(lambda leaf: leaf[:m], jax.device_get(state.best_params)), best_step[:m]
 
 
 @partial(jax.jit, static_argnames="recipe")
