@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from mirigor_jax import mi
@@ -141,28 +142,18 @@ def stair_figure(rows: list[Row]) -> Figure:
     """Error against the truth; bounds drawn through, others dashed."""
     figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
     ax = figure.subplots()
-    colours = [
-        "#0072B2",
-        "#56B4E9",
-        "#E69F00",
-        "#D55E00",
-        "#009E73",
-        "#999999",
-        "#F0E442",
-        "#CC79A7",
-        "#8B5A2B",
-        "#5D3A9B",
-    ]
-    for row, colour in zip(rows, colours, strict=False):
+    colours = list(colormaps["tab10"].colors)
+    for row in rows:
         ours = row["estimator"] == "ours"
+        colour = "black" if ours else colours.pop(0)
         style = "-" if row["kind"] == "lower bound" else "--"
         label = f"{row['estimator']} ({row['kind']})"
         error = np.array(row["bits"]) - BITS
-        ax.plot(BITS, error, style, marker="o", color="black" if ours else colour, lw=3 if ours else 1.5, label=label)
+        ax.plot(BITS, error, style, marker="o", color=colour, lw=3 if ours else 1.5, label=label)
     ax.axhline(0, color="#333333", linewidth=1)
     ax.set_xticks(BITS)
     ax.set_xlabel("true MI, bits (20-d Gaussians)")
-    ax.set_ylim(bottom=max(-2.5, ax.get_ylim()[0]))  # DV leaves any frame
+    ax.set_ylim(bottom=max(-2.5, ax.get_ylim()[0]))  # DV and FLO leave any frame
     ax.set_title("estimate less truth, bits", loc="left", fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
