@@ -46,6 +46,8 @@ def base() -> ConfigDict:
     config.data.pairing = "all"  # all | none | attributes joined by +
     config.data.mi = placeholder(float)  # bits; None: the attributes are shared exactly
     config.data.epsilon = ConfigDict({name: placeholder(float) for name in ("color", "digit", "position")})
+    config.data.images = placeholder(int)  # to train on, drawn again and again; None: every image is new
+    config.data.resident = "auto"  # those images on every device: where they fit, always or never
     config.data.seed = 0  # of the bank of backgrounds and glyphs, which all parts of a run draw from
     config.data.threads = 2
     config.data.workers = 0

@@ -167,8 +167,11 @@ def fit_critic(
                 several = [next(iterator) for _ in range(size)]
                 batch = {view: np.stack([b[view] for b in several]) for view in ("x", "y")}
                 batch = parallel.shard(batch, mesh, WITHIN_BATCH)
-            state, metrics = chunk(state, frozen, batch, validation, parallel.replicate(keys, mesh))
+            keys = parallel.replicate(keys, mesh)
+            with jax.transfer_guard("disallow"):
+                state, metrics = chunk(state, frozen, batch, validation, keys)
             done += size
+            metrics = jax.device_get(metrics)
             bits = {name.replace("nats", "bits"): float(x) / math.log(2) for name, x in metrics.items()}
             rows.append({"step": done, **bits})
             progress.update(done, f"strict InfoNCE {bits['validation_bits']:.3f} bits on validation")

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 from mirigor_jax import encode, estimate, figures, mi, parallel, probes, report, train
 from mirigor_jax.configuration import flatten
 from mirigor_jax.data import arrays, cdp, pairing
+from mirigor_jax.data.imageset import ImageSet
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_arrays, replace_json
@@ -35,16 +36,18 @@ from mirigor_jax.models.resnet import make_encoder
 from mirigor_jax.progress import Progress, duration
 
 # Disjoint images: every part of a run renders its own stream.
-STREAMS = {"train": 0, "fit": 1, "validation": 2, "test": 3, "critic": 4}
+STREAMS = {"train": 0, "fit": 1, "validation": 2, "test": 3, "critic": 4, "pairs": 5}
+HELD_SHARE = 4  # a quarter of a device's memory at most is spent on holding images
 PACKAGES = ("mirigor-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # What may differ when a run is continued: it changes no number (of arrays the content counts, not the path).
-FREE = ("data.threads", "data.workers", "x", "y", "labels")
+FREE = ("data.threads", "data.workers", "data.resident", "x", "y", "labels")
 # The least that each of these may be; several numbers at least one.
 LEAST = {
     **dict.fromkeys(("seed", "data.seed", "data.threads", "data.workers", "train.steps", "train.warmup_steps"), 0),
     **dict.fromkeys(("train.weight_decay", "evaluate.l2", "estimate.tolerance_bits"), 0),
     **dict.fromkeys(("train.checkpoint_every", "features.fit", "features.batch_size", "head.features"), 1),
     **dict.fromkeys(("estimate.steps", "estimate.eval_every"), 1),
+    "data.images": 1,
     **dict.fromkeys(("features.validation", "estimate.k", "estimate.fit_k", "estimate.paper_k", "estimate.curve"), 2),
 }
 POSITIVE = ("train.temperature", "train.learning_rate", "estimate.learning_rate")
@@ -164,6 +167,8 @@ def check(config: ConfigDict) -> tuple[cdp.CDP, pairing.Pairing]:
     if t.k < 2:
         raise InputError(f"train.k={t.k}: contrastive learning needs at least 2 pairs a batch, for one negative")
     for key, least in LEAST.items():
+        if key == "data.images" and flat[key] is None:
+            continue
         if not np.all(np.asarray(flat[key]) >= least) or not np.all(np.isfinite(flat[key])) or np.size(flat[key]) == 0:
             raise InputError(f"{key}={flat[key]}: expected at least {least}")
     for key in POSITIVE:
@@ -188,6 +193,12 @@ def check(config: ConfigDict) -> tuple[cdp.CDP, pairing.Pairing]:
     )
     law = _law(config, data)
     estimate.check(config, law)
+    if d.resident not in ("auto", "always", "never"):
+        raise InputError(f"data.resident='{d.resident}' is unknown; choose auto, always or never")
+    if d.images is not None:
+        _training_set(config, data).row_pairs(law, config.seed, STREAMS["pairs"])
+    elif d.resident == "always":
+        raise InputError("data.resident='always': there is nothing to hold, every image is new; give data.images=N")
     return data, law
 
 
@@ -280,6 +291,30 @@ def _stage(folder: Path, name: str, done: bool) -> Iterator[bool]:
         replace_json(path, stages)
 
 
+def _training_set(config: ConfigDict, data: cdp.CDP) -> ImageSet:
+    return data.finite(config.seed, STREAMS["train"], config.data.images)
+
+
+def _training_pairs(config: ConfigDict, data: cdp.CDP, law: pairing.Pairing) -> tuple[Read, np.ndarray | None]:
+    """How training reads its pairs, and the images that the devices hold for it where they do; says which."""
+    n, size, wanted = config.data.images, config.data.size, config.data.resident
+    if n is None:
+        print("  training images: every one new, streamed", flush=True)
+        return _pairs(config, data, law, "train"), None
+    images = _training_set(config, data)
+    needed, limit = 3 * n * size**2, parallel.memory_bytes() // HELD_SHARE
+    holds = wanted == "always" or (wanted == "auto" and needed <= limit)
+    print(
+        f"  training images: {n:,}, {needed / 2**20:,.0f} MiB, {'held by each device' if holds else 'streamed'} "
+        f"(data.resident={wanted}; auto holds up to {limit / 2**20:,.0f} MiB)",
+        flush=True,
+    )
+    rows = (law, config.seed, STREAMS["pairs"])
+    if not holds:
+        return images.image_pairs(*rows), None
+    return images.row_pairs(*rows), images.read(np.arange(n))
+
+
 def _pairs(config: ConfigDict, data: cdp.CDP, law: pairing.Pairing, part: str) -> Read:
     return partial(data.pairs, law, config.seed, STREAMS[part])
 
@@ -307,9 +342,9 @@ def _train(config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing
                 flush=True,
             )
 
-        read = _pairs(config, data, law, "train")
+        read, held = _training_pairs(config, data, law)
         dataset = batches(read, batch_size=t.k, threads=config.data.threads, workers=config.data.workers)
-        train.train(config, path, dataset, mesh, on_rate=expect)
+        train.train(config, path, dataset, mesh, held=held, on_rate=expect)
         rows = read_rows(path / "metrics.jsonl")
         last = rows[-max(1, len(rows) // 10) :]
         summary = None

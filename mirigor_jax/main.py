@@ -3,10 +3,19 @@
 Messages and exit codes; everything else is in the libraries.
 """
 
+import os
 import sys
+from pathlib import Path
 
 from mirigor_jax import configuration
 from mirigor_jax.errors import InputError
+
+
+def keep_compiled_programs() -> None:
+    """Have JAX keep what it compiles in the user's cache folder, unless the environment says otherwise."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mirigor_jax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         config, name, workdir = configuration.parse(argv)
+        keep_compiled_programs()
         from mirigor_jax import experiment  # JAX starts only for a command line that is right
 
         experiment.run(config, name, workdir)

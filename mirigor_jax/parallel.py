@@ -1,6 +1,7 @@
 """Devices: the mesh, and how a step written for one device is mapped over it. The only file that names meshes."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,12 @@ def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
     if used != len(devices) and jax.process_count() > 1:
         raise InputError(f"a batch of {batch_size} does not divide over {len(devices)} devices; use a multiple of them")
     return jax.make_mesh((used,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:used])
+
+
+def memory_bytes() -> int:
+    """What a device has for arrays: what its allocator may take, or the machine's memory where it doesn't say."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def map_step(

@@ -49,6 +49,7 @@ def normalize(images: UInt8[Array, "n s s 3"], dtype: str) -> Float[Array, "n s 
 def train_step(
     state: TrainState,
     batch: dict[str, Array],
+    held: UInt8[Array, "n s s 3"] | None,
     *,
     encoder: nn.Module,
     head: nn.Module,
@@ -57,11 +58,13 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One update on this device's shard of the global batch; gradients are averaged over axis "data".
 
-    batch: {"x", "y"}: uint8 (k, s, s, 3), this device's positive pairs. objective: (z_x, z_y) → loss in nats, the mean
+    batch: {"x", "y"}: this device's positive pairs, uint8 (k, s, s, 3), or their rows (k,) in `held`, the images that
+    every device holds. objective: (z_x, z_y) → loss in nats, the mean
     over this device's anchors. BatchNorm sees the global batch where the encoder names the axis.
     Source: Lee et al. 2023, Fig. 3 (top) and Eq. 2–3.
     """
-    images = normalize(jnp.concatenate([batch["x"], batch["y"]]), encoder.dtype)
+    views = jnp.concatenate([batch["x"], batch["y"]])
+    images = normalize(views if held is None else held[views], encoder.dtype)
 
     def loss_fn(params):
         variables = {"params": params["encoder"], "batch_stats": state.batch_stats}
@@ -129,18 +132,27 @@ def init_state(config: ConfigDict, key: Array) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params))
 
 
-def make_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, Any]]:
-    """The compiled-for-`mesh` train step (state donated), and the abstract (state, batch) it takes."""
+def make_step(config: ConfigDict, mesh: Mesh, held: int = 0) -> tuple[Any, tuple[Any, Any, Any]]:
+    """The compiled-for-`mesh` train step (state donated), and the abstract (state, batch, held images) it takes.
+
+    held: how many images the devices hold, of which batches then are rows; 0 for batches of images.
+    """
     encoder, head, optimizer = _parts(config, parallel.AXIS)
     objective = partial(nt_xent, temperature=config.train.temperature, axis_name=parallel.AXIS)
     step = partial(train_step, encoder=encoder, head=head, objective=objective, optimizer=optimizer)
     mapped = parallel.map_step(
-        step, mesh, (parallel.REPLICATED, parallel.SHARDED), (parallel.REPLICATED, parallel.REPLICATED), donate=(0,)
+        step,
+        mesh,
+        (parallel.REPLICATED, parallel.SHARDED, parallel.REPLICATED),
+        (parallel.REPLICATED, parallel.REPLICATED),
+        donate=(0,),
     )
     state = jax.eval_shape(partial(init_state, config), jax.random.key(0))
-    images = jax.ShapeDtypeStruct((config.train.k, config.data.size, config.data.size, 3), jnp.uint8)
-    abstract_state = parallel.abstract(state, mesh)
-    return mapped, (abstract_state, parallel.abstract({"x": images, "y": images}, mesh, parallel.SHARDED))
+    k, shape = config.train.k, (config.data.size, config.data.size, 3)
+    view = jax.ShapeDtypeStruct((k,), jnp.int32) if held else jax.ShapeDtypeStruct((k, *shape), jnp.uint8)
+    images = jax.ShapeDtypeStruct((held, *shape), jnp.uint8) if held else None
+    batch = parallel.abstract({"x": view, "y": view}, mesh, parallel.SHARDED)
+    return mapped, (parallel.abstract(state, mesh), batch, parallel.abstract(images, mesh))
 
 
 def frozen_variables(config: ConfigDict, folder: Path, mesh: Mesh, *, which: str = "last") -> dict[str, Any]:
@@ -148,7 +160,7 @@ def frozen_variables(config: ConfigDict, folder: Path, mesh: Mesh, *, which: str
 
     Raises InputError where there is none.
     """
-    _, (abstract_state, _) = make_step(config, mesh)
+    _, (abstract_state, *_) = make_step(config, mesh)
     with Checkpoints(folder) as checkpoints:
         step = checkpoints.last if which == "last" else checkpoints.best
         if step is None:
@@ -163,17 +175,19 @@ def train(
     dataset: grain.IterDataset,
     mesh: Mesh,
     *,
+    held: UInt8[np.ndarray, "n s s 3"] | None = None,
     on_rate: Callable[[float, int], None] = lambda seconds, steps: None,
 ) -> None:
     """Train to `config.train.steps`, from the newest checkpoint in `folder` where there is one.
 
+    dataset: batches {"x", "y"} of images, or of rows of `held`, the images that the devices shall hold.
     Writes checkpoints and metrics.jsonl (step, loss_nats, mi_bits). on_rate: told once how many seconds a step takes,
     and how many steps are to come.
     Raises InputError when the loss is no longer finite.
     """
     k, steps, rate = config.train.k, config.train.steps, config.train.learning_rate
     ceiling = math.log2(2 * k - 1)
-    step, (abstract_state, abstract_batch) = make_step(config, mesh)
+    step, (abstract_state, *abstract) = make_step(config, mesh, 0 if held is None else len(held))
     folder.mkdir(parents=True, exist_ok=True)
     iterator = iter(dataset)
     with Checkpoints(folder) as checkpoints:
@@ -188,13 +202,14 @@ def train(
             state = init(jax.random.fold_in(jax.random.key(config.seed), 0))
         rows = [row for row in read_rows(folder / "metrics.jsonl") if row["step"] <= start]
         print("  compiling the train step", flush=True)
-        compiled = step.lower(abstract_state, abstract_batch).compile()
+        compiled = step.lower(abstract_state, *abstract).compile()
+        on_device = None if held is None else parallel.replicate(held, mesh)
         progress = Progress("train", steps, "steps")
         began = time.monotonic()
         pending: Metrics = {}
 
         def record(metrics: Metrics) -> None:
-            loss = float(metrics["loss_nats"])
+            loss = float(jax.device_get(metrics["loss_nats"]))
             done = len(rows) + 1
             if not math.isfinite(loss):
                 raise InputError(f"the training loss is {loss} at step {done}; lower train.learning_rate={rate}")
@@ -215,10 +230,11 @@ def train(
             if i == steps:
                 break
             batch = next(iterator)
-            state, metrics = compiled(state, parallel.shard({"x": batch["x"], "y": batch["y"]}, mesh))
-            if pending:
-                record(pending)
-            pending = metrics
+            with jax.transfer_guard("disallow"):  # a hidden copy would stall the accelerator at every step
+                state, metrics = compiled(state, parallel.shard({"x": batch["x"], "y": batch["y"]}, mesh), on_device)
+                if pending:
+                    record(pending)
+                pending = metrics
             if i == start:
                 jax.block_until_ready(state)
                 began = time.monotonic()

@@ -27,7 +27,7 @@ def steps(config, devices: int, count: int):
     state = parallel.replicate(train.init_state(config, jax.random.key(0)), mesh)
     metrics = {}
     for _ in range(count):
-        state, metrics = step(state, parallel.shard(images(config.train.k), mesh))
+        state, metrics = step(state, parallel.shard(images(config.train.k), mesh), None)
     return jax.tree.map(np.asarray, (state, metrics))
 
 

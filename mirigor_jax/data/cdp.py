@@ -11,7 +11,8 @@ from numpy.lib.stride_tricks import as_strided
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mirigor_jax.data import sources
-from mirigor_jax.data.pairing import Pairing
+from mirigor_jax.data.imageset import ImageSet
+from mirigor_jax.data.pairing import Pairing, random_words
 from mirigor_jax.errors import InputError
 
 # The first four are the paper's; any two differ by at least 127 in one channel.
@@ -72,8 +73,13 @@ class CDP:
 
         Image i of (seed, stream) is a function of these three numbers alone; streams are independent of each other.
         """
-        attributes, nuisances = self._draw(_random_words(seed, stream, start, stop))
+        attributes, nuisances = self._draw(random_words(seed, stream, start, stop))
         return {"image": self.render(attributes, nuisances), "attributes": attributes}
+
+    def finite(self, seed: int, stream: int, n: int) -> ImageSet:
+        """The first n images of the stream, rendered when they are read."""
+        attributes, nuisances = self._draw(random_words(seed, stream, 0, n))
+        return ImageSet(attributes, lambda rows: self.render(attributes[rows], nuisances[rows]))
 
     def pairs(self, pairing: Pairing, seed: int, stream: int, start: int, stop: int) -> dict[str, np.ndarray]:
         """Positive pairs [start, stop): `x`, `y` uint8 (n, s, s, 3), `attributes_x`, `attributes_y` int32 (n, 3).
@@ -81,7 +87,7 @@ class CDP:
         x of pair i is image 2i of the same stream, and y is image 2i + 1 with its attributes drawn from the pairing's
         channel given x's: the views' nuisances are independent. Use a stream for images or for pairs, not both.
         """
-        words = _random_words(seed, stream, 2 * start, 2 * stop)
+        words = random_words(seed, stream, 2 * start, 2 * stop)
         attributes_x, nuisances_x = self._draw(words[0::2])
         _, nuisances_y = self._draw(words[1::2])
         attributes_y = pairing.partner(attributes_x, words[1::2, :3] / 2.0**32)
@@ -185,12 +191,6 @@ def make(
         coverage=coverage,
         palette=np.array(list(palette.values()), np.uint8),
     )
-
-
-def _random_words(seed: int, stream: int, start: int, stop: int) -> np.ndarray:
-    """Eight random 32-bit words for each index of a stream: Philox (Salmon et al. 2011) keyed by both, counting."""
-    philox = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=start)
-    return philox.random_raw(4 * (stop - start)).view(np.uint32).reshape(-1, 8)
 
 
 def _position_names(rows: int, columns: int) -> tuple[str, ...]:

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt32
 from scipy.optimize import root_scalar
 from scipy.special import entr
 
@@ -137,6 +138,37 @@ def parse(
         return redrawn(1.0)
     excess = root_scalar(lambda t: redrawn(t).mutual_information_bits - mi_bits, bracket=(0, 1), xtol=1e-15)
     return redrawn(excess.root)
+
+
+class ClassIndex(NamedTuple):
+    """Where a set's classes stand: class c is order[starts[c] : starts[c] + sizes[c]]; law[c] sums p(·|c) up."""
+
+    order: Int[np.ndarray, " n"]
+    starts: Int[np.ndarray, " c"]
+    sizes: Int[np.ndarray, " c"]
+    law: Float[np.ndarray, "c c"]
+
+
+def class_index(classes: Int[np.ndarray, " n"], joint: Float[np.ndarray, "c c"], number: str) -> ClassIndex:
+    """The index of rows of these classes, for drawing pairs whose classes follow p(c'|c) = joint[c, c'] / Σ joint[c].
+
+    Raises InputError where a class has no row, asking to raise the config's `number`.
+    """
+    sizes = np.bincount(classes, minlength=len(joint))
+    if (empty := np.flatnonzero(sizes == 0)).size:
+        raise InputError(
+            f"{empty.size} of {len(joint)} classes have no image among {len(classes):,} "
+            f"(the first: class {empty[0]}); raise {number}"
+        )
+    law = np.cumsum(joint, axis=1) / joint.sum(axis=1, keepdims=True)
+    law[:, -1] = 1.0
+    return ClassIndex(np.argsort(classes, kind="stable"), np.cumsum(sizes) - sizes, sizes, law)
+
+
+def random_words(seed: int, stream: int, start: int, stop: int) -> UInt32[np.ndarray, "n 8"]:
+    """Eight random words for each index of a stream: Philox (Salmon et al. 2011) keyed by both, counting."""
+    philox = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=start)
+    return philox.random_raw(4 * (stop - start)).view(np.uint32).reshape(-1, 8)
 
 
 def _independent(m: int) -> float:

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from mirigor_jax import parallel
-from mirigor_jax.errors import InputError
+from mirigor_jax.data.pairing import class_index
 from mirigor_jax.mi.bounds import Anchors, Estimator, anchored, derange, info_nce_symmetric, shuffle
 from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi
 
@@ -48,17 +48,9 @@ def make_bank(h: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], joint:
 
     Raises InputError where a class has no row.
     """
-    sizes = np.bincount(labels, minlength=len(joint))
-    if (empty := np.flatnonzero(sizes == 0)).size:
-        raise InputError(
-            f"{empty.size} of {len(joint)} classes have no image among the {len(labels):,} of the fit part "
-            f"(the first: class {empty[0]}); raise features.fit"
-        )
-    order = np.argsort(labels, kind="stable")
-    law = np.cumsum(joint, axis=1) / joint.sum(axis=1, keepdims=True)
-    law[:, -1] = 1.0
-    starts = np.cumsum(sizes) - sizes
-    return Bank(h[order], labels[order].astype(np.int32), starts.astype(np.int32), sizes.astype(np.int32), law)
+    index = class_index(labels, joint, "features.fit")
+    starts, sizes = (part.astype(np.int32) for part in (index.starts, index.sizes))
+    return Bank(h[index.order], labels[index.order].astype(np.int32), starts, sizes, index.law)
 
 
 def draw_pairs(frozen: Any, bank: Bank, key: Array, *, k: int, axis_name: str) -> tuple[Array, Array]:
