@@ -1,6 +1,8 @@
-"""NT-Xent and InfoNCE against optax, plain loops, and themselves over eight devices."""
+"""NT-Xent, InfoNCE and uniformity against optax, plain loops and closed-form gradients, on one device and several."""
 
 import math
+import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +10,17 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
+from scipy.spatial.distance import pdist
 
 from mirigor_jax import parallel
+from mirigor_jax.errors import InputError
 from mirigor_jax.mi import bounds
-from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi
+from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi, uniformity
+
+
+def value_and_gradients(loss, *z, **options):
+    """The loss's value, and its gradients in all its arguments."""
+    return jax.jit(jax.value_and_grad(partial(loss, **options), argnums=tuple(range(len(z)))))(*z)
 
 
 def embeddings(k: int, d: int = 5, seed: int = 0):
@@ -32,47 +41,80 @@ def nt_xent_by_loop(z_x, z_y, temperature):
     return total / (2 * k)
 
 
+def nt_xent_by_hand(z_x, z_y, temperature):
+    """(loss, its gradients in z_x and z_y) from the whole softmax matrix, in float64."""
+    z = np.concatenate([z_x, z_y]).astype(np.float64)
+    n, norm = len(z), np.linalg.norm(z, axis=1, keepdims=True)
+    unit, positive = z / norm, np.roll(np.arange(n), n // 2)
+    scores = unit @ unit.T / temperature
+    np.fill_diagonal(scores, -np.inf)
+    top = scores.max(axis=1, keepdims=True)
+    softmax = np.exp(scores - top)
+    total = softmax.sum(axis=1, keepdims=True)
+    loss = np.mean(top + np.log(total)) - np.mean(scores[np.arange(n), positive])
+    softmax /= total
+    slope = (softmax + softmax.T) @ unit - 2 * unit[positive]
+    slope -= np.sum(slope * unit, axis=1, keepdims=True) * unit
+    return loss, np.split(slope / (n * temperature * norm), 2)
+
+
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0])
-@pytest.mark.parametrize("block", [None, 3])
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+@pytest.mark.parametrize("block", [None, 3, 20])
 def test_nt_xent_is_the_papers_loss(temperature, block):
     z_x, z_y = embeddings(7)
-    ours = nt_xent(jnp.array(z_x), jnp.array(z_y), temperature, block=block)
+    ours = jax.jit(partial(nt_xent, block=block))(jnp.array(z_x), jnp.array(z_y), temperature)
     np.testing.assert_allclose(ours, nt_xent_by_loop(z_x, z_y, temperature), rtol=1e-12)
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("block", [None, 4])
+@pytest.mark.parametrize("block", [None, 4, 5])
 def test_nt_xent_and_its_gradient_are_optax_s(block):
     z = tuple(map(jnp.array, embeddings(6, seed=1)))
 
     def peer(z_x, z_y):
         return jnp.mean(optax.losses.ntxent(jnp.concatenate([z_x, z_y]), jnp.tile(jnp.arange(6), 2), 0.2))
 
-    ours, gradients = jax.value_and_grad(lambda *z: nt_xent(*z, 0.2, block=block), argnums=(0, 1))(*z)
+    ours, gradients = value_and_gradients(nt_xent, *z, temperature=0.2, block=block)
     with jax.numpy_rank_promotion("allow"):
-        theirs, expected = jax.value_and_grad(peer, argnums=(0, 1))(*z)
+        theirs, expected = value_and_gradients(peer, *z)
     np.testing.assert_allclose(ours, theirs, rtol=1e-9)
     np.testing.assert_allclose(gradients, expected, atol=1e-9)
 
 
 @pytest.mark.usefixtures("float64")
-def test_nt_xent_gradient_is_the_slope():
-    z_x, z_y = map(jnp.array, embeddings(5, seed=2))
-    direction = jnp.array(np.random.default_rng(3).normal(size=z_x.shape))
-    slope = jnp.vdot(jax.grad(nt_xent)(z_x, z_y, 0.3), direction)
-    step = 1e-6
-    rise = (nt_xent(z_x + step * direction, z_y, 0.3) - nt_xent(z_x - step * direction, z_y, 0.3)) / (2 * step)
-    np.testing.assert_allclose(slope, rise, rtol=1e-6)
+@pytest.mark.parametrize("block", [None, 3])
+def test_nt_xent_gradient_in_temperature_is_the_slope(block):
+    z_x, z_y = embeddings(5, seed=2)
+    _, (_, _, slope) = value_and_gradients(nt_xent, jnp.array(z_x), jnp.array(z_y), jnp.array(0.3), block=block)
+    rise = nt_xent_by_loop(z_x, z_y, 0.3 + 1e-6) - nt_xent_by_loop(z_x, z_y, 0.3 - 1e-6)
+    np.testing.assert_allclose(slope, rise / 2e-6, rtol=1e-7)
 
 
-def test_nt_xent_is_finite_where_scores_overflow():
+def test_at_a_size_scored_in_blocks_value_and_gradient_are_exact():
+    z = [x.astype(np.float32) for x in embeddings(2048, 64, seed=3)]
+    loss, gradients = value_and_gradients(nt_xent, *z, temperature=0.1)
+    expected, slopes = nt_xent_by_hand(*z, 0.1)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradients, slopes, atol=1e-6 * np.abs(slopes).max())
+    # 8 × 8 tiles, of which those below the diagonal repeat the others.
+    assert re.findall(r"length=(\d+)", str(jax.make_jaxpr(partial(nt_xent, block=512))(*z, 0.1))) == ["36"]
+
+
+@pytest.mark.parametrize("block", [None, 2])
+def test_nt_xent_is_finite_where_scores_overflow(block):
     z = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-    loss, gradient = jax.value_and_grad(nt_xent)(z, z, 1e-4)
-    assert math.isclose(loss, 0.0, abs_tol=1e-6)
-    assert jnp.all(jnp.isfinite(gradient))
-    zero = jax.grad(nt_xent)(jnp.zeros((3, 2)), z, 0.1)
-    assert jnp.all(jnp.isfinite(zero))
+    loss, gradients = value_and_gradients(nt_xent, z, z, temperature=1e-4, block=block)
+    assert math.isclose(loss, 0.0, abs_tol=1e-3)  # the last digit of scores of 1e4
+    assert np.all(np.isfinite(gradients))
+    # Anchors whose every score is far below the largest of their tile.
+    far = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.1]])
+    expected, slopes = nt_xent_by_hand(z, far, 1e-2)
+    loss, gradients = value_and_gradients(nt_xent, z, far, temperature=1e-2, block=block)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradients, slopes, atol=1e-4)
+    _, zero = value_and_gradients(nt_xent, jnp.zeros((3, 2)), z, temperature=0.1, block=block)
+    assert np.all(np.isfinite(zero))
 
 
 def test_estimate_never_passes_its_ceiling():
@@ -90,35 +132,127 @@ def test_info_nce_of_embeddings_is_that_of_their_scores(block):
     for i in range(9):
         for axis in (scores[i], scores[:, i]):
             by_loop += 0.5 * (scores[i, i] - math.log(sum(math.exp(s) for s in axis))) / 9
-    ours = info_nce_embeddings(jnp.array(z_x), jnp.array(z_y), block=block)
-    np.testing.assert_allclose(ours, math.log(9) + by_loop, rtol=1e-12)
     np.testing.assert_allclose(bounds.info_nce_symmetric(jnp.array(scores)), math.log(9) + by_loop, rtol=1e-12)
+    z = jnp.array(z_x), jnp.array(z_y)
+    ours, gradients = value_and_gradients(info_nce_embeddings, *z, block=block)
+    np.testing.assert_allclose(ours, math.log(9) + by_loop, rtol=1e-12)
+    _, expected = value_and_gradients(lambda x, y: bounds.info_nce_symmetric(x @ y.T), *z)
+    np.testing.assert_allclose(gradients, expected, atol=1e-12)
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("loss", [lambda x, y, **kw: nt_xent(x, y, 0.2, **kw), info_nce_embeddings])
-@pytest.mark.parametrize("block", [None, 2])
-def test_eight_devices_give_what_one_gives(loss, block):
-    z = tuple(map(jnp.array, embeddings(24, seed=5)))
-    expected = jax.value_and_grad(loss, argnums=(0, 1))(*z)
+@pytest.mark.parametrize("block", [None, 4])
+def test_uniformity_is_the_mean_over_pairs_of_distances(block):
+    h, direction = embeddings(11, seed=5)
 
-    def step(z_x, z_y):
-        value, gradients = jax.value_and_grad(
-            lambda x, y: loss(x, y, block=block, axis_name=parallel.AXIS), argnums=(0, 1)
-        )(z_x, z_y)
-        # Each device's rows get the gradient of the sum over devices of their means: eight times the mean's.
-        return jax.lax.pmean(value, parallel.AXIS), jax.tree.map(lambda g: g / 8, gradients)
+    def by_distance(h, t):
+        return math.log(np.mean(np.exp(-t * pdist(h / np.linalg.norm(h, axis=1, keepdims=True)) ** 2)))
 
-    mesh = parallel.make_mesh(24)
-    assert mesh.size == 8
-    value, gradients = parallel.map_step(step, mesh, (P("data"), P("data")), (P(), P("data")))(*z)
+    for t in (2.0, 30.0):
+        value, (gradient,) = value_and_gradients(uniformity, jnp.array(h), t=t, block=block)
+        np.testing.assert_allclose(value, by_distance(h, t), rtol=1e-12)
+        rise = by_distance(h + 1e-6 * direction, t) - by_distance(h - 1e-6 * direction, t)
+        np.testing.assert_allclose(np.vdot(gradient, direction), rise / 2e-6, rtol=1e-6)
+
+
+LOSSES = {
+    "nt_xent": lambda x, y, t, **options: nt_xent(x, y, t, **options),
+    "info_nce": lambda x, y, t, **options: info_nce_embeddings(x / t, y, **options),
+    "uniformity": lambda x, y, t, **options: uniformity(jnp.concatenate([x / t, y]), **options),
+}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("name", "devices", "block"),
+    [
+        *((name, 8, block) for name in ("nt_xent", "info_nce") for block in (None, 2)),
+        ("nt_xent", 3, 3),
+        ("uniformity", 8, None),
+    ],
+)
+def test_several_devices_give_what_one_gives(name, devices, block):
+    loss = LOSSES[name]
+    arguments = *map(jnp.array, embeddings(24, seed=6)), jnp.array(0.3)
+    expected = value_and_gradients(loss, *arguments)
+
+    def step(*arguments):
+        mine = partial(loss, block=block, axis_name=parallel.AXIS)
+        value, (g_x, g_y, g_t) = value_and_gradients(mine, *arguments)
+        # Each device's rows get the gradient of the sum over devices of their means: as many times the mean's.
+        return *jax.lax.pmean((value, g_t), parallel.AXIS), g_x / devices, g_y / devices
+
+    mesh = parallel.make_mesh(24, jax.devices()[:devices])
+    assert mesh.size == devices
+    mapped = parallel.map_step(step, mesh, (P("data"), P("data"), P()), (P(), P(), P("data"), P("data")))
+    value, g_t, g_x, g_y = mapped(*arguments)
     np.testing.assert_allclose(value, expected[0], rtol=1e-12)
-    np.testing.assert_allclose(gradients, expected[1], atol=1e-12)
+    for ours, one in zip((g_x, g_y, g_t), expected[1], strict=True):
+        np.testing.assert_allclose(ours, one, atol=1e-12)
 
 
-def test_bfloat16_is_summed_in_float32():
-    z_x, z_y = (jnp.array(z, jnp.bfloat16) for z in embeddings(256, 64, seed=6))
-    exact = nt_xent(z_x.astype(jnp.float32), z_y.astype(jnp.float32), 0.5)
-    ours = nt_xent(z_x, z_y, 0.5)
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_the_blockwise_program_holds_nothing_of_k_squared(loss):
+    k, d = 65_536, 128
+    z, t = jax.ShapeDtypeStruct((k, d), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    program = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).lower(z, z, t).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 1.5 * 2**30
+    assert max(sizes(program)) <= 2 * k * d
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce"])
+def test_on_a_ring_no_device_holds_every_row(name):
+    k, d = 4096, 16
+
+    def step(x, y, t):
+        return jax.grad(partial(LOSSES[name], block=16, axis_name=parallel.AXIS), argnums=(0, 1))(x, y, t)
+
+    z, t = jax.ShapeDtypeStruct((k, d), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    mapped = parallel.map_step(step, parallel.make_mesh(k), (P("data"), P("data"), P()), (P("data"), P("data")))
+    program = mapped.lower(z, z, t).compile()
+    # A device's rows of both views are a quarter of one view's.
+    assert max(sizes(program)) <= k * d / 4
+
+
+def sizes(program):
+    """The elements of every array in a compiled program."""
+    return [math.prod(map(int, shape.split(","))) for shape in re.findall(r"\w\[([\d,]+)\]", program.as_text())]
+
+
+def test_a_block_has_rows_and_uniformity_a_pair():
+    z = jnp.ones((3, 2))
+    for loss in LOSSES.values():
+        with pytest.raises(InputError, match=r"block=0 .* give 1 or more"):
+            loss(z, z, 0.5, block=0)
+    with pytest.raises(InputError, match="at least 2"):
+        uniformity(z[:1])
+
+
+def test_blocks_work_inside_scan_checkpoint_and_vmap():
+    z_x, z_y = (x.reshape(3, 8, 5).astype(np.float32) for x in embeddings(24, seed=7))
+
+    @jax.checkpoint
+    def loss(x, y):
+        return nt_xent(x, y, 0.5, block=3)
+
+    def total(x, y):
+        scanned = jax.lax.scan(lambda sum_, pair: (sum_ + loss(*pair), None), jnp.zeros(()), (x, y))[0]
+        return scanned + 2 * jnp.sum(jax.vmap(loss)(x, y))
+
+    losses, gradients = zip(*(nt_xent_by_hand(*pair, 0.5) for pair in zip(z_x, z_y, strict=True)), strict=True)
+    ours, slopes = value_and_gradients(total, z_x, z_y)
+    np.testing.assert_allclose(ours, 3 * sum(losses), rtol=1e-6)
+    np.testing.assert_allclose(slopes, 3 * np.stack(gradients, axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [None, 100])
+def test_bfloat16_is_summed_in_float32(block):
+    z = tuple(jnp.array(z, jnp.bfloat16) for z in embeddings(256, 64, seed=6))
+    ours, gradients = value_and_gradients(nt_xent, *z, temperature=0.5, block=block)
+    exact, slopes = nt_xent_by_hand(*(np.asarray(x, np.float32) for x in z), 0.5)
     assert ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, exact, atol=5e-3)
+    for gradient, slope in zip(gradients, slopes, strict=True):
+        assert gradient.dtype == jnp.bfloat16
+        error = np.asarray(gradient, np.float64) - slope
+        assert np.linalg.norm(error) < 0.02 * np.linalg.norm(slope)

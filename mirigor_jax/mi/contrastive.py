@@ -1,18 +1,28 @@
-"""NT-Xent and InfoNCE as functions of embeddings: what training and the critic's fit minimise.
+"""NT-Xent, InfoNCE and uniformity as functions of embeddings, at any K: exact, blockwise, shared by devices.
 
-Both take this device's rows and, under `axis_name`, score them against the gathered rows of every device. They return
-the mean over this device's anchors, so `pmean` over the axis gives the global batch's value, and `pmean` of its
-gradients the global gradient (the transpose of `all_gather` brings home what other devices' anchors owe to these rows).
+Each takes this device's rows and, under `axis_name`, scores them against the rows of every device. The losses are the
+mean over this device's anchors, so `pmean` over the axis gives the global batch's value, and `pmean` of its gradients
+the global gradient (what other devices' anchors owe to these rows is brought home).
+
+Small batches are scored in one matrix against the gathered rows. Where that matrix would be large, `_log_normalizers`
+takes it tile by tile, at O(rows·d + block²) memory: each tile serves its rows and its columns, so that a Gram matrix
+costs half of its products; the backward pass makes each tile again from the normalisers (Dao et al. 2022, for
+attention). Devices then pass their rows round a ring rather than gather them.
 """
 
 import math
-from typing import TypeVar
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
+
+from mirigor_jax.errors import InputError
 
 Scalar = TypeVar("Scalar", float, Array)
 
@@ -22,36 +32,170 @@ def _normalize(z: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return z * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(z), axis=1, keepdims=True), 1e-24))
 
 
-def _gather(z: Float[Array, "n d"], axis_name: str | None) -> tuple[Float[Array, "m d"], Int[Array, " n"]]:
-    """All devices' rows, and where this device's own rows stand among them."""
-    rows = jnp.arange(z.shape[0])
-    if axis_name is None:
-        return z, rows
-    return lax.all_gather(z, axis_name, tiled=True), rows + lax.axis_index(axis_name) * z.shape[0]
+def _accumulator(*arrays: Array) -> Any:
+    """The dtype of sums over products of these: float32 at least."""
+    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 
-def _log_normalizer(
-    anchors: Float[Array, "n d"],
-    candidates: Float[Array, "m d"],
-    excluded: Int[Array, " n"] | None,
-    block: int | None,
+def _product(a: Float[Array, "n d"], b: Float[Array, "d m"]) -> Float[Array, "n m"]:
+    return jnp.matmul(a, b, preferred_element_type=_accumulator(a, b))
+
+
+def _dot(a: Float[Array, "n d"], b: Float[Array, "n d"]) -> Float[Array, " n"]:
+    return jnp.sum(a.astype(_accumulator(a, b)) * b, axis=1)
+
+
+def _devices(axis_name: str | None) -> int:
+    return 1 if axis_name is None else lax.axis_size(axis_name)
+
+
+def _gather(z: Float[Array, "n d"], axis_name: str | None) -> Float[Array, "m d"]:
+    return z if axis_name is None else lax.all_gather(z, axis_name, tiled=True)
+
+
+def _tile_size(z: Float[Array, "n d"], block: int | None, axis_name: str | None) -> int | None:
+    """Rows and columns of a tile, or None where all devices' rows are gathered and scored in one matrix.
+
+    Raises InputError where the block asked for is not positive.
+    """
+    if block is not None:
+        if block < 1:
+            raise InputError(f"block={block} is not a number of rows; give 1 or more, or None to have it chosen")
+        return block
+    # Tiles that stay in a CPU's cache, or fill an accelerator. Up to four of them (4 or 256 MiB in float32) one matrix
+    # costs no more, and one gathering less than a round of small messages; neither copy may be larger than that.
+    size = 512 if jax.default_backend() == "cpu" else 4096
+    return None if len(z) * max(z.shape) * _devices(axis_name) <= 4 * size**2 else size
+
+
+def _sweep(
+    update: Callable[..., tuple[Array, Array]],
+    rows: tuple[Array, ...],
+    columns: tuple[Array, ...],
+    sums: tuple[Array, Array],
+    *,
+    block: int,
+    upper: bool,
+    slack: int | Array,
+) -> tuple[Array, Array]:
+    """The sums (of rows, of columns) after each tile of the scores rows[0]·columns[0]ᵀ has updated its part of them.
+
+    update: (scores, its rows, its columns, its sums) → its sums. Only row < column + slack counts: other scores are
+    the least finite number, which no exponential feels. upper: no tile under the diagonal has any that counts.
+    """
+    n = rows[0].shape[0]
+    size = min(block, n)
+    starts = np.arange(0, n, size, dtype=np.int32)
+    tiles = np.stack(np.meshgrid(starts, starts, indexing="ij"), axis=-1).reshape(-1, 2)
+    if upper:
+        tiles = tiles[tiles[:, 0] <= tiles[:, 1]]
+
+    def one(sums, tile):
+        # The last tile is drawn back to end with the rows: what it repeats of the one before does not count.
+        first = jnp.minimum(tile, n - size)
+
+        def cut(arrays, side):
+            return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first[side], size), arrays)
+
+        of_rows, of_columns = cut(rows, 0), cut(columns, 1)
+        row, column = first[0] + jnp.arange(size)[:, None], first[1] + jnp.arange(size)[None, :]
+        counts = (row >= tile[0]) & (column >= tile[1]) & (row < column + slack)
+        scores = _product(of_rows[0], of_columns[0].T)
+        scores = jnp.where(counts, scores, jnp.finfo(scores.dtype).min)
+        parts = update(scores, of_rows, of_columns, tuple(cut(x, side) for side, x in enumerate(sums)))
+        return tuple(lax.dynamic_update_slice_in_dim(*x, 0) for x in zip(sums, parts, first, strict=True)), None
+
+    return lax.scan(one, sums, tiles)[0]
+
+
+def _round(
+    update: Callable[..., tuple[Array, Array]],
+    rows: tuple[Array, ...],
+    columns: tuple[Array, ...],
+    sums: tuple[Array, Array],
+    *,
+    block: int,
+    axis_name: str | None,
+    itself: bool,
+) -> tuple[Array, Array]:
+    """`_sweep` of this device's rows over every device's columns, which travel with their sums and come home.
+
+    itself: rows and columns are the same, and each pair of distinct rows is met once; half a round does.
+    """
+    n, devices = rows[0].shape[0], _devices(axis_name)
+    sweep = partial(_sweep, update, rows, block=block)
+
+    def move(x, hops):
+        return lax.ppermute(x, axis_name, [(i, (i + hops) % devices) for i in range(devices)])
+
+    def visit(carry, _, upper=False, slack=n):
+        columns, (mine, theirs) = carry
+        columns, theirs = move((columns, theirs), 1)
+        return (columns, sweep(columns, (mine, theirs), upper=upper, slack=slack)), None
+
+    carry = columns, sweep(columns, sums, upper=itself, slack=0 if itself else n)
+    if devices == 1:
+        return carry[1]
+    carry, _ = lax.scan(visit, carry, length=(devices - 1) // 2 if itself else devices - 1)
+    if itself and devices % 2 == 0:
+        # Opposite devices meet each other: the one before takes row ≤ column, the other what is left.
+        carry, _ = visit(carry, None, upper=True, slack=lax.axis_index(axis_name) < devices // 2)
+    mine, theirs = carry[1]
+    return mine, move(theirs, -(devices // 2) if itself else 1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _log_normalizers(
+    a: Float[Array, "n d"], b: Float[Array, "n d"], block: int, axis_name: str | None, itself: bool
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """log Σ_j e^{a_i·b_j} for each row of a, and log Σ_i e^{a_i·b_j} for each row of b, sums over all devices' rows.
+
+    itself: a is b times a scale, and the two share out the sum over j ≠ i: logaddexp of both is the log-normaliser.
+    """
+    dtype = _accumulator(a, b)
+    empty = jnp.finfo(dtype).min
+
+    def update(scores, rows, columns, sums):
+        return tuple(jnp.logaddexp(x, logsumexp(scores, axis=axis)) for x, axis in zip(sums, (1, 0), strict=True))
+
+    sums = jnp.full_like(a[:, 0], empty, dtype), jnp.full_like(b[:, 0], empty, dtype)
+    return _round(update, (a,), (b,), sums, block=block, axis_name=axis_name, itself=itself)
+
+
+def _forward(a, b, block, axis_name, itself):
+    normalizers = _log_normalizers(a, b, block, axis_name, itself)
+    return normalizers, (a, b, *normalizers)
+
+
+def _backward(block, axis_name, itself, saved, cotangents):
+    a, b, of_a, of_b = saved
+
+    def update(scores, rows, columns, sums):
+        (a, of_a, g_a), (b, of_b, g_b) = rows, columns
+        g = g_a[:, None] * jnp.exp(scores - of_a[:, None]) + g_b[None, :] * jnp.exp(scores - of_b[None, :])
+        return sums[0] + _product(g.astype(b.dtype), b), sums[1] + _product(g.T.astype(a.dtype), a)
+
+    rows, columns = (a, of_a, cotangents[0]), (b, of_b, cotangents[1])
+    sums = jnp.zeros_like(a, _accumulator(a, b)), jnp.zeros_like(b, _accumulator(a, b))
+    g_a, g_b = _round(update, rows, columns, sums, block=block, axis_name=axis_name, itself=itself)
+    return g_a.astype(a.dtype), g_b.astype(b.dtype)
+
+
+_log_normalizers.defvjp(_forward, _backward)
+
+
+def _log_normalizers_of_others(
+    z: Float[Array, "n d"], scale: Float[Array, ""], block: int | None, axis_name: str | None
 ) -> Float[Array, " n"]:
-    """log Σ_j e^{anchor·candidate_j} for each anchor, leaving out candidate `excluded[i]` for anchor i."""
-    precision = jnp.promote_types(anchors.dtype, jnp.float32)
-
-    def one(anchor, skip=None):
-        scores = jnp.matmul(candidates, anchor, preferred_element_type=precision)
-        return logsumexp(scores if skip is None else jnp.where(jnp.arange(len(scores)) == skip, -jnp.inf, scores))
-
-    rows = (anchors,) if excluded is None else (anchors, excluded)
-    if block is None:
-        return jax.vmap(one)(*rows)
-    return lax.map(jax.checkpoint(lambda row: one(*row)), rows, batch_size=block)
-
-
-def _cross_entropy(anchors, positives, candidates, excluded, block) -> Float[Array, " n"]:
-    log_normalizer = _log_normalizer(anchors, candidates, excluded, block)
-    return log_normalizer - jnp.sum(anchors * positives, axis=1, dtype=log_normalizer.dtype)
+    """log Σ_{j≠i} e^{scale z_i·z_j} for each row, j over all devices' rows."""
+    n, anchors = z.shape[0], (z * scale).astype(z.dtype)
+    size = _tile_size(z, block, axis_name)
+    if size is not None:
+        return jnp.logaddexp(*_log_normalizers(anchors, z, size, axis_name, True))
+    scores = _product(anchors, _gather(z, axis_name).T)
+    first = 0 if axis_name is None else n * lax.axis_index(axis_name)
+    others = first + jnp.arange(n)[:, None] != jnp.arange(scores.shape[1])[None, :]
+    return logsumexp(jnp.where(others, scores, -jnp.inf), axis=1)
 
 
 def nt_xent(
@@ -65,18 +209,15 @@ def nt_xent(
     """NT-Xent over the 2k embeddings of k positive pairs, in nats: mean over all 2k anchors.
 
     An anchor's candidates are its positive and both views of the other pairs, itself excluded: 2k−1 terms.
-    z_x, z_y: embeddings, normalised here (cosine similarity). block: anchors scored at a time, all at once when None.
-    axis_name: the mapped axis whose devices share their embeddings.
+    z_x, z_y: embeddings, normalised here (cosine similarity). block: score block × block at a time; None chooses by
+    size, one matrix where that is faster. axis_name: the mapped axis whose devices share their embeddings.
+    Raises InputError where block is not positive.
     Source: Lee et al. 2023, Eq. 2–3 (Chen et al. 2020).
     """
     z_x, z_y = _normalize(z_x), _normalize(z_y)
-    all_x, rows = _gather(z_x, axis_name)
-    all_y, _ = _gather(z_y, axis_name)
-    anchors = jnp.concatenate([z_x, z_y]) / jnp.asarray(temperature, z_x.dtype)
-    positives = jnp.concatenate([z_y, z_x])
-    candidates = jnp.concatenate([all_x, all_y])
-    itself = jnp.concatenate([rows, rows + all_x.shape[0]])
-    return jnp.mean(_cross_entropy(anchors, positives, candidates, itself, block))
+    scale = 1 / jnp.asarray(temperature, _accumulator(z_x, z_y))
+    of_x, of_y = jnp.split(_log_normalizers_of_others(jnp.concatenate([z_x, z_y]), scale, block, axis_name), 2)
+    return jnp.mean(0.5 * (of_x + of_y) - _dot(z_x * scale, z_y))
 
 
 def nt_xent_mi(loss_nats: Scalar, k: int) -> Scalar:
@@ -100,10 +241,36 @@ def info_nce_embeddings(
 
     The mean of both directions, each with the k candidates of the other view alone. Embeddings are taken as they are:
     divide one side by a temperature for cosine critics. block, axis_name: as in `nt_xent`.
+    Raises InputError where block is not positive.
     Source: Poole et al. 2019, eq. 10.
     """
-    all_x, _ = _gather(z_x, axis_name)
-    all_y, _ = _gather(z_y, axis_name)
-    forward = jnp.mean(_cross_entropy(z_x, z_y, all_y, None, block))
-    backward = jnp.mean(_cross_entropy(z_y, z_x, all_x, None, block))
-    return math.log(all_x.shape[0]) - 0.5 * (forward + backward)
+    k, devices = z_x.shape[0], _devices(axis_name)
+    size = _tile_size(z_x, block, axis_name)
+    if size is not None:
+        of_x, of_y = _log_normalizers(z_x, z_y, size, axis_name, False)
+    else:
+        scores = _product(z_x, _gather(z_y, axis_name).T)
+        of_x, of_y = logsumexp(scores, axis=1), logsumexp(scores, axis=0)
+        if axis_name is not None:  # each device has its own x's part of every column's sum
+            of_y = logsumexp(lax.all_to_all(of_y.reshape(devices, k), axis_name, 0, 0), axis=0)
+    return math.log(k * devices) + jnp.mean(_dot(z_x, z_y) - 0.5 * (of_x + of_y))
+
+
+def uniformity(
+    h: Float[Array, "n d"], t: float = 2.0, *, block: int | None = None, axis_name: str | None = None
+) -> Float[Array, ""]:
+    """log of the mean of e^{−t‖h_i − h_j‖²} over ordered pairs i ≠ j of rows, normalised here; at most 0, best low.
+
+    The same on every device under `axis_name`. block: as in `nt_xent`.
+    Raises InputError where there are no two rows, or block is not positive.
+    Source: Wang & Isola 2020, §4.1.2.
+    """
+    n = h.shape[0] * _devices(axis_name)
+    if n < 2:
+        raise InputError(f"uniformity of {n} row is not defined; give at least 2")
+    # ‖h_i − h_j‖² = 2 − 2 h_i·h_j on the sphere.
+    scale = jnp.asarray(2 * t, _accumulator(h))
+    total = logsumexp(_log_normalizers_of_others(_normalize(h), scale, block, axis_name))
+    if axis_name is not None:
+        total = logsumexp(lax.all_gather(total, axis_name))
+    return total - 2 * t - math.log(n * (n - 1))
