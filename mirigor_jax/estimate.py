@@ -30,7 +30,6 @@ from mirigor_jax.mi.critics import CosineCritic
 from mirigor_jax.models.resnet import make_encoder
 from mirigor_jax.progress import Progress
 
-BLOCKWISE_FROM = 8192  # pairs; smaller batches are scored all at once
 WITHIN_BATCH = P(None, parallel.AXIS)  # (batches, pairs, …) with every batch's pairs spread over the devices
 
 Features = dict[str, dict[str, np.ndarray]]
@@ -97,8 +96,7 @@ def make_read(config: ConfigDict, mesh: Mesh) -> Any:
 
 def _bounds(config: ConfigDict) -> Any:
     critic, _ = _critic(config)
-    block = 1024 if config.estimate.k >= BLOCKWISE_FROM else None
-    return partial(fit.bounds, critic=critic, axis_name=parallel.AXIS, block=block)
+    return partial(fit.bounds, critic=critic, axis_name=parallel.AXIS)
 
 
 def in_batches(pairs: dict[str, np.ndarray], k: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:

@@ -139,7 +139,6 @@ def bounds(
     *,
     critic: nn.Module,
     axis_name: str,
-    block: int | None = None,
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
     """Strict InfoNCE and the paper's form on each of m batches, in nats; this device holds k pairs of each.
 
@@ -148,8 +147,8 @@ def bounds(
 
     def one(pair):
         z_x, z_y, temperature = critic.apply({"params": params}, *pair)
-        strict = info_nce_embeddings(z_x / temperature, z_y, block=block, axis_name=axis_name)
-        paper = nt_xent(z_x, z_y, temperature, block=block, axis_name=axis_name)
+        strict = info_nce_embeddings(z_x / temperature, z_y, axis_name=axis_name)
+        paper = nt_xent(z_x, z_y, temperature, axis_name=axis_name)
         k = z_x.shape[0] * lax.axis_size(axis_name)
         return lax.pmean((strict, nt_xent_mi(paper, k)), axis_name)
 
