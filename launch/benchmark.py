@@ -3,6 +3,7 @@
 python launch/benchmark.py                    every part
 python launch/benchmark.py --only=cdp         CDP rendering on one core, and the whole grain pipeline
 python launch/benchmark.py --only=critic      critic steps against eager PyTorch's (pip install torch; else no peer)
+python launch/benchmark.py --only=nt_xent     NT-Xent with its gradient, against one matrix and its bare products
 python launch/benchmark.py --json=FILE        the rows as JSON too: {name, ours, peer, ratio, unit}
 
 Each number is the median of several rounds in which ours and the peer's take turns, in this one process.
@@ -18,15 +19,18 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from mirigor_jax.data import cdp, pairing
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.mi import ESTIMATORS, JointCritic, SeparableCritic
+from mirigor_jax.mi.contrastive import nt_xent
 from mirigor_jax.mi.distributions import Gaussian
 from mirigor_jax.mi.fit import Member, Pairs, Recipe, critic_step, start_critic
 
@@ -153,8 +157,65 @@ def torch_fit(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e"],
     return work
 
 
+def bench_nt_xent() -> list[Row]:
+    """NT-Xent with its gradient in float32, K pairs of 128 numbers; and the MiB it takes above them, less being better.
+
+    Peers: the whole matrix of scores, where it fits; and nothing but the products, of the tiles on and above the
+    diagonal once forward, and again backward with two more.
+    """
+    accelerator = jax.default_backend() != "cpu"
+    rows: list[Row] = []
+    for k in (2048, 8192, 65_536) if accelerator else (2048, 8192):
+        z = jax.random.normal(jax.random.key(0), (2, k, 128))
+        ours = jax.jit(jax.value_and_grad(lambda z: nt_xent(*z, 0.1))).lower(z).compile()
+        peers = {"its products": jax.jit(partial(products, tile=4096 if accelerator else 512))}
+        mib, other = ours.memory_analysis().temp_size_in_bytes / 2**20, None
+        if k <= 8192:
+            peers["one matrix"] = jax.jit(jax.value_and_grad(as_one_matrix)).lower(z).compile()
+            other = peers["one matrix"].memory_analysis().temp_size_in_bytes / 2**20
+        for name, peer in peers.items():
+            rows.append(measure(f"nt_xent, K = {k}, {name}", "steps/s", once(ours, z), once(peer, z), rounds=5))
+        ratio = other and mib / other
+        rows.append({"name": f"nt_xent, K = {k}, memory", "ours": mib, "peer": other, "ratio": ratio, "unit": "MiB"})
+    return rows
+
+
+def once(step: Callable[[Array], Any], z: Array) -> Work:
+    """One call of it."""
+
+    def work() -> int:
+        jax.block_until_ready(step(z))
+        return 1
+
+    return work
+
+
+def as_one_matrix(z: Float[Array, "2 k d"]) -> Float[Array, ""]:
+    """NT-Xent the short way."""
+    z = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+    rows = z.reshape(-1, z.shape[-1])
+    scores = jnp.where(jnp.eye(len(rows), dtype=bool), -jnp.inf, rows @ rows.T / 0.1)
+    return jnp.mean(jax.nn.logsumexp(scores, axis=1)) - jnp.mean(jnp.sum(z[0] * z[1], axis=1)) / 0.1
+
+
+def products(z: Float[Array, "2 k d"], *, tile: int) -> tuple[Array, Array]:
+    """The matrix products of NT-Xent and its gradient, with nothing between them."""
+    blocks = z.reshape(-1, tile, z.shape[-1])
+    pairs = np.stack(np.triu_indices(len(blocks)), axis=1)
+
+    def forward(largest, pair):
+        return jnp.maximum(largest, jnp.max(blocks[pair[0]] @ blocks[pair[1]].T)), None
+
+    def backward(sums, pair):
+        i, j = pair
+        scores = blocks[i] @ blocks[j].T
+        return sums.at[i].add(scores @ blocks[j]).at[j].add(scores.T @ blocks[i]), None
+
+    return jax.lax.scan(forward, -jnp.inf, pairs)[0], jax.lax.scan(backward, jnp.zeros_like(blocks), pairs)[0]
+
+
 COLUMNS = {"ratio": ".2f", "ours": ",.1f", "peer": ",.1f"}
-PARTS = {"cdp": bench_cdp, "critic": bench_critic}
+PARTS = {"cdp": bench_cdp, "critic": bench_critic, "nt_xent": bench_nt_xent}
 
 
 def main() -> None:
