@@ -70,6 +70,11 @@ def _critic(config: ConfigDict) -> tuple[CosineCritic, optax.GradientTransformat
     return critic, optax.adam(optax.cosine_decay_schedule(config.estimate.learning_rate, config.estimate.steps))
 
 
+def init_critic(config: ConfigDict, h: Any, key: jax.Array) -> fit.CriticState:
+    """The critic before its first step, for representations like h (k, d)."""
+    return fit.init_critic(*_critic(config), h, key)
+
+
 def make_step(config: ConfigDict, mesh: Mesh) -> Any:
     """The mapped chunk of critic steps, (state, frozen, batch, validation, keys) → (state, metrics); state is donated.
 
@@ -137,11 +142,10 @@ def fit_critic(
     Returns its parameters and {"steps", "best_step", "k", "history"}; goes on from `folder`'s checkpoint.
     """
     e = config.estimate
-    critic, optimizer = _critic(config)
     chunk = make_step(config, mesh)
     validation = in_batches(features["validation"], min(e.k, len(features["validation"]["h_x"])), mesh)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    init = partial(fit.init_critic, critic, optimizer, validation[0][0, :2], key)
+    init = partial(init_critic, config, validation[0][0, :2], key)
     abstract = parallel.abstract(jax.eval_shape(init), mesh)
     frozen, batch, iterator = {}, None, None
     if streamed:
