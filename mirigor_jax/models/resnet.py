@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mirigor_jax.errors import InputError
+from mirigor_jax.models.convolution import convolution, max_pool
 
 STAGES = {
     "resnet18": ((2, 2, 2, 2), "basic"),
@@ -60,6 +61,7 @@ class ResNet(nn.Module):
         conv = partial(
             nn.Conv,
             use_bias=False,
+            conv_general_dilated=convolution,
             dtype=self.dtype,
             param_dtype=param_dtype,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
@@ -77,7 +79,7 @@ class ResNet(nn.Module):
         if self.stem == "imagenet":
             x = conv(self.width, (7, 7), (2, 2), padding=3, name="stem")(x)
             x = nn.relu(norm(name="stem_norm")(x))
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x)
         else:
             x = conv(self.width, (3, 3), padding=1, name="stem")(x)
             x = nn.relu(norm(name="stem_norm")(x))
