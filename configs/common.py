@@ -56,7 +56,8 @@ def base() -> ConfigDict:
     config.encoder.name = "resnet18"
     config.encoder.width = 16
     config.encoder.stem = "imagenet"
-    config.encoder.dtype = "float32"
+    config.encoder.dtype = "auto"  # bfloat16 on accelerators, float32 on CPU
+    config.encoder.remat = False  # True: less memory for a third more arithmetic
 
     config.head = ConfigDict()
     config.head.hidden = (128,)
@@ -71,6 +72,7 @@ def base() -> ConfigDict:
     config.train.warmup_steps = 20
     config.train.weight_decay = 1e-4
     config.train.global_batch_norm = True
+    config.train.accumulate = 1  # parts that a device's pairs go through the encoder in; the loss stays the batch's
     config.train.checkpoint_every = 100  # steps
 
     config.features = ConfigDict()  # images, or pairs, of the three disjoint parts

@@ -42,8 +42,8 @@ class TrainState:
 
 
 def normalize(images: UInt8[Array, "n s s 3"], dtype: str) -> Float[Array, "n s s 3"]:
-    """uint8 → [-1, 1], on the device."""
-    return images.astype(dtype) / 127.5 - 1.0
+    """uint8 → [-1, 1], on the device; rounded to the dtype once, at the end."""
+    return (images.astype(jnp.promote_types(dtype, jnp.float32)) / 127.5 - 1.0).astype(dtype)
 
 
 def train_step(
@@ -55,25 +55,56 @@ def train_step(
     head: nn.Module,
     objective: Callable[[Array, Array], Array],
     optimizer: optax.GradientTransformation,
+    accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """One update on this device's shard of the global batch; gradients are averaged over axis "data".
 
     batch: {"x", "y"}: this device's positive pairs, uint8 (k, s, s, 3), or their rows (k,) in `held`, the images that
-    every device holds. objective: (z_x, z_y) → loss in nats, the mean
-    over this device's anchors. BatchNorm sees the global batch where the encoder names the axis.
-    Source: Lee et al. 2023, Fig. 3 (top) and Eq. 2–3.
+    every device holds. objective: (z_x, z_y) → loss in nats, the mean over this device's anchors. BatchNorm sees the
+    global batch where the encoder names the axis.
+    accumulate: parts that the pairs go through the encoder in, one after the other. Loss and negatives are the whole
+    batch's all the same; BatchNorm alone sees a part at a time, and folds each into its running statistics.
+    Raises InputError where accumulate does not divide k.
+    Source: Lee et al. 2023, Fig. 3 (top) and Eq. 2–3; in parts, Gao et al. 2021 (GradCache), §3.
     """
-    views = jnp.concatenate([batch["x"], batch["y"]])
-    images = normalize(views if held is None else held[views], encoder.dtype)
+    k = batch["x"].shape[0]
+    if accumulate < 1 or k % accumulate:
+        raise InputError(f"train.accumulate={accumulate} does not divide a device's {k} pairs; choose a divisor of {k}")
+    parts = jnp.stack([batch["x"], batch["y"]]).reshape(2, accumulate, k // accumulate, *batch["x"].shape[1:])
+    parts = jnp.moveaxis(parts, 0, 1).reshape(accumulate, 2 * k // accumulate, *parts.shape[3:])
 
-    def loss_fn(params):
-        variables = {"params": params["encoder"], "batch_stats": state.batch_stats}
+    def embed(params, batch_stats, views):
+        variables = {"params": params["encoder"], "batch_stats": batch_stats}
+        images = normalize(views if held is None else held[views], encoder.dtype)
         h, updates = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
         z = head.apply({"params": params["head"]}, h)
-        z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
-        return objective(*jnp.split(z, 2)), updates["batch_stats"]
+        return z.astype(jnp.promote_types(z.dtype, jnp.float32)), updates["batch_stats"]
 
-    (loss, batch_stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    def loss_of(z):
+        """z: (accumulate, 2k/accumulate, f), in each part the x before the y."""
+        z_x, z_y = jnp.moveaxis(z.reshape(accumulate, 2, -1, z.shape[-1]), 1, 0).reshape(2, k, -1)
+        return objective(z_x, z_y)
+
+    def in_one(params):
+        z, batch_stats = embed(params, state.batch_stats, parts[0])
+        return loss_of(z[None]), batch_stats
+
+    def forward(batch_stats, images):
+        z, batch_stats = embed(state.params, batch_stats, images)
+        return batch_stats, z
+
+    def backward(gradients, part):
+        images, dz = part
+        # In training z depends on the part's own statistics, so which running ones go in is of no account.
+        _, pull_back = jax.vjp(lambda params: embed(params, state.batch_stats, images)[0], state.params)
+        return jax.tree.map(jnp.add, gradients, *pull_back(dz)), None
+
+    if accumulate == 1:
+        (loss, batch_stats), gradients = jax.value_and_grad(in_one, has_aux=True)(state.params)
+    else:
+        batch_stats, z = lax.scan(forward, state.batch_stats, parts)
+        loss, dz = jax.value_and_grad(loss_of)(z)
+        gradients, _ = lax.scan(backward, jax.tree.map(jnp.zeros_like, state.params), (parts, dz))
     loss, gradients, batch_stats = lax.pmean((loss, gradients, batch_stats), parallel.AXIS)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state)
@@ -117,7 +148,7 @@ def _parts(config: ConfigDict, axis_name: str | None) -> tuple[nn.Module, nn.Mod
         weight_decay=train.weight_decay,
     )
     encoder = make_encoder(**config.encoder, axis_name=axis_name if train.global_batch_norm else None)
-    head = MLP(tuple(config.head.hidden), config.head.features, config.encoder.dtype)
+    head = MLP(tuple(config.head.hidden), config.head.features, encoder.dtype)
     return encoder, head, optimizer
 
 
@@ -137,9 +168,17 @@ def make_step(config: ConfigDict, mesh: Mesh, held: int = 0) -> tuple[Any, tuple
 
     held: how many images the devices hold, of which batches then are rows; 0 for batches of images.
     """
-    encoder, head, optimizer = _parts(config, parallel.AXIS)
+    # XLA:CPU runs the collectives of BatchNorm on one device too, and fuses less around them.
+    encoder, head, optimizer = _parts(config, parallel.AXIS if mesh.size > 1 else None)
     objective = partial(nt_xent, temperature=config.train.temperature, axis_name=parallel.AXIS)
-    step = partial(train_step, encoder=encoder, head=head, objective=objective, optimizer=optimizer)
+    step = partial(
+        train_step,
+        encoder=encoder,
+        head=head,
+        objective=objective,
+        optimizer=optimizer,
+        accumulate=config.train.accumulate,
+    )
     mapped = parallel.map_step(
         step,
         mesh,

@@ -1,4 +1,4 @@
-"""The encoders' arithmetic: convolution and pooling as CPUs do them against XLA's own."""
+"""The encoders' arithmetic: convolution and pooling as CPUs do them against XLA's own, dtypes, rematerialisation."""
 
 from functools import partial
 
@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from mirigor_jax.models.convolution import convolution, max_pool
+from mirigor_jax.models.resnet import STAGES, make_encoder
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 
@@ -79,3 +80,47 @@ def test_max_pool_is_the_windows_maximum_and_its_gradient_goes_there(height, wid
         assert y[n, i, j, c] == window.max()
         expected[n, rows, columns, c] += cotangent[n, i, j, c] * (window == window.max())
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+def test_the_dtype_follows_the_hardware_unless_named(monkeypatch):
+    def built(dtype):
+        return make_encoder("resnet18", width=4, stem="imagenet", dtype=dtype).dtype
+
+    assert built("auto") == "float32"
+    for backend in ("gpu", "tpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert built("auto") == "bfloat16"
+        assert built("float32") == "float32"
+
+
+def test_half_precision_averages_in_float32(monkeypatch):
+    # Representations that were rounded to bfloat16 could take 128 values between 1 and 2, and distinct images coincide.
+    monkeypatch.setitem(STAGES, "resnet18", ((), "basic"))
+    encoder = make_encoder("resnet18", width=4, stem="imagenet", dtype="bfloat16")
+    x = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    h, _ = jax.jit(partial(encoder.init_with_output, train=False))(jax.random.key(0), x)
+    assert h.dtype == jnp.float32
+    assert np.any(h != h.astype(jnp.bfloat16).astype(jnp.float32))
+
+
+@pytest.mark.usefixtures("float64")
+def test_rematerialised_blocks_train_the_same_parameters_and_keep_less_for_the_gradient(monkeypatch):
+    monkeypatch.setitem(STAGES, "resnet18", ((2,), "basic"))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 16, 16, 3)))
+    results, kept_bytes, trees = [], [], []
+    for remat in (False, True):
+        encoder = make_encoder("resnet18", width=4, stem="cifar", dtype="float64", remat=remat)
+        variables = jax.jit(partial(encoder.init, train=False))(jax.random.key(0), x[:1])
+
+        def loss(params, encoder=encoder, variables=variables):
+            h, updates = encoder.apply(variables | {"params": params}, x, train=True, mutable=["batch_stats"])
+            return jnp.sum(h * h), updates
+
+        results.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"]))
+        trees.append(jax.tree.map(jnp.shape, variables))
+        pull_back = jax.eval_shape(lambda p, loss=loss: jax.vjp(loss, p, has_aux=True)[1], variables["params"])
+        kept_bytes.append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pull_back)))
+    assert trees[0] == trees[1]
+    for plain, again in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(again, plain, rtol=1e-10, atol=1e-10)
+    assert kept_bytes[1] < 0.6 * kept_bytes[0], kept_bytes

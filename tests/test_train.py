@@ -1,5 +1,8 @@
 """The train step: one device against eight, the optimisers, the encoders."""
 
+from functools import partial
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +20,9 @@ def tiny(*overrides: str):
 
 
 def images(k: int, size: int = 32):
-    rng = np.random.default_rng(0)
-    return {view: rng.integers(0, 256, (k, size, size, 3), dtype=np.uint8) for view in ("x", "y")}
+    """Noise that is brighter from pair to pair, so that no device's statistics are another's."""
+    rng, brightest = np.random.default_rng(0), np.linspace(32, 256, k).reshape(k, 1, 1, 1)
+    return {view: rng.integers(0, brightest, (k, size, size, 3)).astype(np.uint8) for view in ("x", "y")}
 
 
 def steps(config, devices: int, count: int):
@@ -121,27 +125,30 @@ def test_stems_downsample_as_published(stem, size, side):
     assert stages["stage4_block2"]["__call__"][0].shape == (2, side // 8, side // 8, 32)
 
 
-def test_plain_blocks_have_no_skip():
+def test_plain_blocks_have_no_skip(monkeypatch):
     # With every kernel at zero a residual block passes its input on, a plain one gives the norm's bias: zero.
     for name, passes in (("resnet18", True), ("plainnet18", False)):
+        monkeypatch.setitem(STAGES, name, ((1,), STAGES[name][1]))
         encoder = make_encoder(name, width=4, stem="cifar", dtype="float32")
         x = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
-        variables = encoder.init(jax.random.key(0), x, train=False)
+        variables = jax.jit(partial(encoder.init, train=False))(jax.random.key(0), x)
 
         def blank(path, leaf):
             inside = "conv" in jax.tree_util.keystr(path)
             return jnp.zeros_like(leaf) if inside else leaf
 
         variables = jax.tree_util.tree_map_with_path(blank, variables)
-        assert bool(jnp.any(encoder.apply(variables, x, train=False) != 0)) == passes
+        assert bool(jnp.any(jax.jit(partial(encoder.apply, train=False))(variables, x) != 0)) == passes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_compute_dtype_leaves_parameters_in_float32(dtype):
     encoder = make_encoder("resnet18", width=4, stem="cifar", dtype=dtype)
-    variables = encoder.init(jax.random.key(0), jnp.zeros((2, 32, 32, 3)), train=False)
+    start = partial(encoder.init_with_output, train=False, capture_intermediates=True)
+    _, variables = jax.eval_shape(start, jax.random.key(0), jnp.zeros((2, 32, 32, 3)))
+    maps = variables.pop("intermediates")
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    assert encoder.apply(variables, jnp.ones((2, 32, 32, 3)), train=False).dtype == jnp.dtype(dtype)
+    assert maps["stage4_block2"]["__call__"][0].dtype == jnp.dtype(dtype)
 
 
 @pytest.mark.parametrize(
@@ -158,19 +165,104 @@ def test_unknown_encoders_are_refused(change, message):
         make_encoder(**{"name": "resnet18", "width": 16, "stem": "imagenet", "dtype": "float32"} | change)
 
 
-@pytest.mark.usefixtures("shallow")
-def test_batch_norm_statistics_are_the_global_batch_s():
-    # The running mean after one step is 0.1 of the batch mean (momentum 0.9), over all devices' images.
-    config = tiny()
+def stem_maps(config, pixels):
+    """What the stem's BatchNorm sees of these images in the first step."""
+    kernel = train.init_state(config, jax.random.key(0)).params["encoder"]["stem"]["kernel"]
+    x = train.normalize(jnp.asarray(pixels), "float32")
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(3, 3), (3, 3)], dimension_numbers=dimensions)
+
+
+@pytest.fixture
+def stem_only(monkeypatch):
+    """resnet18 without any block: its stem and the global average."""
+    monkeypatch.setitem(STAGES, "resnet18", ((), "basic"))
+
+
+@pytest.mark.usefixtures("stem_only")
+@pytest.mark.parametrize("whole", [True, False])
+def test_batch_norm_statistics_are_the_global_batch_s_or_each_device_s_own(whole):
+    # Running statistics after one step are 0.1 of the batch's (momentum 0.9), the variance's from 1: of all devices'
+    # images together, or of each device's pair alone, averaged.
+    config = tiny(f"--config.train.global_batch_norm={whole}")
     state, _ = steps(config, 8, 1)
-    encoder = make_encoder(**config.encoder)
-    variables = train.init_state(config, jax.random.key(0)).params["encoder"]
-    x = train.normalize(jnp.concatenate([*map(jnp.asarray, images(8).values())]), "float32")
-    stem = jax.lax.conv_general_dilated(
-        x, variables["stem"]["kernel"], (2, 2), [(3, 3), (3, 3)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    views = images(8)
+    seen = [[*views["x"], *views["y"]]] if whole else zip(views["x"], views["y"], strict=True)
+    maps = [stem_maps(config, np.stack(pixels)) for pixels in seen]
+    mean, variance = (np.mean([f(m, (0, 1, 2)) for m in maps], 0) for f in (np.mean, np.var))
+    np.testing.assert_allclose(state.batch_stats["stem_norm"]["mean"], 0.1 * mean, atol=1e-5)
+    np.testing.assert_allclose(state.batch_stats["stem_norm"]["var"], 0.9 + 0.1 * variance, atol=1e-4)
+
+
+@pytest.mark.usefixtures("stem_only")
+def test_parts_fold_their_own_statistics_one_after_the_other():
+    config = tiny("--config.train.accumulate=2")
+    state, _ = steps(config, 1, 1)
+    views = images(8)
+    running = 0.0
+    for part in (slice(0, 4), slice(4, 8)):
+        maps = stem_maps(config, np.concatenate([views["x"][part], views["y"][part]]))
+        running = 0.9 * running + 0.1 * np.mean(maps, (0, 1, 2))
+    np.testing.assert_allclose(state.batch_stats["stem_norm"]["mean"], running, atol=1e-5)
+
+
+class Frozen(nn.Module):
+    """An encoder whose BatchNorm never looks at the batch, so that nothing but the loss joins the images."""
+
+    encoder: nn.Module
+    dtype: str
+
+    def __call__(self, images, train):
+        return self.encoder(images, train=False)
+
+
+@pytest.mark.usefixtures("float64", "stem_only")
+def test_parts_give_the_whole_batch_s_loss_and_gradients(monkeypatch):
+    monkeypatch.setattr(train, "make_encoder", lambda **of: Frozen(make_encoder(**of), of["dtype"]))
+    # SGD's first update is the gradient itself.
+    common = ("--config.encoder.dtype=float64", "--config.train.optimizer=sgd", "--config.train.warmup_steps=0")
+    whole, parts = (steps(tiny(f"--config.train.accumulate={n}", *common), 2, 1) for n in (1, 4))
+    assert_close(parts, whole, 1e-10)
+
+
+@pytest.mark.usefixtures("stem_only")
+def test_parts_need_less_memory():
+    def temporaries(accumulate):
+        config = tiny(f"--config.train.accumulate={accumulate}", "--config.train.k=32")
+        step, abstract = train.make_step(config, parallel.make_mesh(1))
+        return step.lower(*abstract).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(4) < 0.5 * temporaries(1)
+
+
+@pytest.mark.usefixtures("stem_only")
+@pytest.mark.parametrize("accumulate", [3, 0])
+def test_parts_must_divide_a_device_s_pairs(accumulate):
+    with pytest.raises(InputError, match=rf"train.accumulate={accumulate} .* 8 pairs"):
+        steps(tiny(f"--config.train.accumulate={accumulate}"), 1, 1)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_half_precision_keeps_parameters_statistics_gradients_and_loss_in_float32(monkeypatch):
+    def nt_xent(z_x, z_y, temperature, *, axis_name):
+        assert z_x.dtype == z_y.dtype == jnp.float32  # before it is normalised
+        return jnp.mean(z_x * z_y)
+
+    monkeypatch.setattr(train, "nt_xent", nt_xent)
+    # The momentum of SGD is made of gradients.
+    config = tiny("--config.encoder.dtype=bfloat16", "--config.train.optimizer=sgd")
+    step, abstract = train.make_step(config, parallel.make_mesh(1))
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(step, *abstract))}
+    assert dtypes == {np.dtype("float32"), np.dtype("int32")}
+
+
+@pytest.mark.usefixtures("stem_only")
+def test_half_precision_changes_the_loss_by_less_than_2_percent():
+    half, single = (
+        steps(tiny(f"--config.encoder.dtype={dtype}"), 1, 1)[1]["loss_nats"] for dtype in ("bfloat16", "float32")
     )
-    np.testing.assert_allclose(state.batch_stats["stem_norm"]["mean"], 0.1 * jnp.mean(stem, (0, 1, 2)), atol=1e-5)
-    assert encoder.width == 4
+    assert half != single
+    np.testing.assert_allclose(half, single, rtol=0.02)
 
 
 def test_lars_is_optax_s_layerwise_rate():

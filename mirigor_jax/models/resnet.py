@@ -1,13 +1,14 @@
 """ResNet encoders f_e (v1.5) and their plain twins without skips, in Flax Linen.
 
-Parameters and statistics keep at least float32 whatever the compute dtype. Padding is explicit and BatchNorm's momentum
-and epsilon are torch's (0.1 there is 0.9 here), so that public weights fit.
+Parameters, BatchNorm's statistics and the global average keep at least float32 whatever the compute dtype. Padding is
+explicit and BatchNorm's momentum and epsilon are torch's (0.1 there is 0.9 here), so that public weights fit.
 Source: He et al. 2016; stride in the 3×3 convolution of the bottleneck ("v1.5") as in torchvision.
 """
 
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -24,12 +25,15 @@ STAGES = {
 
 
 STEMS = ("imagenet", "cifar")
-DTYPES = ("float32", "bfloat16", "float64")
+DTYPES = ("auto", "float32", "bfloat16", "float64")
 
 
-def make_encoder(name: str, *, width: int, stem: str, dtype: str, axis_name: str | None = None) -> "ResNet":
+def make_encoder(
+    name: str, *, width: int, stem: str, dtype: str, remat: bool = False, axis_name: str | None = None
+) -> "ResNet":
     """The encoder of this name at this width (64 is the published one).
 
+    dtype: of the computations; `auto` is bfloat16 on the accelerators that multiply it faster, float32 on CPU.
     Raises InputError for an unknown name, stem or dtype, or a width below 1.
     """
     for what, value, known in (("encoder", name, STAGES), ("stem", stem, STEMS), ("dtype", dtype, DTYPES)):
@@ -37,14 +41,17 @@ def make_encoder(name: str, *, width: int, stem: str, dtype: str, axis_name: str
             raise InputError(f"unknown {what} '{value}'; choose one of {', '.join(known)}")
     if width < 1:
         raise InputError(f"encoder width is {width}; it must be at least 1")
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     stages, block = STAGES[name]
-    return ResNet(stages=stages, block=block, width=width, stem=stem, dtype=dtype, axis_name=axis_name)
+    return ResNet(stages=stages, block=block, width=width, stem=stem, dtype=dtype, remat=remat, axis_name=axis_name)
 
 
 class ResNet(nn.Module):
     """(n, s, s, 3) normalised images → (n, d) features: the global average of the last map.
 
     d is 8·width, times 4 for bottlenecks. stem: `imagenet` (7×7/2 and max-pool) or `cifar` (3×3/1).
+    remat: keep the blocks' inputs alone for the gradient and compute the rest again: less memory, a third more work.
     axis_name: the mapped axis over which BatchNorm takes its statistics; None for this device's own.
     """
 
@@ -53,6 +60,7 @@ class ResNet(nn.Module):
     width: int = 64
     stem: str = "imagenet"
     dtype: str = "float32"
+    remat: bool = False
     axis_name: str | None = None
 
     @nn.compact
@@ -83,9 +91,10 @@ class ResNet(nn.Module):
         else:
             x = conv(self.width, (3, 3), padding=1, name="stem")(x)
             x = nn.relu(norm(name="stem_norm")(x))
+        block = nn.remat(Block) if self.remat else Block
         for stage, depth in enumerate(self.stages):
             for index in range(depth):
-                x = Block(
+                x = block(
                     kind=self.block,
                     channels=self.width * 2**stage,
                     stride=2 if stage > 0 and index == 0 else 1,
@@ -93,7 +102,7 @@ class ResNet(nn.Module):
                     norm=norm,
                     name=f"stage{stage + 1}_block{index + 1}",
                 )(x)
-        return jnp.mean(x, axis=(1, 2))
+        return jnp.mean(x, axis=(1, 2), dtype=param_dtype)
 
 
 class Block(nn.Module):
