@@ -62,10 +62,10 @@ def _tile_size(z: Float[Array, "n d"], block: int | None, axis_name: str | None)
         if block < 1:
             raise InputError(f"block={block} is not a number of rows; give 1 or more, or None to have it chosen")
         return block
-    # Tiles that stay in a CPU's cache, or fill an accelerator. Up to four of them (4 or 256 MiB in float32) one matrix
-    # costs no more, and one gathering less than a round of small messages; neither copy may be larger than that.
-    size = 512 if jax.default_backend() == "cpu" else 4096
-    return None if len(z) * max(z.shape) * _devices(axis_name) <= 4 * size**2 else size
+    # Tiles that stay in a CPU's cache, or fill an accelerator. Up to `whole` scores (4 or 256 MiB in float32) one
+    # matrix costs no more, and gathering less than a round of small messages; neither copy may be larger than that.
+    size, whole = (512, 2**20) if jax.default_backend() == "cpu" else (8192, 2**26)
+    return None if len(z) * max(z.shape) * _devices(axis_name) <= whole else size
 
 
 def _sweep(
