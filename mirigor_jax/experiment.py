@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -343,8 +343,7 @@ def _train(config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing
             )
 
         read, held = _training_pairs(config, data, law)
-        dataset = batches(read, batch_size=t.k, threads=config.data.threads, workers=config.data.workers)
-        train.train(config, path, dataset, mesh, held=held, on_rate=expect)
+        train.train(config, path, read, mesh, held=held, on_rate=expect)
         rows = read_rows(path / "metrics.jsonl")
         last = rows[-max(1, len(rows) // 10) :]
         summary = None
@@ -560,9 +559,16 @@ def _provenance() -> dict[str, Any]:
     """What this process computes with."""
     return {
         "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: _version(package) for package in PACKAGES},
         "revision": _revision(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout
+        return "not installed"
 
 
 def _revision() -> str | None:

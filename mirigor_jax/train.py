@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +20,7 @@ from ml_collections import ConfigDict
 
 from mirigor_jax import parallel
 from mirigor_jax.checkpoint import Checkpoints
+from mirigor_jax.data.pipeline import batches
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_rows
 from mirigor_jax.mi.contrastive import nt_xent, nt_xent_mi
@@ -211,7 +211,7 @@ def frozen_variables(config: ConfigDict, folder: Path, mesh: Mesh, *, which: str
 def train(
     config: ConfigDict,
     folder: Path,
-    dataset: grain.IterDataset,
+    read: Callable[[int, int], dict[str, np.ndarray]],
     mesh: Mesh,
     *,
     held: UInt8[np.ndarray, "n s s 3"] | None = None,
@@ -219,7 +219,7 @@ def train(
 ) -> None:
     """Train to `config.train.steps`, from the newest checkpoint in `folder` where there is one.
 
-    dataset: batches {"x", "y"} of images, or of rows of `held`, the images that the devices shall hold.
+    read: (start, stop) → pairs {"x", "y"} of images, or of rows of `held`, the images that the devices shall hold.
     Writes checkpoints and metrics.jsonl (step, loss_nats, mi_bits). on_rate: told once how many seconds a step takes,
     and how many steps are to come.
     Raises InputError when the loss is no longer finite.
@@ -228,7 +228,11 @@ def train(
     ceiling = math.log2(2 * k - 1)
     step, (abstract_state, *abstract) = make_step(config, mesh, 0 if held is None else len(held))
     folder.mkdir(parents=True, exist_ok=True)
-    iterator = iter(dataset)
+
+    def place(batch: dict[str, np.ndarray]) -> dict[str, Array]:
+        return parallel.shard({"x": batch["x"], "y": batch["y"]}, mesh)
+
+    iterator = iter(batches(read, batch_size=k, threads=config.data.threads, workers=config.data.workers, place=place))
     with Checkpoints(folder) as checkpoints:
         start = checkpoints.last or 0
         if checkpoints.last == steps:
@@ -270,7 +274,7 @@ def train(
                 break
             batch = next(iterator)
             with jax.transfer_guard("disallow"):  # a hidden copy would stall the accelerator at every step
-                state, metrics = compiled(state, parallel.shard({"x": batch["x"], "y": batch["y"]}, mesh), on_device)
+                state, metrics = compiled(state, batch, on_device)
                 if pending:
                     record(pending)
                 pending = metrics

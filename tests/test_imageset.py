@@ -11,7 +11,6 @@ from mirigor_jax import configuration, parallel, train
 from mirigor_jax.data import cdp
 from mirigor_jax.data.imageset import ImageSet
 from mirigor_jax.data.pairing import parse
-from mirigor_jax.data.pipeline import batches
 from mirigor_jax.errors import InputError
 
 
@@ -66,7 +65,7 @@ def test_held_images_train_as_streamed_ones_in_one_trace(tmp_path, monkeypatch):
         ("streamed", images.image_pairs(*arguments), None),
         ("held", images.row_pairs(*arguments), images.read(np.arange(100))),
     ):
-        train.train(config, tmp_path / name, batches(read, batch_size=16), mesh, held=held)
+        train.train(config, tmp_path / name, read, mesh, held=held)
         rows = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         losses[name] = [json.loads(row)["loss_nats"] for row in rows]
     assert len(losses["held"]) == 7

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import grain
 import numpy as np
@@ -22,6 +23,7 @@ def batches(
     threads: int = 2,
     prefetch: int = 8,
     workers: int = 0,
+    place: Callable[[dict[str, np.ndarray]], Any] | None = None,
 ) -> grain.IterDataset:
     """This process's part of every batch of a stream; `iter` of it has `get_state` and `set_state`.
 
@@ -29,6 +31,7 @@ def batches(
     Batch b is rows [b·B, (b+1)·B), of which process p of P gets the p-th of P contiguous parts; without num_examples it
     never ends, else the last batch is short. `threads` read up to `prefetch` batches ahead (0: none), in each of
     `workers` processes if there are any, which pays where reading a batch is slower than copying it between processes.
+    place: what becomes of each batch, such as its copy on the devices; the threads see to it ahead of time too.
     Raises InputError if batch_size is not a multiple of process_count.
     """
     if batch_size < 1 or batch_size % process_count:
@@ -37,12 +40,19 @@ def batches(
     read_batch = partial(_read_batch, read, batch_size, num_examples, process_index, process_count)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     count = ENDLESS if num_examples is None else -(-num_examples // batch_size)
-    dataset = grain.MapDataset.range(count).map(read_batch).to_iter_dataset(options)
+    dataset = grain.MapDataset.range(count).map(read_batch)
+    if place is None:
+        place = _as_it_is
     if not workers:
-        return dataset
+        return dataset.map(place).to_iter_dataset(options)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain asks absl's flags, which nobody parses outside absl.app.run
-    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    dataset = dataset.to_iter_dataset(options)
+    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)).map(place)
+
+
+def _as_it_is(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return batch
 
 
 def _read_batch(
