@@ -21,6 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.pairing = placeholder(str)
     config.mi = placeholder(float)
     config.k = placeholder(int)
+    config.curve = placeholder(tuple)  # smaller K to read the test part at
     config.seed = placeholder(int)
     config.test = placeholder(int)  # pairs
     config.steps = placeholder(int)  # of the critic

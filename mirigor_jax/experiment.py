@@ -39,8 +39,9 @@ from mirigor_jax.progress import Progress, duration
 STREAMS = {"train": 0, "fit": 1, "validation": 2, "test": 3, "critic": 4, "pairs": 5}
 HELD_SHARE = 4  # a quarter of a device's memory at most is spent on holding images
 PACKAGES = ("mirigor-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-# What may differ when a run is continued: it changes no number (of arrays the content counts, not the path).
-FREE = ("data.threads", "data.workers", "data.resident", "x", "y", "labels")
+# What may differ when a run or a study is continued: it changes no number (of arrays the content counts, not the path).
+RESOURCES = ("data.threads", "data.workers", "data.resident")
+FREE = (*RESOURCES, *(f"run.{name}" for name in RESOURCES), "study.only", "x", "y", "labels")
 # The least that each of these may be; several numbers at least one.
 LEAST = {
     **dict.fromkeys(("seed", "data.seed", "data.threads", "data.workers", "train.steps", "train.warmup_steps"), 0),
@@ -64,7 +65,7 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
         return _run_arrays(config, folder)
     data, law = check(config)
     claim(folder, config)
-    with _lock(folder):
+    with lock(folder):
         _train(config, folder, data, law)
         _estimate(config, folder, estimate_name(config), folder / "features", data, law)
         _evaluate(config, folder, data)
@@ -83,7 +84,7 @@ def _run_arrays(config: ConfigDict, folder: Path) -> None:
     with config.unlocked():
         config.sha256 = {"x": _digest(x), "y" if config.labels is None else "labels": _digest(y)}
     claim(folder, config)
-    with _lock(folder):
+    with lock(folder):
         try:
             _estimate_arrays(config, folder, x, y)
         except InputError:
@@ -100,46 +101,65 @@ def _digest(array: np.ndarray) -> str:
 
 
 def _restore(overrides: ConfigDict, workdir: str | None) -> None:
-    """Another estimate of a finished run's encoder, in RUN/estimates/NAME."""
     if workdir:
         raise InputError(
             f"--workdir={workdir} is not for re-estimates: they go into the restored run, RUN/estimates/NAME"
         )
-    folder = Path(overrides.restore).expanduser()
-    if not overrides.restore or not (folder / "config.json").is_file():
-        raise InputError(
-            f"config.restore='{overrides.restore}' is not a run folder: no config.json there; give a run's path"
-        )
-    own, config = (ConfigDict(_read_config(folder / "config.json")) for _ in range(2))
+    if not overrides.restore:
+        raise InputError("config.restore='' is not a run folder; give a run's path")
+    asked = {name: value for name, value in overrides.items() if name not in ("kind", "restore") and value is not None}
+    re_estimate(Path(overrides.restore).expanduser(), **asked)
+
+
+def re_estimate(folder: Path, **asked: Any) -> None:
+    """Another estimate of a finished run's encoder, in `folder`/estimates/NAME. asked: as `re_estimated` takes it.
+
+    Raises InputError where there is no finished run, or nothing new to estimate under that name.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"config.restore='{folder}' is not a run folder: no config.json there; give a run's path")
+    own = ConfigDict(_read_config(folder / "config.json"))
     if not any((folder / "train").glob("[0-9]*")):
         raise InputError(f"no checkpoint in '{folder / 'train'}'; finish the run first, then restore it")
     if not (folder / "report.json").is_file():
         raise InputError(f"the run in '{folder}' is not finished; give its own command again, then restore it")
-    if overrides.pairing is not None or overrides.mi is not None:
-        config.data.pairing = own.data.pairing if overrides.pairing is None else overrides.pairing
-        config.data.mi = overrides.mi
-        config.data.epsilon = dict.fromkeys(own.data.epsilon)
-    given = {
-        "k": ("estimate", "k"),
-        "steps": ("estimate", "steps"),
-        "stream": ("estimate", "stream"),
-        "test": ("features", "test"),
-        "checkpoint": ("features", "checkpoint"),
-    }
-    for key, (room, entry) in given.items():
-        if overrides[key] is not None:
-            config[room][entry] = overrides[key]
-    if overrides.seed is not None:
-        config.seed = overrides.seed
-    suffix = [f"{key}={overrides[key]}" for key in ("seed", *given) if overrides[key] is not None]
-    name = overrides.name or "-".join([estimate_name(config), *suffix])
-    if "/" in name:
-        raise InputError(f"config.name='{name}' holds a slash; give the plain name of a folder")
+    config, name = re_estimated(own, **asked)
     print(f"run folder: {folder}, estimate: {name}", flush=True)
     data, law = check(config)
-    with _lock(folder):
+    with lock(folder):
         _add_estimate(own, config, folder, name, data, law)
         _report(own, folder, data)
+
+
+def re_estimated(
+    own: ConfigDict,
+    *,
+    name: str = "",
+    pairing: str | None = None,
+    mi: float | None = None,
+    seed: int | None = None,
+    **changes: Any,
+) -> tuple[ConfigDict, str]:
+    """A run's config as a re-estimate changes it, and the estimate's name: made from what differs where none is given.
+
+    changes: any of k, steps, stream, curve, test and checkpoint.
+    """
+    config = ConfigDict(own.to_dict()).lock()  # so that an unknown change raises KeyError
+    if pairing is not None or mi is not None:
+        config.data.pairing = own.data.pairing if pairing is None else pairing
+        config.data.mi = mi
+        config.data.epsilon = dict.fromkeys(own.data.epsilon)
+    for key, value in changes.items():
+        room = config.features if key in ("test", "checkpoint") else config.estimate
+        room[key] = list(value) if key == "curve" else value
+    words = [f"{key}={'+'.join(map(str, x)) if key == 'curve' else x}" for key, x in sorted(changes.items())]
+    if seed is not None:
+        config.seed = seed
+        words = [f"seed={seed}", *words]
+    name = name or "-".join([estimate_name(config), *words])
+    if "/" in name:
+        raise InputError(f"config.name='{name}' holds a slash; give the plain name of a folder")
+    return config.unlock(), name
 
 
 def _add_estimate(
@@ -243,14 +263,18 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"'{path}' is no readable config ({error}); give another run folder") from error
 
 
+class LockedError(InputError):
+    """Another process is at work in a run folder."""
+
+
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold a run folder; raises InputError where another process does. The lock goes with the process."""
+def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a folder; LockedError where another process does, unless to wait for it. The lock goes with the process."""
     with (folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
-            raise InputError(
+            raise LockedError(
                 f"another process is at work in '{folder}'; wait for it, or give another --workdir"
             ) from None
         yield

@@ -179,7 +179,7 @@ def test_a_kill_between_a_result_and_its_note_loses_the_note_alone(finished, tmp
 
 
 def test_two_processes_do_not_share_a_run(finished, capsys):
-    with experiment._lock(finished):
+    with experiment.lock(finished):
         assert main(cdp(f"--workdir={finished}")) == 2
     assert "another process is at work" in capsys.readouterr().err
 
