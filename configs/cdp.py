@@ -10,8 +10,6 @@ python -m mirigor_jax.main --config=configs/cdp.py:encoder=resnet50,scale=paper 
 import common
 from ml_collections import ConfigDict
 
-from mirigor_jax.errors import InputError
-
 
 def get_config(arg: str = "") -> ConfigDict:
     """Arguments: pairing, mi (bits), k (K_Tr), k_est (K_Est), encoder, size, seed, scale (laptop or paper)."""
@@ -24,17 +22,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.pairing = args.pairing
     config.data.mi = args.mi
     config.encoder.name = args.encoder
-    config.train.k = args.k
     config.estimate.k = args.k_est
-    # Every K_Tr up to 200 sees the same 20,000 pairs or so; small batches take a smaller rate.
-    config.train.steps = max(100, 20_000 // max(args.k, 1))
-    config.train.checkpoint_every = max(50, config.train.steps // 20)
-    config.train.learning_rate = 5e-4 if args.k < 16 else 4e-3
-    if args.scale == "paper":
-        config.encoder.width = 64
-        config.head.hidden = (512,)
-        config.head.features = 128
-        config.train.steps *= 10
-    elif args.scale != "laptop":
-        raise InputError(f"unknown scale '{args.scale}'; choose laptop or paper")
+    config.update_from_flattened_dict(common.at_scale(args.scale))
+    # Every K_Tr up to 200 sees the same 20,000 pairs or so.
+    pairs = max(20_000, 100 * args.k) * (10 if args.scale == "paper" else 1)
+    config.update_from_flattened_dict(common.at_batch_size(args.k, pairs))
     return config

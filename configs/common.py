@@ -10,22 +10,46 @@ from mirigor_jax.errors import InputError
 
 
 def parse_arg(text: str, **known: Any) -> ConfigDict:
-    """`a=1,b=x` → a ConfigDict of `known`, whose values are defaults, or types where there is none (None then).
+    """`a=1,b=x+y` → a ConfigDict of `known`, whose values are defaults, or types where there is none (None then).
 
+    A tuple stands for one or more values of its first one's type, joined by +.
     Raises InputError for an unknown name, listing the near ones, and for a value of the wrong type.
     """
-    values = {name: None if isinstance(default, type) else default for name, default in known.items()}
+    ones = {name: default[0] if isinstance(default, tuple) else default for name, default in known.items()}
+    values = {name: None if isinstance(ones[name], type) else default for name, default in known.items()}
     for part in filter(None, text.split(",")):
         name, equals, value = part.partition("=")
         if name not in known or not equals:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(known)
             raise InputError(f"unknown config argument '{part}'; did you mean {', '.join(f'{n}=' for n in near)}?")
-        kind = known[name] if isinstance(known[name], type) else type(known[name])
+        kind = ones[name] if isinstance(ones[name], type) else type(ones[name])
         try:
-            values[name] = kind(value)
+            values[name] = tuple(map(kind, value.split("+"))) if isinstance(known[name], tuple) else kind(value)
         except ValueError:
             raise InputError(f"config argument {name}={value} is not of type {kind.__name__}") from None
     return ConfigDict(values)
+
+
+def at_batch_size(k: int, pairs: int) -> dict[str, Any]:
+    """Training settings at K_Tr = k that see so many pairs, whatever k; small batches take a smaller rate."""
+    steps = pairs // max(k, 1)
+    return {
+        "train.k": k,
+        "train.steps": steps,
+        "train.checkpoint_every": max(50, steps // 20),
+        "train.learning_rate": 5e-4 if k < 16 else 4e-3,
+    }
+
+
+def at_scale(scale: str) -> dict[str, Any]:
+    """Settings of a scale: none of `laptop`, which is `base`; the encoder's and the head's widths of `paper`."""
+    scales: dict[str, dict[str, Any]] = {
+        "laptop": {},
+        "paper": {"encoder.width": 64, "head.hidden": (512,), "head.features": 128},
+    }
+    if scale not in scales:
+        raise InputError(f"unknown scale '{scale}'; choose laptop or paper")
+    return scales[scale]
 
 
 def base() -> ConfigDict:
@@ -96,4 +120,19 @@ def base() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.l2 = (1e-5, 1e-4, 1e-3, 1e-2)
+    return config
+
+
+def study(name: str, scale: str) -> ConfigDict:
+    """A study without cells yet: what is common to its runs, and what each of them is."""
+    config = ConfigDict()
+    config.kind = "study"
+    config.study = ConfigDict()
+    config.study.name = name  # its table and its figures
+    config.study.only = ""  # 3/16: that run alone
+    config.study.sources = ""  # folders of other studies, joined by commas, whose finished runs are its cells too
+    config.study.cells = ()  # {"name", "run": {key of config.run: value}}, a run each
+    config.study.estimates = ()  # what configs/estimate.py would be asked of every run
+    config.run = base()
+    config.run.update_from_flattened_dict(at_scale(scale))
     return config

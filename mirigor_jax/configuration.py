@@ -19,15 +19,16 @@ SHIPPED = (Path(__file__).parent, Path(__file__).parents[1])  # where a wheel an
 def load_config(text: str) -> tuple[ConfigDict, str]:
     """The config that "PATH[:ARGUMENTS]" names, unlocked for nothing new, and its short name.
 
-    PATH is found from the current directory, else among the shipped configs. A config file may import its sibling
-    common.py. Raises InputError where the file is missing or an argument is wrong.
+    PATH is found from the current directory, else among the shipped configs. A config file may import the common.py
+    beside it, else the one in the folder above. Raises InputError where the file is missing or an argument is wrong.
     """
     path_text, _, arguments = text.partition(":")
     path = next((p for p in (Path(path_text), *(folder / path_text for folder in SHIPPED)) if p.is_file()), None)
     if path is None:
         raise InputError(f"no config file '{path_text}'; the shipped ones are {', '.join(shipped_configs())}")
-    # Siblings are imported under their plain names, so one folder's common.py must not stand in for another's.
-    sys.path.insert(0, str(path.parent.resolve()))
+    # It is imported under its plain name, so one folder's common.py must not stand in for another's.
+    folders = path.resolve().parents[:2]
+    sys.path.insert(0, str(next((folder for folder in folders if (folder / "common.py").is_file()), folders[0])))
     sys.modules.pop("common", None)
     try:
         spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -45,7 +46,7 @@ def load_config(text: str) -> tuple[ConfigDict, str]:
 
 def shipped_configs() -> list[str]:
     """Paths of the shipped configs, as they are given to --config."""
-    found = {f"configs/{p.name}" for folder in SHIPPED for p in (folder / "configs").glob("*.py")}
+    found = {p.relative_to(folder).as_posix() for folder in SHIPPED for p in (folder / "configs").rglob("*.py")}
     return sorted(found - {"configs/common.py"})
 
 
@@ -73,7 +74,8 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str, str | None]:
         raise InputError(str(error).replace("\n", " ")) from error
     if len(rest) > 1:
         raise InputError(f"unexpected argument '{rest[1]}'; options start with --config or --workdir")
-    return values.config, _folder_name(name, overrides), values.workdir
+    named = [override for override in overrides if not override.startswith("study.only=")]  # a part of the same study
+    return values.config, _folder_name(name, named), values.workdir
 
 
 def _folder_name(name: str, overrides: list[str]) -> str:
