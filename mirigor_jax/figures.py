@@ -238,17 +238,214 @@ def estimators(estimates: Sequence[Estimate | dict[str, Any]], *, true_bits: flo
     return figure
 
 
+def batch_size(rows: Sequence[dict[str, Any]]) -> Figure:
+    """A column an encoder, against K_Tr: linear accuracy, MI in and after training in bits, and the latter close up.
+
+    rows: of the study batch_size, one a run; lines are means over seeds, dots the runs. Grey: what Lee et al. 2023,
+    Sec. IV-A, say of their own in words.
+    """
+    encoders = list(dict.fromkeys(row["encoder"] for row in rows))
+    entropy, paper_k = rows[0]["entropy_bits"], rows[0]["paper_k"]
+    figure = Figure(figsize=(4.8 * max(len(encoders), 1.25), 8.4), dpi=150, layout="constrained")
+    grid = figure.subplots(3, len(encoders), squeeze=False, sharex=True, sharey="row", height_ratios=(2, 4, 3))
+    titles = ("linear accuracy, %", "MI in and after training, bits", "after training, close up, bits")
+    for encoder, column in zip(encoders, grid.T, strict=True):
+        runs = sorted((row for row in rows if row["encoder"] == encoder), key=lambda row: row["k"])
+        k = _floats([row["k"] for row in runs])
+        for ax, title in zip(column, titles, strict=True):
+            _style(ax, f"{encoder}: {title}")
+        accuracy, whole, close = column
+        accuracy.axhspan(96.0, 99.8, color=ENTROPY, alpha=0.3, linewidth=0, label="the paper: 96.0 to 99.8 %")
+        _line_of_means(accuracy, k, _floats([100 * row["accuracy"]["all"] for row in runs]), LINEAR, "s", "all classes")
+        ceiling = _floats([row["ceiling_bits"] for row in runs])
+        whole.plot(k, ceiling, color=CEILING, linestyle="--", label="ceiling log₂(2K−1), K = K_Tr")
+        in_training = _floats([row["in_training_bits"] for row in runs])
+        _line_of_means(whole, k, in_training, IN_TRAINING, "v", "in-training MI")
+        for ax in (whole, close):
+            ax.axhline(6.0, color=ENTROPY, linewidth=4, alpha=0.6, label="the paper: “almost constant at 6 bits”")
+            ax.axhline(entropy, color=INK, linewidth=0.8, label=f"H(C) = {entropy:.3f} bits")
+            paper, strict = (_floats([row[name] for row in runs]) for name in ("paper_bits", "strict_bits"))
+            _line_of_means(ax, k, paper, PAPER, "s", f"paper's form, K = {paper_k}, not a bound")
+            _line_of_means(ax, k, strict, STRICT, "o", "strict InfoNCE")
+        sizes = np.unique(k)
+        lower = [min(row["lower_bits"] for row in runs if row["k"] == size) for size in sizes]
+        upper = runs[0]["upper_bits"]
+        close.vlines(sizes, lower, upper, color=CERTIFIED, linewidth=10, alpha=0.4, label="certified at every seed")
+        close.set_xscale("log", base=2)
+        close.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
+        close.minorticks_off()
+        close.set_xlabel("K_Tr, pairs a training batch")
+    _shared_legend(figure, grid[:, 0])
+    return figure
+
+
+def infomin_tasks(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Two heat maps an encoder, training pairing across, evaluated task up: accuracy, and I_class as a share of H(C).
+
+    rows: of the study infomin_tasks, one a run; a cell is the mean over seeds. I_class is strict InfoNCE; below it
+    stands the certified lower end. As Lee et al. 2023, Figs. 6 and 7, lay them out.
+    """
+    encoders, tasks = (list(dict.fromkeys(row["encoder"] for row in rows))), list(rows[0]["estimates"])
+    figure = Figure(figsize=(9.6, 4.1 * len(encoders)), dpi=150, layout="constrained")
+    grid = figure.subplots(len(encoders), 2, squeeze=False)
+    for encoder, (left, right) in zip(encoders, grid, strict=True):
+        accuracy, strict, lower = (np.full((len(tasks), len(tasks)), np.nan) for _ in range(3))
+        for column, pairing in enumerate(tasks):
+            runs = [row for row in rows if (row["encoder"], row["pairing"]) == (encoder, pairing)]
+            for line, task in enumerate(tasks if runs else []):
+                of = [row["estimates"][task] for row in runs]
+                accuracy[line, column] = 100 * np.mean([row["accuracy"][task] for row in runs])
+                strict[line, column] = 100 * np.mean([one["strict_bits"] / one["entropy_bits"] for one in of])
+                lower[line, column] = min(one["lower_bits"] for one in of)
+        for ax, title, values, note in (
+            (left, "linear accuracy, %", accuracy, None),
+            (right, "I_class in % of H(C); below, certified bits", strict, lower),
+        ):
+            image = ax.imshow(values, vmin=0, vmax=100, cmap="Blues", origin="lower")
+            figure.colorbar(image, ax=ax, shrink=0.8).ax.tick_params(labelsize=8, labelcolor=INK)
+            for line, column in np.argwhere(np.isfinite(values)):
+                words = f"{values[line, column]:z.1f}"
+                words += "" if note is None else f"\n≥ {round_down(note[line, column]):.3f}"
+                colour = "white" if values[line, column] > 50 else INK
+                ax.text(column, line, words, ha="center", va="center", fontsize=9, color=colour)
+            ax.set_title(f"{encoder}: {title}", loc="left", fontsize=10, color=INK)
+            ax.set_xticks(range(len(tasks)), tasks)
+            ax.set_yticks(range(len(tasks)), tasks)
+            ax.set_xlabel("shared in training", fontsize=9, color=INK)
+            ax.set_ylabel("evaluated task", fontsize=9, color=INK)
+            ax.tick_params(length=0, labelsize=8, labelcolor=INK)
+            ax.spines[:].set_visible(False)
+    return figure
+
+
+def certified(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    """Of the study certified, rows one a run: `certified`, `reach`, and `trap` where a row has one."""
+    drawn = {"certified": _intervals(rows), "reach": _reach(rows)}
+    trapped = [row for row in rows if row["trap"]]
+    return drawn | ({"trap": _trap(trapped[0])} if trapped else {})
+
+
+def _intervals(rows: Sequence[dict[str, Any]]) -> Figure:
+    """A row a run, by how much less than H(C): what the routes prove, and where the paper's form lies."""
+    figure, (ax,) = _panels("bits short of H(C), on a logarithmic scale; right of 0 no MI can be")
+    figure.set_size_inches(9.6, 1.8 + 0.24 * len(rows))
+    ax.grid(False, axis="y")
+    ax.grid(axis="x", color=GRID)
+    y, entropy = np.arange(len(rows)), _floats([row["entropy_bits"] for row in rows])
+    lower, upper, paper, strict = (
+        entropy - _floats([row[name] for row in rows])
+        for name in ("lower_bits", "upper_bits", "paper_bits", "strict_bits")
+    )
+    label = f"certified at {100 * rows[0]['confidence']:g} %: MI is in here"
+    ax.barh(y, lower - upper, 0.7, upper, color=CERTIFIED, alpha=0.3, label=label)
+    for route, marker, words in (
+        ("classifier", "<", "route (a), classifier"),
+        ("posterior", "D", "route (b), class posterior"),
+        ("infonce", ">", "route (c), InfoNCE on disjoint batches"),
+    ):
+        ends = entropy - _floats([row["routes"].get(route) for row in rows])
+        ax.plot(ends, y, marker, color=INK, markersize=4, label=words)
+    ax.plot(strict, y, "o", color=STRICT, markersize=5, label="strict InfoNCE at the largest K")
+    ax.plot(paper, y, "s", color=PAPER, markersize=5, label=f"paper's form, K = {rows[0]['paper_k']}")
+    outside = np.array([bool(row["outside"]) for row in rows])
+    ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "label": "outside of the certified interval"}
+    ax.plot(paper[outside], y[outside], "o", color=CEILING, **ring)
+    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set_xscale("symlog", linthresh=1e-3)
+    ticks = (1, 0.1, 0.01, 0.001, 0, -0.001, -0.01)
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.set(xlim=(1.5 * entropy.max(), -0.03), ylim=(len(rows) - 0.5, -0.5), xlabel="H(C) − bits")
+    ax.set_yticks(y, [f"{row['cell']}: {row['entropy_bits']:g} bits" for row in rows])
+    _shared_legend(figure, [ax])
+    return figure
+
+
+def _reach(rows: Sequence[dict[str, Any]]) -> Figure:
+    """A panel an H(C): every encoder's strict InfoNCE against K below reach(K), and the paper's form."""
+    entropies = sorted({row["entropy_bits"] for row in rows}, reverse=True)
+    figure, axes = _panels(*(f"H(C) = {entropy:.3f} bits: estimates, bits" for entropy in entropies))
+    for ax, entropy in zip(axes, entropies, strict=True):
+        group = [row for row in rows if row["entropy_bits"] == entropy]
+        for first, row in enumerate(group):
+            k, strict, paper = (_floats([p[name] for p in row["curve"]]) for name in ("k", "strict_bits", "paper_bits"))
+            trained = row["steps"] > 0
+            style: dict[str, Any] = {
+                "linewidth": 1,
+                "markersize": 3,
+                "alpha": 0.7,
+                "linestyle": "-" if trained else ":",
+            }
+            ax.plot(k, paper, color=PAPER, marker="s", label=None if first else "paper's form (not a bound)", **style)
+            ax.plot(k, strict, color=STRICT, marker="o", label=None if first else "strict InfoNCE", **style)
+            if not trained:
+                ax.annotate(row["cell"], (k[1], strict[1]), (6, -6), textcoords="offset points", fontsize=8, color=INK)
+        curve = max((row["curve"] for row in group), key=len)
+        k, reach = (_floats([point[name] for point in curve]) for name in ("k", "reach_bits"))
+        ax.plot(k, reach, color=INK, linewidth=2, label="reach(K): the most any critic shows")
+        ax.axhline(entropy, color=ENTROPY, label="H(C)", zorder=1.5)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(k, [f"{size:,.0f}" for size in k], rotation=30)
+        ax.minorticks_off()
+        ax.set_xlabel("K, pairs a batch")
+    _shared_legend(figure, axes)
+    return figure
+
+
+def _trap(row: dict[str, Any]) -> Figure:
+    """Lower ends in bits against the size of the bank: redrawn from it and fresh, true classes and shuffled ones."""
+    figure, (ax,) = _panels("untrained encoder: “certified” lower end of I(h_X;h_Y), bits")
+    for shuffled, words, line, size in (
+        (False, "true classes", "-", 5),
+        (True, "shuffled: the true MI is 0", "--", 10),
+    ):
+        points = [point for point in row["trap"] if point["shuffled"] == shuffled]
+        bank = _floats([point["bank"] for point in points])
+        style: dict[str, Any] = {"linestyle": line, "marker": "o", "markersize": size}
+        for name, what, colour in (("redrawn_bits", "redrawn", CEILING), ("fresh_bits", "fresh", STRICT)):
+            fill = "none" if shuffled else colour
+            bits = _floats([point[name] for point in points])
+            ax.plot(bank, bits, color=colour, markerfacecolor=fill, label=f"{what}, {words}", **style)
+    lower = row["lower_bits"]
+    ax.axhspan(lower, row["upper_bits"], color=CERTIFIED, alpha=0.3, label="certified, fresh images")
+    ax.axhline(row["entropy_bits"], color=ENTROPY, label=f"H(C) = {row['entropy_bits']:.3f} bits", zorder=1.5)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(bank, [f"{size:,.0f}" for size in bank])
+    ax.minorticks_off()
+    ax.set_xlabel("images in the bank of the nearest-neighbour classifier")
+    ax.set_ylim(-0.3, None)
+    _shared_legend(figure, [ax])
+    return figure
+
+
+def _line_of_means(ax: Axes, k: np.ndarray, values: np.ndarray, colour: str, marker: str, label: str) -> None:
+    """Every run's value, faint, and the line through the means of those of one k."""
+    sizes = np.unique(k)
+    ax.plot(k, values, marker, color=colour, markersize=3, alpha=0.5)
+    ax.plot(sizes, [values[k == size].mean() for size in sizes], color=colour, marker=marker, markersize=5, label=label)
+
+
 def _panels(*titles: str, ratios: Sequence[int] | None = None) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(4.8 * max(len(titles), 1.25), 4.2), dpi=150, layout="constrained")
     axes = list(figure.subplots(1, len(titles), squeeze=False, width_ratios=ratios)[0])
     for ax, title in zip(axes, titles, strict=True):
-        ax.set_title(title, loc="left", fontsize=10, color=INK)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(axis="y", color=GRID)
-        ax.set_axisbelow(True)
-        ax.tick_params(labelsize=8, labelcolor=INK)
-        ax.xaxis.label.set(fontsize=9, color=INK)
+        _style(ax, title)
     return figure, axes
+
+
+def _style(ax: Axes, title: str) -> None:
+    ax.set_title(title, loc="left", fontsize=10, color=INK)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color=GRID)
+    ax.set_axisbelow(True)
+    ax.tick_params(labelsize=8, labelcolor=INK)
+    ax.xaxis.label.set(fontsize=9, color=INK)
+
+
+def _shared_legend(figure: Figure, axes: Sequence[Axes] | np.ndarray) -> None:
+    """One legend under all panels, each label once."""
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
 
 
 def _legends(*axes: Axes) -> None:

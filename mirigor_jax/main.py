@@ -28,9 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config, name, workdir = configuration.parse(argv)
         keep_compiled_programs()
-        from mirigor_jax import experiment  # JAX starts only for a command line that is right
+        from mirigor_jax import experiment, study  # JAX starts only for a command line that is right
 
-        experiment.run(config, name, workdir)
+        (study if config.kind == "study" else experiment).run(config, name, workdir)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -21,6 +21,11 @@ CAPTIONS = {
     "training": "Training loss and in-training MI against the ceiling log₂(2K−1) and H(C).",
     "linear": "Linear evaluation of the frozen encoder.",
     "pairs": "Positive pairs, each view with its attributes.",
+    "batch_size": "MI in and after training, and linear accuracy, against K_Tr, after Lee et al. 2023, Fig. 4.",
+    "infomin_tasks": "Accuracy and I_class of each task for each training pairing, after Lee et al. 2023, Figs. 6, 7.",
+    "certified": "The paper's form beside what each route proves; a ring marks where it leaves the certified interval.",
+    "reach": "Strict InfoNCE of every encoder against K, and reach(K), the most that any critic can show.",
+    "trap": "An untrained encoder: what redraws of a bank of test images claim, and what fresh images prove.",
 }
 
 
@@ -43,7 +48,7 @@ def markdown(report: Report, figures: Sequence[str] = ()) -> str:
     run = report["run"]
     sections = [f"# {report['name']}", *(_arrays_sections(report) if _of_arrays(report) else _image_sections(report))]
     if figures:
-        sections += ["## Figures", *_pictures(figures)]
+        sections += ["## Figures", *pictures(figures)]
     facts = [
         _seconds(run["seconds"]),
         f"devices: {run['devices']}; peak memory {run['peak_memory_gib']:.2f} GiB",
@@ -75,14 +80,14 @@ def _of_arrays(report: Report) -> bool:
 def _image_sections(report: Report) -> list[str]:
     estimate = report["estimate"]
     headline, *conclusions = estimate["conclusions"]
-    sections = [f"**{headline}**", _grid(HEADER, _mi_rows(report))]
+    sections = [f"**{headline}**", grid(HEADER, _mi_rows(report))]
     if conclusions:
         sections += ["## What may be concluded", _list(conclusions)]
     sections += ["## Post-training estimate", _fit(estimate["fit"]), _routes(estimate), _curve(estimate["curve"])]
     if others := _other_rows(report):
-        sections += ["## Other estimates of this encoder", _grid(HEADER, others)]
+        sections += ["## Other estimates of this encoder", grid(HEADER, others)]
     if linear := _linear_rows(report):
-        sections += ["## Linear evaluation", _grid(HEADER, linear)]
+        sections += ["## Linear evaluation", grid(HEADER, linear)]
     return sections
 
 
@@ -101,7 +106,7 @@ def _image_lines(report: Report) -> list[str]:
 
 
 def _arrays_sections(report: Report) -> list[str]:
-    sections = [f"**{report['estimate']['sentence']}**", _grid(*_estimators(report)), _legend(report)]
+    sections = [f"**{report['estimate']['sentence']}**", grid(*_estimators(report)), _legend(report)]
     if warnings := _warnings(report):
         sections += ["## Warnings", _list(warnings)]
     if report["estimate"].get("routes"):
@@ -239,7 +244,7 @@ def _routes(estimate: dict[str, Any]) -> str:
     ]
     if not rows:
         return "No route gave a certificate."
-    return _grid(("route", f"lower end at {100 * estimate['confidence']:g} %", "from"), rows)
+    return grid(("route", f"lower end at {100 * estimate['confidence']:g} %", "from"), rows)
 
 
 def _curve(curve: Sequence[dict[str, Any]]) -> str:
@@ -257,10 +262,11 @@ def _curve(curve: Sequence[dict[str, Any]]) -> str:
         )
         for point in curve
     ]
-    return _grid(header, rows) + "\n\nreach(K) is the most that any critic can show at that K, in bits."
+    return grid(header, rows) + "\n\nreach(K) is the most that any critic can show at that K, in bits."
 
 
-def _pictures(figures: Sequence[str]) -> list[str]:
+def pictures(figures: Sequence[str]) -> list[str]:
+    """Markdown of each picture with its caption, those of `CAPTIONS` first and in its order."""
     stems = {Path(path).stem: path for path in sorted(figures)}
     order = [stem for stem in CAPTIONS if stem in stems] + [stem for stem in stems if stem not in CAPTIONS]
     return [f"![{stem}]({stems[stem]})\n\n{CAPTIONS.get(stem, stem)}" for stem in order]
@@ -274,7 +280,8 @@ def _list(items: Sequence[str]) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
 
 

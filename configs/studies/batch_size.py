@@ -1,0 +1,30 @@
+"""Does a small training batch limit what the encoder holds? After Lee et al. 2023, Fig. 4: CDP, H(C) = 6 bits.
+
+python -m mirigor_jax.main --config=configs/studies/batch_size.py                a laptop: 20 runs
+python -m mirigor_jax.main --config=configs/studies/batch_size.py:scale=paper    the paper's widths, every K_Tr
+python -m mirigor_jax.main --config=configs/studies/batch_size.py --config.study.only=3/20    one run of it
+
+Should print: in-training MI below log2(2K-1), post-training MI about 6 bits whatever K, accuracies of 96 % and more.
+"""
+
+import common
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Arguments: scale (laptop or paper), encoders, k (K_Tr; both joined by +), pairs (a run), seeds (of ResNet-18)."""
+    args = common.parse_arg(arg, scale="laptop", encoders=("resnet18", "resnet50"), k=(int,), pairs=int, seeds=3)
+    config = common.study("batch_size", args.scale)
+    paper = args.scale == "paper"
+    batch_sizes = args.k or ((2, 4, 8, 16, 32, 64, 128, 256) if paper else (2, 8, 32, 128, 256))
+    pairs = args.pairs or (204_800 if paper else 20_480)  # a multiple of every K_Tr: equally many for all
+    config.study.cells = tuple(
+        {
+            "name": f"{encoder}-k={k}-seed={seed}",
+            "run": {"encoder.name": encoder, "seed": seed, **common.at_batch_size(k, pairs)},
+        }
+        for encoder in args.encoders
+        for k in batch_sizes
+        for seed in range(args.seeds if encoder == "resnet18" else 1)
+    )
+    return config

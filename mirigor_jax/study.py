@@ -1,0 +1,443 @@
+"""A study: a grid of runs, a table over the finished ones, and figures.
+
+Its runs are ordinary run folders inside the study's, made, continued and re-estimated by experiment.py; here they are
+only told apart, counted and read.
+"""
+
+import json
+import math
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Integer
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from mirigor_jax import experiment, figures, report
+from mirigor_jax.configuration import flatten, near
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import replace_json, replace_text
+from mirigor_jax.mi import certificate
+from mirigor_jax.progress import duration
+
+Row = dict[str, Any]
+TASKS = ("color", "digit", "position", "all")
+REDRAWS = 65_536  # as many as one likes: they cost nothing, and hold nothing new
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study. config: what it is trained with; None where another study trained it."""
+
+    name: str
+    folder: Path
+    config: ConfigDict | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study makes of its finished runs.
+
+    row: a run's report and folder → its numbers, plain values. table: the rows → Markdown. draw: the rows → figures.
+    """
+
+    row: Callable[[report.Report, Path], Row]
+    table: Callable[[Sequence[Row]], str]
+    draw: Callable[[Sequence[Row]], dict[str, Figure]]
+
+
+def run(config: ConfigDict, name: str, workdir: str | None) -> None:
+    """Run what is not finished of the study's cells, or of those `study.only` names; then tabulate what is.
+
+    Raises InputError where the study can't be started, and at its end where a run failed.
+    """
+    folder = Path(workdir or f"runs/studies-{name}").expanduser()
+    print(f"study folder: {folder}", flush=True)
+    if config.study.name not in STUDIES:
+        raise InputError(f"unknown study '{config.study.name}'; choose one of {', '.join(STUDIES)}")
+    cells = _cells(config, folder)
+    chosen = _chosen(config.study.only, cells)
+    experiment.claim(folder, config)
+    failures = _work(cells, chosen, config.study.estimates)
+    _tabulate(config, folder, cells, failures)
+    if failures:
+        raise InputError(f"{len(failures)} of {len(chosen)} runs failed, the others went on: see {folder / 'study.md'}")
+
+
+def _cells(config: ConfigDict, folder: Path) -> list[Cell]:
+    """The config's own runs, and the finished ones of the studies it reads."""
+    known, cells = flatten(config.run), []
+    for cell in config.study.cells:
+        if unknown := cell["run"].keys() - known.keys():
+            raise InputError(f"{cell['name']}: unknown config key '{min(unknown)}'; {near(min(unknown), list(known))}")
+        own = ConfigDict(config.run.to_dict())
+        own.update_from_flattened_dict(cell["run"])
+        cells.append(Cell(cell["name"], folder / cell["name"], own))
+    for source in map(Path, filter(None, config.study.sources.split(","))):
+        try:
+            found = json.loads((source.expanduser() / "study.json").read_text())["rows"]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"study.sources: '{source}' is no study's folder; run that study first ({error})"
+            ) from error
+        cells += [
+            Cell(f"{source.name.removeprefix('studies-')}/{row['cell']}", source.expanduser() / row["cell"], None)
+            for row in found
+        ]
+    return cells
+
+
+def _chosen(only: str, cells: Sequence[Cell]) -> Sequence[Cell]:
+    """All cells, or the one that `3/16` names."""
+    if not only:
+        return cells
+    number, _, total = only.partition("/")
+    if total != str(len(cells)) or not number.isdigit() or not 1 <= int(number) <= len(cells):
+        raise InputError(f"study.only='{only}': this study has {len(cells)} runs; give 1/{len(cells)} and so on")
+    return [cells[int(number) - 1]]
+
+
+def _finished(cell: Cell, wanted: Sequence[dict[str, Any]]) -> report.Report | None:
+    """The run's report where it is there, with every estimate that is wanted of it."""
+    path = cell.folder / "report.json"
+    found = json.loads(path.read_text()) if path.exists() else None
+    if found is None or not _names(found, wanted) <= found["estimates"].keys():
+        return None
+    return found
+
+
+def _names(found: report.Report, wanted: Sequence[dict[str, Any]]) -> set[str]:
+    return {experiment.re_estimated(ConfigDict(found["run"]["config"]), **asked)[1] for asked in wanted}
+
+
+def _work(cells: Sequence[Cell], chosen: Sequence[Cell], wanted: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Finish the chosen cells, one that another process is at after all others; the message of each that failed."""
+    todo = [cell for cell in chosen if not _finished(cell, wanted)]
+    print(f"{len(cells)} runs, {len(chosen)} asked for, {len(chosen) - len(todo)} of these finished before", flush=True)
+    failures: dict[str, str] = {}
+    locked: list[Cell] = []
+    began, done = time.monotonic(), 0
+    for last, batch in ((False, todo), (True, locked)):
+        for cell in batch:
+            left = f"; about {duration((time.monotonic() - began) / done * (len(todo) - done))} left" if done else ""
+            print(f"\n=== run {cells.index(cell) + 1} of {len(cells)}: {cell.name}{left}", flush=True)
+            try:
+                _finish(cell, wanted)
+                done += 1
+            except experiment.LockedError:
+                print(f"another process is at it{', and keeps it' if last else ': later'}", flush=True)
+                if not last:
+                    locked.append(cell)
+            except Exception as error:
+                # One run's failure must not cost the others theirs.
+                if not isinstance(error, InputError):
+                    traceback.print_exc()
+                failures[cell.name] = f"{type(error).__name__}: {error}".splitlines()[0]
+                print(f"failed: {failures[cell.name]}", file=sys.stderr, flush=True)
+                done += 1
+    return failures
+
+
+def _finish(cell: Cell, wanted: Sequence[dict[str, Any]]) -> None:
+    if _finished(cell, wanted):
+        print("finished by another process", flush=True)
+        return
+    if cell.config is not None:
+        experiment.run(cell.config, cell.name, str(cell.folder))
+    for asked in wanted:
+        experiment.re_estimate(cell.folder, **asked)
+
+
+def _tabulate(config: ConfigDict, folder: Path, cells: Sequence[Cell], failures: dict[str, str]) -> None:
+    """study.json, study.md and the figures, of the runs that are finished; those of other processes too."""
+    study, wanted = STUDIES[config.study.name], config.study.estimates
+    # Whoever writes last has then seen the runs of all before.
+    with experiment.lock(folder, wait=True):
+        found = [(cell, _finished(cell, wanted)) for cell in cells]
+        rows = [
+            {
+                "cell": cell.name,
+                "seconds": _seconds(cell, done, wanted),
+                "devices": done["run"]["devices"],
+                **study.row(done, cell.folder),
+            }
+            for cell, done in found
+            if done
+        ]
+        missing = [cell.name for cell, done in found if not done]
+        document = {
+            "study": config.study.name,
+            "runs": len(cells),
+            "finished": len(rows),
+            "missing": missing,
+            "failures": failures,
+            "rows": rows,
+        }
+        (folder / "figures").mkdir(exist_ok=True)
+        drawn = study.draw(rows) if rows else {}
+        for name, figure in drawn.items():
+            figure.savefig(folder / "figures" / f"{name}.png")
+        counted = f"{len(rows)} of {len(cells)} runs finished" + (f"; missing: {', '.join(missing)}" if missing else "")
+        sections = [f"# {config.study.name}", f"{counted}."]
+        sections += [f"- {name} failed: {message}" for name, message in failures.items()]
+        if rows:
+            spent = duration(sum(row["seconds"] for row in rows))
+            sections += [study.table(rows), *report.pictures([f"figures/{name}.png" for name in drawn])]
+            sections += [f"{spent} in all, on {', '.join(sorted({row['devices'] for row in rows}))}."]
+        replace_text(folder / "study.md", "\n\n".join(sections) + "\n")
+        replace_json(folder / "study.json", document)
+    print("\n" + "\n\n".join(sections[1:]) + f"\nstudy: {folder / 'study.md'}", flush=True)
+
+
+def _seconds(cell: Cell, done: report.Report, wanted: Sequence[dict[str, Any]]) -> float:
+    """What the study's own stages took: the run's, unless another study made it, and those of its re-estimates."""
+    paths = [cell.folder / "estimates" / name / "stages.json" for name in _names(done, wanted)]
+    stages = [stage for path in paths if path.exists() for stage in json.loads(path.read_text()).values()]
+    return sum((s["seconds"] for s in stages), done["run"]["seconds"]["total"] if cell.config is not None else 0.0)
+
+
+def _groups(rows: Sequence[Row], *keys: str) -> dict[tuple, list[Row]]:
+    """Rows that differ in other things alone, as seeds are, together; in order."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def _mean(values: Sequence[float], form: str = ".3f") -> str:
+    """The mean; of several also their standard deviation."""
+    spread = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
+    return f"{np.mean(values):z{form}}{spread}"
+
+
+def _run_row(done: report.Report) -> Row:
+    """What every study reads of a run, off its own estimate; bits, accuracies in 0..1."""
+    own, config, in_training = done["estimate"], done["run"]["config"], done["in_training"] or {}
+    names = ("paper_bits", "paper_k", "strict_bits", "t_lower_bits", "t_upper_bits", "lower_bits", "upper_bits")
+    return {
+        "encoder": config["encoder"]["name"],
+        "pairing": config["data"]["pairing"],
+        "k": config["train"]["k"],
+        "seed": config["seed"],
+        "steps": config["train"]["steps"],
+        "entropy_bits": done["truth"]["entropy_bits"],
+        "in_training_bits": in_training.get("mi_bits"),
+        "ceiling_bits": math.log2(2 * config["train"]["k"] - 1),
+        **{name: own[name] for name in names},
+        "accuracy": done["linear"],
+    }
+
+
+def _batch_size_table(rows: Sequence[Row]) -> str:
+    header = (
+        "encoder",
+        "K_Tr",
+        "seeds",
+        "H(C)",
+        "in-training",
+        "log₂(2K_Tr−1)",
+        f"paper's form, K = {rows[0]['paper_k']}",
+        "the paper's value",
+        "strict",
+        "certified",
+        "accuracy, %",
+        "the paper's",
+    )
+    lines = []
+    for (encoder, k), same in _groups(rows, "encoder", "k").items():
+        of = {name: [row[name] for row in same] for name in ("in_training_bits", "paper_bits", "strict_bits")}
+        lines.append(
+            (
+                encoder,
+                str(k),
+                str(len(same)),
+                f"{same[0]['entropy_bits']:.3f}",
+                _mean(of["in_training_bits"]),
+                f"{same[0]['ceiling_bits']:.3f}",
+                _mean(of["paper_bits"]),
+                "≈ 6",
+                _mean(of["strict_bits"]),
+                f"[{certificate.round_down(min(row['lower_bits'] for row in same)):.3f}, {same[0]['upper_bits']:.3f}]",
+                _mean([100 * row["accuracy"]["all"] for row in same], ".2f"),
+                "96.0–99.8",
+            )
+        )
+    legend = (
+        "MI in bits; ± is the standard deviation over seeds, and the certified interval that of the seed with the "
+        "least lower end. The paper's form is no bound. The paper's values (Lee et al. 2023, §IV-A): post-training MI "
+        "“almost constant at 6 bits” at every K_Tr, accuracy between 96.0 % and 99.8 %."
+    )
+    return f"{report.grid(header, lines)}\n\n{legend}"
+
+
+def _infomin_row(done: report.Report, folder: Path) -> Row:
+    names = ("strict_bits", "lower_bits", "upper_bits", "entropy_bits", "paper_bits")
+    tasks = {task: {name: done["estimates"][task][name] for name in names} for task in TASKS}
+    return {**_run_row(done), "estimates": tasks}
+
+
+def _infomin_table(rows: Sequence[Row]) -> str:
+    """For each encoder the two heat maps in numbers: evaluated task down, training pairing across."""
+    sections = []
+    for (encoder,), runs in _groups(rows, "encoder").items():
+        columns = _groups(runs, "pairing")
+
+        def matrix(corner: str, cell: Callable[[Sequence[Row], str], str], columns=columns) -> str:
+            header = (corner, *(f"trained on {pairing}" for (pairing,) in columns))
+            return report.grid(header, [(task, *(cell(same, task) for same in columns.values())) for task in TASKS])
+
+        def accuracy(same: Sequence[Row], task: str) -> str:
+            return _mean([100 * row["accuracy"][task] for row in same], ".2f")
+
+        def information(same: Sequence[Row], task: str) -> str:
+            of = [row["estimates"][task] for row in same]
+            lower = certificate.round_down(min(one["lower_bits"] for one in of))
+            return f"{_mean([one['strict_bits'] for one in of])} in [{lower:.3f}, {of[0]['upper_bits']:.3f}]"
+
+        sections += [f"## {encoder}", matrix("accuracy, %", accuracy), matrix("I_class, bits", information)]
+    legend = (
+        "I_class: strict InfoNCE, in the interval certified for it. The paper gives its heat maps (Lee et al. 2023, "
+        "Figs. 6 and 7) no numbers; in its words (§IV-C) the diagonal is high, all four tasks are high when all is "
+        "shared in training, and position is high whatever is."
+    )
+    return "\n\n".join([*sections, legend])
+
+
+def _certified_row(done: report.Report, folder: Path) -> Row:
+    """The estimate `certified` of a run: the paper's form, the strict one at every K, all routes, the interval."""
+    found = done["estimates"]["certified"]
+    paper, lower, upper = (found[name] for name in ("paper_bits", "lower_bits", "upper_bits"))
+    # What the table's three decimals can't show is not called outside.
+    outside = "above" if paper - upper > 5e-4 else "below" if lower - paper > 5e-4 else ""
+    row = {
+        **_run_row(done),
+        **{name: found[name] for name in ("paper_bits", "paper_k", "strict_bits", "entropy_bits", "confidence")},
+        **{name: found[name] for name in ("lower_bits", "upper_bits", "t_lower_bits", "t_upper_bits")},
+        "outside": outside,
+        "excess_bits": paper - (upper if outside == "above" else lower) if outside else 0.0,
+        "curve": found["curve"],
+        "routes": {name: route["lower_bits"] for name, route in found["routes"].items()},
+        "trap": None,
+    }
+    if row["steps"] == 0 and row["pairing"] == "all":
+        test = np.load(folder / "estimates" / "certified" / "features" / "test.npz")
+        classes = np.unique(test["labels_x"], axis=0, return_inverse=True)[1]
+        row["trap"] = trap(test["h_x"], classes, round(2 ** row["entropy_bits"]), found["confidence"])
+    return row
+
+
+def trap(
+    h: Float[np.ndarray, "n d"], classes: Integer[np.ndarray, " n"], num_classes: int, confidence: float
+) -> list[Row]:
+    """What a redrawn bank of test images claims of I_class, and what fresh images say of the same classifier.
+
+    h: representations of independent images; classes: theirs, of num_classes equally frequent ones. The classifier
+    gives an image the class of the nearest row of a bank. Redrawn from that bank, every image finds itself: no errors,
+    however many draws, whatever the encoder. Also with the classes shuffled, where the true information is 0.
+    Returns rows {"bank", "shuffled", "redrawn_bits", "fresh_bits"}: lower ends by `certificate.classifier_lower_bits`.
+    """
+    rng, law = np.random.default_rng(0), np.full(num_classes, 1 / num_classes)
+    shuffled = rng.permutation(classes)
+    rows = []
+    for bank in (size for size in (64, 256, 1024, 4096) if 2 * size <= len(h)):
+        fresh = slice(bank, bank + 4096)
+        redrawn = rng.integers(bank, size=REDRAWS)
+        of_bank, of_fresh = _nearest(h[:bank], h[:bank]), _nearest(h[fresh], h[:bank])
+        for labels in (classes, shuffled):
+            wrong, wrong_fresh = labels[of_bank] != labels[:bank], labels[of_fresh] != labels[fresh]
+            claims = (
+                certificate.classifier_lower_bits(int(errors.sum()), len(errors), law, confidence)
+                for errors in (wrong[redrawn], wrong_fresh)
+            )
+            rows.append(
+                {
+                    "bank": bank,
+                    "shuffled": labels is shuffled,
+                    **dict(zip(("redrawn_bits", "fresh_bits"), claims, strict=True)),
+                }
+            )
+    return rows
+
+
+def _nearest(h: Float[np.ndarray, "n d"], bank: Float[np.ndarray, "b d"]) -> Integer[np.ndarray, " n"]:
+    """Row of the bank nearest to each h."""
+    h, bank = h.astype(np.float64), bank.astype(np.float64)
+    return np.argmin(np.sum(bank**2, axis=1)[None, :] - 2 * h @ bank.T, axis=1)
+
+
+def _certified_table(rows: Sequence[Row]) -> str:
+    ks = sorted({point["k"] for row in rows for point in row["curve"]})
+    header = (
+        "run",
+        "H(C)",
+        f"paper's form, K = {rows[0]['paper_k']}",
+        *(f"strict, K = {k:,}" for k in ks),
+        "(a) classifier",
+        "(b) posterior",
+        "(c) InfoNCE",
+        "certified",
+        "paper's form lies",
+    )
+    lines = []
+    for row in rows:
+        strict = {point["k"]: point["strict_bits"] for point in row["curve"]}
+        lines.append(
+            (
+                row["cell"],
+                f"{row['entropy_bits']:.3f}",
+                f"{row['paper_bits']:.3f}",
+                *(f"{strict[k]:z.3f}" if k in strict else "–" for k in ks),
+                *(
+                    f"{certificate.round_down(row['routes'][route]):.3f}" if route in row["routes"] else "–"
+                    for route in ("classifier", "posterior", "infonce")
+                ),
+                f"[{certificate.round_down(row['lower_bits']):.3f}, {row['upper_bits']:.3f}]",
+                f"**{row['outside']}, by {abs(row['excess_bits']):.3f}**" if row["outside"] else "within",
+            )
+        )
+    entropies = sorted({row["entropy_bits"] for row in rows}, reverse=True)
+    for entropy in entropies:
+        reach = {p["k"]: p["reach_bits"] for row in rows if row["entropy_bits"] == entropy for p in row["curve"]}
+        cells = (f"{reach[k]:.3f}" if reach.get(k) is not None else "–" for k in ks)
+        lines.append((f"reach(K) at {entropy:g} bits", f"{entropy:.3f}", "", *cells, "", "", "", "", ""))
+    legend = (
+        f"Bits; each route's lower end holds at {100 * rows[0]['confidence']:g} % on fresh images, and the certificate "
+        "is the route that validation chose. reach(K) is the most that any critic can show at that K. The paper's form "
+        "(Lee et al. 2023, Eq. 4) is no bound: where it leaves the certified interval it is off by at least that."
+    )
+    sections = [report.grid(header, lines), legend]
+    if trapped := next((row for row in rows if row["trap"]), None):
+        grid = report.grid(
+            ("bank, images", "classes", "redrawn from the bank: “I ≥”", "fresh images: I ≥"),
+            [
+                (
+                    f"{one['bank']:,}",
+                    "shuffled: the truth is 0" if one["shuffled"] else "true",
+                    f"{certificate.round_down(one['redrawn_bits']):.3f}",
+                    f"{certificate.round_down(one['fresh_bits']):.3f}",
+                )
+                for one in trapped["trap"]
+            ],
+        )
+        words = (
+            f"The trap, on the untrained encoder ({trapped['cell']}): a nearest-neighbour classifier of a bank of test "
+            f"images, tested on {REDRAWS:,} images redrawn from that bank, and on fresh ones. Redraws “certify” H(C) "
+            "for any encoder with distinct rows, even where the classes were shuffled and nothing is there to know."
+        )
+        sections += ["## What redraws certify", words, grid]
+    return "\n\n".join(sections)
+
+
+STUDIES = {
+    "batch_size": Study(
+        lambda done, folder: _run_row(done), _batch_size_table, lambda rows: {"batch_size": figures.batch_size(rows)}
+    ),
+    "infomin_tasks": Study(_infomin_row, _infomin_table, lambda rows: {"infomin_tasks": figures.infomin_tasks(rows)}),
+    "certified": Study(_certified_row, _certified_table, figures.certified),
+}

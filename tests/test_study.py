@@ -1,0 +1,494 @@
+"""Studies through `main`: shipped ones shrunk, interrupted, shared, and what their tables and figures say."""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mirigor_jax import configuration, experiment, figures, study, train
+from mirigor_jax.errors import InputError
+from mirigor_jax.main import main
+from mirigor_jax.models import resnet
+
+SHRUNK = (
+    "--config.run.data.size=32",
+    "--config.run.data.colors=2",
+    "--config.run.data.digits=(2,3)",
+    "--config.run.encoder.width=4",
+    "--config.run.features.fit=256",
+    "--config.run.features.validation=64",
+    "--config.run.features.test=128",
+    "--config.run.features.batch_size=64",
+    "--config.run.estimate.k=64",
+    "--config.run.estimate.paper_k=32",
+    "--config.run.estimate.curve=(16,)",
+    "--config.run.estimate.fit_k=32",
+    "--config.run.estimate.steps=20",
+    "--config.run.estimate.eval_every=10",
+    "--config.run.evaluate.l2=(1e-3,)",
+)
+CELLS = ("resnet18-k=2-seed=0", "resnet18-k=4-seed=0")
+
+
+def batch_size(folder: Path, *arguments: str, k: str = "2+4") -> list[str]:
+    config = f"--config=configs/studies/batch_size.py:encoders=resnet18,k={k},pairs=12,seeds=1"
+    return [config, *SHRUNK, f"--workdir={folder}", *arguments]
+
+
+def read(folder: Path) -> dict:
+    """study.json without the times."""
+    found = json.loads((folder / "study.json").read_text())
+    for row in found["rows"]:
+        del row["seconds"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> Path:
+    """The folder of a study of one run, made with a shallow encoder on one device."""
+    folder = tmp_path_factory.mktemp("studies") / "one"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resnet.STAGES, "resnet18", ((1,), "basic"))
+        first = experiment.jax.devices()[:1]
+        patch.setattr(experiment.jax, "devices", lambda: first)
+        assert main(batch_size(folder, k="2")) == 0
+    return folder
+
+
+def replay(real: Path, names: list[str]):
+    """A run that takes no time: claimed and locked as any, then the real one's files, under its own settings."""
+
+    def run(config, name, workdir):
+        names.append(name)
+        experiment.claim(Path(workdir), config)
+        with experiment.lock(Path(workdir)):
+            shutil.copytree(
+                real / CELLS[0], workdir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("config.json", ".lock")
+            )
+            path = Path(workdir) / "report.json"
+            report = json.loads(path.read_text())
+            report["run"]["config"] = json.loads(config.to_json())
+            report["estimate"]["strict_bits"] += config.train.k / 100
+            path.write_text(json.dumps(report))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(real, tmp_path_factory) -> Path:
+    """A study of two such runs, uninterrupted."""
+    folder = tmp_path_factory.mktemp("studies") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "run", replay(real, []))
+        assert main(batch_size(folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def replayed(real, monkeypatch) -> list[str]:
+    """Runs take no time in this test. Returns the names of those run."""
+    names: list[str] = []
+    monkeypatch.setattr(experiment, "run", replay(real, names))
+    return names
+
+
+def test_a_study_of_one_real_run(real):
+    found = read(real)
+    assert (found["runs"], found["finished"], found["rows"][0]["cell"]) == (1, 1, CELLS[0])
+    assert found["rows"][0]["in_training_bits"] <= found["rows"][0]["ceiling_bits"] == pytest.approx(np.log2(3))
+
+
+def test_the_table_is_what_the_runs_reports_say(finished):
+    text, found = (finished / "study.md").read_text(), read(finished)
+    assert (found["runs"], found["finished"], found["missing"], found["failures"]) == (2, 2, [], {})
+    assert "2 of 2 runs finished." in text
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| resnet18")]
+    assert len(lines) == 2
+    for name, row, line in zip(CELLS, found["rows"], lines, strict=True):
+        run = json.loads((finished / name / "report.json").read_text())
+        own, k = run["estimate"], run["run"]["config"]["train"]["k"]
+        assert (name, k * run["run"]["config"]["train"]["steps"]) == (f"resnet18-k={k}-seed=0", 12)
+        assert row["strict_bits"] == own["strict_bits"]
+        floor = math.floor(1000 * own["lower_bits"]) / 1000
+        assert line == [
+            "resnet18",
+            str(k),
+            "1",
+            "4.000",
+            f"{run['in_training']['mi_bits']:.3f}",
+            f"{np.log2(2 * k - 1):.3f}",
+            f"{own['paper_bits']:z.3f}",
+            "≈ 6",
+            f"{own['strict_bits']:z.3f}",
+            f"[{floor:.3f}, 4.000]",
+            f"{100 * run['linear']['all']:.2f}",
+            "96.0–99.8",
+        ]
+    assert (finished / "figures" / "batch_size.png").is_file()
+
+
+def test_interrupted_twice_the_study_ends_with_the_same_table(finished, replayed, tmp_path, monkeypatch, capsys):
+    folder, stops = tmp_path / "study", list(CELLS)
+    whole = experiment.run
+
+    def interrupted(config, name, workdir):
+        if stops and stops[0] == name:
+            experiment.claim(Path(workdir), config)
+            stops.pop(0)
+            raise KeyboardInterrupt
+        whole(config, name, workdir)
+
+    monkeypatch.setattr(experiment, "run", interrupted)
+    assert main(batch_size(folder)) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert main(batch_size(folder)) == 130
+    assert main(batch_size(folder)) == 0
+    assert replayed == list(CELLS)
+    assert read(folder) == read(finished)
+    assert (folder / "study.md").read_text() == (finished / "study.md").read_text()
+
+
+def test_a_deleted_run_alone_is_redone(finished, replayed, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(finished, folder)
+    assert main(batch_size(folder)) == 0
+    assert replayed == []
+    shutil.rmtree(folder / CELLS[1])
+    assert main(batch_size(folder)) == 0
+    assert replayed == [CELLS[1]]
+    assert read(folder) == read(finished)
+
+
+def test_a_run_of_another_process_is_left_to_it_and_tried_again(finished, replayed, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "study"
+    first = folder / CELLS[0]
+    first.mkdir(parents=True)
+    config, _, _ = configuration.parse(batch_size(folder))
+    experiment.claim(first, study._cells(config, folder)[0].config)
+    shutil.move(first, tmp_path / "run")
+    experiment.claim(folder, config)
+    shutil.move(tmp_path / "run", first)
+    with experiment.lock(first):
+        assert main(batch_size(folder)) == 0
+    said = capsys.readouterr().out
+    assert f"1 of 2 runs finished; missing: {CELLS[0]}." in (folder / "study.md").read_text()
+    assert "another process is at it: later" in said
+    assert "another process is at it, and keeps it" in said
+    assert replayed == [CELLS[0], CELLS[1], CELLS[0]]
+
+    # It lets go while we are at the other run.
+    shutil.rmtree(folder / CELLS[1])
+    held = experiment.lock(first)
+    held.__enter__()
+    whole = experiment.run
+
+    def run(config, name, workdir):
+        whole(config, name, workdir)
+        held.__exit__(None, None, None)
+
+    monkeypatch.setattr(experiment, "run", run)
+    assert main(batch_size(folder)) == 0
+    assert read(folder) == read(finished)
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_not_run_again(finished, replayed, tmp_path, monkeypatch):
+    folder, whole = tmp_path / "study", experiment.run
+
+    def run(config, name, workdir):
+        whole(config, name, workdir)
+        shutil.copytree(finished / CELLS[1], folder / CELLS[1])
+
+    monkeypatch.setattr(experiment, "run", run)
+    assert main(batch_size(folder)) == 0
+    assert replayed == [CELLS[0]]
+    assert read(folder) == read(finished)
+
+
+def test_processes_write_the_table_one_after_the_other(finished, replayed, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(finished, folder)
+    held = experiment.lock(folder)
+    held.__enter__()
+    threading.Timer(0.5, held.__exit__, (None, None, None)).start()
+    assert main(batch_size(folder)) == 0
+
+
+@pytest.mark.parametrize("error", [InputError("too few pairs"), RuntimeError("out of memory\nat 0x1")])
+def test_a_failed_run_is_listed_and_the_others_go_on(error, replayed, tmp_path, monkeypatch, capsys):
+    folder, whole = tmp_path / "study", experiment.run
+
+    def fail_first(config, name, workdir):
+        if name == CELLS[0]:
+            raise error
+        whole(config, name, workdir)
+
+    monkeypatch.setattr(experiment, "run", fail_first)
+    assert main(batch_size(folder)) == 2
+    assert "1 of 2 runs failed" in capsys.readouterr().err
+    message = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    assert read(folder)["failures"] == {CELLS[0]: message}
+    text = (folder / "study.md").read_text()
+    assert f"1 of 2 runs finished; missing: {CELLS[0]}." in text
+    assert f"- {CELLS[0]} failed: {message}" in text
+    assert [row["cell"] for row in read(folder)["rows"]] == [CELLS[1]]
+
+
+def test_a_run_is_finished_once_it_has_every_estimate_that_is_wanted(real):
+    cell = study.Cell(CELLS[0], real / CELLS[0], None)
+    assert study._finished(cell, [])
+    assert study._finished(cell, [{"pairing": "all"}])  # its own
+    assert study._finished(cell, [{"pairing": "all"}, {"pairing": "color"}]) is None
+    assert study._finished(study.Cell("none", real / "none", None), []) is None
+
+
+def test_a_re_estimate_is_named_after_what_differs():
+    own = shipped("batch_size")[0].config
+    config, name = experiment.re_estimated(own, pairing="color", seed=3, k=64, curve=(8, 16), checkpoint="best")
+    assert name == "color-seed=3-checkpoint=best-curve=8+16-k=64"
+    assert (config.data.pairing, config.seed, config.estimate.k) == ("color", 3, 64)
+    assert (list(config.estimate.curve), config.features.checkpoint) == ([8, 16], "best")
+    assert (own.data.pairing, own.seed, own.estimate.k) == ("all", 0, 2048)
+    with pytest.raises(KeyError):
+        experiment.re_estimated(own, kk=64)
+
+
+def test_studies_are_among_the_shipped_configs():
+    known = configuration.shipped_configs()
+    assert {f"configs/studies/{name}.py" for name in study.STUDIES} <= set(known)
+    assert "configs/common.py" not in known
+
+
+def test_one_run_of_a_study_for_job_arrays(finished, replayed, tmp_path, capsys):
+    folder = tmp_path / "study"
+    assert main(batch_size(folder, "--config.study.only=2/2")) == 0
+    assert replayed == [CELLS[1]]
+    assert "1 of 2 runs finished" in (folder / "study.md").read_text()
+    assert main(batch_size(folder, "--config.study.only=1/2")) == 0
+    assert read(folder) == read(finished)
+    for wrong in ("3/2", "0/2", "1/3", "one", "1"):
+        assert main(batch_size(folder, f"--config.study.only={wrong}")) == 2
+        assert re.search(r"study.only='.*': this study has 2 runs; give 1/2", capsys.readouterr().err)
+    names = [configuration.parse(batch_size(folder, *more))[1] for more in ((), ("--config.study.only=1/2",))]
+    assert names[0] == names[1]
+
+
+BAD = {
+    "other settings": (["--config.run.seed=1"], "made by another config.*run.seed"),
+    "unknown study": (["--config.study.name=batchsize"], "unknown study 'batchsize'; choose one of batch_size"),
+    "no study to read": (["--config.study.sources=nowhere"], "'nowhere' is no study's folder; run that study first"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_study_that_cannot_start_says_why_in_one_line(case, finished, capsys):
+    arguments, message = BAD[case]
+    before = (finished / "config.json").read_text()
+    assert main(batch_size(finished, *arguments)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+    assert (finished / "config.json").read_text() == before
+
+
+def test_an_unknown_key_of_a_cell_is_named(tmp_path, capsys):
+    mine = tmp_path / "studies" / "mine.py"
+    mine.parent.mkdir()
+    shutil.copy("configs/common.py", tmp_path / "common.py")  # from the folder above
+    cell = {"name": "a", "run": {"train.stps": 3}}
+    mine.write_text(
+        "import common\ndef get_config(arg):\n    config = common.study('batch_size', 'laptop')\n"
+        f"    config.study.cells = ({cell},)\n    return config\n"
+    )
+    assert main([f"--config={mine}", f"--workdir={tmp_path / 'run'}"]) == 2
+    assert "a: unknown config key 'train.stps'; did you mean train.steps" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def shipped(name: str, arguments: str = "") -> list[study.Cell]:
+    config, _, _ = configuration.parse([f"--config=configs/studies/{name}.py:{arguments}"])
+    return study._cells(config, Path("x"))
+
+
+@pytest.mark.parametrize(("scale", "runs", "pairs"), [("laptop", 20, 20_480), ("paper", 32, 204_800)])
+def test_every_batch_size_sees_as_many_pairs(scale, runs, pairs):
+    cells = shipped("batch_size", f"scale={scale}")
+    assert len({cell.name for cell in cells}) == runs
+    assert {cell.config.train.k * cell.config.train.steps for cell in cells} == {pairs}
+    assert {cell.config.encoder.width for cell in cells} == ({16} if scale == "laptop" else {64})
+    experiment.check(cells[0].config)
+
+
+def test_infomin_tasks_trains_on_every_pairing_and_estimates_every_task():
+    cells = shipped("infomin_tasks")
+    grid = {(cell.config.encoder.name, cell.config.data.pairing) for cell in cells}
+    assert grid == {(e, t) for e in ("resnet18", "resnet50") for t in study.TASKS}
+    config, _, _ = configuration.parse(["--config=configs/studies/infomin_tasks.py"])
+    names = [experiment.re_estimated(cells[0].config, **asked)[1] for asked in config.study.estimates]
+    assert names == list(study.TASKS)
+    # The run's own pairing is its own estimate, not another one of that name.
+    assert experiment.re_estimated(cells[0].config, pairing="color")[0] == cells[0].config
+
+
+def infomin_row(pairing: str, seed: int) -> dict:
+    """Numbers that say where they belong: task t trained on p is 10 p + t in accuracy and bits, by their order."""
+    at = {task: 10 * study.TASKS.index(pairing) + number + seed for number, task in enumerate(study.TASKS)}
+    return {
+        "encoder": "resnet18",
+        "pairing": pairing,
+        "accuracy": {task: value / 100 for task, value in at.items()},
+        "estimates": {
+            task: {
+                "strict_bits": value / 100,
+                "lower_bits": value / 200,
+                "upper_bits": 2.0,
+                "entropy_bits": 2.0,
+                "paper_bits": 1.0,
+            }
+            for task, value in at.items()
+        },
+    }
+
+
+def test_infomin_cells_stand_where_they_belong():
+    rows = [infomin_row(pairing, seed) for pairing in study.TASKS for seed in (0, 2)]
+    text = study._infomin_table(rows)
+    accuracy, information = text.split("| I_class, bits |")
+    assert "| color | 1.00 ± 1.41 | 11.00 ± 1.41 | 21.00 ± 1.41 | 31.00 ± 1.41 |" in accuracy
+    assert "| position | 3.00 ± 1.41 | 13.00 ± 1.41 | 23.00 ± 1.41 | 33.00 ± 1.41 |" in accuracy
+    # Lower ends are the least of the seeds', rounded down.
+    assert "| digit | 0.020 ± 0.014 in [0.005, 2.000] | 0.120 ± 0.014 in [0.055, 2.000]" in information
+    left, right = figures.infomin_tasks(rows).axes[:2]
+    at = {text.get_position(): text.get_text() for text in left.texts}
+    assert at[(1, 2)] == "13.0"  # across: digit in training; up: the task position
+    assert {text.get_position(): text.get_text() for text in right.texts}[(1, 2)] == "6.5\n≥ 0.060"
+
+
+def test_an_infomin_study_half_done_leaves_its_missing_cells_white():
+    left = figures.infomin_tasks([infomin_row("digit", 0)]).axes[0]
+    assert sorted(text.get_position() for text in left.texts) == [(1, task) for task in range(4)]
+
+
+def test_redraws_of_a_bank_certify_where_nothing_is_and_fresh_images_do_not():
+    rng = np.random.default_rng(1)
+    classes = rng.integers(64, size=4096)
+    noise = study.trap(rng.normal(size=(4096, 8)).astype(np.float32), classes, 64, 0.95)
+    assert {row["bank"] for row in noise} == {64, 256, 1024}
+    assert all(row["redrawn_bits"] > 5.99 for row in noise)
+    assert all(row["fresh_bits"] == 0 for row in noise)
+    # An encoder that does tell the classes: fresh images prove it once the bank holds every class, shuffled ones don't.
+    telling = (100 * np.eye(64)[classes] + rng.normal(size=(4096, 64))).astype(np.float32)
+    last = {row["shuffled"]: row for row in study.trap(telling, classes, 64, 0.95) if row["bank"] == 1024}
+    # No error in 3,072 images: u = 1 - 0.05^(1/3072), and 6 - F(u) - F(2u) of Fano's F.
+    u = 1 - 0.05 ** (1 / 3072)
+    fano = sum(-e * np.log2(e) - (1 - e) * np.log2(1 - e) + e * np.log2(63) for e in (u, 2 * u))
+    assert last[False]["fresh_bits"] == pytest.approx(6 - fano, abs=1e-9)
+    assert last[True]["fresh_bits"] == 0
+    assert last[True]["redrawn_bits"] > 5.99
+
+
+def certified_report(paper_bits: float, lower_bits: float, entropy_bits: float = 6.0) -> dict:
+    curve = [{"k": k, "strict_bits": 5.0, "paper_bits": paper_bits, "reach_bits": 5.5} for k in (64, 256)]
+    estimate = {
+        "curve": curve,
+        "paper_k": 256,
+        "strict_bits": 5.0,
+        "t_lower_bits": None,
+        "t_upper_bits": None,
+        "paper_bits": paper_bits,
+        "lower_bits": lower_bits,
+        "upper_bits": entropy_bits,
+        "entropy_bits": entropy_bits,
+        "confidence": 0.95,
+        "routes": {"classifier": {"lower_bits": 1.0}, "posterior": {"lower_bits": lower_bits}},
+    }
+    config = {"encoder": {"name": "resnet18"}, "data": {"pairing": "all"}, "train": {"k": 64, "steps": 9}, "seed": 0}
+    return {
+        "estimate": estimate,
+        "estimates": {"certified": estimate},
+        "run": {"config": config},
+        "in_training": None,
+        "truth": {"entropy_bits": entropy_bits},
+        "linear": {"all": 1.0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("paper", "lower", "outside", "said"),
+    [
+        (6.0031, 5.98, "above", "**above, by 0.003**"),
+        (5.5, 5.72, "below", "**below, by 0.220**"),
+        (5.99, 5.98, "", "within"),
+        (6.0004, 5.98, "", "within"),
+    ],
+)
+def test_where_the_papers_form_leaves_the_certified_interval(paper, lower, outside, said, tmp_path):
+    row = {"cell": "a", **study._certified_row(certified_report(paper, lower), tmp_path)}
+    assert row["outside"] == outside
+    assert f"| {said} |" in study._certified_table([row])
+    drawn = figures.certified([row])
+    assert set(drawn) == {"certified", "reach"}
+    rings = next(x for x in drawn["certified"].axes[0].lines if x.get_label() == "outside of the certified interval")
+    assert list(rings.get_xdata()) == ([pytest.approx(6 - paper)] if outside else [])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
+def test_real_interruptions_and_two_real_processes(tmp_path, monkeypatch):
+    """Stopped in the middle of training, twice; and two processes at once, which train every run once between them."""
+    folder, real, stops = tmp_path / "study", train.replace_rows, [1, 2]
+
+    def stop_after_some(path, rows):
+        real(path, rows)
+        if stops and len(rows) >= stops[0]:
+            stops.pop(0)
+            raise KeyboardInterrupt
+
+    assert main(batch_size(tmp_path / "whole")) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "replace_rows", stop_after_some)
+        assert [main(batch_size(folder)) for _ in range(3)] == [130, 130, 0]
+    assert read(folder) == read(tmp_path / "whole")
+
+    shared = tmp_path / "shared"
+    command = [sys.executable, "-m", "mirigor_jax.main", *batch_size(shared)]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(text.count("compiling the train step") for text in said) == 2
+    assert read(shared)["missing"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
+def test_the_shrunk_studies_end_to_end(tmp_path, real):
+    """infomin_tasks, then certified over both others and an untrained encoder; the re-estimates train nothing."""
+    tasks = "--config=configs/studies/infomin_tasks.py:encoders=resnet18,pairs=128"
+    assert main([tasks, *SHRUNK, f"--workdir={tmp_path / 'tasks'}"]) == 0
+    rows = {row["pairing"]: row for row in read(tmp_path / "tasks")["rows"]}
+    run = json.loads((tmp_path / "tasks" / "resnet18-digit-seed=0" / "report.json").read_text())
+    assert set(run["estimates"]) == set(study.TASKS)
+    assert rows["digit"]["estimates"]["color"]["strict_bits"] == run["estimates"]["color"]["strict_bits"]
+
+    sources = f"--config.study.sources={real},{tmp_path / 'tasks'}"
+    before = {path: path.stat().st_mtime_ns for path in real.glob("*/train/summary.json")}
+    certified = ["--config=configs/studies/certified.py:k=256", *SHRUNK, sources]
+    # The encoder of `real` is yet shallower: a checkpoint that does not fit is a failure that stops nobody else.
+    assert main([*certified, f"--workdir={tmp_path / 'certified'}"]) == 2
+    found = read(tmp_path / "certified")
+    assert found["runs"] == 6
+    assert {row["cell"] for row in found["rows"]} == {"untrained", *(f"tasks/resnet18-{t}-seed=0" for t in study.TASKS)}
+    assert set(found["failures"]) == {f"{real.name}/{CELLS[0]}"}
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    untrained = found["rows"][0]
+    assert [point["k"] for point in untrained["curve"]] == [32, 64, 256]
+    assert all(point["redrawn_bits"] > 3.9 for point in untrained["trap"])
+    assert {path.stem for path in (tmp_path / "certified" / "figures").glob("*.png")} == {"certified", "reach", "trap"}
