@@ -184,6 +184,7 @@ def test_two_processes_do_not_share_a_run(finished, capsys):
     assert "another process is at work" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_resumed_from_any_checkpoint_is_training_uninterrupted(finished, tmp_path, monkeypatch):
     folder = tmp_path / "resumed"
     real = train.replace_rows

@@ -41,6 +41,7 @@ def assert_close(ours, theirs, tolerance):
         assert np.abs(leaf - other).max() <= tolerance * max(np.abs(other).max(), 1e-30), jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64", "shallow")
 def test_eight_devices_train_as_one_in_float64():
     # SGD's update is the gradient itself: parameters that agree after two steps had gradients that agree.
