@@ -194,6 +194,7 @@ def check(config: ConfigDict) -> tuple[cdp.CDP, pairing.Pairing]:
     for key in POSITIVE:
         if not 0 < flat[key] < math.inf:
             raise InputError(f"{key}={flat[key]}: expected a number above 0")
+    train.check_parts(t.k // parallel.make_mesh(t.k).size, t.accumulate)
     if f.checkpoint not in ("last", "best"):
         raise InputError(f"features.checkpoint='{f.checkpoint}' is unknown; choose last or best")
     if config.encoder.dtype == "float64":

@@ -46,6 +46,12 @@ def normalize(images: UInt8[Array, "n s s 3"], dtype: str) -> Float[Array, "n s 
     return (images.astype(jnp.promote_types(dtype, jnp.float32)) / 127.5 - 1.0).astype(dtype)
 
 
+def check_parts(k: int, accumulate: int) -> None:
+    """Raises InputError where a device's k pairs don't divide into that many parts."""
+    if accumulate < 1 or k % accumulate:
+        raise InputError(f"train.accumulate={accumulate} does not divide a device's {k} pairs; choose a divisor of {k}")
+
+
 def train_step(
     state: TrainState,
     batch: dict[str, Array],
@@ -68,8 +74,7 @@ def train_step(
     Source: Lee et al. 2023, Fig. 3 (top) and Eq. 2–3; in parts, Gao et al. 2021 (GradCache), §3.
     """
     k = batch["x"].shape[0]
-    if accumulate < 1 or k % accumulate:
-        raise InputError(f"train.accumulate={accumulate} does not divide a device's {k} pairs; choose a divisor of {k}")
+    check_parts(k, accumulate)
     parts = jnp.stack([batch["x"], batch["y"]]).reshape(2, accumulate, k // accumulate, *batch["x"].shape[1:])
     parts = jnp.moveaxis(parts, 0, 1).reshape(accumulate, 2 * k // accumulate, *parts.shape[3:])
 

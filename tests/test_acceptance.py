@@ -37,6 +37,25 @@ def test_the_main_job(tmp_path):
     assert min(found["linear"].values()) >= 0.99
 
 
+def test_a_second_run_is_at_its_first_step_in_half_the_time(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS" and "CACHE" not in name}
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+
+    def seconds(name: str) -> float:
+        command = [sys.executable, "-u", "-m", "mirigor_jax.main", "--config=configs/cdp.py", "--config.train.steps=1"]
+        start = time.monotonic()
+        with subprocess.Popen(
+            [*command, f"--workdir={tmp_path / name}"], env=environment, stdout=subprocess.PIPE, text=True
+        ) as job:
+            next(line for line in job.stdout if "1 of 1 steps" in line)
+            job.kill()
+        return time.monotonic() - start
+
+    first = seconds("first")
+    assert any((tmp_path / "cache" / "mirigor_jax").iterdir())
+    assert seconds("second") < 0.5 * first
+
+
 @pytest.mark.parametrize("pairing", ["color", "digit", "position"])
 def test_one_shared_attribute_holds_two_bits(tmp_path, pairing):
     own = run(tmp_path / "run", f"pairing={pairing},seed=1")["estimate"]

@@ -17,6 +17,7 @@ from mirigor_jax import configuration, encode, experiment, train
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.main import main
+from mirigor_jax.mi import fit
 
 SHRUNK = (
     "--config.data.size=32",
@@ -209,7 +210,12 @@ def test_training_resumed_from_any_checkpoint_is_training_uninterrupted(finished
     )
 
 
-def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys):
+def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys, monkeypatch):
+    traced = []
+    for room, name in ((encode, "encode_step"), (fit, "estimate_step"), (fit, "fit_chunk")):
+        step = getattr(room, name)
+        # functions with which `partial` makes steps: their bodies run when they are traced
+        monkeypatch.setattr(room, name, lambda *a, step=step, name=name, **kw: (traced.append(name), step(*a, **kw))[1])
     own = report(finished)["estimates"]["color"]
     again = ["--config=configs/estimate.py:pairing=none,k_est=32", f"--config.restore={finished}"]
     assert main(again) == 0
@@ -218,6 +224,7 @@ def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys):
     other = found["estimates"]["none-k=32"]
     assert found["estimates"]["color"] == found["estimate"] == own
     assert (other["k"], other["upper_bits"], other["lower_bits"], other["shared"]) == (32, 0.0, 0.0, [])
+    assert sorted(traced) == ["encode_step", "estimate_step", "fit_chunk"]  # once each
     assert main(again) == 0  # finished: skipped
     assert report(finished) == found
 

@@ -60,6 +60,16 @@ def test_the_last_batch_is_short_and_then_it_ends():
     assert [len(b["row"]) for b in batches(rows, batch_size=4, num_examples=8)] == [4, 4]
 
 
+@pytest.mark.parametrize("options", [{"threads": 2}, {"workers": 1}])
+def test_batches_are_placed_in_order(options):
+    dataset = batches(rows, batch_size=4, place=lambda batch: {"row": batch["row"] * 10}, **options)
+    iterator = iter(dataset)
+    assert take(iterator, 2) == [[0, 10, 20, 30], [40, 50, 60, 70]]
+    restored = iter(dataset)
+    restored.set_state(iterator.get_state())
+    assert take(restored, 1) == [[80, 90, 100, 110]]
+
+
 def test_without_a_number_of_examples_it_never_ends():
     iterator = iter(batches(rows, batch_size=4))
     set_next_index(iterator, 10**12)
