@@ -212,10 +212,16 @@ def test_training_resumed_from_any_checkpoint_is_training_uninterrupted(finished
 
 def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys, monkeypatch):
     traced = []
+
+    def counted(function):
+        def traces(*args, **options):  # a step's body runs when it is traced
+            traced.append(function.__name__)
+            return function(*args, **options)
+
+        return traces
+
     for room, name in ((encode, "encode_step"), (fit, "estimate_step"), (fit, "fit_chunk")):
-        step = getattr(room, name)
-        # functions with which `partial` makes steps: their bodies run when they are traced
-        monkeypatch.setattr(room, name, lambda *a, step=step, name=name, **kw: (traced.append(name), step(*a, **kw))[1])
+        monkeypatch.setattr(room, name, counted(getattr(room, name)))
     own = report(finished)["estimates"]["color"]
     again = ["--config=configs/estimate.py:pairing=none,k_est=32", f"--config.restore={finished}"]
     assert main(again) == 0
@@ -238,6 +244,7 @@ def test_a_streamed_estimate_fits_on_fresh_images(finished):
 
 
 @pytest.mark.usefixtures("shallow")
+@pytest.mark.slow
 def test_an_untrained_encoder_certifies_little_where_redrawn_pairs_would_certify_all(tmp_path):
     """All of a random encoder's rows are distinct, so a redrawn bank holds I = H(C); fresh images say what it knows."""
     arguments = [a for a in cdp(f"--workdir={tmp_path / 'untrained'}") if "pairing" not in a and "colors" not in a]
