@@ -169,9 +169,9 @@ def random_images(config: ConfigDict) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def train_work(config: ConfigDict, steps: int) -> Work:
-    """The library's own steps on one device, on a batch that is there."""
-    mesh = parallel.make_mesh(1)
+def train_work(config: ConfigDict, steps: int, devices: int = 1) -> Work:
+    """The library's own steps, on a batch that is there."""
+    mesh = parallel.make_mesh(devices, jax.devices()[:devices])
     step, abstract = train.make_step(config, mesh)
     compiled = step.lower(*abstract).compile()
     batch = parallel.shard(dict(zip("xy", np.split(random_images(config), 2), strict=True)), mesh)
