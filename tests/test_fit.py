@@ -16,7 +16,8 @@ from mirigor_jax.data.pairing import parse
 from mirigor_jax.encode import encode_pairs, encode_step
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import fit
-from mirigor_jax.mi.critics import CosineCritic
+from mirigor_jax.mi.bounds import ESTIMATORS
+from mirigor_jax.mi.critics import CosineCritic, SeparableCritic
 from mirigor_jax.models.resnet import make_encoder
 
 
@@ -100,6 +101,23 @@ def test_streamed_images_and_cached_features_give_the_same_critic_gradients():
 
 
 @pytest.mark.usefixtures("shallow", "float64")
+def test_each_of_many_critics_stops_by_its_own_patience():
+    """Fitted beside others that go on, a critic that has stopped stays what it is alone."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 300, 1)).astype(np.float32)
+    y = x + np.array([0.3, 3.0], np.float32)[:, None, None] * rng.normal(size=x.shape).astype(np.float32)
+    data, validation = fit.Pairs(x[:, :200], y[:, :200]), fit.Pairs(x[:, 200:], y[:, 200:])
+    recipe = fit.Recipe(
+        SeparableCritic((8,), 4), (ESTIMATORS["info_nce"](),), batch_size=32, steps=200, look=10, patience=10
+    )
+    own = np.array([[0, 1, 1, 1], [0, 0, 0, 0], [0, 1, 2, 3]], np.int32)
+    _, best = fit.fit_members(recipe, data, validation, fit.Member(*own))
+    assert len(set(best)) > 2
+    for at in range(4):
+        _, alone = fit.fit_members(recipe, data, validation, fit.Member(*own[:, at : at + 1]))
+        assert alone[0] == best[at]
+
+
 def test_no_gradient_reaches_the_encoder():
     encoder = make_encoder("resnet18", width=4, stem="cifar", dtype="float64")
     rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mirigor_jax import configuration, parallel, train
+from mirigor_jax import configuration, experiment, parallel, train
 from mirigor_jax.data import cdp
 from mirigor_jax.data.imageset import ImageSet
 from mirigor_jax.data.pairing import parse
@@ -49,6 +49,26 @@ def test_a_set_that_lacks_a_class_is_refused():
     data = cdp.make(size=32)
     with pytest.raises(InputError, match=r"of 64 classes have no image among 20 .* raise data.images"):
         data.finite(0, 0, 20).row_pairs(parse("all", data.names, data.sizes), 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("resident", "memory_bytes", "holds"),
+    [
+        ("auto", 4 * 3 * 100 * 32**2, True),
+        ("auto", 4 * 3 * 100 * 32**2 - 4, False),
+        ("always", 0, True),
+        ("never", 2**40, False),
+    ],
+)
+def test_a_set_is_held_where_a_quarter_of_the_memory_has_room(monkeypatch, capsys, resident, memory_bytes, holds):
+    overrides = ("--config.data.size=32", "--config.data.images=100", f"--config.data.resident={resident}")
+    config, *_ = configuration.parse(["--config=configs/cdp.py:pairing=color", *overrides])
+    monkeypatch.setattr(parallel, "memory_bytes", lambda: memory_bytes)
+    data = cdp.make(size=32)
+    read, held = experiment._training_pairs(config, data, parse("color", data.names, data.sizes))
+    assert (held is not None) == holds
+    assert read(0, 4)["x"].shape == ((4,) if holds else (4, 32, 32, 3))
+    assert ("held by each device" if holds else "streamed") in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("shallow")
