@@ -67,9 +67,15 @@ def base() -> ConfigDict:
     config.data.jitter = 0  # pixels; more makes the digits' shape slower to learn
     config.data.background = "spectrum"  # or folder:PATH, tfds:NAME
     config.data.glyphs = "font"  # or idx:PATH of an IDX images file
-    config.data.pairing = "all"  # all | none | attributes joined by +
+    config.data.pairing = "all"  # all | none | attributes joined by +, and +simclr; class+simclr | simclr
     config.data.mi = placeholder(float)  # bits; None: the attributes are shared exactly
     config.data.epsilon = ConfigDict({name: placeholder(float) for name in ("color", "digit", "position")})
+    config.data.augment = ConfigDict()  # of the pairings with simclr; 0 leaves an augmentation out
+    config.data.augment.crop = 0.92  # the largest part of the area that may go
+    config.data.augment.flip = 0.5  # probability
+    config.data.augment.jitter = 1.0  # strength; 2.5 turns the hue all the way
+    config.data.augment.grey = 0.2  # probability
+    config.data.augment.blur = 0.5  # probability
     config.data.images = placeholder(int)  # to train on, drawn again and again; None: every image is new
     config.data.resident = "auto"  # those images on every device: where they fit, always or never
     config.data.seed = 0  # of the bank of backgrounds and glyphs, which all parts of a run draw from

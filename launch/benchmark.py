@@ -196,7 +196,7 @@ def encode_work(config: ConfigDict, steps: int) -> Work:
     frozen = parallel.replicate({"params": state.params["encoder"], "batch_stats": state.batch_stats}, mesh)
 
     def work() -> int:
-        jax.block_until_ready([compiled(frozen, images) for _ in range(steps)])
+        jax.block_until_ready([compiled(frozen, images, None) for _ in range(steps)])
         return steps * config.features.batch_size
 
     return work

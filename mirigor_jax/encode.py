@@ -1,6 +1,7 @@
 """The frozen encoder f_e over a split's images → features on disk: the seam to everything that estimates."""
 
 import shutil
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,53 +11,81 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
 from mirigor_jax import parallel
+from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.files import replace_arrays
 from mirigor_jax.models.resnet import make_encoder
 from mirigor_jax.progress import Progress
-from mirigor_jax.train import init_state, normalize
+from mirigor_jax.train import image_keys, init_state, views
 
 SHARD_BATCHES = 16  # batches a shard: what a kill can cost
 IMAGES = {"image": "h", "x": "h_x", "y": "h_y"}
 
 
-def encode_step(frozen: Any, images: UInt8[Array, "n s s 3"], *, encoder: nn.Module) -> Float[Array, "n d"]:
-    """Representations of this device's images by the frozen tree {"params", "batch_stats"}, in at least float32."""
-    h: Any = encoder.apply(frozen, normalize(images, encoder.dtype), train=False)
+def encode_step(
+    frozen: Any,
+    images: UInt8[Array, "n s s 3"],
+    keys: Key[Array, " n"] | None = None,
+    *,
+    encoder: nn.Module,
+    augmentation: Augmentation | None = None,
+) -> Float[Array, "n d"]:
+    """Representations of this device's images by the frozen tree {"params", "batch_stats"}, in at least float32.
+
+    keys: of the images' augmentations; None where there are none.
+    """
+    h: Any = encoder.apply(frozen, views(images, keys, encoder.dtype, augmentation), train=False)
     return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
 
 def encode_pairs(
-    frozen: Any, batch: dict[str, UInt8[Array, "k s s 3"]], key: Array, *, encoder: nn.Module
+    frozen: Any,
+    batch: dict[str, UInt8[Array, "k s s 3"]],
+    key: Key[Array, ""],
+    *,
+    encoder: nn.Module,
+    augmentation: Augmentation | None = None,
 ) -> tuple[Float[Array, "k d"], Float[Array, "k d"]]:
     """Standardised representations of streamed pairs {"x", "y"}: what `estimate_step` sees where none are cached.
 
-    frozen: {"encoder": the frozen tree, "mean" (d,), "scale" (d,)}.
+    frozen: {"encoder": the frozen tree, "mean" (d,), "scale" (d,)}. Both views are augmented, where they shall be.
     """
-    del key  # the pairs come drawn; an augmentation would use it
-    h = encode_step(frozen["encoder"], jnp.concatenate([batch["x"], batch["y"]]), encoder=encoder)
+    keys = None
+    if augmentation is not None:
+        k = len(batch["x"])
+        first = k * lax.axis_index(parallel.AXIS)
+        keys = jnp.concatenate([image_keys(jax.random.fold_in(key, view), first, k) for view in (0, 1)])
+    images = jnp.concatenate([batch["x"], batch["y"]])
+    h = encode_step(frozen["encoder"], images, keys, encoder=encoder, augmentation=augmentation)
     h_x, h_y = jnp.split((h - frozen["mean"][None, :]) / frozen["scale"][None, :], 2)
     return h_x, h_y
 
 
-def make_step(config: ConfigDict, mesh: Mesh) -> tuple[Callable[..., Any], tuple[Any, Any]]:
-    """The mapped encode step, and the abstract (frozen, images) it takes."""
-    step = partial(encode_step, encoder=make_encoder(**config.encoder))
-    mapped = parallel.map_step(step, mesh, (parallel.REPLICATED, parallel.SHARDED), parallel.SHARDED)
+def make_step(
+    config: ConfigDict, mesh: Mesh, augmentation: Augmentation | None = None
+) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
+    """The mapped encode step, and the abstract (frozen, images, keys) it takes."""
+    step = partial(encode_step, encoder=make_encoder(**config.encoder), augmentation=augmentation)
+    specs = (parallel.REPLICATED, parallel.SHARDED, parallel.SHARDED)
+    mapped = parallel.map_step(step, mesh, specs, parallel.SHARDED)
     state = jax.eval_shape(partial(init_state, config), jax.random.key(0))
     frozen = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
     size = config.data.size
-    images = jax.ShapeDtypeStruct((config.features.batch_size, size, size, 3), jnp.uint8)
-    return mapped, (parallel.abstract(frozen, mesh), parallel.abstract(images, mesh, parallel.SHARDED))
+    n = config.features.batch_size
+    images = jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8)
+    keys = None if augmentation is None else jax.eval_shape(partial(image_keys, n=n), jax.random.key(0), 0)
+    batch = parallel.abstract((images, keys), mesh, parallel.SHARDED)
+    return mapped, (parallel.abstract(frozen, mesh), *batch)
 
 
 def encode_split(
-    encode: Callable[[UInt8[np.ndarray, "n s s 3"]], Float[np.ndarray, "n d"]],
+    encode: Callable[[UInt8[np.ndarray, "n s s 3"], str, int], Float[np.ndarray, "n d"]],
     read: Callable[[int, int], dict[str, np.ndarray]],
     path: Path,
     *,
@@ -67,7 +96,8 @@ def encode_split(
 ) -> None:
     """Write `path` (.npz): what `read` gives for rows 0…num_examples, its images replaced by their representations.
 
-    encode: full batches of images → h. Images `image` become `h`; `x`, `y` become `h_x`, `h_y`; the rest is kept.
+    encode: (full batch of images, its name, the first one's row) → h. Images `image` become `h`; `x`, `y` become
+    `h_x`, `h_y`; the rest is kept.
     Shards beside the file survive a kill, and the next call goes on behind the last.
     """
     if path.exists():
@@ -84,21 +114,25 @@ def encode_split(
         rows = min(per_shard, num_examples - first)
         parts: list[dict[str, np.ndarray]] = []
         offset = partial(lambda first, a, b: read(first + a, first + b), first)
+        done = first
         for batch in batches(offset, batch_size=batch_size, num_examples=rows, threads=threads, workers=workers):
-            parts.append({IMAGES.get(name, name): _encode(encode, name, x, batch_size) for name, x in batch.items()})
-            progress.update(first + sum(len(next(iter(part.values()))) for part in parts))
+            parts.append(
+                {IMAGES.get(name, name): _encode(encode, name, x, done, batch_size) for name, x in batch.items()}
+            )
+            done += len(next(iter(batch.values())))
+            progress.update(done)
         replace_arrays(shard, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     loaded = [np.load(shard) for shard in files.values()]
     replace_arrays(path, {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0].files})
     shutil.rmtree(shards)
 
 
-def _encode(encode, name: str, x: np.ndarray, batch_size: int) -> np.ndarray:
+def _encode(encode, name: str, x: np.ndarray, row: int, batch_size: int) -> np.ndarray:
     if name not in IMAGES:
         return x
     padded = np.zeros((batch_size, *x.shape[1:]), x.dtype)  # one shape, so one compilation
     padded[: len(x)] = x
-    return encode(padded)[: len(x)]
+    return encode(padded, name, row)[: len(x)]
 
 
 def encode(
@@ -107,16 +141,25 @@ def encode(
     splits: dict[str, tuple[Callable[[int, int], dict[str, np.ndarray]], int]],
     folder: Path,
     mesh: Mesh,
+    augmentation: Augmentation | None = None,
 ) -> None:
-    """Features of every split that `folder` lacks. splits: name → (read, number of rows)."""
-    step, _ = make_step(config, mesh)
+    """Features of every split that `folder` lacks. splits: name → (read, number of rows).
 
-    def to_host(images: np.ndarray) -> np.ndarray:
-        return np.asarray(step(frozen, parallel.shard(images, mesh)))
+    augmentation: of every image, drawn by the config's seed, the split, the view and the row.
+    """
+    step, _ = make_step(config, mesh, augmentation)
+    draw_keys = jax.jit(partial(image_keys, n=config.features.batch_size))
+
+    def to_host(split: str, images: np.ndarray, view: str, row: int) -> np.ndarray:
+        keys = None
+        if augmentation is not None:
+            key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(f"{split} {view}".encode()))
+            keys = draw_keys(key, row)
+        return np.asarray(step(frozen, *parallel.shard((images, keys), mesh)))
 
     for name, (read, rows) in splits.items():
         encode_split(
-            to_host,
+            partial(to_host, name),
             read,
             folder / f"{name}.npz",
             num_examples=rows,

@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 from mirigor_jax import parallel, probes
 from mirigor_jax.checkpoint import Checkpoints
-from mirigor_jax.data.pairing import Pairing
+from mirigor_jax.data import augment
+from mirigor_jax.data.pairing import Pairing, SameImage
 from mirigor_jax.encode import encode_pairs
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_json, replace_rows
@@ -35,21 +36,21 @@ WITHIN_BATCH = P(None, parallel.AXIS)  # (batches, pairs, …) with every batch'
 Features = dict[str, dict[str, np.ndarray]]
 
 
-def check(config: ConfigDict, pairing: Pairing) -> None:
+def check(config: ConfigDict, pairing: Pairing | SameImage) -> None:
     """Raises InputError where the sizes asked for can't give an estimate or a certificate."""
     e, pairs = config.estimate, config.features.test
     if pairs < e.k:
         raise InputError(f"features.test={pairs} pairs cannot fill one batch of k_est={e.k}; raise it, or lower k_est")
     if not 0.5 <= e.confidence < 1:
         raise InputError(f"estimate.confidence={e.confidence} is not in [0.5, 1); 0.95 is usual")
-    if pairing.exact and pairing.num_classes > 1:
+    if isinstance(pairing, Pairing) and pairing.exact and pairing.num_classes > 1:
         law = np.full(pairing.num_classes, 1 / pairing.num_classes)
         if certificate.classifier_lower_bits(0, pairs, law, e.confidence) == 0:
             raise InputError(
                 f"features.test={pairs} pairs are too few for a certificate over {pairing.num_classes} classes: even a "
                 "classifier without errors would prove nothing; raise it to some thousands"
             )
-    if pairing.num_classes > 1 and pairs < labels.LEAST_PAIRS:
+    if pairing.num_classes != 1 and pairs < labels.LEAST_PAIRS:
         raise InputError(f"features.test={pairs} pairs are too few for a certificate; raise it to some thousands")
 
 
@@ -75,19 +76,25 @@ def init_critic(config: ConfigDict, h: Any, key: jax.Array) -> fit.CriticState:
     return fit.init_critic(*_critic(config), h, key)
 
 
+def streams(config: ConfigDict) -> bool:
+    """Whether the critic is fitted on fresh images, as it must be where an image's views are the pair."""
+    return config.estimate.stream or config.data.pairing == "simclr"
+
+
 def make_step(config: ConfigDict, mesh: Mesh) -> Any:
     """The mapped chunk of critic steps, (state, frozen, batch, validation, keys) → (state, metrics); state is donated.
 
-    The batch is a Bank of cached features, or one batch of images {"x", "y"} a step where estimate.stream asks for it.
+    The batch is a Bank of cached features, or one batch of images {"x", "y"} a step where it `streams`.
     """
-    e, critic, optimizer = config.estimate, *_critic(config)
-    if e.stream:
-        views = partial(encode_pairs, encoder=make_encoder(**config.encoder))
+    e, streamed, critic, optimizer = config.estimate, streams(config), *_critic(config)
+    if streamed:
+        _, augmentation = augment.parse(config.data.pairing, config.data.augment)
+        views = partial(encode_pairs, encoder=make_encoder(**config.encoder), augmentation=augmentation)
     else:
         views = partial(fit.draw_pairs, k=e.fit_k, axis_name=parallel.AXIS)
     step = partial(fit.estimate_step, views=views, critic=critic, optimizer=optimizer, axis_name=parallel.AXIS)
-    chunk = partial(fit.fit_chunk, step=step, validate=_bounds(config), streamed=e.stream)
-    replicated, batch = parallel.REPLICATED, WITHIN_BATCH if e.stream else parallel.REPLICATED
+    chunk = partial(fit.fit_chunk, step=step, validate=_bounds(config), streamed=streamed)
+    replicated, batch = parallel.REPLICATED, WITHIN_BATCH if streamed else parallel.REPLICATED
     specs = (replicated, replicated, batch, WITHIN_BATCH, replicated)
     return parallel.map_step(chunk, mesh, specs, (replicated, replicated), donate=(0,))
 
@@ -130,7 +137,7 @@ def standardize(features: Features, mean: np.ndarray, scale: np.ndarray) -> Feat
 def fit_critic(
     config: ConfigDict,
     features: Features,
-    pairing: Pairing,
+    pairing: Pairing | SameImage,
     folder: Path,
     mesh: Mesh,
     *,
@@ -151,6 +158,7 @@ def fit_critic(
     if streamed:
         frozen, iterator = parallel.replicate(streamed[0], mesh), iter(streamed[1])
     else:
+        assert isinstance(pairing, Pairing)
         classes = pairing.classes(features["fit"]["labels"])
         batch = parallel.replicate(fit.make_bank(features["fit"]["h"], classes, pairing.joint()), mesh)
     path = folder / "fit.jsonl"
@@ -185,11 +193,13 @@ def fit_critic(
 
 
 def read_curve(
-    config: ConfigDict, params: Any, test: dict[str, np.ndarray], pairing: Pairing, mesh: Mesh
+    config: ConfigDict, params: Any, test: dict[str, np.ndarray], pairing: Pairing | SameImage, mesh: Mesh
 ) -> list[dict]:
     """The test part at every K, in bits: strict InfoNCE with its t-interval over disjoint batches, the paper's form."""
     read = make_read(config, mesh)
-    law = np.full(pairing.num_classes, 1 / pairing.num_classes)
+    law = None
+    if isinstance(pairing, Pairing) and pairing.exact:
+        law = np.full(pairing.num_classes, 1 / pairing.num_classes)
     rows = []
     for k in batch_sizes(config):
         strict, paper = (np.asarray(x, np.float64) / math.log(2) for x in read(params, *in_batches(test, k, mesh)))
@@ -204,7 +214,7 @@ def read_curve(
                 "ceiling_bits": math.log2(k),
                 "paper_bits": float(paper.mean()),
                 "paper_ceiling_bits": math.log2(2 * k - 1),
-                "reach_bits": certificate.reach_bits(k, law) if pairing.exact else None,
+                "reach_bits": None if law is None else certificate.reach_bits(k, law),
             }
         )
     return rows
@@ -230,28 +240,35 @@ def fit_probe(config: ConfigDict, features: Features, pairing: Pairing) -> probe
 
 
 def certify(
-    config: ConfigDict, params: Any, features: Features, pairing: Pairing
+    config: ConfigDict, params: Any, features: Features, pairing: Pairing | SameImage
 ) -> tuple[Certificate | None, dict[Certificate, dict[str, Any]]]:
     """`labels.certify` of the fitted critic and the class probe: (route, all routes on test).
 
-    Where no attribute is shared, I = 0 needs no certificate.
+    Where no attribute is shared, I = 0 needs no certificate; where the views share their image, there is InfoNCE's.
     """
     if pairing.num_classes == 1:
         return None, {}
     critic, _ = _critic(config)
     stacked = jax.tree.map(lambda x: x[None], jax.device_get(params))
     size = labels.batch_rows(config.features.test, config.features.validation)
+    confidence = config.estimate.confidence
+
+    def scores(pairs: dict[str, np.ndarray]) -> np.ndarray:
+        x, y = (labels.in_batches(pairs[view], size) for view in ("h_x", "h_y"))
+        return np.asarray(labels.mean_scores(critic, stacked, x, y))
+
+    if isinstance(pairing, SameImage):
+        found = labels.info_nce_route(scores(features["validation"]), scores(features["test"]), confidence)
+        return "infonce", {"infonce": found}
 
     def held_out(part: str) -> labels.HeldOut:
         pairs = features[part]
         h_x, h_y = pairs["h_x"], pairs["h_y"]
         c_x, c_y = pairing.classes(pairs["labels_x"]), pairing.classes(pairs["labels_y"])
-        scores = labels.mean_scores(critic, stacked, labels.in_batches(h_x, size), labels.in_batches(h_y, size))
         # One image of each pair: the two share their class, so their errors are not independent trials.
-        return labels.HeldOut(h_x, h_y, c_x, c_y, h_x, c_x, np.asarray(scores))
+        return labels.HeldOut(h_x, h_y, c_x, c_y, h_x, c_x, scores(pairs))
 
     probe = fit_probe(config, features, pairing)
-    confidence = config.estimate.confidence
     return labels.certify(held_out("validation"), held_out("test"), probe, pairing.joint(), confidence)
 
 
@@ -259,7 +276,7 @@ def estimate(
     config: ConfigDict,
     name: str,
     features: Features,
-    pairing: Pairing,
+    pairing: Pairing | SameImage,
     folder: Path,
     mesh: Mesh,
     *,

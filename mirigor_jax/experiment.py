@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from mirigor_jax import encode, estimate, figures, mi, parallel, probes, report, train
 from mirigor_jax.configuration import flatten
-from mirigor_jax.data import arrays, cdp, pairing
+from mirigor_jax.data import arrays, augment, cdp, pairing
 from mirigor_jax.data.imageset import ImageSet
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.errors import InputError
@@ -53,6 +53,7 @@ LEAST = {
 }
 POSITIVE = ("train.temperature", "train.learning_rate", "estimate.learning_rate")
 Read = Callable[[int, int], dict[str, np.ndarray]]
+Law = pairing.Pairing | pairing.SameImage
 
 
 def run(config: ConfigDict, name: str, workdir: str | None) -> None:
@@ -67,7 +68,7 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
     claim(folder, config)
     with lock(folder):
         _train(config, folder, data, law)
-        _estimate(config, folder, estimate_name(config), folder / "features", data, law)
+        _estimate(config, folder, estimate_name(config), _own_features(config, folder), data, law)
         _evaluate(config, folder, data)
         _report(config, folder, data)
     return None
@@ -162,26 +163,20 @@ def re_estimated(
     return config.unlock(), name
 
 
-def _add_estimate(
-    own: ConfigDict, config: ConfigDict, folder: Path, name: str, data: cdp.CDP, law: pairing.Pairing
-) -> None:
+def _add_estimate(own: ConfigDict, config: ConfigDict, folder: Path, name: str, data: cdp.CDP, law: Law) -> None:
     if name != estimate_name(own):
         target = folder / "estimates" / name
         claim(target, config)
-        same_images = (config.seed, config.features.fit, config.features.checkpoint) == (
-            own.seed,
-            own.features.fit,
-            own.features.checkpoint,
-        )
+        same = all(flatten(config)[key] == flatten(own)[key] for key in ("seed", "features.fit", "features.checkpoint"))
         fitted = folder / "features" / "fit.npz"
-        if same_images and not (target / "features" / "fit.npz").exists():
+        if same and _augmentation(config) is None and not (target / "features" / "fit.npz").exists():
             replace_arrays(target / "features" / "fit.npz", dict(np.load(fitted)))
         _estimate(config, folder, name, target / "features", data, law)
     elif config != own:
         raise InputError(f"estimates/{name} is the run's own; give the new one another name by --config.name=NAME")
 
 
-def check(config: ConfigDict) -> tuple[cdp.CDP, pairing.Pairing]:
+def check(config: ConfigDict) -> tuple[cdp.CDP, Law]:
     """Build the data and the pairing. What can be wrong about a config is found here, before any file is written."""
     d, t, f, flat = config.data, config.train, config.features, flatten(config)
     if t.k < 2:
@@ -223,9 +218,28 @@ def check(config: ConfigDict) -> tuple[cdp.CDP, pairing.Pairing]:
     return data, law
 
 
-def _law(config: ConfigDict, data: cdp.CDP) -> pairing.Pairing:
+def _law(config: ConfigDict, data: cdp.CDP) -> Law:
     epsilon = {name: value for name, value in config.data.epsilon.items() if value is not None}
-    return pairing.parse(config.data.pairing, data.names, data.sizes, mi_bits=config.data.mi, epsilon=epsilon)
+    shared, _ = augment.parse(config.data.pairing, config.data.augment)
+    if not shared:
+        if config.data.mi is not None or epsilon:
+            raise InputError(
+                "data.pairing='simclr' shares the image itself: data.mi and data.epsilon say nothing of it"
+            )
+        return pairing.SameImage()
+    shared = "all" if shared == "class" else shared
+    return pairing.parse(shared, data.names, data.sizes, mi_bits=config.data.mi, epsilon=epsilon)
+
+
+def _augmentation(config: ConfigDict) -> augment.Augmentation | None:
+    return augment.parse(config.data.pairing, config.data.augment)[1]
+
+
+def _own_features(config: ConfigDict, folder: Path) -> Path:
+    """Where a run's own estimate has its features: those of augmented views can't serve the evaluation too."""
+    return (
+        folder / "features" if _augmentation(config) is None else folder / f"estimates/{estimate_name(config)}/features"
+    )
 
 
 def claim(folder: Path, config: ConfigDict) -> None:
@@ -320,7 +334,7 @@ def _training_set(config: ConfigDict, data: cdp.CDP) -> ImageSet:
     return data.finite(config.seed, STREAMS["train"], config.data.images)
 
 
-def _training_pairs(config: ConfigDict, data: cdp.CDP, law: pairing.Pairing) -> tuple[Read, np.ndarray | None]:
+def _training_pairs(config: ConfigDict, data: cdp.CDP, law: Law) -> tuple[Read, np.ndarray | None]:
     """How training reads its pairs, and the images that the devices hold for it where they do; says which."""
     n, size, wanted = config.data.images, config.data.size, config.data.resident
     if n is None:
@@ -340,7 +354,7 @@ def _training_pairs(config: ConfigDict, data: cdp.CDP, law: pairing.Pairing) -> 
     return images.row_pairs(*rows), images.read(np.arange(n))
 
 
-def _pairs(config: ConfigDict, data: cdp.CDP, law: pairing.Pairing, part: str) -> Read:
+def _pairs(config: ConfigDict, data: cdp.CDP, law: Law, part: str) -> Read:
     return partial(data.pairs, law, config.seed, STREAMS[part])
 
 
@@ -349,7 +363,7 @@ def _labelled(read: Read) -> Read:
     return lambda start, stop: {k.replace("attributes", "labels"): v for k, v in read(start, stop).items()}
 
 
-def _train(config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing) -> None:
+def _train(config: ConfigDict, folder: Path, data: cdp.CDP, law: Law) -> None:
     t, f = config.train, config.features
     path = folder / "train"
     with _stage(folder, "train", (path / "summary.json").exists()) as work:
@@ -383,35 +397,48 @@ def _train(config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing
         replace_json(path / "summary.json", summary)
 
 
-def _estimate(config: ConfigDict, folder: Path, name: str, features: Path, data: cdp.CDP, law: pairing.Pairing) -> None:
+def _estimate(config: ConfigDict, folder: Path, name: str, features: Path, data: cdp.CDP, law: Law) -> None:
     """Encode what `features` lacks, then estimate into estimates/`name`."""
-    f = config.features
     target = folder / "estimates" / name
     done = (target / "estimate.json").exists()
-    parts = {
-        "fit": (_labelled(partial(data.images, config.seed, STREAMS["fit"])), f.fit),
-        "validation": (_labelled(_pairs(config, data, law, "validation")), f.validation),
-        "test": (_labelled(_pairs(config, data, law, "test")), f.test),
-    }
-    mesh = parallel.make_mesh(f.batch_size)
-    encoded = all((features / f"{part}.npz").exists() for part in parts)
-    clock = folder if features.parent == folder else target
-    with _stage(clock, "encode", done or encoded) as work:
-        if work:
-            frozen = train.frozen_variables(config, folder / "train", mesh, which=f.checkpoint)
-            encode.encode(config, frozen, parts, features, mesh)
+    clock = folder if features == _own_features(config, folder) else target
+    if not done:
+        _encode(config, folder, features, clock, data, law, _augmentation(config))
     with _stage(clock, "estimate", done) as work:
         if work:
             mesh = estimate.make_mesh(config)
             streamed = None
-            if config.estimate.stream:
-                frozen = train.frozen_variables(config, folder / "train", mesh, which=f.checkpoint)
+            if estimate.streams(config):
+                frozen = train.frozen_variables(config, folder / "train", mesh, which=config.features.checkpoint)
                 read = _pairs(config, data, law, "critic")
                 dataset = batches(
                     read, batch_size=config.estimate.fit_k, threads=config.data.threads, workers=config.data.workers
                 )
                 streamed = frozen, dataset
             estimate.estimate(config, name, encode.load(features), law, target, mesh, streamed=streamed)
+
+
+def _encode(
+    config: ConfigDict,
+    folder: Path,
+    features: Path,
+    clock: Path,
+    data: cdp.CDP,
+    law: Law,
+    augmentation: augment.Augmentation | None,
+) -> None:
+    """The three parts of a features folder: single images to fit on, pairs of `law` to validate and to test on."""
+    f = config.features
+    parts = {
+        "fit": (_labelled(partial(data.images, config.seed, STREAMS["fit"])), f.fit),
+        "validation": (_labelled(_pairs(config, data, law, "validation")), f.validation),
+        "test": (_labelled(_pairs(config, data, law, "test")), f.test),
+    }
+    mesh = parallel.make_mesh(f.batch_size)
+    with _stage(clock, "encode", all((features / f"{part}.npz").exists() for part in parts)) as work:
+        if work:
+            frozen = train.frozen_variables(config, folder / "train", mesh, which=f.checkpoint)
+            encode.encode(config, frozen, parts, features, mesh, augmentation)
 
 
 def _estimates(config: ConfigDict) -> list[str]:
@@ -458,8 +485,10 @@ def _report_arrays(config: ConfigDict, folder: Path) -> None:
 
 
 def _evaluate(config: ConfigDict, folder: Path, data: cdp.CDP) -> None:
-    """Linear evaluation on the frozen features: every attribute, and all of them together."""
+    """Linear evaluation on the frozen features of plain images: every attribute, and all of them together."""
     path = folder / "evaluate" / "linear.json"
+    if _augmentation(config) is not None and not path.exists():
+        _encode(config, folder, folder / "features", folder, data, pairing.parse("none", data.names, data.sizes), None)
     with _stage(folder, "evaluate", path.exists()) as work:
         if not work:
             return
@@ -523,9 +552,7 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def _draw(
-    config: ConfigDict, folder: Path, data: cdp.CDP, law: pairing.Pairing, parts: dict[str, Any]
-) -> dict[str, Figure]:
+def _draw(config: ConfigDict, folder: Path, data: cdp.CDP, law: Law, parts: dict[str, Any]) -> dict[str, Figure]:
     pairs = data.pairs(law, config.seed, STREAMS["train"], 0, 12)
     captions = [
         [
@@ -555,13 +582,14 @@ def _draw(
 
 
 def _conclusions(found: dict[str, Any], tolerance_bits: float) -> list[str]:
+    upper = math.inf if found["upper_bits"] is None else found["upper_bits"]
     return certificate.conclusions(
         n=found["routes"].get("posterior", {}).get("pairs", 0),
         errors=found["routes"].get("classifier", {}).get("errors"),
-        shared_exactly=math.isclose(found["upper_bits"], found["entropy_bits"], abs_tol=1e-9),
+        shared_exactly=upper != math.inf and math.isclose(upper, found["entropy_bits"], abs_tol=1e-9),
         tolerance_bits=tolerance_bits,
         # Where the classes pass through channels no critic shows more than their information, nor than log2 K.
-        reach_bits=min(found["upper_bits"], found["reach_bits"] or found["ceiling_bits"]),
+        reach_bits=min(upper, found["reach_bits"] or found["ceiling_bits"]),
         t_lower_bits=-math.inf if found["t_lower_bits"] is None else found["t_lower_bits"],
         t_upper_bits=math.inf if found["t_upper_bits"] is None else found["t_upper_bits"],
         **{

@@ -318,6 +318,57 @@ def infomin_tasks(rows: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+def infomin_strength(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Above: accuracy of every task against MI in bits, a panel an augmentation. Below: MI against the strength.
+
+    rows: of the study infomin_strength, one a run, dots; lines join the strengths in their order, through the means
+    over seeds, and a ring marks each task's best. As Lee et al. 2023, Fig. 5, lays the upper row out.
+    """
+    figure = Figure(figsize=(14.4, 8.4), dpi=150, layout="constrained")
+    grid = figure.subplots(2, 3)
+    titles = {
+        "jitter": "colour jitter alone",
+        "crop": "random resized crops alone",
+        "class and all": "T_class + SimCLR's",
+    }
+    colours = dict(zip(rows[0]["accuracy"], (IN_TRAINING, PAPER, STRICT, INK), strict=True))
+    for (family, title), (above, below) in zip(titles.items(), grid.T, strict=True):
+        _style(above, f"{title}: accuracy in % against MI in bits")
+        _style(below, f"{title}: MI in bits against strength")
+        above.set_xlabel("strict InfoNCE under the training's own augmentation, bits")
+        below.set_xlabel("strength")
+        runs = [row for row in rows if row["family"] == family]
+        if not runs:
+            continue
+        strength, strict, paper = (_floats([row[n] for row in runs]) for n in ("strength", "strict_bits", "paper_bits"))
+        levels = np.unique(strength)
+        at = [strict[strength == level].mean() for level in levels]
+        for task, colour in colours.items():
+            accuracy = _floats([100 * row["accuracy"][task] for row in runs])
+            mean = _floats([accuracy[strength == level].mean() for level in levels])
+            above.plot(strict, accuracy, "o", color=colour, markersize=3, alpha=0.5)
+            above.plot(at, mean, color=colour, marker="o", markersize=5, label=task)
+            ring = {"markersize": 13, "markerfacecolor": "none"}
+            above.plot(at[mean.argmax()], mean.max(), "o", color=colour, **ring)
+        _line_of_means(below, strength, paper, PAPER, "s", f"paper's form, K = {runs[0]['paper_k']}, not a bound")
+        _line_of_means(below, strength, strict, STRICT, "o", "strict InfoNCE")
+        lower = [min(row["lower_bits"] for row in runs if row["strength"] == level) for level in levels]
+        below.plot(levels, lower, "_", color=CERTIFIED, markersize=14, markeredgewidth=3, label="certified: at least")
+        below.axhline(
+            runs[0]["ceiling_k_bits"], color=CEILING, linestyle="--", label="log₂ K, the most strict InfoNCE shows"
+        )
+        if runs[0]["entropy_bits"] is not None:
+            below.axhline(runs[0]["entropy_bits"], color=ENTROPY, label="H(C)", zorder=1.5)
+    above, below = grid.T[0]
+    for row in [row for row in rows if row["family"] == "all"]:
+        for task, colour in colours.items():
+            above.plot(row["strict_bits"], 100 * row["accuracy"][task], "*", color=colour, markersize=11)
+    above.plot([], [], "*", color=INK, label="all of SimCLR's, strength 1")
+    above.plot([], [], "o", color=INK, markersize=13, markerfacecolor="none", label="a task's best")
+    _shared_legend(figure, [above, *grid[1]])
+    return figure
+
+
 def certified(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
     """Of the study certified, rows one a run: `certified`, `reach`, and `trap` where a row has one."""
     drawn = {"certified": _intervals(rows), "reach": _reach(rows)}

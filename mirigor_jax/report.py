@@ -23,6 +23,7 @@ CAPTIONS = {
     "pairs": "Positive pairs, each view with its attributes.",
     "batch_size": "MI in and after training, and linear accuracy, against K_Tr, after Lee et al. 2023, Fig. 4.",
     "infomin_tasks": "Accuracy and I_class of each task for each training pairing, after Lee et al. 2023, Figs. 6, 7.",
+    "infomin_strength": "Accuracy against MI as the augmentation's strength rises, after Lee et al. 2023, Fig. 5.",
     "certified": "The paper's form beside what each route proves; a ring marks where it leaves the certified interval.",
     "reach": "Strict InfoNCE of every encoder against K, and reach(K), the most that any critic can show.",
     "trap": "An untrained encoder: what redraws of a bank of test images claim, and what fresh images prove.",

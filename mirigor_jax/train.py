@@ -15,11 +15,13 @@ import optax
 from flax import struct
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
 
 from mirigor_jax import parallel
 from mirigor_jax.checkpoint import Checkpoints
+from mirigor_jax.data import augment
+from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_rows
@@ -29,6 +31,8 @@ from mirigor_jax.models.resnet import make_encoder
 from mirigor_jax.progress import Progress
 
 Metrics = dict[str, Array]
+
+AUGMENTING = 2  # what the root key is folded with for the augmentations in training
 
 
 @struct.dataclass
@@ -44,6 +48,20 @@ class TrainState:
 def normalize(images: UInt8[Array, "n s s 3"], dtype: str) -> Float[Array, "n s s 3"]:
     """uint8 → [-1, 1], on the device; rounded to the dtype once, at the end."""
     return (images.astype(jnp.promote_types(dtype, jnp.float32)) / 127.5 - 1.0).astype(dtype)
+
+
+def views(
+    images: UInt8[Array, "n s s 3"], keys: Key[Array, " n"] | None, dtype: str, augmentation: Augmentation | None
+) -> Float[Array, "n s s 3"]:
+    """What the encoder is given of the images: normalised, and augmented before, each by its own key, where asked."""
+    if augmentation is None or keys is None:
+        return normalize(images, dtype)
+    return (2 * augment.augment(images, keys, augmentation) - 1).astype(dtype)
+
+
+def image_keys(key: Key[Array, ""], first: Int[Array, ""] | int, n: int) -> Key[Array, " n"]:
+    """A key an image, of n that begin with number `first`: which device has an image changes nothing for it."""
+    return jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(n))
 
 
 def check_parts(k: int, accumulate: int) -> None:
@@ -62,6 +80,8 @@ def train_step(
     objective: Callable[[Array, Array], Array],
     optimizer: optax.GradientTransformation,
     accumulate: int = 1,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
 ) -> tuple[TrainState, Metrics]:
     """One update on this device's shard of the global batch; gradients are averaged over axis "data".
 
@@ -70,17 +90,29 @@ def train_step(
     global batch where the encoder names the axis.
     accumulate: parts that the pairs go through the encoder in, one after the other. Loss and negatives are the whole
     batch's all the same; BatchNorm alone sees a part at a time, and folds each into its running statistics.
+    augmentation: of every view by itself, drawn anew at every step from the seed.
     Raises InputError where accumulate does not divide k.
     Source: Lee et al. 2023, Fig. 3 (top) and Eq. 2–3; in parts, Gao et al. 2021 (GradCache), §3.
     """
     k = batch["x"].shape[0]
     check_parts(k, accumulate)
-    parts = jnp.stack([batch["x"], batch["y"]]).reshape(2, accumulate, k // accumulate, *batch["x"].shape[1:])
-    parts = jnp.moveaxis(parts, 0, 1).reshape(accumulate, 2 * k // accumulate, *parts.shape[3:])
 
-    def embed(params, batch_stats, views):
+    def in_parts(x, y):
+        parts = jnp.moveaxis(jnp.stack([x, y]).reshape(2, accumulate, k // accumulate, *x.shape[1:]), 0, 1)
+        return parts.reshape(accumulate, 2 * k // accumulate, *parts.shape[3:])
+
+    parts = in_parts(batch["x"], batch["y"])
+    if augmentation is None:
+        keys = None
+    else:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), AUGMENTING), state.step)
+        first = k * lax.axis_index(parallel.AXIS)
+        keys = in_parts(*(image_keys(jax.random.fold_in(key, view), first, k) for view in (0, 1)))
+
+    def embed(params, batch_stats, part):
         variables = {"params": params["encoder"], "batch_stats": batch_stats}
-        images = normalize(views if held is None else held[views], encoder.dtype)
+        images, keys = part
+        images = views(images if held is None else held[images], keys, encoder.dtype, augmentation)
         h, updates = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
         z = head.apply({"params": params["head"]}, h)
         return z.astype(jnp.promote_types(z.dtype, jnp.float32)), updates["batch_stats"]
@@ -91,25 +123,25 @@ def train_step(
         return objective(z_x, z_y)
 
     def in_one(params):
-        z, batch_stats = embed(params, state.batch_stats, parts[0])
+        z, batch_stats = embed(params, state.batch_stats, jax.tree.map(lambda x: x[0], (parts, keys)))
         return loss_of(z[None]), batch_stats
 
-    def forward(batch_stats, images):
-        z, batch_stats = embed(state.params, batch_stats, images)
+    def forward(batch_stats, part):
+        z, batch_stats = embed(state.params, batch_stats, part)
         return batch_stats, z
 
-    def backward(gradients, part):
-        images, dz = part
+    def backward(gradients, part_and_dz):
+        part, dz = part_and_dz
         # In training z depends on the part's own statistics, so which running ones go in is of no account.
-        _, pull_back = jax.vjp(lambda params: embed(params, state.batch_stats, images)[0], state.params)
+        _, pull_back = jax.vjp(lambda params: embed(params, state.batch_stats, part)[0], state.params)
         return jax.tree.map(jnp.add, gradients, *pull_back(dz)), None
 
     if accumulate == 1:
         (loss, batch_stats), gradients = jax.value_and_grad(in_one, has_aux=True)(state.params)
     else:
-        batch_stats, z = lax.scan(forward, state.batch_stats, parts)
+        batch_stats, z = lax.scan(forward, state.batch_stats, (parts, keys))
         loss, dz = jax.value_and_grad(loss_of)(z)
-        gradients, _ = lax.scan(backward, jax.tree.map(jnp.zeros_like, state.params), (parts, dz))
+        gradients, _ = lax.scan(backward, jax.tree.map(jnp.zeros_like, state.params), ((parts, keys), dz))
     loss, gradients, batch_stats = lax.pmean((loss, gradients, batch_stats), parallel.AXIS)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state)
@@ -183,6 +215,8 @@ def make_step(config: ConfigDict, mesh: Mesh, held: int = 0) -> tuple[Any, tuple
         objective=objective,
         optimizer=optimizer,
         accumulate=config.train.accumulate,
+        augmentation=augment.parse(config.data.pairing, config.data.augment)[1],
+        seed=config.seed,
     )
     mapped = parallel.map_step(
         step,

@@ -10,7 +10,7 @@ from scipy import stats
 from mirigor_jax import configuration, experiment, parallel, train
 from mirigor_jax.data import cdp
 from mirigor_jax.data.imageset import ImageSet
-from mirigor_jax.data.pairing import parse
+from mirigor_jax.data.pairing import SameImage, parse
 from mirigor_jax.errors import InputError
 
 
@@ -43,6 +43,16 @@ def test_rows_and_images_are_those_of_one_stream_however_it_is_cut():
         np.testing.assert_array_equal(np.concatenate([rows(0, 7)[view], rows(7, 40)[view]]), whole[view])
         np.testing.assert_array_equal(pairs(7, 40)[view], every["image"][whole[view][7:]])
     np.testing.assert_array_equal(*(every["attributes"][whole[view], 0] for view in ("x", "y")))
+
+
+def test_views_of_the_same_image_are_one_row_twice_and_every_row_as_likely():
+    data = cdp.make(size=32)
+    rows = data.finite(0, 0, 50).row_pairs(SameImage(), 0, 5)(0, 20_000)
+    np.testing.assert_array_equal(rows["x"], rows["y"])
+    assert stats.chisquare(np.bincount(rows["x"], minlength=50)).pvalue > 1e-3
+    pairs = data.pairs(SameImage(), 0, 1, 3, 9)
+    for view in ("x", "y"):
+        np.testing.assert_array_equal(pairs[view], data.images(0, 1, 3, 9)["image"])
 
 
 def test_a_set_that_lacks_a_class_is_refused():

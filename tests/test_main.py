@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mirigor_jax import configuration, encode, experiment, train
+from mirigor_jax.data.pairing import parse
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.main import main
@@ -146,7 +147,7 @@ def test_a_draft_that_a_kill_left_behind_is_not_read(tmp_path):
         rows = np.arange(start, stop)
         return {"image": rows[:, None, None, None].astype(np.uint8) * np.ones((1, 2, 2, 3), np.uint8), "labels": rows}
 
-    def encode_mean(images):
+    def encode_mean(images, view, row):
         return images.mean((1, 2, 3)).astype(np.float32)[:, None]
 
     path = tmp_path / "fit.npz"
@@ -233,6 +234,37 @@ def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys, m
     assert sorted(traced) == ["encode_step", "estimate_step", "fit_chunk"]  # once each
     assert main(again) == 0  # finished: skipped
     assert report(finished) == found
+
+
+@pytest.mark.usefixtures("shallow")
+@pytest.mark.slow
+@pytest.mark.parametrize("pairing", ["simclr", "color+simclr"])
+def test_augmented_views_are_estimated_and_plain_images_evaluated(tmp_path, pairing):
+    assert main(cdp(f"--workdir={tmp_path}", f"--config.data.pairing={pairing}")) == 0
+    found = json.loads((tmp_path / "report.json").read_text())
+    plain, augmented = (
+        dict(np.load(folder / "features" / "test.npz")) for folder in (tmp_path, tmp_path / "estimates" / pairing)
+    )
+    assert set(found["estimates"]) == {pairing}
+    if pairing == "simclr":
+        np.testing.assert_array_equal(augmented["labels_x"], augmented["labels_y"])
+        assert found["truth"] == {"entropy_bits": None, "mutual_information_bits": None, "shared": ["the image"]}
+        assert (found["estimate"]["upper_bits"], found["estimate"]["certificate"]) == (None, "infonce")
+    else:
+        assert found["estimate"]["upper_bits"] == pytest.approx(1.0)  # two colours
+    # The evaluation's images are independent and as rendered.
+    data, _ = experiment.check(configuration.parse(cdp())[0])
+    drawn = data.pairs(parse("none", data.names, data.sizes), 0, experiment.STREAMS["test"], 0, 128)
+    np.testing.assert_array_equal(plain["labels_y"], drawn["attributes_y"])
+    assert not np.allclose(plain["h_x"], augmented["h_x"])
+    again = tmp_path / "again"
+    shutil.copytree(tmp_path, again, ignore=shutil.ignore_patterns("again"))
+    before = dict(np.load(again / "estimates" / pairing / "features" / "validation.npz"))
+    for part in ("estimates", "report.json", "features"):
+        (shutil.rmtree if (again / part).is_dir() else Path.unlink)(again / part)
+    assert main(cdp(f"--workdir={again}", f"--config.data.pairing={pairing}")) == 0
+    after = np.load(again / "estimates" / pairing / "features" / "validation.npz")
+    np.testing.assert_array_equal(before["h_x"], after["h_x"])
 
 
 def test_a_streamed_estimate_fits_on_fresh_images(finished):

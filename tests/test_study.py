@@ -337,6 +337,55 @@ def test_infomin_tasks_trains_on_every_pairing_and_estimates_every_task():
     assert experiment.re_estimated(cells[0].config, pairing="color")[0] == cells[0].config
 
 
+def test_infomin_strength_varies_one_augmentation_at_a_time():
+    cells = [cell.config.data for cell in shipped("infomin_strength")]
+    on = [tuple(name for name, strength in data.augment.items() if strength) for data in cells]
+    alone = [data.augment[names[0]] for data, names in zip(cells, on, strict=True) if len(names) == 1]
+    assert (on.count(("jitter",)), on.count(("crop",)), len(cells)) == (8, 8, 22)
+    assert [sorted(set(part)) for part in (alone[:8], alone[8:])] == [alone[:8], alone[8:]]
+    assert [data.pairing for data in cells].count("simclr") == 17
+    for cell in shipped("infomin_strength"):
+        experiment.check(cell.config)
+
+
+def strength_row(family: str, strength: float, best: str) -> dict:
+    """A row whose MI falls with the strength and whose accuracies are told apart by the strength."""
+    strengths = {"crop": 0.0, "flip": 0.0, "jitter": 0.0, "grey": 0.0, "blur": 0.0}
+    config = {
+        "encoder": {"name": "resnet18"},
+        "train": {"k": 64, "steps": 320},
+        "seed": 0,
+        "data": {"pairing": "simclr", "augment": strengths | {family: strength}},
+    }
+    names = ("paper_bits", "t_lower_bits", "t_upper_bits", "lower_bits")
+    own = {**dict.fromkeys(names, 1.0), "strict_bits": 9 - strength, "upper_bits": None, "paper_k": 256}
+    done = {
+        "run": {"config": config},
+        "estimate": {**own, "ceiling_bits": 11.0},
+        "truth": {"entropy_bits": None},
+        "in_training": None,
+        "linear": {task: 0.5 + (task == best) / 4 for task in study.TASKS},
+    }
+    return study._strength_row(done, Path())
+
+
+def test_the_best_strength_of_every_task_is_told():
+    rows = [
+        strength_row("jitter", 0.5, "color"),
+        strength_row("jitter", 1.0, "digit"),
+        strength_row("crop", 0.3, "all"),
+    ]
+    assert [(row["family"], row["strength"]) for row in rows] == [("jitter", 0.5), ("jitter", 1.0), ("crop", 0.3)]
+    lines = [line for line in study._strength_table(rows).splitlines() if line.startswith(("| jitter", "| crop"))]
+    assert lines[0].startswith("| jitter | 0.5 | 8.500 | 1.000 | ≥ 1.000 | **75.00** | 50.00 | **50.00** | **50.00** |")
+    assert "| 50.00 | **75.00** |" in lines[1]
+    above = figures.infomin_strength(rows).axes[0]
+    joined = {
+        line.get_label(): line.get_xydata().tolist() for line in above.lines if not line.get_label().startswith("_")
+    }
+    assert joined["color"] == [[8.5, 75.0], [8.0, 50.0]]
+
+
 def infomin_row(pairing: str, seed: int) -> dict:
     """Numbers that say where they belong: task t trained on p is 10 p + t in accuracy and bits, by their order."""
     at = {task: 10 * study.TASKS.index(pairing) + number + seed for number, task in enumerate(study.TASKS)}
@@ -477,6 +526,11 @@ def test_the_shrunk_studies_end_to_end(tmp_path, real):
     run = json.loads((tmp_path / "tasks" / "resnet18-digit-seed=0" / "report.json").read_text())
     assert set(run["estimates"]) == set(study.TASKS)
     assert rows["digit"]["estimates"]["color"]["strict_bits"] == run["estimates"]["color"]["strict_bits"]
+
+    strength = "--config=configs/studies/infomin_strength.py:pairs=128"
+    assert main([strength, *SHRUNK, f"--workdir={tmp_path / 'strength'}", "--config.study.only=17/22"]) == 0
+    [row] = read(tmp_path / "strength")["rows"]
+    assert (row["cell"], row["family"], row["upper_bits"]) == ("simclr-seed=0", "all", None)
 
     sources = f"--config.study.sources={real},{tmp_path / 'tasks'}"
     before = {path: path.stat().st_mtime_ns for path in real.glob("*/train/summary.json")}

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from mirigor_jax import configuration, parallel, train
+from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.errors import InputError
 from mirigor_jax.models.resnet import STAGES, make_encoder
 
@@ -50,8 +51,10 @@ def test_eight_devices_train_as_one_in_float64():
 
 
 @pytest.mark.usefixtures("shallow")
-def test_eight_devices_give_one_s_loss_and_statistics_in_float32():
-    (state_8, metrics_8), (state_1, metrics_1) = (steps(tiny(), n, 1) for n in (8, 1))
+@pytest.mark.parametrize("pairing", ["all", "class+simclr"])
+def test_eight_devices_give_one_s_loss_and_statistics_in_float32(pairing):
+    config = tiny(f"--config.data.pairing={pairing}")
+    (state_8, metrics_8), (state_1, metrics_1) = (steps(config, n, 1) for n in (8, 1))
     np.testing.assert_allclose(metrics_8["loss_nats"], metrics_1["loss_nats"], rtol=1e-5)
     assert_close(state_8.batch_stats, state_1.batch_stats, 1e-5)
 
@@ -65,6 +68,56 @@ def test_a_step_moves_every_parameter_and_only_counts_once():
     assert np.isfinite(metrics["loss_nats"])
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before.params, after.params)
     assert all(jax.tree.leaves(moved)), moved
+
+
+class Pixels(nn.Module):
+    """An encoder without parameters: the images as they come."""
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, images, train):
+        self.variable("batch_stats", "none", jnp.zeros, ())
+        return images.reshape(len(images), -1)
+
+
+class Scale(nn.Module):
+    @nn.compact
+    def __call__(self, h):
+        return self.param("scale", nn.initializers.ones, ()) * h
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_every_view_is_augmented_by_itself_and_anew_at_every_step(accumulate):
+    image = images(4)["x"]
+
+    def seen(number: int, seed: int = 0):
+        """The views x and y of one batch, whose pairs are an image twice."""
+        found = []
+
+        def objective(z_x, z_y):
+            jax.debug.callback(lambda *z: found.append(np.stack(z)), z_x, z_y)
+            return jnp.mean(z_x * z_y)
+
+        optimizer = optax.sgd(0.0)
+        params = {"encoder": {}, "head": {"scale": jnp.ones(())}}
+        statistics = {"none": jnp.zeros(())}
+        state = train.TrainState(jnp.asarray(number), params, statistics, optimizer.init(params))
+        options = {"encoder": Pixels(), "head": Scale(), "objective": objective, "optimizer": optimizer}
+        augmentation = Augmentation(crop=0.5, flip=0.0, jitter=0.0, grey=0.0, blur=0.0)
+        step = partial(train.train_step, **options, accumulate=accumulate, augmentation=augmentation, seed=seed)
+        mapped = parallel.map_step(step, parallel.make_mesh(1), (parallel.REPLICATED,) * 3, parallel.REPLICATED)
+        jax.block_until_ready(mapped(state, {"x": image, "y": image}, None))
+        jax.effects_barrier()
+        return found[0]
+
+    first, second = seen(0), seen(1)
+    assert np.abs(first[0] - first[1]).max(axis=1).min() > 0.1
+    assert np.abs(first - second).max(axis=2).min() > 0.1
+    np.testing.assert_array_equal(first, seen(0))
+    assert np.abs(first - seen(0, seed=1)).max(axis=2).min() > 0.1
+    plain = np.asarray(train.normalize(jnp.asarray(image), "float32")).reshape(4, -1)
+    assert np.all(first.min(axis=2) >= plain.min(axis=1)[None] - 1e-5)  # a crop shows nothing that is not there
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mirigor_jax.data import sources
 from mirigor_jax.data.imageset import ImageSet
-from mirigor_jax.data.pairing import Pairing, random_words
+from mirigor_jax.data.pairing import Pairing, SameImage, random_words
 from mirigor_jax.errors import InputError
 
 # The first four are the paper's; any two differ by at least 127 in one channel.
@@ -81,12 +81,18 @@ class CDP:
         attributes, nuisances = self._draw(random_words(seed, stream, 0, n))
         return ImageSet(attributes, lambda rows: self.render(attributes[rows], nuisances[rows]))
 
-    def pairs(self, pairing: Pairing, seed: int, stream: int, start: int, stop: int) -> dict[str, np.ndarray]:
+    def pairs(
+        self, pairing: Pairing | SameImage, seed: int, stream: int, start: int, stop: int
+    ) -> dict[str, np.ndarray]:
         """Positive pairs [start, stop): `x`, `y` uint8 (n, s, s, 3), `attributes_x`, `attributes_y` int32 (n, 3).
 
-        x of pair i is image 2i of the same stream, and y is image 2i + 1 with its attributes drawn from the pairing's
-        channel given x's: the views' nuisances are independent. Use a stream for images or for pairs, not both.
+        Of SameImage both views of pair i are image i of the stream. Else x is image 2i of the same stream, and y is
+        image 2i + 1 with its attributes drawn from the pairing's channel given x's: the views' nuisances are
+        independent. Use a stream for images or for pairs, not both.
         """
+        if isinstance(pairing, SameImage):
+            image, attributes = self.images(seed, stream, start, stop).values()
+            return {"x": image, "y": image, "attributes_x": attributes, "attributes_y": attributes}
         words = random_words(seed, stream, 2 * start, 2 * stop)
         attributes_x, nuisances_x = self._draw(words[0::2])
         _, nuisances_y = self._draw(words[1::2])

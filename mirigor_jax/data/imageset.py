@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from mirigor_jax.data.pairing import Pairing, class_index, random_words
+from mirigor_jax.data.pairing import Pairing, SameImage, class_index, random_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,13 +17,24 @@ class ImageSet:
     attributes: Int[np.ndarray, "n a"]
     read: Callable[[Int[np.ndarray, " k"]], UInt8[np.ndarray, "k s s 3"]]
 
-    def row_pairs(self, pairing: Pairing, seed: int, stream: int) -> Callable[[int, int], dict[str, np.ndarray]]:
+    def row_pairs(
+        self, pairing: Pairing | SameImage, seed: int, stream: int
+    ) -> Callable[[int, int], dict[str, np.ndarray]]:
         """(start, stop) → `x`, `y`, the rows int32 of positive pairs [start, stop) of an endless stream.
 
         x is any row, and y any row of the class that the pairing gives to x's: same-class sampling from a finite set
-        (Lee et al. 2023, §III-A). Pair i of (seed, stream) is a function of these three numbers alone.
+        (Lee et al. 2023, §III-A); of SameImage, x. Pair i of (seed, stream) is a function of these three numbers.
         Raises InputError where a class has no image.
         """
+        if isinstance(pairing, SameImage):
+            n = np.uint64(len(self.attributes))
+
+            def same(start: int, stop: int) -> dict[str, np.ndarray]:
+                words = random_words(seed, stream, start, stop)[:, 0].astype(np.uint64)
+                x = ((words * n) >> np.uint64(32)).astype(np.int32)
+                return {"x": x, "y": x}
+
+            return same
         classes = pairing.classes(self.attributes)
         index = class_index(classes, pairing.joint(), "data.images")
 
@@ -37,7 +48,9 @@ class ImageSet:
 
         return rows
 
-    def image_pairs(self, pairing: Pairing, seed: int, stream: int) -> Callable[[int, int], dict[str, np.ndarray]]:
+    def image_pairs(
+        self, pairing: Pairing | SameImage, seed: int, stream: int
+    ) -> Callable[[int, int], dict[str, np.ndarray]]:
         """The same pairs as images. Raises InputError as `row_pairs` does."""
         return partial(self._look_up, self.row_pairs(pairing, seed, stream))
 

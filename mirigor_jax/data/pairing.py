@@ -85,6 +85,20 @@ class Pairing:
         return tuple(self.sizes[a] for a in self._shared)
 
 
+@dataclass(frozen=True)
+class SameImage:
+    """Both views are of one image, told apart by their augmentations: no class is shared, and no MI is known.
+
+    T_SimCLR of Lee et al. 2023, Fig. 1(b).
+    """
+
+    shared: tuple[str, ...] = ("the image",)
+    exact: bool = False
+    num_classes: None = None
+    entropy_bits: None = None
+    mutual_information_bits: None = None
+
+
 def parse(
     text: str,
     names: Sequence[str],

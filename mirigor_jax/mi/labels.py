@@ -78,9 +78,16 @@ def routes(
             images = stratified_trials(errors, np.bincount(part.c, minlength=len(law)), law, confidence)
         lower = certificate.classifier_lower_bits(errors, images, law, confidence)
         found["classifier"] = {"lower_bits": lower, "errors": errors, "images": images}
-    info_nce = certificate.info_nce_lower_bits(validation.scores, part.scores, confidence)
-    found["infonce"] = {"lower_bits": info_nce.lower_bits, "k": info_nce.k, "batches": info_nce.batches}
+    found["infonce"] = info_nce_route(validation.scores, part.scores, confidence)
     return found
+
+
+def info_nce_route(
+    validation: Float[np.ndarray, "b k k"], scores: Float[np.ndarray, "c m m"], confidence: float
+) -> dict[str, Any]:
+    """The certificate that needs no class, and what it rests on: `certificate.info_nce_lower_bits`."""
+    info_nce = certificate.info_nce_lower_bits(validation, scores, confidence)
+    return {"lower_bits": info_nce.lower_bits, "k": info_nce.k, "batches": info_nce.batches}
 
 
 def certify(

@@ -1,0 +1,49 @@
+"""Is there a best strength of augmentation, where what is learned is just enough? CDP: Lee et al. 2023, Fig. 5.
+
+python -m mirigor_jax.main --config=configs/studies/infomin_strength.py               a laptop: 22 runs
+python -m mirigor_jax.main --config=configs/studies/infomin_strength.py:scale=paper   the paper's encoder, ResNet-50
+
+Colour jitter alone, random resized crops alone, all of SimCLR's augmentations, and same-class pairs with all of them at
+rising strength. Should print: MI that falls as the strength rises, and accuracies whose peaks need not be anywhere.
+"""
+
+import common
+from ml_collections import ConfigDict
+
+JITTER = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
+CROP = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+OF_ALL = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Arguments: scale (laptop or paper), encoder, pairs (each run sees), seeds."""
+    args = common.parse_arg(arg, scale="laptop", encoder=str, pairs=int, seeds=1)
+    paper = args.scale == "paper"
+    config = common.study("infomin_strength", args.scale)
+    config.run.encoder.name = args.encoder or ("resnet50" if paper else "resnet18")
+    # Views of one image are fitted on as they are drawn, with the encoder in the step.
+    config.run.estimate.update({"fit_k": 256, "steps": 1500 if paper else 300, "eval_every": 50})
+    full = dict(config.run.data.augment)
+    of_all = {s: {name: s * strength for name, strength in full.items()} for s in OF_ALL}
+    none = of_all[0.0]
+    cells = (
+        *((f"jitter={s:g}", "simclr", {**none, "jitter": s}) for s in JITTER),
+        *((f"crop={s:g}", "simclr", {**none, "crop": s}) for s in CROP),
+        ("simclr", "simclr", full),
+        *((f"class+simclr={s:g}", "class+simclr", strengths) for s, strengths in of_all.items()),
+    )
+    settings = common.at_batch_size(64, args.pairs or (204_800 if paper else 20_480))
+    config.study.cells = tuple(
+        {
+            "name": f"{name}-seed={seed}",
+            "run": {
+                "data.pairing": pairing,
+                **{f"data.augment.{key}": float(strength) for key, strength in strengths.items()},
+                "seed": seed,
+                **settings,
+            },
+        }
+        for name, pairing, strengths in cells
+        for seed in range(args.seeds)
+    )
+    return config
