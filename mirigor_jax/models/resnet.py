@@ -10,6 +10,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from mirigor_jax.errors import InputError
@@ -50,6 +51,8 @@ def make_encoder(
 class ResNet(nn.Module):
     """(n, s, s, 3) normalised images → (n, d) features: the global average of the last map.
 
+    With `stages` a dict of (n, d) arrays: `B0` after the first convolutional layer and `B1` … `B4` after each stage,
+    max-pooled to d numbers, and `prelogits`, that average (Gosch 2020, §2.5).
     d is 8·width, times 4 for bottlenecks. stem: `imagenet` (7×7/2 and max-pool) or `cifar` (3×3/1).
     remat: keep the blocks' inputs alone for the gradient and compute the rest again: less memory, a third more work.
     axis_name: the mapped axis over which BatchNorm takes its statistics; None for this device's own.
@@ -64,7 +67,9 @@ class ResNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, images: Float[Array, "n s s 3"], train: bool) -> Float[Array, "n d"]:
+    def __call__(
+        self, images: Float[Array, "n s s 3"], train: bool, stages: bool = False
+    ) -> Float[Array, "n d"] | dict[str, Float[Array, "n d"]]:
         param_dtype = jnp.promote_types(self.dtype, jnp.float32)
         conv = partial(
             nn.Conv,
@@ -84,13 +89,13 @@ class ResNet(nn.Module):
             axis_name=self.axis_name if train else None,
         )
         x = images.astype(self.dtype)
-        if self.stem == "imagenet":
-            x = conv(self.width, (7, 7), (2, 2), padding=3, name="stem")(x)
-            x = nn.relu(norm(name="stem_norm")(x))
+        imagenet = self.stem == "imagenet"
+        kernel, stride = (7, 2) if imagenet else (3, 1)
+        x = conv(self.width, (kernel, kernel), (stride, stride), padding=kernel // 2, name="stem")(x)
+        x = nn.relu(norm(name="stem_norm")(x))
+        maps = [x]
+        if imagenet:
             x = max_pool(x)
-        else:
-            x = conv(self.width, (3, 3), padding=1, name="stem")(x)
-            x = nn.relu(norm(name="stem_norm")(x))
         block = nn.remat(Block) if self.remat else Block
         for stage, depth in enumerate(self.stages):
             for index in range(depth):
@@ -102,7 +107,26 @@ class ResNet(nn.Module):
                     norm=norm,
                     name=f"stage{stage + 1}_block{index + 1}",
                 )(x)
-        return jnp.mean(x, axis=(1, 2), dtype=param_dtype)
+            maps.append(x)
+        prelogits = jnp.mean(x, axis=(1, 2), dtype=param_dtype)
+        if not stages:
+            return prelogits
+        pooled = {f"B{i}": _max_pool_to(x, prelogits.shape[1]).astype(param_dtype) for i, x in enumerate(maps)}
+        return pooled | {"prelogits": prelogits}
+
+
+def _max_pool_to(x: Float[Array, "n h w c"], features: int) -> Float[Array, "n d"]:
+    """The maxima under a grid of features/c (a power of two) about square windows that cover the map, flattened.
+
+    Window i of m along s pixels spans ⌊i·s/m⌋ to ⌈(i+1)·s/m⌉.
+    """
+    windows = features // x.shape[3]
+    rows = 2 ** ((windows.bit_length() - 1) // 2)
+    for axis, count in ((1, rows), (2, windows // rows)):
+        size = x.shape[axis]
+        spans = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+        x = jnp.stack([lax.slice_in_dim(x, *span, axis=axis).max(axis) for span in spans], axis)
+    return x.reshape(len(x), features)
 
 
 class Block(nn.Module):
