@@ -26,6 +26,11 @@ def replace_text(path: Path, text: str) -> None:
     _replace(path, lambda file: file.write(text.encode()))
 
 
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Write bytes to `path`, atomically."""
+    _replace(path, lambda file: file.write(data))
+
+
 def replace_json(path: Path, value: Any) -> None:
     """Write strict JSON to `path`, atomically: NaN and infinities become null, arrays and tuples lists."""
     replace_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")

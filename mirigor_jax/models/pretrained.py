@@ -1,0 +1,260 @@
+"""Public checkpoints → frozen encoders.
+
+`load` takes .safetensors and .npz, and with torch also .pth, .pt, .torch and .tar. To convert such a file once:
+
+python -m mirigor_jax.models.pretrained CHECKPOINT.pth ENCODER.safetensors
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float, UInt8
+
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import replace_bytes
+from mirigor_jax.models.layouts import LAYOUTS, Layout
+
+AXES = {"same": None, "conv": (2, 3, 1, 0), "dense": (1, 0)}
+SHOWN = 4  # keys or faults in a message
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A frozen encoder and what it was fed.
+
+    encoder: computes in float32; `encoder.clone(dtype="bfloat16")` is the same in half precision.
+    variables: what `encoder.apply` takes: {"params", "batch_stats"}, the latter where there is BatchNorm.
+    size: the side of the images it was trained on. mean, std: of their normalisation, for pixels in [0, 1].
+    layout: its name in LAYOUTS. used, ignored: the keys of the state dict, every one in either.
+    """
+
+    encoder: nn.Module
+    variables: dict[str, Any]
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    layout: str
+    used: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    def apply(
+        self, variables: Any, images: UInt8[Array, "n s s 3"], *, stages: bool = False
+    ) -> Float[Array, "n d"] | dict[str, Float[Array, "n _"]]:
+        """Representations of RGB images as the source normalised them; with `stages` a dict of every stage's."""
+        mean, std = (jnp.asarray(values, jnp.float32)[None, None, None, :] for values in (self.mean, self.std))
+        x = (images.astype(jnp.float32) / 255.0 - mean) / std
+        features: Any = self.encoder.apply(variables, x, train=False, stages=stages)
+        return features
+
+
+def load(path: str | Path, *, layout: str | None = None) -> Pretrained:
+    """The encoder in a public checkpoint; the layout is recognised by the keys unless named.
+
+    Raises InputError for a file that is missing, truncated or of an unknown format or layout, that holds more than
+    tensors, and for a parameter that is missing, unexpected or mis-shaped.
+    """
+    return _build(Path(path), _recognise(Path(path), layout))
+
+
+def convert(path: str | Path, converted: str | Path) -> Pretrained:
+    """Write the checkpoint's state dict, keys unchanged, to `converted` (.safetensors) once it has loaded.
+
+    Raises InputError as `load` does, and for a `converted` that exists or is named otherwise.
+    """
+    converted = Path(converted)
+    if converted.suffix != ".safetensors":
+        raise InputError(f"'{converted}' is to be a .safetensors file; name it so")
+    if converted.exists():
+        raise InputError(f"'{converted}' exists already; remove it or choose another name")
+    match = _recognise(Path(path), None)
+    pretrained = _build(Path(path), match)
+    # safetensors writes a strided array's memory as it lies, transposed or not.
+    arrays = {key: np.asarray(array, order="C") for key, array in match.state.items()}
+    replace_bytes(converted, safetensors.numpy.save(arrays))
+    return pretrained
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a checkpoint by key; one in nested dictionaries has their names and `/` before its own.
+
+    Raises InputError for a file that is missing, truncated, of another format, or that holds more than tensors.
+    """
+    if path.suffix not in READERS:
+        raise InputError(f"'{path}' is no checkpoint by its name; known are {', '.join(READERS)}")
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint '{path}'; give the path of a file")
+    try:
+        return READERS[path.suffix](path)
+    except InputError:
+        raise
+    except Exception as error:  # each library has half a dozen kinds for a damaged file
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise InputError(
+            f"'{path}' is truncated, or not a {path.suffix} file of tensors alone ({reason}); nothing in it was run. "
+            "If it holds more than tensors and you trust it, save its state dict alone and give that file"
+        ) from error
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(
+            f"reading '{path}' takes torch: pip install 'mirigor-jax[torch]', or convert it once where torch is, "
+            f"with python -m mirigor_jax.models.pretrained {path} {path.stem}.safetensors"
+        ) from error
+
+    def arrays(node: Any, outer: str) -> Iterator[tuple[str, np.ndarray]]:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from arrays(value, f"{outer}{key}/")
+            elif isinstance(value, torch.Tensor):
+                value = value.detach().float() if value.dtype == torch.bfloat16 else value.detach()
+                yield f"{outer}{key}", value.numpy()
+
+    return dict(arrays(torch.load(path, map_location="cpu", weights_only=True), ""))
+
+
+READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+    ".safetensors": safetensors.numpy.load_file,
+    ".npz": _read_npz,
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+    ".torch": _read_torch,
+    ".tar": _read_torch,
+}
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A state dict read by a layout. used: key → (path in the Flax tree, transform)."""
+
+    layout: str
+    state: dict[str, np.ndarray]
+    used: dict[str, tuple[str, str]]
+    ignored: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+def _match(name: str, layout: Layout, state: dict[str, np.ndarray]) -> _Match:
+    """Which of the state dict's keys the layout uses, ignores, and doesn't know."""
+    inside = layout.architecture
+    used = {}
+    for key in state:
+        for pattern, path, transform in inside.rules:
+            if match := re.fullmatch(layout.prefix + pattern, key):
+                path = re.sub(r"(\d+)\+1", lambda number: str(int(number[1]) + 1), match.expand(path))
+                used[key] = (path, transform)
+                break
+    left = (*layout.beside, *(layout.prefix + pattern for pattern in inside.ignored))
+    rest = [key for key in state if key not in used]
+    ignored = tuple(key for key in rest if any(re.fullmatch(pattern, key) for pattern in left))
+    return _Match(name, state, used, ignored, tuple(key for key in rest if key not in ignored))
+
+
+def _recognise(path: Path, layout: str | None) -> _Match:
+    """The layout, and the state dict, of which most keys are used; among those the one that leaves fewest unknown."""
+    if layout is not None and layout not in LAYOUTS:
+        raise InputError(f"unknown layout '{layout}'; choose one of {', '.join(LAYOUTS)}")
+    tensors = read_tensors(path)
+    matches = []
+    for name in LAYOUTS if layout is None else [layout]:
+        for where in (*(f"{where}/" for where in LAYOUTS[name].where), ""):
+            inside = {key.removeprefix(where): array for key, array in tensors.items() if key.startswith(where)}
+            state = {key: array for key, array in inside.items() if "/" not in key}
+            matches.append(_match(name, LAYOUTS[name], state))
+    best = max(matches, key=lambda match: (len(match.used), -len(match.unexpected)))
+    if not best.used:
+        known = f"any known layout ({', '.join(LAYOUTS)})" if layout is None else f"the layout {layout}"
+        raise InputError(f"the keys of '{path}' are not of {known}; it holds {_some(list(tensors)) or 'nothing'}")
+    return best
+
+
+def _build(path: Path, match: _Match) -> Pretrained:
+    layout = LAYOUTS[match.layout]
+    leaves, faults = {}, []
+    for key, (leaf, transform) in match.used.items():
+        array, axes = match.state[key], AXES[transform]
+        if axes is not None and array.ndim != len(axes):
+            faults.append(f"{key} has shape {array.shape}, not {len(axes)} axes")
+        elif leaf in leaves:
+            faults.append(f"{key} gives {leaf} a second time")
+        else:
+            leaves[leaf] = array if axes is None else array.transpose(axes)
+    if faults:
+        raise InputError(f"'{path}' is no {match.layout} checkpoint: {_some(faults)}")
+    try:
+        encoder, size = layout.architecture.encoder({leaf: array.shape for leaf, array in leaves.items()})
+    except InputError as error:
+        raise InputError(f"'{path}' ({match.layout} layout): {error}") from error
+    expected = _shapes(encoder, size)
+    for key, (leaf, transform) in match.used.items():
+        if leaf not in expected:
+            faults.append(f"{key} is unexpected")
+        elif leaves[leaf].shape != expected[leaf]:
+            axes = AXES[transform]
+            shape = expected[leaf] if axes is None else tuple(expected[leaf][axes.index(i)] for i in range(len(axes)))
+            faults.append(f"{key} has shape {match.state[key].shape}, not {shape}")
+    faults += [f"nothing gives {leaf}" for leaf in expected if leaf not in leaves]
+    faults += [f"{key} is unexpected" for key in match.unexpected]
+    if faults:
+        raise InputError(f"'{path}' is no {type(encoder).__name__} in {match.layout} layout: {_some(faults)}")
+    tree = {tuple(leaf.split("/")): jnp.asarray(array, jnp.float32) for leaf, array in leaves.items()}
+    return Pretrained(
+        encoder, unflatten_dict(tree), size, layout.mean, layout.std, match.layout, tuple(match.used), match.ignored
+    )
+
+
+@cache
+def _shapes(encoder: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every leaf that the encoder wants, by path."""
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    variables = jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), images)
+    return {"/".join(path): leaf.shape for path, leaf in flatten_dict(variables).items()}
+
+
+def _some(items: list[str]) -> str:
+    more = f", … ({len(items)} in all)" if len(items) > SHOWN else ""
+    return ", ".join(items[:SHOWN]) + more
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert one checkpoint. Returns the exit code: 0, or 2 for bad input (one line on stderr)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mirigor_jax.models.pretrained", description="Convert a public checkpoint to safetensors."
+    )
+    parser.add_argument("checkpoint", help=f"one of {', '.join(READERS)}")
+    parser.add_argument("converted", help="the .safetensors file to write")
+    arguments = parser.parse_args(argv)
+    try:
+        pretrained = convert(arguments.checkpoint, arguments.converted)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(pretrained.variables["params"]))
+    print(
+        f"{arguments.converted}: {pretrained.layout} layout, {parameters:,} parameters in {len(pretrained.used)} keys"
+    )
+    print("\n  ".join([f"{len(pretrained.ignored)} keys ignored", *pretrained.ignored]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
