@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from mirigor_jax import parallel, probes
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data import augment
-from mirigor_jax.data.pairing import Pairing, SameImage
+from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
 from mirigor_jax.encode import encode_pairs
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_json, replace_rows
@@ -36,20 +36,19 @@ WITHIN_BATCH = P(None, parallel.AXIS)  # (batches, pairs, …) with every batch'
 Features = dict[str, dict[str, np.ndarray]]
 
 
-def check(config: ConfigDict, pairing: Pairing | SameImage) -> None:
+def check(config: ConfigDict, pairing: AnyPairing) -> None:
     """Raises InputError where the sizes asked for can't give an estimate or a certificate."""
     e, pairs = config.estimate, config.features.test
     if pairs < e.k:
         raise InputError(f"features.test={pairs} pairs cannot fill one batch of k_est={e.k}; raise it, or lower k_est")
     if not 0.5 <= e.confidence < 1:
         raise InputError(f"estimate.confidence={e.confidence} is not in [0.5, 1); 0.95 is usual")
-    if isinstance(pairing, Pairing) and pairing.exact and pairing.num_classes > 1:
-        law = np.full(pairing.num_classes, 1 / pairing.num_classes)
-        if certificate.classifier_lower_bits(0, pairs, law, e.confidence) == 0:
-            raise InputError(
-                f"features.test={pairs} pairs are too few for a certificate over {pairing.num_classes} classes: even a "
-                "classifier without errors would prove nothing; raise it to some thousands"
-            )
+    classes = not isinstance(pairing, SameImage) and pairing.exact and pairing.num_classes > 1
+    if classes and certificate.classifier_lower_bits(0, pairs, pairing.law, e.confidence) == 0:
+        raise InputError(
+            f"features.test={pairs} pairs are too few for a certificate over {pairing.num_classes} classes: even a "
+            "classifier without errors would prove nothing; raise it to some thousands"
+        )
     if pairing.num_classes != 1 and pairs < labels.LEAST_PAIRS:
         raise InputError(f"features.test={pairs} pairs are too few for a certificate; raise it to some thousands")
 
@@ -137,7 +136,7 @@ def standardize(features: Features, mean: np.ndarray, scale: np.ndarray) -> Feat
 def fit_critic(
     config: ConfigDict,
     features: Features,
-    pairing: Pairing | SameImage,
+    pairing: AnyPairing,
     folder: Path,
     mesh: Mesh,
     *,
@@ -158,7 +157,7 @@ def fit_critic(
     if streamed:
         frozen, iterator = parallel.replicate(streamed[0], mesh), iter(streamed[1])
     else:
-        assert isinstance(pairing, Pairing)
+        assert not isinstance(pairing, SameImage)
         classes = pairing.classes(features["fit"]["labels"])
         batch = parallel.replicate(fit.make_bank(features["fit"]["h"], classes, pairing.joint()), mesh)
     path = folder / "fit.jsonl"
@@ -193,13 +192,11 @@ def fit_critic(
 
 
 def read_curve(
-    config: ConfigDict, params: Any, test: dict[str, np.ndarray], pairing: Pairing | SameImage, mesh: Mesh
+    config: ConfigDict, params: Any, test: dict[str, np.ndarray], pairing: AnyPairing, mesh: Mesh
 ) -> list[dict]:
     """The test part at every K, in bits: strict InfoNCE with its t-interval over disjoint batches, the paper's form."""
     read = make_read(config, mesh)
-    law = None
-    if isinstance(pairing, Pairing) and pairing.exact:
-        law = np.full(pairing.num_classes, 1 / pairing.num_classes)
+    law = pairing.law if not isinstance(pairing, SameImage) and pairing.exact else None
     rows = []
     for k in batch_sizes(config):
         strict, paper = (np.asarray(x, np.float64) / math.log(2) for x in read(params, *in_batches(test, k, mesh)))
@@ -220,13 +217,13 @@ def read_curve(
     return rows
 
 
-def both_views(pairs: dict[str, np.ndarray], pairing: Pairing) -> tuple[np.ndarray, np.ndarray]:
+def both_views(pairs: dict[str, np.ndarray], pairing: AnyPairing) -> tuple[np.ndarray, np.ndarray]:
     """(representations, classes) of all images of the pairs."""
     h, attributes = (np.concatenate([pairs[f"{name}_x"], pairs[f"{name}_y"]]) for name in ("h", "labels"))
     return h, pairing.classes(attributes)
 
 
-def fit_probe(config: ConfigDict, features: Features, pairing: Pairing) -> probes.LinearProbe:
+def fit_probe(config: ConfigDict, features: Features, pairing: AnyPairing) -> probes.LinearProbe:
     """The linear probe of the shared attributes' class, fitted on the fit part, chosen on validation."""
     h, classes = both_views(features["validation"], pairing)
     return probes.fit_linear(
@@ -240,7 +237,7 @@ def fit_probe(config: ConfigDict, features: Features, pairing: Pairing) -> probe
 
 
 def certify(
-    config: ConfigDict, params: Any, features: Features, pairing: Pairing | SameImage
+    config: ConfigDict, params: Any, features: Features, pairing: AnyPairing
 ) -> tuple[Certificate | None, dict[Certificate, dict[str, Any]]]:
     """`labels.certify` of the fitted critic and the class probe: (route, all routes on test).
 
@@ -276,7 +273,7 @@ def estimate(
     config: ConfigDict,
     name: str,
     features: Features,
-    pairing: Pairing | SameImage,
+    pairing: AnyPairing,
     folder: Path,
     mesh: Mesh,
     *,

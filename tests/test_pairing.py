@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, chi2_contingency, chisquare
 
-from mirigor_jax.data.pairing import Pairing, parse
+from mirigor_jax.data.pairing import ClassPairing, Pairing, parse
 from mirigor_jax.errors import InputError
 
 CDP = ("color", "digit", "position"), (4, 4, 4)
@@ -69,6 +69,22 @@ def test_classes_count_every_combination_once():
     classes = UNEQUAL.classes(every)
     assert np.bincount(classes).tolist() == [4] * 30  # "d" is not shared
     assert len(np.unique(np.c_[classes, every[:, 3]], axis=0)) == len(every)
+
+
+def test_classes_of_any_law_share_their_entropy():
+    law = np.array([0.4, 0.05, 0.15, 0.1, 0.2, 0.1])
+    pairing = ClassPairing(("a", "b", "c"), (2, 4, 3), ("c", "a"), law)
+    assert pairing.num_classes == 6
+    assert pairing.mutual_information_bits == pytest.approx(information_bits(pairing.joint()), abs=1e-12)
+    assert pairing.entropy_bits == pytest.approx(-sum(p * math.log2(p) for p in law), abs=1e-12)
+    rows = np.array(list(itertools.product(range(2), range(4), range(3))), np.int32)
+    assert pairing.classes(rows).tolist() == [2 * c + a for a, _, c in rows.tolist()]
+    assert pairing.exact
+
+
+def test_laws_of_classes_are_those_of_the_joint_law():
+    for pairing in (UNEQUAL, parse("color+digit", *CDP), parse("none", *CDP)):
+        np.testing.assert_allclose(pairing.law, pairing.joint().sum(axis=1), rtol=1e-12)
 
 
 def test_drawn_pairs_follow_the_joint_law():

@@ -1,12 +1,14 @@
 """Which attributes two views share, how exactly, and the mutual information that follows from it."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt32
+from scipy import stats
 from scipy.optimize import root_scalar
 from scipy.special import entr
 
@@ -51,12 +53,14 @@ class Pairing:
         """Exact I of the two views' attributes: the sum of the shared channels' (Cover & Thomas 2006, eq. 7.23)."""
         return math.fsum(_channel_mi_bits(self.sizes[a], self.epsilon[a]) for a in self._shared)
 
+    @property
+    def law(self) -> Float[np.ndarray, " c"]:
+        """p(c) over the classes of one view."""
+        return np.full(self.num_classes, 1 / self.num_classes)
+
     def classes(self, attributes: Int[np.ndarray, "n a"]) -> Int[np.ndarray, " n"]:
         """Index in [0, num_classes) of each row's shared attributes, the first of them the most significant digit."""
-        index = np.zeros(len(attributes), np.int32)
-        for a in self._shared:
-            index = index * self.sizes[a] + attributes[:, a]
-        return index
+        return joint_values(attributes, self._shared, self.sizes)
 
     def joint(self) -> Float[np.ndarray, "c c"]:
         """p(c, c') over the classes of the two views, in float64."""
@@ -85,6 +89,45 @@ class Pairing:
         return tuple(self.sizes[a] for a in self._shared)
 
 
+@dataclass(frozen=True, eq=False)
+class ClassPairing:
+    """Same-class sampling where classes are as frequent as they are: c ~ law, then x and y independently of class c.
+
+    A class is a joint value of the shared attributes. Where law is the classes' shares of a set of images, that is x
+    uniform over the set and y uniform over the images of x's class.
+    Source: Lee et al. 2023, §III-A.
+    """
+
+    exact: ClassVar[bool] = True
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    shared: tuple[str, ...]
+    law: Float[np.ndarray, " c"]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of joint values of the shared attributes; 1 when none is shared."""
+        return len(self.law)
+
+    @property
+    def entropy_bits(self) -> float:
+        """H(C)."""
+        return float(entr(self.law).sum()) / math.log(2)
+
+    @property
+    def mutual_information_bits(self) -> float:
+        """The views' classes are equal, so that they share H(C), and the views H(C) at most."""
+        return self.entropy_bits
+
+    def classes(self, attributes: Int[np.ndarray, "n a"]) -> Int[np.ndarray, " n"]:
+        """Index in [0, num_classes) of each row's shared attributes, the first of them the most significant digit."""
+        return joint_values(attributes, tuple(map(self.names.index, self.shared)), self.sizes)
+
+    def joint(self) -> Float[np.ndarray, "c c"]:
+        """p(c, c') over the classes of the two views."""
+        return np.diag(self.law)
+
+
 @dataclass(frozen=True)
 class SameImage:
     """Both views are of one image, told apart by their augmentations: no class is shared, and no MI is known.
@@ -97,6 +140,20 @@ class SameImage:
     num_classes: None = None
     entropy_bits: None = None
     mutual_information_bits: None = None
+
+
+ByClass = Pairing | ClassPairing
+AnyPairing = Pairing | ClassPairing | SameImage
+
+
+def joint_values(
+    attributes: Int[np.ndarray, "n a"], shared: Sequence[int], sizes: Sequence[int]
+) -> Int[np.ndarray, " n"]:
+    """Index of each row's values in the columns `shared`, the first of them the most significant digit."""
+    index = np.zeros(len(attributes), np.int32)
+    for a in shared:
+        index = index * sizes[a] + attributes[:, a]
+    return index
 
 
 def parse(
@@ -116,10 +173,7 @@ def parse(
     Raises InputError for an unknown attribute, an mi_bits outside [0, H(C)], an epsilon outside [0, (m - 1)/m] or of an
     attribute that is not shared, and for mi_bits and epsilon together.
     """
-    shared = {"all": list(names), "none": []}.get(text, text.split("+"))
-    for name in (*shared, *(epsilon or ())):
-        if name not in names:
-            raise InputError(f"unknown attribute {name!r} in the pairing: use all, none, or some of {'+'.join(names)}")
+    shared = shared_names(text, names, *(epsilon or ()))
     if mi_bits is not None and epsilon:
         raise InputError(f"mi={mi_bits:g} and epsilon of {', '.join(epsilon)} are given: mi sets epsilon, give one")
 
@@ -154,6 +208,18 @@ def parse(
     return redrawn(excess.root)
 
 
+def shared_names(text: str, names: Sequence[str], *others: str) -> tuple[str, ...]:
+    """The attributes that `text` names: "all", "none", or some joined by "+".
+
+    Raises InputError where these or the others are not among `names`.
+    """
+    shared = {"all": tuple(names), "none": ()}.get(text, tuple(text.split("+")))
+    for name in (*shared, *others):
+        if name not in names:
+            raise InputError(f"unknown attribute {name!r} in the pairing: use all, none, or some of {'+'.join(names)}")
+    return shared
+
+
 class ClassIndex(NamedTuple):
     """Where a set's classes stand: class c is order[starts[c] : starts[c] + sizes[c]]; law[c] sums p(·|c) up."""
 
@@ -177,6 +243,46 @@ def class_index(classes: Int[np.ndarray, " n"], joint: Float[np.ndarray, "c c"],
     law = np.cumsum(joint, axis=1) / joint.sum(axis=1, keepdims=True)
     law[:, -1] = 1.0
     return ClassIndex(np.argsort(classes, kind="stable"), np.cumsum(sizes) - sizes, sizes, law)
+
+
+def by_class(
+    rows: Int[np.ndarray, " n"], classes: Int[np.ndarray, " m"], rng: np.random.Generator
+) -> Int[np.ndarray, " n"]:
+    """The rows in the order of their classes, at random within each."""
+    shuffled = rng.permutation(rows)
+    return shuffled[np.argsort(classes[shuffled], kind="stable")]
+
+
+def rank_in_class(sorted_classes: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """How many of its class stand before each."""
+    return np.arange(len(sorted_classes)) - np.searchsorted(sorted_classes, sorted_classes)
+
+
+def fresh_pairs(
+    rows: Int[np.ndarray, " n"],
+    classes: Int[np.ndarray, " m"],
+    law: Float[np.ndarray, " c"],
+    risk: float,
+    rng: np.random.Generator,
+) -> Int[np.ndarray, "draws 2"]:
+    """Independent draws of two rows of a class c ~ law, each row in one pair at most.
+
+    As many as there may be while a class runs out of its rows with probability <= risk (union bound over binomials).
+    Should one do so, draws end there; the caller's confidence has to pay for that.
+    """
+    available = np.bincount(classes[rows], minlength=len(law)) // 2
+    draws = bisect_left(
+        range(1, int(available.sum()) + 1), True, key=lambda n: stats.binom.sf(available, n, law).sum() > risk
+    )
+    drawn = rng.choice(len(law), draws, p=law)
+    order = np.argsort(drawn, kind="stable")
+    turn = np.empty(draws, int)
+    turn[order] = rank_in_class(drawn[order])
+    missing = np.flatnonzero(turn >= available[drawn])
+    drawn, turn = (values[: missing[0]] if missing.size else values for values in (drawn, turn))
+    sorted_rows = by_class(rows, classes, rng)
+    first = np.searchsorted(classes[sorted_rows], drawn) + 2 * turn
+    return sorted_rows[first[:, None] + np.arange(2)[None, :]]
 
 
 def random_words(seed: int, stream: int, start: int, stop: int) -> UInt32[np.ndarray, "n 8"]:

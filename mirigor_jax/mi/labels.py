@@ -5,7 +5,6 @@ whose classes' law is known.
 """
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -19,10 +18,10 @@ import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
-from scipy import stats
 from scipy.special import entr, logsumexp
 
 from mirigor_jax import parallel, probes
+from mirigor_jax.data.pairing import by_class, fresh_pairs, rank_in_class
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import arrays, certificate, fit
 from mirigor_jax.mi.bounds import info_nce_symmetric
@@ -390,13 +389,12 @@ class _Design:
         if counts[least] < LEAST_ROWS:
             raise InputError(f"{rare}, expected {LEAST_ROWS} or more of every class; drop or merge rare classes")
         rng = np.random.default_rng(seed)
-        by_class = _by_class(np.arange(len(classes)), classes, rng)
-        sorted_classes = classes[by_class]
-        rank = np.arange(len(classes)) - np.searchsorted(sorted_classes, sorted_classes)
-        part = np.searchsorted([0.6, 0.8], (rank + 0.5) / counts[sorted_classes])
-        fitted, validation, test = (by_class[part == i] for i in range(3))
+        rows = by_class(np.arange(len(classes)), classes, rng)
+        place = (rank_in_class(classes[rows]) + 0.5) / counts[classes[rows]]
+        part = np.searchsorted([0.6, 0.8], place)
+        fitted, validation, test = (rows[part == i] for i in range(3))
         law, risk = counts / len(classes), RUN_OUT * (1 - confidence)
-        pairs = _fresh_pairs(validation, classes, law, risk, rng), _fresh_pairs(test, classes, law, risk, rng)
+        pairs = fresh_pairs(validation, classes, law, risk, rng), fresh_pairs(test, classes, law, risk, rng)
         if (fewest := min(map(len, pairs))) < LEAST_PAIRS:
             raise InputError(
                 f"{rare}: only {fewest} test pairs can be drawn without running out, expected {LEAST_PAIRS}; give "
@@ -435,39 +433,6 @@ def _representations(several: list[Any], labels: Any) -> list[Float[np.ndarray, 
                 f"h has {len(h):,} rows and labels {len(labels):,}: expected as many, row i of both an image"
             )
     return found
-
-
-def _by_class(rows: Int[np.ndarray, " n"], classes: Int[np.ndarray, " m"], rng: np.random.Generator) -> np.ndarray:
-    """The rows in the order of their classes, at random within each."""
-    shuffled = rng.permutation(rows)
-    return shuffled[np.argsort(classes[shuffled], kind="stable")]
-
-
-def _fresh_pairs(
-    rows: Int[np.ndarray, " n"],
-    classes: Int[np.ndarray, " m"],
-    law: Float[np.ndarray, " c"],
-    risk: float,
-    rng: np.random.Generator,
-) -> Int[np.ndarray, "draws 2"]:
-    """Independent draws of two rows of a class c ~ law, each row in one pair at most.
-
-    As many as there may be while a class runs out of its rows with probability <= risk (union bound over binomials).
-    Should one do so, draws end there; the caller's confidence has to pay for that.
-    """
-    available = np.bincount(classes[rows], minlength=len(law)) // 2
-    draws = bisect_left(
-        range(1, int(available.sum()) + 1), True, key=lambda n: stats.binom.sf(available, n, law).sum() > risk
-    )
-    drawn = rng.choice(len(law), draws, p=law)
-    order = np.argsort(drawn, kind="stable")
-    turn = np.empty(draws, int)
-    turn[order] = np.arange(draws) - np.searchsorted(drawn[order], drawn[order])
-    missing = np.flatnonzero(turn >= available[drawn])
-    drawn, turn = (values[: missing[0]] if missing.size else values for values in (drawn, turn))
-    by_class = _by_class(rows, classes, rng)
-    first = np.searchsorted(classes[by_class], drawn) + 2 * turn
-    return by_class[first[:, None] + np.arange(2)[None, :]]
 
 
 def _measure(
