@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from mirigor_jax import parallel, probes
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data import augment
-from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
+from mirigor_jax.data.pairing import AnyPairing, SameImage
 from mirigor_jax.encode import encode_pairs
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_json, replace_rows

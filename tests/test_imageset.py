@@ -14,11 +14,23 @@ from mirigor_jax.data.pairing import SameImage, parse
 from mirigor_jax.errors import InputError
 
 
+def blank(*columns):
+    """Black images with these attributes, `a`, `b`, ... of values a0, a1, ..."""
+    names = "abc"[: len(columns)]
+    values = tuple(
+        tuple(f"{name}{v}" for v in range(max(column) + 1)) for name, column in zip(names, columns, strict=True)
+    )
+    attributes = np.stack(columns, axis=1).astype(np.int32)
+    return ImageSet(
+        "blank set", tuple(names), values, attributes, lambda rows: np.zeros((len(rows), 2, 2, 3), np.uint8)
+    )
+
+
 @pytest.mark.parametrize("mi", [None, 1.5, 0.0])
 def test_pairs_of_rows_follow_the_joint_law_of_their_classes(mi):
     labels = np.repeat(np.arange(3), [200, 30, 170])[np.random.default_rng(0).permutation(400)]
     law = parse("a", ("a",), (3,), mi_bits=mi)
-    images = ImageSet(labels[:, None].astype(np.int32), lambda rows: np.zeros((len(rows), 2, 2, 3), np.uint8))
+    images = blank(labels)
     pairs = images.row_pairs(law, 0, 0)(0, 60_000)
     assert {rows.dtype for rows in pairs.values()} == {np.dtype(np.int32)}
     counts = np.zeros((3, 3))
@@ -33,6 +45,71 @@ def test_pairs_of_rows_follow_the_joint_law_of_their_classes(mi):
         assert stats.chisquare(np.bincount(view[labels[view] == 0], minlength=400)[labels == 0]).pvalue > 1e-3
 
 
+def test_same_class_sampling_has_the_sets_own_frequencies():
+    """x is uniform over the images, y over those of x's class: P(c, c) is the share of c, and H(C) the shares'."""
+    a, b = np.repeat([0, 1, 2, 2], [500, 200, 90, 10]), np.repeat([0, 1, 0, 1], [500, 200, 90, 10])
+    images = blank(a, b)
+    for text, law, shared in (
+        ("a", [5 / 8, 2 / 8, 1 / 8], ("a",)),
+        ("b", [5 / 8 + 9 / 80, 2 / 8 + 1 / 80], ("b",)),
+        ("none", [1.0], ()),
+    ):
+        pairing = images.same_class(text)
+        np.testing.assert_allclose(pairing.law, law, rtol=1e-12)
+        np.testing.assert_array_equal(pairing.joint(), np.diag(pairing.law))
+        assert pairing.shared == shared
+        assert pairing.exact
+        assert pairing.num_classes == len(law)
+        bits = stats.entropy(law, base=2)
+        assert (pairing.entropy_bits, pairing.mutual_information_bits) == (pytest.approx(bits), pytest.approx(bits))
+    pairs = images.row_pairs(images.same_class("a"), 0, 0)(0, 80_000)
+    x, y = a[pairs["x"]], a[pairs["y"]]
+    assert (x == y).all()
+    assert stats.chisquare(np.bincount(x), 80_000 * np.array([5, 2, 1]) / 8).pvalue > 1e-3
+    assert stats.chisquare(np.bincount(pairs["y"], minlength=800)).pvalue > 1e-3
+
+
+def test_a_class_is_named_by_its_values_where_it_lacks_images():
+    images = blank([0, 0, 1, 2], [0, 1, 1, 0])
+    with pytest.raises(InputError, match=r"2 of 6 classes have no image in the blank set \(the first: 'a1', 'b0'\)"):
+        images.same_class("all")
+    with pytest.raises(InputError, match="unknown attribute 'c' in the pairing: use all, none, or some of a"):
+        images.same_class("a+c")
+
+
+def test_fresh_rows_are_independent_pairs_that_share_no_image():
+    """Over seeds the classes are multinomial by the law, and each image of a class is drawn as often as another."""
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [300, 200, 100]))
+    images, law = blank(labels), np.array([3, 2, 1]) / 6
+    pairing = images.same_class("a")
+    drawn = [images.fresh_rows(pairing, seed, risk=0.01, least=100) for seed in range(300)]
+    for rows in drawn:
+        assert len(np.unique(rows)) == rows.size
+        assert (labels[rows[:, 0]] == labels[rows[:, 1]]).all()
+    counts = np.array([np.bincount(labels[rows[:, 0]], minlength=3) for rows in drawn])
+    n = int(np.median(counts.sum(axis=1)))
+    assert n > 200  # of 300
+    assert np.mean(counts.sum(axis=1) < n) < 0.02  # seldom does a class run out
+    z = (counts.mean(axis=0) - n * law) / np.sqrt(n * law * (1 - law) / 300)
+    assert np.abs(z).max() < 3.5
+    np.testing.assert_allclose(counts.var(axis=0) / (n * law * (1 - law)), 1, atol=0.3)  # standard error 0.08
+    uses = np.bincount(np.concatenate(drawn).ravel(), minlength=600)
+    assert stats.chisquare(uses[labels == 0]).pvalue > 1e-3
+    pairs = images.pairs(drawn[0], 5, 9)
+    assert pairs["x"].shape == (4, 2, 2, 3)
+    np.testing.assert_array_equal(pairs["attributes_y"][:, 0], labels[drawn[0][5:9, 1]])
+
+
+def test_a_class_of_one_image_trains_and_is_named_where_pairs_must_differ():
+    images = blank(np.repeat([0, 1], [999, 1]))
+    pairing = images.same_class("a")
+    pairs = images.row_pairs(pairing, 0, 0)(0, 20_000)
+    assert ((pairs["x"] == 999) == (pairs["y"] == 999)).all()
+    assert (pairs["x"] == 999).any()
+    with pytest.raises(InputError, match=r"blank set gives \d pairs .* expected 64; the rarest, 'a1', has 1:"):
+        images.fresh_rows(pairing, 0, risk=0.005, least=64)
+
+
 def test_rows_and_images_are_those_of_one_stream_however_it_is_cut():
     data = cdp.make(size=32)
     images, law = data.finite(3, 0, 300), parse("color", data.names, data.sizes)
@@ -43,6 +120,9 @@ def test_rows_and_images_are_those_of_one_stream_however_it_is_cut():
         np.testing.assert_array_equal(np.concatenate([rows(0, 7)[view], rows(7, 40)[view]]), whole[view])
         np.testing.assert_array_equal(pairs(7, 40)[view], every["image"][whole[view][7:]])
     np.testing.assert_array_equal(*(every["attributes"][whole[view], 0] for view in ("x", "y")))
+    some = np.array([8, 250, 8])
+    np.testing.assert_array_equal(images.take(some).images(1, 3)["image"], every["image"][[250, 8]])
+    np.testing.assert_array_equal(images.take(some).images(1, 3)["attributes"], every["attributes"][[250, 8]])
 
 
 def test_views_of_the_same_image_are_one_row_twice_and_every_row_as_likely():

@@ -79,7 +79,13 @@ class CDP:
     def finite(self, seed: int, stream: int, n: int) -> ImageSet:
         """The first n images of the stream, rendered when they are read."""
         attributes, nuisances = self._draw(random_words(seed, stream, 0, n))
-        return ImageSet(attributes, lambda rows: self.render(attributes[rows], nuisances[rows]))
+        return ImageSet(
+            title="CDP set",
+            names=self.names,
+            value_names=self.value_names,
+            attributes=attributes,
+            read=lambda rows: self.render(attributes[rows], nuisances[rows]),
+        )
 
     def pairs(
         self, pairing: Pairing | SameImage, seed: int, stream: int, start: int, stop: int
