@@ -1,19 +1,99 @@
-"""Images from outside: backgrounds (procedural, a folder of photographs, a TFDS set) and IDX files."""
+"""Images from outside: labelled sets (TFDS, folders, IDX, npz), and backgrounds (procedural, photographs, TFDS)."""
 
+import difflib
 import gzip
+import hashlib
+import io
 import math
+import os
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
+from jaxtyping import Int, Shaped, UInt8
+from PIL import Image, ImageOps
 
+from mirigor_jax.data.imageset import ImageSet
+from mirigor_jax.data.pairing import random_words, rank_in_class
 from mirigor_jax.errors import InputError
 
-PHOTOGRAPHS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+PHOTOGRAPHS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises of an image
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+NPZ_NAMES = {  # ours, Keras' and MedMNIST's
+    "train": (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels")),
+    "validation": (("images_validation", "labels_validation"), ("x_val", "y_val"), ("val_images", "val_labels")),
+    "test": (("images_test", "labels_test"), ("x_test", "y_test"), ("test_images", "test_labels")),
+}
+TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1  # of the images, and of what is then left, where a source has no such part
+NOISE_STREAM, CORRUPTION_STREAM = 100, 200  # far from those that pairs are drawn from
+
+Read = Callable[[np.ndarray], np.ndarray]
+
+
+class _Part(NamedTuple):
+    """A part of a source: its images' classes (all 0 without labels), a reader of rows, and numbers to split it by.
+
+    The numbers don't depend on anything that a user may set, so that no setting moves an image between parts.
+    """
+
+    classes: Int[np.ndarray, " n"]
+    read: Read
+    keys: Shaped[np.ndarray, " n"]
+
+
+def labelled(
+    spec: str,
+    *,
+    size: int | None = None,
+    classes: str = "all",
+    rotations: bool = False,
+    noise: float = 0.0,
+    corrupted: float = 0.0,
+    seed: int = 0,
+    tfds_dir: str | None = None,
+) -> dict[str, ImageSet]:
+    """The parts `train`, `validation` and `test` of a set of images, disjoint, their first attribute the `class`.
+
+    spec: tfds:NAME, a set that TFDS has prepared in `tfds_dir` (None: its own place), read without TensorFlow;
+        folder:PATH, a folder a class, itself or in PATH/train and PATH/test or val, or images without labels;
+        idx:PATH, the folder of MNIST's four files; fashion_mnist, Debian's, else TFDS's;
+        npz:PATH, arrays named as in NPZ_NAMES, `labels` left out where there are none.
+        Where there is no validation part, a tenth of each class's training images are; no test part, a fifth of all.
+    size: pixels, to which the shorter side is resized (bilinear, antialiased) before the middle is cut out; None: their
+        own, where all are square and of one size. Grey images become RGB.
+    classes: all, first-half, second-half, file:PATH (one a line), or names or numbers joined by "+".
+    rotations: also the attribute `rotation`: training images at all four turns, the others at one each.
+    noise: share of salt-and-pepper pixels. corrupted: where above 0, also the attribute `corrupted`, the class redrawn
+        with that probability. seed: of these.
+    Raises InputError for another spec or class, a share outside 0 to 1, what can't be found or read, and sets that are
+    not prepared; a broken image raises it when it is read, naming it and counting all of its part.
+    """
+    for name, share in (("noise", noise), ("corrupted", corrupted)):
+        if not 0 <= share <= 1:
+            raise InputError(f"{name}={share:g}: expected a share, 0 to 1")
+    if size is not None and size < 1:
+        raise InputError(f"image size {size}: expected 1 pixel or more")
+    parts, class_names = _source(spec, size, tfds_dir)
+    sets = _three(spec, parts, class_names)
+    chosen = _chosen(classes, class_names)
+    if chosen != list(range(len(class_names))):
+        sets = {name: _of_classes(images, chosen) for name, images in sets.items()}
+    for stream, (name, images) in enumerate(sets.items()):
+        if rotations:
+            images = images.turned() if name == "train" else images.turned_once(seed)
+        if noise:
+            images = images.salted(noise, seed, NOISE_STREAM + stream)
+        if corrupted:
+            images = images.corrupted(corrupted, seed, CORRUPTION_STREAM + stream)
+        sets[name] = images
+    return sets
 
 
 def backgrounds(kind: str, *, count: int, size: int, seed: int) -> UInt8[np.ndarray, "count rows size 3"]:
@@ -72,6 +152,296 @@ def read_labelled_idx(path: Path) -> tuple[UInt8[np.ndarray, "n h w"], UInt8[np.
             "and labels (n,): name the images' file as MNIST does, PREFIX-images-idx3-ubyte, with its labels beside it"
         )
     return images, labels
+
+
+def _source(spec: str, size: int | None, tfds_dir: str | None) -> tuple[dict[str, _Part], Sequence[str]]:
+    """The parts that a source has, by name, and the names of its classes; none where it has no labels."""
+    kind, _, argument = spec.partition(":")
+    if spec == "fashion_mnist":
+        if FASHION_MNIST.is_dir():
+            return _read_idx_folder(str(FASHION_MNIST), size)[0], FASHION
+        try:
+            return _read_tfds(spec, size, tfds_dir)
+        except InputError as error:
+            raise InputError(f"{error}; or, on Debian and Ubuntu, `apt-get install dataset-fashion-mnist`") from None
+    readers: dict[str, Callable[[str, int | None], tuple[dict[str, _Part], Sequence[str]]]] = {
+        "tfds": partial(_read_tfds, tfds_dir=tfds_dir),
+        "folder": _read_folder,
+        "idx": _read_idx_folder,
+        "npz": _read_npz,
+    }
+    if kind not in readers or not argument:
+        raise InputError(f"unknown image set {spec!r}: use tfds:NAME, folder:PATH, idx:PATH, npz:PATH or fashion_mnist")
+    return readers[kind](argument, size)
+
+
+def _three(spec: str, parts: dict[str, _Part], class_names: Sequence[str]) -> dict[str, ImageSet]:
+    """Train, validation and test: the source's own, or of each training class the images with the smallest keys."""
+    if "train" not in parts:
+        raise InputError(f"{spec} has no train part, but {', '.join(parts) or 'none'}: give one")
+    parts = dict(parts)
+    if "test" not in parts and "validation" in parts:
+        parts["test"] = parts.pop("validation")  # as ImageNet's is used
+
+    def images(name: str, part: _Part) -> ImageSet:
+        names, columns = (("class",), part.classes[:, None]) if class_names else ((), part.classes[:, None][:, :0])
+        values = (tuple(class_names),) if class_names else ()
+        return ImageSet(f"{name} part of {spec}", names, values, columns.astype(np.int32), part.read)
+
+    whole = parts["train"]
+    order = np.lexsort((whole.keys, whole.classes))
+    place = np.empty(len(order))
+    place[order] = (rank_in_class(whole.classes[order]) + 0.5) / np.bincount(whole.classes)[whole.classes[order]]
+    tested = 0.0 if "test" in parts else TEST_SHARE
+    validated = tested if "validation" in parts else tested + VALIDATION_SHARE * (1 - tested)
+    rows = {"train": place >= validated, "validation": (place >= tested) & (place < validated), "test": place < tested}
+    return {
+        name: images(name, parts[name])
+        if name in parts and name != "train"
+        else images(name, whole).take(np.flatnonzero(mask))
+        for name, mask in rows.items()
+    }
+
+
+def _chosen(classes: str, names: Sequence[str]) -> list[int]:
+    """Numbers of the classes asked for, ascending."""
+    if classes == "all":
+        return [*range(len(names))]
+    if not names:
+        raise InputError(f"classes={classes!r}, but the images have no labels: leave it at all")
+    halves = {"first-half": [*range(len(names) // 2)], "second-half": [*range(len(names) // 2, len(names))]}
+    if classes in halves:
+        return halves[classes]
+    asked = classes.split("+")
+    if classes.startswith("file:"):
+        try:
+            lines = Path(classes[5:]).expanduser().read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"classes={classes!r} cannot be read ({error}): give a text of one class a line") from None
+        # Lists of ImageNet's classes have words behind the WordNet number.
+        asked = [line.strip() if line.strip() in names else line.split()[0] for line in lines if line.strip()]
+    numbers = {name: number for number, name in enumerate(names)}
+    numbers = {str(number): number for number in range(len(names))} | numbers
+    for name in asked or [""]:
+        if name not in numbers:
+            near = difflib.get_close_matches(name, names, n=3) or [*names[:3], "..."]
+            raise InputError(f"classes={classes!r}: no class {name!r} among the {len(names)}: {', '.join(near)}")
+    return sorted({numbers[name] for name in asked})
+
+
+def _of_classes(images: ImageSet, chosen: list[int]) -> ImageSet:
+    number = np.full(images.sizes[0], -1, np.int32)
+    number[chosen] = np.arange(len(chosen))
+    classes = number[images.attributes[:, 0]]
+    kept = images.take(np.flatnonzero(classes >= 0))
+    names = tuple(images.value_names[0][c] for c in chosen)
+    return ImageSet(images.title, images.names, (names,), classes[classes >= 0, None], kept.read)
+
+
+def _read_tfds(name: str, size: int | None, tfds_dir: str | None) -> tuple[dict[str, _Part], Sequence[str]]:
+    import tensorflow_datasets as tfds  # here, since it is slow and only this needs it
+
+    try:
+        builder = tfds.builder(name, data_dir=tfds_dir)
+    except (ValueError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"TFDS cannot find {name!r} ({reason}): see tfds.list_builders()") from None
+    # TFDS prepares most sets by TensorFlow; reading goes without.
+    needs = "run `pip install tensorflow`, which nothing else needs, then"
+    if not builder.is_prepared():
+        place = f" --data_dir={tfds_dir}" if tfds_dir else ""
+        raise InputError(
+            f"TFDS set {name!r} is not prepared in {builder.data_dir}: {needs} "
+            f"`tfds build {name} --file_format=array_record{place}`"
+        )
+    image, label = builder.info.supervised_keys or ("image", "label")
+    features = builder.info.features
+    if image not in features or not isinstance(features[image], tfds.features.Image):
+        raise InputError(f"TFDS set {name!r} has {', '.join(features)} but no image: name an image set")
+    has_labels = label in features and isinstance(features[label], tfds.features.ClassLabel)
+    height, width = features[image].shape[:2]
+    side = _side(f"tfds:{name}", height, width, size)
+
+    parts = {}
+    for part in ("train", "validation", "test"):
+        if part not in builder.info.splits:
+            continue
+        try:
+            source: Any = builder.as_data_source(part, decoders={image: tfds.decode.SkipDecoding()})
+        except NotImplementedError:
+            raise InputError(
+                f"TFDS set {name!r} in {builder.data_dir} is of a format without random access: {needs} "
+                f"`tfds convert_format --dataset_version_dir={builder.data_dir} --out_file_format=array_record`"
+            ) from None
+        if has_labels and source[0][label] < 0:  # a competition's test part
+            continue
+        classes = np.array([example[label] for example in source] if has_labels else [0] * len(source), np.int32)
+        fetch = partial(_fetch_records, f"tfds:{name} {part}", source, image)
+        parts[part] = _numbered(classes, _decoded(fetch, len(source), side))
+    return parts, tuple(features[label].names) if has_labels else ()
+
+
+def _fetch_records(title: str, source: Any, image: str, rows: np.ndarray) -> Iterator[tuple[str, io.BytesIO]]:
+    for row, example in zip(rows, source.__getitems__(rows.tolist()), strict=True):
+        yield f"{title} row {row}", io.BytesIO(example[image])
+
+
+def _read_folder(argument: str, size: int | None) -> tuple[dict[str, _Part], Sequence[str]]:
+    root = Path(argument).expanduser()
+    if not root.is_dir():
+        raise InputError(f"image folder {root} is not a folder: give one that holds a folder of images for each class")
+    side = _side(f"folder:{argument}", None, None, size)
+    names = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+    folders = {part: root / name for name, part in names.items() if (root / name).is_dir()}
+    if "train" not in folders:
+        folders = {"train": root}
+    found = [entry.name for folder in folders.values() for entry in os.scandir(folder) if entry.is_dir()]
+    class_names = sorted({name for name in found if not name.startswith(".")})
+    parts = {}
+    for part, folder in folders.items():
+        by_class = [_photographs(folder / name) for name in class_names] or [_photographs(folder)]
+        paths = [path for several in by_class for path in several]
+        if not paths:
+            raise InputError(f"image folder {folder} holds no image: give one with {', '.join(sorted(PHOTOGRAPHS))}")
+        keys = [hashlib.sha256(os.path.relpath(path, folder).encode()).digest()[:8] for path in paths]
+        fetch = partial(_fetch_files, paths)
+        classes = np.repeat(np.arange(len(by_class), dtype=np.int32), [*map(len, by_class)])
+        parts[part] = _Part(classes, _decoded(fetch, len(paths), side), np.frombuffer(b"".join(keys), np.uint64))
+    return parts, class_names
+
+
+def _photographs(folder: Path) -> list[str]:
+    """Paths of the images anywhere in it."""
+    walked = os.walk(folder)
+    return sorted(
+        os.path.join(where, file)
+        for where, _, files in walked
+        for file in files
+        if os.path.splitext(file)[1].lower() in PHOTOGRAPHS and not file.startswith(".")
+    )
+
+
+def _fetch_files(paths: list[str], rows: np.ndarray) -> Iterator[tuple[str, str]]:
+    return ((paths[row], paths[row]) for row in rows)
+
+
+def _read_idx_folder(argument: str, size: int | None) -> tuple[dict[str, _Part], Sequence[str]]:
+    arrays = {}
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        path = Path(argument).expanduser() / f"{prefix}-images-idx3-ubyte"
+        arrays[part] = read_labelled_idx(path if path.exists() else path.with_name(f"{path.name}.gz"))
+    return _of_arrays(f"idx:{argument}", arrays, size)
+
+
+def _read_npz(argument: str, size: int | None) -> tuple[dict[str, _Part], Sequence[str]]:
+    path = Path(argument).expanduser()
+    arrays: dict[str, Any] = {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for part, names in NPZ_NAMES.items():
+                for of_images, of_labels in names:
+                    if of_images in file:
+                        arrays[part] = file[of_images], file.get(of_labels)
+            held = ", ".join(file)
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"npz:{path} cannot be read ({error}): save arrays of numbers by numpy.savez") from None
+    if "train" not in arrays:
+        raise InputError(f"npz:{path} holds {held}: expected images, labels and, if there are any, images_test, ...")
+    for part, (images, labels) in arrays.items():
+        shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
+        if images.dtype != np.uint8 or not shaped or not len(images):
+            raise InputError(
+                f"npz:{path} has {part} images of dtype {images.dtype}, shape {images.shape}: expected uint8 (n, h, w) "
+                "or (n, h, w, 3)"
+            )
+        if labels is not None and (labels.size != len(images) or labels.dtype.kind not in "biuUS"):
+            raise InputError(
+                f"npz:{path} has {part} labels of dtype {labels.dtype}, shape {labels.shape} for {len(images)} images: "
+                "expected a whole number or a string for each"
+            )
+    if len({labels is None for _, labels in arrays.values()}) > 1:
+        raise InputError(f"npz:{path} has labels for some of its parts only: give all or none")
+    return _of_arrays(f"npz:{argument}", arrays, size)
+
+
+def _of_arrays(title: str, arrays: dict[str, Any], size: int | None) -> tuple[dict[str, _Part], Sequence[str]]:
+    """Parts of images held in memory, with labels of any kind or None."""
+    known = [labels.ravel() for _, labels in arrays.values() if labels is not None]
+    values = np.unique(np.concatenate(known)) if known else np.empty(0)
+    parts = {}
+    for part, (images, labels) in arrays.items():
+        classes = np.zeros(len(images), int) if labels is None else np.searchsorted(values, labels.ravel())
+        side = _side(title, images.shape[1], images.shape[2], size)
+        parts[part] = _numbered(classes.astype(np.int32), partial(_look_up, images, side))
+    return parts, tuple(map(str, values.tolist()))
+
+
+def _look_up(images: np.ndarray, side: int, rows: np.ndarray) -> np.ndarray:
+    chosen = images[rows].reshape(len(rows), *images.shape[1:3], -1)
+    if chosen.shape[3] == 1:
+        chosen = np.repeat(chosen, 3, axis=3)
+    if chosen.shape[1:3] == (side, side):
+        return chosen
+    resized = np.empty((len(rows), side, side, 3), np.uint8)
+    for image, one in zip(resized, chosen, strict=True):
+        image[:] = _cut(Image.fromarray(one), side)
+    return resized
+
+
+def _numbered(classes: np.ndarray, read: Read) -> _Part:
+    return _Part(classes, read, random_words(0, 0, 0, len(classes))[:, 0])
+
+
+def _side(title: str, height: int | None, width: int | None, size: int | None) -> int:
+    """Pixels of a side: `size`, or the images' own."""
+    if size is not None:
+        return size
+    if height is None or height != width:
+        raise InputError(f"the images of {title} are not square or not of one size: give the size to make them")
+    return height
+
+
+def _cut(image: Image.Image, side: int) -> np.ndarray:
+    return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR))
+
+
+def _decode(file: Any, side: int) -> np.ndarray:
+    with Image.open(file) as image:
+        image.draft(None, (2 * side, 2 * side))  # a large JPEG is decoded no larger than resizing needs
+        if image.mode[0] in "IF":  # Pillow would cut its values off at 255
+            raise ValueError(f"its pixels are {image.mode}, not 8 bits")
+        return _cut(image.convert("RGB"), side)
+
+
+def _decoded(fetch: Callable[[np.ndarray], Iterator[tuple[str, Any]]], n: int, side: int) -> Read:
+    """A reader of rows, decoded when they are read. fetch: rows → (name, file) of each; n: of how many rows."""
+
+    def count_broken(rows: np.ndarray) -> int:
+        return sum(_broken(file) for _, file in fetch(rows))
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        images = np.empty((len(rows), side, side, 3), np.uint8)
+        for image, (name, file) in zip(images, fetch(rows), strict=True):
+            try:
+                image[:] = _decode(file, side)
+            except BROKEN as error:
+                with ThreadPoolExecutor(os.cpu_count()) as threads:
+                    broken = sum(threads.map(count_broken, np.array_split(np.arange(n), -(-n // 64))))
+                raise InputError(
+                    f"{name} is a broken image ({error}), one of {broken:,} among the {n:,} of its part: repair or "
+                    "remove them"
+                ) from None
+        return images
+
+    return read
+
+
+def _broken(file: Any) -> bool:
+    try:
+        _decode(file, 1)
+    except BROKEN:
+        return True
+    return False
 
 
 def _spectrum(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
