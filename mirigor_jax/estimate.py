@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from mirigor_jax import parallel, probes
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data import augment
-from mirigor_jax.data.pairing import AnyPairing, SameImage
+from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
 from mirigor_jax.encode import encode_pairs
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_json, replace_rows
@@ -43,11 +43,11 @@ def check(config: ConfigDict, pairing: AnyPairing) -> None:
         raise InputError(f"features.test={pairs} pairs cannot fill one batch of k_est={e.k}; raise it, or lower k_est")
     if not 0.5 <= e.confidence < 1:
         raise InputError(f"estimate.confidence={e.confidence} is not in [0.5, 1); 0.95 is usual")
-    classes = not isinstance(pairing, SameImage) and pairing.exact and pairing.num_classes > 1
-    if classes and certificate.classifier_lower_bits(0, pairs, pairing.law, e.confidence) == 0:
+    law = None if isinstance(pairing, SameImage) or not pairing.exact else pairing.law
+    if law is not None and len(law) > 1 and certificate.classifier_lower_bits(0, pairs, law, e.confidence) == 0:
         raise InputError(
-            f"features.test={pairs} pairs are too few for a certificate over {pairing.num_classes} classes: even a "
-            "classifier without errors would prove nothing; raise it to some thousands"
+            f"features.test={pairs} pairs are too few for a certificate over {len(law)} classes: even a classifier "
+            "without errors would prove nothing; raise it to some thousands"
         )
     if pairing.num_classes != 1 and pairs < labels.LEAST_PAIRS:
         raise InputError(f"features.test={pairs} pairs are too few for a certificate; raise it to some thousands")
@@ -196,7 +196,7 @@ def read_curve(
 ) -> list[dict]:
     """The test part at every K, in bits: strict InfoNCE with its t-interval over disjoint batches, the paper's form."""
     read = make_read(config, mesh)
-    law = pairing.law if not isinstance(pairing, SameImage) and pairing.exact else None
+    law = None if isinstance(pairing, SameImage) or not pairing.exact else pairing.law
     rows = []
     for k in batch_sizes(config):
         strict, paper = (np.asarray(x, np.float64) / math.log(2) for x in read(params, *in_batches(test, k, mesh)))
@@ -217,13 +217,13 @@ def read_curve(
     return rows
 
 
-def both_views(pairs: dict[str, np.ndarray], pairing: AnyPairing) -> tuple[np.ndarray, np.ndarray]:
+def both_views(pairs: dict[str, np.ndarray], pairing: ByClass) -> tuple[np.ndarray, np.ndarray]:
     """(representations, classes) of all images of the pairs."""
     h, attributes = (np.concatenate([pairs[f"{name}_x"], pairs[f"{name}_y"]]) for name in ("h", "labels"))
     return h, pairing.classes(attributes)
 
 
-def fit_probe(config: ConfigDict, features: Features, pairing: AnyPairing) -> probes.LinearProbe:
+def fit_probe(config: ConfigDict, features: Features, pairing: ByClass) -> probes.LinearProbe:
     """The linear probe of the shared attributes' class, fitted on the fit part, chosen on validation."""
     h, classes = both_views(features["validation"], pairing)
     return probes.fit_linear(

@@ -53,7 +53,7 @@ LEAST = {
 }
 POSITIVE = ("train.temperature", "train.learning_rate", "estimate.learning_rate")
 Read = Callable[[int, int], dict[str, np.ndarray]]
-Law = pairing.Pairing | pairing.SameImage
+Law = pairing.AnyPairing
 
 
 def run(config: ConfigDict, name: str, workdir: str | None) -> None:
