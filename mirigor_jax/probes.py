@@ -1,19 +1,36 @@
-"""Linear evaluation on frozen features: softmax regression, its l2 and its temperature chosen on validation images."""
+"""Frozen features' classes by softmax regression, its l2 and temperature chosen on validation, and by neighbours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Integer
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from mirigor_jax.errors import InputError
+
+KNN_SCORES = 2**26  # held at once, 256 MiB
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """A classifier of features whose softmax of `logits` over `temperature` is its class posterior."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def temperature(self) -> float: ...
+
+    def logits(self, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]: ...
 
 
 @dataclass(frozen=True)
@@ -28,9 +45,31 @@ class LinearProbe:
     temperature: float
     validation_accuracy: float
 
+    @property
+    def num_classes(self) -> int:
+        return len(self.bias)
+
     def logits(self, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Class scores (n, c), before the temperature."""
-        return _standardise(features, self.mean, self.scale) @ self.kernel + self.bias[None, :]
+        return standardise(features, self.mean, self.scale) @ self.kernel + self.bias[None, :]
+
+
+@dataclass(frozen=True)
+class NearestNeighbours:
+    """A vote of the k fit images most similar by cosine, each of weight exp(cosine / tau). Unit rows, on the device."""
+
+    features: Float[Array, "n d"]
+    labels: Integer[Array, " n"]
+    num_classes: int
+    k: int
+    tau: float
+    temperature: ClassVar[float] = 1.0  # the posterior is each class's share of the votes
+
+    def logits(self, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
+        """Log of each class's votes (n, c), up to a term of the row's; -inf for a class without any."""
+        rows = max(1, KNN_SCORES // len(self.features))
+        votes = _log_votes(self.features, self.labels, self.tau, jnp.asarray(features), self.num_classes, self.k, rows)
+        return np.asarray(votes)
 
 
 def fit_linear(
@@ -50,46 +89,60 @@ def fit_linear(
     (Boyd and Vandenberghe 2004, section 9.5.1), by the Hessian at zero weights, is at most 1e-7 nats.
     Raises InputError where lengths differ, a label is outside 0..num_classes-1, or l2 is empty or negative.
     """
-    _check(features, labels, num_classes, "fit")
-    _check(validation_features, validation_labels, num_classes, "validation")
+    check_part(features, labels, num_classes, "fit")
+    check_part(validation_features, validation_labels, num_classes, "validation")
     if not l2 or min(l2) < 0:
         raise InputError(f"l2 = {list(l2)}: expected at least one penalty, none negative")
-    rows = np.asarray(features, np.float64)
-    mean, scale = rows.mean(axis=0), rows.std(axis=0)
-    mean, scale = np.asarray(mean, np.float32), np.asarray(np.where(scale > 0, scale, 1), np.float32)
-
+    mean, scale = mean_and_scale(features)
     path = sorted(map(float, l2), reverse=True)  # each fit starts from its stronger penalty's, which is close
-    data = _standardise(features, mean, scale), np.asarray(labels), np.asarray(path, np.float32)
+    data = standardise(features, mean, scale), np.asarray(labels), np.asarray(path, np.float32)
     kernels, biases = jax.device_get(_fit_path(*jax.device_put(data), num_classes, max_steps))
-    validation = _standardise(validation_features, mean, scale)
+    validation = standardise(validation_features, mean, scale)
     logits = validation @ kernels + biases[:, None, :]
     truth = np.asarray(validation_labels)
     accuracies = np.mean(logits.argmax(axis=2) == truth[None, :], axis=1)
     best = min(range(len(path)), key=lambda i: (-accuracies[i], _log_loss(logits[i], truth)))
-
-    log_temperature = minimize_scalar(
-        lambda t: _log_loss(logits[best] / np.exp(t), truth), bounds=(-5, 5), method="bounded"
-    ).x
     return LinearProbe(
         kernel=kernels[best],
         bias=biases[best],
         mean=mean,
         scale=scale,
         l2=path[best],
-        temperature=float(np.exp(log_temperature)),
+        temperature=best_temperature(logits[best], truth),
         validation_accuracy=float(accuracies[best]),
     )
 
 
+def fit_knn(
+    features: Float[np.ndarray | Array, "n d"],
+    labels: Integer[np.ndarray | Array, " n_labels"],
+    num_classes: int,
+    *,
+    k: int = 200,
+    tau: float = 0.07,
+) -> NearestNeighbours:
+    """Weighted k-nearest-neighbour classification by cosine similarity; of fewer than k images all have a vote.
+
+    Raises InputError as `fit_linear` does, and where k or tau is not positive.
+    Source: Wu et al. 2018, section 3.4 (k = 200, tau = 0.07).
+    """
+    check_part(features, labels, num_classes, "fit")
+    if k < 1 or tau <= 0:
+        raise InputError(f"k = {k}, tau = {tau:g}: expected both above 0; 200 and 0.07 are usual")
+    rows = np.asarray(features, np.float32)
+    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return NearestNeighbours(jnp.asarray(rows), jnp.asarray(labels), num_classes, min(k, len(rows)), tau)
+
+
 def accuracy(
-    probe: LinearProbe, features: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndarray | Array, " n_labels"]
+    probe: Probe, features: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndarray | Array, " n_labels"]
 ) -> float:
     """The share of images, in 0..1, whose highest score is their label's. Raises InputError as `fit_linear` does."""
-    _check(features, labels, len(probe.bias), "test")
+    check_part(features, labels, probe.num_classes, "test")
     return float(np.mean(probe.logits(features).argmax(axis=1) == np.asarray(labels)))
 
 
-def class_posterior(probe: LinearProbe, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
+def class_posterior(probe: Probe, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
     """Class probabilities (n, c) in float64: the softmax of the scores over the temperature.
 
     Source: Guo et al. 2017, section 4.2 (temperature scaling).
@@ -138,24 +191,67 @@ def _fit_path(
 
             kernel, bias = jax.tree.map(lambda fits: jnp.tensordot(coefficients, fits, axes=1), latest)
             start = factor.T @ kernel, bias / num_classes**0.5
-            params, _, _ = jax.lax.while_loop(unfinished, step, (start, optimizer.init(start), 0))
+            params, _, _ = lax.while_loop(unfinished, step, (start, optimizer.init(start), 0))
             latest = jax.tree.map(lambda new, fits: jnp.stack([new, *fits[:2]]), weights(params), latest)
             return latest, weights(params)
 
         extrapolation = [[0, 0, 0], [1, 0, 0], [2, -1, 0]] + [[3, -3, 1]] * len(l2)
         zeros = jnp.zeros((3, x.shape[1], num_classes), x.dtype), jnp.zeros((3, num_classes), x.dtype)
-        return jax.lax.scan(fit, zeros, (l2, jnp.asarray(extrapolation[: len(l2)], x.dtype)))[1]
+        return lax.scan(fit, zeros, (l2, jnp.asarray(extrapolation[: len(l2)], x.dtype)))[1]
 
 
-def _standardise(features, mean, scale):
+@partial(jax.jit, static_argnames=("num_classes", "k", "rows"))
+def _log_votes(
+    bank: Float[Array, "n d"],
+    labels: Integer[Array, " n"],
+    tau: float | Array,
+    h: Float[Array, "m d"],
+    num_classes: int,
+    k: int,
+    rows: int,
+) -> Float[Array, "m c"]:
+    """Log-votes for each row of h, so many rows at a time; the nearest neighbour's weight is 1."""
+
+    def one(row):
+        row = row / jnp.maximum(jnp.linalg.norm(row), 1e-12)
+        cosines, nearest = lax.top_k(jnp.matmul(row, bank.T, precision="highest"), k)
+        # cosines[0] is the maximum too, but with that slice of its result XLA:CPU sorts all rows, 30 times as slow.
+        weights = jnp.exp((cosines - jnp.max(cosines)) / tau)
+        return jnp.zeros(num_classes, bank.dtype).at[labels[nearest]].add(weights)
+
+    return jnp.log(lax.map(one, h, batch_size=rows))
+
+
+def mean_and_scale(
+    features: Float[np.ndarray | Array, "n d"],
+) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+    """Each column's mean and standard deviation, 1 where it is constant."""
+    rows = np.asarray(features, np.float64)
+    mean, scale = rows.mean(axis=0), rows.std(axis=0)
+    return np.asarray(mean, np.float32), np.asarray(np.where(scale > 0, scale, 1), np.float32)
+
+
+def standardise(
+    features: Float[np.ndarray | Array, "n d"], mean: Float[np.ndarray, " d"], scale: Float[np.ndarray, " d"]
+) -> Float[np.ndarray, "n d"]:
+    """The features in units of `scale` from `mean`, in float32."""
     return (np.asarray(features, np.float32) - mean[None, :]) / scale[None, :]
+
+
+def best_temperature(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray, " n"]) -> float:
+    """The temperature, from e^-5 to e^5, at which the logits' log-loss is least. Source: Guo et al. 2017, 4.2."""
+    log_temperature = minimize_scalar(
+        lambda t: _log_loss(logits / np.exp(t), labels), bounds=(-5, 5), method="bounded"
+    ).x
+    return float(np.exp(log_temperature))
 
 
 def _log_loss(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray, " n"]) -> float:
     return -float(np.mean(log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]))
 
 
-def _check(features, labels, num_classes: int, part: str) -> None:
+def check_part(features, labels, num_classes: int, part: str) -> None:
+    """Raise InputError where a part has no images, other rows than labels, or a label outside 0..num_classes-1."""
     if len(features) != len(labels) or len(labels) == 0:
         raise InputError(f"{part} part: {len(features)} feature rows for {len(labels)} labels, expected as many, not 0")
     low, high = int(np.min(labels)), int(np.max(labels))

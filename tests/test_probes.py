@@ -1,4 +1,4 @@
-"""The linear probe against scipy's optimum of the same objective, and what its validation part has to choose."""
+"""Probes: the linear one against scipy's optimum, neighbours against a plain loop, the MLP where lines do not do."""
 
 import time
 
@@ -7,8 +7,12 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
+from mirigor_jax import probes
 from mirigor_jax.errors import InputError
-from mirigor_jax.probes import accuracy, class_posterior, fit_linear
+from mirigor_jax.mlp_probe import fit_mlp
+from mirigor_jax.probes import accuracy, class_posterior, fit_knn, fit_linear
+
+SMALL = {"hidden": (32, 32), "dropout": (0.1, 0.1), "learning_rate": 5e-3, "max_steps": 300, "patience": 200}
 
 
 def clusters(rng, n, dimensions, classes, noise):
@@ -162,3 +166,103 @@ def test_sixty_four_classes_are_fitted_in_seconds():
     )
     assert time.perf_counter() - start < 20  # about 2 s on two free cores
     assert probe.validation_accuracy > 0.95
+
+
+def votes_by_loop(bank, labels, classes, k, tau, rows):
+    shares = np.zeros((len(rows), classes))
+    for i, row in enumerate(rows.astype(float)):
+        cosines = [row @ other / np.linalg.norm(row) / np.linalg.norm(other) for other in bank.astype(float)]
+        for j in np.argsort(cosines)[::-1][:k]:
+            shares[i, labels[j]] += np.exp(cosines[j] / tau)
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("k", "tau"), [(15, 0.07), (15, 0.002), (1000, 0.5)])
+def test_neighbours_vote_as_in_a_plain_loop(monkeypatch, k, tau):
+    rng = np.random.default_rng(8)
+    bank, labels = clusters(rng, 120, 6, 4, noise=2)
+    rows, truth = clusters(rng, 23, 6, 4, noise=2)
+    bank *= rng.uniform(0.1, 10, size=(120, 1)).astype(np.float32)  # lengths do not count
+    monkeypatch.setattr(probes, "KNN_SCORES", 120 * 5)  # five rows at a time, of 23
+    probe = fit_knn(bank, labels, 5, k=k, tau=tau)
+    expected = votes_by_loop(bank, labels, 5, k, tau, rows)
+    np.testing.assert_allclose(class_posterior(probe, rows), expected, atol=1e-4)
+    assert not class_posterior(probe, rows)[:, 4].any()  # the class without images
+    assert accuracy(probe, rows, truth) == np.mean(expected.argmax(axis=1) == truth)
+
+
+def test_near_neighbours_outvote_more_that_are_far():
+    angles = np.array([0.0, 0.5, 0.5, -0.5])
+    bank = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    row, labels = np.array([[3.0, 0.0]], np.float32), np.array([0, 1, 1, 1])
+    assert accuracy(fit_knn(bank, labels, 2), row, np.array([0])) == 1
+    assert accuracy(fit_knn(bank, labels, 2, tau=10.0), row, np.array([1])) == 1
+
+
+@pytest.mark.parametrize(("k", "tau"), [(0, 0.07), (5, 0.0)])
+def test_no_neighbours_or_no_tau_is_refused(k, tau):
+    with pytest.raises(InputError, match=f"k = {k}, tau = {tau:g}: expected both above 0"):
+        fit_knn(np.ones((10, 2), np.float32), np.arange(10) % 2, 2, k=k, tau=tau)
+
+
+def xor(rng, n):
+    """Classes that no line parts: the sign of a product, of two columns out of four."""
+    features = rng.normal(size=(n, 4)).astype(np.float32)
+    return 5 * features + 3, (features[:, 0] * features[:, 1] > 0).astype(int)
+
+
+def test_the_mlp_parts_classes_that_the_linear_probe_cannot():
+    rng = np.random.default_rng(9)
+    (x, y), (x_validation, y_validation), (fresh, truth) = (xor(rng, n) for n in (2000, 1000, 1000))
+    given = {"validation_features": x_validation, "validation_labels": y_validation}
+    assert accuracy(fit_linear(x, y, 2, l2=[1e-3], **given), fresh, truth) < 0.55
+    probe = fit_mlp(x, y, 2, **given, **SMALL)
+    assert accuracy(probe, fresh, truth) == pytest.approx(probe.validation_accuracy, abs=0.03)
+    assert accuracy(probe, fresh, truth) > 0.93
+    calibrated = [
+        log_loss(softmax(probe.logits(x_validation).astype(float) / t, axis=1), y_validation)
+        for t in probe.temperature * np.array([0.9, 1.0, 1.1])
+    ]
+    assert min(calibrated) == calibrated[1]
+
+
+def test_labels_without_a_law_leave_the_mlp_at_chance_and_end_its_fit():
+    rng = np.random.default_rng(10)
+    (x, y), (x_validation, y_validation), (fresh, truth) = (clusters(rng, n, 8, 4, 0.5) for n in (600, 600, 2000))
+    y_validation, looks = rng.permutation(y_validation), []
+    probe = fit_mlp(
+        x,
+        rng.permutation(y),
+        4,
+        validation_features=x_validation,
+        validation_labels=y_validation,
+        report=lambda *look: looks.append(look),
+        **(SMALL | {"max_steps": 10_000}),
+    )
+    assert accuracy(probe, fresh, rng.permutation(truth)) == pytest.approx(0.25, abs=0.04)
+    assert log_loss(class_posterior(probe, fresh), rng.permutation(truth)) > np.log(4) - 0.01
+    losses = {step: float(note.split()[1]) for step, _, note in looks}
+    assert losses[probe.step] == min(losses.values()) < losses[looks[-1][0]]
+    assert looks[-1][0] == probe.step + 200  # its patience
+    kept = log_loss(softmax(probe.logits(x_validation).astype(float), axis=1), y_validation)
+    assert kept == pytest.approx(losses[probe.step], abs=1e-3)
+
+
+def test_an_mlp_is_its_seed_s_and_its_options_count():
+    rng = np.random.default_rng(11)
+    (x, y), (x_validation, y_validation) = (xor(rng, n) for n in (2000, 1000))
+    given = {"validation_features": x_validation, "validation_labels": y_validation} | SMALL | {"max_steps": 100}
+
+    def fitted(**changed):
+        return fit_mlp(x, y, 2, **(given | changed)).params["Dense_0"]["kernel"]
+
+    kernel = fitted()
+    np.testing.assert_array_equal(kernel, fitted())
+    assert np.abs(kernel - fitted(seed=1)).max() > 0.1
+    assert np.abs(kernel - fitted(dropout=(0.0, 0.0))).max() > 0.01
+    assert np.abs(kernel - fitted(learning_rate=1e-6)).max() > 0.1
+    assert np.abs(fitted(weight_decay=10.0)).mean() < 0.5 * np.abs(kernel).mean()
+    with pytest.raises(InputError, match="2 hidden layers, 1 dropout rates"):
+        fitted(dropout=(0.5,))
+    with pytest.raises(InputError, match="max_steps = 0, patience = 200"):
+        fitted(max_steps=0)

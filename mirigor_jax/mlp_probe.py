@@ -1,0 +1,151 @@
+"""The non-linear probe: an MLP on frozen features, fitted until validation gains no more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Integer
+
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi import fit
+from mirigor_jax.probes import best_temperature, check_part, mean_and_scale, standardise
+
+BATCH = 512
+LOOK = 100  # steps between looks at validation
+
+
+class Classifier(nn.Module):
+    """Dense layers, each with ELU and dropout, and a linear one: (n, d) → class scores (n, num_classes)."""
+
+    num_classes: int
+    hidden: tuple[int, ...]
+    dropout: tuple[float, ...]
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "n d"], deterministic: bool = True) -> Float[Array, "n c"]:
+        for width, rate in zip(self.hidden, self.dropout, strict=True):
+            h = nn.Dropout(rate)(nn.elu(nn.Dense(width)(h)), deterministic)
+        return nn.Dense(self.num_classes)(h)
+
+
+@dataclass(frozen=True)
+class MLPProbe:
+    """An MLP on features standardised by the fit part's mean and scale, as it was after `step` steps."""
+
+    classifier: Classifier
+    params: Any
+    mean: Float[np.ndarray, " d"]
+    scale: Float[np.ndarray, " d"]
+    temperature: float
+    validation_accuracy: float
+    step: int
+
+    @property
+    def num_classes(self) -> int:
+        return self.classifier.num_classes
+
+    def logits(self, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
+        """Class scores (n, c), before the temperature."""
+        return np.asarray(_scores(self.classifier, self.params, standardise(features, self.mean, self.scale)))
+
+
+def fit_mlp(
+    features: Float[np.ndarray | Array, "n d"],
+    labels: Integer[np.ndarray | Array, " n_labels"],
+    num_classes: int,
+    *,
+    validation_features: Float[np.ndarray | Array, "m d"],
+    validation_labels: Integer[np.ndarray | Array, " m_labels"],
+    hidden: Sequence[int] = (512, 512, 512),
+    dropout: Sequence[float] = (0.5, 0.3, 0.2),
+    learning_rate: float = 5e-4,
+    weight_decay: float = 2.5e-5,
+    max_steps: int = 20_000,
+    patience: int = 2000,
+    seed: int = 0,
+    report: fit.Report | None = None,
+) -> MLPProbe:
+    """Minimise cross-entropy + weight_decay/2 |parameters|^2 by Adam, 512 images a step, one dropout rate a layer.
+
+    Every 100 steps comes a look at validation, and the fit with the least log-loss there is kept; it ends at the look
+    after `patience` steps without a gain, or after max_steps. The temperature then minimises that log-loss.
+    report: called as report(step, steps, note) at every look.
+    Raises InputError as `fit_linear` does, and for other than one dropout rate a layer or no step.
+    Source: Gosch 2020, C.2, whose fits last 1000 epochs, without a choice among them.
+    """
+    check_part(features, labels, num_classes, "fit")
+    check_part(validation_features, validation_labels, num_classes, "validation")
+    if len(hidden) != len(dropout):
+        raise InputError(f"{len(hidden)} hidden layers, {len(dropout)} dropout rates: expected one rate for each")
+    if max_steps < 1 or patience < 1:
+        raise InputError(f"max_steps = {max_steps}, patience = {patience}: expected 1 or more")
+    mean, scale = mean_and_scale(features)
+    classifier = Classifier(num_classes, tuple(hidden), tuple(dropout))
+    part = jax.device_put((standardise(features, mean, scale), np.asarray(labels)))
+    validation = jax.device_put((standardise(validation_features, mean, scale), np.asarray(validation_labels)))
+    init_key, fit_key = jax.random.split(jax.random.key(seed))
+    state = fit.fresh(classifier.init(init_key, part[0][:1])["params"], _adam(learning_rate, weight_decay), np.float32)
+    options = {"classifier": classifier, "learning_rate": learning_rate, "weight_decay": weight_decay}
+    while state.step < max_steps and state.step - state.best_step < patience:
+        state, looked = _chunk(state, part, validation, fit_key, **options)
+        if report is not None:
+            loss_nats = -float(looked["validation_nats"])
+            report(min(int(state.step), max_steps), max_steps, f"log-loss {loss_nats:.3f} nats on validation")
+    params = jax.device_get(state.best_params)
+    logits, truth = np.asarray(_scores(classifier, params, validation[0])), np.asarray(validation_labels)
+    return MLPProbe(
+        classifier=classifier,
+        params=params,
+        mean=mean,
+        scale=scale,
+        temperature=best_temperature(logits, truth),
+        validation_accuracy=float(np.mean(logits.argmax(axis=1) == truth)),
+        step=int(state.best_step),
+    )
+
+
+def _adam(learning_rate: float | Array, weight_decay: float | Array) -> optax.GradientTransformation:
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate))
+
+
+@partial(jax.jit, static_argnames="classifier")
+def _chunk(
+    state: fit.CriticState,
+    part: tuple[Array, Array],
+    validation: tuple[Array, Array],
+    key: Array,
+    *,
+    classifier: Classifier,
+    learning_rate: float | Array,
+    weight_decay: float | Array,
+) -> tuple[fit.CriticState, dict[str, Array]]:
+    """LOOK steps on batches of the fit part (features, labels), then a look at validation."""
+
+    def loss_nats(params, x, labels, dropout):
+        rngs = {} if dropout is None else {"dropout": dropout}
+        logits = classifier.apply({"params": params}, x, dropout is None, rngs=rngs)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    def step(state, frozen, part, key):
+        row_key, dropout = jax.random.split(key)
+        rows = jax.random.randint(row_key, (BATCH,), 0, len(part[0]))
+        loss, gradients = jax.value_and_grad(loss_nats)(state.params, *(x[rows] for x in part), dropout)
+        return fit.update(state, _adam(learning_rate, weight_decay), gradients), -loss
+
+    def validate(params, x, labels):
+        return (-loss_nats(params, x, labels, None),)
+
+    keys = jax.random.split(jax.random.fold_in(key, state.step), LOOK)
+    return fit.fit_chunk(state, {}, part, validation, keys, step=step, validate=validate, streamed=False)
+
+
+@partial(jax.jit, static_argnames="classifier")
+def _scores(classifier: Classifier, params: Any, x: Float[np.ndarray | Array, "n d"]) -> Float[Array, "n c"]:
+    logits: Any = classifier.apply({"params": params}, x)
+    return logits
