@@ -1,0 +1,195 @@
+"""Metrics of representations against closed forms and plain loops over pairs."""
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.spatial.distance import pdist
+from scipy.special import ive, logsumexp
+
+from mirigor_jax import metrics, mlp_probe
+from mirigor_jax.errors import InputError
+
+
+def unbalanced(seed=0):
+    """Rows of many lengths, in classes of 1 to 9 images in no order, one of a single image."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat([7, 3, -1, 12], [9, 4, 1, 2]))
+    centres = rng.normal(size=(13, 5))
+    return rng.uniform(0.1, 9, size=(16, 1)) * (centres[labels] + 0.7 * rng.normal(size=(16, 5))), labels
+
+
+def cosine(x, y):
+    return x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+
+
+def same_class_cosines(h, labels, itself=False):
+    """For each class the cosines of its ordered pairs, by two loops."""
+    found = {}
+    for i in range(len(h)):
+        for j in range(len(h)):
+            if labels[i] == labels[j] and (itself or i != j):
+                found.setdefault(labels[i], []).append(cosine(h[i], h[j]))
+    return found
+
+
+def circle(angles):
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+def nt_xent_by_hand(x, y, temperature):
+    z = np.concatenate([x, y]).astype(float)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    scores, rows = z @ z.T / temperature, np.arange(len(z))
+    np.fill_diagonal(scores, -np.inf)
+    return np.mean(logsumexp(scores, axis=1) - scores[rows, np.roll(rows, len(x))])
+
+
+def test_alignment_on_a_circle_is_the_chord():
+    angles = np.linspace(0, 6, 20)
+    x, y = 3 * circle(angles), 0.2 * circle(angles + 0.7)  # lengths do not count
+    assert metrics.alignment(x, y) == pytest.approx(2 - 2 * np.cos(0.7), rel=1e-6)
+    assert metrics.alignment(x, y, alpha=1.0) == pytest.approx(2 * np.sin(0.35), rel=1e-6)
+    assert metrics.alignment(x, -x) == pytest.approx(4)
+
+
+def test_tolerance_is_the_mean_over_all_same_class_pairs():
+    h, labels = unbalanced()
+    by_class = same_class_cosines(h, labels)
+    assert sorted(map(len, by_class.values())) == [2, 12, 72]
+    expected = np.mean(np.concatenate(list(by_class.values())))
+    assert metrics.tolerance(h, labels) == pytest.approx(expected, rel=1e-12)
+    assert metrics.tolerance(jnp.asarray(h, jnp.float32), jnp.asarray(labels)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_class_alignment_draws_the_class_by_its_frequency():
+    h, labels = unbalanced(1)
+    law = {c: np.sum(labels == c) / 15 for c in (7, 3, 12)}  # the single image's class has no pair
+    expected = sum(law[c] * np.mean(2 - 2 * np.array(cosines)) for c, cosines in same_class_cosines(h, labels).items())
+    assert metrics.class_alignment(h, labels) == pytest.approx(expected, rel=1e-12)
+    assert metrics.class_alignment(h, labels) != pytest.approx(2 - 2 * metrics.tolerance(h, labels), abs=1e-3)
+
+
+def test_tolerance_converts_to_the_other_conventions():
+    rng = np.random.default_rng(2)
+    h, labels = rng.normal(size=(24, 3)), np.arange(24) % 4
+    t = metrics.tolerance(h, labels)
+    with_itself = np.mean(np.concatenate(list(same_class_cosines(h, labels, itself=True).values())))
+    assert t + (1 - t) / 6 == pytest.approx(with_itself, rel=1e-12)
+    others = [cosine(h[i], h[j]) * (labels[i] == labels[j]) for i in range(24) for j in range(24) if i != j]
+    assert t * 5 / 23 == pytest.approx(np.mean(others), rel=1e-12)
+
+
+def test_an_image_of_zeros_has_no_direction():
+    h = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    assert metrics.tolerance(h, np.zeros(3, int)) == pytest.approx(1 / 3)
+
+
+def test_class_pairs_are_disjoint_and_of_one_class_and_as_many_as_there_can_be():
+    _, labels = unbalanced()
+    pairs = metrics.class_pairs(labels)
+    assert len(pairs) == 4 + 2 + 1
+    assert len(set(pairs.ravel())) == 14
+    np.testing.assert_array_equal(labels[pairs[:, 0]], labels[pairs[:, 1]])
+    assert {tuple(sorted(p)) for p in pairs} != {tuple(sorted(p)) for p in metrics.class_pairs(labels, seed=1)}
+    assert metrics.class_pairs(np.arange(5)).shape == (0, 2)
+    large = np.arange(1000) // 100
+    drawn = large[metrics.class_pairs(large)[:, 0]]
+    assert len(drawn) == 500
+    assert np.mean(drawn[1:] == drawn[:-1]) == pytest.approx(0.1, abs=0.05)  # in random order
+    gaps = np.abs(np.diff(metrics.class_pairs(large), axis=1))
+    assert np.mean(gaps) == pytest.approx(101 / 3, rel=0.1)  # of two of a hundred
+
+
+def test_contrastive_loss_is_the_mean_of_batches():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(2, 17, 4)).astype(np.float32)
+    expected = np.mean([nt_xent_by_hand(x[i : i + 5], y[i : i + 5], 0.3) for i in (0, 5, 10)])
+    assert metrics.contrastive_loss_nats(x, y, 0.3, 5) == pytest.approx(expected, rel=1e-5)
+
+
+def test_label_nmi_of_a_channel_is_its_capacity_over_the_entropy():
+    # 20 images of each of two classes, of which the features tell nine in ten: I = H(Y) - H_b(0.1)
+    labels = np.repeat([0, 1], 20)
+    seen = labels.copy()
+    seen[[0, 1, 20, 21]] ^= 1
+    logits = np.log(np.where(seen[:, None] == np.arange(2)[None, :], 0.9, 0.1)) + 7
+    lost = -(0.9 * np.log2(0.9) + 0.1 * np.log2(0.1))
+    assert metrics.label_nmi(logits, labels) == pytest.approx(1 - lost)
+    # unequal classes, and nothing known but their frequencies
+    skewed = np.repeat([0, 1, 2], [6, 3, 1])
+    assert metrics.label_nmi(np.tile(np.log([0.6, 0.3, 0.1]), (10, 1)), skewed) == pytest.approx(0)
+    assert metrics.label_nmi(np.zeros((10, 3)), skewed) < 0
+    certain = 1e4 * np.eye(3)[skewed]
+    assert metrics.label_nmi(certain, skewed) == pytest.approx(1)
+
+
+@pytest.fixture
+def small_mlp(monkeypatch):
+    small = partial(mlp_probe.fit_mlp, hidden=(16,), dropout=(0.1,), learning_rate=1e-2)
+    monkeypatch.setattr(mlp_probe, "fit_mlp", small)
+
+
+@pytest.mark.usefixtures("small_mlp")
+def test_every_metric_of_points_on_a_circle():
+    # Four classes, a quarter of the circle each; the test part's points are equally spaced.
+    n = 256
+    angles = (np.arange(n) + 0.5) * 2 * np.pi / n
+    order = np.random.default_rng(4).permutation(n)
+
+    def part(angles):
+        return {"h": 2 * circle(angles), "labels": np.floor(2 * angles / np.pi).astype(np.int32)}
+
+    rng = np.random.default_rng(5)
+    splits = {"fit": part(rng.uniform(0, 2 * np.pi, 800)), "validation": part(rng.uniform(0, 2 * np.pi, 400))}
+    turned = angles[order] + 0.1 * np.sign(np.sin(angles[order]))  # a gap opens at 0, another closes at pi
+    views = {"h_x": circle(angles[order]), "h_y": circle(turned)}
+    splits["test"] = part(angles[order]) | views
+    found = metrics.evaluate(splits, l2=[1e-4], temperature=0.5, k=64, max_steps=300)
+
+    of_view_y = np.log(np.mean(np.exp(-2 * pdist(views["h_y"]) ** 2)))
+    uniformity = np.log((n * ive(0, 4) - 1) / (n - 1))  # the mean of e^{-4 + 4 cos}, itself left out
+    quarter = np.mean([np.cos(angles[i] - angles[j]) for i in range(64) for j in range(64) if i != j])
+    batch = [views[name][:64] for name in views]
+    assert found == {
+        "augmentation_alignment": pytest.approx(2 - 2 * np.cos(0.1), rel=1e-4),
+        "augmentation_uniformity": pytest.approx((uniformity + of_view_y) / 2, abs=1e-5),
+        "augmentation_tolerance": pytest.approx(np.cos(0.1), rel=1e-5),
+        # equally spaced whatever the batch, but for chance
+        "augmentation_contrastive_loss_nats": pytest.approx(nt_xent_by_hand(*batch, 0.5), abs=0.05),
+        "class_alignment": pytest.approx(2 - 2 * quarter, rel=1e-5),
+        "class_uniformity": pytest.approx(uniformity, abs=1e-5),
+        "class_tolerance": pytest.approx(quarter, rel=1e-5),
+        # uniform on the circle, log(2k - 1) + log of the mean of e^{2 cos}, less the positives' 2 cos; at k = 64
+        "class_contrastive_loss_nats": pytest.approx(np.log(127 * ive(0, 2) * np.e**2) - 2 * quarter, abs=0.1),
+        "linear_accuracy": pytest.approx(1, abs=0.03),
+        "knn_accuracy": pytest.approx(1, abs=0.03),
+        "mlp_accuracy": pytest.approx(1, abs=0.03),
+        "linear_nmi": pytest.approx(0.95, abs=0.05),
+        "mlp_nmi": pytest.approx(0.9, abs=0.1),
+    }
+    unlabelled = metrics.evaluate({"test": views}, l2=[], temperature=0.5, k=64)
+    assert unlabelled == {name: value for name, value in found.items() if name.startswith("augmentation_")}
+
+
+LABELS = np.array([0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.alignment(np.ones((3, 2)), np.ones((2, 2))), r"shapes \(3, 2\) and \(2, 2\)"),
+        (lambda: metrics.alignment(np.ones((0, 2)), np.ones((0, 2))), r"shapes \(0, 2\)"),
+        (lambda: metrics.contrastive_loss_nats(np.ones((3, 2)), np.ones((3, 1)), 0.1, 2), r"\(3, 2\) and \(3, 1\)"),
+        (lambda: metrics.contrastive_loss_nats(np.ones((3, 2)), np.ones((3, 2)), 0.1, 4), "k = 4.*1 to the 3 pairs"),
+        (lambda: metrics.contrastive_loss_nats(np.ones((3, 2)), np.ones((3, 2)), 0.0, 2), "temperature = 0"),
+        (lambda: metrics.tolerance(np.ones((2, 2)), LABELS), "2 feature rows for 3 labels"),
+        (lambda: metrics.tolerance(np.ones((3, 2)), np.arange(3)), "3 images of 3 classes"),
+        (lambda: metrics.class_alignment(np.ones((3, 2)), np.arange(3)), "a class of two or more"),
+        (lambda: metrics.label_nmi(np.ones((3, 2)), np.ones(3, int)), "labels hold 1 class"),
+    ],
+)
+def test_what_is_not_defined_is_refused_in_one_line(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
