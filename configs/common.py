@@ -59,7 +59,8 @@ def base() -> ConfigDict:
     config.seed = 0
 
     config.data = ConfigDict()
-    config.data.size = 64
+    config.data.source = "cdp"  # or fashion_mnist, tfds:NAME, folder:PATH, idx:PATH, npz:PATH
+    config.data.size = 64  # pixels; of an image set None for its own
     config.data.colors = 4
     config.data.digits = (2, 3, 4, 5)
     config.data.grid = (2, 2)
@@ -79,6 +80,11 @@ def base() -> ConfigDict:
     config.data.images = placeholder(int)  # to train on, drawn again and again; None: every image is new
     config.data.resident = "auto"  # those images on every device: where they fit, always or never
     config.data.seed = 0  # of the bank of backgrounds and glyphs, which all parts of a run draw from
+    config.data.classes = "all"  # of an image set: first-half, second-half, file:PATH, or names joined by +
+    config.data.rotations = False  # its images at four turns, an attribute `rotation`
+    config.data.noise = 0.0  # share of black and white pixels
+    config.data.corrupted = 0.0  # an attribute `corrupted`: the class, redrawn with this probability
+    config.data.tfds_dir = placeholder(str)
     config.data.threads = 2
     config.data.workers = 0
 
@@ -126,6 +132,7 @@ def base() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.l2 = (1e-5, 1e-4, 1e-3, 1e-2)
+    config.evaluate.metrics = False  # also alignment, uniformity, tolerance, kNN, a non-linear probe, …
     return config
 
 

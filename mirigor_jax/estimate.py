@@ -36,9 +36,9 @@ WITHIN_BATCH = P(None, parallel.AXIS)  # (batches, pairs, …) with every batch'
 Features = dict[str, dict[str, np.ndarray]]
 
 
-def check(config: ConfigDict, pairing: AnyPairing) -> None:
-    """Raises InputError where the sizes asked for can't give an estimate or a certificate."""
-    e, pairs = config.estimate, config.features.test
+def check(config: ConfigDict, pairing: AnyPairing, pairs: int) -> None:
+    """Raises InputError where so many test pairs, and the sizes asked for, can't give an estimate or a certificate."""
+    e = config.estimate
     if pairs < e.k:
         raise InputError(f"features.test={pairs} pairs cannot fill one batch of k_est={e.k}; raise it, or lower k_est")
     if not 0.5 <= e.confidence < 1:
@@ -53,15 +53,16 @@ def check(config: ConfigDict, pairing: AnyPairing) -> None:
         raise InputError(f"features.test={pairs} pairs are too few for a certificate; raise it to some thousands")
 
 
-def batch_sizes(config: ConfigDict) -> list[int]:
-    """The K at which the test part is read: the run's own, the paper's, and smaller ones for the curve."""
+def batch_sizes(config: ConfigDict, pairs: int) -> list[int]:
+    """The K at which so many test pairs are read: the run's own, the paper's, and smaller ones for the curve."""
     e = config.estimate
-    return sorted({e.k, *(k for k in (e.paper_k, *e.curve) if k <= config.features.test)})
+    return sorted({e.k, *(k for k in (e.paper_k, *e.curve) if k <= pairs)})
 
 
-def make_mesh(config: ConfigDict) -> Mesh:
+def make_mesh(config: ConfigDict, features: Features) -> Mesh:
     """Devices that every batch size of the stage divides over."""
-    sizes = [*batch_sizes(config), config.estimate.fit_k, min(config.estimate.k, config.features.validation)]
+    test, validation = (len(features[part]["h_x"]) for part in ("test", "validation"))
+    sizes = [*batch_sizes(config, test), config.estimate.fit_k, min(config.estimate.k, validation)]
     return parallel.make_mesh(math.gcd(*sizes))
 
 
@@ -198,7 +199,7 @@ def read_curve(
     read = make_read(config, mesh)
     law = None if isinstance(pairing, SameImage) or not pairing.exact else pairing.law
     rows = []
-    for k in batch_sizes(config):
+    for k in batch_sizes(config, len(test["h_x"])):
         strict, paper = (np.asarray(x, np.float64) / math.log(2) for x in read(params, *in_batches(test, k, mesh)))
         t_lower, t_upper = certificate.t_interval(strict, config.estimate.confidence)
         rows.append(
@@ -218,7 +219,9 @@ def read_curve(
 
 
 def both_views(pairs: dict[str, np.ndarray], pairing: ByClass) -> tuple[np.ndarray, np.ndarray]:
-    """(representations, classes) of all images of the pairs."""
+    """(representations, classes) of all images of a part, of the pairs' first views and then of their second."""
+    if "h" in pairs:
+        return pairs["h"], pairing.classes(pairs["labels"])
     h, attributes = (np.concatenate([pairs[f"{name}_x"], pairs[f"{name}_y"]]) for name in ("h", "labels"))
     return h, pairing.classes(attributes)
 
@@ -237,7 +240,7 @@ def fit_probe(config: ConfigDict, features: Features, pairing: ByClass) -> probe
 
 
 def certify(
-    config: ConfigDict, params: Any, features: Features, pairing: AnyPairing
+    config: ConfigDict, params: Any, features: Features, pairing: AnyPairing, confidence: float
 ) -> tuple[Certificate | None, dict[Certificate, dict[str, Any]]]:
     """`labels.certify` of the fitted critic and the class probe: (route, all routes on test).
 
@@ -247,8 +250,7 @@ def certify(
         return None, {}
     critic, _ = _critic(config)
     stacked = jax.tree.map(lambda x: x[None], jax.device_get(params))
-    size = labels.batch_rows(config.features.test, config.features.validation)
-    confidence = config.estimate.confidence
+    size = labels.batch_rows(len(features["test"]["h_x"]), len(features["validation"]["h_x"]))
 
     def scores(pairs: dict[str, np.ndarray]) -> np.ndarray:
         x, y = (labels.in_batches(pairs[view], size) for view in ("h_x", "h_y"))
@@ -277,10 +279,12 @@ def estimate(
     folder: Path,
     mesh: Mesh,
     *,
+    risk: float = 0.0,
     streamed: tuple[Any, grain.IterDataset] | None = None,
 ) -> None:
     """Write `folder`/estimate.json: the Estimate of I(h_X;h_Y) under `pairing`, and what it rests on.
 
+    risk: the probability with which pairs are not independent, which the certificate pays for.
     streamed: the encoder's frozen tree and batches of fit_k pairs of images, to fit the critic on instead of the fit
     part's representations.
     """
@@ -293,7 +297,7 @@ def estimate(
     curve = read_curve(config, params, features["test"], pairing, mesh)
     at = {row["k"]: row for row in curve}
     own, paper_k = at[e.k], e.paper_k if e.paper_k in at else e.k
-    route, found = certify(config, params, features, pairing)
+    route, found = certify(config, params, features, pairing, e.confidence + risk)
     lower = found[route]["lower_bits"] if route else 0.0
     upper = pairing.mutual_information_bits
     result = certificate.Estimate(

@@ -13,30 +13,31 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from mirigor_jax import encode, estimate, figures, mi, parallel, probes, report, train
+from mirigor_jax import encode, estimate, figures, metrics, mi, parallel, probes, report, train
 from mirigor_jax.configuration import flatten
-from mirigor_jax.data import arrays, augment, cdp, pairing
-from mirigor_jax.data.imageset import ImageSet
+from mirigor_jax.data import arrays, augment, cdp, sources
+from mirigor_jax.data.pairing import AnyPairing, SameImage
 from mirigor_jax.data.pipeline import batches
+from mirigor_jax.data.population import Collected, Features, Population, Read, Rendered
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_arrays, replace_json
-from mirigor_jax.mi import certificate
+from mirigor_jax.mi import certificate, labels
 from mirigor_jax.models.resnet import make_encoder
 from mirigor_jax.progress import Progress, duration
 
-# Disjoint images: every part of a run renders its own stream.
-STREAMS = {"train": 0, "fit": 1, "validation": 2, "test": 3, "critic": 4, "pairs": 5}
+PARTS = ("fit", "validation", "test")
 HELD_SHARE = 4  # a quarter of a device's memory at most is spent on holding images
 PACKAGES = ("mirigor-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # What may differ when a run or a study is continued: it changes no number (of arrays the content counts, not the path).
@@ -52,8 +53,6 @@ LEAST = {
     **dict.fromkeys(("features.validation", "estimate.k", "estimate.fit_k", "estimate.paper_k", "estimate.curve"), 2),
 }
 POSITIVE = ("train.temperature", "train.learning_rate", "estimate.learning_rate")
-Read = Callable[[int, int], dict[str, np.ndarray]]
-Law = pairing.AnyPairing
 
 
 def run(config: ConfigDict, name: str, workdir: str | None) -> None:
@@ -64,13 +63,13 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
     print(f"run folder: {folder}", flush=True)
     if config.kind == "arrays":
         return _run_arrays(config, folder)
-    data, law = check(config)
+    population, law = check(config)
     claim(folder, config)
     with lock(folder):
-        _train(config, folder, data, law)
-        _estimate(config, folder, estimate_name(config), _own_features(config, folder), data, law)
-        _evaluate(config, folder, data)
-        _report(config, folder, data)
+        _train(config, folder, population, law)
+        _estimate(config, folder, estimate_name(config), _own_features(config, folder), population, law)
+        _evaluate(config, folder, population, law)
+        _report(config, folder, population)
     return None
 
 
@@ -126,10 +125,10 @@ def re_estimate(folder: Path, **asked: Any) -> None:
         raise InputError(f"the run in '{folder}' is not finished; give its own command again, then restore it")
     config, name = re_estimated(own, **asked)
     print(f"run folder: {folder}, estimate: {name}", flush=True)
-    data, law = check(config)
+    population, law = check(config)
     with lock(folder):
-        _add_estimate(own, config, folder, name, data, law)
-        _report(own, folder, data)
+        _add_estimate(own, config, folder, name, population, law)
+        _report(own, folder, population)
 
 
 def re_estimated(
@@ -163,20 +162,25 @@ def re_estimated(
     return config.unlock(), name
 
 
-def _add_estimate(own: ConfigDict, config: ConfigDict, folder: Path, name: str, data: cdp.CDP, law: Law) -> None:
+def _add_estimate(
+    own: ConfigDict, config: ConfigDict, folder: Path, name: str, population: Population, law: AnyPairing
+) -> None:
     if name != estimate_name(own):
         target = folder / "estimates" / name
         claim(target, config)
-        same = all(flatten(config)[key] == flatten(own)[key] for key in ("seed", "features.fit", "features.checkpoint"))
-        fitted = folder / "features" / "fit.npz"
-        if same and _augmentation(config) is None and not (target / "features" / "fit.npz").exists():
-            replace_arrays(target / "features" / "fit.npz", dict(np.load(fitted)))
-        _estimate(config, folder, name, target / "features", data, law)
+        features = target / "features"
+        if _augmentation(config) is None:
+            same = ("seed", "features.fit", "features.checkpoint")
+            if isinstance(population, Collected) and config.features == own.features:
+                features = folder / "features"  # whose images serve every pairing
+            elif all(flatten(config)[key] == flatten(own)[key] for key in same) and not (features / "fit.npz").exists():
+                replace_arrays(features / "fit.npz", dict(np.load(folder / "features" / "fit.npz")))
+        _estimate(config, folder, name, features, population, law)
     elif config != own:
         raise InputError(f"estimates/{name} is the run's own; give the new one another name by --config.name=NAME")
 
 
-def check(config: ConfigDict) -> tuple[cdp.CDP, Law]:
+def check(config: ConfigDict) -> tuple[Population, AnyPairing]:
     """Build the data and the pairing. What can be wrong about a config is found here, before any file is written."""
     d, t, f, flat = config.data, config.train, config.features, flatten(config)
     if t.k < 2:
@@ -196,39 +200,53 @@ def check(config: ConfigDict) -> tuple[cdp.CDP, Law]:
         jax.config.update("jax_enable_x64", True)
     make_encoder(**config.encoder)
     train.make_optimizer(t.optimizer, learning_rate=t.learning_rate, steps=1, warmup_steps=0, weight_decay=0.0)
-    data = cdp.make(
-        size=d.size,
-        colors=d.colors,
-        digits=tuple(d.digits),
-        grid=tuple(d.grid),
-        mixing=d.mixing,
-        jitter=d.jitter,
-        background=d.background,
-        glyphs=d.glyphs,
-        seed=d.seed,
-    )
-    law = _law(config, data)
-    estimate.check(config, law)
+    population = _population(config)
+    law = _law(config, population)
+    estimate.check(config, law, population.test_pairs(law))
     if d.resident not in ("auto", "always", "never"):
         raise InputError(f"data.resident='{d.resident}' is unknown; choose auto, always or never")
-    if d.images is not None:
-        _training_set(config, data).row_pairs(law, config.seed, STREAMS["pairs"])
-    elif d.resident == "always":
+    if population.training(law) is None and d.resident == "always":
         raise InputError("data.resident='always': there is nothing to hold, every image is new; give data.images=N")
-    return data, law
+    return population, law
 
 
-def _law(config: ConfigDict, data: cdp.CDP) -> Law:
+def _population(config: ConfigDict) -> Population:
+    d, f = config.data, config.features
+    if d.source == "cdp":
+        data = cdp.make(
+            size=d.size,
+            colors=d.colors,
+            digits=tuple(d.digits),
+            grid=tuple(d.grid),
+            mixing=d.mixing,
+            jitter=d.jitter,
+            background=d.background,
+            glyphs=d.glyphs,
+            seed=d.seed,
+        )
+        return Rendered(data, config.seed, {part: f[part] for part in PARTS}, d.images)
+    sets = sources.labelled(
+        d.source,
+        size=d.size,
+        classes=d.classes,
+        rotations=d.rotations,
+        noise=d.noise,
+        corrupted=d.corrupted,
+        seed=d.seed,
+        tfds_dir=d.tfds_dir,
+    )
+    limits = {"train": d.images, "validation": f.validation, "test": f.test}
+    rng = np.random.default_rng(d.seed)
+    for name, limit in limits.items():
+        if limit is not None and limit < len(sets[name]):
+            sets[name] = sets[name].take(rng.permutation(len(sets[name]))[:limit])
+    return Collected(sets, config.seed, labels.RUN_OUT * (1 - config.estimate.confidence))
+
+
+def _law(config: ConfigDict, population: Population) -> AnyPairing:
     epsilon = {name: value for name, value in config.data.epsilon.items() if value is not None}
     shared, _ = augment.parse(config.data.pairing, config.data.augment)
-    if not shared:
-        if config.data.mi is not None or epsilon:
-            raise InputError(
-                "data.pairing='simclr' shares the image itself: data.mi and data.epsilon say nothing of it"
-            )
-        return pairing.SameImage()
-    shared = "all" if shared == "class" else shared
-    return pairing.parse(shared, data.names, data.sizes, mi_bits=config.data.mi, epsilon=epsilon)
+    return population.law(shared, mi_bits=config.data.mi, epsilon=epsilon)
 
 
 def _augmentation(config: ConfigDict) -> augment.Augmentation | None:
@@ -330,47 +348,41 @@ def _stage(folder: Path, name: str, done: bool) -> Iterator[bool]:
         replace_json(path, stages)
 
 
-def _training_set(config: ConfigDict, data: cdp.CDP) -> ImageSet:
-    return data.finite(config.seed, STREAMS["train"], config.data.images)
-
-
-def _training_pairs(config: ConfigDict, data: cdp.CDP, law: Law) -> tuple[Read, np.ndarray | None]:
+def _training_pairs(
+    config: ConfigDict, population: Population, law: AnyPairing
+) -> tuple[Read, UInt8[np.ndarray, "n s s 3"] | None]:
     """How training reads its pairs, and the images that the devices hold for it where they do; says which."""
-    n, size, wanted = config.data.images, config.data.size, config.data.resident
-    if n is None:
+    found, wanted = population.training(law), config.data.resident
+    if found is None:
         print("  training images: every one new, streamed", flush=True)
-        return _pairs(config, data, law, "train"), None
-    images = _training_set(config, data)
-    needed, limit = 3 * n * size**2, parallel.memory_bytes() // HELD_SHARE
+        return population.pairs(law, "train"), None
+    images, rows = found
+    n, limit = len(images), parallel.memory_bytes() // HELD_SHARE
+    needed = n * images.read(np.arange(1)).nbytes
     holds = wanted == "always" or (wanted == "auto" and needed <= limit)
     print(
         f"  training images: {n:,}, {needed / 2**20:,.0f} MiB, {'held by each device' if holds else 'streamed'} "
         f"(data.resident={wanted}; auto holds up to {limit / 2**20:,.0f} MiB)",
         flush=True,
     )
-    rows = (law, config.seed, STREAMS["pairs"])
-    if not holds:
-        return images.image_pairs(*rows), None
-    return images.row_pairs(*rows), images.read(np.arange(n))
-
-
-def _pairs(config: ConfigDict, data: cdp.CDP, law: Law, part: str) -> Read:
-    return partial(data.pairs, law, config.seed, STREAMS[part])
+    if holds:
+        return rows, images.read(np.arange(n))
+    return lambda start, stop: {view: images.read(of) for view, of in rows(start, stop).items()}, None
 
 
 def _labelled(read: Read) -> Read:
-    """CDP's attributes under the name that a features folder has for them."""
+    """A population's attributes under the name that a features folder has for them."""
     return lambda start, stop: {k.replace("attributes", "labels"): v for k, v in read(start, stop).items()}
 
 
-def _train(config: ConfigDict, folder: Path, data: cdp.CDP, law: Law) -> None:
-    t, f = config.train, config.features
-    path = folder / "train"
+def _train(config: ConfigDict, folder: Path, population: Population, law: AnyPairing) -> None:
+    t, path = config.train, folder / "train"
     with _stage(folder, "train", (path / "summary.json").exists()) as work:
         if not work:
             return
         mesh = parallel.make_mesh(t.k)
-        images = f.fit + 2 * (f.validation + f.test)
+        parts = population.parts(law, _augmentation(config) is not None)
+        images = sum(n if name == "fit" else 2 * n for name, (_, n) in parts.items())
 
         def expect(seconds_a_step: float, steps: int) -> None:
             training, encoding = steps * seconds_a_step, images * seconds_a_step / (2 * t.k) / 3
@@ -381,7 +393,7 @@ def _train(config: ConfigDict, folder: Path, data: cdp.CDP, law: Law) -> None:
                 flush=True,
             )
 
-        read, held = _training_pairs(config, data, law)
+        read, held = _training_pairs(config, population, law)
         train.train(config, path, read, mesh, held=held, on_rate=expect)
         rows = read_rows(path / "metrics.jsonl")
         last = rows[-max(1, len(rows) // 10) :]
@@ -397,25 +409,29 @@ def _train(config: ConfigDict, folder: Path, data: cdp.CDP, law: Law) -> None:
         replace_json(path / "summary.json", summary)
 
 
-def _estimate(config: ConfigDict, folder: Path, name: str, features: Path, data: cdp.CDP, law: Law) -> None:
+def _estimate(
+    config: ConfigDict, folder: Path, name: str, features: Path, population: Population, law: AnyPairing
+) -> None:
     """Encode what `features` lacks, then estimate into estimates/`name`."""
     target = folder / "estimates" / name
     done = (target / "estimate.json").exists()
     clock = folder if features == _own_features(config, folder) else target
-    if not done:
-        _encode(config, folder, features, clock, data, law, _augmentation(config))
+    _encode(config, folder, features, clock, population, law, _augmentation(config), done=done)
     with _stage(clock, "estimate", done) as work:
         if work:
-            mesh = estimate.make_mesh(config)
+            paired = population.paired(encode.load(features), law)
+            mesh = estimate.make_mesh(config, paired)
             streamed = None
             if estimate.streams(config):
                 frozen = train.frozen_variables(config, folder / "train", mesh, which=config.features.checkpoint)
-                read = _pairs(config, data, law, "critic")
                 dataset = batches(
-                    read, batch_size=config.estimate.fit_k, threads=config.data.threads, workers=config.data.workers
+                    population.pairs(law, "critic"),
+                    batch_size=config.estimate.fit_k,
+                    threads=config.data.threads,
+                    workers=config.data.workers,
                 )
                 streamed = frozen, dataset
-            estimate.estimate(config, name, encode.load(features), law, target, mesh, streamed=streamed)
+            estimate.estimate(config, name, paired, law, target, mesh, risk=population.risk, streamed=streamed)
 
 
 def _encode(
@@ -423,19 +439,17 @@ def _encode(
     folder: Path,
     features: Path,
     clock: Path,
-    data: cdp.CDP,
-    law: Law,
+    population: Population,
+    law: AnyPairing,
     augmentation: augment.Augmentation | None,
+    *,
+    done: bool,
 ) -> None:
-    """The three parts of a features folder: single images to fit on, pairs of `law` to validate and to test on."""
+    """The three parts of a features folder, unless what they are for is done."""
     f = config.features
-    parts = {
-        "fit": (_labelled(partial(data.images, config.seed, STREAMS["fit"])), f.fit),
-        "validation": (_labelled(_pairs(config, data, law, "validation")), f.validation),
-        "test": (_labelled(_pairs(config, data, law, "test")), f.test),
-    }
+    parts = {name: (_labelled(read), n) for name, (read, n) in population.parts(law, augmentation is not None).items()}
     mesh = parallel.make_mesh(f.batch_size)
-    with _stage(clock, "encode", all((features / f"{part}.npz").exists() for part in parts)) as work:
+    with _stage(clock, "encode", done or all((features / f"{part}.npz").exists() for part in parts)) as work:
         if work:
             frozen = train.frozen_variables(config, folder / "train", mesh, which=f.checkpoint)
             encode.encode(config, frozen, parts, features, mesh, augmentation)
@@ -484,26 +498,56 @@ def _report_arrays(config: ConfigDict, folder: Path) -> None:
     _write_report(config, folder, parts, {"estimators": figures.estimators(list(found.values()))})
 
 
-def _evaluate(config: ConfigDict, folder: Path, data: cdp.CDP) -> None:
-    """Linear evaluation on the frozen features of plain images: every attribute, and all of them together."""
+def _evaluate(config: ConfigDict, folder: Path, population: Population, law: AnyPairing) -> None:
+    """On the frozen features of plain images: linear evaluation of every attribute, and the metrics if asked for."""
     path = folder / "evaluate" / "linear.json"
-    if _augmentation(config) is not None and not path.exists():
-        _encode(config, folder, folder / "features", folder, data, pairing.parse("none", data.names, data.sizes), None)
+    if _augmentation(config) is not None:
+        plain = population.law("none"), None
+        _encode(config, folder, folder / "features", folder, population, *plain, done=path.exists())
     with _stage(folder, "evaluate", path.exists()) as work:
         if not work:
             return
         features, accuracies = encode.load(folder / "features"), {}
-        for task in (*data.names, "all"):
-            classes = pairing.parse(task, data.names, data.sizes)
+        for task in _tasks(population):
+            classes = population.task(task)
             probe = estimate.fit_probe(config, features, classes)
             accuracies[task] = probes.accuracy(probe, *estimate.both_views(features["test"], classes))
             print(f"  {task}: {100 * accuracies[task]:.2f} % of test images", flush=True)
+        if config.evaluate.metrics:
+            replace_json(folder / "evaluate" / "metrics.json", _metrics(config, folder, population, law, features))
         replace_json(path, accuracies)
 
 
-def _report(config: ConfigDict, folder: Path, data: cdp.CDP) -> None:
+def _tasks(population: Population) -> tuple[str, ...]:
+    """Every attribute, and all of them together."""
+    return (*population.names, *(("all",) if len(population.names) > 1 else ()))
+
+
+def _metrics(
+    config: ConfigDict, folder: Path, population: Population, law: AnyPairing, features: Features
+) -> dict[str, float]:
+    """Every metric, of the classes that the run's pairing shares, or of all where it shares the image."""
+    classes = population.task("all") if isinstance(law, SameImage) else law
+    parts: Features = {}
+    for name in PARTS:
+        h, labels = estimate.both_views(features[name], classes)
+        parts[name] = {"h": h, "labels": labels}
+    if isinstance(law, SameImage):
+        views = np.load(_own_features(config, folder) / "test.npz")
+        parts["test"] |= {name: views[name] for name in ("h_x", "h_y")}
+    progress = Progress("MLP probe", 0, "steps")
+
+    def look(step: int, steps: int, note: str) -> None:
+        progress.total = steps
+        progress.update(step, note)
+
+    options = {"temperature": config.train.temperature, "k": config.estimate.paper_k, "seed": config.seed}
+    return metrics.evaluate(parts, l2=tuple(config.evaluate.l2), report=look, **options)
+
+
+def _report(config: ConfigDict, folder: Path, population: Population) -> None:
     """What the stages left in the folder, for report.json, report.md and the figures."""
-    law = _law(config, data)
+    law = _law(config, population)
     estimates = {path.parent.name: _read(path) for path in sorted(folder.glob("estimates/*/estimate.json"))}
     for found in estimates.values():
         found["conclusions"] = _conclusions(found, config.estimate.tolerance_bits)
@@ -517,9 +561,9 @@ def _report(config: ConfigDict, folder: Path, data: cdp.CDP) -> None:
         "estimate": estimates[estimate_name(config)],
         "estimates": estimates,
         "linear": _read(folder / "evaluate/linear.json"),
-        "metrics": {},
+        "metrics": _read(measured) if (measured := folder / "evaluate/metrics.json").exists() else {},
     }
-    _write_report(config, folder, parts, _draw(config, folder, data, law, parts))
+    _write_report(config, folder, parts, _draw(config, folder, population, law, parts))
 
 
 def _write_report(config: ConfigDict, folder: Path, parts: dict[str, Any], drawn: dict[str, Figure]) -> None:
@@ -552,21 +596,29 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def _draw(config: ConfigDict, folder: Path, data: cdp.CDP, law: Law, parts: dict[str, Any]) -> dict[str, Figure]:
-    pairs = data.pairs(law, config.seed, STREAMS["train"], 0, 12)
+def _draw(
+    config: ConfigDict, folder: Path, population: Population, law: AnyPairing, parts: dict[str, Any]
+) -> dict[str, Figure]:
+    pairs = population.pairs(law, "train")(0, 12)
+    if (augmentation := _augmentation(config)) is not None:
+        for first, view in ((0, "x"), (12, "y")):
+            keys = train.image_keys(jax.random.key(config.seed), first, 12)
+            seen = augment.augment(jnp.asarray(pairs[view]), keys, augmentation)
+            pairs[view] = np.asarray(jnp.round(255 * seen)).astype(np.uint8)
     captions = [
         [
-            ", ".join(names[v] for names, v in zip(data.value_names, row, strict=True))
+            ", ".join(names[v] for names, v in zip(population.value_names, row, strict=True))
             for row in pairs[f"attributes_{view}"]
         ]
         for view in ("x", "y")
     ]
-    chance = {name: 1 / size for name, size in zip(data.names, data.sizes, strict=True)}
+    # Guessing the most frequent class.
+    chance = {task: float(population.task(task).law.max()) for task in _tasks(population)}
     drawn = {
         "pairs": figures.pair_sheet(pairs["x"], pairs["y"], *captions, shared=law.shared),
         "bars": figures.bars(parts),
         "critic": figures.critic(parts["estimate"]),
-        "linear": figures.linear(parts["linear"], {**chance, "all": math.prod(chance.values())}),
+        "linear": figures.linear(parts["linear"], chance),
     }
     if rows := read_rows(folder / "train" / "metrics.jsonl"):
         columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}

@@ -154,8 +154,7 @@ def test_a_set_is_held_where_a_quarter_of_the_memory_has_room(monkeypatch, capsy
     overrides = ("--config.data.size=32", "--config.data.images=100", f"--config.data.resident={resident}")
     config, *_ = configuration.parse(["--config=configs/cdp.py:pairing=color", *overrides])
     monkeypatch.setattr(parallel, "memory_bytes", lambda: memory_bytes)
-    data = cdp.make(size=32)
-    read, held = experiment._training_pairs(config, data, parse("color", data.names, data.sizes))
+    read, held = experiment._training_pairs(config, *experiment.check(config))
     assert (held is not None) == holds
     assert read(0, 4)["x"].shape == ((4,) if holds else (4, 32, 32, 3))
     assert ("held by each device" if holds else "streamed") in capsys.readouterr().out

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from mirigor_jax import configuration, encode, experiment, train
-from mirigor_jax.data.pairing import parse
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.main import main
@@ -253,8 +252,8 @@ def test_augmented_views_are_estimated_and_plain_images_evaluated(tmp_path, pair
     else:
         assert found["estimate"]["upper_bits"] == pytest.approx(1.0)  # two colours
     # The evaluation's images are independent and as rendered.
-    data, _ = experiment.check(configuration.parse(cdp())[0])
-    drawn = data.pairs(parse("none", data.names, data.sizes), 0, experiment.STREAMS["test"], 0, 128)
+    population, _ = experiment.check(configuration.parse(cdp())[0])
+    drawn = population.pairs(population.law("none"), "test")(0, 128)
     np.testing.assert_array_equal(plain["labels_y"], drawn["attributes_y"])
     assert not np.allclose(plain["h_x"], augmented["h_x"])
     again = tmp_path / "again"
