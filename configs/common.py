@@ -112,9 +112,10 @@ def base() -> ConfigDict:
     config.train.checkpoint_every = 100  # steps
 
     config.features = ConfigDict()  # images, or pairs, of the three disjoint parts
-    config.features.fit = 8192
-    config.features.validation = 2048
-    config.features.test = 8192
+    config.features.fit = placeholder(int)  # of an image set all that there are
+    config.features.validation = placeholder(int)
+    config.features.test = placeholder(int)
+    config.features.update({"fit": 8192, "validation": 2048, "test": 8192})
     config.features.batch_size = 256
     config.features.checkpoint = "last"  # or best
 

@@ -29,6 +29,11 @@ class Rendered:
     images: int | None
 
     @property
+    def side(self) -> int:
+        """Of the square images, in pixels."""
+        return self.data.size
+
+    @property
     def names(self) -> tuple[str, ...]:
         return self.data.names
 
@@ -90,6 +95,11 @@ class Collected:
     sets: Mapping[str, ImageSet]
     seed: int
     risk: float
+
+    @cached_property
+    def side(self) -> int:
+        """Of the square images, in pixels."""
+        return self.sets["test"].read(np.arange(1)).shape[1]
 
     @property
     def names(self) -> tuple[str, ...]:

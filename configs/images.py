@@ -1,0 +1,46 @@
+"""An encoder for any labelled images, and how much of their class it holds: same-class or SimCLR pairs.
+
+python -m mirigor_jax.main --config=configs/images.py                               Fashion-MNIST, H(C) = 3.322 bits
+python -m mirigor_jax.main --config=configs/images.py:pairing=simclr                the same set by augmentations alone
+python -m mirigor_jax.main --config=configs/images.py:data=tfds:cifar10,size=32     see `labelled` in data/sources.py
+python -m mirigor_jax.main --config=configs/images.py:data=folder:PATH,size=64
+"""
+
+import common
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Arguments: data, size (pixels), pairing, k (K_Tr), k_est (K_Est), encoder, width, epochs, seed."""
+    args = common.parse_arg(
+        arg,
+        data="fashion_mnist",
+        size=int,
+        pairing="class",
+        k=128,
+        k_est=1024,
+        encoder="resnet18",
+        width=16,
+        steps=1500,
+        seed=0,
+    )
+    config = common.base()
+    config.seed = args.seed
+    config.data.source = args.data
+    config.data.size = args.size
+    config.data.pairing = args.pairing
+    # A garment's mirror image is its kind, and colour says nothing of grey images.
+    config.data.augment.update({"crop": 0.7, "jitter": 0.5, "blur": 0.0})
+    config.encoder.name = args.encoder
+    config.encoder.width = args.width
+    config.encoder.stem = "cifar"
+    config.train.k = args.k
+    config.train.steps = args.steps
+    config.train.learning_rate = 2e-3
+    config.train.warmup_steps = 50
+    config.features.fit = None
+    config.features.validation = None
+    config.features.test = None
+    config.estimate.k = args.k_est
+    config.evaluate.metrics = True
+    return config
