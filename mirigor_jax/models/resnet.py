@@ -37,15 +37,23 @@ def make_encoder(
     dtype: of the computations; `auto` is bfloat16 on the accelerators that multiply it faster, float32 on CPU.
     Raises InputError for an unknown name, stem or dtype, or a width below 1.
     """
-    for what, value, known in (("encoder", name, STAGES), ("stem", stem, STEMS), ("dtype", dtype, DTYPES)):
+    for what, value, known in (("encoder", name, STAGES), ("stem", stem, STEMS)):
         if value not in known:
             raise InputError(f"unknown {what} '{value}'; choose one of {', '.join(known)}")
     if width < 1:
         raise InputError(f"encoder width is {width}; it must be at least 1")
-    if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    dtype = compute_dtype(dtype)
     stages, block = STAGES[name]
     return ResNet(stages=stages, block=block, width=width, stem=stem, dtype=dtype, remat=remat, axis_name=axis_name)
+
+
+def compute_dtype(dtype: str) -> str:
+    """The dtype itself, for `auto` the one of this platform. Raises InputError for an unknown one."""
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype '{dtype}'; choose one of {', '.join(DTYPES)}")
+    if dtype == "auto":
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return dtype
 
 
 class ResNet(nn.Module):
