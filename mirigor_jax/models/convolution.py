@@ -1,4 +1,4 @@
-"""Convolution and max-pool for ResNets: XLA's own, but written otherwise where XLA:CPU is slow.
+"""Convolution and max-pool for the encoders: XLA's own, but written otherwise where XLA:CPU is slow.
 
 The choice follows the platform that a program is lowered for, so steps compiled here for an accelerator keep XLA's.
 """
@@ -16,37 +16,52 @@ from jaxtyping import Array, Float
 
 def convolution(
     x: Float[Array, "n h w c"],
-    kernel: Float[Array, "p q c d"],
+    kernel: Float[Array, "p q _ d"],
     strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
     **options: Any,
 ) -> Float[Array, "n g v d"]:
-    """What `flax.linen.Conv(conv_general_dilated=convolution)` calls: no groups, no dilation, explicit padding.
+    """What `flax.linen.Conv(conv_general_dilated=convolution)` calls: no dilation, explicit padding.
 
     XLA:CPU leaves its fast convolutions for a scalar loop, 10 to 200 times slower, where the kernel is larger than the
     map it slides over: the input in the forward pass, the output in the gradient of the input. A kernel that is larger
-    than the output is therefore applied as one matrix product with the patches under it.
+    than the output is therefore applied as one matrix product with the patches under it. Worse still are the gradients
+    where each channel has its own kernels (`feature_group_count=c`, the only groups meant here): those are applied as a
+    sum of shifted products.
     """
 
     def convolve(x, kernel):
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
     output = jax.eval_shape(convolve, x, kernel)
-    if kernel.shape[0] <= output.shape[1] and kernel.shape[1] <= output.shape[2]:
+    by_channel = kernel.shape[2] < x.shape[3]
+    if not by_channel and kernel.shape[0] <= output.shape[1] and kernel.shape[1] <= output.shape[2]:
         return convolve(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=partial(_matmul, strides=strides, padding=padding), default=convolve)
+    on_cpu = partial(_by_channel if by_channel else _matmul, strides=strides, padding=padding)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=convolve)
 
 
 def _matmul(x, kernel, *, strides, padding):
-    rows, columns, _, features = kernel.shape
+    return jnp.concatenate(_taps(x, kernel, strides, padding), axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _by_channel(x, kernel, *, strides, padding):
+    taps = _taps(x, kernel, strides, padding)
+    weights = kernel.reshape(len(taps), 1, 1, 1, x.shape[-1], -1)
+    sums = sum(tap[..., None] * weight for tap, weight in zip(taps, weights, strict=True))
+    return sums.reshape(*sums.shape[:3], -1)
+
+
+def _taps(x, kernel, strides, padding):
+    """What each of the kernel's positions sees: a list of (n, g, v, c)."""
+    rows, columns = kernel.shape[:2]
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     last_row, last_column = x.shape[1] - rows, x.shape[2] - columns
-    taps = [
+    return [
         x[:, i : i + last_row + 1 : strides[0], j : j + last_column + 1 : strides[1]]
         for i in range(rows)
         for j in range(columns)
     ]
-    return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, features)
 
 
 def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n g v c"]:
