@@ -1,0 +1,389 @@
+"""Vision transformers in Flax Linen: ViT, DeiT, CaiT, PiT and Swin.
+
+Each maps (n, s, s, 3) normalised images to (n, d) features, as timm's `forward_head(..., pre_logits=True)` does: after
+the last LayerNorm the class token, the mean of class and distillation token where there are both, or Swin's mean token.
+With `stages=True` they are `prelogits` beside `block0`, `block1`, …, counted through all stages: the blocks' outputs,
+not normalised, at the same tokens (before CaiT's class blocks there are none: the mean token).
+Parameters, LayerNorm, softmax and features keep at least float32 whatever the compute dtype. There is neither dropout
+nor stochastic depth, so `train` changes nothing.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mirigor_jax.errors import InputError
+from mirigor_jax.models.convolution import convolution
+from mirigor_jax.models.resnet import compute_dtype
+
+Features = Float[Array, "n d"] | dict[str, Float[Array, "n _"]]
+
+SMALL = nn.initializers.truncated_normal(0.02)
+
+
+def make(name: str, *, size: int, dtype: str, **overrides: Any) -> nn.Module:
+    """The encoder of this name for images of size². overrides: fields of its class, such as `patch=4` for small images.
+
+    dtype: of the computations, as `mirigor_jax.models.resnet.make_encoder` has it.
+    Raises InputError for an unknown name, dtype or override, and for a size that patches or windows don't tile.
+    """
+    if name not in ENCODERS:
+        raise InputError(f"unknown encoder '{name}'; choose one of {', '.join(ENCODERS)}")
+    family, arguments = ENCODERS[name]
+    fields = sorted(set(family.__dataclass_fields__) - {"size", "dtype", "parent", "name"})
+    for field, value in {**overrides, "size": size}.items():
+        if field not in (*fields, "size"):
+            raise InputError(f"{name} has no '{field}'; it has {', '.join(fields)}")
+        if not isinstance(value, bool | float | str) and np.min(value) < 1:
+            raise InputError(f"{field}={value} for {name}; it must be at least 1")
+    encoder = family(size=size, dtype=compute_dtype(dtype), **arguments | overrides)
+    encoder.check()
+    return encoder
+
+
+def _wide(dtype):
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _dense(width, dtype, name, use_bias=True):
+    return nn.Dense(width, use_bias=use_bias, dtype=dtype, param_dtype=_wide(dtype), kernel_init=SMALL, name=name)
+
+
+def _norm(dtype, name, epsilon=1e-6):
+    return nn.LayerNorm(epsilon=epsilon, dtype=_wide(dtype), param_dtype=_wide(dtype), name=name)
+
+
+def _conv(width, kernel, stride, dtype, name, padding=0, **options):
+    kernel, strides = (kernel, kernel), (stride, stride)
+    return nn.Conv(width, kernel, strides, padding, dtype=dtype, param_dtype=_wide(dtype), name=name, **options)
+
+
+def _embed(images, encoder, width, stride):
+    """(n, s, s, 3) → (n, h, h, width): a dense layer over each patch."""
+    if images.shape[1] != encoder.size:
+        raise InputError(f"images of {images.shape[1]}² for an encoder of {encoder.size}²; make it for their size")
+    return _conv(width, encoder.patch, stride, encoder.dtype, "patch_embed")(images.astype(encoder.dtype))
+
+
+def _check(size, patch, width, heads):
+    if size % patch:
+        raise InputError(f"images of {size}² are not tiled by patches of {patch}; choose another size or patch")
+    if width % heads:
+        raise InputError(f"a width of {width} is not divided by {heads} heads; choose another width or number of heads")
+
+
+def _check_stages(depths, heads):
+    if len(depths) != len(heads):
+        raise InputError(f"{len(depths)} depths for {len(heads)} numbers of heads; give one of each for every stage")
+
+
+def _repeat(token, like):
+    """(1, t, d) → (n, t, d)."""
+    return jnp.broadcast_to(token, (like.shape[0], *token.shape[1:])).astype(like.dtype)
+
+
+def _attend(q, k, v, bias=None, before=lambda logits: logits, after=lambda weights: weights):
+    """softmax(q·k/√d + bias)·v of (…, tokens, heads, d); before, after: maps of (…, heads, q, k) around the softmax."""
+    wide = _wide(q.dtype)
+    logits = jnp.einsum("...qhd,...khd->...hqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=wide)
+    weights = after(jax.nn.softmax(before(logits if bias is None else logits + bias)))
+    return jnp.einsum("...hqk,...khd->...qhd", weights.astype(v.dtype), v).reshape(*q.shape[:-2], -1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; talking: heads are mixed before and after the softmax (Shazeer et al. 2020)."""
+
+    heads: int
+    dtype: str
+    talking: bool = False
+
+    @nn.compact
+    def __call__(self, x, bias=None):
+        qkv = _dense(3 * x.shape[-1], self.dtype, "qkv")(x).reshape(*x.shape[:-1], 3, self.heads, -1)
+        mixed = [partial(self.mix, name=name) for name in ("proj_l", "proj_w")] if self.talking else []
+        return _dense(x.shape[-1], self.dtype, "proj")(_attend(*jnp.moveaxis(qkv, -3, 0), bias, *mixed))
+
+    def mix(self, maps, name):
+        mixing = _dense(self.heads, _wide(self.dtype), name)
+        return jnp.moveaxis(mixing(jnp.moveaxis(maps, -3, -1)), -1, -3)
+
+
+class ClassAttention(nn.Module):
+    """Attention of the first token to all: (n, t, d) → (n, 1, d)."""
+
+    heads: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x):
+        d = x.shape[-1]
+        q, k, v = (
+            _dense(d, self.dtype, name)(tokens).reshape(*tokens.shape[:-1], self.heads, -1)
+            for name, tokens in (("q", x[:, :1]), ("k", x), ("v", x))
+        )
+        return _dense(d, self.dtype, "proj")(_attend(q, k, v))
+
+
+class WindowAttention(nn.Module):
+    """Attention within windows of a map that is first rolled by `shift`, with a bias per head and relative position.
+
+    (n, h, h, d) → the same. What the roll brought together from two sides of the image doesn't see each other.
+    Source: Liu et al. 2021, §3.2.
+    """
+
+    heads: int
+    dtype: str
+    window: int
+    shift: int
+
+    @nn.compact
+    def __call__(self, x):
+        side, window, shift = x.shape[1], self.window, self.shift
+        row, column = np.divmod(np.arange(window**2), window)
+        offset = [axis[:, None] - axis[None] + window - 1 for axis in (row, column)]
+        table_shape = ((2 * window - 1) ** 2, self.heads)
+        table = self.param("relative_position_bias_table", SMALL, table_shape, _wide(self.dtype))
+        bias = jnp.moveaxis(table[offset[0] * (2 * window - 1) + offset[1]], -1, 0)[None]
+        if shift:
+            band = np.digitize(np.arange(side), (side - window, side - shift))
+            region = _windows((3 * band[:, None] + band[None])[None, :, :, None], window)[0, :, :, 0]
+            apart = region[:, :, None] != region[:, None, :]
+            bias = jnp.where(apart[:, None], -jnp.inf, bias)
+            x = jnp.roll(x, (-shift, -shift), (1, 2))
+        windows = Attention(self.heads, self.dtype, name="attention")(_windows(x, window), bias[None])
+        count = side // window
+        x = windows.reshape(-1, count, count, window, window, x.shape[-1]).swapaxes(2, 3).reshape(x.shape)
+        return jnp.roll(x, (shift, shift), (1, 2)) if shift else x
+
+
+def _windows(x, window):
+    """(n, h, h, d) → (n, windows, tokens, d)."""
+    n, side, _, d = x.shape
+    count = side // window
+    return x.reshape(n, count, window, count, window, d).swapaxes(2, 3).reshape(n, count**2, window**2, d)
+
+
+class Block(nn.Module):
+    """x + γ₁·attention(norm(x)), then + γ₂·MLP(norm(·)) of four times the width, with exact GELU.
+
+    attention: builds the module, given dtype and name; from fewer tokens than x has, it updates the first ones alone.
+    layer_scale: the first value of the learnt γ (Touvron et al. 2021b, eq. 4); None for γ = 1.
+    """
+
+    attention: partial
+    dtype: str
+    epsilon: float = 1e-6
+    layer_scale: float | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        y = self.attention(dtype=self.dtype, name="attn")(_norm(self.dtype, "norm1", self.epsilon)(x))
+        x = x[:, : y.shape[1]] + self.scale(y, "gamma_1")
+        y = _dense(4 * x.shape[-1], self.dtype, "fc1")(_norm(self.dtype, "norm2", self.epsilon)(x))
+        y = _dense(x.shape[-1], self.dtype, "fc2")(jax.nn.gelu(y, approximate=False))
+        return x + self.scale(y, "gamma_2")
+
+    def scale(self, y, name):
+        if self.layer_scale is None:
+            return y
+        gamma = self.param(name, nn.initializers.constant(self.layer_scale), y.shape[-1:], _wide(self.dtype))
+        return y * gamma[None, None].astype(y.dtype)
+
+
+class ViT(nn.Module):
+    """ViT and DeiT, which differ in training alone unless distilled: a second token beside the class token.
+
+    pool: `cls` for these tokens (their mean, if two), `mean` for the mean of the patches' tokens.
+    Source: Dosovitskiy et al. 2021; Touvron et al. 2021a.
+    """
+
+    size: int
+    width: int
+    depth: int
+    heads: int
+    dtype: str
+    patch: int = 16
+    distilled: bool = False
+    pool: str = "cls"
+
+    def check(self) -> None:
+        _check(self.size, self.patch, self.width, self.heads)
+        if self.pool not in ("cls", "mean"):
+            raise InputError(f"unknown pool '{self.pool}'; choose cls or mean")
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "n s s 3"], train: bool, stages: bool = False) -> Features:
+        x = _embed(images, self, self.width, self.patch)
+        x = x.reshape(len(x), -1, self.width)
+        names = ("cls_token", "dist_token") if self.distilled else ("cls_token",)
+        tokens = [self.param(name, SMALL, (1, 1, self.width), _wide(self.dtype)) for name in names]
+        x = jnp.concatenate([*(_repeat(token, x) for token in tokens), x], axis=1)
+        x = x + self.param("pos_embed", SMALL, (1, *x.shape[1:]), _wide(self.dtype)).astype(x.dtype)
+        read = slice(len(names)) if self.pool == "cls" else slice(len(names), None)
+        features: dict[str, Array] = {}
+        for i in range(self.depth):
+            x = Block(partial(Attention, self.heads), self.dtype, name=f"block{i}")(x)
+            features[f"block{i}"] = jnp.mean(x[:, read], axis=1, dtype=_wide(self.dtype))
+        features["prelogits"] = jnp.mean(_norm(self.dtype, "norm")(x[:, read]), axis=1)
+        return features if stages else features["prelogits"]
+
+
+class CaiT(nn.Module):
+    """Talking-heads blocks with layer scale on the patches, then two blocks that only read them into the class token.
+
+    Source: Touvron et al. 2021b.
+    """
+
+    size: int
+    width: int
+    depth: int
+    heads: int
+    layer_scale: float
+    dtype: str
+    patch: int = 16
+    class_depth: int = 2
+
+    def check(self) -> None:
+        _check(self.size, self.patch, self.width, self.heads)
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "n s s 3"], train: bool, stages: bool = False) -> Features:
+        block = partial(Block, dtype=self.dtype, layer_scale=self.layer_scale)
+        x = _embed(images, self, self.width, self.patch)
+        x = x.reshape(len(x), -1, self.width)
+        x = x + self.param("pos_embed", SMALL, (1, *x.shape[1:]), _wide(self.dtype)).astype(x.dtype)
+        features: dict[str, Array] = {}
+        for i in range(self.depth):
+            x = block(partial(Attention, self.heads, talking=True), name=f"block{i}")(x)
+            features[f"block{i}"] = jnp.mean(x, axis=1, dtype=_wide(self.dtype))
+        token = _repeat(self.param("cls_token", SMALL, (1, 1, self.width), _wide(self.dtype)), x)
+        for i in range(self.class_depth):
+            token = block(partial(ClassAttention, self.heads), name=f"class_block{i}")(jnp.concatenate([token, x], 1))
+            features[f"block{self.depth + i}"] = token[:, 0].astype(_wide(self.dtype))
+        features["prelogits"] = _norm(self.dtype, "norm")(token[:, 0])
+        return features if stages else features["prelogits"]
+
+
+class PiT(nn.Module):
+    """ViT blocks in stages; between them a convolution by channel halves and widens the map, a dense layer the tokens.
+
+    width: of a head. patch, stride: of the convolution that embeds overlapping patches.
+    Source: Heo et al. 2021.
+    """
+
+    size: int
+    width: int
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    dtype: str
+    patch: int
+    stride: int
+    distilled: bool = False
+
+    def check(self) -> None:
+        _check_stages(self.depths, self.heads)
+        if self.size < self.patch:
+            raise InputError(f"images of {self.size}² are smaller than a patch of {self.patch}; choose a larger size")
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "n s s 3"], train: bool, stages: bool = False) -> Features:
+        wide, width = _wide(self.dtype), self.width * self.heads[0]
+        x = _embed(images, self, width, self.stride)
+        # As timm stores it, so that its weights are renamed alone: channels before the map.
+        position = self.param("pos_embed", SMALL, (1, width, *x.shape[1:3]), wide)
+        x = x + jnp.moveaxis(position, 1, -1).astype(x.dtype)
+        count = 2 if self.distilled else 1
+        tokens = _repeat(self.param("cls_token", SMALL, (1, count, width), wide), x)
+        features: dict[str, Array] = {}
+        for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True)):
+            if stage:
+                by_channel = {"feature_group_count": width, "conv_general_dilated": convolution}
+                width = self.width * heads
+                x = _conv(width, 3, 2, self.dtype, f"pool{stage}_conv", padding=1, **by_channel)(x)
+                tokens = _dense(width, self.dtype, f"pool{stage}_fc")(tokens)
+            shape = x.shape
+            x = jnp.concatenate([tokens, x.reshape(len(x), -1, width)], axis=1)
+            for i in range(depth):
+                x = Block(partial(Attention, heads), self.dtype, name=f"stage{stage}_block{i}")(x)
+                features[f"block{len(features)}"] = jnp.mean(x[:, :count], axis=1, dtype=wide)
+            tokens, x = x[:, :count], x[:, count:].reshape(shape)
+        features["prelogits"] = jnp.mean(_norm(self.dtype, "norm")(tokens), axis=1)
+        return features if stages else features["prelogits"]
+
+
+class Swin(nn.Module):
+    """Blocks on windows, every second one shifted by half of one; between stages 2×2 tokens become one twice as wide.
+
+    A map no larger than the window is one window. Source: Liu et al. 2021.
+    """
+
+    size: int
+    width: int
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    dtype: str
+    patch: int = 4
+    window: int = 7
+
+    def check(self) -> None:
+        _check(self.size, self.patch, self.width, self.heads[0])
+        _check_stages(self.depths, self.heads)
+        for stage in range(len(self.depths)):
+            side, rest = divmod(self.size, self.patch * 2**stage)
+            if rest or (side > self.window and side % self.window):
+                side = self.size / self.patch / 2**stage
+                raise InputError(
+                    f"images of {self.size}² are maps of {side:g}² in stage {stage}, not tiled by windows of "
+                    f"{self.window}; choose another size, patch or window"
+                )
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "n s s 3"], train: bool, stages: bool = False) -> Features:
+        norm = partial(_norm, self.dtype, epsilon=1e-5)
+        x = _embed(images, self, self.width, self.patch)
+        x = norm("patch_norm")(x).astype(self.dtype)
+        features: dict[str, Array] = {}
+        for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True)):
+            if stage:
+                n, side, _, d = x.shape
+                x = x.reshape(n, side // 2, 2, side // 2, 2, d).transpose(0, 1, 3, 4, 2, 5)
+                x = norm(f"merge{stage}_norm")(x.reshape(n, side // 2, side // 2, 4 * d))
+                x = _dense(2 * d, self.dtype, f"merge{stage}", use_bias=False)(x)
+            window = min(self.window, x.shape[1])
+            for i in range(depth):
+                shift = window // 2 if i % 2 and window < x.shape[1] else 0
+                attention = partial(WindowAttention, heads, window=window, shift=shift)
+                x = Block(attention, self.dtype, epsilon=1e-5, name=f"stage{stage}_block{i}")(x)
+                features[f"block{len(features)}"] = jnp.mean(x, axis=(1, 2), dtype=_wide(self.dtype))
+        features["prelogits"] = jnp.mean(norm("norm")(x), axis=(1, 2))
+        return features if stages else features["prelogits"]
+
+
+_VIT = {
+    "ti": {"width": 192, "depth": 12, "heads": 3},
+    "s": {"width": 384, "depth": 12, "heads": 6},
+    "b": {"width": 768, "depth": 12, "heads": 12},
+}
+_CAIT = {"width": 192, "heads": 4, "layer_scale": 1e-5}
+_PIT = {
+    "s": {"width": 48, "depths": (2, 6, 4), "heads": (3, 6, 12), "patch": 16, "stride": 8},
+    "b": {"width": 64, "depths": (3, 6, 4), "heads": (4, 8, 16), "patch": 14, "stride": 7},
+}
+
+# Each name's class and its arguments beside size and dtype.
+ENCODERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    **{f"{kind}_{size}": (ViT, _VIT[size]) for kind in ("vit", "deit") for size in _VIT},
+    **{f"deit_{size}_distilled": (ViT, {**_VIT[size], "distilled": True}) for size in _VIT},
+    "cait_xxs24": (CaiT, {**_CAIT, "depth": 24}),
+    "cait_xxs36": (CaiT, {**_CAIT, "depth": 36}),
+    **{f"pit_{size}": (PiT, _PIT[size]) for size in _PIT},
+    **{f"pit_{size}_distilled": (PiT, {**_PIT[size], "distilled": True}) for size in _PIT},
+    "swin_t": (Swin, {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)}),
+    "swin_s": (Swin, {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)}),
+    "swin_b": (Swin, {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)}),
+}
