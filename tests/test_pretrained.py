@@ -14,6 +14,7 @@ import pytest
 import safetensors.numpy
 
 from mirigor_jax.errors import InputError
+from mirigor_jax.models import vit
 from mirigor_jax.models.pretrained import convert, load, main
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -283,3 +284,56 @@ def test_the_command_converts_once_and_says_what_it_did(tmp_path, weights, capsy
     assert main([str(path), str(tmp_path / "moco.npz")]) == 2
     assert main([str(tmp_path / "gone.npz"), str(tmp_path / "other.safetensors")]) == 2
     assert not (tmp_path / "other.safetensors").exists()
+
+
+def transformer(case):
+    """timm's state dict of a tiny encoder, and its features."""
+    with np.load(GOLDEN / "transformers.npz") as arrays:
+        of = [key for key in arrays.files if key.startswith(f"{case}/weights/")]
+        weights = {key.removeprefix(f"{case}/weights/"): arrays[key].astype(np.float32) for key in of}
+        return weights, arrays["images"], arrays[f"{case}/features/prelogits"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "prefix", "named"),
+    [
+        ("deit", "", True),
+        ("timm-vit", "model/", True),
+        ("dino-vit", "teacher/backbone.", False),
+        ("moco-v3-vit", "state_dict/module.base_encoder.", False),
+    ],
+)
+def test_a_vit_s_source_is_asked_for_where_its_keys_don_t_tell(tmp_path, monkeypatch, layout, prefix, named):
+    weights, images, features = transformer("deit")
+    monkeypatch.setitem(vit.ENCODERS, "deit_ti", (vit.ViT, {"width": 16, "depth": 2, "heads": 2}))
+    path = saved(tmp_path, renamed(weights, prefix))
+    if named:
+        with pytest.raises(InputError, match=r"name its layout: deit \(.*\); timm-vit \("):
+            load(path)
+    found = load(path, layout=layout if named else None)
+    assert (found.layout, found.size) == (layout, 32)
+    assert found.mean == ((0.5,) * 3 if layout == "timm-vit" else IMAGENET[0])
+    h = found.encoder.apply(found.variables, jnp.asarray(images, jnp.float32), train=False)
+    np.testing.assert_allclose(h, features, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("case", "layout", "name", "family", "arguments"),
+    [
+        ("cait", "cait", "cait_xxs24", vit.CaiT, {"width": 16, "depth": 2, "heads": 2, "layer_scale": 1e-5}),
+        (
+            "pit",
+            "pit",
+            "pit_s",
+            vit.PiT,
+            {"width": 8, "depths": (1, 2, 1), "heads": (1, 2, 4), "patch": 8, "stride": 4},
+        ),
+    ],
+)
+def test_other_transformers_are_known_by_their_keys(tmp_path, monkeypatch, case, layout, name, family, arguments):
+    weights, images, features = transformer(case)
+    monkeypatch.setitem(vit.ENCODERS, name, (family, arguments))
+    found = load(saved(tmp_path, weights))
+    assert found.layout == layout
+    h = found.encoder.apply(found.variables, jnp.asarray(images, jnp.float32), train=False)
+    np.testing.assert_allclose(h, features, atol=1e-4)

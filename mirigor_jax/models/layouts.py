@@ -9,6 +9,7 @@ import flax.linen as nn
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.models.resnet import STAGES, make_encoder
+from mirigor_jax.models.timm_keys import TIMM
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -101,6 +102,20 @@ RESNET = Architecture(_resnet_rules("downsample"), _HEAD_AND_COUNTERS, partial(_
 # Keys don't tell how a 3×3 stem was padded (by 1 in SupContrast, by 2 elsewhere): only SupContrast's own are taken.
 CIFAR_RESNET = Architecture(_resnet_rules("shortcut"), _HEAD_AND_COUNTERS, partial(_resnet, stem="cifar", size=32))
 
+
+def _timm(
+    family: str,
+    source: str,
+    *,
+    where: tuple[str, ...] = ("state_dict", "model"),
+    prefix: str = r"(?:module\.)?",
+    beside: tuple[str, ...] = (),
+    mean: tuple[float, float, float] = Layout.mean,
+    std: tuple[float, float, float] = Layout.std,
+) -> Layout:
+    return Layout(Architecture(*TIMM[family]), where, prefix, beside, source, mean, std)
+
+
 LAYOUTS = {
     "torchvision": Layout(
         RESNET,
@@ -167,4 +182,24 @@ LAYOUTS = {
         std=(0.2023, 0.1994, 0.2010),
         source="SupContrast on CIFAR-10: SupCon, SimCLR, cross-entropy",
     ),
+    # Keys don't tell who trained a ViT, and so not how its images were normalised: users have to.
+    "deit": _timm("vit", "DeiT, distilled or not; timm's ViTs that are normalised alike"),
+    "timm-vit": _timm("vit", "timm's ViTs of AugReg", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    "dino-vit": _timm(
+        "vit",
+        "DINO's full checkpoints of ViTs, the teacher",
+        where=("teacher", "student"),
+        prefix=r"(?:module\.)?backbone\.",
+        beside=(r"(?:module\.)?head\..*",),
+    ),
+    "moco-v3-vit": _timm(
+        "vit",
+        "MoCo v3's ViTs",
+        prefix=r"(?:module\.)?base_encoder\.",
+        beside=(r"(?:module\.)?(?:momentum_encoder|predictor)\..*",),
+    ),
+    "cait": _timm("cait", "CaiT"),
+    "pit": _timm("pit", "PiT, distilled or not, with timm's keys or their authors'"),
+    "swin": _timm("swin", "Swin with timm's keys"),
+    "swin-original": _timm("swin-original", "Swin with its authors' keys"),
 }

@@ -170,7 +170,10 @@ def _match(name: str, layout: Layout, state: dict[str, np.ndarray]) -> _Match:
 
 
 def _recognise(path: Path, layout: str | None) -> _Match:
-    """The layout, and the state dict, of which most keys are used; among those the one that leaves fewest unknown."""
+    """The layout, and the state dict, of which most keys are used; among those the one that leaves fewest unknown.
+
+    Raises InputError where several do so that normalise their input differently: keys don't tell which it was.
+    """
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"unknown layout '{layout}'; choose one of {', '.join(LAYOUTS)}")
     tensors = read_tensors(path)
@@ -180,10 +183,15 @@ def _recognise(path: Path, layout: str | None) -> _Match:
             inside = {key.removeprefix(where): array for key, array in tensors.items() if key.startswith(where)}
             state = {key: array for key, array in inside.items() if "/" not in key}
             matches.append(_match(name, LAYOUTS[name], state))
-    best = max(matches, key=lambda match: (len(match.used), -len(match.unexpected)))
+    fit = [(len(match.used), -len(match.unexpected)) for match in matches]
+    best = matches[fit.index(max(fit))]
     if not best.used:
         known = f"any known layout ({', '.join(LAYOUTS)})" if layout is None else f"the layout {layout}"
         raise InputError(f"the keys of '{path}' are not of {known}; it holds {_some(list(tensors)) or 'nothing'}")
+    tied = {match.layout: LAYOUTS[match.layout] for match, of in zip(matches, fit, strict=True) if of == max(fit)}
+    if len({(one.mean, one.std) for one in tied.values()}) > 1:
+        known = "; ".join(f"{name} ({one.source})" for name, one in tied.items())
+        raise InputError(f"the keys of '{path}' don't tell how its images were normalised; name its layout: {known}")
     return best
 
 
