@@ -60,7 +60,8 @@ def base() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.source = "cdp"  # or fashion_mnist, tfds:NAME, folder:PATH, idx:PATH, npz:PATH
-    config.data.size = 64  # pixels; of an image set None for its own
+    config.data.size = placeholder(int)  # pixels; of an image set None for its own
+    config.data.update({"size": 64})
     config.data.colors = 4
     config.data.digits = (2, 3, 4, 5)
     config.data.grid = (2, 2)
@@ -89,6 +90,8 @@ def base() -> ConfigDict:
     config.data.workers = 0
 
     config.encoder = ConfigDict()
+    config.encoder.path = ""  # of a public checkpoint, which is then estimated without training; else we train:
+    config.encoder.layout = placeholder(str)  # of that checkpoint, where its keys don't tell; see models/layouts.py
     config.encoder.name = "resnet18"
     config.encoder.width = 16
     config.encoder.stem = "imagenet"

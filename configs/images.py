@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: data, size (pixels), pairing, k (K_Tr), k_est (K_Est), encoder, width, epochs, seed."""
+    """Arguments: data, size (pixels), pairing, k (K_Tr), k_est (K_Est), encoder, width, steps, seed."""
     args = common.parse_arg(
         arg,
         data="fashion_mnist",
@@ -38,9 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.steps = args.steps
     config.train.learning_rate = 2e-3
     config.train.warmup_steps = 50
-    config.features.fit = None
-    config.features.validation = None
-    config.features.test = None
+    config.features.update({"fit": None, "validation": None, "test": None})
     config.estimate.k = args.k_est
     config.evaluate.metrics = True
     return config

@@ -3,6 +3,7 @@
 import shutil
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,37 @@ from mirigor_jax import parallel
 from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.files import replace_arrays
-from mirigor_jax.models.resnet import make_encoder
+from mirigor_jax.models import pretrained
+from mirigor_jax.models.resnet import compute_dtype
 from mirigor_jax.progress import Progress
-from mirigor_jax.train import image_keys, init_state, views
+from mirigor_jax.train import frozen_variables, image_keys, init_state, make_encoder, views
 
+OURS = (0.5, 0.5, 0.5)  # pixels in [0, 1] less this, over this: the [-1, 1] that our encoders are trained on
 SHARD_BATCHES = 16  # batches a shard: what a kill can cost
 IMAGES = {"image": "h", "x": "h_x", "y": "h_y"}
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """An encoder, its tree, and the normalisation of the images it takes: (pixel - mean) / std, of pixels in [0, 1]."""
+
+    encoder: nn.Module
+    variables: Any
+    mean: tuple[float, ...] = OURS
+    std: tuple[float, ...] = OURS
+
+
+def freeze(config: ConfigDict, folder: Path, mesh: Mesh) -> Frozen:
+    """The encoder of the checkpoint that the config names, else the one that was trained in `folder`.
+
+    Raises InputError as `pretrained.load` does, and where nothing was trained.
+    """
+    if not config.encoder.path:
+        variables = frozen_variables(config, folder, mesh, which=config.features.checkpoint)
+        return Frozen(make_encoder(config), variables)
+    found = pretrained.load(Path(config.encoder.path).expanduser(), layout=config.encoder.layout)
+    encoder = found.encoder.clone(dtype=compute_dtype(config.encoder.dtype))
+    return Frozen(encoder, found.variables, found.mean, found.std)
 
 
 def encode_step(
@@ -34,13 +60,20 @@ def encode_step(
     keys: Key[Array, " n"] | None = None,
     *,
     encoder: nn.Module,
+    mean: tuple[float, ...] = OURS,
+    std: tuple[float, ...] = OURS,
     augmentation: Augmentation | None = None,
 ) -> Float[Array, "n d"]:
     """Representations of this device's images by the frozen tree {"params", "batch_stats"}, in at least float32.
 
-    keys: of the images' augmentations; None where there are none.
+    keys: of the images' augmentations; None where there are none. mean, std: see `Frozen`.
     """
-    h: Any = encoder.apply(frozen, views(images, keys, encoder.dtype, augmentation), train=False)
+    if (mean, std) == (OURS, OURS):
+        x = views(images, keys, encoder.dtype, augmentation)
+    else:
+        of_mean, of_std = (jnp.asarray(values)[None, None, None, :] for values in (mean, std))
+        x = ((views(images, keys, "float32", augmentation) + 1) / 2 - of_mean) / of_std
+    h: Any = encoder.apply(frozen, x, train=False)
     return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
 
@@ -50,6 +83,8 @@ def encode_pairs(
     key: Key[Array, ""],
     *,
     encoder: nn.Module,
+    mean: tuple[float, ...] = OURS,
+    std: tuple[float, ...] = OURS,
     augmentation: Augmentation | None = None,
 ) -> tuple[Float[Array, "k d"], Float[Array, "k d"]]:
     """Standardised representations of streamed pairs {"x", "y"}: what `estimate_step` sees where none are cached.
@@ -62,26 +97,28 @@ def encode_pairs(
         first = k * lax.axis_index(parallel.AXIS)
         keys = jnp.concatenate([image_keys(jax.random.fold_in(key, view), first, k) for view in (0, 1)])
     images = jnp.concatenate([batch["x"], batch["y"]])
-    h = encode_step(frozen["encoder"], images, keys, encoder=encoder, augmentation=augmentation)
+    h = encode_step(frozen["encoder"], images, keys, encoder=encoder, mean=mean, std=std, augmentation=augmentation)
     h_x, h_y = jnp.split((h - frozen["mean"][None, :]) / frozen["scale"][None, :], 2)
     return h_x, h_y
 
 
 def make_step(
-    config: ConfigDict, mesh: Mesh, augmentation: Augmentation | None = None
+    config: ConfigDict, mesh: Mesh, frozen: Frozen | None = None, augmentation: Augmentation | None = None
 ) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
-    """The mapped encode step, and the abstract (frozen, images, keys) it takes."""
-    step = partial(encode_step, encoder=make_encoder(**config.encoder), augmentation=augmentation)
+    """The mapped encode step, and the abstract (frozen tree, images, keys) it takes; of the config's own encoder."""
+    if frozen is None:
+        state = jax.eval_shape(partial(init_state, config), jax.random.key(0))
+        tree = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
+        frozen = Frozen(make_encoder(config), tree)
+    step = partial(encode_step, encoder=frozen.encoder, mean=frozen.mean, std=frozen.std, augmentation=augmentation)
     specs = (parallel.REPLICATED, parallel.SHARDED, parallel.SHARDED)
     mapped = parallel.map_step(step, mesh, specs, parallel.SHARDED)
-    state = jax.eval_shape(partial(init_state, config), jax.random.key(0))
-    frozen = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
     size = config.data.size
     n = config.features.batch_size
     images = jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8)
     keys = None if augmentation is None else jax.eval_shape(partial(image_keys, n=n), jax.random.key(0), 0)
     batch = parallel.abstract((images, keys), mesh, parallel.SHARDED)
-    return mapped, (parallel.abstract(frozen, mesh), *batch)
+    return mapped, (parallel.abstract(frozen.variables, mesh), *batch)
 
 
 def encode_split(
@@ -137,7 +174,7 @@ def _encode(encode, name: str, x: np.ndarray, row: int, batch_size: int) -> np.n
 
 def encode(
     config: ConfigDict,
-    frozen: Any,
+    frozen: Frozen | None,
     splits: dict[str, tuple[Callable[[int, int], dict[str, np.ndarray]], int]],
     folder: Path,
     mesh: Mesh,
@@ -145,17 +182,23 @@ def encode(
 ) -> None:
     """Features of every split that `folder` lacks. splits: name → (read, number of rows).
 
+    frozen: None where what is read are representations already.
     augmentation: of every image, drawn by the config's seed, the split, the view and the row.
     """
-    step, _ = make_step(config, mesh, augmentation)
+    step, variables = None, None
+    if frozen is not None:
+        step, _ = make_step(config, mesh, frozen, augmentation)
+        variables = parallel.replicate(frozen.variables, mesh)
     draw_keys = jax.jit(partial(image_keys, n=config.features.batch_size))
 
     def to_host(split: str, images: np.ndarray, view: str, row: int) -> np.ndarray:
+        if step is None:
+            return images
         keys = None
         if augmentation is not None:
             key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(f"{split} {view}".encode()))
             keys = draw_keys(key, row)
-        return np.asarray(step(frozen, *parallel.shard((images, keys), mesh)))
+        return np.asarray(step(variables, *parallel.shard((images, keys), mesh)))
 
     for name, (read, rows) in splits.items():
         encode_split(

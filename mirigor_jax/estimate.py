@@ -22,13 +22,12 @@ from mirigor_jax import parallel, probes
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data import augment
 from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
-from mirigor_jax.encode import encode_pairs
+from mirigor_jax.encode import Frozen, encode_pairs
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_json, replace_rows
 from mirigor_jax.mi import certificate, fit, labels
 from mirigor_jax.mi.certificate import Certificate
 from mirigor_jax.mi.critics import CosineCritic
-from mirigor_jax.models.resnet import make_encoder
 from mirigor_jax.progress import Progress
 
 WITHIN_BATCH = P(None, parallel.AXIS)  # (batches, pairs, …) with every batch's pairs spread over the devices
@@ -81,15 +80,18 @@ def streams(config: ConfigDict) -> bool:
     return config.estimate.stream or config.data.pairing == "simclr"
 
 
-def make_step(config: ConfigDict, mesh: Mesh) -> Any:
+def make_step(config: ConfigDict, mesh: Mesh, frozen: Frozen | None = None) -> Any:
     """The mapped chunk of critic steps, (state, frozen, batch, validation, keys) → (state, metrics); state is donated.
 
-    The batch is a Bank of cached features, or one batch of images {"x", "y"} a step where it `streams`.
+    The batch is a Bank of cached features or, where there is a `frozen` encoder to represent them, a batch of images
+    {"x", "y"} a step.
     """
-    e, streamed, critic, optimizer = config.estimate, streams(config), *_critic(config)
-    if streamed:
+    e, streamed, critic, optimizer = config.estimate, frozen is not None, *_critic(config)
+    if frozen is not None:
         _, augmentation = augment.parse(config.data.pairing, config.data.augment)
-        views = partial(encode_pairs, encoder=make_encoder(**config.encoder), augmentation=augmentation)
+        views: Any = partial(
+            encode_pairs, encoder=frozen.encoder, mean=frozen.mean, std=frozen.std, augmentation=augmentation
+        )
     else:
         views = partial(fit.draw_pairs, k=e.fit_k, axis_name=parallel.AXIS)
     step = partial(fit.estimate_step, views=views, critic=critic, optimizer=optimizer, axis_name=parallel.AXIS)
@@ -141,22 +143,22 @@ def fit_critic(
     folder: Path,
     mesh: Mesh,
     *,
-    streamed: tuple[Any, grain.IterDataset] | None = None,
+    streamed: tuple[Frozen, Any, grain.IterDataset] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Fit the critic on the fit part (or on streamed images), keep the best by validation.
 
-    features: standardised. streamed: the frozen tree of `encode.encode_pairs`, and batches of fit_k pairs {"x", "y"}.
+    features: standardised. streamed: the encoder, the frozen tree of `encode.encode_pairs`, and batches of fit_k pairs.
     Returns its parameters and {"steps", "best_step", "k", "history"}; goes on from `folder`'s checkpoint.
     """
     e = config.estimate
-    chunk = make_step(config, mesh)
+    chunk = make_step(config, mesh, None if streamed is None else streamed[0])
     validation = in_batches(features["validation"], min(e.k, len(features["validation"]["h_x"])), mesh)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     init = partial(init_critic, config, validation[0][0, :2], key)
     abstract = parallel.abstract(jax.eval_shape(init), mesh)
     frozen, batch, iterator = {}, None, None
     if streamed:
-        frozen, iterator = parallel.replicate(streamed[0], mesh), iter(streamed[1])
+        frozen, iterator = parallel.replicate(streamed[1], mesh), iter(streamed[2])
     else:
         assert not isinstance(pairing, SameImage)
         classes = pairing.classes(features["fit"]["labels"])
@@ -280,20 +282,22 @@ def estimate(
     mesh: Mesh,
     *,
     risk: float = 0.0,
-    streamed: tuple[Any, grain.IterDataset] | None = None,
+    streamed: tuple[Frozen, grain.IterDataset] | None = None,
 ) -> None:
     """Write `folder`/estimate.json: the Estimate of I(h_X;h_Y) under `pairing`, and what it rests on.
 
     risk: the probability with which pairs are not independent, which the certificate pays for.
-    streamed: the encoder's frozen tree and batches of fit_k pairs of images, to fit the critic on instead of the fit
+    streamed: the frozen encoder and batches of fit_k pairs of images, to fit the critic on instead of the fit
     part's representations.
     """
     e = config.estimate
     mean, scale = scaling(features)
     features = standardize(features, mean, scale)
+    images = None
     if streamed:
-        streamed = {"encoder": streamed[0], "mean": mean, "scale": scale}, streamed[1]
-    params, fitted = fit_critic(config, features, pairing, folder, mesh, streamed=streamed)
+        frozen, batches = streamed
+        images = frozen, {"encoder": frozen.variables, "mean": mean, "scale": scale}, batches
+    params, fitted = fit_critic(config, features, pairing, folder, mesh, streamed=images)
     curve = read_curve(config, params, features["test"], pairing, mesh)
     at = {row["k"]: row for row in curve}
     own, paper_k = at[e.k], e.paper_k if e.paper_k in at else e.k

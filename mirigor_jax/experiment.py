@@ -34,7 +34,6 @@ from mirigor_jax.data.population import Collected, Features, Population, Read, R
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_arrays, replace_json
 from mirigor_jax.mi import certificate, labels
-from mirigor_jax.models.resnet import make_encoder
 from mirigor_jax.progress import Progress, duration
 
 PARTS = ("fit", "validation", "test")
@@ -52,6 +51,8 @@ LEAST = {
     "data.images": 1,
     **dict.fromkeys(("features.validation", "estimate.k", "estimate.fit_k", "estimate.paper_k", "estimate.curve"), 2),
 }
+# What may be left open: of a set of images all are taken then.
+OPTIONAL = {True: ("data.images",), False: ("data.images", *(f"features.{part}" for part in PARTS))}
 POSITIVE = ("train.temperature", "train.learning_rate", "estimate.learning_rate")
 
 
@@ -66,7 +67,8 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
     population, law = check(config)
     claim(folder, config)
     with lock(folder):
-        _train(config, folder, population, law)
+        if not _given(config):
+            _train(config, folder, population, law)
         _estimate(config, folder, estimate_name(config), _own_features(config, folder), population, law)
         _evaluate(config, folder, population, law)
         _report(config, folder, population)
@@ -119,7 +121,7 @@ def re_estimate(folder: Path, **asked: Any) -> None:
     if not (folder / "config.json").is_file():
         raise InputError(f"config.restore='{folder}' is not a run folder: no config.json there; give a run's path")
     own = ConfigDict(_read_config(folder / "config.json"))
-    if not any((folder / "train").glob("[0-9]*")):
+    if not _given(own) and not any((folder / "train").glob("[0-9]*")):
         raise InputError(f"no checkpoint in '{folder / 'train'}'; finish the run first, then restore it")
     if not (folder / "report.json").is_file():
         raise InputError(f"the run in '{folder}' is not finished; give its own command again, then restore it")
@@ -186,7 +188,7 @@ def check(config: ConfigDict) -> tuple[Population, AnyPairing]:
     if t.k < 2:
         raise InputError(f"train.k={t.k}: contrastive learning needs at least 2 pairs a batch, for one negative")
     for key, least in LEAST.items():
-        if key == "data.images" and flat[key] is None:
+        if flat[key] is None and key in OPTIONAL[d.source == "cdp"]:
             continue
         if not np.all(np.asarray(flat[key]) >= least) or not np.all(np.isfinite(flat[key])) or np.size(flat[key]) == 0:
             raise InputError(f"{key}={flat[key]}: expected at least {least}")
@@ -198,9 +200,14 @@ def check(config: ConfigDict) -> tuple[Population, AnyPairing]:
         raise InputError(f"features.checkpoint='{f.checkpoint}' is unknown; choose last or best")
     if config.encoder.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    make_encoder(**config.encoder)
+    if not _given(config):
+        train.make_encoder(config)
     train.make_optimizer(t.optimizer, learning_rate=t.learning_rate, steps=1, warmup_steps=0, weight_decay=0.0)
     population = _population(config)
+    if d.size is None and not _represented(config):
+        d.size = population.side
+    if _represented(config) and _augmentation(config) is not None:
+        raise InputError(f"data.pairing='{d.pairing}' augments images, and data.source='{d.source}' has none")
     law = _law(config, population)
     estimate.check(config, law, population.test_pairs(law))
     if d.resident not in ("auto", "always", "never"):
@@ -208,6 +215,16 @@ def check(config: ConfigDict) -> tuple[Population, AnyPairing]:
     if population.training(law) is None and d.resident == "always":
         raise InputError("data.resident='always': there is nothing to hold, every image is new; give data.images=N")
     return population, law
+
+
+def _represented(config: ConfigDict) -> bool:
+    """Whether the source holds representations instead of images."""
+    return config.data.source.startswith("features:")
+
+
+def _given(config: ConfigDict) -> bool:
+    """Whether there is an encoder already, so that none is trained."""
+    return bool(config.encoder.path) or _represented(config)
 
 
 def _population(config: ConfigDict) -> Population:
@@ -423,7 +440,7 @@ def _estimate(
             mesh = estimate.make_mesh(config, paired)
             streamed = None
             if estimate.streams(config):
-                frozen = train.frozen_variables(config, folder / "train", mesh, which=config.features.checkpoint)
+                frozen = encode.freeze(config, folder / "train", mesh)
                 dataset = batches(
                     population.pairs(law, "critic"),
                     batch_size=config.estimate.fit_k,
@@ -451,7 +468,7 @@ def _encode(
     mesh = parallel.make_mesh(f.batch_size)
     with _stage(clock, "encode", done or all((features / f"{part}.npz").exists() for part in parts)) as work:
         if work:
-            frozen = train.frozen_variables(config, folder / "train", mesh, which=f.checkpoint)
+            frozen = None if _represented(config) else encode.freeze(config, folder / "train", mesh)
             encode.encode(config, frozen, parts, features, mesh, augmentation)
 
 
@@ -527,11 +544,12 @@ def _metrics(
     config: ConfigDict, folder: Path, population: Population, law: AnyPairing, features: Features
 ) -> dict[str, float]:
     """Every metric, of the classes that the run's pairing shares, or of all where it shares the image."""
-    classes = population.task("all") if isinstance(law, SameImage) else law
-    parts: Features = {}
-    for name in PARTS:
-        h, labels = estimate.both_views(features[name], classes)
-        parts[name] = {"h": h, "labels": labels}
+    parts: Features = {name: {} for name in PARTS}
+    if population.names:
+        classes = population.task("all") if isinstance(law, SameImage) else law
+        for name in PARTS:
+            h, labels = estimate.both_views(features[name], classes)
+            parts[name] |= {"h": h, "labels": labels}
     if isinstance(law, SameImage):
         views = np.load(_own_features(config, folder) / "test.npz")
         parts["test"] |= {name: views[name] for name in ("h_x", "h_y")}
@@ -554,16 +572,22 @@ def _report(config: ConfigDict, folder: Path, population: Population) -> None:
     parts = {
         "truth": {
             "entropy_bits": law.entropy_bits,
-            "mutual_information_bits": law.mutual_information_bits,
+            "mutual_information_bits": _true_bits(config, law),
             "shared": list(law.shared),
         },
-        "in_training": _read(folder / "train/summary.json"),
+        "in_training": None if _given(config) else _read(folder / "train/summary.json"),
         "estimate": estimates[estimate_name(config)],
         "estimates": estimates,
         "linear": _read(folder / "evaluate/linear.json"),
         "metrics": _read(measured) if (measured := folder / "evaluate/metrics.json").exists() else {},
     }
     _write_report(config, folder, parts, _draw(config, folder, population, law, parts))
+
+
+def _true_bits(config: ConfigDict, law: AnyPairing) -> float | None:
+    """I(X;Y) where it is known: CDP's images show their class, others need not, nor do augmented views."""
+    known = config.data.source == "cdp" and _augmentation(config) is None
+    return law.mutual_information_bits if known else None
 
 
 def _write_report(config: ConfigDict, folder: Path, parts: dict[str, Any], drawn: dict[str, Figure]) -> None:
@@ -599,6 +623,29 @@ def _read(path: Path) -> Any:
 def _draw(
     config: ConfigDict, folder: Path, population: Population, law: AnyPairing, parts: dict[str, Any]
 ) -> dict[str, Figure]:
+    drawn = {} if _represented(config) else {"pairs": _pair_sheet(config, population, law)}
+    # Guessing the most frequent class.
+    chance = {task: float(population.task(task).law.max()) for task in _tasks(population)}
+    drawn |= {
+        "bars": figures.bars(parts),
+        "critic": figures.critic(parts["estimate"]),
+    }
+    if parts["linear"]:
+        drawn["linear"] = figures.linear(parts["linear"], chance)
+    if rows := read_rows(folder / "train" / "metrics.jsonl"):
+        columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        drawn["training"] = figures.training(
+            columns["step"],
+            columns["loss_nats"],
+            columns["mi_bits"],
+            ceiling_bits=math.log2(2 * config.train.k - 1),
+            entropy_bits=law.entropy_bits,
+            true_bits=_true_bits(config, law),
+        )
+    return drawn
+
+
+def _pair_sheet(config: ConfigDict, population: Population, law: AnyPairing) -> Figure:
     pairs = population.pairs(law, "train")(0, 12)
     if (augmentation := _augmentation(config)) is not None:
         for first, view in ((0, "x"), (12, "y")):
@@ -612,25 +659,7 @@ def _draw(
         ]
         for view in ("x", "y")
     ]
-    # Guessing the most frequent class.
-    chance = {task: float(population.task(task).law.max()) for task in _tasks(population)}
-    drawn = {
-        "pairs": figures.pair_sheet(pairs["x"], pairs["y"], *captions, shared=law.shared),
-        "bars": figures.bars(parts),
-        "critic": figures.critic(parts["estimate"]),
-        "linear": figures.linear(parts["linear"], chance),
-    }
-    if rows := read_rows(folder / "train" / "metrics.jsonl"):
-        columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-        drawn["training"] = figures.training(
-            columns["step"],
-            columns["loss_nats"],
-            columns["mi_bits"],
-            ceiling_bits=math.log2(2 * config.train.k - 1),
-            entropy_bits=law.entropy_bits,
-            true_bits=law.mutual_information_bits,
-        )
-    return drawn
+    return figures.pair_sheet(pairs["x"], pairs["y"], *captions, shared=law.shared)
 
 
 def _conclusions(found: dict[str, Any], tolerance_bits: float) -> list[str]:

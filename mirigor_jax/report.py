@@ -14,6 +14,20 @@ Row = tuple[str, str, str]
 
 HEADER: Row = ("quantity", "value", "what it is")
 
+METRICS = {
+    "alignment": "alignment ↓",
+    "uniformity": "uniformity ↓",
+    "tolerance": "tolerance ↑",
+    "contrastive_loss_nats": "contrastive loss, nats ↓",
+}
+PROBES = {
+    "linear_accuracy": "linear ↑",
+    "knn_accuracy": "kNN ↑",
+    "mlp_accuracy": "MLP ↑",
+    "linear_nmi": "NMI, linear ↑",
+    "mlp_nmi": "NMI, MLP ↑",
+}
+
 CAPTIONS = {
     "estimators": "Each estimator's value with its t-interval, and what is certified of the mutual information.",
     "bars": "H(C), in-training and post-training MI, after Lee et al. 2023, Fig. 4; the whisker is the t-interval.",
@@ -89,11 +103,13 @@ def _image_sections(report: Report) -> list[str]:
         sections += ["## Other estimates of this encoder", grid(HEADER, others)]
     if linear := _linear_rows(report):
         sections += ["## Linear evaluation", grid(HEADER, linear)]
+    if report["metrics"]:
+        sections += ["## Metrics", *_metrics(report)]
     return sections
 
 
 def _image_lines(report: Report) -> list[str]:
-    rows = [*_mi_rows(report), *_other_rows(report), *_linear_rows(report)]
+    rows = [*_mi_rows(report), *_other_rows(report), *_linear_rows(report), *_metric_rows(report)]
     left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
     return [
         textwrap.fill(
@@ -223,6 +239,43 @@ def _linear_rows(report: Report) -> list[Row]:
         (f"linear accuracy, {task}", f"{100 * accuracy:.2f} %", "on test images")
         for task, accuracy in (report.get("linear") or {}).items()
     ]
+
+
+def _metric_rows(report: Report) -> list[Row]:
+    found = report["metrics"]
+    alike = [
+        (f"{pairing} {what}", f"{found[f'{pairing}_{name}']:z.3f}", "")
+        for pairing in ("augmentation", "class")
+        for name, what in METRICS.items()
+        if f"{pairing}_{name}" in found
+    ]
+    shown = [
+        (f"{what} accuracy", f"{100 * found[name]:.2f} %", "on test images")
+        for name, what in (("knn_accuracy", "kNN"), ("mlp_accuracy", "MLP"))
+        if name in found
+    ]
+    return [*alike, *shown]
+
+
+def _metrics(report: Report) -> list[str]:
+    """The encoder's row: a line a pairing as in Lee et al. 2023, Table IV, and the probes' accuracies."""
+    found, estimate = report["metrics"], report["estimate"]
+    lines = []
+    for pairing, name in (("augmentation", "T_SimCLR"), ("class", "T_class")):
+        if f"{pairing}_alignment" in found:
+            own = (pairing == "augmentation") == (estimate["entropy_bits"] is None)
+            mi = f"{_bits(estimate['strict_bits'])} in {_certified(estimate)}" if own else "–"
+            lines.append((name, mi, *(f"{found[f'{pairing}_{metric}']:z.3f}" for metric in METRICS)))
+    tables = [grid(("pairing", "MI, bits", *METRICS.values()), lines)]
+    if known := {name: found[name] for name in PROBES if name in found}:
+        cells = [f"{100 * x:.2f} %" if name.endswith("accuracy") else f"{x:.3f}" for name, x in known.items()]
+        tables.append(grid([PROBES[name] for name in known], [cells]))
+    legend = (
+        "MI: strict InfoNCE, in its certified interval. Rows have unit length; alignment is the mean squared distance "
+        "in positive pairs, uniformity the log of the mean Gaussian potential of all pairs (t = 2), tolerance the mean "
+        "cosine within a class (Wang & Isola 2020, Wang & Liu 2021). NMI: what a probe shows of I(h;C) / H(C)."
+    )
+    return [*tables, legend]
 
 
 def _fit(fit: dict[str, Any]) -> str:

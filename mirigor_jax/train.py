@@ -26,8 +26,8 @@ from mirigor_jax.data.pipeline import batches
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_rows
 from mirigor_jax.mi.contrastive import nt_xent, nt_xent_mi
+from mirigor_jax.models import resnet, small, vit
 from mirigor_jax.models.heads import MLP
-from mirigor_jax.models.resnet import make_encoder
 from mirigor_jax.progress import Progress
 
 Metrics = dict[str, Array]
@@ -115,7 +115,7 @@ def train_step(
         images = views(images if held is None else held[images], keys, encoder.dtype, augmentation)
         h, updates = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
         z = head.apply({"params": params["head"]}, h)
-        return z.astype(jnp.promote_types(z.dtype, jnp.float32)), updates["batch_stats"]
+        return z.astype(jnp.promote_types(z.dtype, jnp.float32)), updates.get("batch_stats", {})
 
     def loss_of(z):
         """z: (accumulate, 2k/accumulate, f), in each part the x before the y."""
@@ -146,6 +146,22 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state)
     return new_state, {"loss_nats": loss, "gradient_norm": optax.tree.norm(gradients)}
+
+
+def make_encoder(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
+    """The encoder that the config names: a ResNet, a vision transformer of the images' size, LeNet-5 or an MLP.
+
+    axis_name: see `resnet.make_encoder`. Raises InputError for an unknown name, and as the encoders' own builders do.
+    """
+    e = config.encoder
+    if e.name in vit.ENCODERS:
+        return vit.make(e.name, size=config.data.size, dtype=e.dtype)
+    if e.name in small.ENCODERS:
+        return small.make(e.name, dtype=e.dtype)
+    if e.name not in resnet.STAGES:
+        known = (*resnet.STAGES, *vit.ENCODERS, *small.ENCODERS)
+        raise InputError(f"unknown encoder '{e.name}'; choose one of {', '.join(known)}")
+    return resnet.make_encoder(e.name, width=e.width, stem=e.stem, dtype=e.dtype, remat=e.remat, axis_name=axis_name)
 
 
 def make_optimizer(
@@ -184,7 +200,7 @@ def _parts(config: ConfigDict, axis_name: str | None) -> tuple[nn.Module, nn.Mod
         warmup_steps=train.warmup_steps,
         weight_decay=train.weight_decay,
     )
-    encoder = make_encoder(**config.encoder, axis_name=axis_name if train.global_batch_norm else None)
+    encoder = make_encoder(config, axis_name if train.global_batch_norm else None)
     head = MLP(tuple(config.head.hidden), config.head.features, encoder.dtype)
     return encoder, head, optimizer
 
@@ -197,7 +213,7 @@ def init_state(config: ConfigDict, key: Array) -> TrainState:
     variables = encoder.init(encoder_key, images, train=False)
     h = encoder.apply(variables, images, train=False)
     params = {"encoder": variables["params"], "head": head.init(head_key, h)["params"]}
-    return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), optimizer.init(params))
 
 
 def make_step(config: ConfigDict, mesh: Mesh, held: int = 0) -> tuple[Any, tuple[Any, Any, Any]]:

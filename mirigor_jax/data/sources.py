@@ -64,7 +64,8 @@ def labelled(
     spec: tfds:NAME, a set that TFDS has prepared in `tfds_dir` (None: its own place), read without TensorFlow;
         folder:PATH, a folder a class, itself or in PATH/train and PATH/test or val, or images without labels;
         idx:PATH, the folder of MNIST's four files; fashion_mnist, Debian's, else TFDS's;
-        npz:PATH, arrays named as in NPZ_NAMES, `labels` left out where there are none.
+        npz:PATH, arrays named as in NPZ_NAMES, `labels` left out where there are none;
+        features:PATH, an .npz of h (n, d) and labels (n,), and h_test and so on if there are any: rows for images.
         Where there is no validation part, a tenth of each class's training images are; no test part, a fifth of all.
     size: pixels, to which the shorter side is resized (bilinear, antialiased) before the middle is cut out; None: their
         own, where all are square and of one size. Grey images become RGB.
@@ -165,13 +166,17 @@ def _source(spec: str, size: int | None, tfds_dir: str | None) -> tuple[dict[str
         except InputError as error:
             raise InputError(f"{error}; or, on Debian and Ubuntu, `apt-get install dataset-fashion-mnist`") from None
     readers: dict[str, Callable[[str, int | None], tuple[dict[str, _Part], Sequence[str]]]] = {
+        "features": _read_features,
         "tfds": partial(_read_tfds, tfds_dir=tfds_dir),
         "folder": _read_folder,
         "idx": _read_idx_folder,
         "npz": _read_npz,
     }
     if kind not in readers or not argument:
-        raise InputError(f"unknown image set {spec!r}: use tfds:NAME, folder:PATH, idx:PATH, npz:PATH or fashion_mnist")
+        raise InputError(
+            f"unknown image set {spec!r}: use tfds:NAME, folder:PATH, idx:PATH, npz:PATH, "
+            "fashion_mnist or features:PATH"
+        )
     return readers[kind](argument, size)
 
 
@@ -362,6 +367,37 @@ def _read_npz(argument: str, size: int | None) -> tuple[dict[str, _Part], Sequen
     if len({labels is None for _, labels in arrays.values()}) > 1:
         raise InputError(f"npz:{path} has labels for some of its parts only: give all or none")
     return _of_arrays(f"npz:{argument}", arrays, size)
+
+
+def _read_features(argument: str, size: int | None) -> tuple[dict[str, _Part], Sequence[str]]:
+    """Representations in place of images: whoever made them, they are read and paired in the same way."""
+    del size
+    path = Path(argument).expanduser()
+    names = {"train": ("h", "labels"), **{p: (f"h_{p}", f"labels_{p}") for p in ("validation", "test")}}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {part: (file[h], file.get(of)) for part, (h, of) in names.items() if h in file}
+            held = ", ".join(file)
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"features:{path} cannot be read ({error}): save h and labels by numpy.savez") from None
+    if "train" not in arrays:
+        raise InputError(f"features:{path} holds {held}: expected h, labels and, if there are any, h_test, labels_test")
+    for part, (h, labels) in arrays.items():
+        if h.ndim != 2 or h.dtype.kind != "f" or h.shape[1] != arrays["train"][0].shape[1]:
+            raise InputError(
+                f"features:{path} has {part} h of dtype {h.dtype}, shape {h.shape}: expected floats (n, d)"
+            )
+        if labels is None or labels.shape != (len(h),) or labels.dtype.kind not in "biuUS":
+            there = "no labels" if labels is None else f"labels of dtype {labels.dtype}, shape {labels.shape}"
+            raise InputError(
+                f"features:{path}: {len(h):,} {part} rows of h and {there}: expected an integer or a string for each"
+            )
+        if broken := int(np.sum(~np.isfinite(h).all(axis=1))):
+            raise InputError(f"features:{path}: {broken:,} {part} rows have NaN or infinity: leave these out")
+    values = np.unique(np.concatenate([labels for _, labels in arrays.values()]))
+    classes = {part: np.searchsorted(values, labels).astype(np.int32) for part, (_, labels) in arrays.items()}
+    parts = {part: _numbered(classes[part], h.astype(np.float32).__getitem__) for part, (h, _) in arrays.items()}
+    return parts, tuple(map(str, values.tolist()))
 
 
 def _of_arrays(title: str, arrays: dict[str, Any], size: int | None) -> tuple[dict[str, _Part], Sequence[str]]:

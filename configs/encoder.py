@@ -1,0 +1,26 @@
+"""One encoder, one row: what a public checkpoint, or anybody's features, hold of the classes of a labelled set.
+
+python -m mirigor_jax.main --config=configs/encoder.py --config.encoder.path=X.pth --config.data.source=tfds:cifar10
+python -m mirigor_jax.main --config=configs/encoder.py:size=224 --config.encoder.path=X --config.data.source=folder:PATH
+python -m mirigor_jax.main --config=configs/encoder.py --config.data.source=features:FILE.npz    arrays h and labels
+python -m mirigor_jax.main --config=configs/encoder.py:pairing=simclr …    by augmentations instead of classes
+
+Prints I_class (or I_SimCLR) with its certificate, alignment, uniformity, tolerance, contrastive loss, and accuracies.
+"""
+
+import common
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Arguments: pairing, k_est (K_Est), size (pixels; the images' own where they are of one), seed."""
+    args = common.parse_arg(arg, pairing="class", k_est=1024, size=int, seed=0)
+    config = common.base()
+    config.seed = args.seed
+    config.data.source = ""
+    config.data.size = args.size
+    config.data.pairing = args.pairing
+    config.features.update({"fit": None, "validation": None, "test": None})
+    config.estimate.k = args.k_est
+    config.evaluate.metrics = True
+    return config
