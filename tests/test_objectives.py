@@ -1,0 +1,117 @@
+"""The objectives against loops over anchors and each other; tests/test_train.py has them on several devices."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mirigor_jax import objectives
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi.contrastive import nt_xent
+
+K, TEMPERATURE = 16, 0.3
+RNG = np.random.default_rng(0)
+Z_X, Z_Y = RNG.normal(size=(2, K, 5))
+# Three classes; where the views of a pair differ too, and one view of a class that nobody else has.
+C_X, C_Y = RNG.integers(0, 3, (2, K))
+C_X[3] = 3
+
+
+def loss(name):
+    return objectives.make(name, temperature=TEMPERATURE, num_classes=5, axis_name=None).loss
+
+
+def cosines(z_x, z_y):
+    z = np.concatenate([z_x, z_y])
+    z = z / np.linalg.norm(z, axis=1, keepdims=True)
+    return z @ z.T / TEMPERATURE
+
+
+def supcon_by_loop(z_x, z_y, c_x, c_y):
+    scores, classes, losses = cosines(z_x, z_y), [*c_x, *c_y], []
+    for i in range(2 * K):
+        others = [a for a in range(2 * K) if a != i]
+        denominator = sum(math.exp(scores[i, a]) for a in others)
+        terms = [-math.log(math.exp(scores[i, p]) / denominator) for p in others if classes[p] == classes[i]]
+        losses.append(sum(terms) / len(terms) if terms else 0.0)
+    return np.mean(losses)
+
+
+def decoupled_by_loop(z_x, z_y, c_x, c_y):
+    scores, losses = cosines(z_x, z_y), []
+    for i in range(2 * K):
+        negatives = [a for a in range(2 * K) if a % K != i % K]
+        losses.append(-scores[i, (i + K) % (2 * K)] + math.log(sum(math.exp(scores[i, a]) for a in negatives)))
+    return np.mean(losses)
+
+
+def cross_entropy_by_loop(z_x, z_y, c_x, c_y):
+    probabilities = [np.exp(z) / np.exp(z).sum() for z in (*z_x, *z_y)]
+    return np.mean([-math.log(p[c]) for p, c in zip(probabilities, (*c_x, *c_y), strict=True)])
+
+
+BY_LOOP = {
+    "supcon": supcon_by_loop,
+    "decoupled": decoupled_by_loop,
+    "cross_entropy": cross_entropy_by_loop,
+}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", BY_LOOP)
+def test_values_and_slopes_are_the_loop_s(name):
+    z, by_loop = np.stack([2 * Z_X, 2 * Z_Y]), BY_LOOP[name]
+    value, gradient = jax.jit(jax.value_and_grad(lambda z: loss(name)(*z, *map(jnp.array, (C_X, C_Y)))))(jnp.array(z))
+    np.testing.assert_allclose(value, by_loop(*z, C_X, C_Y), rtol=1e-12)
+    for seed in (1, 2, 3):
+        direction = np.random.default_rng(seed).normal(size=z.shape)
+        rise = by_loop(*(z + 1e-5 * direction), C_X, C_Y) - by_loop(*(z - 1e-5 * direction), C_X, C_Y)
+        np.testing.assert_allclose(np.vdot(gradient, direction), rise / 2e-5, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("float64")
+def test_supcon_is_nt_xent_where_only_partners_are_alike_and_nothing_where_no_views_are():
+    z, pairs = (jnp.array(Z_X), jnp.array(Z_Y)), jnp.arange(K)
+    np.testing.assert_allclose(jax.jit(loss("supcon"))(*z, pairs, pairs), nt_xent(*z, TEMPERATURE), rtol=1e-12)
+    value, slopes = jax.jit(jax.value_and_grad(loss("supcon"), argnums=(0, 1)))(*z, pairs, pairs + K)
+    np.testing.assert_array_equal(value, 0.0)
+    np.testing.assert_array_equal(slopes, 0.0)
+
+
+def test_simclr_is_nt_xent_of_the_temperature_and_alone_in_standing_for_mi():
+    z = jnp.array(Z_X, jnp.float32), jnp.array(Z_Y, jnp.float32)
+    assert loss("simclr")(*z, None, None) == nt_xent(*z, TEMPERATURE)
+    options = {"temperature": TEMPERATURE, "num_classes": 5, "axis_name": None}
+    assert objectives.make("simclr", **options).bounds_mi
+    assert not any(objectives.make(name, **options).bounds_mi for name in (*BY_LOOP, "rotation"))
+
+
+@pytest.mark.parametrize("name", BY_LOOP)
+def test_losses_are_finite_where_exponentials_overflow_and_sum_in_float32(name):
+    half = [jnp.asarray(z, jnp.bfloat16) for z in (Z_X, Z_Y)]
+    rounded = [np.asarray(z, np.float64) for z in half]
+    classes = jnp.array(C_X), jnp.array(C_Y)
+    value = jax.jit(loss(name))(*half, *classes)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, BY_LOOP[name](*rounded, C_X, C_Y), rtol=1e-5)
+    cold = objectives.make(name, temperature=1e-4, num_classes=5, axis_name=None).loss
+    large = [jnp.asarray(1e3 * z, jnp.float32) for z in (Z_X, Z_Y)]
+    value, slopes = jax.jit(jax.value_and_grad(cold, argnums=(0, 1)))(*large, *classes)
+    assert np.isfinite(value)
+    assert np.isfinite(slopes).all()
+
+
+def test_unknown_objectives_and_missing_labels_or_negatives_are_named():
+    make = partial(objectives.make, temperature=0.1, axis_name=None)
+    with pytest.raises(InputError, match=r"'simsiam'; choose one of simclr, .*rotation"):
+        make("simsiam", num_classes=None)
+    for name in ("supcon", "cross_entropy"):
+        with pytest.raises(InputError, match=rf"={name} .* no labels; .* simclr, decoupled, rotation"):
+            make(name, num_classes=None)
+        with pytest.raises(InputError, match=rf"={name} .* have 1; "):
+            make(name, num_classes=1)
+    with pytest.raises(InputError, match=r"no negatives at train\.k=1"):
+        make("decoupled", num_classes=None).loss(jnp.ones((1, 2)), jnp.ones((1, 2)), None, None)
