@@ -105,6 +105,7 @@ def base() -> ConfigDict:
     config.train = ConfigDict()
     config.train.k = 64
     config.train.steps = 300
+    config.train.objective = "simclr"  # or supcon, decoupled, cross_entropy, rotation
     config.train.temperature = 0.1
     config.train.optimizer = "adamw"
     config.train.learning_rate = 4e-3

@@ -9,7 +9,7 @@ _policies = ocp.training.preservation_policies
 
 
 class Checkpoints:
-    """The checkpoints of one folder: the last one and, by in-training MI, the best one are kept.
+    """The checkpoints of one folder: the last one and, by in-training MI or else by the loss, the best one are kept.
 
     A context manager; leaving it waits for the save under way.
     """

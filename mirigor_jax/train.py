@@ -18,21 +18,22 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
 
-from mirigor_jax import parallel
+from mirigor_jax import objectives, parallel
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data import augment
 from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_rows
-from mirigor_jax.mi.contrastive import nt_xent, nt_xent_mi
+from mirigor_jax.mi.contrastive import nt_xent_mi
 from mirigor_jax.models import resnet, small, vit
 from mirigor_jax.models.heads import MLP
+from mirigor_jax.objectives import Objective
 from mirigor_jax.progress import Progress
 
 Metrics = dict[str, Array]
 
-AUGMENTING = 2  # what the root key is folded with for the augmentations in training
+AUGMENTING, TURNING = 2, 3  # what the root key is folded with for the augmentations, and the turns, in training
 
 
 @struct.dataclass
@@ -64,6 +65,13 @@ def image_keys(key: Key[Array, ""], first: Int[Array, ""] | int, n: int) -> Key[
     return jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(n))
 
 
+def turn(images: Float[Array, "n s s 3"], turns: Int[Array, " n"]) -> Float[Array, "n s s 3"]:
+    """Each image turned counterclockwise by its 0 to 3 times 90°."""
+    odd, half = ((turns // quarters % 2 == 1)[:, None, None, None] for quarters in (1, 2))
+    images = jnp.where(odd, jnp.rot90(images, 1, (1, 2)), images)
+    return jnp.where(half, jnp.rot90(images, 2, (1, 2)), images)
+
+
 def check_parts(k: int, accumulate: int) -> None:
     """Raises InputError where a device's k pairs don't divide into that many parts."""
     if accumulate < 1 or k % accumulate:
@@ -77,7 +85,7 @@ def train_step(
     *,
     encoder: nn.Module,
     head: nn.Module,
-    objective: Callable[[Array, Array], Array],
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     accumulate: int = 1,
     augmentation: Augmentation | None = None,
@@ -86,11 +94,12 @@ def train_step(
     """One update on this device's shard of the global batch; gradients are averaged over axis "data".
 
     batch: {"x", "y"}: this device's positive pairs, uint8 (k, s, s, 3), or their rows (k,) in `held`, the images that
-    every device holds. objective: (z_x, z_y) → loss in nats, the mean over this device's anchors. BatchNorm sees the
+    every device holds; and {"c_x", "c_y"}, their classes (k,), where the objective is labelled. BatchNorm sees the
     global batch where the encoder names the axis.
     accumulate: parts that the pairs go through the encoder in, one after the other. Loss and negatives are the whole
     batch's all the same; BatchNorm alone sees a part at a time, and folds each into its running statistics.
-    augmentation: of every view by itself, drawn anew at every step from the seed.
+    augmentation: of every view by itself, drawn anew at every step from the seed. So are the objective's turns, which
+    come after it.
     Raises InputError where accumulate does not divide k.
     Source: Lee et al. 2023, Fig. 3 (top) and Eq. 2–3; in parts, Gao et al. 2021 (GradCache), §3.
     """
@@ -101,18 +110,23 @@ def train_step(
         parts = jnp.moveaxis(jnp.stack([x, y]).reshape(2, accumulate, k // accumulate, *x.shape[1:]), 0, 1)
         return parts.reshape(accumulate, 2 * k // accumulate, *parts.shape[3:])
 
-    parts = in_parts(batch["x"], batch["y"])
-    if augmentation is None:
-        keys = None
-    else:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), AUGMENTING), state.step)
+    def keys_for(purpose):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), state.step)
         first = k * lax.axis_index(parallel.AXIS)
-        keys = in_parts(*(image_keys(jax.random.fold_in(key, view), first, k) for view in (0, 1)))
+        return [image_keys(jax.random.fold_in(key, view), first, k) for view in (0, 1)]
+
+    keys = None if augmentation is None else in_parts(*keys_for(AUGMENTING))
+    classes, turns = [batch.get("c_x"), batch.get("c_y")], None
+    if objective.turns:
+        classes = [jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(of_view) for of_view in keys_for(TURNING)]
+        turns = in_parts(*classes)
+    parts = in_parts(batch["x"], batch["y"]), keys, turns
 
     def embed(params, batch_stats, part):
         variables = {"params": params["encoder"], "batch_stats": batch_stats}
-        images, keys = part
+        images, keys, turns = part
         images = views(images if held is None else held[images], keys, encoder.dtype, augmentation)
+        images = images if turns is None else turn(images, turns)
         h, updates = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
         z = head.apply({"params": params["head"]}, h)
         return z.astype(jnp.promote_types(z.dtype, jnp.float32)), updates.get("batch_stats", {})
@@ -120,10 +134,10 @@ def train_step(
     def loss_of(z):
         """z: (accumulate, 2k/accumulate, f), in each part the x before the y."""
         z_x, z_y = jnp.moveaxis(z.reshape(accumulate, 2, -1, z.shape[-1]), 1, 0).reshape(2, k, -1)
-        return objective(z_x, z_y)
+        return objective.loss(z_x, z_y, *classes)
 
     def in_one(params):
-        z, batch_stats = embed(params, state.batch_stats, jax.tree.map(lambda x: x[0], (parts, keys)))
+        z, batch_stats = embed(params, state.batch_stats, jax.tree.map(lambda x: x[0], parts))
         return loss_of(z[None]), batch_stats
 
     def forward(batch_stats, part):
@@ -139,9 +153,9 @@ def train_step(
     if accumulate == 1:
         (loss, batch_stats), gradients = jax.value_and_grad(in_one, has_aux=True)(state.params)
     else:
-        batch_stats, z = lax.scan(forward, state.batch_stats, (parts, keys))
+        batch_stats, z = lax.scan(forward, state.batch_stats, parts)
         loss, dz = jax.value_and_grad(loss_of)(z)
-        gradients, _ = lax.scan(backward, jax.tree.map(jnp.zeros_like, state.params), ((parts, keys), dz))
+        gradients, _ = lax.scan(backward, jax.tree.map(jnp.zeros_like, state.params), (parts, dz))
     loss, gradients, batch_stats = lax.pmean((loss, gradients, batch_stats), parallel.AXIS)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state)
@@ -191,7 +205,16 @@ def make_optimizer(
     return builders[name]()
 
 
-def _parts(config: ConfigDict, axis_name: str | None) -> tuple[nn.Module, nn.Module, optax.GradientTransformation]:
+def _objective(config: ConfigDict, num_classes: int | None) -> Objective:
+    train = config.train
+    return objectives.make(
+        train.objective, temperature=train.temperature, num_classes=num_classes, axis_name=parallel.AXIS
+    )
+
+
+def _parts(
+    config: ConfigDict, objective: Objective, axis_name: str | None
+) -> tuple[nn.Module, nn.Module, optax.GradientTransformation]:
     train = config.train
     optimizer = make_optimizer(
         train.optimizer,
@@ -201,13 +224,13 @@ def _parts(config: ConfigDict, axis_name: str | None) -> tuple[nn.Module, nn.Mod
         weight_decay=train.weight_decay,
     )
     encoder = make_encoder(config, axis_name if train.global_batch_norm else None)
-    head = MLP(tuple(config.head.hidden), config.head.features, encoder.dtype)
+    head = MLP(tuple(config.head.hidden), objective.outputs or config.head.features, encoder.dtype)
     return encoder, head, optimizer
 
 
-def init_state(config: ConfigDict, key: Array) -> TrainState:
-    """The state before the first step; also the untrained encoder."""
-    encoder, head, optimizer = _parts(config, None)
+def init_state(config: ConfigDict, key: Array, num_classes: int | None = None) -> TrainState:
+    """The state before the first step; also the untrained encoder, which no number of classes makes another."""
+    encoder, head, optimizer = _parts(config, _objective(config, num_classes or 2), None)
     encoder_key, head_key = jax.random.split(key)
     images = jnp.zeros((2, config.data.size, config.data.size, 3), encoder.dtype)
     variables = encoder.init(encoder_key, images, train=False)
@@ -216,14 +239,18 @@ def init_state(config: ConfigDict, key: Array) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), optimizer.init(params))
 
 
-def make_step(config: ConfigDict, mesh: Mesh, held: int = 0) -> tuple[Any, tuple[Any, Any, Any]]:
+def make_step(
+    config: ConfigDict, mesh: Mesh, held: int = 0, num_classes: int | None = None
+) -> tuple[Any, tuple[Any, Any, Any]]:
     """The compiled-for-`mesh` train step (state donated), and the abstract (state, batch, held images) it takes.
 
     held: how many images the devices hold, of which batches then are rows; 0 for batches of images.
+    num_classes: that images can have; None where they have no labels.
+    Raises InputError for an objective that there is not, or that needs labels.
     """
+    objective = _objective(config, num_classes)
     # XLA:CPU runs the collectives of BatchNorm on one device too, and fuses less around them.
-    encoder, head, optimizer = _parts(config, parallel.AXIS if mesh.size > 1 else None)
-    objective = partial(nt_xent, temperature=config.train.temperature, axis_name=parallel.AXIS)
+    encoder, head, optimizer = _parts(config, objective, parallel.AXIS if mesh.size > 1 else None)
     step = partial(
         train_step,
         encoder=encoder,
@@ -241,20 +268,25 @@ def make_step(config: ConfigDict, mesh: Mesh, held: int = 0) -> tuple[Any, tuple
         (parallel.REPLICATED, parallel.REPLICATED),
         donate=(0,),
     )
-    state = jax.eval_shape(partial(init_state, config), jax.random.key(0))
+    state = jax.eval_shape(partial(init_state, config, num_classes=num_classes), jax.random.key(0))
     k, shape = config.train.k, (config.data.size, config.data.size, 3)
     view = jax.ShapeDtypeStruct((k,), jnp.int32) if held else jax.ShapeDtypeStruct((k, *shape), jnp.uint8)
     images = jax.ShapeDtypeStruct((held, *shape), jnp.uint8) if held else None
-    batch = parallel.abstract({"x": view, "y": view}, mesh, parallel.SHARDED)
+    batch = {"x": view, "y": view}
+    if objective.labelled:
+        batch |= dict.fromkeys(("c_x", "c_y"), jax.ShapeDtypeStruct((k,), jnp.int32))
+    batch = parallel.abstract(batch, mesh, parallel.SHARDED)
     return mapped, (parallel.abstract(state, mesh), batch, parallel.abstract(images, mesh))
 
 
-def frozen_variables(config: ConfigDict, folder: Path, mesh: Mesh, *, which: str = "last") -> dict[str, Any]:
+def frozen_variables(
+    config: ConfigDict, folder: Path, mesh: Mesh, *, which: str = "last", num_classes: int | None = None
+) -> dict[str, Any]:
     """The trained encoder of a run as a frozen tree {"params", "batch_stats"}, from its last or best checkpoint.
 
-    Raises InputError where there is none.
+    num_classes: what it was trained with. Raises InputError where there is no checkpoint, and as `make_step` does.
     """
-    _, (abstract_state, *_) = make_step(config, mesh)
+    _, (abstract_state, *_) = make_step(config, mesh, num_classes=num_classes)
     with Checkpoints(folder) as checkpoints:
         step = checkpoints.last if which == "last" else checkpoints.best
         if step is None:
@@ -270,22 +302,26 @@ def train(
     mesh: Mesh,
     *,
     held: UInt8[np.ndarray, "n s s 3"] | None = None,
+    num_classes: int | None = None,
     on_rate: Callable[[float, int], None] = lambda seconds, steps: None,
 ) -> None:
     """Train to `config.train.steps`, from the newest checkpoint in `folder` where there is one.
 
     read: (start, stop) → pairs {"x", "y"} of images, or of rows of `held`, the images that the devices shall hold.
-    Writes checkpoints and metrics.jsonl (step, loss_nats, mi_bits). on_rate: told once how many seconds a step takes,
-    and how many steps are to come.
-    Raises InputError when the loss is no longer finite.
+    num_classes: that images can have; None where they have no labels. For a labelled objective `read` also gives the
+    classes {"c_x", "c_y"}, int32.
+    Writes checkpoints and metrics.jsonl (step, loss_nats and, where the objective bounds it, mi_bits). on_rate: told
+    once how many seconds a step takes, and how many steps are to come.
+    Raises InputError when the loss is no longer finite, and as `make_step` does.
     """
     k, steps, rate = config.train.k, config.train.steps, config.train.learning_rate
     ceiling = math.log2(2 * k - 1)
-    step, (abstract_state, *abstract) = make_step(config, mesh, 0 if held is None else len(held))
+    bounds_mi = _objective(config, num_classes).bounds_mi
+    step, (abstract_state, *abstract) = make_step(config, mesh, 0 if held is None else len(held), num_classes)
     folder.mkdir(parents=True, exist_ok=True)
 
     def place(batch: dict[str, np.ndarray]) -> dict[str, Array]:
-        return parallel.shard({"x": batch["x"], "y": batch["y"]}, mesh)
+        return parallel.shard({name: batch[name] for name in abstract[0]}, mesh)
 
     iterator = iter(batches(read, batch_size=k, threads=config.data.threads, workers=config.data.workers, place=place))
     with Checkpoints(folder) as checkpoints:
@@ -296,7 +332,8 @@ def train(
             state = checkpoints.restore(start, abstract_state, iterator)
             print(f"  train continues from step {start:,} of {steps:,}", flush=True)
         else:
-            init = jax.jit(partial(init_state, config), out_shardings=parallel.layout(abstract_state))
+            start_state = partial(init_state, config, num_classes=num_classes)
+            init = jax.jit(start_state, out_shardings=parallel.layout(abstract_state))
             state = init(jax.random.fold_in(jax.random.key(config.seed), 0))
         rows = [row for row in read_rows(folder / "metrics.jsonl") if row["step"] <= start]
         print("  compiling the train step", flush=True)
@@ -306,14 +343,22 @@ def train(
         began = time.monotonic()
         pending: Metrics = {}
 
+        def in_bits(loss: float) -> float:
+            """The in-training MI; without one, what orders checkpoints as the loss does."""
+            return (nt_xent_mi(loss, k) if bounds_mi else -loss) / math.log(2)
+
+        def mean_loss(steps: int) -> float:
+            return float(np.mean([row["loss_nats"] for row in rows[-steps:]] or [0.0]))
+
         def record(metrics: Metrics) -> None:
             loss = float(jax.device_get(metrics["loss_nats"]))
             done = len(rows) + 1
             if not math.isfinite(loss):
                 raise InputError(f"the training loss is {loss} at step {done}; lower train.learning_rate={rate}")
-            rows.append({"step": done, "loss_nats": loss, "mi_bits": float(nt_xent_mi(loss, k)) / math.log(2)})
-            recent = np.mean([row["mi_bits"] for row in rows[-20:]])
-            progress.update(done, f"in-training I {recent:.2f} bits (ceiling {ceiling:.2f})")
+            rows.append({"step": done, "loss_nats": loss} | ({"mi_bits": in_bits(loss)} if bounds_mi else {}))
+            recent = mean_loss(20)
+            in_training = f"in-training I {in_bits(recent):.2f} bits (ceiling {ceiling:.2f})"
+            progress.update(done, in_training if bounds_mi else f"loss {recent:.3f} nats")
 
         # The order matters: save, then draw a batch, then step; and read the metrics of the step before only when the
         # next one is under way, so that the accelerator never waits for Python.
@@ -323,8 +368,7 @@ def train(
                     record(pending)
                 pending = {}
                 replace_rows(folder / "metrics.jsonl", rows)
-                mi_bits = float(np.mean([row["mi_bits"] for row in rows[-50:] or [{"mi_bits": 0.0}]]))
-                checkpoints.save(i, state, mi_bits=mi_bits, data=iterator)
+                checkpoints.save(i, state, mi_bits=in_bits(mean_loss(50)), data=iterator)
             if i == steps:
                 break
             batch = next(iterator)

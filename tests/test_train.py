@@ -9,9 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from mirigor_jax import configuration, parallel, train
+from mirigor_jax import configuration, objectives, parallel, train
+from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.errors import InputError
+from mirigor_jax.files import read_rows
+from mirigor_jax.models.heads import MLP
 from mirigor_jax.models.resnet import STAGES, make_encoder
 
 
@@ -87,29 +90,41 @@ class Scale(nn.Module):
         return self.param("scale", nn.initializers.ones, ()) * h
 
 
+class Seen:
+    """An objective that keeps what it is given: z (2, k, d), and classes (2, k) where these are turns."""
+
+    def __init__(self, **options):
+        self.z = self.classes = np.zeros(0)
+        self.objective = objectives.Objective(self.loss, **options)
+
+    def loss(self, z_x, z_y, c_x, c_y):
+        jax.debug.callback(self.keep, (z_x, z_y), (c_x, c_y) if self.objective.turns else ())
+        return jnp.mean(z_x * z_y)
+
+    def keep(self, z, classes):
+        self.z, self.classes = np.stack(z), np.array(classes)
+
+    def step(self, number, batch, **options):
+        optimizer = optax.sgd(0.0)
+        params = {"encoder": {}, "head": {"scale": jnp.ones(())}}
+        state = train.TrainState(jnp.asarray(number), params, {"none": jnp.zeros(())}, optimizer.init(params))
+        fixed = {"encoder": Pixels(), "head": Scale(), "objective": self.objective, "optimizer": optimizer}
+        step = partial(train.train_step, **fixed, **options)
+        mapped = parallel.map_step(step, parallel.make_mesh(1), (parallel.REPLICATED,) * 3, parallel.REPLICATED)
+        jax.block_until_ready(mapped(state, batch, None))
+        jax.effects_barrier()
+        return self.z
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_every_view_is_augmented_by_itself_and_anew_at_every_step(accumulate):
     image = images(4)["x"]
 
     def seen(number: int, seed: int = 0):
         """The views x and y of one batch, whose pairs are an image twice."""
-        found = []
-
-        def objective(z_x, z_y):
-            jax.debug.callback(lambda *z: found.append(np.stack(z)), z_x, z_y)
-            return jnp.mean(z_x * z_y)
-
-        optimizer = optax.sgd(0.0)
-        params = {"encoder": {}, "head": {"scale": jnp.ones(())}}
-        statistics = {"none": jnp.zeros(())}
-        state = train.TrainState(jnp.asarray(number), params, statistics, optimizer.init(params))
-        options = {"encoder": Pixels(), "head": Scale(), "objective": objective, "optimizer": optimizer}
         augmentation = Augmentation(crop=0.5, flip=0.0, jitter=0.0, grey=0.0, blur=0.0)
-        step = partial(train.train_step, **options, accumulate=accumulate, augmentation=augmentation, seed=seed)
-        mapped = parallel.map_step(step, parallel.make_mesh(1), (parallel.REPLICATED,) * 3, parallel.REPLICATED)
-        jax.block_until_ready(mapped(state, {"x": image, "y": image}, None))
-        jax.effects_barrier()
-        return found[0]
+        options = {"accumulate": accumulate, "augmentation": augmentation, "seed": seed}
+        return Seen().step(number, {"x": image, "y": image}, **options)
 
     first, second = seen(0), seen(1)
     assert np.abs(first[0] - first[1]).max(axis=1).min() > 0.1
@@ -118,6 +133,65 @@ def test_every_view_is_augmented_by_itself_and_anew_at_every_step(accumulate):
     assert np.abs(first - seen(0, seed=1)).max(axis=2).min() > 0.1
     plain = np.asarray(train.normalize(jnp.asarray(image), "float32")).reshape(4, -1)
     assert np.all(first.min(axis=2) >= plain.min(axis=1)[None] - 1e-5)  # a crop shows nothing that is not there
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_every_view_is_turned_by_itself_and_anew_at_every_step_by_its_class(accumulate):
+    k, turns = 256, []
+    batch = images(k, size=4)
+    for number in (0, 1):
+        seen = Seen(turns=True)
+        z = seen.step(number, batch, accumulate=accumulate).reshape(2, k, 4, 4, 3)
+        for view, z_of_view, classes in zip(("x", "y"), z, seen.classes, strict=True):
+            expected = np.stack([np.rot90(*of) for of in zip(batch[view], classes, strict=True)])
+            np.testing.assert_allclose(z_of_view, expected / 127.5 - 1, atol=1e-5)
+        turns += [*seen.classes]
+    counts = np.array([np.bincount(of_view, minlength=4) for of_view in turns])
+    assert np.all(np.abs(counts - k / 4) < 4 * np.sqrt(k * 3 / 16)), counts
+    # Of two that are independent, a quarter agrees.
+    agree = [np.mean(turns[a] == turns[b]) for a, b in ((0, 1), (0, 2), (1, 3), (0, 3))]
+    assert np.all(np.abs(np.array(agree) - 0.25) < 4 * np.sqrt(3 / 16 / k)), agree
+
+
+def test_turns_come_after_the_augmentation():
+    # A flip from left to right leaves rows of one colour as they are, but not what is turned by 90° before it.
+    rows = np.broadcast_to(np.arange(0, 256, 32, np.uint8)[:, None, None], (64, 8, 8, 3))
+    seen = Seen(turns=True)
+    augmentation = Augmentation(crop=0.0, flip=1.0, jitter=0.0, grey=0.0, blur=0.0)
+    z = seen.step(0, {"x": rows, "y": rows}, augmentation=augmentation).reshape(2, 64, 8, 8, 3)
+    for image, quarters in zip(z.reshape(-1, 8, 8, 3), seen.classes.ravel(), strict=True):
+        np.testing.assert_allclose(image, np.rot90(rows[0], quarters) / 127.5 - 1, atol=1e-5)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ["supcon", "decoupled", "cross_entropy", "rotation"])
+def test_eight_devices_in_parts_learn_every_objective_as_one_device_at_once(name):
+    batch = images(16, size=4)
+    if name in ("supcon", "cross_entropy"):
+        batch |= dict(zip(("c_x", "c_y"), np.random.default_rng(1).integers(0, 3, (2, 16)), strict=True))
+    head = MLP((8,), 4, "float64")
+    params = {"encoder": {}, "head": head.init(jax.random.key(0), jnp.zeros((1, 48)))["params"]}
+
+    def after_a_step(devices, accumulate):
+        optimizer = optax.sgd(1.0)  # whose update is the gradient itself
+        options = {"temperature": 0.5, "num_classes": 4, "axis_name": parallel.AXIS}
+        step = partial(
+            train.train_step,
+            encoder=Pixels("float64"),
+            head=head,
+            objective=objectives.make(name, **options),
+            optimizer=optimizer,
+            accumulate=accumulate,
+        )
+        mesh = parallel.make_mesh(16, jax.devices()[:devices])
+        specs = (parallel.REPLICATED, parallel.SHARDED, parallel.REPLICATED)
+        state = train.TrainState(jnp.zeros((), int), params, {"none": jnp.zeros(())}, optimizer.init(params))
+        state, metrics = parallel.map_step(step, mesh, specs, parallel.REPLICATED)(state, batch, None)
+        return jax.tree.map(np.asarray, (state.params["head"], metrics))
+
+    one = after_a_step(1, 1)
+    assert one[1]["gradient_norm"] > 1e-3
+    assert_close(after_a_step(8, 2), one, 1e-12)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
@@ -302,7 +376,7 @@ def test_half_precision_keeps_parameters_statistics_gradients_and_loss_in_float3
         assert z_x.dtype == z_y.dtype == jnp.float32  # before it is normalised
         return jnp.mean(z_x * z_y)
 
-    monkeypatch.setattr(train, "nt_xent", nt_xent)
+    monkeypatch.setattr(objectives, "nt_xent", nt_xent)
     # The momentum of SGD is made of gradients.
     config = tiny("--config.encoder.dtype=bfloat16", "--config.train.optimizer=sgd")
     step, abstract = train.make_step(config, parallel.make_mesh(1))
@@ -317,6 +391,45 @@ def test_half_precision_changes_the_loss_by_less_than_2_percent():
     )
     assert half != single
     np.testing.assert_allclose(half, single, rtol=0.02)
+
+
+@pytest.mark.usefixtures("stem_only")
+def test_a_run_without_in_training_mi_keeps_its_loss_and_the_checkpoint_where_it_was_least(tmp_path, capsys):
+    overrides = ("objective=cross_entropy", "steps=12", "checkpoint_every=4", "warmup_steps=0", "optimizer=sgd")
+    config = tiny(*(f"--config.train.{one}" for one in overrides))
+    mesh = parallel.make_mesh(8, jax.devices()[:1])
+
+    def read(start, stop):
+        """Black and white images in turn, by their class; from pair 64 on, by the other."""
+        number = np.arange(start, stop)
+        pixels = np.broadcast_to((255 * (number % 2)).astype(np.uint8)[:, None, None, None], (len(number), 32, 32, 3))
+        classes = ((number + (number >= 64)) % 2).astype(np.int32)
+        return {"x": pixels, "y": pixels, "c_x": classes, "c_y": classes}
+
+    train.train(config, tmp_path, read, mesh, num_classes=2)
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert [list(row) for row in rows] == [["step", "loss_nats"]] * 12
+    losses = np.array([row["loss_nats"] for row in rows])
+    assert f"loss {losses.mean():.3f} nats" in capsys.readouterr().out
+    assert losses[7] < 0.5 * losses[0]  # the classes arrive with their images
+    assert losses[8] > 2 * losses[0]
+    running = [losses[:step].mean() for step in (4, 8, 12)]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.best == 4 * (1 + int(np.argmin(running)))
+    frozen = train.frozen_variables(config, tmp_path, mesh, num_classes=2)
+    untrained = train.init_state(config, jax.random.key(0))  # as for an encoder alone: of no number of classes
+    assert jax.tree.map(jnp.shape, frozen["params"]) == jax.tree.map(jnp.shape, untrained.params["encoder"])
+
+
+def test_labelled_objectives_ask_for_classes_and_for_outputs_of_their_own():
+    mesh = parallel.make_mesh(1)
+    for name, outputs in (("cross_entropy", 10), ("rotation", 4), ("supcon", 64)):
+        config = tiny(f"--config.train.objective={name}")
+        _, (state, batch, _) = train.make_step(config, mesh, num_classes=10)
+        assert state.params["head"]["Dense_1"]["bias"].shape == (outputs,)
+        assert ("c_x" in batch, "c_y" in batch) == 2 * (name != "rotation",)
+    with pytest.raises(InputError, match=r"train.objective=supcon .* no labels"):
+        train.make_step(tiny("--config.train.objective=supcon"), mesh)
 
 
 def test_lars_is_optax_s_layerwise_rate():
