@@ -41,13 +41,14 @@ class Frozen:
     std: tuple[float, ...] = OURS
 
 
-def freeze(config: ConfigDict, folder: Path, mesh: Mesh) -> Frozen:
+def freeze(config: ConfigDict, folder: Path, mesh: Mesh, num_classes: int | None) -> Frozen:
     """The encoder of the checkpoint that the config names, else the one that was trained in `folder`.
 
-    Raises InputError as `pretrained.load` does, and where nothing was trained.
+    num_classes: that the training knew of. Raises InputError as `pretrained.load` does, and where nothing was trained.
     """
     if not config.encoder.path:
-        variables = frozen_variables(config, folder, mesh, which=config.features.checkpoint)
+        which = config.features.checkpoint
+        variables = frozen_variables(config, folder, mesh, which=which, num_classes=num_classes)
         return Frozen(make_encoder(config), variables)
     found = pretrained.load(Path(config.encoder.path).expanduser(), layout=config.encoder.layout)
     encoder = found.encoder.clone(dtype=compute_dtype(config.encoder.dtype))

@@ -21,14 +21,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from mirigor_jax import encode, estimate, figures, metrics, mi, parallel, probes, report, train
+from mirigor_jax import encode, estimate, figures, metrics, mi, objectives, parallel, probes, report, train
 from mirigor_jax.configuration import flatten
 from mirigor_jax.data import arrays, augment, cdp, sources
-from mirigor_jax.data.pairing import AnyPairing, SameImage
+from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.data.population import Collected, Features, Population, Read, Rendered
 from mirigor_jax.errors import InputError
@@ -200,8 +201,6 @@ def check(config: ConfigDict) -> tuple[Population, AnyPairing]:
         raise InputError(f"features.checkpoint='{f.checkpoint}' is unknown; choose last or best")
     if config.encoder.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    if not _given(config):
-        train.make_encoder(config)
     train.make_optimizer(t.optimizer, learning_rate=t.learning_rate, steps=1, warmup_steps=0, weight_decay=0.0)
     population = _population(config)
     if d.size is None and not _represented(config):
@@ -209,6 +208,9 @@ def check(config: ConfigDict) -> tuple[Population, AnyPairing]:
     if _represented(config) and _augmentation(config) is not None:
         raise InputError(f"data.pairing='{d.pairing}' augments images, and data.source='{d.source}' has none")
     law = _law(config, population)
+    if not _given(config):
+        train.make_encoder(config)
+        _objective(config, _classes(population, law))
     estimate.check(config, law, population.test_pairs(law))
     if d.resident not in ("auto", "always", "never"):
         raise InputError(f"data.resident='{d.resident}' is unknown; choose auto, always or never")
@@ -370,9 +372,20 @@ def _training_pairs(
 ) -> tuple[Read, UInt8[np.ndarray, "n s s 3"] | None]:
     """How training reads its pairs, and the images that the devices hold for it where they do; says which."""
     found, wanted = population.training(law), config.data.resident
+    classes = _classes(population, law)
+    if classes is not None and not _objective(config, classes).labelled:
+        classes = None
     if found is None:
         print("  training images: every one new, streamed", flush=True)
-        return population.pairs(law, "train"), None
+        fresh = population.pairs(law, "train")
+
+        def rendered(start: int, stop: int) -> dict[str, np.ndarray]:
+            batch = fresh(start, stop)
+            if classes is not None:
+                batch |= {f"c_{view}": classes.classes(batch[f"attributes_{view}"]) for view in ("x", "y")}
+            return batch
+
+        return rendered, None
     images, rows = found
     n, limit = len(images), parallel.memory_bytes() // HELD_SHARE
     needed = n * images.read(np.arange(1)).nbytes
@@ -382,9 +395,29 @@ def _training_pairs(
         f"(data.resident={wanted}; auto holds up to {limit / 2**20:,.0f} MiB)",
         flush=True,
     )
-    if holds:
-        return rows, images.read(np.arange(n))
-    return lambda start, stop: {view: images.read(of) for view, of in rows(start, stop).items()}, None
+    of_images = None if classes is None else classes.classes(images.attributes)
+
+    def drawn(start: int, stop: int) -> dict[str, np.ndarray]:
+        of = rows(start, stop)
+        batch = of if holds else {view: images.read(chosen) for view, chosen in of.items()}
+        if of_images is not None:
+            batch = batch | {f"c_{view}": of_images[chosen] for view, chosen in of.items()}
+        return batch
+
+    return drawn, images.read(np.arange(n)) if holds else None
+
+
+def _classes(population: Population, law: AnyPairing) -> ByClass | None:
+    """What a labelled objective tells apart: the classes that the views share, else all; None without labels."""
+    if not isinstance(law, SameImage):
+        return law
+    return population.task("all") if population.names else None
+
+
+def _objective(config: ConfigDict, classes: ByClass | None) -> objectives.Objective:
+    """Raises InputError as `objectives.make` does."""
+    temperature, num_classes = config.train.temperature, None if classes is None else classes.num_classes
+    return objectives.make(config.train.objective, temperature=temperature, num_classes=num_classes, axis_name=None)
 
 
 def _labelled(read: Read) -> Read:
@@ -411,19 +444,28 @@ def _train(config: ConfigDict, folder: Path, population: Population, law: AnyPai
             )
 
         read, held = _training_pairs(config, population, law)
-        train.train(config, path, read, mesh, held=held, on_rate=expect)
+        classes = _classes(population, law)
+        num_classes = None if classes is None else classes.num_classes
+        train.train(config, path, read, mesh, held=held, num_classes=num_classes, on_rate=expect)
         rows = read_rows(path / "metrics.jsonl")
         last = rows[-max(1, len(rows) // 10) :]
-        summary = None
-        if rows:
-            summary = {
-                "mi_bits": float(np.mean([row["mi_bits"] for row in last])),
-                "ceiling_bits": math.log2(2 * t.k - 1),
-                "k": t.k,
-                "steps": t.steps,
-                "loss_nats": float(np.mean([row["loss_nats"] for row in last])),
-            }
+        summary = {
+            "objective": t.objective,
+            "num_classes": num_classes,
+            "k": t.k,
+            "steps": t.steps,
+        }
+        for name in rows[0].keys() - {"step"} if rows else ():
+            summary[name] = float(np.mean([row[name] for row in last]))
+        if "mi_bits" in summary:
+            summary["ceiling_bits"] = math.log2(2 * t.k - 1)
         replace_json(path / "summary.json", summary)
+
+
+def _frozen(config: ConfigDict, folder: Path, mesh: Mesh) -> encode.Frozen:
+    """The run's encoder; its head, which is restored with it, is as wide as the training made it."""
+    num_classes = None if _given(config) else _read(folder / "train/summary.json")["num_classes"]
+    return encode.freeze(config, folder / "train", mesh, num_classes)
 
 
 def _estimate(
@@ -440,7 +482,7 @@ def _estimate(
             mesh = estimate.make_mesh(config, paired)
             streamed = None
             if estimate.streams(config):
-                frozen = encode.freeze(config, folder / "train", mesh)
+                frozen = _frozen(config, folder, mesh)
                 dataset = batches(
                     population.pairs(law, "critic"),
                     batch_size=config.estimate.fit_k,
@@ -468,7 +510,7 @@ def _encode(
     mesh = parallel.make_mesh(f.batch_size)
     with _stage(clock, "encode", done or all((features / f"{part}.npz").exists() for part in parts)) as work:
         if work:
-            frozen = None if _represented(config) else encode.freeze(config, folder / "train", mesh)
+            frozen = None if _represented(config) else _frozen(config, folder, mesh)
             encode.encode(config, frozen, parts, features, mesh, augmentation)
 
 
@@ -575,13 +617,19 @@ def _report(config: ConfigDict, folder: Path, population: Population) -> None:
             "mutual_information_bits": _true_bits(config, law),
             "shared": list(law.shared),
         },
-        "in_training": None if _given(config) else _read(folder / "train/summary.json"),
+        "in_training": _in_training(config, folder),
         "estimate": estimates[estimate_name(config)],
         "estimates": estimates,
         "linear": _read(folder / "evaluate/linear.json"),
         "metrics": _read(measured) if (measured := folder / "evaluate/metrics.json").exists() else {},
     }
     _write_report(config, folder, parts, _draw(config, folder, population, law, parts))
+
+
+def _in_training(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
+    """The end of the training, where its loss tells an MI."""
+    summary = None if _given(config) else _read(folder / "train/summary.json")
+    return summary if summary and "mi_bits" in summary else None
 
 
 def _true_bits(config: ConfigDict, law: AnyPairing) -> float | None:
@@ -632,7 +680,8 @@ def _draw(
     }
     if parts["linear"]:
         drawn["linear"] = figures.linear(parts["linear"], chance)
-    if rows := read_rows(folder / "train" / "metrics.jsonl"):
+    rows = read_rows(folder / "train" / "metrics.jsonl")
+    if rows and "mi_bits" in rows[0]:
         columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         drawn["training"] = figures.training(
             columns["step"],
