@@ -35,8 +35,8 @@ WITHIN_BATCH = P(None, parallel.AXIS)  # (batches, pairs, …) with every batch'
 Features = dict[str, dict[str, np.ndarray]]
 
 
-def check(config: ConfigDict, pairing: AnyPairing, pairs: int) -> None:
-    """Raises InputError where so many test pairs, and the sizes asked for, can't give an estimate or a certificate."""
+def check(config: ConfigDict, pairing: AnyPairing, pairs: int, validation: int) -> None:
+    """Raises InputError where so many pairs to test and to validate on can't give an estimate or a certificate."""
     e = config.estimate
     if pairs < e.k:
         raise InputError(f"features.test={pairs} pairs cannot fill one batch of k_est={e.k}; raise it, or lower k_est")
@@ -50,6 +50,10 @@ def check(config: ConfigDict, pairing: AnyPairing, pairs: int) -> None:
         )
     if pairing.num_classes != 1 and pairs < labels.LEAST_PAIRS:
         raise InputError(f"features.test={pairs} pairs are too few for a certificate; raise it to some thousands")
+    if pairing.num_classes != 1 and validation < labels.LEAST_PAIRS:
+        raise InputError(
+            f"{validation} validation pairs are too few to choose on; raise features.validation, or give images"
+        )
 
 
 def batch_sizes(config: ConfigDict, pairs: int) -> list[int]:

@@ -211,7 +211,7 @@ def check(config: ConfigDict) -> tuple[Population, AnyPairing]:
     if not _given(config):
         train.make_encoder(config)
         _objective(config, _classes(population, law))
-    estimate.check(config, law, population.test_pairs(law))
+    estimate.check(config, law, *(population.num_pairs(part, law) for part in ("test", "validation")))
     if d.resident not in ("auto", "always", "never"):
         raise InputError(f"data.resident='{d.resident}' is unknown; choose auto, always or never")
     if population.training(law) is None and d.resident == "always":
@@ -602,6 +602,7 @@ def _metrics(
         progress.update(step, note)
 
     options = {"temperature": config.train.temperature, "k": config.estimate.paper_k, "seed": config.seed}
+    options["max_steps"] = config.evaluate.mlp_steps
     return metrics.evaluate(parts, l2=tuple(config.evaluate.l2), report=look, **options)
 
 

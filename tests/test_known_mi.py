@@ -83,5 +83,6 @@ def test_twenty_five_fits_at_once_cost_less_than_fifteen():
 
     assert seconds(pairs[:1], 1) < 20  # with compilation
     seconds(pairs, 5)
-    one = np.mean([seconds([pair], 1) for pair in pairs])
-    assert seconds(pairs, 5) < 15 * one
+    # Whatever else a machine does makes the ratio larger, never smaller.
+    ratios = (seconds(pairs, 5) / np.mean([seconds([pair], 1) for pair in pairs]) for _ in range(3))
+    assert any(ratio < 15 for ratio in ratios)

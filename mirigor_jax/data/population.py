@@ -75,9 +75,10 @@ class Rendered:
         del law
         return features
 
-    def test_pairs(self, law: AnyPairing) -> int:
+    def num_pairs(self, part: str, law: AnyPairing) -> int:
+        """How many pairs `validation` or `test` has."""
         del law
-        return self.sizes["test"]
+        return self.sizes[part]
 
     @property
     def risk(self) -> float:
@@ -159,8 +160,9 @@ class Collected:
             found[name] = {f"{key}_{view}": x[rows] for view, rows in views for key, x in features[name].items()}
         return found
 
-    def test_pairs(self, law: AnyPairing) -> int:
-        return len(self._rows("test", law))
+    def num_pairs(self, part: str, law: AnyPairing) -> int:
+        """How many pairs `validation` or `test` has."""
+        return len(self._rows(part, law))
 
     def _rows(self, name: str, law: AnyPairing) -> Int[np.ndarray, "p 2"]:
         """Rows of independent pairs: no image is in two of them."""

@@ -123,8 +123,12 @@ def _exact(joint: Float[np.ndarray, "c c"]) -> bool:
 
 
 def batch_rows(test_pairs: int, validation_pairs: int) -> int:
-    """Pairs to a score matrix of `HeldOut`: sixteen matrices or more, of at most 1,024 pairs."""
-    return min(1024, max(2, test_pairs // 16), validation_pairs)
+    """Pairs to a score matrix of `HeldOut`: sixteen matrices or more, of at most 1,024 pairs.
+
+    Fewer, where validation's could not be cut into the eight batches that a certificate takes.
+    """
+    most = min(1024, max(2, test_pairs // 16), validation_pairs)
+    return next((size for size in range(most, 2, -1) if validation_pairs // size * (size // 2) >= 8), 2)
 
 
 def in_batches(rows: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, "b k d"]:

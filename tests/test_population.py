@@ -1,0 +1,220 @@
+"""Runs on image sets, checkpoints and feature files, through `main`; and what their pairs are made of."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from mirigor_jax import configuration, experiment
+from mirigor_jax.main import main
+from mirigor_jax.mi import labels
+from mirigor_jax.models import pretrained
+
+COUNTS = {"": (1500, 900, 600), "_test": (300, 150, 150)}  # images of three classes: unlike in training and test
+SHRUNK = (
+    "--config.train.checkpoint_every=3",
+    "--config.features.batch_size=64",
+    "--config.estimate.k=32",
+    "--config.estimate.paper_k=32",
+    "--config.estimate.curve=(16,)",
+    "--config.estimate.fit_k=32",
+    "--config.estimate.steps=20",
+    "--config.estimate.eval_every=10",
+    "--config.evaluate.l2=(1e-3,)",
+    "--config.evaluate.metrics=False",
+)
+
+
+def draw(counts, size, rng):
+    """Grey images whose brightness is their class's, in random order."""
+    classes = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    noise = rng.normal(0, 30, (len(classes), size, size))
+    return np.clip(60 * (1 + classes[:, None, None]) + noise, 0, 255).astype(np.uint8), classes
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    path, rng, arrays = tmp_path_factory.mktemp("sets") / "grey.npz", np.random.default_rng(0), {}
+    for part, counts in COUNTS.items():
+        arrays[f"images{part}"], arrays[f"labels{part}"] = draw(counts, 12, rng)
+    np.savez(path, **arrays)
+    return path
+
+
+def job(images: Path, folder: Path, *arguments: str, pairing: str = "class") -> list[str]:
+    config = f"--config=configs/images.py:data=npz:{images},encoder=mlp,k=8,steps=6,pairing={pairing}"
+    return [config, f"--workdir={folder}", *SHRUNK, *arguments]
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "class"
+    assert main(job(images, folder)) == 0
+    return folder
+
+
+def read(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_the_upper_end_is_the_test_part_s_entropy_and_no_mi_is_called_true(finished):
+    found, shares = read(finished), np.array(COUNTS["_test"]) / 600
+    entropy_bits = float(-np.sum(shares * np.log2(shares)))
+    assert found["truth"]["entropy_bits"] == pytest.approx(entropy_bits)
+    assert found["estimate"]["upper_bits"] == pytest.approx(entropy_bits)
+    assert found["truth"]["mutual_information_bits"] is None
+    assert 0 <= found["estimate"]["lower_bits"] <= entropy_bits
+    assert set(found["linear"]) == {"class"}
+
+
+def test_features_are_of_every_image_once_and_of_its_class(finished, images):
+    arrays = np.load(images)
+    sizes = {name: len(np.load(finished / "features" / f"{name}.npz")["h"]) for name in experiment.PARTS}
+    assert sizes["test"] == 600
+    assert sizes["fit"] + sizes["validation"] == 3000
+    test = np.load(finished / "features" / "test.npz")
+    np.testing.assert_array_equal(test["labels"][:, 0], arrays["labels_test"])
+
+
+def test_pairs_share_a_class_use_no_image_twice_and_follow_the_classes_frequencies(images, tmp_path):
+    config = configuration.parse(job(images, tmp_path))[0]
+    population, law = experiment.check(config)
+    rows = population._rows("test", law)
+    classes = np.load(images)["labels_test"]
+    assert len(np.unique(rows)) == rows.size
+    np.testing.assert_array_equal(classes[rows[:, 0]], classes[rows[:, 1]])
+    expected = len(rows) * np.array(COUNTS["_test"]) / 600
+    assert stats.chisquare(np.bincount(classes[rows[:, 0]]), expected).pvalue > 1e-3
+    assert population.risk == pytest.approx(labels.RUN_OUT * 0.05)
+    # What is encoded once serves every pairing: representations in pairs are those of the pairs' images.
+    h = np.arange(600, dtype=np.float32)[:, None]
+    held = {"h": h, "labels": classes[:, None].astype(np.int32)}
+    part = {"fit": held, "validation": held, "test": held}
+    paired = population.paired(part, law)["test"]
+    np.testing.assert_array_equal(paired["h_x"][:, 0], rows[:, 0])
+    np.testing.assert_array_equal(paired["labels_y"][:, 0], classes[rows[:, 1]])
+
+
+def test_a_certificate_pays_for_the_classes_that_may_run_out(finished):
+    """The route's lower end, from the stored features, at the higher confidence and not at the plain one."""
+    found = read(finished)["estimate"]
+    own = found["routes"]["classifier"]
+    law = np.array(COUNTS["_test"]) / 600
+    paid = labels.certificate.classifier_lower_bits(own["errors"], own["images"], law, 0.95 + labels.RUN_OUT * 0.05)
+    assert own["lower_bits"] == pytest.approx(paid)
+    assert paid < labels.certificate.classifier_lower_bits(own["errors"], own["images"], law, 0.95)
+
+
+def test_another_pairing_of_a_set_encodes_nothing(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.glob("features/*.npz")}
+    restore = ["--config=configs/estimate.py:k_est=16", f"--config.restore={finished}", "--config.pairing=none"]
+    assert main(restore) == 0
+    assert "encode: finished before, skipped" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert read(finished)["estimates"]["none-k=16"]["upper_bits"] == 0
+
+
+@pytest.mark.parametrize("objective", ["supcon", "cross_entropy"])
+def test_labelled_objectives_train_on_the_images_classes(images, tmp_path, objective):
+    """With labels in the step, six of them on brightness separate what a random MLP already shows, without an MI."""
+    assert main(job(images, tmp_path / "run", f"--config.train.objective={objective}")) == 0
+    found = read(tmp_path / "run")
+    assert found["in_training"] is None
+    summary = json.loads((tmp_path / "run" / "train" / "summary.json").read_text())
+    assert (summary["objective"], summary["num_classes"], "mi_bits" in summary) == (objective, 3, False)
+
+
+def test_views_of_one_image_are_estimated_without_a_class(images, tmp_path):
+    assert main(job(images, tmp_path / "run", pairing="simclr")) == 0
+    found = read(tmp_path / "run")
+    assert (found["truth"]["entropy_bits"], found["estimate"]["upper_bits"]) == (None, None)
+    views = np.load(tmp_path / "run" / "estimates" / "simclr" / "features" / "test.npz")
+    assert len(views["h_x"]) == 600
+    np.testing.assert_array_equal(views["labels_x"], views["labels_y"])
+    assert np.abs(views["h_x"] - views["h_y"]).max() > 0
+    assert len(np.load(tmp_path / "run" / "features" / "test.npz")["h"]) == 600  # plain, for the evaluation
+
+
+def test_a_public_checkpoint_is_encoded_as_its_source_normalised(tmp_path):
+    rng, arrays = np.random.default_rng(0), {}
+    for part in COUNTS:
+        arrays[f"images{part}"], arrays[f"labels{part}"] = draw((400, 400) if part == "" else (100, 100), 32, rng)
+    np.savez(tmp_path / "images.npz", **arrays)
+    golden = np.load(Path(__file__).parent / "golden" / "resnet18.npz")
+    weights = {key.removeprefix("weights/"): golden[key] for key in golden.files if key.startswith("weights/")}
+    np.savez(tmp_path / "checkpoint.npz", **weights)
+    command = [
+        "--config=configs/encoder.py",
+        f"--config.encoder.path={tmp_path / 'checkpoint.npz'}",
+        f"--config.data.source=npz:{tmp_path / 'images.npz'}",
+        f"--workdir={tmp_path / 'run'}",
+        *SHRUNK[1:],
+    ]
+    assert main(command) == 0
+    found = read(tmp_path / "run")
+    assert found["in_training"] is None
+    assert not (tmp_path / "run" / "train").exists()
+    given = pretrained.load(tmp_path / "checkpoint.npz")
+    rgb = np.repeat(arrays["images_test"][..., None], 3, axis=3)
+    h = given.apply(given.variables, jnp.asarray(rgb))
+    np.testing.assert_allclose(np.load(tmp_path / "run/features/test.npz")["h"], h, rtol=1e-4, atol=1e-4)
+
+
+def features(path: Path, **change) -> Path:
+    rng = np.random.default_rng(0)
+    arrays = {"h": rng.normal(size=(900, 4)).astype(np.float32), "labels": np.repeat([3, 5, 7], 300)}
+    arrays["h"][:, :3] += 30 * np.eye(3, dtype=np.float32).repeat(300, axis=0)
+    arrays |= change
+    np.savez(path, **{name: x for name, x in arrays.items() if x is not None})
+    return path
+
+
+def row(path: Path, folder: Path, *arguments: str) -> list[str]:
+    return ["--config=configs/encoder.py", f"--config.data.source=features:{path}", f"--workdir={folder}", *arguments]
+
+
+def test_a_file_of_features_gives_the_same_row_without_an_encoder(tmp_path):
+    path = features(tmp_path / "h.npz")
+    measured = ("--config.evaluate.metrics=True", "--config.evaluate.mlp_steps=100")
+    assert main(row(path, tmp_path / "run", *SHRUNK[1:-1], *measured)) == 0
+    found = read(tmp_path / "run")
+    assert found["estimate"]["upper_bits"] == pytest.approx(math.log2(3))
+    assert found["linear"]["class"] == 1.0
+    assert found["metrics"]["knn_accuracy"] == 1.0
+    assert found["metrics"]["class_tolerance"] == pytest.approx(1.0, abs=0.01)
+    assert not (tmp_path / "run" / "figures" / "pairs.png").exists()
+
+
+BAD = {
+    "rows": ({"labels": np.zeros(899, int)}, r"900 train rows of h and labels of .*shape \(899,\)"),
+    "not finite": ({"h": np.full((900, 4), np.nan, np.float32)}, "900 train rows have NaN or infinity"),
+    "no labels": ({"labels": None}, "900 train rows of h and no labels"),
+    "no h": ({"h": None}, "holds labels: expected h, labels"),
+    "integers": ({"h": np.zeros((900, 4), int)}, r"h of dtype int64, shape \(900, 4\): expected floats"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_of_features_is_one_line_and_exit_code_2(case, tmp_path, capsys):
+    change, message = BAD[case]
+    if change.get("h", 0) is None:
+        np.savez(tmp_path / "h.npz", labels=np.zeros(3, int))
+    else:
+        features(tmp_path / "h.npz", **change)
+    assert main(row(tmp_path / "h.npz", tmp_path / "run")) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert re.search(message, error), error
+    assert not (tmp_path / "run").exists()
+
+
+def test_features_have_no_views_to_augment(tmp_path, capsys):
+    path = features(tmp_path / "h.npz")
+    command = ["--config=configs/encoder.py:pairing=simclr", *row(path, tmp_path / "run")[1:]]
+    assert main(command) == 2
+    assert "augments images" in capsys.readouterr().err
