@@ -33,7 +33,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.augment.update({"crop": 0.7, "jitter": 0.5, "blur": 0.0})
     config.encoder.name = args.encoder
     config.encoder.width = args.width
-    config.encoder.stem = "cifar"
     config.train.k = args.k
     config.train.steps = args.steps
     config.train.learning_rate = 2e-3
