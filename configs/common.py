@@ -132,6 +132,7 @@ def base() -> ConfigDict:
     config.estimate.learning_rate = 1e-3
     config.estimate.eval_every = 100
     config.estimate.stream = False
+    config.estimate.also = ()  # further pairings to estimate the encoder under, as configs/estimate.py does
     config.estimate.confidence = 0.95
     config.estimate.tolerance_bits = 0.1
 

@@ -71,6 +71,9 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
         if not _given(config):
             _train(config, folder, population, law)
         _estimate(config, folder, estimate_name(config), _own_features(config, folder), population, law)
+        for other in _others(config):
+            more, name = re_estimated(config, pairing=other)
+            _add_estimate(config, more, folder, name, *check(more))
         _evaluate(config, folder, population, law)
         _report(config, folder, population)
     return None
@@ -208,6 +211,8 @@ def check(config: ConfigDict) -> tuple[Population, AnyPairing]:
     if _represented(config) and _augmentation(config) is not None:
         raise InputError(f"data.pairing='{d.pairing}' augments images, and data.source='{d.source}' has none")
     law = _law(config, population)
+    for other in _others(config):
+        population.law(augment.parse(other, d.augment)[0])
     if not _given(config):
         train.make_encoder(config)
         _objective(config, _classes(population, law))
@@ -222,6 +227,12 @@ def check(config: ConfigDict) -> tuple[Population, AnyPairing]:
 def _represented(config: ConfigDict) -> bool:
     """Whether the source holds representations instead of images."""
     return config.data.source.startswith("features:")
+
+
+def _others(config: ConfigDict) -> tuple[str, ...]:
+    """The pairings that are estimated too; representations have no views of one image."""
+    own = (config.data.pairing, *(("simclr",) if _represented(config) else ()))
+    return tuple(pairing for pairing in config.estimate.also if pairing not in own)
 
 
 def _given(config: ConfigDict) -> bool:
@@ -592,9 +603,9 @@ def _metrics(
         for name in PARTS:
             h, labels = estimate.both_views(features[name], classes)
             parts[name] |= {"h": h, "labels": labels}
-    if isinstance(law, SameImage):
-        views = np.load(_own_features(config, folder) / "test.npz")
-        parts["test"] |= {name: views[name] for name in ("h_x", "h_y")}
+    views = folder / "estimates" / "simclr" / "features" / "test.npz"
+    if views.exists():
+        parts["test"] |= {name: np.load(views)[name] for name in ("h_x", "h_y")}
     progress = Progress("MLP probe", 0, "steps")
 
     def look(step: int, steps: int, note: str) -> None:
@@ -679,6 +690,8 @@ def _draw(
         "bars": figures.bars(parts),
         "critic": figures.critic(parts["estimate"]),
     }
+    if parts["metrics"]:
+        drawn["metrics"] = figures.metrics(parts["metrics"])
     if parts["linear"]:
         drawn["linear"] = figures.linear(parts["linear"], chance)
     rows = read_rows(folder / "train" / "metrics.jsonl")
