@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from mirigor_jax import parallel
 from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.data.pipeline import batches
+from mirigor_jax.errors import InputError
 from mirigor_jax.files import replace_arrays
 from mirigor_jax.models import pretrained
 from mirigor_jax.models.resnet import compute_dtype
@@ -33,12 +34,21 @@ IMAGES = {"image": "h", "x": "h_x", "y": "h_y"}
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """An encoder, its tree, and the normalisation of the images it takes: (pixel - mean) / std, of pixels in [0, 1]."""
+    """An encoder, its tree, and the normalisation of the images it takes: (pixel - mean) / std, of pixels in [0, 1].
+
+    stage: whose features are its representation; "" for the last.
+    """
 
     encoder: nn.Module
     variables: Any
     mean: tuple[float, ...] = OURS
     std: tuple[float, ...] = OURS
+    stage: str = ""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `encode_step` and `encode_pairs` are told of it."""
+        return {"encoder": self.encoder, "mean": self.mean, "std": self.std, "stage": self.stage}
 
 
 def freeze(config: ConfigDict, folder: Path, mesh: Mesh, num_classes: int | None) -> Frozen:
@@ -46,13 +56,21 @@ def freeze(config: ConfigDict, folder: Path, mesh: Mesh, num_classes: int | None
 
     num_classes: that the training knew of. Raises InputError as `pretrained.load` does, and where nothing was trained.
     """
-    if not config.encoder.path:
+    stage = config.encoder.stage
+    if config.encoder.path:
+        found = pretrained.load(Path(config.encoder.path).expanduser(), layout=config.encoder.layout)
+        encoder = found.encoder.clone(dtype=compute_dtype(config.encoder.dtype))
+        frozen = Frozen(encoder, found.variables, found.mean, found.std, stage)
+    else:
         which = config.features.checkpoint
         variables = frozen_variables(config, folder, mesh, which=which, num_classes=num_classes)
-        return Frozen(make_encoder(config), variables)
-    found = pretrained.load(Path(config.encoder.path).expanduser(), layout=config.encoder.layout)
-    encoder = found.encoder.clone(dtype=compute_dtype(config.encoder.dtype))
-    return Frozen(encoder, found.variables, found.mean, found.std)
+        frozen = Frozen(make_encoder(config), variables, stage=stage)
+    if stage:
+        images = jnp.zeros((1, config.data.size, config.data.size, 3))
+        stages: Any = jax.eval_shape(partial(frozen.encoder.apply, train=False, stages=True), frozen.variables, images)
+        if stage not in stages:
+            raise InputError(f"encoder.stage='{stage}' is unknown; choose one of {', '.join(stages)}")
+    return frozen
 
 
 def encode_step(
@@ -63,18 +81,21 @@ def encode_step(
     encoder: nn.Module,
     mean: tuple[float, ...] = OURS,
     std: tuple[float, ...] = OURS,
+    stage: str = "",
     augmentation: Augmentation | None = None,
 ) -> Float[Array, "n d"]:
     """Representations of this device's images by the frozen tree {"params", "batch_stats"}, in at least float32.
 
-    keys: of the images' augmentations; None where there are none. mean, std: see `Frozen`.
+    keys: of the images' augmentations; None where there are none. mean, std, stage: see `Frozen`.
     """
     if (mean, std) == (OURS, OURS):
         x = views(images, keys, encoder.dtype, augmentation)
     else:
         of_mean, of_std = (jnp.asarray(values)[None, None, None, :] for values in (mean, std))
         x = ((views(images, keys, "float32", augmentation) + 1) / 2 - of_mean) / of_std
-    h: Any = encoder.apply(frozen, x, train=False)
+    h: Any = (
+        encoder.apply(frozen, x, train=False, stages=True)[stage] if stage else encoder.apply(frozen, x, train=False)
+    )
     return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
 
@@ -86,6 +107,7 @@ def encode_pairs(
     encoder: nn.Module,
     mean: tuple[float, ...] = OURS,
     std: tuple[float, ...] = OURS,
+    stage: str = "",
     augmentation: Augmentation | None = None,
 ) -> tuple[Float[Array, "k d"], Float[Array, "k d"]]:
     """Standardised representations of streamed pairs {"x", "y"}: what `estimate_step` sees where none are cached.
@@ -98,7 +120,8 @@ def encode_pairs(
         first = k * lax.axis_index(parallel.AXIS)
         keys = jnp.concatenate([image_keys(jax.random.fold_in(key, view), first, k) for view in (0, 1)])
     images = jnp.concatenate([batch["x"], batch["y"]])
-    h = encode_step(frozen["encoder"], images, keys, encoder=encoder, mean=mean, std=std, augmentation=augmentation)
+    options: Any = {"encoder": encoder, "mean": mean, "std": std, "stage": stage, "augmentation": augmentation}
+    h = encode_step(frozen["encoder"], images, keys, **options)
     h_x, h_y = jnp.split((h - frozen["mean"][None, :]) / frozen["scale"][None, :], 2)
     return h_x, h_y
 
@@ -111,7 +134,7 @@ def make_step(
         state = jax.eval_shape(partial(init_state, config), jax.random.key(0))
         tree = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
         frozen = Frozen(make_encoder(config), tree)
-    step = partial(encode_step, encoder=frozen.encoder, mean=frozen.mean, std=frozen.std, augmentation=augmentation)
+    step = partial(encode_step, **frozen.options, augmentation=augmentation)
     specs = (parallel.REPLICATED, parallel.SHARDED, parallel.SHARDED)
     mapped = parallel.map_step(step, mesh, specs, parallel.SHARDED)
     size = config.data.size

@@ -93,9 +93,7 @@ def make_step(config: ConfigDict, mesh: Mesh, frozen: Frozen | None = None) -> A
     e, streamed, critic, optimizer = config.estimate, frozen is not None, *_critic(config)
     if frozen is not None:
         _, augmentation = augment.parse(config.data.pairing, config.data.augment)
-        views: Any = partial(
-            encode_pairs, encoder=frozen.encoder, mean=frozen.mean, std=frozen.std, augmentation=augmentation
-        )
+        views: Any = partial(encode_pairs, **frozen.options, augmentation=augmentation)
     else:
         views = partial(fit.draw_pairs, k=e.fit_k, axis_name=parallel.AXIS)
     step = partial(fit.estimate_step, views=views, critic=critic, optimizer=optimizer, axis_name=parallel.AXIS)

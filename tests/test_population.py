@@ -140,7 +140,7 @@ def test_views_of_one_image_are_estimated_without_a_class(images, tmp_path):
     assert len(np.load(tmp_path / "run" / "features" / "test.npz")["h"]) == 600  # plain, for the evaluation
 
 
-def test_a_public_checkpoint_is_encoded_as_its_source_normalised(tmp_path):
+def test_a_public_checkpoint_is_encoded_as_its_source_normalised(tmp_path, capsys):
     rng, arrays = np.random.default_rng(0), {}
     for part in COUNTS:
         arrays[f"images{part}"], arrays[f"labels{part}"] = draw((400, 400) if part == "" else (100, 100), 32, rng)
@@ -163,6 +163,12 @@ def test_a_public_checkpoint_is_encoded_as_its_source_normalised(tmp_path):
     rgb = np.repeat(arrays["images_test"][..., None], 3, axis=3)
     h = given.apply(given.variables, jnp.asarray(rgb))
     np.testing.assert_allclose(np.load(tmp_path / "run/features/test.npz")["h"], h, rtol=1e-4, atol=1e-4)
+
+    assert main([*command[:3], f"--workdir={tmp_path / 'B1'}", *SHRUNK[1:], "--config.encoder.stage=B1"]) == 0
+    h = given.apply(given.variables, jnp.asarray(rgb), stages=True)["B1"]
+    np.testing.assert_allclose(np.load(tmp_path / "B1/features/test.npz")["h"], h, rtol=1e-4, atol=1e-4)
+    assert main([*command[:3], f"--workdir={tmp_path / 'B9'}", *SHRUNK[1:], "--config.encoder.stage=B9"]) == 2
+    assert "encoder.stage='B9' is unknown; choose one of B0, B1" in capsys.readouterr().err
 
 
 def features(path: Path, **change) -> Path:
