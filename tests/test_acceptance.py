@@ -1,6 +1,7 @@
 """The shipped CDP configs at full size, against what they promise: minutes, so `pytest -m slow`."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from mirigor_jax.data import sources
+
 pytestmark = pytest.mark.slow
 
 
-def run(folder: Path, arguments: str = "seed=1", *overrides: str) -> dict:
+def run(folder: Path, arguments: str = "seed=1", *overrides: str, config: str = "configs/cdp.py") -> dict:
     """The command a user types, in a process of its own on one device, at a seed that no setting was chosen on."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    command = [sys.executable, "-m", "mirigor_jax.main", f"--config=configs/cdp.py:{arguments}", f"--workdir={folder}"]
+    command = [sys.executable, "-m", "mirigor_jax.main", f"--config={config}:{arguments}", f"--workdir={folder}"]
     subprocess.run([*command, *overrides], env=environment, check=True)
     return json.loads((folder / "report.json").read_text())
 
@@ -94,3 +97,21 @@ def test_an_untrained_encoder_is_not_certified(tmp_path):
     assert own["verdict"] == "bounded"
     assert all(route["lower_bits"] < 5.9 for route in own["routes"].values())
     assert own["strict_bits"] < 5.6
+
+
+@pytest.mark.skipif(not sources.FASHION_MNIST.is_dir(), reason="apt-get install dataset-fashion-mnist")
+def test_fashion_mnist_trained_holds_more_of_its_classes_than_untrained(tmp_path):
+    """T_class on real images: the certificate stays below H(C) = log2 10, and an untrained encoder's far below it."""
+    options = ("--config.estimate.also=()", "--config.evaluate.metrics=False")
+    found = {
+        name: run(tmp_path / name, f"seed=1,steps={steps}", *options, config="configs/images.py")
+        for name, steps in (("trained", 600), ("untrained", 0))
+    }
+    trained, untrained = (found[name]["estimate"] for name in ("trained", "untrained"))
+    for estimate in (trained, untrained):
+        assert estimate["entropy_bits"] == estimate["upper_bits"] == pytest.approx(math.log2(10))
+        assert estimate["lower_bits"] <= estimate["upper_bits"]
+        assert estimate["strict_bits"] <= estimate["upper_bits"]
+    assert trained["lower_bits"] > 2.2
+    assert untrained["lower_bits"] < trained["lower_bits"] - 0.3
+    assert found["trained"]["linear"]["class"] > 0.85
