@@ -93,9 +93,8 @@ def encode_step(
     else:
         of_mean, of_std = (jnp.asarray(values)[None, None, None, :] for values in (mean, std))
         x = ((views(images, keys, "float32", augmentation) + 1) / 2 - of_mean) / of_std
-    h: Any = (
-        encoder.apply(frozen, x, train=False, stages=True)[stage] if stage else encoder.apply(frozen, x, train=False)
-    )
+    found: Any = encoder.apply(frozen, x, train=False, stages=bool(stage))
+    h = found[stage] if stage else found
     return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
 
