@@ -70,10 +70,10 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
     with lock(folder):
         if not _given(config):
             _train(config, folder, population, law)
-        _estimate(config, folder, estimate_name(config), _own_features(config, folder), population, law)
+        _estimate(config, folder, estimate_name(config), _own_features(config, folder), folder, population, law)
         for other in _others(config):
             more, name = re_estimated(config, pairing=other)
-            _add_estimate(config, more, folder, name, *check(more))
+            _add_estimate(config, more, folder, name, folder, *check(more))
         _evaluate(config, folder, population, law)
         _report(config, folder, population)
     return None
@@ -133,7 +133,7 @@ def re_estimate(folder: Path, **asked: Any) -> None:
     print(f"run folder: {folder}, estimate: {name}", flush=True)
     population, law = check(config)
     with lock(folder):
-        _add_estimate(own, config, folder, name, population, law)
+        _add_estimate(own, config, folder, name, folder / "estimates" / name, population, law)
         _report(own, folder, population)
 
 
@@ -169,19 +169,19 @@ def re_estimated(
 
 
 def _add_estimate(
-    own: ConfigDict, config: ConfigDict, folder: Path, name: str, population: Population, law: AnyPairing
+    own: ConfigDict, config: ConfigDict, folder: Path, name: str, clock: Path, population: Population, law: AnyPairing
 ) -> None:
     if name != estimate_name(own):
         target = folder / "estimates" / name
         claim(target, config)
-        features = target / "features"
+        features, fitted = target / "features", folder / "features" / "fit.npz"
         if _augmentation(config) is None:
             same = ("seed", "features.fit", "features.checkpoint")
-            if isinstance(population, Collected) and config.features == own.features:
+            if isinstance(population, Collected) and flatten(config.features) == flatten(own.features):
                 features = folder / "features"  # whose images serve every pairing
             elif all(flatten(config)[key] == flatten(own)[key] for key in same) and not (features / "fit.npz").exists():
-                replace_arrays(features / "fit.npz", dict(np.load(folder / "features" / "fit.npz")))
-        _estimate(config, folder, name, features, population, law)
+                replace_arrays(features / "fit.npz", dict(np.load(fitted)))
+        _estimate(config, folder, name, features, clock, population, law)
     elif config != own:
         raise InputError(f"estimates/{name} is the run's own; give the new one another name by --config.name=NAME")
 
@@ -243,6 +243,8 @@ def _given(config: ConfigDict) -> bool:
 def _population(config: ConfigDict) -> Population:
     d, f = config.data, config.features
     if d.source == "cdp":
+        if d.size is None:
+            raise InputError("data.size=None: CDP images are rendered at a size; give one, 64 for the paper's")
         data = cdp.make(
             size=d.size,
             colors=d.colors,
@@ -265,11 +267,12 @@ def _population(config: ConfigDict) -> Population:
         seed=d.seed,
         tfds_dir=d.tfds_dir,
     )
-    limits = {"train": d.images, "validation": f.validation, "test": f.test}
+    limits = {"train": d.images, "fit": f.fit, "validation": f.validation, "test": f.test}
     rng = np.random.default_rng(d.seed)
     for name, limit in limits.items():
-        if limit is not None and limit < len(sets[name]):
-            sets[name] = sets[name].take(rng.permutation(len(sets[name]))[:limit])
+        images = sets["train" if name == "fit" else name]
+        few = limit is not None and limit < len(images)
+        sets[name] = images.take(rng.permutation(len(images))[:limit]) if few else images
     return Collected(sets, config.seed, labels.RUN_OUT * (1 - config.estimate.confidence))
 
 
@@ -480,12 +483,11 @@ def _frozen(config: ConfigDict, folder: Path, mesh: Mesh) -> encode.Frozen:
 
 
 def _estimate(
-    config: ConfigDict, folder: Path, name: str, features: Path, population: Population, law: AnyPairing
+    config: ConfigDict, folder: Path, name: str, features: Path, clock: Path, population: Population, law: AnyPairing
 ) -> None:
-    """Encode what `features` lacks, then estimate into estimates/`name`."""
+    """Encode what `features` lacks, then estimate into estimates/`name`. clock: the folder that counts the time."""
     target = folder / "estimates" / name
     done = (target / "estimate.json").exists()
-    clock = folder if features == _own_features(config, folder) else target
     _encode(config, folder, features, clock, population, law, _augmentation(config), done=done)
     with _stage(clock, "estimate", done) as work:
         if work:

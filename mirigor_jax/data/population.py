@@ -88,7 +88,7 @@ class Rendered:
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """Finite sets `train`, `validation` and `test`, whose classes are as frequent as they are in the test part.
+    """Finite sets: `train`, `fit` of these, `validation`, and `test`, whose classes' frequencies are the law's.
 
     risk: the probability with which pairs of different images may run out of a class; a certificate has to pay it.
     """
@@ -142,7 +142,7 @@ class Collected:
 
     def parts(self, law: AnyPairing, augmented: bool) -> dict[str, tuple[Read, int]]:
         """What to encode of every part, and how much: all images; if they are augmented, pairs of `law`."""
-        fit = self.sets["train"].images, len(self.sets["train"])
+        fit = self.sets["fit"].images, len(self.sets["fit"])
         found: dict[str, tuple[Read, int]] = {"fit": fit}
         for name in ("validation", "test"):
             images = self.sets[name]
