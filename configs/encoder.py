@@ -18,6 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = common.base()
     config.seed = args.seed
     config.data.source = ""
+    config.encoder.name = ""  # none is trained
     config.data.size = args.size
     config.data.pairing = args.pairing
     config.features.update({"fit": None, "validation": None, "test": None})

@@ -23,7 +23,7 @@ from mirigor_jax.data.pipeline import batches
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import replace_arrays
 from mirigor_jax.models import pretrained
-from mirigor_jax.models.resnet import compute_dtype
+from mirigor_jax.models.resnet import ResNet, compute_dtype
 from mirigor_jax.progress import Progress
 from mirigor_jax.train import frozen_variables, image_keys, init_state, make_encoder, views
 
@@ -56,21 +56,36 @@ def freeze(config: ConfigDict, folder: Path, mesh: Mesh, num_classes: int | None
 
     num_classes: that the training knew of. Raises InputError as `pretrained.load` does, and where nothing was trained.
     """
-    stage = config.encoder.stage
     if config.encoder.path:
-        found = pretrained.load(Path(config.encoder.path).expanduser(), layout=config.encoder.layout)
-        encoder = found.encoder.clone(dtype=compute_dtype(config.encoder.dtype))
-        frozen = Frozen(encoder, found.variables, found.mean, found.std, stage)
-    else:
-        which = config.features.checkpoint
-        variables = frozen_variables(config, folder, mesh, which=which, num_classes=num_classes)
-        frozen = Frozen(make_encoder(config), variables, stage=stage)
-    if stage:
-        images = jnp.zeros((1, config.data.size, config.data.size, 3))
-        stages: Any = jax.eval_shape(partial(frozen.encoder.apply, train=False, stages=True), frozen.variables, images)
-        if stage not in stages:
-            raise InputError(f"encoder.stage='{stage}' is unknown; choose one of {', '.join(stages)}")
-    return frozen
+        return _load(config)
+    which = config.features.checkpoint
+    variables = frozen_variables(config, folder, mesh, which=which, num_classes=num_classes)
+    return Frozen(make_encoder(config), variables, stage=config.encoder.stage)
+
+
+def _load(config: ConfigDict) -> Frozen:
+    """The encoder of the checkpoint that the config names."""
+    found, size = (
+        pretrained.load(Path(config.encoder.path).expanduser(), layout=config.encoder.layout),
+        config.data.size,
+    )
+    if found.size != size:
+        if not isinstance(found.encoder, ResNet):
+            raise InputError(f"'{config.encoder.path}' takes images of {found.size} pixels, not {size}; give that size")
+        print(f"  images of {size} pixels; the encoder was trained on {found.size}", flush=True)
+    encoder = found.encoder.clone(dtype=compute_dtype(config.encoder.dtype))
+    return Frozen(encoder, found.variables, found.mean, found.std, config.encoder.stage)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError where there is no such encoder, stage, or checkpoint, or it can't take the images."""
+    images, stage = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.float32), config.encoder.stage
+    encoder = _load(config).encoder if config.encoder.path else make_encoder(config)
+    stages: Any = jax.eval_shape(
+        lambda x: encoder.init_with_output(jax.random.key(0), x, train=False, stages=True)[0], images
+    )
+    if stage and stage not in stages:
+        raise InputError(f"encoder.stage='{stage}' is unknown; choose one of {', '.join(stages)}")
 
 
 def encode_step(

@@ -39,17 +39,17 @@ def check(config: ConfigDict, pairing: AnyPairing, pairs: int, validation: int) 
     """Raises InputError where so many pairs to test and to validate on can't give an estimate or a certificate."""
     e = config.estimate
     if pairs < e.k:
-        raise InputError(f"features.test={pairs} pairs cannot fill one batch of k_est={e.k}; raise it, or lower k_est")
+        raise InputError(f"{pairs} test pairs cannot fill one batch of k_est={e.k}; lower it, or raise features.test")
     if not 0.5 <= e.confidence < 1:
         raise InputError(f"estimate.confidence={e.confidence} is not in [0.5, 1); 0.95 is usual")
     law = None if isinstance(pairing, SameImage) or not pairing.exact else pairing.law
     if law is not None and len(law) > 1 and certificate.classifier_lower_bits(0, pairs, law, e.confidence) == 0:
         raise InputError(
-            f"features.test={pairs} pairs are too few for a certificate over {len(law)} classes: even a classifier "
-            "without errors would prove nothing; raise it to some thousands"
+            f"{pairs} test pairs are too few for a certificate over {len(law)} classes: even a classifier "
+            "without errors would prove nothing; raise features.test to some thousands"
         )
     if pairing.num_classes != 1 and pairs < labels.LEAST_PAIRS:
-        raise InputError(f"features.test={pairs} pairs are too few for a certificate; raise it to some thousands")
+        raise InputError(f"{pairs} test pairs are too few for a certificate; raise features.test to some thousands")
     if pairing.num_classes != 1 and validation < labels.LEAST_PAIRS:
         raise InputError(
             f"{validation} validation pairs are too few to choose on; raise features.validation, or give images"
@@ -64,9 +64,14 @@ def batch_sizes(config: ConfigDict, pairs: int) -> list[int]:
 
 def make_mesh(config: ConfigDict, features: Features) -> Mesh:
     """Devices that every batch size of the stage divides over."""
-    test, validation = (len(features[part]["h_x"]) for part in ("test", "validation"))
-    sizes = [*batch_sizes(config, test), config.estimate.fit_k, min(config.estimate.k, validation)]
+    sizes = [*batch_sizes(config, len(features["test"]["h_x"])), config.estimate.fit_k, _validation_k(config, features)]
     return parallel.make_mesh(math.gcd(*sizes))
+
+
+def _validation_k(config: ConfigDict, features: Features) -> int:
+    """Pairs of a validation batch: as in the test, or what there are, spread evenly over the devices."""
+    pairs, devices = len(features["validation"]["h_x"]), jax.device_count()
+    return config.estimate.k if config.estimate.k <= pairs else max(pairs // devices * devices, min(pairs, devices))
 
 
 def _critic(config: ConfigDict) -> tuple[CosineCritic, optax.GradientTransformation]:
@@ -154,7 +159,7 @@ def fit_critic(
     """
     e = config.estimate
     chunk = make_step(config, mesh, None if streamed is None else streamed[0])
-    validation = in_batches(features["validation"], min(e.k, len(features["validation"]["h_x"])), mesh)
+    validation = in_batches(features["validation"], _validation_k(config, features), mesh)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     init = partial(init_critic, config, validation[0][0, :2], key)
     abstract = parallel.abstract(jax.eval_shape(init), mesh)

@@ -37,6 +37,7 @@ from mirigor_jax.files import read_rows, replace_arrays, replace_json
 from mirigor_jax.mi import certificate, labels
 from mirigor_jax.progress import Progress, duration
 
+SHOWN = 100  # what the root key is folded with for the pictures' augmentations
 PARTS = ("fit", "validation", "test")
 HELD_SHARE = 4  # a quarter of a device's memory at most is spent on holding images
 PACKAGES = ("mirigor-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -66,14 +67,16 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
     if config.kind == "arrays":
         return _run_arrays(config, folder)
     population, law = check(config)
+    if digests := _digests(config):
+        with config.unlocked():
+            config.sha256 = digests
     claim(folder, config)
     with lock(folder):
         if not _given(config):
             _train(config, folder, population, law)
         _estimate(config, folder, estimate_name(config), _own_features(config, folder), folder, population, law)
-        for other in _others(config):
-            more, name = re_estimated(config, pairing=other)
-            _add_estimate(config, more, folder, name, folder, *check(more))
+        for more, name in _others(config, population):
+            _add_estimate(config, more, folder, name, folder, *check(more, population))
         _evaluate(config, folder, population, law)
         _report(config, folder, population)
     return None
@@ -131,7 +134,13 @@ def re_estimate(folder: Path, **asked: Any) -> None:
         raise InputError(f"the run in '{folder}' is not finished; give its own command again, then restore it")
     config, name = re_estimated(own, **asked)
     print(f"run folder: {folder}, estimate: {name}", flush=True)
-    population, law = check(config)
+    try:
+        population, law = check(config)
+        changed = _digests(own) != own.get("sha256", ConfigDict()).to_dict()
+    except AttributeError as error:
+        raise InputError(f"the run in '{folder}' was made by an older version ({error}); run it again") from error
+    if changed:
+        raise InputError(f"the encoder or the features of the run in '{folder}' are no longer what it was made from")
     with lock(folder):
         _add_estimate(own, config, folder, name, folder / "estimates" / name, population, law)
         _report(own, folder, population)
@@ -150,7 +159,9 @@ def re_estimated(
 
     changes: any of k, steps, stream, curve, test and checkpoint.
     """
-    config = ConfigDict(own.to_dict()).lock()  # so that an unknown change raises KeyError
+    config = ConfigDict(own.to_dict())
+    config.estimate.also = ()
+    config.lock()  # so that an unknown change raises KeyError
     if pairing is not None or mi is not None:
         config.data.pairing = own.data.pairing if pairing is None else pairing
         config.data.mi = mi
@@ -179,15 +190,20 @@ def _add_estimate(
             same = ("seed", "features.fit", "features.checkpoint")
             if isinstance(population, Collected) and flatten(config.features) == flatten(own.features):
                 features = folder / "features"  # whose images serve every pairing
-            elif all(flatten(config)[key] == flatten(own)[key] for key in same) and not (features / "fit.npz").exists():
-                replace_arrays(features / "fit.npz", dict(np.load(fitted)))
+            else:
+                equal = all(flatten(config)[key] == flatten(own)[key] for key in same)
+                if equal and fitted.exists() and not (features / "fit.npz").exists():
+                    replace_arrays(features / "fit.npz", dict(np.load(fitted)))
         _estimate(config, folder, name, features, clock, population, law)
-    elif config != own:
+    elif flatten(config) | {"estimate.also": ()} != flatten(own) | {"estimate.also": ()}:
         raise InputError(f"estimates/{name} is the run's own; give the new one another name by --config.name=NAME")
 
 
-def check(config: ConfigDict) -> tuple[Population, AnyPairing]:
-    """Build the data and the pairing. What can be wrong about a config is found here, before any file is written."""
+def check(config: ConfigDict, population: Population | None = None) -> tuple[Population, AnyPairing]:
+    """Build the data and the pairing. What can be wrong about a config is found here, before any file is written.
+
+    population: the config's, where it is built already.
+    """
     d, t, f, flat = config.data, config.train, config.features, flatten(config)
     if t.k < 2:
         raise InputError(f"train.k={t.k}: contrastive learning needs at least 2 pairs a batch, for one negative")
@@ -205,17 +221,19 @@ def check(config: ConfigDict) -> tuple[Population, AnyPairing]:
     if config.encoder.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     train.make_optimizer(t.optimizer, learning_rate=t.learning_rate, steps=1, warmup_steps=0, weight_decay=0.0)
-    population = _population(config)
+    population = _population(config) if population is None else population
     if d.size is None and not _represented(config):
         d.size = population.side
-    if _represented(config) and _augmentation(config) is not None:
-        raise InputError(f"data.pairing='{d.pairing}' augments images, and data.source='{d.source}' has none")
+    if _represented(config) and (config.estimate.stream or _augmentation(config) is not None):
+        what = f"data.pairing='{d.pairing}' augments" if _augmentation(config) else "estimate.stream=True streams"
+        raise InputError(f"{what} images, and data.source='{d.source}' has none; leave it out")
     law = _law(config, population)
-    for other in _others(config):
-        population.law(augment.parse(other, d.augment)[0])
+    if not _represented(config):
+        encode.check(config)
     if not _given(config):
-        train.make_encoder(config)
         _objective(config, _classes(population, law))
+    for more, _ in _others(config, population):
+        check(more, population)
     estimate.check(config, law, *(population.num_pairs(part, law) for part in ("test", "validation")))
     if d.resident not in ("auto", "always", "never"):
         raise InputError(f"data.resident='{d.resident}' is unknown; choose auto, always or never")
@@ -229,10 +247,24 @@ def _represented(config: ConfigDict) -> bool:
     return config.data.source.startswith("features:")
 
 
-def _others(config: ConfigDict) -> tuple[str, ...]:
-    """The pairings that are estimated too; representations have no views of one image."""
-    own = (config.data.pairing, *(("simclr",) if _represented(config) else ()))
-    return tuple(pairing for pairing in config.estimate.also if pairing not in own)
+def _others(config: ConfigDict, population: Population) -> list[tuple[ConfigDict, str]]:
+    """What else is estimated, with its names: no views of representations, and no classes without labels."""
+
+    def possible(shared: str, augmentation: augment.Augmentation | None) -> bool:
+        return not (_represented(config) and augmentation) and (bool(population.names) or not shared)
+
+    also = [text for text in config.estimate.also if possible(*augment.parse(text, config.data.augment))]
+    found = [re_estimated(config, pairing=pairing) for pairing in also]
+    return [(more, name) for more, name in found if name != estimate_name(config)]
+
+
+def _digests(config: ConfigDict) -> dict[str, str]:
+    """Of the files that stand for an encoder or for images: the same name may hold another one tomorrow."""
+    kind, _, path = config.data.source.partition(":")
+    files = {"encoder": config.encoder.path, "source": path if kind in ("features", "npz") else ""}
+    return {
+        name: hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest() for name, file in files.items() if file
+    }
 
 
 def _given(config: ConfigDict) -> bool:
@@ -268,11 +300,11 @@ def _population(config: ConfigDict) -> Population:
         tfds_dir=d.tfds_dir,
     )
     limits = {"train": d.images, "fit": f.fit, "validation": f.validation, "test": f.test}
-    rng = np.random.default_rng(d.seed)
-    for name, limit in limits.items():
+    for stream, (name, limit) in enumerate(limits.items()):
         images = sets["train" if name == "fit" else name]
         few = limit is not None and limit < len(images)
-        sets[name] = images.take(rng.permutation(len(images))[:limit]) if few else images
+        order = np.random.default_rng([d.seed, stream]).permutation(len(images))
+        sets[name] = images.take(order[:limit]) if few else images
     return Collected(sets, config.seed, labels.RUN_OUT * (1 - config.estimate.confidence))
 
 
@@ -425,7 +457,7 @@ def _classes(population: Population, law: AnyPairing) -> ByClass | None:
     """What a labelled objective tells apart: the classes that the views share, else all; None without labels."""
     if not isinstance(law, SameImage):
         return law
-    return population.task("all") if population.names else None
+    return population.task(population.tasks[-1]) if population.names else None
 
 
 def _objective(config: ConfigDict, classes: ByClass | None) -> objectives.Objective:
@@ -503,7 +535,7 @@ def _estimate(
                     workers=config.data.workers,
                 )
                 streamed = frozen, dataset
-            estimate.estimate(config, name, paired, law, target, mesh, risk=population.risk, streamed=streamed)
+            estimate.estimate(config, name, paired, law, target, mesh, risk=population.risk(law), streamed=streamed)
 
 
 def _encode(
@@ -580,7 +612,7 @@ def _evaluate(config: ConfigDict, folder: Path, population: Population, law: Any
         if not work:
             return
         features, accuracies = encode.load(folder / "features"), {}
-        for task in _tasks(population):
+        for task in population.tasks:
             classes = population.task(task)
             probe = estimate.fit_probe(config, features, classes)
             accuracies[task] = probes.accuracy(probe, *estimate.both_views(features["test"], classes))
@@ -590,18 +622,14 @@ def _evaluate(config: ConfigDict, folder: Path, population: Population, law: Any
         replace_json(path, accuracies)
 
 
-def _tasks(population: Population) -> tuple[str, ...]:
-    """Every attribute, and all of them together."""
-    return (*population.names, *(("all",) if len(population.names) > 1 else ()))
-
-
 def _metrics(
     config: ConfigDict, folder: Path, population: Population, law: AnyPairing, features: Features
 ) -> dict[str, float]:
-    """Every metric, of the classes that the run's pairing shares, or of all where it shares the image."""
+    """Every metric, of the classes that the run's pairing shares, or of the task that counts where it shares none."""
     parts: Features = {name: {} for name in PARTS}
     if population.names:
-        classes = population.task("all") if isinstance(law, SameImage) else law
+        classes = population.task(population.tasks[-1]) if law.num_classes in (None, 1) else law
+        assert not isinstance(classes, SameImage)
         for name in PARTS:
             h, labels = estimate.both_views(features[name], classes)
             parts[name] |= {"h": h, "labels": labels}
@@ -635,9 +663,17 @@ def _report(config: ConfigDict, folder: Path, population: Population) -> None:
         "estimate": estimates[estimate_name(config)],
         "estimates": estimates,
         "linear": _read(folder / "evaluate/linear.json"),
+        "measured": _measured(config, law, estimates),
         "metrics": _read(measured) if (measured := folder / "evaluate/metrics.json").exists() else {},
     }
     _write_report(config, folder, parts, _draw(config, folder, population, law, parts))
+
+
+def _measured(config: ConfigDict, law: AnyPairing, estimates: dict[str, Any]) -> dict[str, str | None]:
+    """Which estimate stands beside the metrics of each pairing, by name; None where there is none."""
+    own = [estimate_name(config)] if law.num_classes not in (None, 1) and _augmentation(config) is None else []
+    of_class = [name for name in (*own, "class", "all") if name in estimates]
+    return {"class": next(iter(of_class), None), "augmentation": "simclr" if "simclr" in estimates else None}
 
 
 def _in_training(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
@@ -687,7 +723,7 @@ def _draw(
 ) -> dict[str, Figure]:
     drawn = {} if _represented(config) else {"pairs": _pair_sheet(config, population, law)}
     # Guessing the most frequent class.
-    chance = {task: float(population.task(task).law.max()) for task in _tasks(population)}
+    chance = {task: float(population.task(task).law.max()) for task in population.tasks}
     drawn |= {
         "bars": figures.bars(parts),
         "critic": figures.critic(parts["estimate"]),
@@ -714,7 +750,7 @@ def _pair_sheet(config: ConfigDict, population: Population, law: AnyPairing) -> 
     pairs = population.pairs(law, "train")(0, 12)
     if (augmentation := _augmentation(config)) is not None:
         for first, view in ((0, "x"), (12, "y")):
-            keys = train.image_keys(jax.random.key(config.seed), first, 12)
+            keys = train.image_keys(jax.random.fold_in(jax.random.key(config.seed), SHOWN), first, 12)
             seen = augment.augment(jnp.asarray(pairs[view]), keys, augmentation)
             pairs[view] = np.asarray(jnp.round(255 * seen)).astype(np.uint8)
     captions = [

@@ -118,7 +118,8 @@ def evaluate(
     h (n, d) and labels (n,) of every part give `class_*` (same-class pairing), accuracies of the linear, kNN and MLP
     probes, and the NMI that the first and last show; h_x and h_y (m, d) of the test part, two augmentations of each
     image, give `augmentation_*`. These need no labels; their tolerance is the mean cosine of the pairs.
-    l2: the linear probe's penalties. temperature, k: of the contrastive loss, by the cosines of h itself. max_steps,
+    l2: the linear probe's penalties. temperature, k (all pairs, where there are fewer): of the contrastive loss, by the
+    cosines of h itself. max_steps,
     report: of the MLP. Raises InputError as the functions called do.
     Source: Lee et al. 2023, Tables IV-IX.
     """
@@ -132,7 +133,7 @@ def evaluate(
             # of each view alone, as in Wang & Isola's code: a pair's two are not independent
             "augmentation_uniformity": (_uniformity(h_x) + _uniformity(h_y)) / 2,
             "augmentation_tolerance": 1 - distance / 2,
-            "augmentation_contrastive_loss_nats": contrastive_loss_nats(h_x, h_y, temperature, k),
+            "augmentation_contrastive_loss_nats": contrastive_loss_nats(h_x, h_y, temperature, min(k, len(h_x))),
         }
     if "labels" in test:
         h, labels = test["h"], test["labels"]
@@ -141,7 +142,7 @@ def evaluate(
             "class_alignment": class_alignment(h, labels),
             "class_uniformity": _uniformity(h),
             "class_tolerance": tolerance(h, labels),
-            "class_contrastive_loss_nats": contrastive_loss_nats(h[x], h[y], temperature, k),
+            "class_contrastive_loss_nats": contrastive_loss_nats(h[x], h[y], temperature, min(k, len(x))),
         }
         num_classes = 1 + max(int(part["labels"].max()) for part in features.values())
         part = features["fit"]["h"], features["fit"]["labels"], num_classes

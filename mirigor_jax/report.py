@@ -260,21 +260,23 @@ def _metric_rows(report: Report) -> list[Row]:
 
 def _metrics(report: Report) -> list[str]:
     """The encoder's row: a line a pairing as in Lee et al. 2023, Table IV, and the probes' accuracies."""
-    found, estimates = report["metrics"], [report["estimate"], *report["estimates"].values()]
-    lines = []
-    for pairing, name, classes in (("augmentation", "T_SimCLR", False), ("class", "T_class", True)):
+    found, lines = report["metrics"], []
+    for pairing, name in (("augmentation", "T_SimCLR"), ("class", "T_class")):
         if f"{pairing}_alignment" in found:
-            of = next((one for one in estimates if (one["entropy_bits"] is not None) == classes), None)
-            mi = "–" if of is None else f"{_bits(of['strict_bits'])} in {_certified(of)}"
+            of = report["estimates"].get(report["measured"][pairing])
+            mi = "–" if of is None else f"{_bits(of['strict_bits'])}; {_certified(of)}"
             lines.append((name, mi, *(f"{found[f'{pairing}_{metric}']:z.3f}" for metric in METRICS)))
-    tables = [grid(("pairing", "strict InfoNCE and certified, bits", *METRICS.values()), lines)]
+    tables = [grid(("pairing", "strict InfoNCE; certified, bits", *METRICS.values()), lines)]
     if known := {name: found[name] for name in PROBES if name in found}:
         cells = [f"{100 * x:.2f} %" if name.endswith("accuracy") else f"{x:.3f}" for name, x in known.items()]
         tables.append(grid([PROBES[name] for name in known], [cells]))
+    config = report["run"]["config"]
+    k, temperature = config["estimate"]["paper_k"], config["train"]["temperature"]
     legend = (
-        "MI: strict InfoNCE, in its certified interval. Rows have unit length; alignment is the mean squared distance "
-        "in positive pairs, uniformity the log of the mean Gaussian potential of all pairs (t = 2), tolerance the mean "
-        "cosine within a class (Wang & Isola 2020, Wang & Liu 2021). NMI: what a probe shows of I(h;C) / H(C)."
+        f"The contrastive loss is at K = {k} (or all pairs there are) and temperature {temperature:g}. Rows have unit "
+        "length; alignment is the mean squared distance of positive pairs, uniformity the log of the mean Gaussian "
+        "potential of all pairs (t = 2), tolerance the mean cosine within a class (Wang & Isola 2020, Wang & Liu "
+        "2021). NMI: what a probe shows of I(h;C) / H(C)."
     )
     return [*tables, legend]
 

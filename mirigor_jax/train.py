@@ -168,6 +168,11 @@ def make_encoder(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     axis_name: see `resnet.make_encoder`. Raises InputError for an unknown name, and as the encoders' own builders do.
     """
     e = config.encoder
+    if not e.name:
+        raise InputError(
+            "no encoder is given: name a checkpoint by --config.encoder.path, features by "
+            "--config.data.source=features:FILE, or an encoder to train by --config.encoder.name"
+        )
     if e.name in vit.ENCODERS:
         return vit.make(e.name, size=config.data.size, dtype=e.dtype)
     if e.name in small.ENCODERS:

@@ -82,7 +82,7 @@ def test_fresh_rows_are_independent_pairs_that_share_no_image():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [300, 200, 100]))
     images, law = blank(labels), np.array([3, 2, 1]) / 6
     pairing = images.same_class("a")
-    drawn = [images.fresh_rows(pairing, seed, risk=0.01, least=100) for seed in range(300)]
+    drawn = [images.fresh_rows(pairing, seed, 0, risk=0.01, least=100) for seed in range(300)]
     for rows in drawn:
         assert len(np.unique(rows)) == rows.size
         assert (labels[rows[:, 0]] == labels[rows[:, 1]]).all()
@@ -107,7 +107,7 @@ def test_a_class_of_one_image_trains_and_is_named_where_pairs_must_differ():
     assert ((pairs["x"] == 999) == (pairs["y"] == 999)).all()
     assert (pairs["x"] == 999).any()
     with pytest.raises(InputError, match=r"blank set gives \d pairs .* expected 64; the rarest, 'a1', has 1:"):
-        images.fresh_rows(pairing, 0, risk=0.005, least=64)
+        images.fresh_rows(pairing, 0, 0, risk=0.005, least=64)
 
 
 def test_rows_and_images_are_those_of_one_stream_however_it_is_cut():

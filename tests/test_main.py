@@ -239,12 +239,13 @@ def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys, m
 @pytest.mark.slow
 @pytest.mark.parametrize("pairing", ["simclr", "color+simclr"])
 def test_augmented_views_are_estimated_and_plain_images_evaluated(tmp_path, pairing):
-    assert main(cdp(f"--workdir={tmp_path}", f"--config.data.pairing={pairing}")) == 0
+    command = cdp(f"--config.data.pairing={pairing}", "--config.estimate.also=('color',)")
+    assert main([*command, f"--workdir={tmp_path}"]) == 0
     found = json.loads((tmp_path / "report.json").read_text())
     plain, augmented = (
         dict(np.load(folder / "features" / "test.npz")) for folder in (tmp_path, tmp_path / "estimates" / pairing)
     )
-    assert set(found["estimates"]) == {pairing}
+    assert set(found["estimates"]) == {pairing, "color"}
     if pairing == "simclr":
         np.testing.assert_array_equal(augmented["labels_x"], augmented["labels_y"])
         assert found["truth"] == {"entropy_bits": None, "mutual_information_bits": None, "shared": ["the image"]}
@@ -261,7 +262,7 @@ def test_augmented_views_are_estimated_and_plain_images_evaluated(tmp_path, pair
     before = dict(np.load(again / "estimates" / pairing / "features" / "validation.npz"))
     for part in ("estimates", "report.json", "features"):
         (shutil.rmtree if (again / part).is_dir() else Path.unlink)(again / part)
-    assert main(cdp(f"--workdir={again}", f"--config.data.pairing={pairing}")) == 0
+    assert main([*command, f"--workdir={again}"]) == 0
     after = np.load(again / "estimates" / pairing / "features" / "validation.npz")
     np.testing.assert_array_equal(before["h_x"], after["h_x"])
 
@@ -311,10 +312,10 @@ BAD = {
     "background folder missing": (cdp("--config.data.background=folder:nowhere"), "nowhere"),
     "IDX file missing": (cdp("--config.data.glyphs=idx:nowhere-images-idx3-ubyte"), "nowhere-images-idx3-ubyte"),
     "restore nothing": (["--config=configs/estimate.py", "--config.restore=nowhere"], "'nowhere' is not a run folder"),
-    "test part below K": (cdp("--config.estimate.k=256"), "features.test=128.*k_est=256"),
+    "test part below K": (cdp("--config.estimate.k=256"), "128 test pairs.*k_est=256"),
     "test part below the certificate": (
         cdp("--config.data.pairing=all", "--config.features.test=4", "--config.estimate.k=4"),
-        "features.test=4 pairs are too few for a certificate over 32 classes",
+        "4 test pairs are too few for a certificate over 32 classes",
     ),
     "unknown optimizer": (cdp("--config.train.optimizer=adam"), "'adam'.*adamw"),
     "unknown encoder": (["--config=configs/cdp.py:encoder=resnet19"], "'resnet19'.*resnet18"),

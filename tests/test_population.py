@@ -90,7 +90,10 @@ def test_pairs_share_a_class_use_no_image_twice_and_follow_the_classes_frequenci
     np.testing.assert_array_equal(classes[rows[:, 0]], classes[rows[:, 1]])
     expected = len(rows) * np.array(COUNTS["_test"]) / 600
     assert stats.chisquare(np.bincount(classes[rows[:, 0]]), expected).pvalue > 1e-3
-    assert population.risk == pytest.approx(labels.RUN_OUT * 0.05)
+    assert population.risk(law) == pytest.approx(labels.RUN_OUT * 0.05)
+    # What validation chooses must not depend on the test: its pairs' classes are drawn apart.
+    validation = population.sets["validation"].attributes[population._rows("validation", law)[:, 0], 0]
+    assert np.mean(validation == classes[rows[: len(validation), 0]]) < 0.6
     # What is encoded once serves every pairing: representations in pairs are those of the pairs' images.
     h = np.arange(600, dtype=np.float32)[:, None]
     held = {"h": h, "labels": classes[:, None].astype(np.int32)}
@@ -129,7 +132,8 @@ def test_labelled_objectives_train_on_the_images_classes(images, tmp_path, objec
     assert (summary["objective"], summary["num_classes"], "mi_bits" in summary) == (objective, 3, False)
 
 
-def test_views_of_one_image_are_estimated_without_a_class(images, tmp_path):
+def test_views_of_one_image_are_estimated_without_a_class(images, tmp_path, finished):
+    """The class is estimated beside, of the same encoder's plain features."""
     assert main(job(images, tmp_path / "run", pairing="simclr")) == 0
     found = read(tmp_path / "run")
     assert (found["truth"]["entropy_bits"], found["estimate"]["upper_bits"]) == (None, None)
@@ -138,6 +142,51 @@ def test_views_of_one_image_are_estimated_without_a_class(images, tmp_path):
     np.testing.assert_array_equal(views["labels_x"], views["labels_y"])
     assert np.abs(views["h_x"] - views["h_y"]).max() > 0
     assert len(np.load(tmp_path / "run" / "features" / "test.npz")["h"]) == 600  # plain, for the evaluation
+    assert set(found["estimates"]) == {"simclr", "class"}
+    assert found["measured"] == {"class": "class", "augmentation": "simclr"}
+    assert found["estimates"]["class"]["entropy_bits"] == read(finished)["truth"]["entropy_bits"]
+
+
+def test_images_without_labels_are_paired_by_themselves_alone(tmp_path):
+    pixels, _ = draw((300,), 12, np.random.default_rng(0))
+    np.savez(tmp_path / "plain.npz", images=pixels)
+    config = configuration.parse(job(tmp_path / "plain.npz", tmp_path, pairing="simclr"))[0]
+    population, law = experiment.check(config)
+    assert experiment._others(config, population) == []
+    assert (law.num_classes, population.tasks) == (None, ())
+
+
+def test_another_file_of_the_same_name_is_another_run(tmp_path, capsys):
+    path = features(tmp_path / "h.npz")
+    command = row(path, tmp_path / "run", *SHRUNK[1:])
+    assert main(command) == 0
+    features(path, h=np.random.default_rng(1).normal(size=(900, 4)).astype(np.float32))
+    assert main(command) == 2
+    assert "was made from other data (sha256.source differ)" in capsys.readouterr().err
+    restore = ["--config=configs/estimate.py:k_est=16", f"--config.restore={tmp_path / 'run'}"]
+    assert main(restore) == 2
+    assert "no longer what it was made from" in capsys.readouterr().err
+
+
+EARLY = {
+    "no encoder": (["--config=configs/encoder.py"], "no encoder is given"),
+    "no checkpoint": (["--config=configs/encoder.py", "--config.encoder.path=X.npz"], "no checkpoint 'X.npz'"),
+    "no such stage": (["--config=configs/images.py:encoder=lenet5", "--config.encoder.stage=B2"], "one of L0, L1"),
+    "images too small": (["--config=configs/images.py:encoder=lenet5,size=3"], "these have 3 pixels"),
+    "another pairing's K": (["--config=configs/images.py:pairing=simclr,k_est=512"], "test pairs cannot fill"),
+    "another pairing's name": (["--config=configs/images.py", "--config.estimate.also=('kind',)"], "'kind'"),
+}
+
+
+@pytest.mark.parametrize("case", EARLY)
+def test_what_is_wrong_is_told_before_anything_is_made(images, tmp_path, capsys, case):
+    arguments, message = EARLY[case]
+    source = [f"--config.data.source=npz:{images}", f"--workdir={tmp_path / 'run'}"]
+    assert main([*arguments, *source]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_public_checkpoint_is_encoded_as_its_source_normalised(tmp_path, capsys):
@@ -219,8 +268,9 @@ def test_a_bad_file_of_features_is_one_line_and_exit_code_2(case, tmp_path, caps
     assert not (tmp_path / "run").exists()
 
 
-def test_features_have_no_views_to_augment(tmp_path, capsys):
+@pytest.mark.parametrize("override", ["data.pairing=simclr", "estimate.stream=True"])
+def test_features_have_no_images_to_augment_or_to_stream(tmp_path, capsys, override):
     path = features(tmp_path / "h.npz")
-    command = ["--config=configs/encoder.py:pairing=simclr", *row(path, tmp_path / "run")[1:]]
-    assert main(command) == 2
-    assert "augments images" in capsys.readouterr().err
+    assert main(row(path, tmp_path / "run", f"--config.{override}")) == 2
+    assert "has none; leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

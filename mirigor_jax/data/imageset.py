@@ -109,14 +109,19 @@ class ImageSet:
     def _look_up(self, rows: Callable[[int, int], dict[str, np.ndarray]], start: int, stop: int):
         return {view: self.read(of_view) for view, of_view in rows(start, stop).items()}
 
-    def fresh_rows(self, pairing: ClassPairing, seed: int, *, risk: float, least: int) -> Int[np.ndarray, "p 2"]:
+    def fresh_rows(
+        self, pairing: ClassPairing, seed: int, stream: int, *, risk: float, least: int
+    ) -> Int[np.ndarray, "p 2"]:
         """Rows of independent pairs of the pairing's law, each image in one of them at most: what a certificate needs.
+
+        Give every part a stream of its own: its pairs' classes are drawn by it.
 
         As many as there may be while a class runs out of images with probability <= risk, by which the certificate's
         confidence has to be raised. Raises InputError where these are fewer than `least`, naming the rarest class.
         """
         classes = pairing.classes(self.attributes)
-        pairs = fresh_pairs(np.arange(len(self)), classes, pairing.law, risk, np.random.default_rng(seed))
+        rng = np.random.default_rng([seed, stream])
+        pairs = fresh_pairs(np.arange(len(self)), classes, pairing.law, risk, rng)
         if len(pairs) < least:
             counts = np.bincount(classes, minlength=pairing.num_classes)
             rarest = int(counts.argmin())

@@ -41,6 +41,11 @@ class Rendered:
     def value_names(self) -> tuple[tuple[str, ...], ...]:
         return self.data.value_names
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What an encoder is evaluated on: every attribute, and all of them together. The last is what counts."""
+        return (*self.names, "all")
+
     def law(self, text: str, *, mi_bits: float | None = None, epsilon: Mapping[str, float] | None = None) -> AnyPairing:
         """The pairing that `text` names, "" where both views are of one image. Raises InputError as `pairing.parse`."""
         if not text:
@@ -80,9 +85,9 @@ class Rendered:
         del law
         return self.sizes[part]
 
-    @property
-    def risk(self) -> float:
+    def risk(self, law: AnyPairing) -> float:
         """What the pairs cost of a certificate's risk: nothing."""
+        del law
         return 0.0
 
 
@@ -90,12 +95,12 @@ class Rendered:
 class Collected:
     """Finite sets: `train`, `fit` of these, `validation`, and `test`, whose classes' frequencies are the law's.
 
-    risk: the probability with which pairs of different images may run out of a class; a certificate has to pay it.
+    run_out: the probability with which pairs of different images may run out of a class.
     """
 
     sets: Mapping[str, ImageSet]
     seed: int
-    risk: float
+    run_out: float
 
     @cached_property
     def side(self) -> int:
@@ -109,6 +114,11 @@ class Collected:
     @property
     def value_names(self) -> tuple[tuple[str, ...], ...]:
         return self.sets["test"].value_names
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What an encoder is evaluated on: every attribute, the class last, which is what counts."""
+        return self.names[::-1]
 
     def law(self, text: str, *, mi_bits: float | None = None, epsilon: Mapping[str, float] | None = None) -> AnyPairing:
         """Same-class sampling by the attributes that `text` names, or "" for two views of one image.
@@ -164,18 +174,24 @@ class Collected:
         """How many pairs `validation` or `test` has."""
         return len(self._rows(part, law))
 
+    def risk(self, law: AnyPairing) -> float:
+        """What the pairs cost of a certificate's risk: where each is of one image, nothing."""
+        return 0.0 if isinstance(law, SameImage) else self.run_out
+
     def _rows(self, name: str, law: AnyPairing) -> Int[np.ndarray, "p 2"]:
         """Rows of independent pairs: no image is in two of them."""
         if isinstance(law, SameImage):
             return np.stack([self._order[name]] * 2, axis=1)
         assert isinstance(law, pairing.ClassPairing)
-        return self.sets[name].fresh_rows(law, self.seed, risk=self.risk, least=2)
+        return self.sets[name].fresh_rows(law, self.seed, STREAMS[name], risk=self.run_out, least=2)
 
     @cached_property
     def _order(self) -> dict[str, np.ndarray]:
         """A random order of each part, so that batches mix the classes."""
-        rng = np.random.default_rng(self.seed)
-        return {name: rng.permutation(len(images)) for name, images in self.sets.items()}
+        return {
+            name: np.random.default_rng([self.seed, STREAMS[name]]).permutation(len(images))
+            for name, images in self.sets.items()
+        }
 
     def _of(self, images: ImageSet, law: AnyPairing) -> AnyPairing:
         """The pairing with the frequencies of these images. Raises InputError where a class has none."""

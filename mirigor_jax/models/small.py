@@ -34,6 +34,8 @@ class LeNet5(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "n s s c"], train: bool, stages: bool = False) -> Features:
+        if min(images.shape[1:3]) < 4:
+            raise InputError(f"LeNet-5 halves images twice, and these have {images.shape[1]} pixels; give 4 or more")
         param_dtype = jnp.promote_types(self.dtype, jnp.float32)
         x, features = images.astype(self.dtype), {}
         for i, channels in enumerate((6, 16)):
