@@ -5,6 +5,7 @@ conventions are Wang & Isola's (2020): unit rows (made so here), squared distanc
 Code that leaves rows as they are or takes t = 1 gives other numbers.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -84,6 +85,33 @@ def contrastive_loss_nats(
     n = len(z_x) // k * k
     x, y = (jnp.asarray(z)[:n].reshape(-1, k, z.shape[1]) for z in (z_x, z_y))
     return float(_mean_nt_xent(x, y, temperature))
+
+
+def supervised_loss_bound_nats(loss_nats: float, *, k: int, temperature: float, least_frequency: float) -> float:
+    """What the mean classifier's cross-entropy is at most, in nats, where NT-Xent of k same-class pairs is loss_nats.
+
+    L + log(1 / (p (2k - 1))) + gap(2/τ), with gap(w) = log((e^w - 1)/w) - 1 + w/(e^w - 1): p is the frequency of the
+    rarest class, 1/C where they are balanced. The mean classifier gives class c the logit s_c = u·μ_c/τ, u an image's
+    unit row and μ_c the mean of the class's. L is an expectation over fresh pairs, as `contrastive_loss_nats` of
+    `class_pairs` estimates it. An encoder's order by this is its order by L, if all are at one temperature.
+    Proof. Given everyone's class, an anchor's loss is convex in its candidates: it is no less with each one's μ_c in
+    its place (Jensen). There log Σ_j e^{s_j} >= log(2k - 1) + mean_j s_j, whose expectation is at least
+    log(2k - 1) + E Σ_c p_c s_c, since E s_C - E Σ_c p_c s_c = E|μ_C|² - |E μ_C|² times 1/τ. And
+    log Σ_c e^{s_c} <= log(1/p) + log Σ_c p_c e^{s_c} <= log(1/p) + Σ_c p_c s_c + gap(2/τ): gap(w) is the most that
+    log-mean-exp exceeds the mean by for numbers in an interval of width w, the log of Specht's ratio.
+    Raises InputError where k is not positive, temperature is not above 0, or least_frequency not in (0, 1].
+    Source: after Bao, Nagano & Nozawa 2022, who bound this loss so for every number of negatives ([57] of Lee et al.
+    2023, IV-B); the constants are those of the proof above, and may differ from the published ones.
+    """
+    if k < 1 or temperature <= 0 or not 0 < least_frequency <= 1:
+        raise InputError(
+            f"k = {k}, temperature = {temperature:g}, least_frequency = {least_frequency:g}: expected 1 or more, above "
+            "0, and in (0, 1]"
+        )
+    width = 2 / temperature
+    # log((e^w - 1)/w) and w/(e^w - 1), where e^w alone would overflow
+    gap = width + math.log(-math.expm1(-width) / width) - 1 - width * math.exp(-width) / math.expm1(-width)
+    return loss_nats - math.log(least_frequency * (2 * k - 1)) + gap
 
 
 def label_nmi(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray | Array, " n"]) -> float:

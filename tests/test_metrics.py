@@ -5,6 +5,7 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 from scipy.spatial.distance import pdist
 from scipy.special import ive, logsumexp
 
@@ -193,3 +194,57 @@ LABELS = np.array([0, 0, 1])
 def test_what_is_not_defined_is_refused_in_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def gap_by_search(width):
+    """The most by which log-mean-exp is above the mean, over laws on the ends of an interval."""
+    found = minimize_scalar(
+        lambda p: p * width - np.log(p * np.exp(width) + 1 - p),
+        bounds=(1e-9, 1),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
+    return -found.fun
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
+def test_the_supervised_bound_adds_what_a_mean_can_miss(temperature):
+    alone = metrics.supervised_loss_bound_nats(0.0, k=1, temperature=temperature, least_frequency=1.0)
+    assert alone == pytest.approx(gap_by_search(2 / temperature), rel=1e-6)
+    more = metrics.supervised_loss_bound_nats(0.7, k=8, temperature=temperature, least_frequency=0.05)
+    assert more - alone == pytest.approx(0.7 + np.log(20) - np.log(15))
+    assert np.isfinite(metrics.supervised_loss_bound_nats(0.0, k=1, temperature=1e-3, least_frequency=1.0))
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("k", [2, 16])
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0])
+def test_the_mean_classifiers_loss_is_within_the_supervised_bound(temperature, k, spread):
+    """Classes of 40 rows each, drawn with replacement by an uneven law: the mean classifier's loss is then exact."""
+    rng, law = np.random.default_rng(0), np.array([0.5, 0.3, 0.15, 0.05])
+    rows = rng.normal(size=(4, 1, 3)) + spread * rng.normal(size=(4, 40, 3))
+    rows /= np.linalg.norm(rows, axis=2, keepdims=True)
+    logits = np.einsum("cid,ed->cie", rows, rows.mean(axis=1)) / temperature
+    own = logits[np.arange(4), :, np.arange(4)]
+    supervised = law @ (logsumexp(logits, axis=2) - own).mean(axis=1)
+    classes = rng.choice(4, size=2000 * k, p=law)
+    x, y = (rows[classes, rng.integers(40, size=len(classes))].astype(np.float32) for _ in "xy")
+    loss = metrics.contrastive_loss_nats(x, y, temperature, k)
+    bound = metrics.supervised_loss_bound_nats(loss, k=k, temperature=temperature, least_frequency=0.05)
+    assert supervised <= bound
+
+
+def test_the_supervised_bound_is_near_where_only_its_gap_is_lost():
+    """A class a point, balanced, many negatives: the loss is the mean classifier's but for the number of candidates."""
+    rng, points = np.random.default_rng(0), np.eye(8, dtype=np.float32)
+    classes = rng.integers(8, size=4096)
+    loss = metrics.contrastive_loss_nats(points[classes], points[classes], 0.5, 1024)
+    supervised = np.log(1 + 7 * np.exp(-2))
+    bound = metrics.supervised_loss_bound_nats(loss, k=1024, temperature=0.5, least_frequency=1 / 8)
+    assert bound - gap_by_search(4) == pytest.approx(supervised, abs=0.02)
+
+
+@pytest.mark.parametrize("wrong", [{"k": 0}, {"temperature": 0.0}, {"least_frequency": 0.0}, {"least_frequency": 1.5}])
+def test_the_supervised_bound_says_what_it_takes(wrong):
+    with pytest.raises(InputError, match="expected 1 or more, above 0, and in"):
+        metrics.supervised_loss_bound_nats(1.0, **{"k": 2, "temperature": 0.1, "least_frequency": 0.1, **wrong})
