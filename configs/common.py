@@ -141,6 +141,7 @@ def base() -> ConfigDict:
     config.evaluate.l2 = (1e-5, 1e-4, 1e-3, 1e-2)
     config.evaluate.mlp_steps = 20_000  # of the non-linear probe at most
     config.evaluate.metrics = False  # also alignment, uniformity, tolerance, kNN, a non-linear probe, …
+    config.evaluate.classes = placeholder(str)  # that the metrics are about; None: those that the pairing shares
     return config
 
 

@@ -24,7 +24,7 @@ from mirigor_jax.data import augment
 from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
 from mirigor_jax.encode import Frozen, encode_pairs
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import read_rows, replace_json, replace_rows
+from mirigor_jax.files import read_rows, replace_arrays, replace_json, replace_rows
 from mirigor_jax.mi import certificate, fit, labels
 from mirigor_jax.mi.certificate import Certificate
 from mirigor_jax.mi.critics import CosineCritic
@@ -203,14 +203,18 @@ def fit_critic(
 
 def read_curve(
     config: ConfigDict, params: Any, test: dict[str, np.ndarray], pairing: AnyPairing, mesh: Mesh
-) -> list[dict]:
-    """The test part at every K, in bits: strict InfoNCE with its t-interval over disjoint batches, the paper's form."""
+) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """The test part at every K, in bits: strict InfoNCE with its t-interval over disjoint batches, the paper's form.
+
+    Also each K's batches by themselves, with which another encoder's of the same pairs can be compared.
+    """
     read = make_read(config, mesh)
     law = None if isinstance(pairing, SameImage) or not pairing.exact else pairing.law
-    rows = []
+    rows, batches = [], {}
     for k in batch_sizes(config, len(test["h_x"])):
         strict, paper = (np.asarray(x, np.float64) / math.log(2) for x in read(params, *in_batches(test, k, mesh)))
         t_lower, t_upper = certificate.t_interval(strict, config.estimate.confidence)
+        batches[str(k)] = strict
         rows.append(
             {
                 "k": k,
@@ -224,7 +228,7 @@ def read_curve(
                 "reach_bits": None if law is None else certificate.reach_bits(k, law),
             }
         )
-    return rows
+    return rows, batches
 
 
 def both_views(pairs: dict[str, np.ndarray], pairing: ByClass) -> tuple[np.ndarray, np.ndarray]:
@@ -293,6 +297,7 @@ def estimate(
 ) -> None:
     """Write `folder`/estimate.json: the Estimate of I(h_X;h_Y) under `pairing`, and what it rests on.
 
+    Beside it batches.npz: for each K the strict InfoNCE of every batch of the test part, in bits.
     risk: the probability with which pairs are not independent, which the certificate pays for.
     streamed: the frozen encoder and batches of fit_k pairs of images, to fit the critic on instead of the fit
     part's representations.
@@ -302,10 +307,10 @@ def estimate(
     features = standardize(features, mean, scale)
     images = None
     if streamed:
-        frozen, batches = streamed
-        images = frozen, {"encoder": frozen.variables, "mean": mean, "scale": scale}, batches
+        frozen, dataset = streamed
+        images = frozen, {"encoder": frozen.variables, "mean": mean, "scale": scale}, dataset
     params, fitted = fit_critic(config, features, pairing, folder, mesh, streamed=images)
-    curve = read_curve(config, params, features["test"], pairing, mesh)
+    curve, batches = read_curve(config, params, features["test"], pairing, mesh)
     at = {row["k"]: row for row in curve}
     own, paper_k = at[e.k], e.paper_k if e.paper_k in at else e.k
     route, found = certify(config, params, features, pairing, e.confidence + risk)
@@ -328,6 +333,7 @@ def estimate(
             lower, upper, e.tolerance_bits, own["reach_bits"] or own["ceiling_bits"] if route == "infonce" else math.inf
         ),
     )
+    replace_arrays(folder / "batches.npz", batches)
     replace_json(
         folder / "estimate.json",
         {

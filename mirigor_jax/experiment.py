@@ -230,6 +230,8 @@ def check(config: ConfigDict, population: Population | None = None) -> tuple[Pop
     law = _law(config, population)
     if not _represented(config):
         encode.check(config)
+    if config.evaluate.classes:
+        population.task(config.evaluate.classes)
     if not _given(config):
         _objective(config, _classes(population, law))
     for more, _ in _others(config, population):
@@ -625,10 +627,12 @@ def _evaluate(config: ConfigDict, folder: Path, population: Population, law: Any
 def _metrics(
     config: ConfigDict, folder: Path, population: Population, law: AnyPairing, features: Features
 ) -> dict[str, float]:
-    """Every metric, of the classes that the run's pairing shares, or of the task that counts where it shares none."""
+    """Every metric, of `evaluate.classes`; None: of those that the pairing shares, or of the task that counts."""
     parts: Features = {name: {} for name in PARTS}
     if population.names:
         classes = population.task(population.tasks[-1]) if law.num_classes in (None, 1) else law
+        if config.evaluate.classes:
+            classes = population.task(config.evaluate.classes)
         assert not isinstance(classes, SameImage)
         for name in PARTS:
             h, labels = estimate.both_views(features[name], classes)
@@ -672,7 +676,7 @@ def _report(config: ConfigDict, folder: Path, population: Population) -> None:
 def _measured(config: ConfigDict, law: AnyPairing, estimates: dict[str, Any]) -> dict[str, str | None]:
     """Which estimate stands beside the metrics of each pairing, by name; None where there is none."""
     own = [estimate_name(config)] if law.num_classes not in (None, 1) and _augmentation(config) is None else []
-    of_class = [name for name in (*own, "class", "all") if name in estimates]
+    of_class = [name for name in (config.evaluate.classes, *own, "class", "all") if name in estimates]
     return {"class": next(iter(of_class), None), "augmentation": "simclr" if "simclr" in estimates else None}
 
 
