@@ -145,6 +145,81 @@ def base() -> ConfigDict:
     return config
 
 
+def evaluate_images(config: ConfigDict, k_est: int) -> None:
+    """Settings of a run on a set of images: all of them, I_class and I_SimCLR, and every metric."""
+    config.features.update({"fit": None, "validation": None, "test": None})
+    config.estimate.k = k_est
+    config.estimate.also = ("class", "simclr")
+    config.estimate.fit_k = 256  # views of one image are fitted on with the encoder in the step
+    config.estimate.steps = 1000
+    config.evaluate.metrics = True
+
+
+# A garment's mirror image is its kind, and colour says nothing of grey images.
+GARMENTS = {"crop": 0.7, "jitter": 0.5, "blur": 0.0}
+IMAGENET = {"data.source": "tfds:imagenet2012", "data.size": 224, "encoder.name": "resnet50", "estimate.k": 1024}
+# Of each set of images: what `on_set` changes, and how many pairs a run sees.
+SETS: dict[str, tuple[dict[str, Any], int]] = {
+    "fashion": (
+        {
+            "data.source": "fashion_mnist",
+            "data.size": 28,
+            **{f"data.augment.{name}": strength for name, strength in GARMENTS.items()},
+            "train.k": 128,
+            "train.learning_rate": 2e-3,
+            "train.warmup_steps": 50,
+            "estimate.steps": 600,
+            "evaluate.mlp_steps": 3000,
+        },
+        76_800,
+    ),
+    "cifar10": (
+        {
+            "data.source": "tfds:cifar10",
+            "data.size": 32,
+            "data.augment.jitter": 0.5,
+            "data.augment.blur": 0.0,
+            "encoder.stem": "cifar",
+            "train.k": 512,
+            "train.learning_rate": 1e-3,
+            "train.warmup_steps": 1000,
+        },
+        500 * 50_000,
+    ),
+    "imagenet100": (
+        {
+            **IMAGENET,
+            "data.classes": "file:imagenet100.txt",
+            "train.k": 512,
+            "train.learning_rate": 1e-3,
+            "train.warmup_steps": 2500,
+        },
+        200 * 126_689,
+    ),
+    "imagenet1k": (
+        {
+            **IMAGENET,
+            "estimate.k": 4096,  # 1,024 cannot show its 9.97 bits
+            "train.k": 1024,
+            "train.learning_rate": 1e-3,
+            "train.warmup_steps": 12_500,
+        },
+        100 * 1_281_167,
+    ),
+}
+
+
+def on_set(config: ConfigDict, name: str, pairs: int | None = None) -> None:
+    """Settings of a run on a set of images of `SETS`: its evaluation, and a training that sees so many pairs."""
+    if name not in SETS:
+        raise InputError(f"unknown set '{name}'; choose one of {', '.join(SETS)}")
+    settings, usual = SETS[name]
+    evaluate_images(config, 1024)
+    steps = (pairs or usual) // settings["train.k"]
+    training = {"train.steps": steps, "train.checkpoint_every": max(50, steps // 20)}
+    config.update_from_flattened_dict(settings | training)
+
+
 def study(name: str, scale: str) -> ConfigDict:
     """A study without cells yet: what is common to its runs, and what each of them is."""
     config = ConfigDict()

@@ -21,10 +21,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.encoder.name = ""  # none is trained
     config.data.size = args.size
     config.data.pairing = args.pairing
-    config.features.update({"fit": None, "validation": None, "test": None})
-    config.estimate.k = args.k_est
-    config.estimate.also = ("class", "simclr")
-    config.estimate.fit_k = 256  # views of one image are fitted on with the encoder in the step
-    config.estimate.steps = 1000
-    config.evaluate.metrics = True
+    common.evaluate_images(config, args.k_est)
     return config

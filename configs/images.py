@@ -29,18 +29,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.source = args.data
     config.data.size = args.size
     config.data.pairing = args.pairing
-    # A garment's mirror image is its kind, and colour says nothing of grey images.
-    config.data.augment.update({"crop": 0.7, "jitter": 0.5, "blur": 0.0})
+    config.data.augment.update(common.GARMENTS)
     config.encoder.name = args.encoder
     config.encoder.width = args.width
     config.train.k = args.k
     config.train.steps = args.steps
     config.train.learning_rate = 2e-3
     config.train.warmup_steps = 50
-    config.features.update({"fit": None, "validation": None, "test": None})
-    config.estimate.k = args.k_est
-    config.estimate.also = ("class", "simclr")
-    config.estimate.fit_k = 256  # views of one image are fitted on with the encoder in the step
-    config.estimate.steps = 1000
-    config.evaluate.metrics = True
+    common.evaluate_images(config, args.k_est)
     return config

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -402,6 +402,50 @@ def infomin_strength(rows: Sequence[dict[str, Any]]) -> Figure:
     above.plot([], [], "*", color=INK, label="all of SimCLR's, strength 1")
     above.plot([], [], "o", color=INK, markersize=13, markerfacecolor="none", label="a task's best")
     _shared_legend(figure, [above, *grid[1]])
+    return figure
+
+
+def quality(panels: Mapping[str, Sequence[float | None]], accuracies: Sequence[float]) -> Figure:
+    """A panel a metric, four in a row: the encoders' linear accuracy in % against it.
+
+    panels: title → its value of each encoder, in the order of accuracies; None where it has none.
+    """
+    rows = math.ceil(len(panels) / 4)
+    figure = Figure(figsize=(14.4, 3 * rows), dpi=150, layout="constrained")
+    grid = figure.subplots(rows, 4, squeeze=False, sharey=True)
+    for ax, (title, values) in zip(grid.flat, panels.items(), strict=False):
+        _style(ax, title)
+        ax.set_title(title, loc="left", fontsize=8)
+        ax.plot(_floats(values), [100 * accuracy for accuracy in accuracies], "o", color=STRICT, markersize=5)
+    for ax in grid.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax in grid[:, 0]:
+        ax.set_ylabel("linear accuracy, %", fontsize=9, color=INK)
+    return figure
+
+
+def objectives(rows: Sequence[dict[str, Any]], paper: Mapping[str, float]) -> Figure:
+    """By loss: linear accuracy in %, with the paper's, and strict I_class in bits below H(C).
+
+    rows: of the study objectives, one a run. paper: accuracy in % by loss, after Lee et al. 2023, Table III.
+    """
+    losses = list(dict.fromkeys([*(row["loss"] for row in rows), *paper]))
+    figure, (left, right) = _panels("linear accuracy, %", "I_class of the encoder, bits")
+    place = [losses.index(row["loss"]) for row in rows]
+    left.plot(place, [100 * row["accuracy"] for row in rows], "o", color=LINEAR, label="ours, a dot a run")
+    bar: dict[str, Any] = {"markersize": 14, "markeredgewidth": 3}
+    if paper:
+        left.plot(
+            [losses.index(loss) for loss in paper], list(paper.values()), "_", color=INK, label="the paper's", **bar
+        )
+    strict, lower = ([row[name] for row in rows] for name in ("strict_bits", "lower_bits"))
+    right.plot(place, strict, "o", color=STRICT, label="strict InfoNCE")
+    right.plot(place, lower, "_", color=CERTIFIED, label="certified: at least", **bar)
+    right.axhline(rows[0]["entropy_bits"], color=ENTROPY, label="H(C)", zorder=1.5)
+    for ax in (left, right):
+        ax.set_xticks(range(len(losses)), losses, rotation=25, ha="right")
+        ax.set_xlim(-0.5, len(losses) - 0.5)
+    _shared_legend(figure, [left, right])
     return figure
 
 

@@ -41,6 +41,8 @@ CAPTIONS = {
     "infomin_strength": "Accuracy against MI as the augmentation's strength rises, after Lee et al. 2023, Fig. 5.",
     "certified": "The paper's form beside what each route proves; a ring marks where it leaves the certified interval.",
     "reach": "Strict InfoNCE of every encoder against K, and reach(K), the most that any critic can show.",
+    "quality": "Linear accuracy against each metric, a dot an encoder, after Lee et al. 2023, Tables I and II.",
+    "objectives": "Linear accuracy and I_class by the objective of training, after Lee et al. 2023, Table III.",
     "trap": "An untrained encoder: what redraws of a bank of test images claim, and what fresh images prove.",
 }
 

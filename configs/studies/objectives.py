@@ -1,0 +1,38 @@
+"""Which loss trains the best encoder? After Lee et al. 2023, Table III.
+
+python -m mirigor_jax.main --config=configs/studies/objectives.py                  a laptop: 5 runs on Fashion-MNIST
+python -m mirigor_jax.main --config=configs/studies/objectives.py:set=cifar10      the paper's sets: cifar10, ...
+python -m mirigor_jax.main --config=configs/studies/objectives.py:set=imagenet100 --config.run.data.classes=file:PATH
+python -m mirigor_jax.main --config=configs/studies/objectives.py:set=imagenet1k
+
+Should print: linear accuracy and I_class of SimCLR, decoupled, SupCon, same-class contrastive and cross-entropy.
+"""
+
+import common
+from ml_collections import ConfigDict
+
+# Pairing and objective.
+LOSSES = {
+    "simclr": ("simclr", "simclr"),
+    "decoupled": ("simclr", "decoupled"),
+    "class": ("class", "simclr"),
+    "supcon": ("simclr", "supcon"),
+    "cross_entropy": ("class", "cross_entropy"),
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Arguments: set (fashion, cifar10, imagenet100, imagenet1k), encoder, pairs (each run sees), seeds."""
+    args = common.parse_arg(arg, set="fashion", encoder=str, pairs=int, seeds=1)
+    config = common.study("objectives", "laptop" if args.set == "fashion" else "paper")
+    common.on_set(config.run, args.set, args.pairs)
+    config.run.encoder.name = args.encoder or ("resnet18" if args.set == "fashion" else "resnet50")
+    config.study.cells = tuple(
+        {
+            "name": f"{args.set}-{loss}-seed={seed}",
+            "run": {"data.pairing": pairing, "train.objective": objective, "seed": seed},
+        }
+        for loss, (pairing, objective) in LOSSES.items()
+        for seed in range(args.seeds)
+    )
+    return config

@@ -1,0 +1,117 @@
+"""Which number ranks encoders as linear accuracy does? After Lee et al. 2023, Tables I, II and IV-IX.
+
+python -m mirigor_jax.main --config=configs/studies/quality.py                     a laptop: 20 runs on Fashion-MNIST
+python -m mirigor_jax.main --config=configs/studies/quality.py:set=cifar10-temperatures                      Table IV
+python -m mirigor_jax.main --config=configs/studies/quality.py:set=imagenet100-temperatures                  Table V
+python -m mirigor_jax.main --config=configs/studies/quality.py:set=resnet50s,paths=FILE                      Table VI
+python -m mirigor_jax.main --config=configs/studies/quality.py:set=resnet50s,data=imagenet1k,paths=FILE      Table VII
+python -m mirigor_jax.main --config=configs/studies/quality.py:set=vits,paths=FILE                           Table VIII
+python -m mirigor_jax.main --config=configs/studies/quality.py:set=own,paths=FILE --config.run.data.source=folder:PATH
+
+FILE has a line an encoder, `name,path` or `name,path,layout`: the path of a checkpoint, or features:H.npz (see
+configs/encoder.py). Names as in mirigor_jax/paper_quality.csv have the paper's numbers beside ours. ImageNet-100's
+classes are those of --config.run.data.classes=file:PATH. Should print every metric of every encoder, I_class at most
+H(C), and each metric's correlations with their intervals, whatever they turn out to be.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import common
+from ml_collections import ConfigDict
+
+from mirigor_jax.errors import InputError
+
+SMALL_NET = {"train.learning_rate": 1e-3}
+# Fashion-MNIST: what each encoder has of its own; the rest is as in configs/images.py.
+FASHION: dict[str, dict[str, Any]] = {
+    "supervised": {"data.pairing": "class", "train.objective": "cross_entropy"},
+    "supervised-lenet5": {
+        "data.pairing": "class",
+        "train.objective": "cross_entropy",
+        "encoder.name": "lenet5",
+        **SMALL_NET,
+    },
+    "supcon": {"data.pairing": "simclr", "train.objective": "supcon"},
+    "class": {"data.pairing": "class"},
+    "class-lenet5": {"data.pairing": "class", "encoder.name": "lenet5", **SMALL_NET},
+    "class-mlp": {"data.pairing": "class", "encoder.name": "mlp", **SMALL_NET},
+    "class-vit": {
+        "data.pairing": "class",
+        "encoder.name": "vit_ti",
+        "data.size": 32,  # of which its patches are quarters
+        "train.learning_rate": 5e-4,
+    },
+    "class-simclr": {"data.pairing": "class+simclr"},
+    "simclr-t=0.1": {"data.pairing": "simclr"},
+    "simclr-t=0.3": {"data.pairing": "simclr", "train.temperature": 0.3},
+    "simclr-t=0.5": {"data.pairing": "simclr", "train.temperature": 0.5},
+    "simclr-weak": {"data.pairing": "simclr", "data.augment.crop": 0.2, "data.augment.jitter": 0.1},
+    "simclr-strong": {"data.pairing": "simclr", "data.augment.crop": 0.95, "data.augment.jitter": 1.0},
+    "simclr-mlp": {"data.pairing": "simclr", "encoder.name": "mlp", **SMALL_NET},
+    "decoupled": {"data.pairing": "simclr", "train.objective": "decoupled"},
+    "rotation": {"data.pairing": "class", "train.objective": "rotation"},
+    "random-labels": {"data.pairing": "corrupted", "data.corrupted": 1.0, "train.objective": "cross_entropy"},
+    "untrained": {"data.pairing": "class", "train.steps": 0},
+}
+TEMPERATURES = {"cifar10-temperatures": (0.1, 0.3, 0.5), "imagenet100-temperatures": (0.1, 0.2, 0.3)}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Arguments: set, data (of resnet50s and vits), paths (a file), pairs (each run sees), seed."""
+    args = common.parse_arg(arg, set="fashion", data="imagenet100", paths=str, pairs=int, seed=0)
+    config = common.study("quality", "laptop" if args.set == "fashion" else "paper")
+    run = config.run
+    run.seed = args.seed
+    cells: dict[str, dict[str, Any]]
+    if args.set == "fashion":
+        common.on_set(run, "fashion", args.pairs)
+        cells = FASHION | _small_batches((args.pairs or 76_800) // 4)
+    elif args.set in TEMPERATURES:
+        common.on_set(run, args.set.partition("-")[0], args.pairs)
+        run.data.pairing = "simclr"
+        cells = {
+            f"{args.set}-{encoder}-t={t:g}": {"encoder.name": encoder, "train.temperature": t}
+            for encoder in ("resnet18", "resnet50")
+            for t in TEMPERATURES[args.set]
+        }
+    elif args.set in ("resnet50s", "vits"):
+        common.on_set(run, args.data)
+        run.data.pairing = "class"
+        cells = _given(args.paths, f"{args.set}-{args.data}-")
+    elif args.set == "own":
+        common.evaluate_images(run, 1024)
+        run.data.update({"pairing": "class", "size": None})
+        cells = _given(args.paths, "")
+    else:
+        known = ("fashion", *TEMPERATURES, "resnet50s", "vits", "own")
+        raise InputError(f"unknown set={args.set}; choose one of {', '.join(known)}")
+    run.evaluate.classes = "class"
+    config.study.cells = tuple({"name": name, "run": own} for name, own in cells.items())
+    return config
+
+
+def _small_batches(pairs: int) -> dict[str, dict[str, Any]]:
+    """They take longer for as many pairs, and so see fewer."""
+    return {
+        f"{pairing}-k={k}": {"data.pairing": pairing, **common.at_batch_size(k, pairs)}
+        for pairing, k in (("class", 2), ("simclr", 8))
+    }
+
+
+def _given(paths: str | None, prefix: str) -> dict[str, dict[str, Any]]:
+    """A cell a line of the file, for an encoder that is there already."""
+    if not paths:
+        raise InputError("give paths=FILE, a line an encoder: name,path or name,path,layout")
+    try:
+        lines = [line for line in Path(paths).expanduser().read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise InputError(f"paths={paths} cannot be read ({error.strerror}); give a file of lines name,path") from error
+    cells: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        name, path, layout, *more = [*(part.strip() for part in line.split(",")), "", ""]
+        if not name or not path or any(more) or "/" in name or prefix + name in cells:
+            raise InputError(f"{paths}: '{line}' is not a new name, a path, and a layout where there is one")
+        key = "data.source" if path.startswith("features:") else "encoder.path"
+        cells[prefix + name] = {key: path, **({"encoder.layout": layout} if layout else {})}
+    return cells

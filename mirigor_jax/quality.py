@@ -1,0 +1,295 @@
+"""Which number ranks encoders as their linear accuracy does? Rows, table and figure of the study `quality`.
+
+After Lee et al. 2023, Tables I, II and IV-IX; their numbers are in paper_quality.csv.
+"""
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from mirigor_jax import figures, metrics, report
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi import certificate
+
+Row = dict[str, Any]
+RESAMPLES = 2000
+LEAST_BATCHES = 8  # for the t-interval of a paired difference
+# Every metric's heading, and 1 where more is better, -1 where less is.
+METRICS = {
+    "class_bits": ("I_class, strict ↑", 1),
+    "class_lower_bits": ("I_class, certified end ↑", 1),
+    "class_paper_bits": ("I_class, paper's form ↑", 1),
+    "simclr_bits": ("I_SimCLR, strict ↑", 1),
+    "simclr_lower_bits": ("I_SimCLR, certified end ↑", 1),
+    "simclr_paper_bits": ("I_SimCLR, paper's form ↑", 1),
+    "class_alignment": ("alignment, class ↓", -1),
+    "class_uniformity": ("uniformity, class ↓", -1),
+    "class_tolerance": ("tolerance, class ↑", 1),
+    "class_contrastive_loss_nats": ("contrastive loss, class ↓", -1),
+    "bound_nats": ("bound of supervised loss ↓", -1),
+    "augmentation_alignment": ("alignment, SimCLR ↓", -1),
+    "augmentation_uniformity": ("uniformity, SimCLR ↓", -1),
+    "augmentation_tolerance": ("tolerance, SimCLR ↑", 1),
+    "augmentation_contrastive_loss_nats": ("contrastive loss, SimCLR ↓", -1),
+    "knn_accuracy": ("kNN accuracy ↑", 1),
+    "mlp_accuracy": ("MLP accuracy ↑", 1),
+    "linear_nmi": ("NMI, linear ↑", 1),
+    "mlp_nmi": ("NMI, MLP ↑", 1),
+}
+# Which of ours each of the paper's columns is.
+PAPERS = {
+    "class_alignment": "class_alignment",
+    "class_uniformity": "class_uniformity",
+    "class_tolerance": "class_tolerance",
+    "contrastive_loss": "augmentation_contrastive_loss_nats",
+    "simclr_bits": "simclr_paper_bits",
+    "class_bits": "class_paper_bits",
+}
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Of n encoders' metric with their accuracy, each with its bootstrap interval (lower, upper)."""
+
+    n: int
+    pearson: float
+    pearson_interval: tuple[float, float]
+    kendall: float
+    kendall_interval: tuple[float, float]
+
+
+def correlation(
+    metric: Float[np.ndarray, " n"],
+    accuracy: Float[np.ndarray, " n"],
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Correlation | None:
+    """Pearson's ρ and Kendall's τ_b with percentile bootstrap intervals; None for fewer than three, or all alike.
+
+    What is resampled are the encoders, as if they were a sample of all that one could ask about; the noise of each
+    metric is in their spread. Approximate, and too narrow by some points of coverage for few encoders. A resample
+    of encoders that are all alike has no correlation, and is left out.
+    Source: Daniels 1944 (both are cosines of the differences of all pairs, or of their signs); Efron 1979.
+    """
+    n = len(metric)
+    if n < 3 or np.ptp(metric) == 0 or np.ptp(accuracy) == 0:
+        return None
+    drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    rows = np.concatenate([np.arange(n)[None, :], drawn])
+    differences = [np.subtract.outer(values, values) for values in (metric, accuracy)]
+
+    def of(x: np.ndarray, y: np.ndarray) -> tuple[float, tuple[float, float]]:
+        x, y = (pairs[rows[:, :, None], rows[:, None, :]] for pairs in (x, y))
+        product, x_square, y_square = (np.einsum("rij,rij->r", a, b) for a, b in ((x, y), (x, x), (y, y)))
+        scale = np.sqrt(x_square * y_square)
+        value = product[scale > 0] / scale[scale > 0]
+        lower, upper = np.quantile(value[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
+        return float(value[0]), (float(lower), float(upper))
+
+    return Correlation(n, *of(*differences), *of(*map(np.sign, differences)))
+
+
+def row(done: report.Report, folder: Path) -> Row:
+    """An encoder's numbers, its test batches under the class pairing, and what the paper has of it (None: nothing).
+
+    Raises InputError for a run that was not evaluated as configs/images.py and configs/encoder.py do.
+    """
+    estimates, measured, config = done["estimates"], done["metrics"], done["run"]["config"]
+    if "class" not in estimates or "class_alignment" not in measured:
+        raise InputError(f"'{folder}' has no estimate `class`, or no metrics; give it evaluate.metrics=True")
+    labels = np.load(folder / "features" / "test.npz")["labels"][:, 0]
+    frequencies = np.unique(labels, return_counts=True)[1] / len(labels)
+    found = {name: measured.get(name) for name in METRICS}
+    for pairing in ("class", "simclr"):
+        of = estimates.get(pairing, {})
+        found |= {f"{pairing}_bits": of.get("strict_bits"), f"{pairing}_lower_bits": of.get("lower_bits")}
+        found[f"{pairing}_paper_bits"] = of.get("paper_bits")
+    found["bound_nats"] = metrics.supervised_loss_bound_nats(
+        measured["class_contrastive_loss_nats"],
+        k=config["estimate"]["paper_k"],
+        temperature=config["train"]["temperature"],
+        least_frequency=float(frequencies.min()),
+    )
+    batches = np.load(folder / "estimates" / "class" / "batches.npz")
+    k = max((int(k) for k, values in batches.items() if len(values) >= LEAST_BATCHES), default=None)
+    return {
+        "accuracy": done["linear"]["class"],
+        "entropy_bits": estimates["class"]["entropy_bits"],
+        "k": estimates["class"]["k"],
+        "metrics": found,
+        "batches": None if k is None else {"k": k, "strict_bits": batches[str(k)].tolist()},
+        # The pairs follow from the classes' order and the seed: equal here, they are the same images'.
+        "test": hashlib.sha256(labels.tobytes()).hexdigest()[:12] + f"-seed={config['seed']}",
+        "paper": _paper().get(folder.name),
+    }
+
+
+@cache
+def _paper() -> dict[str, Row]:
+    """The paper's rows by `TABLE-ENCODER`, as the cells are called; accuracies in 0..1.
+
+    The stored text of Table IV lacks the 1 before five alignments' points; with it they agree with the tolerances and
+    the correlations that the table has. Table VI gives `supervised` the geometry of `moco`, seemingly by mistake.
+    Source: Lee et al. 2023, Tables IV-IX.
+    """
+    with (Path(__file__).parent / "paper_quality.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    found = {}
+    for line in lines:
+        of = {ours: float(line[papers]) if line[papers] else None for papers, ours in PAPERS.items()}
+        table, accuracy = line["table"], float(line["accuracy"]) / 100
+        found[f"{table}-{line['encoder']}"] = {"table": table, "accuracy": accuracy, "metrics": of}
+    return found
+
+
+def correlations(rows: Sequence[Row]) -> dict[str, Correlation | None]:
+    """Each metric's, over the encoders that have it; its sign is turned where less is better."""
+    found = {}
+    for name, (_, sign) in METRICS.items():
+        known = [(row["metrics"][name], row["accuracy"]) for row in rows if row["metrics"].get(name) is not None]
+        values, accuracies = np.array(known, float).reshape(-1, 2).T
+        found[name] = correlation(sign * values, accuracies)
+    return found
+
+
+def neighbours(rows: Sequence[Row], confidence: float = 0.95) -> list[Row]:
+    """Each encoder a in the order of I_class with its next b: strict InfoNCE of a less b's on the same test batches.
+
+    Rows {"a", "b", "k", "difference_bits", "t_lower_bits", "t_upper_bits", "accuracy"}, accuracy a's less b's. Only
+    where both were read at one K on one test part. The paired t-interval is of two lower bounds, each by its run's
+    critic, as in `mi.compare`; each interval holds for itself, not all of them together.
+    """
+    ranking = sorted(rows, key=lambda row: -row["metrics"]["class_bits"])
+    found = []
+    for a, b in pairwise(ranking):
+        if not a["batches"] or not b["batches"] or (a["test"], a["batches"]["k"]) != (b["test"], b["batches"]["k"]):
+            continue
+        difference = np.subtract(a["batches"]["strict_bits"], b["batches"]["strict_bits"])
+        lower, upper = certificate.t_interval(difference, confidence)
+        found.append(
+            {
+                "a": a["cell"],
+                "b": b["cell"],
+                "k": a["batches"]["k"],
+                "difference_bits": float(difference.mean()),
+                "t_lower_bits": lower,
+                "t_upper_bits": upper,
+                "accuracy": a["accuracy"] - b["accuracy"],
+            }
+        )
+    return found
+
+
+def _number(name: str, value: float | None) -> str:
+    """Accuracies in percent; lower ends rounded down."""
+    if value is None:
+        return "–"
+    if name.endswith("accuracy"):
+        return f"{100 * value:.2f}"
+    return f"{certificate.round_down(value) if 'lower' in name else value:z.3f}"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Every encoder with every metric, the correlations, the ranking's neighbours, and the paper's numbers beside."""
+    ranking = sorted(rows, key=lambda row: -row["accuracy"])
+    header = ("encoder", "accuracy, %", "H(C)", *(heading for heading, _ in METRICS.values()))
+    lines = [
+        (
+            row["cell"],
+            _number("accuracy", row["accuracy"]),
+            f"{row['entropy_bits']:.3f}",
+            *(_number(name, row["metrics"][name]) for name in METRICS),
+        )
+        for row in ranking
+    ]
+    above = [row["cell"] for row in ranking if row["metrics"]["class_bits"] > row["entropy_bits"]]
+    legend = (
+        f"MI in bits, strict InfoNCE at K = {max(row['k'] for row in rows):,}, losses in nats, accuracies of the test "
+        "images in percent. The contrastive losses are at the temperature of each one's training; the bound "
+        "is what the class's proves of the mean classifier's loss (after Bao et al. 2022): among encoders of one "
+        "temperature it has their order, and from log C upwards any guess is within it. Strict I_class is above "
+        f"H(C) for {', '.join(above) or 'no encoder'}."
+    )
+    sections = [report.grid(header, lines), legend, "## Which metric ranks as accuracy does", *_correlated(rows)]
+    if pairs := neighbours(rows):
+        sections += ["## Neighbours in the order of I_class", *_compared(pairs)]
+    if known := [row for row in ranking if row["paper"]]:
+        sections += ["## The paper's numbers beside ours", *_beside(known)]
+    return "\n\n".join(sections)
+
+
+def _correlated(rows: Sequence[Row]) -> tuple[str, str]:
+    tables: dict[str, list[Row]] = {}
+    for of in _paper().values():
+        tables.setdefault(of["table"], []).append(of)
+    papers = [correlations(of) for of in tables.values()]
+    lines = []
+    for name, one in correlations(rows).items():
+        theirs = [found for of in papers if (found := of[name])]
+        line = [METRICS[name][0], "–" if one is None else str(one.n)]
+        for kind in ("pearson", "kendall"):
+            ranges = [getattr(found, kind) for found in theirs]
+            line.append("–" if one is None else _interval(getattr(one, kind), getattr(one, f"{kind}_interval")))
+            line.append(f"{min(ranges):z.3f} to {max(ranges):z.3f}" if ranges else "–")
+        lines.append(line)
+    header = ("metric", "encoders", "Pearson's ρ", "the paper's", "Kendall's τ", "the paper's")
+    legend = (
+        "Correlation with linear accuracy, the sign turned where less is better, so that +1 is best. In brackets "
+        f"percentile bootstrap intervals, 95 %: {RESAMPLES:,} resamples of the encoders, seed 0, as if these were a "
+        "sample of all encoders; with few of them they are too narrow. The paper's: least to largest of its "
+        "scenarios that have the metric, mostly six (Lee et al. 2023, Table II); the tightest analytic bound that it "
+        "tried had −0.409 and −0.182 (§IV-B)."
+    )
+    return report.grid(header, lines), legend
+
+
+def _interval(value: float, ends: tuple[float, float]) -> str:
+    return f"{value:z.3f} [{ends[0]:z.3f}, {ends[1]:z.3f}]"
+
+
+def _compared(pairs: Sequence[Row]) -> tuple[str, str]:
+    lines = []
+    for pair in pairs:
+        ends = pair["t_lower_bits"], pair["t_upper_bits"]
+        larger = pair["a"] if ends[0] > 0 else pair["b"] if ends[1] < 0 else "the data cannot tell"
+        difference = _interval(pair["difference_bits"], ends)
+        lines.append((pair["a"], pair["b"], difference, larger, f"{100 * pair['accuracy']:+.2f}"))
+    header = ("a", "b", "I_class of a − b, bits", "larger", "accuracy of a − b, points")
+    legend = (
+        f"Strict InfoNCE at K = {pairs[0]['k']:,} on the same test batches, with the paired 95 % t-interval, each for "
+        "itself: it compares two lower bounds, each by its own critic, not the two I_class."
+    )
+    return report.grid(header, lines), legend
+
+
+def _beside(rows: Sequence[Row]) -> tuple[str, str]:
+    shown = ("accuracy", *PAPERS.values())
+    header = ("encoder", *("accuracy, %" if name == "accuracy" else METRICS[name][0] for name in shown))
+    lines = []
+    for row in rows:
+        ours, theirs = ({"accuracy": one["accuracy"], **one["metrics"]} for one in (row, row["paper"]))
+        lines.append((row["cell"], *(f"{_number(n, ours[n])} / {_number(n, theirs[n])}" for n in shown)))
+    legend = "Ours / the paper's (Lee et al. 2023, Tables IV–IX)."
+    return report.grid(header, lines), legend
+
+
+def draw(rows: Sequence[Row]) -> dict[str, Figure]:
+    """`quality`: a panel a metric, accuracy against it."""
+    found = correlations(rows)
+    panels = {}
+    for name, (heading, _) in METRICS.items():
+        if one := found[name]:
+            words = f"{heading}: ρ = {one.pearson:z.2f}, τ = {one.kendall:z.2f}"
+            panels[words] = [row["metrics"][name] for row in rows]
+    return {"quality": figures.quality(panels, [row["accuracy"] for row in rows])} if panels else {}

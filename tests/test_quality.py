@@ -1,0 +1,347 @@
+"""The studies `quality` and `objectives`: correlations against scipy and the paper's own, rows, tables and configs."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mirigor_jax import configuration, experiment, figures, quality, study
+from mirigor_jax.errors import InputError
+from mirigor_jax.main import main
+
+# What Lee et al. 2023 print below Tables IV-IX: Pearson's ρ and Kendall's τ of every column with accuracy.
+PRINTED = {
+    "cifar10-temperatures": ((0.035, -0.218, 0.046, -0.367, -0.041, 0.634),
+                             (0.067, -0.067, 0.138, -0.067, -0.067, 0.467)),
+    "imagenet100-temperatures": ((0.250, -0.173, 0.247, -0.672, 0.085, 0.805),
+                                 (-0.067, 0.333, -0.067, -0.200, 0.067, 0.467)),
+    "resnet50s-imagenet100": ((-0.197, 0.381, -0.200, None, 0.510, 0.967), (0.159, 0.092, 0.159, None, 0.233, 0.883)),
+    "resnet50s-imagenet1k": ((0.012, 0.213, 0.007, None, 0.535, 0.943), (0.250, -0.033, 0.250, None, 0.233, 0.617)),
+    "vits-imagenet100": ((-0.442, 0.623, -0.444, None, 0.727, 0.975), (-0.026, 0.308, -0.026, None, 0.513, 0.821)),
+    "vits-imagenet1k": ((-0.360, 0.546, -0.360, None, 0.790, 0.979), (-0.055, 0.418, -0.055, None, 0.600, 0.891)),
+}  # fmt: skip
+
+
+def test_correlations_and_their_bootstrap_are_scipys():
+    rng = np.random.default_rng(0)
+    x = rng.integers(4, size=12).astype(float)  # with ties
+    y = 0.5 * x + rng.normal(size=12)
+    found = quality.correlation(x, y, resamples=60, seed=3)
+    assert found.n == 12
+    assert found.pearson == pytest.approx(stats.pearsonr(x, y)[0])
+    assert found.kendall == pytest.approx(stats.kendalltau(x, y)[0])
+    drawn = np.random.default_rng(3).integers(12, size=(60, 12))
+    for of, interval in ((stats.pearsonr, found.pearson_interval), (stats.kendalltau, found.kendall_interval)):
+        values = [of(x[rows], y[rows])[0] for rows in drawn]
+        assert interval == pytest.approx(np.quantile(values, [0.025, 0.975]))
+
+
+def test_four_encoders_by_hand():
+    """Of six pairs one is turned: τ = (5 - 1) / 6. Deviations (-1.5, -0.5, 0.5, 1.5) and (-1.5, 0.5, -0.5, 1.5)."""
+    found = quality.correlation(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 4.0]))
+    assert (found.pearson, found.kendall) == pytest.approx((4 / 5, 4 / 6))
+
+
+def test_what_has_no_correlation_has_none():
+    two, alike = np.array([1.0, 2.0]), np.ones(9)
+    assert quality.correlation(two, two) is None
+    assert quality.correlation(alike, np.arange(9.0)) is None
+    assert quality.correlation(np.arange(9.0), alike) is None
+    # Three encoders: most resamples are of two or of one, and these of one are left out.
+    assert np.isfinite(quality.correlation(np.arange(3.0), np.array([0.0, 2.0, 1.0])).kendall_interval).all()
+
+
+def test_the_bootstrap_intervals_cover():
+    """Of 20 encoders from a normal law with correlation 0.6, whose τ is 2/π asin 0.6: near 95 %, not far above."""
+    rng, truth = np.random.default_rng(1), (0.6, 2 / math.pi * math.asin(0.6))
+    hits, below = np.zeros(2), np.zeros(2)
+    for _ in range(300):
+        x, noise = rng.normal(size=(2, 20))
+        found = quality.correlation(x, 0.6 * x + 0.8 * noise, resamples=200)
+        for i, (lower, upper) in enumerate((found.pearson_interval, found.kendall_interval)):
+            hits[i] += lower <= truth[i] <= upper
+            below[i] += truth[i] < lower
+    assert np.all(hits / 300 > 0.88)
+    assert np.all(hits / 300 < 0.985)
+    assert np.all(below / 300 > 0.005)
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_the_papers_tables_have_the_correlations_that_the_paper_prints(name):
+    """To what rounding to three decimals leaves: of the numbers as typed, and of ours, sign turned for ↓."""
+    rows = [row for row in quality._paper().values() if row["table"] == name]
+    found = quality.correlations(rows)
+    for ours, *printed in zip(quality.PAPERS.values(), *PRINTED[name], strict=True):
+        one = found[ours]
+        assert (one is None) == (printed[0] is None)
+        if one:
+            assert (one.pearson, one.kendall) == pytest.approx(printed, abs=0.004)
+
+
+def test_the_papers_tables_are_whole():
+    tables = [row["table"] for row in quality._paper().values()]
+    assert [tables.count(name) for name in PRINTED] == [6, 6, 16, 16, 13, 11]
+
+
+CONFIG = {
+    "data": {"pairing": "class"},
+    "train": {"objective": "simclr", "temperature": 0.5},
+    "estimate": {"paper_k": 3},
+    "seed": 4,
+}
+
+
+def finished(folder: Path, *, strict: float, accuracy: float, spread: float = 0.0, views: bool = True) -> dict:
+    """A run's report and what the row reads of its folder: eight batches at K = 2 and 4, two at K = 16."""
+    classes = np.array([[0, 2], [0, 1], [1, 0], [1, 0], [1, 1]])
+    (folder / "features").mkdir(parents=True)
+    (folder / "estimates" / "class").mkdir(parents=True)
+    np.savez(folder / "features" / "test.npz", labels=classes)
+    wave = spread * np.array([1, -1, 1, -1, 1, -1, 1, -1])
+    batches = {"2": 0 * wave, "4": strict + wave, "16": np.array([strict, strict])}
+    np.savez(folder / "estimates" / "class" / "batches.npz", **batches)
+    estimate = {"strict_bits": strict, "lower_bits": strict - 0.1006, "paper_bits": strict + 0.1, "k": 16}
+    estimate["entropy_bits"] = 1.0
+    measured = dict.fromkeys(("class_alignment", "class_uniformity", "class_tolerance", "knn_accuracy"), 0.25)
+    return {
+        "estimates": {"class": estimate} | ({"simclr": estimate | {"strict_bits": 7.0}} if views else {}),
+        "metrics": measured | {"class_contrastive_loss_nats": 1.5},
+        "linear": {"class": accuracy, "corrupted": 0.1},
+        "run": {"config": CONFIG},
+    }
+
+
+@pytest.fixture
+def rows(tmp_path) -> list[dict]:
+    """Three encoders; a and b differ on every batch by as much, c is noisy; d was tested on other images."""
+    cells = {
+        "a": {"strict": 0.9, "accuracy": 0.8},
+        "b": {"strict": 0.7, "accuracy": 0.9},
+        "resnet50s-imagenet100-swav": {"strict": 0.65, "accuracy": 0.7, "spread": 0.5, "views": False},
+        "d": {"strict": 1.2, "accuracy": 0.5},
+    }
+    found = [
+        {"cell": name, **quality.row(finished(tmp_path / name, **numbers), tmp_path / name)}
+        for name, numbers in cells.items()
+    ]
+    found[-1]["test"] = "others"
+    return found
+
+
+def test_a_row_reads_both_pairings_the_class_and_the_batches(rows):
+    first, third = rows[0]["metrics"], rows[2]["metrics"]
+    assert (rows[0]["accuracy"], first["class_bits"], first["simclr_bits"], first["class_paper_bits"]) == (
+        0.8,
+        0.9,
+        7,
+        1,
+    )
+    assert (first["class_lower_bits"], first["class_alignment"], first["mlp_nmi"]) == (0.9 - 0.1006, 0.25, None)
+    assert (third["simclr_bits"], third["simclr_lower_bits"]) == (None, None)
+    assert rows[0]["batches"] == {"k": 4, "strict_bits": [0.9] * 8}
+    # Least frequency 2/5, five candidates, an interval of width 4.
+    gap = math.log((math.exp(4) - 1) / 4) - 1 + 4 / (math.exp(4) - 1)
+    assert first["bound_nats"] == pytest.approx(1.5 + math.log(1 / (2 / 5 * 5)) + gap)
+    assert rows[0]["test"] == rows[1]["test"] == rows[2]["test"]
+    assert rows[2]["paper"]["accuracy"] == pytest.approx(0.9252)
+    assert rows[0]["paper"] is None
+    json.dumps(rows)
+
+
+def test_a_run_that_was_not_measured_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"x' has no estimate `class`, or no metrics; give it evaluate.metrics=True"):
+        quality.row(finished(tmp_path / "x", strict=1.0, accuracy=1.0) | {"metrics": {}}, tmp_path / "x")
+
+
+def test_neighbours_in_the_ranking_are_compared_on_the_same_batches(rows):
+    [first, second] = quality.neighbours(rows)  # none of d, which is first
+    assert (first["a"], first["b"], second["b"]) == ("a", "b", "resnet50s-imagenet100-swav")
+    assert (first["k"], first["difference_bits"], first["accuracy"]) == pytest.approx((4, 0.2, -0.1))
+    wave = 0.05 - 0.5 * np.array([1, -1, 1, -1, 1, -1, 1, -1])
+    interval = stats.t.interval(0.95, 7, wave.mean(), wave.std(ddof=1) / math.sqrt(8))
+    assert (second["t_lower_bits"], second["t_upper_bits"]) == pytest.approx(interval)
+
+
+def test_the_table_tells_encoders_correlations_neighbours_and_the_paper(rows):
+    text = quality.table(rows)
+    encoders, correlated, compared, beside = (part.splitlines() for part in text.split("\n## "))
+    assert [line.split(" | ")[0] for line in encoders[2:6]] == ["| b", "| a", "| resnet50s-imagenet100-swav", "| d"]
+    assert encoders[2].startswith("| b | 90.00 | 1.000 | 0.700 | 0.599 | 0.800 | 7.000 |")
+    assert encoders[4].startswith("| resnet50s-imagenet100-swav | 70.00 | 1.000 | 0.650 | 0.549 | 0.750 | – |")
+    assert "Strict I_class is above H(C) for d." in text
+    [line] = [line for line in correlated if line.startswith("| I_class, paper's form ↑ | 4 |")]
+    assert "0.634 to 0.979" in line
+    assert "0.467 to 0.891" in line
+    [line] = [line for line in correlated if line.startswith("| alignment, class ↓")]
+    assert line == "| alignment, class ↓ | – | – | -0.442 to 0.250 | – | -0.067 to 0.250 |"
+    assert "| a | b | 0.200 [0.200, 0.200] | a | -10.00 |" in compared
+    assert any("the data cannot tell | +20.00 |" in line for line in compared)
+    assert any(
+        "70.00 / 92.52 | 0.250 / 0.725 | 0.250 / -1.937 | 0.250 / 0.643 | – / – | – / 8.544" in x for x in beside
+    )
+
+
+def test_a_panel_a_metric_shows_every_encoder(rows):
+    figure = quality.draw(rows)["quality"]
+    panels = {ax.get_title(loc="left").partition(":")[0]: ax for ax in figure.axes if ax.get_title(loc="left")}
+    assert "alignment, class ↓" not in panels  # all alike
+    points = panels["I_class, strict ↑"].lines[0].get_xydata()
+    assert points.tolist() == [[0.9, 80.0], [0.7, 90.0], [0.65, 70.0], [1.2, 50.0]]
+    assert quality.draw(rows[:2]) == {}
+
+
+def objectives_rows() -> list[dict]:
+    done = {
+        "estimates": {
+            "class": {"strict_bits": 3.0, "lower_bits": 2.5, "entropy_bits": math.log2(10)},
+            "simclr": {"strict_bits": 6.0},
+        },
+        "linear": {"class": 0.9},
+    }
+
+    def row(pairing, objective, seed, accuracy):
+        config = {"data": {"pairing": pairing}, "train": {"objective": objective}, "seed": seed}
+        report = done | {"run": {"config": config}, "linear": {"class": accuracy}}
+        return study._objectives_row(report, Path("x") / f"cifar10-a-seed={seed}")
+
+    return [row("simclr", "simclr", 0, 0.9), row("simclr", "simclr", 1, 0.92), row("class", "simclr", 0, 0.95)]
+
+
+def test_objectives_stand_beside_the_papers():
+    rows = objectives_rows()
+    text = study._objectives_table(rows)
+    assert "| SimCLR | 2 | 91.00 ± 1.41 | 93.0 | 3.000 ± 0.000 | [2.500, 3.322] | 6.000 ± 0.000 |" in text
+    assert "| class | 1 | 95.00 | 93.1 | 3.000 | [2.500, 3.322] | 6.000 |" in text
+    assert "| best known, unsupervised |  |  | 94.1 |  |  |  |" in text
+    left = figures.objectives(rows, study.PAPER_OBJECTIVES["cifar10"]).axes[0]
+    ours, paper = (line.get_xydata().tolist() for line in left.lines)
+    assert ours == [[0, 90.0], [0, 92.0], [1, 95.0]]
+    assert paper == [[0, 93.0], [2, 94.1], [1, 93.1], [3, 96.0]]
+    others = [row | {"set": "fashion"} for row in rows]
+    assert "| class | 1 | 95.00 | – |" in study._objectives_table(others)
+    assert "best known, unsupervised |" not in study._objectives_table(others)
+
+
+def shipped(name: str, arguments: str = "", *more: str) -> list[study.Cell]:
+    config, _, _ = configuration.parse([f"--config=configs/studies/{name}.py:{arguments}", *more])
+    return study._cells(config, Path("x"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> str:
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("images") / "images.npz"
+    labels = np.repeat(np.arange(4), 400)
+    np.savez(path, images=rng.integers(256, size=(1600, 28, 28), dtype=np.uint8), labels=labels)
+    return f"npz:{path}"
+
+
+def test_quality_trains_enough_encoders_and_measures_all_alike(images):
+    small = (f"--config.run.data.source={images}", "--config.run.estimate.k=32")
+    cells = {cell.name: cell.config for cell in shipped("quality", "", *small)}
+    assert len(cells) >= 16
+    for config in cells.values():
+        experiment.check(config)
+        assert {config.data.pairing, *config.estimate.also} >= {"class", "simclr"}
+        assert (config.evaluate.metrics, config.evaluate.classes) == (True, "class")
+    same = {
+        (tuple(sorted(c.features.items(), key=str)), c.estimate.k, c.estimate.fit_k, c.estimate.steps, c.seed)
+        for c in cells.values()
+    }
+    assert len(same) == 1
+    assert cells["untrained"].train.steps == 0
+    assert {cells[f"simclr-t={t}"].train.temperature for t in (0.1, 0.3, 0.5)} == {0.1, 0.3, 0.5}
+    assert {config.train.objective for config in cells.values()} == {
+        "simclr", "supcon", "decoupled", "cross_entropy", "rotation"
+    }  # fmt: skip
+    seen = {name: config.train.k * config.train.steps for name, config in cells.items()}
+    assert {seen.pop("untrained"), seen.pop("class-k=2"), seen.pop("simclr-k=8")} == {0, 19_200}
+    assert set(seen.values()) == {76_800}
+    config.evaluate.classes = "klass"
+    with pytest.raises(InputError, match="unknown attribute"):
+        experiment.check(config)
+
+
+def test_the_papers_encoders_have_the_names_of_its_tables(tmp_path):
+    for table in ("cifar10-temperatures", "imagenet100-temperatures"):
+        names = {cell.name for cell in shipped("quality", f"set={table}")}
+        assert names == {name for name, row in quality._paper().items() if row["table"] == table}
+    (tmp_path / "paths").write_text("swav, /x/swav.pth\n\nsimclr,/x/simclr.torch,vissl\nnew,features:h.npz\n")
+    cells = shipped("quality", f"set=resnet50s,data=imagenet1k,paths={tmp_path / 'paths'}")
+    assert [cell.name for cell in cells] == [f"resnet50s-imagenet1k-{name}" for name in ("swav", "simclr", "new")]
+    assert [(c.config.encoder.path, c.config.encoder.layout, c.config.data.source) for c in cells] == [
+        ("/x/swav.pth", None, "tfds:imagenet2012"),
+        ("/x/simclr.torch", "vissl", "tfds:imagenet2012"),
+        ("", None, "features:h.npz"),
+    ]
+    assert {cell.config.estimate.k for cell in cells} == {4096}
+
+
+BAD = {
+    "set=x": "unknown set=x; choose one of fashion, cifar10-temperatures",
+    "set=vits": "give paths=FILE, a line an encoder",
+    "set=own,paths=nowhere": "paths=nowhere cannot be read",
+    "set=own,paths=twice": "twice: 'a,z' is not a new name, a path, and a layout where there is one",
+    "set=own,paths=short": "short: 'a' is not a new name",
+    "set=vits,data=mnist,paths=short": "unknown set 'mnist'; choose one of fashion, cifar10",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_a_bad_list_of_encoders_is_one_line(arguments, tmp_path, monkeypatch, capsys):
+    config = Path("configs/studies/quality.py").resolve()
+    monkeypatch.chdir(tmp_path)
+    Path("twice").write_text("a,x\na,z\n")
+    Path("short").write_text("a\n")
+    assert main([f"--config={config}:{arguments}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert BAD[arguments] in error
+
+
+@pytest.mark.parametrize("name", ["fashion", "cifar10", "imagenet100", "imagenet1k"])
+def test_objectives_are_those_of_the_paper(name):
+    cells = shipped("objectives", f"set={name},seeds=2")
+    grid = [(cell.config.data.pairing, cell.config.train.objective) for cell in cells]
+    assert set(grid) == set(study.LOSSES)
+    assert len(cells) == 10
+    paper = study.PAPER_OBJECTIVES.get(name, {})
+    assert set(paper) <= {*study.LOSSES.values(), study.BEST_KNOWN}
+    assert bool(paper) == (name != "fashion")
+    assert {cell.name.partition("-")[0] for cell in cells} == {name}
+
+
+@pytest.mark.slow
+def test_features_of_several_encoders_are_ranked(tmp_path):
+    """Three files of features, more and less telling, and one whose run is for shuffled labels."""
+    rng, labels = np.random.default_rng(0), np.repeat([3, 5, 7], 300)
+    for name, scale in (("good", 30.0), ("fair", 3.0), ("bad", 0.5)):
+        h = rng.normal(size=(900, 4)).astype(np.float32)
+        h[:, :3] += scale * np.eye(3, dtype=np.float32).repeat(300, axis=0)
+        np.savez(tmp_path / f"{name}.npz", h=h, labels=labels)
+    (tmp_path / "paths").write_text("".join(f"{n},features:{tmp_path}/{n}.npz\n" for n in ("good", "fair", "bad")))
+    shrunk = ("estimate.k=16", "estimate.paper_k=8", "estimate.curve=(4,)", "estimate.fit_k=32", "estimate.steps=20",
+              "estimate.eval_every=10", "evaluate.mlp_steps=50", "features.batch_size=64")  # fmt: skip
+    command = [f"--config=configs/studies/quality.py:set=own,paths={tmp_path / 'paths'}", f"--workdir={tmp_path / 'x'}"]
+    assert main([*command, *(f"--config.run.{key}" for key in shrunk)]) == 0
+    found = json.loads((tmp_path / "x" / "study.json").read_text())["rows"]
+    assert [row["cell"] for row in found] == ["good", "fair", "bad"]
+    assert all(
+        row["metrics"]["class_lower_bits"] <= row["entropy_bits"] == pytest.approx(math.log2(3)) for row in found
+    )
+    assert [row["metrics"]["simclr_bits"] for row in found] == [None] * 3
+    assert len({row["test"] for row in found}) == 1
+    text = (tmp_path / "x" / "study.md").read_text()
+    assert "Neighbours in the order of I_class" in text
+    assert (tmp_path / "x" / "figures" / "quality.png").is_file()
+
+    # The metrics are about `evaluate.classes`, whatever the run's own pairing shares.
+    source = f"--config.data.source=features:{tmp_path}/good.npz"
+    shuffled = ("--config.data.pairing=corrupted", "--config.data.corrupted=1.0", "--config.evaluate.classes=class")
+    command = ["--config=configs/encoder.py", source, *shuffled, f"--workdir={tmp_path / 'y'}"]
+    assert main([*command, *(f"--config.{key}" for key in shrunk)]) == 0
+    done = json.loads((tmp_path / "y" / "report.json").read_text())
+    assert done["metrics"]["class_tolerance"] > 0.9
+    assert done["metrics"]["linear_accuracy"] == 1.0
