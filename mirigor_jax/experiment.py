@@ -26,7 +26,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from mirigor_jax import encode, estimate, figures, metrics, mi, objectives, parallel, probes, report, train
+from mirigor_jax import encode, estimate, figures, invertible, metrics, mi, objectives, parallel, probes, report, train
 from mirigor_jax.configuration import flatten
 from mirigor_jax.data import arrays, augment, cdp, sources
 from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
@@ -35,6 +35,7 @@ from mirigor_jax.data.population import Collected, Features, Population, Read, R
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_arrays, replace_json
 from mirigor_jax.mi import certificate, labels
+from mirigor_jax.models.realnvp import RealNVP
 from mirigor_jax.progress import Progress, duration
 
 SHOWN = 100  # what the root key is folded with for the pictures' augmentations
@@ -66,6 +67,8 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
     print(f"run folder: {folder}", flush=True)
     if config.kind == "arrays":
         return _run_arrays(config, folder)
+    if config.kind == "invertible":
+        return _run_invertible(config, folder)
     population, law = check(config)
     if digests := _digests(config):
         with config.unlocked():
@@ -103,6 +106,48 @@ def _run_arrays(config: ConfigDict, folder: Path) -> None:
                 (folder / "config.json").unlink()
             raise
         _report_arrays(config, folder)
+
+
+def _run_invertible(config: ConfigDict, folder: Path) -> None:
+    """Invertible encoders of the halves of images, trained by each objective and measured on the way."""
+    if unknown := set(config.objectives) - invertible.OBJECTIVES.keys():
+        raise InputError(f"unknown objective '{min(unknown)}'; choose from {', '.join(invertible.OBJECTIVES)}")
+    for key, least in (("k", 2), ("steps", 1), ("record_every", 1), ("probed", 1), ("layers", 1)):
+        if config[key] < least:
+            raise InputError(f"{key}={config[key]}: expected at least {least}")
+    sets = sources.labelled(config.source, size=config.size)
+    if not sets["train"].names:
+        raise InputError(f"source='{config.source}' has no labels, and the linear evaluation needs them; give some")
+    if config.k > len(sets["test"]):
+        raise InputError(f"k={config.k}: expected at most {len(sets['test']):,}, the test images that there are")
+    settings = invertible.Settings(
+        encoder=RealNVP(config.layers, tuple(config.hidden)),
+        num_classes=sets["train"].sizes[0],
+        **{name: config[name] for name in ("k", "learning_rate", "hiding", "ridge", "seed")},
+    )
+    claim(folder, config)
+    with lock(folder):
+        parts: dict[str, Any] = {}
+        for name in config.objectives:
+            rows = read_rows(folder / name / "records.jsonl")
+            with _stage(folder, name, bool(rows) and rows[-1]["step"] == config.steps) as work:
+                if work:
+                    parts = parts or {part: invertible.halves_of(images) for part, images in sets.items()}
+                    how = {key: config[key] for key in ("steps", "record_every", "probed", "l2")}
+                    invertible.train(parts, folder / name, name, settings, **how)
+        _report_invertible(config, folder)
+
+
+def _report_invertible(config: ConfigDict, folder: Path) -> None:
+    found = {name: read_rows(folder / name / "records.jsonl") for name in config.objectives}
+    ceiling = math.log2(config.k)
+    parts = {
+        "truth": {},
+        "ceiling_bits": ceiling,
+        "over_training": found,
+        "correlation": {name: invertible.correlation(rows) for name, rows in found.items()},
+    }
+    _write_report(config, folder, parts, {"invertible": figures.invertible(found, ceiling_bits=ceiling)})
 
 
 def _digest(array: np.ndarray) -> str:

@@ -274,6 +274,33 @@ def estimators(estimates: Sequence[Estimate | dict[str, Any]], *, true_bits: flo
     return figure
 
 
+def invertible(runs: Mapping[str, Sequence[dict[str, Any]]], *, ceiling_bits: float) -> Figure:
+    """Over training, a line an objective: InfoNCE, linear accuracy, and how exactly the encoders are inverted.
+
+    runs: the rows of `invertible.train`, by objective. Dashed: InfoNCE of the training batches. ceiling_bits: log2 K.
+    """
+    figure, (estimate, accuracy, error) = _panels(
+        "InfoNCE, bits; the true MI can't change", "linear accuracy of the top half, %", "invertibility, largest error"
+    )
+    for (name, rows), colour in zip(runs.items(), (INK, STRICT, CERTIFIED), strict=False):
+        step, held_out, train, percent, inverse, log_det = (
+            _floats([row[key] for row in rows])
+            for key in ("step", "held_out_bits", "train_bits", "accuracy", "inverse_error", "log_det_error_nats")
+        )
+        estimate.plot(step, held_out, color=colour, marker="o", markersize=3, label=f"{name}, test images")
+        estimate.plot(step[1:], train[1:], color=colour, linestyle="--", linewidth=1, label=f"{name}, in training")
+        accuracy.plot(step, 100 * percent, color=colour, marker="o", markersize=3, label=name)
+        error.plot(step, inverse, color=colour, marker="o", markersize=3, label=f"{name}: inverse")
+        error.plot(step, log_det, color=colour, linestyle=":", label=f"{name}: log |det J|, nats")
+    estimate.axhline(ceiling_bits, color=CEILING, linestyle="--", label=f"ceiling log₂ K = {ceiling_bits:.3g} bits")
+    error.axhline(1e-4, color=CEILING, linestyle="--", label="1e-4")
+    error.set_yscale("symlog", linthresh=1e-7)
+    for ax in (estimate, accuracy, error):
+        ax.set_xlabel("training step")
+    _legends(estimate, accuracy, error)
+    return figure
+
+
 def batch_size(rows: Sequence[dict[str, Any]]) -> Figure:
     """A column an encoder, against K_Tr: linear accuracy, MI in and after training in bits, and the latter close up.
 

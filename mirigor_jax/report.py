@@ -13,6 +13,7 @@ Report = dict[str, Any]
 Row = tuple[str, str, str]
 
 HEADER: Row = ("quantity", "value", "what it is")
+INVERTIBLE = 1e-4  # the largest error of an inverse, and of a log-determinant in nats, that counts as none
 
 METRICS = {
     "alignment": "alignment ↓",
@@ -30,6 +31,7 @@ PROBES = {
 
 CAPTIONS = {
     "estimators": "Each estimator's value with its t-interval, and what is certified of the mutual information.",
+    "invertible": "InfoNCE, accuracy and invertibility over training, after Tschannen et al. 2020, Fig. 1.",
     "bars": "H(C), in-training and post-training MI, after Lee et al. 2023, Fig. 4; the whisker is the t-interval.",
     "critic": "The critic's fit with the step chosen on validation, and the estimates against K.",
     "training": "Training loss and in-training MI against the ceiling log₂(2K−1) and H(C).",
@@ -64,7 +66,7 @@ def markdown(report: Report, figures: Sequence[str] = ()) -> str:
     figures: paths of pictures relative to the report; a known stem (`CAPTIONS`) gets its caption and place.
     """
     run = report["run"]
-    sections = [f"# {report['name']}", *(_arrays_sections(report) if _of_arrays(report) else _image_sections(report))]
+    sections = [f"# {report['name']}", *_FORMS[_kind(report)][0](report)]
     if figures:
         sections += ["## Figures", *pictures(figures)]
     facts = [
@@ -85,14 +87,14 @@ def table(report: Report) -> str:
     At most 100 columns, if the values of `estimators` are below 10 bits.
     """
     run = report["run"]
-    lines = _arrays_lines(report) if _of_arrays(report) else _image_lines(report)
+    lines = _FORMS[_kind(report)][1](report)
     title = f"{report['name']}, seed {run['seed']}, on {run['devices']}"
     time = textwrap.fill(_seconds(run["seconds"]), width=100)
     return "\n".join([title, "", *lines, "", time, f"report: {Path(report['workdir']) / 'report.md'}"])
 
 
-def _of_arrays(report: Report) -> bool:
-    return report["run"]["config"].get("kind") == "arrays"
+def _kind(report: Report) -> str:
+    return report["run"]["config"].get("kind", "images")
 
 
 def _image_sections(report: Report) -> list[str]:
@@ -140,13 +142,66 @@ def _arrays_sections(report: Report) -> list[str]:
 
 def _arrays_lines(report: Report) -> list[str]:
     header, rows = _estimators(report)
+    warnings = [f"warning: {warning}" for warning in _warnings(report)]
+    return [
+        *_aligned(header, rows, "<<>>>>>>"),
+        "",
+        *(line for text in (_legend(report), *warnings) for line in textwrap.wrap(text, 100)),
+    ]
+
+
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> list[str]:
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, "<<>>>>>>", widths, strict=False)).rstrip()
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=False)).rstrip()
         for row in (header, *rows)
     ]
-    warnings = [f"warning: {warning}" for warning in _warnings(report)]
-    return [*lines, "", *(line for text in (_legend(report), *warnings) for line in textwrap.wrap(text, 100))]
+
+
+def _invertible_sections(report: Report) -> list[str]:
+    return [grid(*_over_training(report)), _invertible_legend(report)]
+
+
+def _invertible_lines(report: Report) -> list[str]:
+    return [*_aligned(*_over_training(report), "<>>>>>>>"), "", *textwrap.wrap(_invertible_legend(report), 100)]
+
+
+def _over_training(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: where each objective started from and where it came to."""
+    rows = [
+        [
+            name,
+            f"{row['step']:,}",
+            _bits(row["held_out_bits"]),
+            _bits(row["train_bits"]),
+            f"{100 * row['accuracy']:.2f} %",
+            f"{row['log_det_nats']:z.1f}",
+            f"{row['log_det_error_nats']:.1e}",
+            f"{row['inverse_error']:.1e}",
+        ]
+        for name, found in report["over_training"].items()
+        for row in (found[0], found[-1])
+    ]
+    return ["objective", "step", "InfoNCE", "training", "accuracy", "log|det J|", "its error", "inverse"], rows
+
+
+def _invertible_legend(report: Report) -> str:
+    """What the columns of `_over_training` are, what bounds all records, and how estimate and accuracy go together."""
+    records = [row for rows in report["over_training"].values() for row in rows]
+    worst = {key: max(row[key] for row in records) for key in ("log_det_error_nats", "inverse_error")}
+    correlations = [f"{name} {value:+.2f}" for name, value in report["correlation"].items() if _known(value)]
+    words = [
+        f"InfoNCE in bits on test images and, the mean since the record before, in training; its ceiling is "
+        f"{_bits(report['ceiling_bits'])} bits",
+        "the accuracy is a linear probe's, of the top half; log|det J| in nats of both encoders, its error against the "
+        "Jacobian's, and the largest error of the inverse",
+        f"at every record these errors are at most {worst['log_det_error_nats']:.1e} and {worst['inverse_error']:.1e}: "
+        + ("the maps are" if max(worst.values()) <= INVERTIBLE else "this does not show that the maps are")
+        + " invertible, and the true mutual information the same at each",
+    ]
+    if correlations:
+        words += [f"correlation of InfoNCE and accuracy over training: {', '.join(correlations)}"]
+    return "; ".join(words) + "."
 
 
 def _estimators(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -362,3 +417,11 @@ def _interval(lower: float | None, upper: float | None) -> str:
 
 def _ends(lower: float | None, upper: float | None) -> str:
     return f"[{_bits(lower)}, {_bits(upper)}]"
+
+
+# The kinds of a run: the sections of its report.md, and the lines of its closing table.
+_FORMS: dict[str, tuple[Callable[[Report], list[str]], Callable[[Report], list[str]]]] = {
+    "images": (_image_sections, _image_lines),
+    "arrays": (_arrays_sections, _arrays_lines),
+    "invertible": (_invertible_sections, _invertible_lines),
+}

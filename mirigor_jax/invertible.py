@@ -1,0 +1,258 @@
+"""Encoders that cannot change mutual information, trained on an estimate of it: what moves is the estimate alone.
+
+X and Y are the top and the bottom half of an image, each encoded by a RealNVP. Such maps are invertible, so that
+I(g_x(X); g_y(Y)) = I(X; Y) at every step. After Tschannen et al. 2020, section 3.1, which Lee et al. 2023, section
+IV-B, discuss. On one device.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.scipy.linalg import cho_factor, cho_solve
+from jaxtyping import Array, Float, Int, UInt8
+
+from mirigor_jax import probes
+from mirigor_jax.checkpoint import Checkpoints
+from mirigor_jax.data.imageset import ImageSet
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import read_rows, replace_rows
+from mirigor_jax.mi.bounds import info_nce
+from mirigor_jax.models.realnvp import RealNVP
+from mirigor_jax.progress import Progress
+
+Part = dict[str, Any]  # x, y: uint8 (n, d), (n, e), the pixels of the halves; labels: (n,)
+Row = dict[str, int | float]
+CHECKED = 4  # images at which the Jacobian is taken
+NOISE = 2**31  # what is folded into the key for the noise of each part; below it are the steps of the training
+
+
+class Objective(NamedTuple):
+    """moves: whether the encoders learn, or the critic alone. adversarial: whether they hide the class, too."""
+
+    moves: bool
+    adversarial: bool
+
+
+OBJECTIVES = {
+    "critic": Objective(moves=False, adversarial=False),
+    "infonce": Objective(moves=True, adversarial=False),
+    "adversarial": Objective(moves=True, adversarial=True),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train: k images a step; hiding is the weight of hiding the class, in nats, and ridge that classifier's."""
+
+    encoder: RealNVP
+    num_classes: int
+    k: int
+    learning_rate: float
+    hiding: float
+    ridge: float
+    seed: int
+
+
+class State(NamedTuple):
+    """params: `x` and `y` of the encoders, and the matrix of the bilinear `critic`."""
+
+    step: Int[Array, ""]
+    params: dict[str, Any]
+    opt_state: optax.OptState
+
+
+def halves(images: UInt8[np.ndarray, "n s s 3"]) -> dict[str, UInt8[np.ndarray, "n _"]]:
+    """The pixels of the top (x) and of the bottom half (y), flattened; colours become the grey of their mean."""
+    grey = images.mean(axis=3).round().astype(np.uint8)
+    middle = grey.shape[1] // 2
+    return {"x": grey[:, :middle].reshape(len(grey), -1), "y": grey[:, middle:].reshape(len(grey), -1)}
+
+
+def halves_of(images: ImageSet) -> Part:
+    """The halves of all images of a set, and their classes."""
+    return halves(images.read(np.arange(len(images)))) | {"labels": images.attributes[:, 0]}
+
+
+def dequantise(key: Array, pixels: UInt8[Array, "n d"]) -> Float[Array, "n d"]:
+    """(pixel + u) / 128 - 1, u uniform in [0, 1): with a density, and as informative, as rounding down undoes it.
+
+    Source: Theis et al. 2016, section 3.1.
+    """
+    return (pixels + jax.random.uniform(key, pixels.shape)) / 128 - 1
+
+
+def init_state(settings: Settings, dims: tuple[int, int]) -> State:
+    """Identities for encoders of so many pixels, and a critic that tells nothing apart."""
+    params: dict[str, Any] = {
+        view: settings.encoder.init(jax.random.key(i + 2 * settings.seed), jnp.zeros((1, d)))["params"]
+        for i, (view, d) in enumerate(zip("xy", dims, strict=True))
+    }
+    params["critic"] = jnp.zeros(dims)
+    return State(jnp.zeros((), jnp.int32), params, optax.adam(settings.learning_rate).init(params))
+
+
+def explained(z: Float[Array, "k d"], classes: Float[Array, "k c"], ridge: float) -> Float[Array, ""]:
+    """How much of the classes' variance a ridge regression on z tells of images left out of it, at most 1.
+
+    It is of the batch's standardised columns, its penalty `ridge` times k. Each image is predicted by the regression on
+    all others, by the diagonal of the hat matrix (Allen 1974), so that what is only fitted does not count.
+    """
+    z = (z - jnp.mean(z, axis=0, keepdims=True)) / (jnp.std(z, axis=0, keepdims=True) + 1e-3)
+    centred = classes - jnp.mean(classes, axis=0, keepdims=True)
+    gram, identity = jnp.matmul(z, z.T, precision="highest"), jnp.eye(len(z))
+    # I - hat matrix is penalty (gram + penalty I)^-1; the residual of an image left out, its own over that diagonal.
+    inverse = cho_solve(cho_factor(gram + ridge * len(z) * identity), identity)
+    residuals = inverse @ centred / jnp.diagonal(inverse)[:, None]
+    return 1 - jnp.sum(residuals**2) / jnp.sum(centred**2)
+
+
+def train_step(state: State, part: Part, *, settings: Settings, objective: Objective) -> tuple[State, Float[Array, ""]]:
+    """One update on k images of the part, drawn by the seed and the step; the strict InfoNCE of these, in nats.
+
+    Encoders and the bilinear critic (van den Oord et al. 2018, Eq. 3) raise InfoNCE; adversarial encoders also lower
+    what a linear classifier of the top half tells of the class, down to nothing.
+    """
+    of_rows, *of_noise = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), state.step), 3)
+    rows = jax.random.randint(of_rows, (settings.k,), 0, len(part["labels"]))
+    views = {view: dequantise(key, part[view][rows]) for view, key in zip("xy", of_noise, strict=True)}
+    classes = jax.nn.one_hot(part["labels"][rows], settings.num_classes)
+
+    def loss(params):
+        z = {view: settings.encoder.apply({"params": params[view]}, x)[0] for view, x in views.items()}
+        z = z if objective.moves else lax.stop_gradient(z)
+        nats = info_nce(z["x"] @ params["critic"] @ z["y"].T)
+        told = jnp.maximum(explained(z["x"], classes, settings.ridge), 0) if objective.adversarial else 0.0
+        return settings.hiding * told - nats, nats
+
+    gradients, nats = jax.grad(loss, has_aux=True)(state.params)
+    updates, opt_state = optax.adam(settings.learning_rate).update(gradients, state.opt_state)
+    return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state), nats
+
+
+@partial(jax.jit, static_argnames="encoder")
+def encode(
+    params: dict[str, Any], x: Float[Array, "n d"], *, encoder: RealNVP
+) -> tuple[Float[Array, "n d"], Float[Array, " n"], Float[Array, ""]]:
+    """Representations, log |det J| at each row in nats, and the largest |g⁻¹(g(x)) − x|."""
+    apply: Any = partial(encoder.apply, {"params": params})
+    z, log_det = apply(x)
+    back = apply(z, method="inverse")
+    return z, log_det, jnp.max(jnp.abs(back - x))
+
+
+@partial(jax.jit, static_argnames="encoder")
+def jacobians(params: dict[str, Any], x: Float[Array, "n d"], *, encoder: RealNVP) -> Float[Array, "n d d"]:
+    """The Jacobian at each row, differentiated forward: what the encoder's own log-determinants are checked by."""
+    return lax.map(jax.jacfwd(lambda row: encoder.apply({"params": params}, row[None])[0][0]), x)
+
+
+def measure(params: dict[str, Any], parts: Mapping[str, Part], settings: Settings, l2: Sequence[float]) -> Row:
+    """What training has come to, read on test images.
+
+    held_out_bits: strict InfoNCE at K = k with the critic in training, the mean over disjoint batches; accuracy: of a
+    linear probe of the top half, 0..1; log_det_nats: log |det J| of both encoders, the mean over images;
+    log_det_error_nats: its largest difference from slogdet of the Jacobian at a few; inverse_error: the largest
+    |g⁻¹(g(x)) − x| of all pixels, which go from −1 to 1.
+    """
+    z, k, found = {}, settings.k, []
+    for i, (name, view) in enumerate((("train", "x"), ("validation", "x"), ("test", "x"), ("test", "y"))):
+        key = jax.random.fold_in(jax.random.key(settings.seed), NOISE + i)
+        half = dequantise(key, jnp.asarray(parts[name][view]))
+        z[name, view], log_det, inverse_error = encode(params[view], half, encoder=settings.encoder)
+        if name == "test":
+            of = np.asarray(jacobians(params[view], half[:CHECKED], encoder=settings.encoder), np.float64)
+            difference = np.abs(np.linalg.slogdet(of)[1] - np.asarray(log_det[:CHECKED])).max()
+            found.append((float(jnp.mean(log_det)), float(difference), float(inverse_error)))
+    pairs = (z["test", view][: len(z["test", view]) // k * k] for view in "xy")
+    batches = tuple(of.reshape(-1, k, of.shape[1]) for of in pairs)
+    nats = lax.map(lambda batch: info_nce(batch[0] @ params["critic"] @ batch[1].T), batches)
+    probe = probes.fit_linear(
+        z["train", "x"],
+        parts["train"]["labels"],
+        settings.num_classes,
+        l2=l2,
+        validation_features=z["validation", "x"],
+        validation_labels=parts["validation"]["labels"],
+    )
+    log_dets, differences, inverse_errors = zip(*found, strict=True)
+    return {
+        "held_out_bits": float(jnp.mean(nats)) / math.log(2),
+        "accuracy": probes.accuracy(probe, z["test", "x"], parts["test"]["labels"]),
+        "log_det_nats": sum(log_dets),
+        "log_det_error_nats": max(differences),
+        "inverse_error": max(inverse_errors),
+    }
+
+
+def train(
+    parts: Mapping[str, Part],
+    folder: Path,
+    name: str,
+    settings: Settings,
+    *,
+    steps: int,
+    record_every: int,
+    probed: int,
+    l2: Sequence[float],
+) -> None:
+    """Train by the objective of that name, from the newest checkpoint in `folder` where there is one.
+
+    parts: train, validation and test, whose training images all serve the encoders and the first `probed` the probe.
+    Writes a row of `measure`, with `step` and `train_bits`, the mean InfoNCE of the batches since the row before, to
+    records.jsonl at the start, every so many steps, and at the end. Raises InputError where the loss diverges.
+    """
+    held = {key: jnp.asarray(value) for key, value in parts["train"].items()}
+    read = {**parts, "train": {key: value[:probed] for key, value in parts["train"].items()}}
+    dims = parts["train"]["x"].shape[1], parts["train"]["y"].shape[1]
+    step = jax.jit(partial(train_step, settings=settings, objective=OBJECTIVES[name]), donate_argnums=0)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(folder) as checkpoints:
+        start = checkpoints.last
+        state = jax.jit(partial(init_state, settings, dims))()
+        if start is not None:
+            state = checkpoints.restore(start, state)
+            print(f"  {name} continues from step {start:,} of {steps:,}", flush=True)
+        rows = [row for row in read_rows(folder / "records.jsonl") if start is not None and row["step"] <= start]
+        progress = Progress(name, steps, "steps")
+        batches: list[Array] = []
+
+        def record(done: int) -> None:
+            train_bits = float(np.mean(jax.device_get(batches))) / math.log(2) if batches else 0.0
+            if not math.isfinite(train_bits):
+                raise InputError(
+                    f"InfoNCE is {train_bits} at step {done}; lower learning_rate={settings.learning_rate}"
+                )
+            batches.clear()
+            rows.append({"step": done, "train_bits": train_bits, **measure(state.params, read, settings, l2)})
+            replace_rows(folder / "records.jsonl", rows)
+            checkpoints.save(done, state, mi_bits=rows[-1]["held_out_bits"])
+
+        if start is None:
+            record(0)
+        for done in range((start or 0) + 1, steps + 1):
+            state, nats = step(state, held)
+            batches.append(nats)
+            if done % record_every == 0 or done == steps:
+                record(done)
+            last = rows[-1]
+            progress.update(done, f"{last['held_out_bits']:.2f} bits held out, accuracy {100 * last['accuracy']:.1f} %")
+
+
+def correlation(rows: Sequence[Row]) -> float | None:
+    """Pearson's, of the held-out estimate and the accuracy over training; None where one of them does not change.
+
+    Without the first row, at whose step the critic has learned nothing.
+    """
+    estimate, accuracy = (np.array([row[name] for row in rows[1:]]) for name in ("held_out_bits", "accuracy"))
+    if len(estimate) < 2 or np.ptp(estimate) == 0 or np.ptp(accuracy) == 0:
+        return None
+    return float(np.corrcoef(estimate, accuracy)[0, 1])

@@ -1,0 +1,244 @@
+"""Invertible encoders on the halves of images: each part against its definition, and the whole job through `main`."""
+
+import dataclasses
+import json
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mirigor_jax import figures, invertible, report
+from mirigor_jax.errors import InputError
+from mirigor_jax.main import main
+from mirigor_jax.models.realnvp import RealNVP
+
+CONFIG = "--config=configs/invertible.py"
+SETTINGS = invertible.Settings(
+    encoder=RealNVP(layers=2, hidden=(8,)), num_classes=3, k=16, learning_rate=1e-2, hiding=20.0, ridge=0.5, seed=0
+)
+
+
+def images(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """4×4 pictures in three shades, one a class, under noise."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    grey = 60 + 60 * labels[:, None, None] + rng.integers(-50, 50, (n, 4, 4))
+    return np.repeat(grey[..., None], 3, axis=3).astype(np.uint8), labels
+
+
+def parts_of() -> dict[str, dict[str, np.ndarray]]:
+    return {name: part(n, seed) for seed, (name, n) in enumerate({"train": 90, "validation": 60, "test": 70}.items())}
+
+
+def part(n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    pictures, labels = images(n, seed)
+    return invertible.halves(pictures) | {"labels": labels}
+
+
+def test_halves_are_the_top_and_the_bottom():
+    pictures, _ = images(5)
+    found = invertible.halves(pictures)
+    np.testing.assert_array_equal(found["x"].reshape(5, 2, 4), pictures[:, :2, :, 0])
+    np.testing.assert_array_equal(found["y"].reshape(5, 2, 4), pictures[:, 2:, :, 0])
+    assert invertible.halves(np.zeros((2, 5, 5, 3), np.uint8))["y"].shape == (2, 15)
+
+
+def test_dequantised_pixels_are_continuous_and_lose_nothing():
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 8)).astype(np.uint8)
+    x = np.asarray(invertible.dequantise(jax.random.key(0), jnp.asarray(pixels)))
+    assert -1 <= x.min() < x.max() < 1
+    np.testing.assert_array_equal(np.floor((x + 1) * 128), pixels)
+    assert 0.45 < np.mean((x + 1) * 128 % 1) < 0.55
+
+
+def test_what_a_classifier_tells_is_that_of_one_fitted_without_the_image():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 12)
+    z = rng.normal(size=(12, 5)) + labels[:, None]
+    classes = np.eye(3)[labels]
+    found = invertible.explained(jnp.asarray(z, jnp.float32), jnp.asarray(classes, jnp.float32), 0.5)
+    z = (z - z.mean(axis=0)) / (z.std(axis=0) + 1e-3)
+    centred = classes - classes.mean(axis=0)
+    lost = 0.0
+    for i in range(12):
+        others = np.arange(12) != i
+        kernel = np.linalg.solve(z[others].T @ z[others] + 0.5 * 12 * np.eye(5), z[others].T @ centred[others])
+        lost += np.sum((centred[i] - z[i] @ kernel) ** 2)
+    assert float(found) == pytest.approx(1 - lost / np.sum(centred**2), abs=1e-5)
+    assert 0.05 < float(found) < 1
+
+
+def test_an_objective_trains_what_it_names():
+    """The critic alone leaves the encoders as they were; the adversarial one hides the class, and only it."""
+    held = {name: jnp.asarray(value) for name, value in part(200).items()}
+    fresh = part(200, seed=1)
+    classes = jax.nn.one_hot(fresh["labels"], 3)
+    told, nats, params = {}, {}, {}
+    for name, objective in invertible.OBJECTIVES.items():
+        step = jax.jit(partial(invertible.train_step, settings=SETTINGS, objective=objective))
+        state = start = invertible.init_state(SETTINGS, (8, 8))
+        for _ in range(150):
+            state, nats[name] = step(state, held)
+        params[name] = state.params
+        z, *_ = invertible.encode(
+            state.params["x"],
+            invertible.dequantise(jax.random.key(1), jnp.asarray(fresh["x"])),
+            encoder=SETTINGS.encoder,
+        )
+        told[name] = float(invertible.explained(z, classes, 0.5))
+        assert int(state.step) == 150
+        assert np.abs(state.params["critic"]).max() > 0.01
+    jax.tree.map(np.testing.assert_array_equal, params["critic"]["x"], start.params["x"])
+    assert np.abs(params["infonce"]["x"]["couplings_0"]["Dense_1"]["kernel"]).max() > 0.01
+    assert told["adversarial"] < 0.25 < 0.4 < told["critic"]
+    assert told["infonce"] > 0.4
+    assert 0.2 < float(nats["adversarial"]) < math.log(16)
+
+
+def test_measures_are_those_of_numpy():
+    parts = parts_of()
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(scale=0.3, size=leaf.shape), jnp.float32),
+        invertible.init_state(SETTINGS, (8, 8)).params,
+    )
+    found = invertible.measure(params, parts, SETTINGS, (1e-3,))
+    z, log_det = {}, 0.0
+    for i, view in ((2, "x"), (3, "y")):
+        key = jax.random.fold_in(jax.random.key(0), invertible.NOISE + i)
+        half = invertible.dequantise(key, jnp.asarray(parts["test"][view]))
+        z[view], of = SETTINGS.encoder.apply({"params": params[view]}, half)
+        log_det += float(np.mean(of))
+    bits = []
+    for start in (0, 16, 32, 48):  # four whole batches of 70 images
+        scores = np.asarray(z["x"][start : start + 16] @ params["critic"] @ z["y"][start : start + 16].T, np.float64)
+        bits += [np.log2(16 * np.exp(scores[i, i]) / np.exp(scores[i]).sum()) for i in range(16)]
+    assert found["held_out_bits"] == pytest.approx(np.mean(bits), abs=1e-4)
+    assert found["log_det_nats"] == pytest.approx(log_det, abs=1e-4)
+    assert abs(log_det) > 0.1
+    assert 0 < found["log_det_error_nats"] < 1e-4
+    assert 0 < found["inverse_error"] < 1e-4
+    assert 0.6 < found["accuracy"] <= 1
+
+
+def test_a_wrong_log_determinant_or_inverse_is_seen(monkeypatch):
+    def wrong(params, x, *, encoder):
+        z, log_det, _ = right(params, x, encoder=encoder)
+        return z, log_det + 0.01, jnp.asarray(0.02)
+
+    right = invertible.encode
+    monkeypatch.setattr(invertible, "encode", wrong)
+    found = invertible.measure(invertible.init_state(SETTINGS, (8, 8)).params, parts_of(), SETTINGS, (1e-3,))
+    assert found["log_det_error_nats"] == pytest.approx(0.01, abs=1e-5)
+    assert found["inverse_error"] == pytest.approx(0.02)
+
+
+def row(step: int, **changes: float) -> dict[str, float]:
+    return {
+        "step": step, "train_bits": 5.25, "held_out_bits": 5.125, "accuracy": 0.7711, "log_det_nats": -12.34,
+        "log_det_error_nats": 2e-5, "inverse_error": 3e-6,
+    } | changes  # fmt: skip
+
+
+def test_the_correlation_leaves_the_untrained_critic_out():
+    rows = [
+        row(0, held_out_bits=0.0, accuracy=0.1),
+        *(row(i, held_out_bits=i, accuracy=0.9 - i / 10) for i in (1, 2, 3)),
+    ]
+    assert invertible.correlation(rows) == pytest.approx(-1)
+    assert invertible.correlation([row(0), row(1, held_out_bits=1), row(2, held_out_bits=2)]) is None
+
+
+@pytest.mark.parametrize(("error", "words"), [(3e-6, "the maps are invertible"), (3e-4, "does not show that the maps")])
+def test_the_report_says_whether_the_maps_are_invertible(error, words):
+    found = {
+        "name": "invertible", "workdir": "runs/invertible", "ceiling_bits": 8.0,
+        "over_training": {"infonce": [row(0, held_out_bits=0.0), row(100, inverse_error=error), row(200)]},
+        "correlation": {"infonce": 0.987},
+        "run": {"seconds": {"total": 1.0}, "devices": "1 × cpu", "peak_memory_gib": 1.0, "versions": {}, "seed": 0,
+                "revision": None, "config": {"kind": "invertible"}},
+    }  # fmt: skip
+    for form in (report.markdown, report.table):
+        text = " ".join(form(found).replace("|", " ").split())
+        assert words in text
+        assert "infonce 200 5.125 5.250 77.11 % -12.3 2.0e-05 3.0e-06" in text
+        assert f"{error:.1e}" in text
+        assert "infonce +0.99" in text
+
+
+def test_the_figure_shows_the_records():
+    rows = [row(0, held_out_bits=0.0), row(100), row(200, held_out_bits=6.5, accuracy=0.8)]
+    figure = figures.invertible({"infonce": rows, "adversarial": rows}, ceiling_bits=8.0)
+    estimate, accuracy, error = figure.axes
+    lines = {line.get_label(): line for line in estimate.lines}
+    np.testing.assert_allclose(lines["infonce, test images"].get_xydata(), [(0, 0), (100, 5.125), (200, 6.5)])
+    np.testing.assert_allclose(lines["adversarial, in training"].get_xydata(), [(100, 5.25), (200, 5.25)])
+    np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [77.11, 77.11, 80])
+    np.testing.assert_allclose(error.lines[0].get_ydata(), 3e-6)
+    np.testing.assert_allclose(error.lines[1].get_ydata(), 2e-5)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A source of few small pictures, and what the shipped config is shrunk by."""
+    pictures, labels = images(300)
+    np.savez(tmp_path / "a.npz", images=pictures, labels=labels)
+    keys = {"source": f"npz:{tmp_path}/a.npz", "layers": 2, "hidden": "(8,)", "k": 16, "steps": 20, "record_every": 10}
+    keys["objectives"] = ("critic", "infonce")
+    monkeypatch.chdir(tmp_path)
+    return [CONFIG, *(f"--config.{key}={value}" for key, value in keys.items()), "--workdir=run"]
+
+
+def test_a_killed_job_goes_on_to_the_same_report(folder, tmp_path, monkeypatch, capsys):
+    assert main([*folder[:-1], "--workdir=whole"]) == 0
+    said = capsys.readouterr().out
+    whole = json.loads((tmp_path / "whole/report.json").read_text())
+    for name in ("critic", "infonce"):
+        assert [row["step"] for row in whole["over_training"][name]] == [0, 10, 20]
+        assert f"{whole['over_training'][name][-1]['held_out_bits']:.3f}" in said
+    assert whole["ceiling_bits"] == 4
+    assert whole["over_training"]["critic"][0]["held_out_bits"] == 0
+    assert (tmp_path / "whole/figures/invertible.png").stat().st_size > 10_000
+    assert "20 of 20 steps" in said
+
+    save, calls = invertible.Checkpoints.save, []
+
+    def killed(*arguments, **named):
+        calls.append(None)
+        if len(calls) == 5:  # of infonce at step 10, whose row is written
+            raise KeyboardInterrupt
+        save(*arguments, **named)
+
+    monkeypatch.setattr(invertible.Checkpoints, "save", killed)
+    assert main(folder) == 130
+    assert main(folder) == 0
+    said = capsys.readouterr().out
+    assert "critic: finished before, skipped" in said
+    assert "infonce continues from step 0 of 20" in said
+    assert json.loads((tmp_path / "run/report.json").read_text())["over_training"] == whole["over_training"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("objectives=('nce',)", "unknown objective 'nce'; choose from critic, infonce, adversarial"),
+        ("k=1", "k=1: expected at least 2"),
+        ("k=5000", "k=5000: expected at most 60, the test images that there are"),
+        ("record_every=0", "record_every=0: expected at least 1"),
+    ],
+)
+def test_a_bad_config_is_one_line_and_exit_code_2(folder, argument, message, capsys, tmp_path):
+    assert main([*folder, f"--config.{argument}"]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_diverges_is_named(tmp_path, monkeypatch):
+    parts = dict.fromkeys(("train", "validation", "test"), part(40))
+    settings = dataclasses.replace(SETTINGS, learning_rate=1e38)
+    monkeypatch.setattr(invertible, "measure", lambda *_: {"held_out_bits": 0.0, "accuracy": 0.0})
+    with pytest.raises(InputError, match=r"InfoNCE is (nan|-inf) at step 5; lower learning_rate=1e\+38"):
+        invertible.train(parts, tmp_path, "critic", settings, steps=5, record_every=5, probed=40, l2=(1e-3,))
