@@ -135,7 +135,8 @@ def cross_entropy(
 ) -> Float[Array, ""]:
     """Cross-entropy of both views' classes, in nats. z_x, z_y: logits of the c classes, 0 to c − 1.
 
-    Source: supervised learning, as in Lee et al. 2023, Table I; of turns, Gidaris et al. 2018, section 3.1 (there all four an image).
+    Source: supervised learning, as in Lee et al. 2023, Table I; of turns, Gidaris et al. 2018, section 3.1, which shows
+    all four of an image.
     """
     z = jnp.concatenate([z_x, z_y])
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))

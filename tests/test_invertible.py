@@ -192,6 +192,7 @@ def folder(tmp_path, monkeypatch):
     return [CONFIG, *(f"--config.{key}={value}" for key, value in keys.items()), "--workdir=run"]
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_to_the_same_report(folder, tmp_path, monkeypatch, capsys):
     assert main([*folder[:-1], "--workdir=whole"]) == 0
     said = capsys.readouterr().out

@@ -122,6 +122,7 @@ def test_another_pairing_of_a_set_encodes_nothing(finished, capsys):
     assert read(finished)["estimates"]["none-k=16"]["upper_bits"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["supcon", "cross_entropy"])
 def test_labelled_objectives_train_on_the_images_classes(images, tmp_path, objective):
     """With labels in the step, six of them on brightness separate what a random MLP already shows, without an MI."""
@@ -132,6 +133,7 @@ def test_labelled_objectives_train_on_the_images_classes(images, tmp_path, objec
     assert (summary["objective"], summary["num_classes"], "mi_bits" in summary) == (objective, 3, False)
 
 
+@pytest.mark.slow
 def test_views_of_one_image_are_estimated_without_a_class(images, tmp_path, finished):
     """The class is estimated beside, of the same encoder's plain features."""
     assert main(job(images, tmp_path / "run", pairing="simclr")) == 0
@@ -189,6 +191,7 @@ def test_what_is_wrong_is_told_before_anything_is_made(images, tmp_path, capsys,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_public_checkpoint_is_encoded_as_its_source_normalised(tmp_path, capsys):
     rng, arrays = np.random.default_rng(0), {}
     for part in COUNTS:

@@ -238,6 +238,7 @@ def images(tmp_path_factory) -> str:
     return f"npz:{path}"
 
 
+@pytest.mark.slow
 def test_quality_trains_enough_encoders_and_measures_all_alike(images):
     small = (f"--config.run.data.source={images}", "--config.run.estimate.k=32")
     cells = {cell.name: cell.config for cell in shipped("quality", "", *small)}

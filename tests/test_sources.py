@@ -390,7 +390,11 @@ def test_an_unprepared_set_comes_with_its_command(tmp_path, tfds_dir, monkeypatc
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("photos", {}, "unknown image set 'photos': use tfds:NAME, folder:PATH, idx:PATH, npz:PATH or fashion_mnist"),
+        (
+            "photos",
+            {},
+            "unknown image set 'photos': use tfds:NAME, .*, fashion_mnist or features:PATH",
+        ),
         ("npz:", {}, "unknown image set 'npz:'"),
         ("npz:{}/none.npz", {}, "none.npz cannot be read"),
         ("npz:{}/words.npz", {}, "words.npz cannot be read"),

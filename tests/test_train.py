@@ -54,7 +54,7 @@ def test_eight_devices_train_as_one_in_float64():
 
 
 @pytest.mark.usefixtures("shallow")
-@pytest.mark.parametrize("pairing", ["all", "class+simclr"])
+@pytest.mark.parametrize("pairing", ["all", pytest.param("class+simclr", marks=pytest.mark.slow)])
 def test_eight_devices_give_one_s_loss_and_statistics_in_float32(pairing):
     config = tiny(f"--config.data.pairing={pairing}")
     (state_8, metrics_8), (state_1, metrics_1) = (steps(config, n, 1) for n in (8, 1))
@@ -116,7 +116,7 @@ class Seen:
         return self.z
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_every_view_is_augmented_by_itself_and_anew_at_every_step(accumulate):
     image = images(4)["x"]
 
@@ -346,7 +346,10 @@ class Frozen(nn.Module):
 
 @pytest.mark.usefixtures("float64", "stem_only")
 def test_parts_give_the_whole_batch_s_loss_and_gradients(monkeypatch):
-    monkeypatch.setattr(train, "make_encoder", lambda **of: Frozen(make_encoder(**of), of["dtype"]))
+    real = train.make_encoder
+    monkeypatch.setattr(
+        train, "make_encoder", lambda config, axis_name: Frozen(real(config, axis_name), config.encoder.dtype)
+    )
     # SGD's first update is the gradient itself.
     common = ("--config.encoder.dtype=float64", "--config.train.optimizer=sgd", "--config.train.warmup_steps=0")
     whole, parts = (steps(tiny(f"--config.train.accumulate={n}", *common), 2, 1) for n in (1, 4))
