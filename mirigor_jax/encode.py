@@ -81,6 +81,8 @@ def check(config: ConfigDict) -> None:
     """Raises InputError where there is no such encoder, stage, or checkpoint, or it can't take the images."""
     images, stage = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.float32), config.encoder.stage
     encoder = _load(config).encoder if config.encoder.path else make_encoder(config)
+    if isinstance(encoder, ResNet) and not stage:
+        return  # which takes images of any size
     stages: Any = jax.eval_shape(
         lambda x: encoder.init_with_output(jax.random.key(0), x, train=False, stages=True)[0], images
     )

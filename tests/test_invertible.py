@@ -71,6 +71,7 @@ def test_what_a_classifier_tells_is_that_of_one_fitted_without_the_image():
     assert 0.05 < float(found) < 1
 
 
+@pytest.mark.slow
 def test_an_objective_trains_what_it_names():
     """The critic alone leaves the encoders as they were; the adversarial one hides the class, and only it."""
     held = {name: jnp.asarray(value) for name, value in part(200).items()}

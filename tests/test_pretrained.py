@@ -317,6 +317,7 @@ def test_a_vit_s_source_is_asked_for_where_its_keys_don_t_tell(tmp_path, monkeyp
     np.testing.assert_allclose(h, features, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "layout", "name", "family", "arguments"),
     [

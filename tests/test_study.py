@@ -344,7 +344,7 @@ def test_infomin_strength_varies_one_augmentation_at_a_time():
     assert (on.count(("jitter",)), on.count(("crop",)), len(cells)) == (8, 8, 22)
     assert [sorted(set(part)) for part in (alone[:8], alone[8:])] == [alone[:8], alone[8:]]
     assert [data.pairing for data in cells].count("simclr") == 17
-    for cell in shipped("infomin_strength"):
+    for cell in shipped("infomin_strength")[::8]:
         experiment.check(cell.config)
 
 

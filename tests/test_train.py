@@ -135,7 +135,7 @@ def test_every_view_is_augmented_by_itself_and_anew_at_every_step(accumulate):
     assert np.all(first.min(axis=2) >= plain.min(axis=1)[None] - 1e-5)  # a crop shows nothing that is not there
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_every_view_is_turned_by_itself_and_anew_at_every_step_by_its_class(accumulate):
     k, turns = 256, []
     batch = images(k, size=4)
