@@ -211,6 +211,7 @@ def xor(rng, n):
     return 5 * features + 3, (features[:, 0] * features[:, 1] > 0).astype(int)
 
 
+@pytest.mark.slow
 def test_the_mlp_parts_classes_that_the_linear_probe_cannot():
     rng = np.random.default_rng(9)
     (x, y), (x_validation, y_validation), (fresh, truth) = (xor(rng, n) for n in (2000, 1000, 1000))

@@ -163,6 +163,7 @@ def test_turns_come_after_the_augmentation():
         np.testing.assert_allclose(image, np.rot90(rows[0], quarters) / 127.5 - 1, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["supcon", "decoupled", "cross_entropy", "rotation"])
 def test_eight_devices_in_parts_learn_every_objective_as_one_device_at_once(name):

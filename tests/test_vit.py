@@ -92,6 +92,7 @@ def timm_s_name(name):
     return "_".join([family, size, *rest, *ending, "224"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_full_size_has_timm_s_number_of_parameters_and_is_known_by_its_shapes(name):
     encoder = make(name, size=224, dtype="float32")
