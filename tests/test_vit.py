@@ -62,7 +62,13 @@ def abstract(encoder):
     return jax.eval_shape(lambda images: encoder.init(jax.random.key(0), images, train=False), images)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        case if case in ("vit", "deit_distilled", "swin") else pytest.param(case, marks=pytest.mark.slow)
+        for case in CASES
+    ],
+)
 def test_forward_is_timm_s(case):
     family, name, arguments = CASES[case]
     encoder = make(name, size=32, dtype="float32", **arguments)
