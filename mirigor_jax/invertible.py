@@ -78,8 +78,9 @@ def halves(images: UInt8[np.ndarray, "n s s 3"]) -> dict[str, UInt8[np.ndarray, 
 
 
 def halves_of(images: ImageSet) -> Part:
-    """The halves of all images of a set, and their classes."""
-    return halves(images.read(np.arange(len(images)))) | {"labels": images.attributes[:, 0]}
+    """The halves of all images of a set, and their classes, in random order: the first of them stand for all."""
+    order = np.random.default_rng(0).permutation(len(images))
+    return halves(images.read(order)) | {"labels": images.attributes[order, 0]}
 
 
 def dequantise(key: Array, pixels: UInt8[Array, "n d"]) -> Float[Array, "n d"]:

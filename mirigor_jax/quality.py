@@ -109,7 +109,7 @@ def row(done: report.Report, folder: Path) -> Row:
     if "class" not in estimates or "class_alignment" not in measured:
         raise InputError(f"'{folder}' has no estimate `class`, or no metrics; give it evaluate.metrics=True")
     labels = np.load(folder / "features" / "test.npz")["labels"][:, 0]
-    frequencies = np.unique(labels, return_counts=True)[1] / len(labels)
+    sizes = np.unique(labels, return_counts=True)[1]
     found = {name: measured.get(name) for name in METRICS}
     for pairing in ("class", "simclr"):
         of = estimates.get(pairing, {})
@@ -117,9 +117,10 @@ def row(done: report.Report, folder: Path) -> Row:
         found[f"{pairing}_paper_bits"] = of.get("paper_bits")
     found["bound_nats"] = metrics.supervised_loss_bound_nats(
         measured["class_contrastive_loss_nats"],
-        k=config["estimate"]["paper_k"],
+        # as many pairs a batch as `metrics.evaluate` had: of each class half its images at most
+        k=min(config["estimate"]["paper_k"], int(np.sum(sizes // 2))),
         temperature=config["train"]["temperature"],
-        least_frequency=float(frequencies.min()),
+        least_frequency=float(sizes.min() / len(labels)),
     )
     batches = np.load(folder / "estimates" / "class" / "batches.npz")
     k = max((int(k) for k, values in batches.items() if len(values) >= LEAST_BATCHES), default=None)

@@ -96,7 +96,7 @@ CONFIG = {
 
 def finished(folder: Path, *, strict: float, accuracy: float, spread: float = 0.0, views: bool = True) -> dict:
     """A run's report and what the row reads of its folder: eight batches at K = 2 and 4, two at K = 16."""
-    classes = np.array([[0, 2], [0, 1], [1, 0], [1, 0], [1, 1]])
+    classes = np.tile([[0, 2], [0, 1], [1, 0], [1, 0], [1, 1]], (2, 1))
     (folder / "features").mkdir(parents=True)
     (folder / "estimates" / "class").mkdir(parents=True)
     np.savez(folder / "features" / "test.npz", labels=classes)
@@ -129,6 +129,15 @@ def rows(tmp_path) -> list[dict]:
     ]
     found[-1]["test"] = "others"
     return found
+
+
+def test_the_bound_is_at_as_many_pairs_as_its_loss_had(tmp_path):
+    """Four and six images of two classes make five pairs: nine candidates beside an anchor, whatever K was asked."""
+    done = finished(tmp_path, strict=0.5, accuracy=0.5)
+    done["run"] = {"config": CONFIG | {"estimate": {"paper_k": 256}}}
+    gap = math.log((math.exp(4) - 1) / 4) - 1 + 4 / (math.exp(4) - 1)
+    bound_nats = quality.row(done, tmp_path)["metrics"]["bound_nats"]
+    assert bound_nats == pytest.approx(1.5 + math.log(1 / (2 / 5 * 9)) + gap)
 
 
 def test_a_row_reads_both_pairings_the_class_and_the_batches(rows):
