@@ -65,14 +65,11 @@ def freeze(config: ConfigDict, folder: Path, mesh: Mesh, num_classes: int | None
 
 def _load(config: ConfigDict) -> Frozen:
     """The encoder of the checkpoint that the config names."""
-    found, size = (
-        pretrained.load(Path(config.encoder.path).expanduser(), layout=config.encoder.layout),
-        config.data.size,
-    )
-    if found.size != size:
-        if not isinstance(found.encoder, ResNet):
-            raise InputError(f"'{config.encoder.path}' takes images of {found.size} pixels, not {size}; give that size")
-        print(f"  images of {size} pixels; the encoder was trained on {found.size}", flush=True)
+    found = pretrained.load(Path(config.encoder.path).expanduser(), layout=config.encoder.layout)
+    if found.size != config.data.size and not isinstance(found.encoder, ResNet):
+        raise InputError(
+            f"'{config.encoder.path}' takes images of {found.size} pixels, not {config.data.size}; give that size"
+        )
     encoder = found.encoder.clone(dtype=compute_dtype(config.encoder.dtype))
     return Frozen(encoder, found.variables, found.mean, found.std, config.encoder.stage)
 
@@ -145,7 +142,10 @@ def encode_pairs(
 def make_step(
     config: ConfigDict, mesh: Mesh, frozen: Frozen | None = None, augmentation: Augmentation | None = None
 ) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
-    """The mapped encode step, and the abstract (frozen tree, images, keys) it takes; of the config's own encoder."""
+    """The mapped encode step, and the abstract (frozen tree, images, keys) it takes.
+
+    frozen: None for the encoder that the config trains.
+    """
     if frozen is None:
         state = jax.eval_shape(partial(init_state, config), jax.random.key(0))
         tree = {"params": state.params["encoder"], "batch_stats": state.batch_stats}

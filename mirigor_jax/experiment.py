@@ -26,7 +26,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from mirigor_jax import encode, estimate, figures, invertible, metrics, mi, objectives, parallel, probes, report, train
+from mirigor_jax import encode, estimate, figures, invertible, metrics, mi, parallel, probes, report, train
 from mirigor_jax.configuration import flatten
 from mirigor_jax.data import arrays, augment, cdp, sources
 from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
@@ -266,19 +266,20 @@ def check(config: ConfigDict, population: Population | None = None) -> tuple[Pop
     if config.encoder.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     train.make_optimizer(t.optimizer, learning_rate=t.learning_rate, steps=1, warmup_steps=0, weight_decay=0.0)
-    population = _population(config) if population is None else population
+    if fresh := population is None:
+        population = _population(config)
     if d.size is None and not _represented(config):
         d.size = population.side
     if _represented(config) and (config.estimate.stream or _augmentation(config) is not None):
         what = f"data.pairing='{d.pairing}' augments" if _augmentation(config) else "estimate.stream=True streams"
         raise InputError(f"{what} images, and data.source='{d.source}' has none; leave it out")
     law = _law(config, population)
-    if not _represented(config):
+    if fresh and not _represented(config):
         encode.check(config)
     if config.evaluate.classes:
         population.task(config.evaluate.classes)
     if not _given(config):
-        _objective(config, _classes(population, law))
+        train.make_objective(config, _num_classes(_classes(population, law)))
     for more, _ in _others(config, population):
         check(more, population)
     estimate.check(config, law, *(population.num_pairs(part, law) for part in ("test", "validation")))
@@ -309,9 +310,11 @@ def _digests(config: ConfigDict) -> dict[str, str]:
     """Of the files that stand for an encoder or for images: the same name may hold another one tomorrow."""
     kind, _, path = config.data.source.partition(":")
     files = {"encoder": config.encoder.path, "source": path if kind in ("features", "npz") else ""}
-    return {
-        name: hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest() for name, file in files.items() if file
-    }
+    digests = {}
+    for name in (name for name, file in files.items() if file):
+        with Path(files[name]).expanduser().open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def _given(config: ConfigDict) -> bool:
@@ -466,7 +469,7 @@ def _training_pairs(
     """How training reads its pairs, and the images that the devices hold for it where they do; says which."""
     found, wanted = population.training(law), config.data.resident
     classes = _classes(population, law)
-    if classes is not None and not _objective(config, classes).labelled:
+    if classes is not None and not train.make_objective(config, _num_classes(classes)).labelled:
         classes = None
     if found is None:
         print("  training images: every one new, streamed", flush=True)
@@ -507,10 +510,8 @@ def _classes(population: Population, law: AnyPairing) -> ByClass | None:
     return population.task(population.tasks[-1]) if population.names else None
 
 
-def _objective(config: ConfigDict, classes: ByClass | None) -> objectives.Objective:
-    """Raises InputError as `objectives.make` does."""
-    temperature, num_classes = config.train.temperature, None if classes is None else classes.num_classes
-    return objectives.make(config.train.objective, temperature=temperature, num_classes=num_classes, axis_name=None)
+def _num_classes(classes: ByClass | None) -> int | None:
+    return None if classes is None else classes.num_classes
 
 
 def _labelled(read: Read) -> Read:
@@ -538,7 +539,7 @@ def _train(config: ConfigDict, folder: Path, population: Population, law: AnyPai
 
         read, held = _training_pairs(config, population, law)
         classes = _classes(population, law)
-        num_classes = None if classes is None else classes.num_classes
+        num_classes = _num_classes(classes)
         train.train(config, path, read, mesh, held=held, num_classes=num_classes, on_rate=expect)
         rows = read_rows(path / "metrics.jsonl")
         last = rows[-max(1, len(rows) // 10) :]

@@ -210,7 +210,8 @@ def make_optimizer(
     return builders[name]()
 
 
-def _objective(config: ConfigDict, num_classes: int | None) -> Objective:
+def make_objective(config: ConfigDict, num_classes: int | None) -> Objective:
+    """What the config trains for. num_classes, and what is raised: see `objectives.make`."""
     train = config.train
     return objectives.make(
         train.objective, temperature=train.temperature, num_classes=num_classes, axis_name=parallel.AXIS
@@ -235,7 +236,7 @@ def _parts(
 
 def init_state(config: ConfigDict, key: Array, num_classes: int | None = None) -> TrainState:
     """The state before the first step; also the untrained encoder, which no number of classes makes another."""
-    encoder, head, optimizer = _parts(config, _objective(config, num_classes or 2), None)
+    encoder, head, optimizer = _parts(config, make_objective(config, num_classes or 2), None)
     encoder_key, head_key = jax.random.split(key)
     images = jnp.zeros((2, config.data.size, config.data.size, 3), encoder.dtype)
     variables = encoder.init(encoder_key, images, train=False)
@@ -253,7 +254,7 @@ def make_step(
     num_classes: that images can have; None where they have no labels.
     Raises InputError for an objective that there is not, or that needs labels.
     """
-    objective = _objective(config, num_classes)
+    objective = make_objective(config, num_classes)
     # XLA:CPU runs the collectives of BatchNorm on one device too, and fuses less around them.
     encoder, head, optimizer = _parts(config, objective, parallel.AXIS if mesh.size > 1 else None)
     step = partial(
@@ -321,7 +322,7 @@ def train(
     """
     k, steps, rate = config.train.k, config.train.steps, config.train.learning_rate
     ceiling = math.log2(2 * k - 1)
-    bounds_mi = _objective(config, num_classes).bounds_mi
+    bounds_mi = make_objective(config, num_classes).bounds_mi
     step, (abstract_state, *abstract) = make_step(config, mesh, 0 if held is None else len(held), num_classes)
     folder.mkdir(parents=True, exist_ok=True)
 

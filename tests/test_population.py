@@ -122,10 +122,26 @@ def test_another_pairing_of_a_set_encodes_nothing(finished, capsys):
     assert read(finished)["estimates"]["none-k=16"]["upper_bits"] == 0
 
 
+@pytest.mark.parametrize("resident", ["always", "never"])
+@pytest.mark.parametrize("pairing", ["class", "simclr"])
+def test_a_labelled_objective_is_given_each_images_own_class(images, tmp_path, pairing, resident):
+    options = ("--config.train.objective=supcon", f"--config.data.resident={resident}")
+    config = configuration.parse(job(images, tmp_path, *options, pairing=pairing))[0]
+    population, law = experiment.check(config)
+    read, held = experiment._training_pairs(config, population, law)
+    batch, train = read(0, 200), population.sets["train"]
+    assert (held is None) == (resident == "never")
+    for view in ("x", "y"):
+        pixels = batch[view] if held is None else held[batch[view]]
+        if held is not None:
+            np.testing.assert_array_equal(batch[f"c_{view}"], train.attributes[batch[view], 0])
+        # 144 pixels of noise 30 about 60, 120 or 180: the mean tells the class
+        np.testing.assert_array_equal(batch[f"c_{view}"], np.rint(pixels.mean(axis=(1, 2, 3)) / 60) - 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["supcon", "cross_entropy"])
-def test_labelled_objectives_train_on_the_images_classes(images, tmp_path, objective):
-    """With labels in the step, six of them on brightness separate what a random MLP already shows, without an MI."""
+def test_labelled_objectives_train_without_an_in_training_mi(images, tmp_path, objective):
     assert main(job(images, tmp_path / "run", f"--config.train.objective={objective}")) == 0
     found = read(tmp_path / "run")
     assert found["in_training"] is None
@@ -158,6 +174,7 @@ def test_images_without_labels_are_paired_by_themselves_alone(tmp_path):
     assert (law.num_classes, population.tasks) == (None, ())
 
 
+@pytest.mark.slow
 def test_another_file_of_the_same_name_is_another_run(tmp_path, capsys):
     path = features(tmp_path / "h.npz")
     command = row(path, tmp_path / "run", *SHRUNK[1:])

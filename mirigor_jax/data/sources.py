@@ -8,7 +8,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -338,20 +338,27 @@ def _read_idx_folder(argument: str, size: int | None) -> tuple[dict[str, _Part],
     return _of_arrays(f"idx:{argument}", arrays, size)
 
 
-def _read_npz(argument: str, size: int | None) -> tuple[dict[str, _Part], Sequence[str]]:
-    path = Path(argument).expanduser()
-    arrays: dict[str, Any] = {}
+def _arrays(
+    title: str, path: Path, names: Mapping[str, Sequence[tuple[str, str]]], expected: str
+) -> dict[str, tuple[np.ndarray, Any]]:
+    """Each part's rows and labels (None without) in a user's .npz, by the first of its pairs of names that is there."""
+    arrays = {}
     try:
         with np.load(path, allow_pickle=False) as file:
-            for part, names in NPZ_NAMES.items():
-                for of_images, of_labels in names:
-                    if of_images in file:
-                        arrays[part] = file[of_images], file.get(of_labels)
+            for part, pairs in names.items():
+                if found := next((pair for pair in pairs if pair[0] in file), None):
+                    arrays[part] = file[found[0]], file.get(found[1])
             held = ", ".join(file)
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"npz:{path} cannot be read ({error}): save arrays of numbers by numpy.savez") from None
+        raise InputError(f"{title} cannot be read ({error}): save arrays of numbers by numpy.savez") from None
     if "train" not in arrays:
-        raise InputError(f"npz:{path} holds {held}: expected images, labels and, if there are any, images_test, ...")
+        raise InputError(f"{title} holds {held}: expected {expected}")
+    return arrays
+
+
+def _read_npz(argument: str, size: int | None) -> tuple[dict[str, _Part], Sequence[str]]:
+    path = Path(argument).expanduser()
+    arrays = _arrays(f"npz:{path}", path, NPZ_NAMES, "images, labels and, if there are any, images_test, ...")
     for part, (images, labels) in arrays.items():
         shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
         if images.dtype != np.uint8 or not shaped or not len(images):
@@ -373,15 +380,9 @@ def _read_features(argument: str, size: int | None) -> tuple[dict[str, _Part], S
     """Representations in place of images: whoever made them, they are read and paired in the same way."""
     del size
     path = Path(argument).expanduser()
-    names = {"train": ("h", "labels"), **{p: (f"h_{p}", f"labels_{p}") for p in ("validation", "test")}}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {part: (file[h], file.get(of)) for part, (h, of) in names.items() if h in file}
-            held = ", ".join(file)
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"features:{path} cannot be read ({error}): save h and labels by numpy.savez") from None
-    if "train" not in arrays:
-        raise InputError(f"features:{path} holds {held}: expected h, labels and, if there are any, h_test, labels_test")
+    endings = {"train": "", "validation": "_validation", "test": "_test"}
+    names = {part: ((f"h{ending}", f"labels{ending}"),) for part, ending in endings.items()}
+    arrays = _arrays(f"features:{path}", path, names, "h, labels and, if there are any, h_test, labels_test")
     for part, (h, labels) in arrays.items():
         if h.ndim != 2 or h.dtype.kind != "f" or h.shape[1] != arrays["train"][0].shape[1]:
             raise InputError(
