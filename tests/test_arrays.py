@@ -75,6 +75,7 @@ def ksg(x: np.ndarray, y: np.ndarray, neighbours: int = 3) -> float:
     return float(digamma(neighbours) + digamma(len(x)) - np.mean([digamma(n) for n in within], axis=1).sum())
 
 
+@pytest.mark.slow
 def test_nearest_neighbours_agree_where_no_formula_does():
     """A ring and a wave: nothing a Gaussian copula knows."""
     x, y = draw(Gaussian(1, 0.7), 3000)

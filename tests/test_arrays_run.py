@@ -221,6 +221,7 @@ def test_a_command_that_failed_leaves_the_folder_to_the_corrected_one(folder, mo
     assert main(command) == 0
 
 
+@pytest.mark.slow
 def test_labels_instead_of_y(folder, capsys):
     """Two classes three standard deviations either side of 0: a classifier hardly errs, and H(C) = 1 bit."""
     labels = np.repeat([0.0, 1.0], 300)

@@ -76,6 +76,7 @@ def one_step(views, frozen, batch, batch_spec, h, devices):
     return jax.tree.map(np.asarray, mapped(state, frozen, batch, jax.random.key(2)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow", "float64")
 def test_streamed_images_and_cached_features_give_the_same_critic_gradients():
     # SGD, so equal parameters after the step mean equal gradients; the critic is the only thing that moves.
@@ -117,6 +118,7 @@ def test_each_of_many_critics_stops_by_its_own_patience():
         assert alone[0] == best[at]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow", "float64")
 def test_no_gradient_reaches_the_encoder():
     encoder = make_encoder("resnet18", width=4, stem="cifar", dtype="float64")
@@ -193,6 +195,7 @@ def test_fit_keeps_the_best_critic_of_validation():
     jax.tree.map(np.testing.assert_array_equal, state.best_params, kept[best])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_eight_devices_estimate_as_one():
     """The whole fit (draws, gradients, selection) and the reading of held-out pairs, in float64."""

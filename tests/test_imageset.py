@@ -160,6 +160,7 @@ def test_a_set_is_held_where_a_quarter_of_the_memory_has_room(monkeypatch, capsy
     assert ("held by each device" if holds else "streamed") in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_held_images_train_as_streamed_ones_in_one_trace(tmp_path, monkeypatch):
     shrunk = ["encoder.width=4", "data.size=32", "train.k=16", "train.steps=7", "train.checkpoint_every=3"]

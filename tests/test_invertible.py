@@ -99,6 +99,7 @@ def test_an_objective_trains_what_it_names():
     assert 0.2 < float(nats["adversarial"]) < math.log(16)
 
 
+@pytest.mark.slow
 def test_measures_are_those_of_numpy():
     parts = parts_of()
     rng = np.random.default_rng(3)

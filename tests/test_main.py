@@ -110,6 +110,7 @@ def test_the_same_command_again_changes_nothing(finished, capsys):
     assert report(finished) == values
 
 
+@pytest.mark.slow
 def test_killed_in_every_stage_the_run_ends_with_the_same_values(finished, tmp_path):
     """SIGKILL in the middle of each stage, as soon as a file drawn from a seed is there; the same command goes on."""
     rng = np.random.default_rng(0)
@@ -267,6 +268,7 @@ def test_augmented_views_are_estimated_and_plain_images_evaluated(tmp_path, pair
     np.testing.assert_array_equal(before["h_x"], after["h_x"])
 
 
+@pytest.mark.slow
 def test_a_streamed_estimate_fits_on_fresh_images(finished):
     arguments = ["--config.stream=true", "--config.steps=4", "--config.name=streamed"]
     assert main(["--config=configs/estimate.py", f"--config.restore={finished}", *arguments]) == 0
@@ -444,6 +446,7 @@ def test_k_of_the_paper_and_epsilon_one_by_one():
         experiment.check(configuration.parse(["--config=configs/cdp.py:mi=3.3", "--config.data.epsilon.color=0.1"])[0])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_a_training_that_diverges_says_what_to_do(tmp_path, capsys):
     diverging = ["--config.train.optimizer=sgd", "--config.train.learning_rate=1e30", "--config.train.warmup_steps=0"]

@@ -132,6 +132,7 @@ def small_mlp(monkeypatch):
     monkeypatch.setattr(mlp_probe, "fit_mlp", small)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_mlp")
 def test_every_metric_of_points_on_a_circle():
     # Four classes, a quarter of the circle each; the test part's points are equally spaced.

@@ -249,6 +249,7 @@ def test_labels_without_a_law_leave_the_mlp_at_chance_and_end_its_fit():
     assert kept == pytest.approx(losses[probe.step], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_an_mlp_is_its_seed_s_and_its_options_count():
     rng = np.random.default_rng(11)
     (x, y), (x_validation, y_validation) = (xor(rng, n) for n in (2000, 1000))

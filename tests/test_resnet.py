@@ -103,6 +103,7 @@ def test_half_precision_averages_in_float32(monkeypatch):
     assert np.any(h != h.astype(jnp.bfloat16).astype(jnp.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_rematerialised_blocks_train_the_same_parameters_and_keep_less_for_the_gradient(monkeypatch):
     monkeypatch.setitem(STAGES, "resnet18", ((2,), "basic"))

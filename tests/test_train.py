@@ -54,7 +54,8 @@ def test_eight_devices_train_as_one_in_float64():
 
 
 @pytest.mark.usefixtures("shallow")
-@pytest.mark.parametrize("pairing", ["all", pytest.param("class+simclr", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("pairing", ["all", "class+simclr"])
 def test_eight_devices_give_one_s_loss_and_statistics_in_float32(pairing):
     config = tiny(f"--config.data.pairing={pairing}")
     (state_8, metrics_8), (state_1, metrics_1) = (steps(config, n, 1) for n in (8, 1))
@@ -345,6 +346,7 @@ class Frozen(nn.Module):
         return self.encoder(images, train=False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64", "stem_only")
 def test_parts_give_the_whole_batch_s_loss_and_gradients(monkeypatch):
     real = train.make_encoder
@@ -388,6 +390,7 @@ def test_half_precision_keeps_parameters_statistics_gradients_and_loss_in_float3
     assert dtypes == {np.dtype("float32"), np.dtype("int32")}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stem_only")
 def test_half_precision_changes_the_loss_by_less_than_2_percent():
     half, single = (
