@@ -78,6 +78,7 @@ def base() -> ConfigDict:
     config.data.augment.jitter = 1.0  # strength; 2.5 turns the hue all the way
     config.data.augment.grey = 0.2  # probability
     config.data.augment.blur = 0.5  # probability
+    config.data.negatives = ""  # own, uniform, gaussian, cdp, classes:…, or a source; else the batch's other pairs
     config.data.images = placeholder(int)  # to train on, drawn again and again; None: every image is new
     config.data.resident = "auto"  # those images on every device: where they fit, always or never
     config.data.seed = 0  # of the bank of backgrounds and glyphs, which all parts of a run draw from
@@ -158,6 +159,15 @@ def evaluate_images(config: ConfigDict, k_est: int) -> None:
 # A garment's mirror image is its kind, and colour says nothing of grey images.
 GARMENTS = {"crop": 0.7, "jitter": 0.5, "blur": 0.0}
 IMAGENET = {"data.source": "tfds:imagenet2012", "data.size": 224, "encoder.name": "resnet50", "estimate.k": 1024}
+CIFAR = {
+    "data.size": 32,
+    "data.augment.jitter": 0.5,
+    "data.augment.blur": 0.0,
+    "encoder.stem": "cifar",
+    "train.k": 512,
+    "train.learning_rate": 1e-3,
+    "train.warmup_steps": 1000,
+}
 # Of each set of images: what `on_set` changes, and how many pairs a run sees.
 SETS: dict[str, tuple[dict[str, Any], int]] = {
     "fashion": (
@@ -173,19 +183,8 @@ SETS: dict[str, tuple[dict[str, Any], int]] = {
         },
         76_800,
     ),
-    "cifar10": (
-        {
-            "data.source": "tfds:cifar10",
-            "data.size": 32,
-            "data.augment.jitter": 0.5,
-            "data.augment.blur": 0.0,
-            "encoder.stem": "cifar",
-            "train.k": 512,
-            "train.learning_rate": 1e-3,
-            "train.warmup_steps": 1000,
-        },
-        500 * 50_000,
-    ),
+    "cifar10": ({**CIFAR, "data.source": "tfds:cifar10"}, 500 * 50_000),
+    "cifar100": ({**CIFAR, "data.source": "tfds:cifar100"}, 500 * 50_000),
     "imagenet100": (
         {
             **IMAGENET,

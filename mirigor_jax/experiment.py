@@ -29,9 +29,10 @@ from ml_collections import ConfigDict
 from mirigor_jax import encode, estimate, figures, invertible, metrics, mi, parallel, probes, report, train
 from mirigor_jax.configuration import flatten
 from mirigor_jax.data import arrays, augment, cdp, sources
+from mirigor_jax.data.imageset import ImageSet
 from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
 from mirigor_jax.data.pipeline import batches
-from mirigor_jax.data.population import Collected, Features, Population, Read, Rendered
+from mirigor_jax.data.population import STREAMS, Collected, Features, Population, Read, Rendered
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows, replace_arrays, replace_json
 from mirigor_jax.mi import certificate, labels
@@ -310,6 +311,8 @@ def _digests(config: ConfigDict) -> dict[str, str]:
     """Of the files that stand for an encoder or for images: the same name may hold another one tomorrow."""
     kind, _, path = config.data.source.partition(":")
     files = {"encoder": config.encoder.path, "source": path if kind in ("features", "npz") else ""}
+    kind, _, path = config.data.negatives.partition(":")
+    files["negatives"] = path if kind == "npz" else ""
     digests = {}
     for name in (name for name, file in files.items() if file):
         with Path(files[name]).expanduser().open("rb") as file:
@@ -327,35 +330,59 @@ def _population(config: ConfigDict) -> Population:
     if d.source == "cdp":
         if d.size is None:
             raise InputError("data.size=None: CDP images are rendered at a size; give one, 64 for the paper's")
-        data = cdp.make(
-            size=d.size,
-            colors=d.colors,
-            digits=tuple(d.digits),
-            grid=tuple(d.grid),
-            mixing=d.mixing,
-            jitter=d.jitter,
-            background=d.background,
-            glyphs=d.glyphs,
-            seed=d.seed,
-        )
-        return Rendered(data, config.seed, {part: f[part] for part in PARTS}, d.images)
-    sets = sources.labelled(
-        d.source,
-        size=d.size,
-        classes=d.classes,
-        rotations=d.rotations,
-        noise=d.noise,
-        corrupted=d.corrupted,
-        seed=d.seed,
-        tfds_dir=d.tfds_dir,
-    )
+        if d.negatives:
+            raise InputError(f"data.negatives='{d.negatives}' go with sets of images, not with CDP; leave them out")
+        return Rendered(_cdp(config, d.size), config.seed, {part: f[part] for part in PARTS}, d.images)
+    sets = _labelled_sets(config, d.source, d.size, d.classes)
     limits = {"train": d.images, "fit": f.fit, "validation": f.validation, "test": f.test}
     for stream, (name, limit) in enumerate(limits.items()):
         images = sets["train" if name == "fit" else name]
         few = limit is not None and limit < len(images)
         order = np.random.default_rng([d.seed, stream]).permutation(len(images))
         sets[name] = images.take(order[:limit]) if few else images
+    if d.negatives:
+        sets["negatives"] = _negatives(config, sets["train"])
     return Collected(sets, config.seed, labels.RUN_OUT * (1 - config.estimate.confidence))
+
+
+def _cdp(config: ConfigDict, size: int) -> cdp.CDP:
+    d = config.data
+    return cdp.make(
+        size=size,
+        colors=d.colors,
+        digits=tuple(d.digits),
+        grid=tuple(d.grid),
+        mixing=d.mixing,
+        jitter=d.jitter,
+        background=d.background,
+        glyphs=d.glyphs,
+        seed=d.seed,
+    )
+
+
+def _labelled_sets(config: ConfigDict, spec: str, size: int | None, classes: str) -> dict[str, ImageSet]:
+    d = config.data
+    own = {name: d[name] for name in ("rotations", "noise", "corrupted")} if spec == d.source else {}
+    return sources.labelled(spec, size=size, classes=classes, seed=d.seed, tfds_dir=d.tfds_dir, **own)
+
+
+def _negatives(config: ConfigDict, images: ImageSet) -> ImageSet:
+    """What `data.negatives` names: `own`, the training images; of their source `classes:…`; noise; another source.
+
+    Raises InputError as `sources.labelled` does, and for representations.
+    """
+    d, (kind, _, argument) = config.data, config.data.negatives.partition(":")
+    if _represented(config):
+        raise InputError(f"data.negatives='{d.negatives}' are for training, and representations train nothing")
+    if d.negatives == "own":
+        return images
+    size = images.read(np.arange(1)).shape[1]
+    if d.negatives in ("uniform", "gaussian"):
+        return sources.noise(d.negatives, count=len(images), size=size, seed=d.seed)
+    if d.negatives == "cdp":
+        return _cdp(config, size).finite(config.seed, STREAMS["negatives"], len(images))
+    spec, classes = (d.source, argument) if kind == "classes" else (d.negatives, "all")
+    return _labelled_sets(config, spec, size, classes)["train"]
 
 
 def _law(config: ConfigDict, population: Population) -> AnyPairing:
@@ -483,7 +510,9 @@ def _training_pairs(
 
         return rendered, None
     images, rows = found
-    n, limit = len(images), parallel.memory_bytes() // HELD_SHARE
+    negatives = population.negatives()
+    sets = [images] if negatives is None else [images, negatives[0]]
+    n, limit = sum(map(len, sets)), parallel.memory_bytes() // HELD_SHARE
     needed = n * images.read(np.arange(1)).nbytes
     holds = wanted == "always" or (wanted == "auto" and needed <= limit)
     print(
@@ -498,9 +527,13 @@ def _training_pairs(
         batch = of if holds else {view: images.read(chosen) for view, chosen in of.items()}
         if of_images is not None:
             batch = batch | {f"c_{view}": of_images[chosen] for view, chosen in of.items()}
+        if negatives is not None:
+            more, draw = negatives
+            for view, chosen in draw(start, stop).items():
+                batch[view] = len(images) + chosen if holds else more.read(chosen)
         return batch
 
-    return drawn, images.read(np.arange(n)) if holds else None
+    return drawn, np.concatenate([one.read(np.arange(len(one))) for one in sets]) if holds else None
 
 
 def _classes(population: Population, law: AnyPairing) -> ByClass | None:

@@ -451,27 +451,27 @@ def quality(panels: Mapping[str, Sequence[float | None]], accuracies: Sequence[f
     return figure
 
 
-def objectives(rows: Sequence[dict[str, Any]], paper: Mapping[str, float]) -> Figure:
-    """By loss: linear accuracy in %, with the paper's, and strict I_class in bits below H(C).
+def cases(rows: Sequence[dict[str, Any]], paper: Mapping[str, float]) -> Figure:
+    """By case: linear accuracy in %, with the paper's, and strict I_class in bits below H(C).
 
-    rows: of the study objectives, one a run. paper: accuracy in % by loss, after Lee et al. 2023, Table III.
+    rows: of the studies objectives (a loss is a case) and negatives (a D⁻ is), one a run. paper: accuracy in % by case.
     """
-    losses = list(dict.fromkeys([*(row["loss"] for row in rows), *paper]))
+    names = list(dict.fromkeys([*(row["case"] for row in rows), *paper]))
     figure, (left, right) = _panels("linear accuracy, %", "I_class of the encoder, bits")
-    place = [losses.index(row["loss"]) for row in rows]
+    place = [names.index(row["case"]) for row in rows]
     left.plot(place, [100 * row["accuracy"] for row in rows], "o", color=LINEAR, label="ours, a dot a run")
     bar: dict[str, Any] = {"markersize": 14, "markeredgewidth": 3}
     if paper:
         left.plot(
-            [losses.index(loss) for loss in paper], list(paper.values()), "_", color=INK, label="the paper's", **bar
+            [names.index(case) for case in paper], list(paper.values()), "_", color=INK, label="the paper's", **bar
         )
     strict, lower = ([row[name] for row in rows] for name in ("strict_bits", "lower_bits"))
     right.plot(place, strict, "o", color=STRICT, label="strict InfoNCE")
     right.plot(place, lower, "_", color=CERTIFIED, label="certified: at least", **bar)
     right.axhline(rows[0]["entropy_bits"], color=ENTROPY, label="H(C)", zorder=1.5)
     for ax in (left, right):
-        ax.set_xticks(range(len(losses)), losses, rotation=25, ha="right")
-        ax.set_xlim(-0.5, len(losses) - 0.5)
+        ax.set_xticks(range(len(names)), names, rotation=25, ha="right")
+        ax.set_xlim(-0.5, len(names) - 0.5)
     _shared_legend(figure, [left, right])
     return figure
 

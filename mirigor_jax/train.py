@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,9 @@ def train_step(
     """One update on this device's shard of the global batch; gradients are averaged over axis "data".
 
     batch: {"x", "y"}: this device's positive pairs, uint8 (k, s, s, 3), or their rows (k,) in `held`, the images that
-    every device holds; and {"c_x", "c_y"}, their classes (k,), where the objective is labelled. BatchNorm sees the
-    global batch where the encoder names the axis.
+    every device holds; {"c_x", "c_y"}, their classes (k,), where the objective is labelled; {"n_x", "n_y"}, more
+    images or rows, where it has negatives of their own. BatchNorm sees the global batch where the encoder names the
+    axis, negatives of any kind with it.
     accumulate: parts that the pairs go through the encoder in, one after the other. Loss and negatives are the whole
     batch's all the same; BatchNorm alone sees a part at a time, and folds each into its running statistics.
     augmentation: of every view by itself, drawn anew at every step from the seed. So are the objective's turns, which
@@ -103,24 +104,25 @@ def train_step(
     Raises InputError where accumulate does not divide k.
     Source: Lee et al. 2023, Fig. 3 (top) and Eq. 2–3; in parts, Gao et al. 2021 (GradCache), §3.
     """
-    k = batch["x"].shape[0]
+    k, names = batch["x"].shape[0], _views(objective)
     check_parts(k, accumulate)
 
-    def in_parts(x, y):
-        parts = jnp.moveaxis(jnp.stack([x, y]).reshape(2, accumulate, k // accumulate, *x.shape[1:]), 0, 1)
-        return parts.reshape(accumulate, 2 * k // accumulate, *parts.shape[3:])
+    def in_parts(*of_views):
+        parts = jnp.stack(of_views).reshape(len(names), accumulate, k // accumulate, *of_views[0].shape[1:])
+        return jnp.moveaxis(parts, 0, 1).reshape(accumulate, -1, *parts.shape[3:])
 
     def keys_for(purpose):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), state.step)
         first = k * lax.axis_index(parallel.AXIS)
-        return [image_keys(jax.random.fold_in(key, view), first, k) for view in (0, 1)]
+        return [image_keys(jax.random.fold_in(key, view), first, k) for view in range(len(names))]
 
     keys = None if augmentation is None else in_parts(*keys_for(AUGMENTING))
-    classes, turns = [batch.get("c_x"), batch.get("c_y")], None
+    classes: Sequence[Array | None] = () if objective.negatives else (batch.get("c_x"), batch.get("c_y"))
+    turns = None
     if objective.turns:
         classes = [jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(of_view) for of_view in keys_for(TURNING)]
         turns = in_parts(*classes)
-    parts = in_parts(batch["x"], batch["y"]), keys, turns
+    parts = in_parts(*(batch[name] for name in names)), keys, turns
 
     def embed(params, batch_stats, part):
         variables = {"params": params["encoder"], "batch_stats": batch_stats}
@@ -132,9 +134,9 @@ def train_step(
         return z.astype(jnp.promote_types(z.dtype, jnp.float32)), updates.get("batch_stats", {})
 
     def loss_of(z):
-        """z: (accumulate, 2k/accumulate, f), in each part the x before the y."""
-        z_x, z_y = jnp.moveaxis(z.reshape(accumulate, 2, -1, z.shape[-1]), 1, 0).reshape(2, k, -1)
-        return objective.loss(z_x, z_y, *classes)
+        """z: (accumulate, 2k/accumulate, f), in each part the x before the y; with negatives 4k, and these last."""
+        of_views = jnp.moveaxis(z.reshape(accumulate, len(names), -1, z.shape[-1]), 1, 0)
+        return objective.loss(*of_views.reshape(len(names), k, -1), *classes)
 
     def in_one(params):
         z, batch_stats = embed(params, state.batch_stats, jax.tree.map(lambda x: x[0], parts))
@@ -160,6 +162,11 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state)
     return new_state, {"loss_nats": loss, "gradient_norm": optax.tree.norm(gradients)}
+
+
+def _views(objective: Objective) -> tuple[str, ...]:
+    """What of a batch goes through the encoder, in order."""
+    return ("x", "y", "n_x", "n_y") if objective.negatives else ("x", "y")
 
 
 def make_encoder(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
@@ -214,7 +221,11 @@ def make_objective(config: ConfigDict, num_classes: int | None) -> Objective:
     """What the config trains for. num_classes, and what is raised: see `objectives.make`."""
     train = config.train
     return objectives.make(
-        train.objective, temperature=train.temperature, num_classes=num_classes, axis_name=parallel.AXIS
+        train.objective,
+        temperature=train.temperature,
+        num_classes=num_classes,
+        axis_name=parallel.AXIS,
+        negatives=bool(config.data.negatives),
     )
 
 
@@ -278,7 +289,7 @@ def make_step(
     k, shape = config.train.k, (config.data.size, config.data.size, 3)
     view = jax.ShapeDtypeStruct((k,), jnp.int32) if held else jax.ShapeDtypeStruct((k, *shape), jnp.uint8)
     images = jax.ShapeDtypeStruct((held, *shape), jnp.uint8) if held else None
-    batch = {"x": view, "y": view}
+    batch = dict.fromkeys(_views(objective), view)
     if objective.labelled:
         batch |= dict.fromkeys(("c_x", "c_y"), jax.ShapeDtypeStruct((k,), jnp.int32))
     batch = parallel.abstract(batch, mesh, parallel.SHARDED)
@@ -315,7 +326,7 @@ def train(
 
     read: (start, stop) → pairs {"x", "y"} of images, or of rows of `held`, the images that the devices shall hold.
     num_classes: that images can have; None where they have no labels. For a labelled objective `read` also gives the
-    classes {"c_x", "c_y"}, int32.
+    classes {"c_x", "c_y"}, int32; with `data.negatives` the images, or rows, {"n_x", "n_y"}.
     Writes checkpoints and metrics.jsonl (step, loss_nats and, where the objective bounds it, mi_bits). on_rate: told
     once how many seconds a step takes, and how many steps are to come.
     Raises InputError when the loss is no longer finite, and as `make_step` does.

@@ -53,6 +53,16 @@ def cross_entropy_by_loop(z_x, z_y, c_x, c_y):
     return np.mean([-math.log(p[c]) for p, c in zip(probabilities, (*c_x, *c_y), strict=True)])
 
 
+def nce_by_loop(z_x, z_y, n_x, n_y):
+    positives, losses = np.diag(cosines(z_x, z_y)[:K, K:]), []
+    z, n = (np.concatenate(of) / np.linalg.norm(np.concatenate(of), axis=1)[:, None] for of in ((z_x, z_y), (n_x, n_y)))
+    for i in range(2 * K):
+        negatives = [math.exp(z[i] @ n[j] / TEMPERATURE) for j in range(2 * K) if j % K != i % K]
+        assert len(negatives) == 2 * K - 2
+        losses.append(-positives[i % K] + math.log(math.exp(positives[i % K]) + sum(negatives)))
+    return np.mean(losses)
+
+
 BY_LOOP = {
     "supcon": supcon_by_loop,
     "decoupled": decoupled_by_loop,
@@ -70,6 +80,20 @@ def test_values_and_slopes_are_the_loop_s(name):
         direction = np.random.default_rng(seed).normal(size=z.shape)
         rise = by_loop(*(z + 1e-5 * direction), C_X, C_Y) - by_loop(*(z - 1e-5 * direction), C_X, C_Y)
         np.testing.assert_allclose(np.vdot(gradient, direction), rise / 2e-5, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("float64")
+def test_negatives_of_their_own_are_each_anchor_s_2k_minus_2_and_nt_xent_s_where_they_are_the_pairs():
+    made = objectives.make("simclr", temperature=TEMPERATURE, num_classes=None, axis_name=None, negatives=True)
+    assert (made.negatives, made.bounds_mi) == (True, False)
+    z = np.stack([Z_X, Z_Y, *np.random.default_rng(1).normal(size=(2, K, 5))])
+    value, gradient = jax.jit(jax.value_and_grad(lambda z: made.loss(*z)))(jnp.array(z))
+    np.testing.assert_allclose(value, nce_by_loop(*z), rtol=1e-12)
+    direction = np.random.default_rng(2).normal(size=z.shape)
+    rise = nce_by_loop(*(z + 1e-5 * direction)) - nce_by_loop(*(z - 1e-5 * direction))
+    np.testing.assert_allclose(np.vdot(gradient, direction), rise / 2e-5, rtol=1e-6)
+    x, y = jnp.array(Z_X), jnp.array(Z_Y)
+    np.testing.assert_allclose(made.loss(x, y, x, y), nt_xent(x, y, TEMPERATURE), rtol=1e-12)
 
 
 @pytest.mark.usefixtures("float64")
@@ -115,3 +139,5 @@ def test_unknown_objectives_and_missing_labels_or_negatives_are_named():
             make(name, num_classes=1)
     with pytest.raises(InputError, match=r"no negatives at train\.k=1"):
         make("decoupled", num_classes=None).loss(jnp.ones((1, 2)), jnp.ones((1, 2)), None, None)
+    with pytest.raises(InputError, match=r"data\.negatives are for train\.objective=simclr; leave them out of supcon"):
+        make("supcon", num_classes=3, negatives=True)

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from mirigor_jax import configuration, experiment
+from mirigor_jax.data import sources
 from mirigor_jax.main import main
 from mirigor_jax.mi import labels
 from mirigor_jax.models import pretrained
@@ -137,6 +138,67 @@ def test_a_labelled_objective_is_given_each_images_own_class(images, tmp_path, p
             np.testing.assert_array_equal(batch[f"c_{view}"], train.attributes[batch[view], 0])
         # 144 pixels of noise 30 about 60, 120 or 180: the mean tells the class
         np.testing.assert_array_equal(batch[f"c_{view}"], np.rint(pixels.mean(axis=(1, 2, 3)) / 60) - 1)
+
+
+NEGATIVES = ("own", "classes:second-half", "uniform", "gaussian", "npz")
+
+
+@pytest.mark.parametrize("resident", ["always", "never"])
+@pytest.mark.parametrize("name", NEGATIVES)
+def test_negatives_come_from_their_own_images(images, tmp_path, name, resident):
+    """Of the class of 1,500, 60 or so bright: its own are that, the other classes' 120 and 180, noise's 128."""
+    other = tmp_path / "other.npz"
+    np.savez(other, images=np.random.default_rng(0).integers(20, size=(50, 8, 8), dtype=np.uint8))
+    named = f"npz:{other}" if name == "npz" else name
+    options = ("--config.data.classes=first-half", f"--config.data.negatives={named}")
+    command = job(images, tmp_path / "run", *options, f"--config.data.resident={resident}", pairing="simclr")
+    config = configuration.parse(command)[0]
+    population, law = experiment.check(config)
+    read, held = experiment._training_pairs(config, population, law)
+    batch = read(0, 300)
+    assert (held is None) == (resident == "never")
+    seen = {view: rows if held is None else held[rows] for view, rows in batch.items()}
+    level = {view: pixels.mean(axis=(1, 2, 3)) for view, pixels in seen.items()}
+    assert {pixels.shape[1:] for pixels in seen.values()} == {(12, 12, 3)}
+    np.testing.assert_array_equal(np.rint(np.concatenate([level["x"], level["y"]]) / 60), 1)
+    negatives = np.concatenate([level["n_x"], level["n_y"]])
+    expected = {"own": {1}, "classes:second-half": {2, 3}, "uniform": {2}, "gaussian": {2}, "npz": {0}}
+    if name in expected:
+        assert set(np.rint(negatives / 60).astype(int)) == expected[name]
+    assert len(np.unique(negatives)) > (30 if name == "npz" else 400)  # drawn apart, of 36 and of thousands
+
+
+def test_noise_is_of_the_distribution_it_is_called_by_and_of_its_row():
+    for kind, cdf in (("uniform", lambda k: (k + 1) / 256), ("gaussian", lambda k: stats.norm.cdf((k - 127) / 64))):
+        noise = sources.noise(kind, count=40, size=32, seed=3)
+        pixels = noise.read(np.arange(40))
+        for level in (20, 64, 127, 200):  # 122,880 bytes: a standard error of 0.0014 at most
+            assert np.mean(pixels <= level) == pytest.approx(cdf(level), abs=0.006)
+        np.testing.assert_array_equal(noise.read(np.array([7, 3])), pixels[[7, 3]])
+        assert np.abs(np.corrcoef(pixels[:2].reshape(2, -1))[0, 1]) < 0.08
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--config.data.negatives=noise",), "unknown image set 'noise'"),
+        (("--config.data.negatives=classes:1+7",), "no class '7'"),
+        (("--config.data.negatives=own", "--config.train.objective=supcon"), "leave them out of supcon"),
+    ],
+)
+def test_negatives_that_cannot_be_are_named_before_anything_is_written(images, tmp_path, arguments, message, capsys):
+    assert main(job(images, tmp_path / "run", *arguments, pairing="simclr")) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_negatives_of_another_set_train_without_an_in_training_mi(images, tmp_path):
+    options = ("--config.data.negatives=classes:second-half", "--config.data.classes=first-half")
+    assert main(job(images, tmp_path / "run", *options, "--config.estimate.also=()", pairing="simclr")) == 0
+    found = read(tmp_path / "run")
+    assert found["in_training"] is None
+    assert len((tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()) == 6
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The studies `quality` and `objectives`: correlations against scipy and the paper's own, rows, tables and configs."""
+"""The studies on sets of images: correlations against scipy and the paper's own, rows, tables and configs."""
 
 import json
 import math
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from mirigor_jax import configuration, experiment, figures, quality, study
@@ -225,13 +226,48 @@ def test_objectives_stand_beside_the_papers():
     assert "| SimCLR | 2 | 91.00 ± 1.41 | 93.0 | 3.000 ± 0.000 | [2.500, 3.322] | 6.000 ± 0.000 |" in text
     assert "| class | 1 | 95.00 | 93.1 | 3.000 | [2.500, 3.322] | 6.000 |" in text
     assert "| best known, unsupervised |  |  | 94.1 |  |  |  |" in text
-    left = figures.objectives(rows, study.PAPER_OBJECTIVES["cifar10"]).axes[0]
+    left = figures.cases(rows, study.PAPER_OBJECTIVES["cifar10"]).axes[0]
     ours, paper = (line.get_xydata().tolist() for line in left.lines)
     assert ours == [[0, 90.0], [0, 92.0], [1, 95.0]]
     assert paper == [[0, 93.0], [2, 94.1], [1, 93.1], [3, 96.0]]
     others = [row | {"set": "fashion"} for row in rows]
     assert "| class | 1 | 95.00 | – |" in study._objectives_table(others)
     assert "best known, unsupervised |" not in study._objectives_table(others)
+
+
+def test_negatives_are_called_by_what_they_are():
+    done = {
+        "estimates": {
+            "class": {"strict_bits": 1.0, "lower_bits": 0.9, "entropy_bits": math.log2(5)},
+            "simclr": {"strict_bits": 6.0},
+        }
+    }
+    rows = []
+    for named, accuracy in (("", 0.8), ("own", 0.81), ("classes:second-half", 0.82), ("folder:x/photo", 0.7)):
+        config = {"data": {"negatives": named}, "seed": 0}
+        report = done | {"run": {"config": config}, "linear": {"class": accuracy}}
+        rows.append(study._negatives_row(report, Path("x") / "fashion-a-seed=0"))
+    text = study._negatives_table(rows)
+    assert "| D, of the same batch | 1 | 80.00 | – | 1.000 | [0.900, 2.322] | 6.000 |" in text
+    assert "| the other half of the classes | 1 | 82.00 |" in text
+    assert "| photo | 1 | 70.00 |" in text
+    assert [point[1] for point in figures.cases(rows, {}).axes[0].lines[0].get_xydata()] == [80, 81, 82, 70]
+
+
+def test_every_negatives_cell_is_a_run(images, tmp_path):
+    (tmp_path / "photo").mkdir()
+    Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(tmp_path / "photo" / "a.png")
+    more = (f"--config.run.data.source={images}", "--config.run.estimate.k=32")
+    cells = shipped("negatives", f"others={tmp_path / 'photo'},seeds=1", *more)
+    assert {cell.config.data.negatives for cell in cells} == {*study.NEGATIVES, f"folder:{tmp_path / 'photo'}"}
+    for cell in cells:
+        population, _ = experiment.check(cell.config)
+        assert population.sets["train"].sizes == (2,)
+        assert (population.negatives() is None) == (cell.config.data.negatives == "")
+    for name, pairs in (("cifar10", 25_000_000), ("cifar100", 25_000_000)):
+        config = shipped("negatives", f"set={name}")[0].config
+        assert (config.data.source, config.data.classes) == (f"tfds:{name}", "first-half")
+        assert config.train.k * config.train.steps == pytest.approx(pairs, rel=1e-3)
 
 
 def shipped(name: str, arguments: str = "", *more: str) -> list[study.Cell]:

@@ -166,17 +166,21 @@ def test_turns_come_after_the_augmentation():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", ["supcon", "decoupled", "cross_entropy", "rotation"])
+@pytest.mark.parametrize("name", ["supcon", "decoupled", "cross_entropy", "rotation", "negatives"])
 def test_eight_devices_in_parts_learn_every_objective_as_one_device_at_once(name):
     batch = images(16, size=4)
     if name in ("supcon", "cross_entropy"):
         batch |= dict(zip(("c_x", "c_y"), np.random.default_rng(1).integers(0, 3, (2, 16)), strict=True))
+    more = {"negatives": True} if name == "negatives" else {}
+    if more:
+        n_x, n_y = images(32, size=4)["x"].reshape(2, 16, 4, 4, 3)
+        name, batch = "simclr", batch | {"n_x": n_x, "n_y": n_y}
     head = MLP((8,), 4, "float64")
     params = {"encoder": {}, "head": head.init(jax.random.key(0), jnp.zeros((1, 48)))["params"]}
 
     def after_a_step(devices, accumulate):
         optimizer = optax.sgd(1.0)  # whose update is the gradient itself
-        options = {"temperature": 0.5, "num_classes": 4, "axis_name": parallel.AXIS}
+        options = {"temperature": 0.5, "num_classes": 4, "axis_name": parallel.AXIS, **more}
         step = partial(
             train.train_step,
             encoder=Pixels("float64"),

@@ -14,7 +14,7 @@ from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
 from mirigor_jax.errors import InputError
 
 # Disjoint images: every part of a run renders its own stream; of finite sets they number the draws.
-STREAMS = {"train": 0, "fit": 1, "validation": 2, "test": 3, "critic": 4, "pairs": 5}
+STREAMS = {"train": 0, "fit": 1, "validation": 2, "test": 3, "critic": 4, "pairs": 5, "negatives": 6}
 Read = Callable[[int, int], dict[str, np.ndarray]]
 Features = dict[str, dict[str, np.ndarray]]
 
@@ -64,6 +64,9 @@ class Rendered:
         images = self.data.finite(self.seed, STREAMS["train"], self.images)
         return images, images.row_pairs(law, self.seed, STREAMS["pairs"])
 
+    def negatives(self) -> None:
+        """None: negatives are a batch's other pairs."""
+
     def pairs(self, law: AnyPairing, stream: str) -> Read:
         """(start, stop) → fresh pairs [start, stop) of a stream."""
         assert not isinstance(law, pairing.ClassPairing)
@@ -95,6 +98,7 @@ class Rendered:
 class Collected:
     """Finite sets: `train`, `fit` of these, `validation`, and `test`, whose classes' frequencies are the law's.
 
+    Also `negatives` where training is to draw them from a set of their own.
     run_out: the probability with which pairs of different images may run out of a class.
     """
 
@@ -139,6 +143,18 @@ class Collected:
         """The images that training draws its pairs from, and the pairs' rows."""
         train = self.sets["train"]
         return train, train.row_pairs(self._of(train, law), self.seed, STREAMS["pairs"])
+
+    def negatives(self) -> tuple[ImageSet, Read] | None:
+        """Images that nothing is a positive pair of, and (start, stop) → rows `n_x`, `n_y` of independent ones."""
+        if (images := self.sets.get("negatives")) is None:
+            return None
+        rows = images.row_pairs(SameImage(), self.seed, STREAMS["negatives"])
+
+        def read(start: int, stop: int) -> dict[str, np.ndarray]:
+            drawn = rows(2 * start, 2 * stop)["x"]
+            return {"n_x": drawn[::2], "n_y": drawn[1::2]}
+
+        return images, read
 
     def pairs(self, law: AnyPairing, stream: str) -> Read:
         """(start, stop) → pairs [start, stop) of training images with their attributes, drawn again and again."""

@@ -1,0 +1,44 @@
+"""Need negatives be of the data? SimCLR's pairs of D, negatives of D⁻: Lee et al. 2023, appendix C and Table X.
+
+python -m mirigor_jax.main --config=configs/studies/negatives.py              a laptop: half of Fashion-MNIST, 12 runs
+python -m mirigor_jax.main --config=configs/studies/negatives.py:set=cifar10,others=PATH+PATH             Table X (a)
+python -m mirigor_jax.main --config=configs/studies/negatives.py:set=cifar100,others=PATH+PATH            Table X (b)
+
+D is the first half of the set's classes; `others` are folders of images, such as PACS's four. Should print: linear
+accuracy on D by where the negatives come from; the paper found the other half of the classes to be the best.
+"""
+
+from pathlib import Path
+
+import common
+from ml_collections import ConfigDict
+
+NEGATIVES = {
+    "in-batch": "",
+    "own": "own",
+    "other-half": "classes:second-half",
+    "cdp": "cdp",
+    "uniform": "uniform",
+    "gaussian": "gaussian",
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Arguments: set (fashion, cifar10, cifar100), others (folders joined by +), encoder, pairs (a run sees), seeds."""
+    args = common.parse_arg(arg, set="fashion", others=(str,), encoder="resnet18", pairs=int, seeds=2)
+    laptop = args.set == "fashion"
+    config = common.study("negatives", "laptop" if laptop else "paper")
+    common.on_set(config.run, args.set, args.pairs or (38_400 if laptop else None))
+    config.run.encoder.name = args.encoder
+    config.run.data.size = 32  # of which CDP images can be, too
+    config.run.data.pairing = "simclr"
+    config.run.data.classes = "first-half"
+    config.run.estimate.also = ("class",)
+    config.run.evaluate.metrics = False
+    negatives = NEGATIVES | {Path(path).name: f"folder:{path}" for path in args.others or ()}
+    config.study.cells = tuple(
+        {"name": f"{args.set}-{name}-seed={seed}", "run": {"data.negatives": spec, "seed": seed}}
+        for name, spec in negatives.items()
+        for seed in range(args.seeds)
+    )
+    return config
