@@ -12,16 +12,22 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: scale (laptop or paper), encoders, k (K_Tr; both joined by +), pairs (a run), seeds (of ResNet-18)."""
-    args = common.parse_arg(arg, scale="laptop", encoders=("resnet18", "resnet50"), k=(int,), pairs=int, seeds=3)
+    """Arguments: scale (laptop or paper), encoders and k (K_Tr), each joined by +, pairs (a run), rate, seeds.
+
+    rate: of learning; None: as `common.at_batch_size` has it for each K_Tr. seeds: of ResNet-18.
+    """
+    args = common.parse_arg(
+        arg, scale="laptop", encoders=("resnet18", "resnet50"), k=(int,), pairs=int, rate=float, seeds=3
+    )
     config = common.study("batch_size", args.scale)
     paper = args.scale == "paper"
     batch_sizes = args.k or ((2, 4, 8, 16, 32, 64, 128, 256) if paper else (2, 8, 32, 128, 256))
     pairs = args.pairs or (204_800 if paper else 20_480)  # a multiple of every K_Tr: equally many for all
+    rate = {} if args.rate is None else {"train.learning_rate": args.rate}
     config.study.cells = tuple(
         {
             "name": f"{encoder}-k={k}-seed={seed}",
-            "run": {"encoder.name": encoder, "seed": seed, **common.at_batch_size(k, pairs)},
+            "run": {"encoder.name": encoder, "seed": seed, **common.at_batch_size(k, pairs), **rate},
         }
         for encoder in args.encoders
         for k in batch_sizes
