@@ -39,7 +39,10 @@ def check(config: ConfigDict, pairing: AnyPairing, pairs: int, validation: int) 
     """Raises InputError where so many pairs to test and to validate on can't give an estimate or a certificate."""
     e = config.estimate
     if pairs < e.k:
-        raise InputError(f"{pairs} test pairs cannot fill one batch of k_est={e.k}; lower it, or raise features.test")
+        raise InputError(
+            f"{pairs} test pairs cannot fill one batch of k_est={e.k}; lower it, or raise features.test; of a set of "
+            "images give more of the rarest class, or leave rare classes out (data.classes)"
+        )
     if not 0.5 <= e.confidence < 1:
         raise InputError(f"estimate.confidence={e.confidence} is not in [0.5, 1); 0.95 is usual")
     law = None if isinstance(pairing, SameImage) or not pairing.exact else pairing.law

@@ -254,7 +254,7 @@ EARLY = {
     "no checkpoint": (["--config=configs/encoder.py", "--config.encoder.path=X.npz"], "no checkpoint 'X.npz'"),
     "no such stage": (["--config=configs/images.py:encoder=lenet5", "--config.encoder.stage=B2"], "one of L0, L1"),
     "images too small": (["--config=configs/images.py:encoder=lenet5,size=3"], "these have 3 pixels"),
-    "another pairing's K": (["--config=configs/images.py:pairing=simclr,k_est=512"], "test pairs cannot fill"),
+    "another pairing's K": (["--config=configs/images.py:pairing=simclr,k_est=512"], "or leave rare classes out"),
     "another pairing's name": (["--config=configs/images.py", "--config.estimate.also=('kind',)"], "'kind'"),
 }
 
