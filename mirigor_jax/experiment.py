@@ -369,11 +369,11 @@ def _labelled_sets(config: ConfigDict, spec: str, size: int | None, classes: str
 def _negatives(config: ConfigDict, images: ImageSet) -> ImageSet:
     """What `data.negatives` names: `own`, the training images; of their source `classes:…`; noise; another source.
 
-    Raises InputError as `sources.labelled` does, and for representations.
+    Raises InputError as `sources.labelled` does, and where there is nothing to train.
     """
     d, (kind, _, argument) = config.data, config.data.negatives.partition(":")
-    if _represented(config):
-        raise InputError(f"data.negatives='{d.negatives}' are for training, and representations train nothing")
+    if _given(config):
+        raise InputError(f"data.negatives='{d.negatives}' are for training, and the encoder is given; leave them out")
     if d.negatives == "own":
         return images
     size = images.read(np.arange(1)).shape[1]
