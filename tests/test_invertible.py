@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mirigor_jax import figures, invertible, report
+from mirigor_jax.data.imageset import ImageSet
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
 from mirigor_jax.models.realnvp import RealNVP
@@ -44,6 +45,16 @@ def test_halves_are_the_top_and_the_bottom():
     np.testing.assert_array_equal(found["x"].reshape(5, 2, 4), pictures[:, :2, :, 0])
     np.testing.assert_array_equal(found["y"].reshape(5, 2, 4), pictures[:, 2:, :, 0])
     assert invertible.halves(np.zeros((2, 5, 5, 3), np.uint8))["y"].shape == (2, 15)
+
+
+def test_a_sorted_set_s_halves_come_in_random_order_with_their_classes():
+    labels = np.repeat(np.arange(3), 30)
+    pictures = np.broadcast_to((80 * labels)[:, None, None, None], (90, 4, 4, 3)).astype(np.uint8)
+    classes = labels[:, None].astype(np.int32)
+    found = invertible.halves_of(ImageSet("set", ("class",), (("a", "b", "c"),), classes, lambda rows: pictures[rows]))
+    assert set(found["labels"][:20].tolist()) == {0, 1, 2}
+    for half in ("x", "y"):
+        np.testing.assert_array_equal(found[half], np.broadcast_to(80 * found["labels"][:, None], (90, 8)))
 
 
 def test_dequantised_pixels_are_continuous_and_lose_nothing():

@@ -168,6 +168,23 @@ def test_negatives_come_from_their_own_images(images, tmp_path, name, resident):
     assert len(np.unique(negatives)) > (30 if name == "npz" else 400)  # drawn apart, of 36 and of thousands
 
 
+def test_classes_of_the_same_source_are_salted_as_it_is_and_another_file_is_told_by_its_content(images, tmp_path):
+    def negatives(name):
+        command = job(images, tmp_path / "run", "--config.data.noise=1", f"--config.data.negatives={name}")
+        config = configuration.parse(command)[0]
+        population, _ = experiment.check(config)
+        return experiment._digests(config), population.sets["negatives"].read(np.arange(30))
+
+    for name, values in (("classes:second-half", {0, 255}), (f"npz:{images}", {0, 255})):
+        digests, pixels = negatives(name)
+        assert set(np.unique(pixels)) == values
+        assert ("negatives" in digests) == name.startswith("npz:")
+    other = tmp_path / "other.npz"
+    np.savez(other, images=np.full((50, 12, 12), 7, np.uint8))
+    digests, pixels = negatives(f"npz:{other}")
+    assert (set(np.unique(pixels[:9])), digests["negatives"] == digests["source"]) == ({7}, False)
+
+
 def test_noise_is_of_the_distribution_it_is_called_by_and_of_its_row():
     for kind, cdf in (("uniform", lambda k: (k + 1) / 256), ("gaussian", lambda k: stats.norm.cdf((k - 127) / 64))):
         noise = sources.noise(kind, count=40, size=32, seed=3)

@@ -92,14 +92,15 @@ class Scale(nn.Module):
 
 
 class Seen:
-    """An objective that keeps what it is given: z (2, k, d), and classes (2, k) where these are turns."""
+    """An objective that keeps what it is given: z (2, k, d), 4 with negatives, and classes (2, k) of turns."""
 
     def __init__(self, **options):
         self.z = self.classes = np.zeros(0)
         self.objective = objectives.Objective(self.loss, **options)
 
     def loss(self, z_x, z_y, c_x, c_y):
-        jax.debug.callback(self.keep, (z_x, z_y), (c_x, c_y) if self.objective.turns else ())
+        views = (z_x, z_y, c_x, c_y) if self.objective.negatives else (z_x, z_y)
+        jax.debug.callback(self.keep, views, (c_x, c_y) if self.objective.turns else ())
         return jnp.mean(z_x * z_y)
 
     def keep(self, z, classes):
@@ -152,6 +153,14 @@ def test_every_view_is_turned_by_itself_and_anew_at_every_step_by_its_class(accu
     # Of two that are independent, a quarter agrees.
     agree = [np.mean(turns[a] == turns[b]) for a, b in ((0, 1), (0, 2), (1, 3), (0, 3))]
     assert np.all(np.abs(np.array(agree) - 0.25) < 4 * np.sqrt(3 / 16 / k)), agree
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_pairs_and_negatives_keep_their_places(accumulate):
+    batch = dict(zip(("n_y", "y", "x", "n_x"), images(32, size=4)["x"].reshape(4, 8, 4, 4, 3), strict=True))
+    z = Seen(negatives=True).step(0, batch, accumulate=accumulate)
+    for seen, name in zip(z, ("x", "y", "n_x", "n_y"), strict=True):
+        np.testing.assert_allclose(seen, batch[name].reshape(8, -1) / 127.5 - 1, atol=1e-6)
 
 
 def test_turns_come_after_the_augmentation():
