@@ -175,7 +175,7 @@ def train_work(config: ConfigDict, steps: int, devices: int = 1) -> Work:
     step, abstract = train.make_step(config, mesh)
     compiled = step.lower(*abstract).compile()
     batch = parallel.shard(dict(zip("xy", np.split(random_images(config), 2), strict=True)), mesh)
-    state = parallel.replicate(fresh_state(config), mesh)
+    state = parallel.place(fresh_state(config), mesh)
 
     def work() -> int:
         nonlocal state
@@ -193,7 +193,7 @@ def encode_work(config: ConfigDict, steps: int) -> Work:
     compiled = step.lower(*abstract).compile()
     images = parallel.shard(random_images(config), mesh)
     state = fresh_state(config)
-    frozen = parallel.replicate({"params": state.params["encoder"], "batch_stats": state.batch_stats}, mesh)
+    frozen = parallel.place({"params": state.params["encoder"], "batch_stats": state.batch_stats}, mesh)
 
     def work() -> int:
         jax.block_until_ready([compiled(frozen, images, None) for _ in range(steps)])
@@ -336,7 +336,7 @@ def critic_works(config: ConfigDict, cached_steps: int, streamed_steps: int) -> 
     def work(steps: int, stream: bool, frozen: Any, batch: Any) -> Work:
         config.estimate.stream = stream
         chunk = estimate.make_step(config, mesh)
-        keys = parallel.replicate(jax.random.split(jax.random.key(0), steps), mesh)
+        keys = parallel.place(jax.random.split(jax.random.key(0), steps), mesh)
         start = jax.jit(partial(estimate.init_critic, config, h[:2], jax.random.key(0)))
 
         def run() -> int:
@@ -345,11 +345,11 @@ def critic_works(config: ConfigDict, cached_steps: int, streamed_steps: int) -> 
 
         return run
 
-    bank = parallel.replicate(make_bank(h, labels, np.eye(64) / 64), mesh)
+    bank = parallel.place(make_bank(h, labels, np.eye(64) / 64), mesh)
     images = parallel.shard({"x": views, "y": views}, mesh, estimate.WITHIN_BATCH)
     return (
         work(cached_steps, False, {}, bank),
-        work(streamed_steps, True, parallel.replicate(frozen, mesh), images),
+        work(streamed_steps, True, parallel.place(frozen, mesh), images),
     )
 
 
@@ -390,10 +390,10 @@ def fed_work(config: ConfigDict, steps: int, held: int) -> Work:
     read = images.row_pairs(law, 0, 1) if images else partial(data.pairs, law, 0, 0)
     threads = max(2, len(os.sched_getaffinity(0)) - 2)
     iterator = iter(batches(read, batch_size=k, threads=threads, prefetch=max(8, threads), place=views_on(mesh)))
-    on_device = parallel.replicate(images.read(np.arange(held)), mesh) if images else None
+    on_device = parallel.place(images.read(np.arange(held)), mesh) if images else None
     step, abstract = train.make_step(config, mesh, held)
     compiled = step.lower(*abstract).compile()
-    state = parallel.replicate(fresh_state(config), mesh)
+    state = parallel.place(fresh_state(config), mesh)
 
     def work() -> int:
         nonlocal state

@@ -41,12 +41,11 @@ class Checkpoints:
         kept = [c for c in self._checkpointer.checkpoints if c.metrics]
         return max(kept, key=lambda c: c.metrics["mi_bits"]).step if kept else None
 
-    def save(self, step: int, state: Any, *, mi_bits: float, data: Any = None) -> None:
-        """Save in the background; the state and a grain iterator's position are captured before this returns."""
-        items = {"state": state} if data is None else {"state": state, "data": data}
+    def save(self, step: int, state: Any, *, mi_bits: float) -> None:
+        """Save in the background; the state is captured before this returns. Every process saves its part."""
+        items = {"state": state}
         self._checkpointer.save_checkpointables_async(step, items, force=True, metrics={"mi_bits": mi_bits})
 
-    def restore(self, step: int, abstract_state: Any, data: Any = None) -> Any:
-        """The state saved at `step`, laid out as `abstract_state`; a fresh grain iterator is put where it was."""
-        items = {"state": abstract_state} if data is None else {"state": abstract_state, "data": data}
-        return self._checkpointer.load_checkpointables(step, items)["state"]
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """The state saved at `step`, laid out as `abstract_state`, whichever devices and processes saved it."""
+        return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]

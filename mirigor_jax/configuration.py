@@ -78,6 +78,22 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str, str | None]:
     return values.config, _folder_name(name, named), values.workdir
 
 
+def peers(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments without --coordinator, --processes and --process, and these, None where they are not given."""
+    kinds = {"coordinator": str, "processes": int, "process": int}
+    found, rest = dict.fromkeys(kinds), []
+    for argument in argv:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not equals or name not in kinds:
+            rest.append(argument)
+            continue
+        try:
+            found[name] = kinds[name](value)
+        except ValueError:
+            raise InputError(f"--{name}={value} is not a number; give 0, 1, 2, ...") from None
+    return rest, found
+
+
 def _folder_name(name: str, overrides: list[str]) -> str:
     """The config's name and its overrides; many of them are stood for by a digest, as file names are short."""
     whole = "-".join([name, *overrides]).replace("/", "_")

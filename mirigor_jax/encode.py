@@ -173,17 +173,18 @@ def encode_split(
 ) -> None:
     """Write `path` (.npz): what `read` gives for rows 0…num_examples, its images replaced by their representations.
 
-    encode: (full batch of images, its name, the first one's row) → h. Images `image` become `h`; `x`, `y` become
-    `h_x`, `h_y`; the rest is kept.
+    encode: (this process's images of a full batch, their name, the first one's row) → h. Images `image` become `h`;
+    `x`, `y` become `h_x`, `h_y`; the rest is kept.
     Shards beside the file survive a kill, and the next call goes on behind the last.
     """
-    if path.exists():
+    if parallel.from_main(path.exists):
         return
     shards = path.with_suffix(".shards")
     per_shard = SHARD_BATCHES * batch_size
+    processes, process = jax.process_count(), jax.process_index()
     progress = Progress(f"encode {path.stem}", num_examples, "rows")
     files = {first: shards / f"{first:012d}.npz" for first in range(0, num_examples, per_shard)}
-    if kept := [first for first, shard in files.items() if shard.exists()]:
+    if kept := parallel.from_main(lambda: [first for first, shard in files.items() if shard.exists()]):
         print(f"  encode {path.stem} continues: {len(kept)} of {len(files)} shards are there", flush=True)
     for first, shard in files.items():
         if first in kept:
@@ -192,16 +193,34 @@ def encode_split(
         parts: list[dict[str, np.ndarray]] = []
         offset = partial(lambda first, a, b: read(first + a, first + b), first)
         done = first
-        for batch in batches(offset, batch_size=batch_size, num_examples=rows, threads=threads, workers=workers):
+        for batch in batches(
+            offset,
+            batch_size=batch_size,
+            num_examples=rows,
+            process_index=process,
+            process_count=processes,
+            threads=threads,
+            workers=workers,
+        ):
+            total = min(batch_size, first + rows - done)
+            own = done + total * process // processes
             parts.append(
-                {IMAGES.get(name, name): _encode(encode, name, x, done, batch_size) for name, x in batch.items()}
+                {
+                    IMAGES.get(name, name): parallel.gather_rows(
+                        _encode(encode, name, x, own, batch_size // processes), total
+                    )
+                    for name, x in batch.items()
+                }
             )
-            done += len(next(iter(batch.values())))
+            done += total
             progress.update(done)
+            if parallel.stop_asked():
+                raise parallel.Stopped
         replace_arrays(shard, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    loaded = [np.load(shard) for shard in files.values()]
-    replace_arrays(path, {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0].files})
-    shutil.rmtree(shards)
+    if parallel.is_main():
+        loaded = [np.load(shard) for shard in files.values()]
+        replace_arrays(path, {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0].files})
+        shutil.rmtree(shards)
 
 
 def _encode(encode, name: str, x: np.ndarray, row: int, batch_size: int) -> np.ndarray:
@@ -228,8 +247,8 @@ def encode(
     step, variables = None, None
     if frozen is not None:
         step, _ = make_step(config, mesh, frozen, augmentation)
-        variables = parallel.replicate(frozen.variables, mesh)
-    draw_keys = jax.jit(partial(image_keys, n=config.features.batch_size))
+        variables = parallel.place(frozen.variables, mesh)
+    draw_keys = jax.jit(partial(image_keys, n=config.features.batch_size // jax.process_count()))
 
     def to_host(split: str, images: np.ndarray, view: str, row: int) -> np.ndarray:
         if step is None:
@@ -238,7 +257,7 @@ def encode(
         if augmentation is not None:
             key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(f"{split} {view}".encode()))
             keys = draw_keys(key, row)
-        return np.asarray(step(variables, *parallel.shard((images, keys), mesh)))
+        return parallel.local_rows(step(variables, *parallel.shard((images, keys), mesh)))
 
     for name, (read, rows) in splits.items():
         encode_split(
@@ -254,4 +273,5 @@ def encode(
 
 def load(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     """The three splits of a features folder: fit {h, labels}, validation and test {h_x, h_y, labels_x, labels_y}."""
-    return {split: dict(np.load(folder / f"{split}.npz")) for split in ("fit", "validation", "test")}
+    splits = ("fit", "validation", "test")
+    return parallel.from_main(lambda: {split: dict(np.load(folder / f"{split}.npz")) for split in splits})

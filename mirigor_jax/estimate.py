@@ -5,6 +5,7 @@ values reported.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def in_batches(pairs: dict[str, np.ndarray], k: int, mesh: Mesh) -> tuple[jax.Ar
     """(h_x, h_y) of disjoint batches of k pairs, (m, k, d) each, on the mesh; the pairs left over are not used."""
     m = len(pairs["h_x"]) // k
     cut = [pairs[name][: m * k].reshape(m, k, -1) for name in ("h_x", "h_y")]
-    h_x, h_y = parallel.shard(cut, mesh, WITHIN_BATCH)
+    h_x, h_y = parallel.place(cut, mesh, WITHIN_BATCH)
     return h_x, h_y
 
 
@@ -153,34 +154,37 @@ def fit_critic(
     folder: Path,
     mesh: Mesh,
     *,
-    streamed: tuple[Frozen, Any, grain.IterDataset] | None = None,
+    streamed: tuple[Frozen, Any, Callable[[int], grain.IterDataset]] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Fit the critic on the fit part (or on streamed images), keep the best by validation.
 
-    features: standardised. streamed: the encoder, the frozen tree of `encode.encode_pairs`, and batches of fit_k pairs.
+    features: standardised. streamed: the encoder, the frozen tree of `encode.encode_pairs`, and from a first batch on
+    this process's part of batches of fit_k pairs.
     Returns its parameters and {"steps", "best_step", "k", "history"}; goes on from `folder`'s checkpoint.
     """
     e = config.estimate
     chunk = make_step(config, mesh, None if streamed is None else streamed[0])
     validation = in_batches(features["validation"], _validation_k(config, features), mesh)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    init = partial(init_critic, config, validation[0][0, :2], key)
+    init = partial(init_critic, config, jnp.asarray(features["validation"]["h_x"][:2]), key)
     abstract = parallel.abstract(jax.eval_shape(init), mesh)
     frozen, batch, iterator = {}, None, None
     if streamed:
-        frozen, iterator = parallel.replicate(streamed[1], mesh), iter(streamed[2])
+        frozen = parallel.place(streamed[1], mesh)
     else:
         assert not isinstance(pairing, SameImage)
         classes = pairing.classes(features["fit"]["labels"])
-        batch = parallel.replicate(fit.make_bank(features["fit"]["h"], classes, pairing.joint()), mesh)
+        batch = parallel.place(fit.make_bank(features["fit"]["h"], classes, pairing.joint()), mesh)
     path = folder / "fit.jsonl"
     with Checkpoints(folder / "critic") as checkpoints:
         done = checkpoints.last or 0
+        if streamed:
+            iterator = iter(streamed[2](done))
         if done:
-            state = checkpoints.restore(done, abstract, iterator)
+            state = checkpoints.restore(done, abstract)
         else:
             state = jax.jit(init, out_shardings=parallel.layout(abstract))()
-        rows = [row for row in read_rows(path) if row["step"] <= done]
+        rows = parallel.from_main(lambda: [row for row in read_rows(path) if row["step"] <= done])
         progress = Progress("estimate", e.steps, "steps")
         while done < e.steps:
             size = min(e.eval_every, e.steps - done)
@@ -189,7 +193,7 @@ def fit_critic(
                 several = [next(iterator) for _ in range(size)]
                 batch = {view: np.stack([b[view] for b in several]) for view in ("x", "y")}
                 batch = parallel.shard(batch, mesh, WITHIN_BATCH)
-            keys = parallel.replicate(keys, mesh)
+            keys = parallel.place(keys, mesh)
             with jax.transfer_guard("disallow"):
                 state, metrics = chunk(state, frozen, batch, validation, keys)
             done += size
@@ -198,7 +202,9 @@ def fit_critic(
             rows.append({"step": done, **bits})
             progress.update(done, f"strict InfoNCE {bits['validation_bits']:.3f} bits on validation")
             replace_rows(path, rows)
-            checkpoints.save(done, state, mi_bits=bits["validation_bits"], data=iterator)
+            checkpoints.save(done, state, mi_bits=bits["validation_bits"])
+            if parallel.stop_asked():
+                raise parallel.Stopped
         history = {name: [row[name] for row in rows] for name in ("step", "fit_bits", "validation_bits")}
         best_step = int(state.best_step)
     return state.best_params, {"steps": e.steps, "best_step": best_step, "k": e.fit_k, "history": history}
@@ -296,7 +302,7 @@ def estimate(
     mesh: Mesh,
     *,
     risk: float = 0.0,
-    streamed: tuple[Frozen, grain.IterDataset] | None = None,
+    streamed: tuple[Frozen, Callable[[int], grain.IterDataset]] | None = None,
 ) -> None:
     """Write `folder`/estimate.json: the Estimate of I(h_X;h_Y) under `pairing`, and what it rests on.
 
@@ -316,6 +322,8 @@ def estimate(
     curve, batches = read_curve(config, params, features["test"], pairing, mesh)
     at = {row["k"]: row for row in curve}
     own, paper_k = at[e.k], e.paper_k if e.paper_k in at else e.k
+    if not parallel.is_main():
+        return
     route, found = certify(config, params, features, pairing, e.confidence + risk)
     lower = found[route]["lower_bits"] if route else 0.0
     upper = pairing.mutual_information_bits

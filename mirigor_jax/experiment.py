@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
         return _restore(config, workdir)
     folder = Path(workdir or f"runs/{name}").expanduser()
     print(f"run folder: {folder}", flush=True)
+    if config.kind in ("arrays", "invertible") and jax.process_count() > 1:
+        raise InputError(f"a job of kind {config.kind} is one process's; start it without the others")
     if config.kind == "arrays":
         return _run_arrays(config, folder)
     if config.kind == "invertible":
@@ -82,7 +85,7 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
         for more, name in _others(config, population):
             _add_estimate(config, more, folder, name, folder, *check(more, population))
         _evaluate(config, folder, population, law)
-        _report(config, folder, population)
+        parallel.from_main(lambda: _report(config, folder, population))
     return None
 
 
@@ -171,13 +174,7 @@ def re_estimate(folder: Path, **asked: Any) -> None:
 
     Raises InputError where there is no finished run, or nothing new to estimate under that name.
     """
-    if not (folder / "config.json").is_file():
-        raise InputError(f"config.restore='{folder}' is not a run folder: no config.json there; give a run's path")
-    own = ConfigDict(_read_config(folder / "config.json"))
-    if not _given(own) and not any((folder / "train").glob("[0-9]*")):
-        raise InputError(f"no checkpoint in '{folder / 'train'}'; finish the run first, then restore it")
-    if not (folder / "report.json").is_file():
-        raise InputError(f"the run in '{folder}' is not finished; give its own command again, then restore it")
+    own = ConfigDict(parallel.from_main(lambda: _restorable(folder)))
     config, name = re_estimated(own, **asked)
     print(f"run folder: {folder}, estimate: {name}", flush=True)
     try:
@@ -189,7 +186,19 @@ def re_estimate(folder: Path, **asked: Any) -> None:
         raise InputError(f"the encoder or the features of the run in '{folder}' are no longer what it was made from")
     with lock(folder):
         _add_estimate(own, config, folder, name, folder / "estimates" / name, population, law)
-        _report(own, folder, population)
+        parallel.from_main(lambda: _report(own, folder, population))
+
+
+def _restorable(folder: Path) -> dict[str, Any]:
+    """The config of a finished run. Raises InputError where there is none."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"config.restore='{folder}' is not a run folder: no config.json there; give a run's path")
+    own = _read_config(folder / "config.json")
+    if not _given(ConfigDict(own)) and not any((folder / "train").glob("[0-9]*")):
+        raise InputError(f"no checkpoint in '{folder / 'train'}'; finish the run first, then restore it")
+    if not (folder / "report.json").is_file():
+        raise InputError(f"the run in '{folder}' is not finished; give its own command again, then restore it")
+    return own
 
 
 def re_estimated(
@@ -238,7 +247,7 @@ def _add_estimate(
                 features = folder / "features"  # whose images serve every pairing
             else:
                 equal = all(flatten(config)[key] == flatten(own)[key] for key in same)
-                if equal and fitted.exists() and not (features / "fit.npz").exists():
+                if parallel.is_main() and equal and fitted.exists() and not (features / "fit.npz").exists():
                     replace_arrays(features / "fit.npz", dict(np.load(fitted)))
         _estimate(config, folder, name, features, clock, population, law)
     elif flatten(config) | {"estimate.also": ()} != flatten(own) | {"estimate.also": ()}:
@@ -408,6 +417,10 @@ def claim(folder: Path, config: ConfigDict) -> None:
     Raises InputError where another config made it (naming the keys that differ), where it holds other files, or where
     it can't be written.
     """
+    parallel.from_main(lambda: _claim(folder, config))
+
+
+def _claim(folder: Path, config: ConfigDict) -> None:
     path = folder / "config.json"
     mine = json.loads(config.to_json())
     try:
@@ -444,14 +457,22 @@ class LockedError(InputError):
 
 @contextlib.contextmanager
 def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a folder; LockedError where another process does, unless to wait for it. The lock goes with the process."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
-            raise LockedError(
-                f"another process is at work in '{folder}'; wait for it, or give another --workdir"
-            ) from None
+    """Hold a folder for all of a job's processes; LockedError where another job does, unless to wait for it.
+
+    The lock goes with the process.
+    """
+    with contextlib.ExitStack() as held:
+
+        def take() -> None:
+            file = held.enter_context((folder / ".lock").open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError:
+                raise LockedError(
+                    f"another process is at work in '{folder}'; wait for it, or give another --workdir"
+                ) from None
+
+        parallel.from_main(take)
         yield
 
 
@@ -468,7 +489,7 @@ def _stage(folder: Path, name: str, done: bool) -> Iterator[bool]:
 
     Time adds up over interrupted runs; a killed one leaves no note.
     """
-    if done:
+    if parallel.from_main(lambda: done):
         print(f"{name}: finished before, skipped", flush=True)
         yield False
         return
@@ -478,7 +499,7 @@ def _stage(folder: Path, name: str, done: bool) -> Iterator[bool]:
         yield True
     finally:
         path = folder / "stages.json"
-        stages = json.loads(path.read_text()) if path.exists() else {}
+        stages = json.loads(path.read_text()) if parallel.is_main() and path.exists() else {}
         before = stages.get(name, {"seconds": 0.0, "peak_memory_gib": 0.0})
         # The peak is of the process so far; macOS counts it in bytes, Linux in KiB.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
@@ -574,24 +595,32 @@ def _train(config: ConfigDict, folder: Path, population: Population, law: AnyPai
         classes = _classes(population, law)
         num_classes = _num_classes(classes)
         train.train(config, path, read, mesh, held=held, num_classes=num_classes, on_rate=expect)
-        rows = read_rows(path / "metrics.jsonl")
-        last = rows[-max(1, len(rows) // 10) :]
-        summary = {
-            "objective": t.objective,
-            "num_classes": num_classes,
-            "k": t.k,
-            "steps": t.steps,
-        }
-        for name in rows[0].keys() - {"step"} if rows else ():
-            summary[name] = float(np.mean([row[name] for row in last]))
-        if "mi_bits" in summary:
-            summary["ceiling_bits"] = math.log2(2 * t.k - 1)
-        replace_json(path / "summary.json", summary)
+        if parallel.is_main():
+            _summarise(config, path, num_classes)
+
+
+def _summarise(config: ConfigDict, path: Path, num_classes: int | None) -> None:
+    """The end of a training, for the stages behind it and for the report."""
+    t, rows = config.train, read_rows(path / "metrics.jsonl")
+    last = rows[-max(1, len(rows) // 10) :]
+    summary = {
+        "objective": t.objective,
+        "num_classes": num_classes,
+        "k": t.k,
+        "steps": t.steps,
+    }
+    for name in rows[0].keys() - {"step"} if rows else ():
+        summary[name] = float(np.mean([row[name] for row in last]))
+    if "mi_bits" in summary:
+        summary["ceiling_bits"] = math.log2(2 * t.k - 1)
+    replace_json(path / "summary.json", summary)
 
 
 def _frozen(config: ConfigDict, folder: Path, mesh: Mesh) -> encode.Frozen:
     """The run's encoder; its head, which is restored with it, is as wide as the training made it."""
-    num_classes = None if _given(config) else _read(folder / "train/summary.json")["num_classes"]
+    num_classes = None
+    if not _given(config):
+        num_classes = parallel.from_main(lambda: _read(folder / "train/summary.json")["num_classes"])
     return encode.freeze(config, folder / "train", mesh, num_classes)
 
 
@@ -609,13 +638,16 @@ def _estimate(
             streamed = None
             if estimate.streams(config):
                 frozen = _frozen(config, folder, mesh)
-                dataset = batches(
+                dataset = partial(
+                    batches,
                     population.pairs(law, "critic"),
                     batch_size=config.estimate.fit_k,
+                    process_index=jax.process_index(),
+                    process_count=jax.process_count(),
                     threads=config.data.threads,
                     workers=config.data.workers,
                 )
-                streamed = frozen, dataset
+                streamed = frozen, lambda first: dataset(first=first)
             estimate.estimate(config, name, paired, law, target, mesh, risk=population.risk(law), streamed=streamed)
 
 
@@ -692,15 +724,20 @@ def _evaluate(config: ConfigDict, folder: Path, population: Population, law: Any
     with _stage(folder, "evaluate", path.exists()) as work:
         if not work:
             return
-        features, accuracies = encode.load(folder / "features"), {}
-        for task in population.tasks:
-            classes = population.task(task)
-            probe = estimate.fit_probe(config, features, classes)
-            accuracies[task] = probes.accuracy(probe, *estimate.both_views(features["test"], classes))
-            print(f"  {task}: {100 * accuracies[task]:.2f} % of test images", flush=True)
-        if config.evaluate.metrics:
-            replace_json(folder / "evaluate" / "metrics.json", _metrics(config, folder, population, law, features))
-        replace_json(path, accuracies)
+        features = encode.load(folder / "features")
+        parallel.from_main(lambda: _probe(config, folder, population, law, features))
+
+
+def _probe(config: ConfigDict, folder: Path, population: Population, law: AnyPairing, features: Features) -> None:
+    accuracies = {}
+    for task in population.tasks:
+        classes = population.task(task)
+        probe = estimate.fit_probe(config, features, classes)
+        accuracies[task] = probes.accuracy(probe, *estimate.both_views(features["test"], classes))
+        print(f"  {task}: {100 * accuracies[task]:.2f} % of test images", flush=True)
+    if config.evaluate.metrics:
+        replace_json(folder / "evaluate" / "metrics.json", _metrics(config, folder, population, law, features))
+    replace_json(folder / "evaluate" / "linear.json", accuracies)
 
 
 def _metrics(

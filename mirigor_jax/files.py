@@ -1,4 +1,7 @@
-"""Writing a file at one stroke: a reader, or the next start after a kill, sees the old one or the new one."""
+"""Writing a file at one stroke: a reader, or the next start after a kill, sees the old one or the new one.
+
+Process 0 writes; in the others nothing is written.
+"""
 
 import json
 import math
@@ -7,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import jax
 import numpy as np
 
 
 def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    if jax.process_index() > 0:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:

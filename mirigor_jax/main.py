@@ -1,8 +1,11 @@
 """The command line: python -m mirigor_jax.main --config=FILE[:ARGUMENTS] [--config.KEY=VALUE …] [--workdir=DIR].
 
-Messages and exit codes; everything else is in the libraries.
+Messages and exit codes; everything else is in the libraries. The same command in each process of a SLURM or Open MPI
+job, or on each worker of a TPU, makes them one; elsewhere --coordinator=HOST:PORT --processes=N --process=I do.
 """
 
+import contextlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -19,18 +22,33 @@ def keep_compiled_programs() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one config. Returns the exit code: 0, 2 for bad input (one line on stderr), 130 when interrupted."""
+    """Run one config. Returns the exit code: 0; 2 for bad input (one line on stderr); 130 and 143 when stopped."""
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         print(f"{(__doc__ or '').splitlines()[0]}\nShipped configs, each with its arguments in its header:\n  ", end="")
         print("\n  ".join(configuration.shipped_configs()))
         return 0
     try:
+        argv, peers = configuration.peers(argv)
         config, name, workdir = configuration.parse(argv)
         keep_compiled_programs()
-        from mirigor_jax import experiment, study  # JAX starts only for a command line that is right
+        import jax
 
-        (study if config.kind == "study" else experiment).run(config, name, workdir)
+        from mirigor_jax import experiment, parallel, study  # JAX starts only for a command line that is right
+
+        parallel.start(**peers)
+        with contextlib.nullcontext() if parallel.is_main() else contextlib.redirect_stdout(io.StringIO()):
+            try:
+                (study if config.kind == "study" else experiment).run(config, name, workdir)
+            except parallel.Stopped:
+                print("stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
+                return 143
+            except jax.errors.JaxRuntimeError as error:
+                if jax.process_count() == 1:
+                    raise
+                # When this process ends, JAX tells which one it misses.
+                print(f"error: another process is gone ({str(error).splitlines()[0]})", file=sys.stderr)
+                return 1
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,20 +1,130 @@
-"""Devices: the mesh, and how a step written for one device is mapped over it. The only file that names meshes."""
+"""Processes and devices: how they start together, the mesh, and how a step for one device is mapped over it.
 
+Every process of a job runs the same program. Process 0 alone writes files and reports; what it reads of the run's
+folder it tells the others (`from_main`), so that only checkpoints need a folder that all of them see.
+"""
+
+import contextlib
+import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+import pickle
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mirigor_jax.errors import InputError
 
+T = TypeVar("T")
 AXIS = "data"
 SHARDED = P(AXIS)
 REPLICATED = P()
+PATIENCE_S = 30  # after which the processes beside one that is gone, or that ended alone, are ended
+CHUNK = 2**28  # bytes that process 0 sends at once
+_polls = itertools.count(1)
+_waits, _stopping = False, False  # whether SIGTERM waits for `stop_asked`, and whether one does
+
+
+class Stopped(BaseException):
+    """SIGTERM came, as before a preemption. No failure, so no Exception."""
+
+
+def start(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+    """Join this job's other processes, if there are any. To be called before JAX is asked for its devices.
+
+    coordinator: HOST:PORT of process 0, with the number of processes and this one's; without them SLURM, Open MPI, or
+    the metadata of TPU VMs and of Kubernetes' TPU nodes tell, and where these don't, this process is alone.
+    Raises InputError where only some of the three are given, and where the others cannot be joined.
+    """
+    given = (coordinator, processes, process)
+    if any(one is not None for one in given) and None in given:
+        raise InputError("give --coordinator=HOST:PORT, --processes=N and --process=I together, or none of them")
+    try:
+        patience: Any = {"heartbeat_timeout_seconds": PATIENCE_S, "shutdown_timeout_seconds": PATIENCE_S}
+        jax.distributed.initialize(coordinator, processes, process, **patience)
+    except (ValueError, RuntimeError) as error:
+        # Nothing tells of others; or JAX is at work here already, as in a notebook, alone or with them.
+        alone = ("coordinator_address should be defined", "must be called before", "should only be called once")
+        if coordinator is not None or not any(words in str(error) for words in alone):
+            raise InputError(f"the processes cannot be started together: {' '.join(str(error).split())}") from None
+    if jax.process_count() == 1:
+        signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(signum: int, frame: Any) -> None:
+    global _stopping
+    _stopping = True
+    if not _waits:
+        raise Stopped
+
+
+@contextlib.contextmanager
+def finishing_steps() -> Iterator[None]:
+    """Within, SIGTERM waits for `stop_asked`. Elsewhere it ends a process that is alone at once, by `Stopped`."""
+    global _waits
+    _waits = True
+    try:
+        yield
+    finally:
+        _waits = False
+
+
+def stop_asked() -> bool:
+    """Whether a process was told to stop: then all of them are, at the same call. Each has to call it equally often."""
+    # The processes agree on a later call than any of them has reached.
+    return multihost_utils.reached_preemption_sync_point(next(_polls)) if jax.process_count() > 1 else _stopping
+
+
+def is_main() -> bool:
+    """Whether this is process 0, which writes and reports."""
+    return jax.process_index() == 0
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What `make` returns on process 0, for every process; its InputError too is raised in all of them."""
+    if jax.process_count() == 1:
+        return make()
+    result: Any = None
+    if is_main():
+        try:
+            result = make()
+        except InputError as error:
+            result = error
+    result = pickle.loads(_broadcast(pickle.dumps(result) if is_main() else b""))
+    if isinstance(result, InputError):
+        raise result
+    return result
+
+
+def _broadcast(data: bytes) -> bytes:
+    """Process 0's bytes."""
+    high, low = multihost_utils.broadcast_one_to_all(np.array(divmod(len(data), 2**16), np.int32)).tolist()
+    total = high * 2**16 + low
+    parts = []
+    for first in range(0, total, CHUNK):
+        part = np.frombuffer(data, np.uint8)[first : first + CHUNK] if is_main() else None
+        if part is None:
+            part = np.zeros(min(CHUNK, total - first), np.uint8)
+        parts.append(np.asarray(multihost_utils.broadcast_one_to_all(part), np.uint8).tobytes())
+    return b"".join(parts)
+
+
+def gather_rows(rows: np.ndarray, total: int) -> np.ndarray:
+    """All `total` rows, of which each process has the contiguous part that `pipeline.batches` gives it."""
+    processes = jax.process_count()
+    if processes == 1:
+        return rows
+    padded = np.zeros((-(-total // processes), *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    parts = np.asarray(multihost_utils.process_allgather(padded))
+    cuts = [total * p // processes for p in range(processes + 1)]
+    return np.concatenate([part[: b - a] for part, a, b in zip(parts, cuts, cuts[1:], strict=False)])
 
 
 def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -52,12 +162,32 @@ def shard(batch: Any, mesh: Mesh, spec: P = SHARDED) -> Any:
     sharding = NamedSharding(mesh, spec)
     if jax.process_count() == 1:  # the rows are all the rows, and the host need not copy them
         return jax.device_put(batch, sharding)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+    return _each(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The same values on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
+def place(tree: Any, mesh: Mesh, spec: P = REPLICATED) -> Any:
+    """Values that every process has whole → global arrays laid out over the mesh."""
+    sharding = NamedSharding(mesh, spec)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return _each(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), tree)
+
+
+def _each(to_global: Callable[[np.ndarray], Any], tree: Any) -> Any:
+    """Random keys go as the numbers they are made of."""
+
+    def one(x):
+        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(to_global(np.asarray(jax.random.key_data(x))), impl=jax.random.key_impl(x))
+        return to_global(np.asarray(x))
+
+    return jax.tree.map(one, tree)
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+    """This process's rows of a global array that is laid out by rows."""
+    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(shards[first]) for first in sorted(shards)])
 
 
 def abstract(tree: Any, mesh: Mesh, spec: P = REPLICATED) -> Any:

@@ -11,15 +11,17 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, Integer
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from mirigor_jax import experiment, figures, quality, report
+from mirigor_jax import experiment, figures, parallel, quality, report
 from mirigor_jax.configuration import flatten, near
 from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.errors import InputError
@@ -104,17 +106,19 @@ def _cells(config: ConfigDict, folder: Path) -> list[Cell]:
         own.update_from_flattened_dict(cell["run"])
         cells.append(Cell(cell["name"], folder / cell["name"], own))
     for source in map(Path, filter(None, config.study.sources.split(","))):
-        try:
-            found = json.loads((source.expanduser() / "study.json").read_text())["rows"]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                f"study.sources: '{source}' is no study's folder; run that study first ({error})"
-            ) from error
         cells += [
-            Cell(f"{source.name.removeprefix('studies-')}/{row['cell']}", source.expanduser() / row["cell"], None)
-            for row in found
+            Cell(f"{source.name.removeprefix('studies-')}/{name}", source.expanduser() / name, None)
+            for name in parallel.from_main(partial(_finished_cells, source.expanduser()))
         ]
     return cells
+
+
+def _finished_cells(source: Path) -> list[str]:
+    """The names of the runs in a study's folder. Raises InputError where it is none."""
+    try:
+        return [row["cell"] for row in json.loads((source / "study.json").read_text())["rows"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"study.sources: '{source}' is no study's folder; run that study first ({error})") from error
 
 
 def _chosen(only: str, cells: Sequence[Cell]) -> Sequence[Cell]:
@@ -130,7 +134,7 @@ def _chosen(only: str, cells: Sequence[Cell]) -> Sequence[Cell]:
 def _finished(cell: Cell, wanted: Sequence[dict[str, Any]]) -> report.Report | None:
     """The run's report where it is there, with every estimate that is wanted of it."""
     path = cell.folder / "report.json"
-    found = json.loads(path.read_text()) if path.exists() else None
+    found = parallel.from_main(lambda: json.loads(path.read_text()) if path.exists() else None)
     if found is None or not _names(found, wanted) <= found["estimates"].keys():
         return None
     return found
@@ -159,8 +163,10 @@ def _work(cells: Sequence[Cell], chosen: Sequence[Cell], wanted: Sequence[dict[s
                 if not last:
                     locked.append(cell)
             except Exception as error:
-                # One run's failure must not cost the others theirs.
+                # One run's failure must not cost the others theirs; but among several processes none can go on alone.
                 if not isinstance(error, InputError):
+                    if jax.process_count() > 1:
+                        raise
                     traceback.print_exc()
                 failures[cell.name] = f"{type(error).__name__}: {error}".splitlines()[0]
                 print(f"failed: {failures[cell.name]}", file=sys.stderr, flush=True)
@@ -180,42 +186,49 @@ def _finish(cell: Cell, wanted: Sequence[dict[str, Any]]) -> None:
 
 def _tabulate(config: ConfigDict, folder: Path, cells: Sequence[Cell], failures: dict[str, str]) -> None:
     """study.json, study.md and the figures, of the runs that are finished; those of other processes too."""
-    study, wanted = STUDIES[config.study.name], config.study.estimates
+    wanted = config.study.estimates
     # Whoever writes last has then seen the runs of all before.
     with experiment.lock(folder, wait=True):
         found = [(cell, _finished(cell, wanted)) for cell in cells]
-        rows = [
-            {
-                "cell": cell.name,
-                "seconds": _seconds(cell, done, wanted),
-                "devices": done["run"]["devices"],
-                **study.row(done, cell.folder),
-            }
-            for cell, done in found
-            if done
-        ]
-        missing = [cell.name for cell, done in found if not done]
-        document = {
-            "study": config.study.name,
-            "runs": len(cells),
-            "finished": len(rows),
-            "missing": missing,
-            "failures": failures,
-            "rows": rows,
+        parallel.from_main(lambda: _write_table(config, folder, found, failures))
+
+
+def _write_table(
+    config: ConfigDict, folder: Path, found: Sequence[tuple[Cell, report.Report | None]], failures: dict[str, str]
+) -> None:
+    study, wanted = STUDIES[config.study.name], config.study.estimates
+    rows = [
+        {
+            "cell": cell.name,
+            "seconds": _seconds(cell, done, wanted),
+            "devices": done["run"]["devices"],
+            **study.row(done, cell.folder),
         }
-        (folder / "figures").mkdir(exist_ok=True)
-        drawn = study.draw(rows) if rows else {}
-        for name, figure in drawn.items():
-            figure.savefig(folder / "figures" / f"{name}.png")
-        counted = f"{len(rows)} of {len(cells)} runs finished" + (f"; missing: {', '.join(missing)}" if missing else "")
-        sections = [f"# {config.study.name}", f"{counted}."]
-        sections += [f"- {name} failed: {message}" for name, message in failures.items()]
-        if rows:
-            spent = duration(sum(row["seconds"] for row in rows))
-            sections += [study.table(rows), *report.pictures([f"figures/{name}.png" for name in drawn])]
-            sections += [f"{spent} in all, on {', '.join(sorted({row['devices'] for row in rows}))}."]
-        replace_text(folder / "study.md", "\n\n".join(sections) + "\n")
-        replace_json(folder / "study.json", document)
+        for cell, done in found
+        if done
+    ]
+    missing = [cell.name for cell, done in found if not done]
+    document = {
+        "study": config.study.name,
+        "runs": len(found),
+        "finished": len(rows),
+        "missing": missing,
+        "failures": failures,
+        "rows": rows,
+    }
+    (folder / "figures").mkdir(exist_ok=True)
+    drawn = study.draw(rows) if rows else {}
+    for name, figure in drawn.items():
+        figure.savefig(folder / "figures" / f"{name}.png")
+    counted = f"{len(rows)} of {len(found)} runs finished" + (f"; missing: {', '.join(missing)}" if missing else "")
+    sections = [f"# {config.study.name}", f"{counted}."]
+    sections += [f"- {name} failed: {message}" for name, message in failures.items()]
+    if rows:
+        spent = duration(sum(row["seconds"] for row in rows))
+        sections += [study.table(rows), *report.pictures([f"figures/{name}.png" for name in drawn])]
+        sections += [f"{spent} in all, on {', '.join(sorted({row['devices'] for row in rows}))}."]
+    replace_text(folder / "study.md", "\n\n".join(sections) + "\n")
+    replace_json(folder / "study.json", document)
     print("\n" + "\n\n".join(sections[1:]) + f"\nstudy: {folder / 'study.md'}", flush=True)
 
 

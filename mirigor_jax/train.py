@@ -340,22 +340,33 @@ def train(
     def place(batch: dict[str, np.ndarray]) -> dict[str, Array]:
         return parallel.shard({name: batch[name] for name in abstract[0]}, mesh)
 
-    iterator = iter(batches(read, batch_size=k, threads=config.data.threads, workers=config.data.workers, place=place))
     with Checkpoints(folder) as checkpoints:
         start = checkpoints.last or 0
         if checkpoints.last == steps:
             return
+        iterator = iter(
+            batches(
+                read,
+                batch_size=k,
+                first=start,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+                threads=config.data.threads,
+                workers=config.data.workers,
+                place=place,
+            )
+        )
         if checkpoints.last is not None:
-            state = checkpoints.restore(start, abstract_state, iterator)
+            state = checkpoints.restore(start, abstract_state)
             print(f"  train continues from step {start:,} of {steps:,}", flush=True)
         else:
             start_state = partial(init_state, config, num_classes=num_classes)
             init = jax.jit(start_state, out_shardings=parallel.layout(abstract_state))
             state = init(jax.random.fold_in(jax.random.key(config.seed), 0))
-        rows = [row for row in read_rows(folder / "metrics.jsonl") if row["step"] <= start]
+        rows = parallel.from_main(lambda: [row for row in read_rows(folder / "metrics.jsonl") if row["step"] <= start])
         print("  compiling the train step", flush=True)
         compiled = step.lower(abstract_state, *abstract).compile()
-        on_device = None if held is None else parallel.replicate(held, mesh)
+        on_device = None if held is None else parallel.place(held, mesh)
         progress = Progress("train", steps, "steps")
         began = time.monotonic()
         pending: Metrics = {}
@@ -377,25 +388,36 @@ def train(
             in_training = f"in-training I {in_bits(recent):.2f} bits (ceiling {ceiling:.2f})"
             progress.update(done, in_training if bounds_mi else f"loss {recent:.3f} nats")
 
+        def save(step: int, candidate: bool = True) -> None:
+            """candidate: for the best, which must not depend on when a run is stopped."""
+            nonlocal pending
+            if pending:
+                record(pending)
+            pending = {}
+            replace_rows(folder / "metrics.jsonl", rows)
+            checkpoints.save(step, state, mi_bits=in_bits(mean_loss(50)) if candidate else -math.inf)
+
         # The order matters: save, then draw a batch, then step; and read the metrics of the step before only when the
         # next one is under way, so that the accelerator never waits for Python.
-        for i in range(start, steps + 1):
-            if i == steps or (i > start and i % config.train.checkpoint_every == 0):
-                if pending:
-                    record(pending)
-                pending = {}
-                replace_rows(folder / "metrics.jsonl", rows)
-                checkpoints.save(i, state, mi_bits=in_bits(mean_loss(50)), data=iterator)
-            if i == steps:
-                break
-            batch = next(iterator)
-            with jax.transfer_guard("disallow"):  # a hidden copy would stall the accelerator at every step
-                state, metrics = compiled(state, batch, on_device)
-                if pending:
-                    record(pending)
-                pending = metrics
-            if i == start:
-                jax.block_until_ready(state)
-                began = time.monotonic()
-            elif i == start + 5:
-                on_rate((time.monotonic() - began) / 5, steps - i)
+        with parallel.finishing_steps():
+            for i in range(start, steps + 1):
+                due = i == steps or (i > start and i % config.train.checkpoint_every == 0)
+                if due:
+                    save(i)
+                if parallel.stop_asked():
+                    if not due and i > start:
+                        save(i, candidate=False)
+                    raise parallel.Stopped
+                if i == steps:
+                    break
+                batch = next(iterator)
+                with jax.transfer_guard("disallow"):  # a hidden copy would stall the accelerator at every step
+                    state, metrics = compiled(state, batch, on_device)
+                    if pending:
+                        record(pending)
+                    pending = metrics
+                if i == start:
+                    jax.block_until_ready(state)
+                    began = time.monotonic()
+                elif i == start + 5:
+                    on_rate((time.monotonic() - began) / 5, steps - i)

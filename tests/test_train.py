@@ -32,7 +32,7 @@ def images(k: int, size: int = 32):
 def steps(config, devices: int, count: int):
     mesh = parallel.make_mesh(config.train.k, jax.devices()[:devices])
     step, _ = train.make_step(config, mesh)
-    state = parallel.replicate(train.init_state(config, jax.random.key(0)), mesh)
+    state = parallel.place(train.init_state(config, jax.random.key(0)), mesh)
     metrics = {}
     for _ in range(count):
         state, metrics = step(state, parallel.shard(images(config.train.k), mesh), None)
@@ -413,20 +413,47 @@ def test_half_precision_changes_the_loss_by_less_than_2_percent():
     np.testing.assert_allclose(half, single, rtol=0.02)
 
 
+def black_and_white(start, stop):
+    """Black and white images in turn, by their class; from pair 64 on, by the other."""
+    number = np.arange(start, stop)
+    pixels = np.broadcast_to((255 * (number % 2)).astype(np.uint8)[:, None, None, None], (len(number), 32, 32, 3))
+    classes = ((number + (number >= 64)) % 2).astype(np.int32)
+    return {"x": pixels, "y": pixels, "c_x": classes, "c_y": classes}
+
+
+@pytest.mark.usefixtures("stem_only")
+def test_stopped_at_any_step_a_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+    options = ("objective=cross_entropy", "steps=9", "checkpoint_every=4", "warmup_steps=0", "optimizer=sgd")
+    config = tiny(*(f"--config.train.{one}" for one in options))
+    mesh = parallel.make_mesh(8, jax.devices()[:1])
+    train.train(config, tmp_path / "whole", black_and_white, mesh, num_classes=2)
+
+    polls = iter([*[False] * 3, True, True, *[False] * 2, True])  # at step 3, at once when it goes on, and at step 5
+    monkeypatch.setattr(parallel, "stop_asked", lambda: next(polls, False))
+    at = []
+    for _ in range(3):
+        with pytest.raises(parallel.Stopped):
+            train.train(config, tmp_path / "stopped", black_and_white, mesh, num_classes=2)
+        with Checkpoints(tmp_path / "stopped") as checkpoints:
+            at.append((checkpoints.last, checkpoints.best))
+    # Where a run was stopped doesn't make it the best, unless there is no other.
+    assert at == [(3, 3), (3, 3), (5, 4)]
+    train.train(config, tmp_path / "stopped", black_and_white, mesh, num_classes=2)
+    for name in ("last", "best"):
+        whole, stopped = (
+            train.frozen_variables(config, tmp_path / run, mesh, which=name, num_classes=2)
+            for run in ("whole", "stopped")
+        )
+        jax.tree.map(np.testing.assert_array_equal, whole, stopped)
+    assert read_rows(tmp_path / "whole" / "metrics.jsonl") == read_rows(tmp_path / "stopped" / "metrics.jsonl")
+
+
 @pytest.mark.usefixtures("stem_only")
 def test_a_run_without_in_training_mi_keeps_its_loss_and_the_checkpoint_where_it_was_least(tmp_path, capsys):
     overrides = ("objective=cross_entropy", "steps=12", "checkpoint_every=4", "warmup_steps=0", "optimizer=sgd")
     config = tiny(*(f"--config.train.{one}" for one in overrides))
     mesh = parallel.make_mesh(8, jax.devices()[:1])
-
-    def read(start, stop):
-        """Black and white images in turn, by their class; from pair 64 on, by the other."""
-        number = np.arange(start, stop)
-        pixels = np.broadcast_to((255 * (number % 2)).astype(np.uint8)[:, None, None, None], (len(number), 32, 32, 3))
-        classes = ((number + (number >= 64)) % 2).astype(np.int32)
-        return {"x": pixels, "y": pixels, "c_x": classes, "c_y": classes}
-
-    train.train(config, tmp_path, read, mesh, num_classes=2)
+    train.train(config, tmp_path, black_and_white, mesh, num_classes=2)
     rows = read_rows(tmp_path / "metrics.jsonl")
     assert [list(row) for row in rows] == [["step", "loss_nats"]] * 12
     losses = np.array([row["loss_nats"] for row in rows])

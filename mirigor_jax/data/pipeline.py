@@ -18,6 +18,7 @@ def batches(
     *,
     batch_size: int,
     num_examples: int | None = None,
+    first: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 2,
@@ -25,9 +26,10 @@ def batches(
     workers: int = 0,
     place: Callable[[dict[str, np.ndarray]], Any] | None = None,
 ) -> grain.IterDataset:
-    """This process's part of every batch of a stream; `iter` of it has `get_state` and `set_state`.
+    """This process's part of every batch of a stream, from batch `first` on.
 
-    read(start, stop) gives rows [start, stop) of the stream, the same however the range is cut.
+    read(start, stop) gives rows [start, stop) of the stream, the same however the range is cut: to go on is to begin at
+    another batch, with as many processes as there are then.
     Batch b is rows [b·B, (b+1)·B), of which process p of P gets the p-th of P contiguous parts; without num_examples it
     never ends, else the last batch is short. `threads` read up to `prefetch` batches ahead (0: none), in each of
     `workers` processes if there are any, which pays where reading a batch is slower than copying it between processes.
@@ -40,7 +42,7 @@ def batches(
     read_batch = partial(_read_batch, read, batch_size, num_examples, process_index, process_count)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     count = ENDLESS if num_examples is None else -(-num_examples // batch_size)
-    dataset = grain.MapDataset.range(count).map(read_batch)
+    dataset = grain.MapDataset.range(first, count).map(read_batch)
     if place is None:
         place = _as_it_is
     if not workers:

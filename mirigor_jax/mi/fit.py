@@ -384,7 +384,7 @@ def fit_members(
     mesh = parallel.make_mesh(len(members.seed), jax.devices()[:devices])
     start, chunk = _programs(recipe, mesh)
     n, seeds = data.x.shape[1], members.seed
-    data, validation = parallel.replicate((data, validation), mesh)
+    data, validation = parallel.place((data, validation), mesh)
     members = parallel.shard(members, mesh)
     state, done, best_step = start(members, data, validation), 0, np.zeros(len(seeds), np.int32)
     while done < recipe.steps and done - best_step.max() < recipe.patience:

@@ -1,0 +1,28 @@
+"""Signals. Processes, and what they tell each other, are test_processes.py's; steps are mapped in their own tests."""
+
+import os
+import signal
+
+import pytest
+
+from mirigor_jax import parallel
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """A process that is alone, with the handler that was there put back."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(parallel, "_stopping", False)
+    parallel.start()
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("started")
+def test_sigterm_waits_for_the_step_in_hand_where_there_are_steps_and_for_nothing_else():
+    assert not parallel.stop_asked()
+    with parallel.finishing_steps():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert parallel.stop_asked()
+    with pytest.raises(parallel.Stopped):
+        os.kill(os.getpid(), signal.SIGTERM)

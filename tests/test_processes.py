@@ -1,0 +1,187 @@
+"""Several real processes of one job, on this machine: the same numbers, stopped together, and continued by others."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mirigor_jax import configuration
+from mirigor_jax.errors import InputError
+
+pytestmark = pytest.mark.slow
+
+JOB = (
+    "--config=configs/cdp.py:pairing=color",
+    "--config.data.size=32",
+    "--config.data.colors=2",
+    "--config.encoder.width=4",
+    "--config.train.k=8",
+    "--config.train.checkpoint_every=3",
+    "--config.features.fit=512",
+    "--config.features.validation=64",
+    "--config.features.test=136",  # a last batch of 8
+    "--config.features.batch_size=64",
+    "--config.estimate.k=64",
+    "--config.estimate.paper_k=32",
+    "--config.estimate.curve=(16,)",
+    "--config.estimate.fit_k=32",
+    "--config.estimate.steps=20",
+    "--config.estimate.eval_every=10",
+    "--config.evaluate.l2=(1e-3,)",
+)
+STEPS, ENDLESS = "--config.train.steps=6", "--config.train.steps=100000"
+
+
+def start(
+    count: int, folder: Path, *arguments: str, job: tuple[str, ...] = JOB, last: tuple[str, ...] = ()
+) -> list[subprocess.Popen]:
+    """That many processes, one device each; a single one by itself. last: what only the last is told."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    started = []
+    for i in range(count):
+        peers = [f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={i}"] if count > 1 else []
+        peers += last if i == count - 1 else ()
+        command = [sys.executable, "-m", "mirigor_jax.main", *job, *arguments, *peers, f"--workdir={folder}"]
+        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+        log = folder.with_suffix(f".{i}.log").open("w")
+        started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True))
+    return started
+
+
+def codes(processes: list[subprocess.Popen], timeout: float = 400) -> list[int]:
+    until = time.monotonic() + timeout
+    try:
+        return [process.wait(until - time.monotonic()) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def logs(folder: Path) -> list[str]:
+    return [path.read_text() for path in sorted(folder.parent.glob(f"{folder.name}.*.log"))]
+
+
+def run(count: int, folder: Path, *arguments: str) -> dict:
+    assert codes(start(count, folder, *arguments)) == [0] * count, logs(folder)
+    return numbers(folder)
+
+
+def numbers(folder: Path) -> dict[str, float]:
+    """Every number of the report, but for what differs from run to run."""
+    report = json.loads((folder / "report.json").read_text())
+    for name in ("run", "workdir", "name"):
+        del report[name]
+
+    def flat(value, name):
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        return {name: value} if not items else {k: v for key, x in items for k, v in flat(x, f"{name}.{key}").items()}
+
+    return {name: x for name, x in flat(report, "").items() if isinstance(x, int | float)}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict[str, float]:
+    return run(1, tmp_path_factory.mktemp("runs") / "one", STEPS)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_end_with_the_numbers_of_one(alone, tmp_path, count):
+    assert run(count, tmp_path / "run", STEPS) == pytest.approx(alone, rel=1e-3, abs=1e-3)
+    first, *others = logs(tmp_path / "run")
+    assert "linear accuracy" in first
+    assert not any("encode" in other for other in others)  # process 0 alone reports
+
+
+def test_a_study_in_four_processes_has_the_table_of_one(tmp_path):
+    shrunk = (argument.replace("--config.", "--config.run.") for argument in JOB[1:])
+    job = ("--config=configs/studies/batch_size.py:encoders=resnet18,k=4+8,pairs=24,seeds=1", *shrunk)
+    tables = []
+    for count in (1, 4):
+        folder = tmp_path / str(count)
+        assert codes(start(count, folder, job=job)) == [0] * count, logs(folder)
+        table = json.loads((folder / "study.json").read_text())
+        rows = [row for row in table["rows"] if row.pop("seconds") and row.pop("devices")]
+        tables.append(
+            {**table, "rows": len(rows)} | {f"{i}.{k}": x for i, row in enumerate(rows) for k, x in row.items()}
+        )
+    one, four = tables
+    assert (one["finished"], one["missing"], one["failures"]) == (2, [], {})
+    assert four == pytest.approx(one, rel=1e-3, abs=1e-3)
+
+
+def test_one_told_to_stop_stops_all_at_the_same_step_and_another_number_goes_on(tmp_path):
+    folder = tmp_path / "run"
+    processes = start(2, folder, ENDLESS)
+    await_training(folder, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    assert codes(processes, 60) == [143, 143]
+    [last] = [int(path.name) for path in (folder / "train").iterdir() if path.name.isdigit() and path.name != "0"][-1:]
+    rows = (folder / "train" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [*range(1, last + 1)]
+    again = start(1, folder, ENDLESS)
+    await_training(folder, again)
+    assert f"train continues from step {last:,} of" in logs(folder)[0]
+    again[0].send_signal(signal.SIGTERM)
+    assert codes(again, 60) == [143]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_one_ends_the_others_and_the_restart_goes_on(tmp_path, killed):
+    folder = tmp_path / "run"
+    processes = start(2, folder, ENDLESS)
+    await_training(folder, processes)
+    processes[killed].kill()
+    killed_at = time.monotonic()
+    assert codes(processes, 60)[1 - killed] not in (0, None)
+    assert time.monotonic() - killed_at < 60
+    message = logs(folder)[1 - killed]
+    assert re.search(
+        r"[Tt]ask[ :/]*1|unhealthy .*\n1" if killed else r"another task died|coordination service", message
+    )
+
+
+def await_training(folder: Path, processes: list[subprocess.Popen]) -> None:
+    """Until a checkpoint is there and steps go on behind it."""
+    until = time.monotonic() + 300
+    while time.monotonic() < until:
+        assert all(process.poll() is None for process in processes), logs(folder)
+        saved = [path for path in folder.glob("train/*") if path.name.isdigit()]
+        if saved and re.search(r"train +\d+ of", folder.with_suffix(".0.log").read_text()):
+            return
+        time.sleep(0.2)
+    raise AssertionError(logs(folder))
+
+
+def test_wrong_input_is_told_once_and_ends_all(tmp_path):
+    processes = start(2, tmp_path / "run", "--config.train.k=9")
+    assert codes(processes, 120) == [2, 2]
+    assert "a batch of 9 does not divide over 2 devices" in logs(tmp_path / "run")[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_that_fails_alone_ends_the_others(tmp_path):
+    processes = start(2, tmp_path / "run", last=("--config.train.k=9",))
+    assert processes[1].wait(120) != 0
+    failed_at = time.monotonic()
+    assert codes(processes, 60)[0] != 0
+    assert time.monotonic() - failed_at < 60
+    assert "a batch of 9 does not divide over 2 devices" in logs(tmp_path / "run")[1]
+
+
+def test_peers_are_given_together():
+    rest, peers = configuration.peers(
+        ["--config=x", "--coordinator=a:1", "--processes=2", "--process=0", "--workdir=y"]
+    )
+    assert rest == ["--config=x", "--workdir=y"]
+    assert peers == {"coordinator": "a:1", "processes": 2, "process": 0}
+    with pytest.raises(InputError, match="--processes=two is not a number"):
+        configuration.peers(["--processes=two"])
