@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# A study's runs side by side: over a SLURM array, or over a list of TPU VMs. See --help.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+launch/array.sh --config=configs/studies/STUDY.py [--config.KEY=VALUE …] [--workdir=FOLDER] [--dry-run] and
+
+  [--nodes=N] [--gpus-per-node=G] [--SBATCH-OPTION=VALUE …]
+        SLURM: an array with a job a run, each as launch/slurm.sbatch starts it, then a job that makes the table
+  --tpu=NAME,NAME,… [--zone=ZONE] [--project=PROJECT]
+        TPU VMs, installed by launch/tpu_vm.sh: each works through its share, one run after the other
+  --tpu=NAME,NAME,… --table
+        fetches what they made and makes the table here, where it also does the runs that are missing
+
+The same again does what is missing. Works from this checkout's root. --dry-run prints the commands. Needs bash 4.4.
+END
+}
+
+fail() {
+  echo "error: $*; see launch/array.sh --help" >&2
+  exit 2
+}
+
+cd "$(dirname "$0")/.."
+dry_run=() vms=() table="" options=() arguments=()
+for word; do
+  case $word in
+    -h | --help) usage && exit ;;
+    --dry-run) dry_run=("$word") ;;
+    --tpu=?*) IFS=, read -ra vms <<<"${word#*=}" ;;
+    --table) table=yes ;;
+    --config=?* | --config.?*=* | --workdir=?*) arguments+=("$word") ;;
+    --?*) options+=("$word") ;;
+    *) fail "unexpected argument '$word', options are --NAME=VALUE" ;;
+  esac
+done
+[[ ! $table || ${vms[*]} ]] || fail "--table goes with --tpu=, a SLURM array makes its table by itself"
+
+# A study's runs are its own cells, then those of the studies that it reads.
+found=$(
+  python - "${arguments[@]}" <<'END'
+import json, sys
+from mirigor_jax import configuration, errors
+
+try:
+    config, name, workdir = configuration.parse(sys.argv[1:])
+    if config.kind != "study":
+        raise errors.InputError(f"{name} is one run, expected a study; launch/slurm.sbatch and launch/tpu_vm.sh run it")
+    read = [json.load(open(f"{source}/study.json"))["rows"] for source in config.study.sources.split(",") if source]
+except errors.InputError as error:
+    sys.exit(f"error: {error}")
+except OSError as error:
+    sys.exit(f"error: no {error.filename}; run the studies of study.sources first")
+print(len(config.study.cells) + sum(map(len, read)), workdir or f"runs/studies-{name}")
+END
+) || exit 2
+total=${found%% *} folder=${found#* }
+
+if [[ ! ${vms[*]} ]]; then
+  submit() { launch/slurm.sbatch "${dry_run[@]}" --parsable "${options[@]}" "$@" "${arguments[@]}"; }
+  array=$(submit --array="1-$total" --config.study.only="%a/$total")
+  echo "$array"
+  # afterany: a run that failed must not cost the others their table.
+  if [[ ${dry_run[*]} ]]; then array=ARRAY; fi
+  submit --dependency="afterany:${array%%;*}"
+elif [[ $table ]]; then
+  for vm in "${vms[@]}"; do
+    launch/tpu_vm.sh fetch "$vm" "$folder" "${options[@]}" "${dry_run[@]}"
+  done
+  command=(python -m mirigor_jax.main "${arguments[@]}")
+  if [[ ${dry_run[*]} ]]; then echo "${command[*]@Q}"; else "${command[@]}"; fi
+else
+  for ((i = 0; i < ${#vms[@]} && i < total; i++)); do
+    share=""
+    for ((run = i + 1; run <= total; run += ${#vms[@]})); do share+=,$run/$total; done
+    launch/tpu_vm.sh run "${vms[i]}" --only="${share#,}" "${arguments[@]}" "${options[@]}" "${dry_run[@]}"
+  done
+fi
