@@ -506,8 +506,8 @@ def _intervals(rows: Sequence[dict[str, Any]]) -> Figure:
     ax.plot(strict, y, "o", color=STRICT, markersize=5, label="strict InfoNCE at the largest K")
     ax.plot(paper, y, "s", color=PAPER, markersize=5, label=f"paper's form, K = {rows[0]['paper_k']}")
     outside = np.array([bool(row["outside"]) for row in rows])
-    ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "label": "outside of it by over 0.0005 bit"}
-    ax.plot(paper[outside], y[outside], "o", color=CEILING, **ring)
+    ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "color": CEILING}
+    ax.plot(paper[outside], y[outside], "o", label="outside of its bar by over 0.0005 bit", **ring)
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.set_xscale("symlog", linthresh=1e-3)
     ticks = (1, 0.1, 0.01, 0.001, 0, -0.001, -0.01)

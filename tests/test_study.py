@@ -484,7 +484,7 @@ def test_where_the_papers_form_leaves_the_certified_interval(paper, lower, outsi
     assert f"| {said} |" in study._certified_table([row])
     drawn = figures.certified([row])
     assert set(drawn) == {"certified", "reach"}
-    rings = next(x for x in drawn["certified"].axes[0].lines if x.get_label().startswith("outside of it"))
+    rings = next(x for x in drawn["certified"].axes[0].lines if x.get_label().startswith("outside of"))
     assert list(rings.get_xdata()) == ([pytest.approx(6 - paper)] if outside else [])
 
 
