@@ -533,7 +533,7 @@ def _training_pairs(
     images, rows = found
     negatives = population.negatives()
     sets = [images] if negatives is None else [images, negatives[0]]
-    n, limit = sum(map(len, sets)), parallel.memory_bytes() // HELD_SHARE
+    n, limit = sum(map(len, sets)), parallel.from_main(parallel.memory_bytes) // HELD_SHARE
     needed = n * images.read(np.arange(1)).nbytes
     holds = wanted == "always" or (wanted == "auto" and needed <= limit)
     print(

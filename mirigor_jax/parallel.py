@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -53,7 +54,10 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
         alone = ("coordinator_address should be defined", "must be called before", "should only be called once")
         if coordinator is not None or not any(words in str(error) for words in alone):
             raise InputError(f"the processes cannot be started together: {' '.join(str(error).split())}") from None
-    if jax.process_count() == 1:
+    if jax.process_count() > 1:
+        # The first exchange has all of them wait for the slowest; later, within 30 seconds, CPUs give up.
+        multihost_utils.sync_global_devices("start")
+    elif threading.current_thread() is threading.main_thread():  # elsewhere Python takes no signals
         signal.signal(signal.SIGTERM, _stop)
 
 
@@ -122,7 +126,8 @@ def gather_rows(rows: np.ndarray, total: int) -> np.ndarray:
         return rows
     padded = np.zeros((-(-total // processes), *rows.shape[1:]), rows.dtype)
     padded[: len(rows)] = rows
-    parts = np.asarray(multihost_utils.process_allgather(padded))
+    # As bytes, since JAX would make 32 bits of 64.
+    parts = np.asarray(multihost_utils.process_allgather(padded.view(np.uint8))).view(rows.dtype)
     cuts = [total * p // processes for p in range(processes + 1)]
     return np.concatenate([part[: b - a] for part, a, b in zip(parts, cuts, cuts[1:], strict=False)])
 

@@ -39,14 +39,39 @@ JOB = (
 STEPS, ENDLESS = "--config.train.steps=6", "--config.train.steps=100000"
 
 
+GATHER = """
+import sys
+import numpy as np
+from mirigor_jax import parallel
+
+process = int(sys.argv[2])
+parallel.start(sys.argv[1], 3, process)
+rows = slice(8 * process // 3, 8 * (process + 1) // 3)
+for whole in (np.arange(8) + 2**40, np.arange(48.0).reshape(8, 2, 3), np.arange(8) % 3 == 0, np.eye(8, dtype=np.uint8)):
+    found = parallel.gather_rows(whole[rows], 8)
+    assert found.dtype == whole.dtype
+    np.testing.assert_array_equal(found, whole)
+assert parallel.from_main(lambda: (process, "é")) == (0, "é")
+"""
+
+
+def test_rows_of_every_kind_and_words_arrive_whole():
+    port = free_port()
+    command = [sys.executable, "-c", GATHER, f"localhost:{port}"]
+    assert codes([subprocess.Popen([*command, str(i)]) for i in range(3)]) == [0, 0, 0]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
 def start(
     count: int, folder: Path, *arguments: str, job: tuple[str, ...] = JOB, last: tuple[str, ...] = ()
 ) -> list[subprocess.Popen]:
     """That many processes, one device each; a single one by itself. last: what only the last is told."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    started = []
+    port, started = free_port(), []
     for i in range(count):
         peers = [f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={i}"] if count > 1 else []
         peers += last if i == count - 1 else ()
@@ -80,12 +105,13 @@ def numbers(folder: Path) -> dict[str, float]:
     report = json.loads((folder / "report.json").read_text())
     for name in ("run", "workdir", "name"):
         del report[name]
+    return {name: x for name, x in flat(report).items() if isinstance(x, int | float)}
 
-    def flat(value, name):
-        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        return {name: value} if not items else {k: v for key, x in items for k, v in flat(x, f"{name}.{key}").items()}
 
-    return {name: x for name, x in flat(report, "").items() if isinstance(x, int | float)}
+def flat(value, name: str = "") -> dict:
+    """What is nowhere nested any more, by where it stood."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return {name: value} if not items else {k: v for key, x in items for k, v in flat(x, f"{name}.{key}").items()}
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +135,12 @@ def test_a_study_in_four_processes_has_the_table_of_one(tmp_path):
         folder = tmp_path / str(count)
         assert codes(start(count, folder, job=job)) == [0] * count, logs(folder)
         table = json.loads((folder / "study.json").read_text())
-        rows = [row for row in table["rows"] if row.pop("seconds") and row.pop("devices")]
-        tables.append(
-            {**table, "rows": len(rows)} | {f"{i}.{k}": x for i, row in enumerate(rows) for k, x in row.items()}
-        )
+        assert (table["finished"], table["missing"], table["failures"]) == (2, [], {})
+        for row in table["rows"]:
+            del row["seconds"], row["devices"]
+        tables.append({name: x for name, x in flat(table["rows"]).items() if x is not None})
     one, four = tables
-    assert (one["finished"], one["missing"], one["failures"]) == (2, [], {})
+    assert one[".1.cell"] == four[".1.cell"]
     assert four == pytest.approx(one, rel=1e-3, abs=1e-3)
 
 
