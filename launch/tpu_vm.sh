@@ -88,7 +88,7 @@ case $verb in
     fi
     on all "set -e; git init -q mirigor_jax; cd mirigor_jax; git fetch -q $(quoted "$url") HEAD; \
 git checkout -q --detach FETCH_HEAD; python3 -m pip install -q --user uv; \
-python3 -m uv venv -q --allow-existing --python=3.11 .venv; python3 -m uv pip install -q --python=.venv -e .[tpu]"
+python3 -m uv venv -q --allow-existing --python=3.11 .venv; python3 -m uv pip install -q --python=.venv -e .[tpu,gcs]"
     ;;
   run)
     [[ " ${arguments[*]}" == *" --config="* ]] || fail "run needs --config=CONFIG"

@@ -6,6 +6,7 @@ from typing import Any
 from orbax.checkpoint import v1 as ocp
 
 from mirigor_jax import parallel
+from mirigor_jax.files import AnyPath
 
 _policies = ocp.training.preservation_policies
 
@@ -16,9 +17,9 @@ class Checkpoints:
     A context manager; leaving it waits for the save under way.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: AnyPath):
         self._checkpointer = ocp.training.Checkpointer(
-            folder.absolute(),
+            folder.absolute() if isinstance(folder, Path) else folder,
             preservation_policy=_policies.AnyPreservationPolicy(
                 [_policies.LatestN(1), _policies.BestN(get_metric_fn=lambda metrics: metrics["mi_bits"], n=1)]
             ),

@@ -1,6 +1,5 @@
 """The frozen encoder f_e over a split's images → features on disk: the seam to everything that estimates."""
 
-import shutil
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from mirigor_jax import parallel
 from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import replace_arrays
+from mirigor_jax.files import AnyPath, read_arrays, remove_tree, replace_arrays
 from mirigor_jax.models import pretrained
 from mirigor_jax.models.resnet import ResNet, compute_dtype
 from mirigor_jax.progress import Progress
@@ -51,7 +50,7 @@ class Frozen:
         return {"encoder": self.encoder, "mean": self.mean, "std": self.std, "stage": self.stage}
 
 
-def freeze(config: ConfigDict, folder: Path, mesh: Mesh, num_classes: int | None) -> Frozen:
+def freeze(config: ConfigDict, folder: AnyPath, mesh: Mesh, num_classes: int | None) -> Frozen:
     """The encoder of the checkpoint that the config names, else the one that was trained in `folder`.
 
     num_classes: that the training knew of. Raises InputError as `pretrained.load` does, and where nothing was trained.
@@ -164,7 +163,7 @@ def make_step(
 def encode_split(
     encode: Callable[[UInt8[np.ndarray, "n s s 3"], str, int], Float[np.ndarray, "n d"]],
     read: Callable[[int, int], dict[str, np.ndarray]],
-    path: Path,
+    path: AnyPath,
     *,
     num_examples: int,
     batch_size: int,
@@ -218,9 +217,9 @@ def encode_split(
                 raise parallel.Stopped
         replace_arrays(shard, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     if parallel.is_main():
-        loaded = [np.load(shard) for shard in files.values()]
+        loaded = [read_arrays(shard) for shard in files.values()]
         replace_arrays(path, {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0].files})
-        shutil.rmtree(shards)
+        remove_tree(shards)
 
 
 def _encode(encode, name: str, x: np.ndarray, row: int, batch_size: int) -> np.ndarray:
@@ -235,7 +234,7 @@ def encode(
     config: ConfigDict,
     frozen: Frozen | None,
     splits: dict[str, tuple[Callable[[int, int], dict[str, np.ndarray]], int]],
-    folder: Path,
+    folder: AnyPath,
     mesh: Mesh,
     augmentation: Augmentation | None = None,
 ) -> None:
@@ -271,7 +270,7 @@ def encode(
         )
 
 
-def load(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+def load(folder: AnyPath) -> dict[str, dict[str, np.ndarray]]:
     """The three splits of a features folder: fit {h, labels}, validation and test {h_x, h_y, labels_x, labels_y}."""
     splits = ("fit", "validation", "test")
-    return parallel.from_main(lambda: {split: dict(np.load(folder / f"{split}.npz")) for split in splits})
+    return parallel.from_main(lambda: {split: dict(read_arrays(folder / f"{split}.npz")) for split in splits})

@@ -7,7 +7,6 @@ values reported.
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -25,7 +24,7 @@ from mirigor_jax.data import augment
 from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
 from mirigor_jax.encode import Frozen, encode_pairs
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import read_rows, replace_arrays, replace_json, replace_rows
+from mirigor_jax.files import AnyPath, read_rows, replace_arrays, replace_json, replace_rows
 from mirigor_jax.mi import certificate, fit, labels
 from mirigor_jax.mi.certificate import Certificate
 from mirigor_jax.mi.critics import CosineCritic
@@ -151,7 +150,7 @@ def fit_critic(
     config: ConfigDict,
     features: Features,
     pairing: AnyPairing,
-    folder: Path,
+    folder: AnyPath,
     mesh: Mesh,
     *,
     streamed: tuple[Frozen, Any, Callable[[int], grain.IterDataset]] | None = None,
@@ -298,7 +297,7 @@ def estimate(
     name: str,
     features: Features,
     pairing: AnyPairing,
-    folder: Path,
+    folder: AnyPath,
     mesh: Mesh,
     *,
     risk: float = 0.0,

@@ -35,7 +35,17 @@ from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.data.population import STREAMS, Collected, Features, Population, Read, Rendered
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import read_rows, replace_arrays, replace_json
+from mirigor_jax.files import (
+    AnyPath,
+    failures,
+    locate,
+    read_arrays,
+    read_rows,
+    reason,
+    replace_arrays,
+    replace_figure,
+    replace_json,
+)
 from mirigor_jax.mi import certificate, labels
 from mirigor_jax.models.realnvp import RealNVP
 from mirigor_jax.progress import Progress, duration
@@ -65,7 +75,7 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
     """Run, resume, or re-estimate, and write the report. Raises InputError for what the user can put right."""
     if config.kind == "restore":
         return _restore(config, workdir)
-    folder = Path(workdir or f"runs/{name}").expanduser()
+    folder = locate(workdir or f"runs/{name}")
     print(f"run folder: {folder}", flush=True)
     if config.kind in ("arrays", "invertible") and jax.process_count() > 1:
         raise InputError(f"a job of kind {config.kind} is one process's; start it without the others")
@@ -89,7 +99,7 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
     return None
 
 
-def _run_arrays(config: ConfigDict, folder: Path) -> None:
+def _run_arrays(config: ConfigDict, folder: AnyPath) -> None:
     """Estimates of I(X;Y), or of I_class where there are labels, from samples in files."""
     if config.x is None or (config.y is None) == (config.labels is None):
         raise InputError("give --config.x=FILE and either --config.y=FILE or --config.labels=FILE: paired rows")
@@ -112,7 +122,7 @@ def _run_arrays(config: ConfigDict, folder: Path) -> None:
         _report_arrays(config, folder)
 
 
-def _run_invertible(config: ConfigDict, folder: Path) -> None:
+def _run_invertible(config: ConfigDict, folder: AnyPath) -> None:
     """Invertible encoders of the halves of images, trained by each objective and measured on the way."""
     if unknown := set(config.objectives) - invertible.OBJECTIVES.keys():
         raise InputError(f"unknown objective '{min(unknown)}'; choose from {', '.join(invertible.OBJECTIVES)}")
@@ -142,7 +152,7 @@ def _run_invertible(config: ConfigDict, folder: Path) -> None:
         _report_invertible(config, folder)
 
 
-def _report_invertible(config: ConfigDict, folder: Path) -> None:
+def _report_invertible(config: ConfigDict, folder: AnyPath) -> None:
     found = {name: read_rows(folder / name / "records.jsonl") for name in config.objectives}
     ceiling = math.log2(config.k)
     parts = {
@@ -166,10 +176,10 @@ def _restore(overrides: ConfigDict, workdir: str | None) -> None:
     if not overrides.restore:
         raise InputError("config.restore='' is not a run folder; give a run's path")
     asked = {name: value for name, value in overrides.items() if name not in ("kind", "restore") and value is not None}
-    re_estimate(Path(overrides.restore).expanduser(), **asked)
+    re_estimate(locate(overrides.restore), **asked)
 
 
-def re_estimate(folder: Path, **asked: Any) -> None:
+def re_estimate(folder: AnyPath, **asked: Any) -> None:
     """Another estimate of a finished run's encoder, in `folder`/estimates/NAME. asked: as `re_estimated` takes it.
 
     Raises InputError where there is no finished run, or nothing new to estimate under that name.
@@ -189,9 +199,13 @@ def re_estimate(folder: Path, **asked: Any) -> None:
         parallel.from_main(lambda: _report(own, folder, population))
 
 
-def _restorable(folder: Path) -> dict[str, Any]:
+def _restorable(folder: AnyPath) -> dict[str, Any]:
     """The config of a finished run. Raises InputError where there is none."""
-    if not (folder / "config.json").is_file():
+    try:
+        found = (folder / "config.json").is_file()
+    except failures(folder) as error:
+        raise InputError(f"config.restore='{folder}' cannot be read ({reason(error)}); give a run's path") from error
+    if not found:
         raise InputError(f"config.restore='{folder}' is not a run folder: no config.json there; give a run's path")
     own = _read_config(folder / "config.json")
     if not _given(ConfigDict(own)) and not any((folder / "train").glob("[0-9]*")):
@@ -235,7 +249,13 @@ def re_estimated(
 
 
 def _add_estimate(
-    own: ConfigDict, config: ConfigDict, folder: Path, name: str, clock: Path, population: Population, law: AnyPairing
+    own: ConfigDict,
+    config: ConfigDict,
+    folder: AnyPath,
+    name: str,
+    clock: AnyPath,
+    population: Population,
+    law: AnyPairing,
 ) -> None:
     if name != estimate_name(own):
         target = folder / "estimates" / name
@@ -248,7 +268,7 @@ def _add_estimate(
             else:
                 equal = all(flatten(config)[key] == flatten(own)[key] for key in same)
                 if parallel.is_main() and equal and fitted.exists() and not (features / "fit.npz").exists():
-                    replace_arrays(features / "fit.npz", dict(np.load(fitted)))
+                    replace_arrays(features / "fit.npz", dict(read_arrays(fitted)))
         _estimate(config, folder, name, features, clock, population, law)
     elif flatten(config) | {"estimate.also": ()} != flatten(own) | {"estimate.also": ()}:
         raise InputError(f"estimates/{name} is the run's own; give the new one another name by --config.name=NAME")
@@ -324,7 +344,7 @@ def _digests(config: ConfigDict) -> dict[str, str]:
     files["negatives"] = path if kind == "npz" else ""
     digests = {}
     for name in (name for name, file in files.items() if file):
-        with Path(files[name]).expanduser().open("rb") as file:
+        with locate(files[name]).open("rb") as file:
             digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
 
@@ -404,14 +424,14 @@ def _augmentation(config: ConfigDict) -> augment.Augmentation | None:
     return augment.parse(config.data.pairing, config.data.augment)[1]
 
 
-def _own_features(config: ConfigDict, folder: Path) -> Path:
+def _own_features(config: ConfigDict, folder: AnyPath) -> AnyPath:
     """Where a run's own estimate has its features: those of augmented views can't serve the evaluation too."""
     return (
         folder / "features" if _augmentation(config) is None else folder / f"estimates/{estimate_name(config)}/features"
     )
 
 
-def claim(folder: Path, config: ConfigDict) -> None:
+def claim(folder: AnyPath, config: ConfigDict) -> None:
     """Make the folder this config's own: write config.json, or find it equal there.
 
     Raises InputError where another config made it (naming the keys that differ), where it holds other files, or where
@@ -420,13 +440,13 @@ def claim(folder: Path, config: ConfigDict) -> None:
     parallel.from_main(lambda: _claim(folder, config))
 
 
-def _claim(folder: Path, config: ConfigDict) -> None:
+def _claim(folder: AnyPath, config: ConfigDict) -> None:
     path = folder / "config.json"
     mine = json.loads(config.to_json())
     try:
         found, others = path.is_file(), folder.is_dir() and any(p.name[0] != "." for p in folder.iterdir())
-    except OSError as error:
-        raise InputError(f"run folder '{folder}' cannot be read ({error.strerror}); give another --workdir") from error
+    except failures(folder) as error:
+        raise InputError(f"run folder '{folder}' cannot be read ({reason(error)}); give another --workdir") from error
     if found:
         here, there = flatten(mine), flatten(_read_config(path))
         differ = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k) and k not in FREE)
@@ -436,18 +456,17 @@ def _claim(folder: Path, config: ConfigDict) -> None:
     elif others:
         raise InputError(f"'{folder}' holds files but no run (no config.json); give another --workdir")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         replace_json(path, mine)
-    except OSError as error:
+    except failures(folder) as error:
         raise InputError(
-            f"run folder '{folder}' cannot be written ({error.strerror}); give another --workdir"
+            f"run folder '{folder}' cannot be written ({reason(error)}); give another --workdir"
         ) from error
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: AnyPath) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (failures(path), ValueError) as error:
         raise InputError(f"'{path}' is no readable config ({error}); give another run folder") from error
 
 
@@ -456,11 +475,14 @@ class LockedError(InputError):
 
 
 @contextlib.contextmanager
-def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def lock(folder: AnyPath, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder for all of a job's processes; LockedError where another job does, unless to wait for it.
 
-    The lock goes with the process.
+    The lock goes with the process. In a bucket there is none: what would outlive a process that is gone.
     """
+    if not isinstance(folder, Path):
+        yield
+        return
     with contextlib.ExitStack() as held:
 
         def take() -> None:
@@ -484,7 +506,7 @@ def estimate_name(config: ConfigDict) -> str:
 
 
 @contextlib.contextmanager
-def _stage(folder: Path, name: str, done: bool) -> Iterator[bool]:
+def _stage(folder: AnyPath, name: str, done: bool) -> Iterator[bool]:
     """Yields whether there is work; notes in stages.json what did it and how long.
 
     Time adds up over interrupted runs; a killed one leaves no note.
@@ -573,7 +595,7 @@ def _labelled(read: Read) -> Read:
     return lambda start, stop: {k.replace("attributes", "labels"): v for k, v in read(start, stop).items()}
 
 
-def _train(config: ConfigDict, folder: Path, population: Population, law: AnyPairing) -> None:
+def _train(config: ConfigDict, folder: AnyPath, population: Population, law: AnyPairing) -> None:
     t, path = config.train, folder / "train"
     with _stage(folder, "train", (path / "summary.json").exists()) as work:
         if not work:
@@ -599,7 +621,7 @@ def _train(config: ConfigDict, folder: Path, population: Population, law: AnyPai
             _summarise(config, path, num_classes)
 
 
-def _summarise(config: ConfigDict, path: Path, num_classes: int | None) -> None:
+def _summarise(config: ConfigDict, path: AnyPath, num_classes: int | None) -> None:
     """The end of a training, for the stages behind it and for the report."""
     t, rows = config.train, read_rows(path / "metrics.jsonl")
     last = rows[-max(1, len(rows) // 10) :]
@@ -616,7 +638,7 @@ def _summarise(config: ConfigDict, path: Path, num_classes: int | None) -> None:
     replace_json(path / "summary.json", summary)
 
 
-def _frozen(config: ConfigDict, folder: Path, mesh: Mesh) -> encode.Frozen:
+def _frozen(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> encode.Frozen:
     """The run's encoder; its head, which is restored with it, is as wide as the training made it."""
     num_classes = None
     if not _given(config):
@@ -625,7 +647,13 @@ def _frozen(config: ConfigDict, folder: Path, mesh: Mesh) -> encode.Frozen:
 
 
 def _estimate(
-    config: ConfigDict, folder: Path, name: str, features: Path, clock: Path, population: Population, law: AnyPairing
+    config: ConfigDict,
+    folder: AnyPath,
+    name: str,
+    features: AnyPath,
+    clock: AnyPath,
+    population: Population,
+    law: AnyPairing,
 ) -> None:
     """Encode what `features` lacks, then estimate into estimates/`name`. clock: the folder that counts the time."""
     target = folder / "estimates" / name
@@ -653,9 +681,9 @@ def _estimate(
 
 def _encode(
     config: ConfigDict,
-    folder: Path,
-    features: Path,
-    clock: Path,
+    folder: AnyPath,
+    features: AnyPath,
+    clock: AnyPath,
     population: Population,
     law: AnyPairing,
     augmentation: augment.Augmentation | None,
@@ -677,7 +705,7 @@ def _estimates(config: ConfigDict) -> list[str]:
     return ["labels"] if config.y is None else list(config.estimators)
 
 
-def _estimate_arrays(config: ConfigDict, folder: Path, x: np.ndarray, y: np.ndarray) -> None:
+def _estimate_arrays(config: ConfigDict, folder: AnyPath, x: np.ndarray, y: np.ndarray) -> None:
     """Estimate what is not in estimates/ yet, all of it in one program. y: the samples' partners, or their labels."""
     paths = {name: folder / "estimates" / name / "estimate.json" for name in _estimates(config)}
     missing = [name for name, path in paths.items() if not path.exists()]
@@ -704,7 +732,7 @@ def _estimate_arrays(config: ConfigDict, folder: Path, x: np.ndarray, y: np.ndar
             replace_json(paths[name], {**vars(result), **more, "sentence": str(result)})
 
 
-def _report_arrays(config: ConfigDict, folder: Path) -> None:
+def _report_arrays(config: ConfigDict, folder: AnyPath) -> None:
     found = {name: _read(folder / "estimates" / name / "estimate.json") for name in _estimates(config)}
     first = next(iter(found.values()))
     parts = {
@@ -715,7 +743,7 @@ def _report_arrays(config: ConfigDict, folder: Path) -> None:
     _write_report(config, folder, parts, {"estimators": figures.estimators(list(found.values()))})
 
 
-def _evaluate(config: ConfigDict, folder: Path, population: Population, law: AnyPairing) -> None:
+def _evaluate(config: ConfigDict, folder: AnyPath, population: Population, law: AnyPairing) -> None:
     """On the frozen features of plain images: linear evaluation of every attribute, and the metrics if asked for."""
     path = folder / "evaluate" / "linear.json"
     if _augmentation(config) is not None:
@@ -728,7 +756,7 @@ def _evaluate(config: ConfigDict, folder: Path, population: Population, law: Any
         parallel.from_main(lambda: _probe(config, folder, population, law, features))
 
 
-def _probe(config: ConfigDict, folder: Path, population: Population, law: AnyPairing, features: Features) -> None:
+def _probe(config: ConfigDict, folder: AnyPath, population: Population, law: AnyPairing, features: Features) -> None:
     accuracies = {}
     for task in population.tasks:
         classes = population.task(task)
@@ -741,7 +769,7 @@ def _probe(config: ConfigDict, folder: Path, population: Population, law: AnyPai
 
 
 def _metrics(
-    config: ConfigDict, folder: Path, population: Population, law: AnyPairing, features: Features
+    config: ConfigDict, folder: AnyPath, population: Population, law: AnyPairing, features: Features
 ) -> dict[str, float]:
     """Every metric, of `evaluate.classes`; None: of those that the pairing shares, or of the task that counts."""
     parts: Features = {name: {} for name in PARTS}
@@ -755,7 +783,7 @@ def _metrics(
             parts[name] |= {"h": h, "labels": labels}
     views = folder / "estimates" / "simclr" / "features" / "test.npz"
     if views.exists():
-        parts["test"] |= {name: np.load(views)[name] for name in ("h_x", "h_y")}
+        parts["test"] |= {name: read_arrays(views)[name] for name in ("h_x", "h_y")}
     progress = Progress("MLP probe", 0, "steps")
 
     def look(step: int, steps: int, note: str) -> None:
@@ -767,7 +795,7 @@ def _metrics(
     return metrics.evaluate(parts, l2=tuple(config.evaluate.l2), report=look, **options)
 
 
-def _report(config: ConfigDict, folder: Path, population: Population) -> None:
+def _report(config: ConfigDict, folder: AnyPath, population: Population) -> None:
     """What the stages left in the folder, for report.json, report.md and the figures."""
     law = _law(config, population)
     estimates = {path.parent.name: _read(path) for path in sorted(folder.glob("estimates/*/estimate.json"))}
@@ -796,7 +824,7 @@ def _measured(config: ConfigDict, law: AnyPairing, estimates: dict[str, Any]) ->
     return {"class": next(iter(of_class), None), "augmentation": "simclr" if "simclr" in estimates else None}
 
 
-def _in_training(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
+def _in_training(config: ConfigDict, folder: AnyPath) -> dict[str, Any] | None:
     """The end of the training, where its loss tells an MI."""
     summary = None if _given(config) else _read(folder / "train/summary.json")
     return summary if summary and "mi_bits" in summary else None
@@ -808,7 +836,7 @@ def _true_bits(config: ConfigDict, law: AnyPairing) -> float | None:
     return law.mutual_information_bits if known else None
 
 
-def _write_report(config: ConfigDict, folder: Path, parts: dict[str, Any], drawn: dict[str, Figure]) -> None:
+def _write_report(config: ConfigDict, folder: AnyPath, parts: dict[str, Any], drawn: dict[str, Figure]) -> None:
     """report.json, report.md and the figures: the parts of this kind of run, and what its stages noted."""
     # A kill between a stage's result and its note leaves the result alone.
     stages = _read(folder / "stages.json") if (folder / "stages.json").exists() else {}
@@ -827,19 +855,18 @@ def _write_report(config: ConfigDict, folder: Path, parts: dict[str, Any], drawn
             "seed": config.seed,
         },
     }
-    (folder / "figures").mkdir(exist_ok=True)
     for name, figure in drawn.items():
-        figure.savefig(folder / "figures" / f"{name}.png")
+        replace_figure(folder / "figures" / f"{name}.png", figure)
     report.write(folder, document)
     print("\n" + report.table(document), flush=True)
 
 
-def _read(path: Path) -> Any:
+def _read(path: AnyPath) -> Any:
     return json.loads(path.read_text())
 
 
 def _draw(
-    config: ConfigDict, folder: Path, population: Population, law: AnyPairing, parts: dict[str, Any]
+    config: ConfigDict, folder: AnyPath, population: Population, law: AnyPairing, parts: dict[str, Any]
 ) -> dict[str, Figure]:
     drawn = {} if _represented(config) else {"pairs": _pair_sheet(config, population, law)}
     # Guessing the most frequent class.

@@ -1,21 +1,69 @@
-"""Writing a file at one stroke: a reader, or the next start after a kill, sees the old one or the new one.
+"""Files of a local disk or in a bucket, each written at one stroke.
 
-Process 0 writes; in the others nothing is written.
+A reader, or the next start after a kill, sees the old one or the new one. Process 0 writes; in the others nothing is
+written.
 """
 
+import importlib.util
+import io
 import json
+import logging
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
-import jax
+import fsspec
 import numpy as np
+from etils import epath
+
+from mirigor_jax.errors import InputError
+
+AnyPath: TypeAlias = Path | epath.Path  # of a local disk, or of a bucket
 
 
-def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def locate(text: str) -> AnyPath:
+    """The path that a user names: a local one, or gs://BUCKET/….
+
+    Raises InputError for other schemes, no bucket, and where what reads buckets is not installed.
+    """
+    scheme, remote, rest = text.partition("://")
+    if not remote:
+        return Path(text).expanduser()
+    if scheme != "gs" or not rest.strip("/"):
+        raise InputError(f"'{text}' is no path; give a local one, or gs://BUCKET/FOLDER")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise InputError(f"'{text}' is in a bucket, which takes gcsfs: pip install -e '.[gcs]'")
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False  # other processes write there too
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # which logs what it raises
+    os.environ["EPATH_USE_TF"] = "false"  # or etils reads by TensorFlow wherever that is installed
+    return epath.Path(text)
+
+
+def failures(path: AnyPath) -> type[Exception]:
+    """What is raised where `path` can't be read or written: of a bucket also its client's and its credentials' own."""
+    return OSError if isinstance(path, Path) else Exception
+
+
+def reason(error: Exception) -> str:
+    """Why it was raised, in one line."""
+    if said := getattr(error, "strerror", None):
+        return said
+    # The client's own words are the URL that it asked for.
+    missing = isinstance(error, FileNotFoundError)
+    return "no such bucket or file" if missing else " ".join([type(error).__name__, *str(error).split()])
+
+
+def _replace(path: AnyPath, write: Callable[[IO[bytes]], Any]) -> None:
+    import jax  # which the processes that only read images start without
+
     if jax.process_index() > 0:
+        return
+    if not isinstance(path, Path):
+        whole = io.BytesIO()
+        write(whole)
+        path.write_bytes(whole.getvalue())  # an object is there once it is whole
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -27,17 +75,17 @@ def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         draft.unlink(missing_ok=True)
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: AnyPath, text: str) -> None:
     """Write text to `path`, atomically."""
     _replace(path, lambda file: file.write(text.encode()))
 
 
-def replace_bytes(path: Path, data: bytes) -> None:
+def replace_bytes(path: AnyPath, data: bytes) -> None:
     """Write bytes to `path`, atomically."""
     _replace(path, lambda file: file.write(data))
 
 
-def replace_json(path: Path, value: Any) -> None:
+def replace_json(path: AnyPath, value: Any) -> None:
     """Write strict JSON to `path`, atomically: NaN and infinities become null, arrays and tuples lists."""
     replace_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -52,16 +100,31 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def replace_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+def replace_rows(path: AnyPath, rows: list[dict[str, Any]]) -> None:
     """Write one line of JSON a row to `path`, atomically."""
     replace_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: AnyPath) -> list[dict[str, Any]]:
     """The rows of such a file; none where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def replace_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def replace_arrays(path: AnyPath, arrays: dict[str, np.ndarray]) -> None:
     """Write an .npz to `path`, atomically."""
     _replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+
+def read_arrays(path: AnyPath) -> Any:
+    """What NumPy's load makes of a file: of an .npz its arrays by their names, each read when it is asked for."""
+    return np.load(path if isinstance(path, Path) else io.BytesIO(path.read_bytes()), allow_pickle=False)
+
+
+def replace_figure(path: AnyPath, figure: Any) -> None:
+    """Write a matplotlib Figure to `path`, atomically."""
+    _replace(path, lambda file: figure.savefig(file, format=path.suffix[1:]))
+
+
+def remove_tree(path: AnyPath) -> None:
+    """Remove a folder and all that is in it."""
+    epath.Path(path).rmtree()

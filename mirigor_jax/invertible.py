@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +23,7 @@ from mirigor_jax import probes
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.imageset import ImageSet
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import read_rows, replace_rows
+from mirigor_jax.files import AnyPath, read_rows, replace_rows
 from mirigor_jax.mi.bounds import info_nce
 from mirigor_jax.models.realnvp import RealNVP
 from mirigor_jax.progress import Progress
@@ -196,7 +195,7 @@ def measure(params: dict[str, Any], parts: Mapping[str, Part], settings: Setting
 
 def train(
     parts: Mapping[str, Part],
-    folder: Path,
+    folder: AnyPath,
     name: str,
     settings: Settings,
     *,

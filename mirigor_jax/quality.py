@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from mirigor_jax import figures, metrics, report
 from mirigor_jax.errors import InputError
+from mirigor_jax.files import AnyPath, read_arrays
 from mirigor_jax.mi import certificate
 
 Row = dict[str, Any]
@@ -100,7 +101,7 @@ def correlation(
     return Correlation(n, *of(*differences), *of(*map(np.sign, differences)))
 
 
-def row(done: report.Report, folder: Path) -> Row:
+def row(done: report.Report, folder: AnyPath) -> Row:
     """An encoder's numbers, its test batches under the class pairing, and what the paper has of it (None: nothing).
 
     Raises InputError for a run that was not evaluated as configs/images.py and configs/encoder.py do.
@@ -108,7 +109,7 @@ def row(done: report.Report, folder: Path) -> Row:
     estimates, measured, config = done["estimates"], done["metrics"], done["run"]["config"]
     if "class" not in estimates or "class_alignment" not in measured:
         raise InputError(f"'{folder}' has no estimate `class`, or no metrics; give it evaluate.metrics=True")
-    labels = np.load(folder / "features" / "test.npz")["labels"][:, 0]
+    labels = read_arrays(folder / "features" / "test.npz")["labels"][:, 0]
     sizes = np.unique(labels, return_counts=True)[1]
     found = {name: measured.get(name) for name in METRICS}
     for pairing in ("class", "simclr"):
@@ -122,7 +123,7 @@ def row(done: report.Report, folder: Path) -> Row:
         temperature=config["train"]["temperature"],
         least_frequency=float(sizes.min() / len(labels)),
     )
-    batches = np.load(folder / "estimates" / "class" / "batches.npz")
+    batches = read_arrays(folder / "estimates" / "class" / "batches.npz")
     k = max((int(k) for k, values in batches.items() if len(values) >= LEAST_BATCHES), default=None)
     return {
         "accuracy": done["linear"]["class"],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from mirigor_jax.files import replace_json, replace_text
+from mirigor_jax.files import AnyPath, replace_json, replace_text
 from mirigor_jax.mi.certificate import round_down
 
 Report = dict[str, Any]
@@ -49,7 +49,7 @@ CAPTIONS = {
 }
 
 
-def write(workdir: Path, report: Report) -> None:
+def write(workdir: AnyPath, report: Report) -> None:
     """Write report.md, with the pictures found in workdir/figures, and report.json.
 
     Each replaces its predecessor in one step, so a crash leaves the old one whole. NaN and infinities become null.
@@ -90,7 +90,7 @@ def table(report: Report) -> str:
     lines = _FORMS[_kind(report)][1](report)
     title = f"{report['name']}, seed {run['seed']}, on {run['devices']}"
     time = textwrap.fill(_seconds(run["seconds"]), width=100)
-    return "\n".join([title, "", *lines, "", time, f"report: {Path(report['workdir']) / 'report.md'}"])
+    return "\n".join([title, "", *lines, "", time, f"report: {report['workdir']}/report.md"])
 
 
 def _kind(report: Report) -> str:

@@ -25,7 +25,7 @@ from mirigor_jax import experiment, figures, parallel, quality, report
 from mirigor_jax.configuration import flatten, near
 from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import replace_json, replace_text
+from mirigor_jax.files import AnyPath, failures, locate, read_arrays, replace_figure, replace_json, replace_text
 from mirigor_jax.mi import certificate
 from mirigor_jax.progress import duration
 
@@ -62,7 +62,7 @@ class Cell:
     """One run of a study. config: what it is trained with; None where another study trained it."""
 
     name: str
-    folder: Path
+    folder: AnyPath
     config: ConfigDict | None
 
 
@@ -73,7 +73,7 @@ class Study:
     row: a run's report and folder → its numbers, plain values. table: the rows → Markdown. draw: the rows → figures.
     """
 
-    row: Callable[[report.Report, Path], Row]
+    row: Callable[[report.Report, AnyPath], Row]
     table: Callable[[Sequence[Row]], str]
     draw: Callable[[Sequence[Row]], dict[str, Figure]]
 
@@ -83,7 +83,7 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
 
     Raises InputError where the study can't be started, and at its end where a run failed.
     """
-    folder = Path(workdir or f"runs/studies-{name}").expanduser()
+    folder = locate(workdir or f"runs/studies-{name}")
     print(f"study folder: {folder}", flush=True)
     if config.study.name not in STUDIES:
         raise InputError(f"unknown study '{config.study.name}'; choose one of {', '.join(STUDIES)}")
@@ -96,7 +96,7 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
         raise InputError(f"{len(failures)} of {len(chosen)} runs failed, the others went on: see {folder / 'study.md'}")
 
 
-def _cells(config: ConfigDict, folder: Path) -> list[Cell]:
+def _cells(config: ConfigDict, folder: AnyPath) -> list[Cell]:
     """The config's own runs, and the finished ones of the studies it reads."""
     known, cells = flatten(config.run), []
     for cell in config.study.cells:
@@ -105,19 +105,19 @@ def _cells(config: ConfigDict, folder: Path) -> list[Cell]:
         own = ConfigDict(config.run.to_dict())
         own.update_from_flattened_dict(cell["run"])
         cells.append(Cell(cell["name"], folder / cell["name"], own))
-    for source in map(Path, filter(None, config.study.sources.split(","))):
+    for source in map(locate, filter(None, config.study.sources.split(","))):
         cells += [
-            Cell(f"{source.name.removeprefix('studies-')}/{name}", source.expanduser() / name, None)
-            for name in parallel.from_main(partial(_finished_cells, source.expanduser()))
+            Cell(f"{source.name.removeprefix('studies-')}/{name}", source / name, None)
+            for name in parallel.from_main(partial(_finished_cells, source))
         ]
     return cells
 
 
-def _finished_cells(source: Path) -> list[str]:
+def _finished_cells(source: AnyPath) -> list[str]:
     """The names of the runs in a study's folder. Raises InputError where it is none."""
     try:
         return [row["cell"] for row in json.loads((source / "study.json").read_text())["rows"]]
-    except (OSError, ValueError, KeyError) as error:
+    except (failures(source), ValueError, KeyError) as error:
         raise InputError(f"study.sources: '{source}' is no study's folder; run that study first ({error})") from error
 
 
@@ -184,7 +184,7 @@ def _finish(cell: Cell, wanted: Sequence[dict[str, Any]]) -> None:
         experiment.re_estimate(cell.folder, **asked)
 
 
-def _tabulate(config: ConfigDict, folder: Path, cells: Sequence[Cell], failures: dict[str, str]) -> None:
+def _tabulate(config: ConfigDict, folder: AnyPath, cells: Sequence[Cell], failures: dict[str, str]) -> None:
     """study.json, study.md and the figures, of the runs that are finished; those of other processes too."""
     wanted = config.study.estimates
     # Whoever writes last has then seen the runs of all before.
@@ -194,7 +194,7 @@ def _tabulate(config: ConfigDict, folder: Path, cells: Sequence[Cell], failures:
 
 
 def _write_table(
-    config: ConfigDict, folder: Path, found: Sequence[tuple[Cell, report.Report | None]], failures: dict[str, str]
+    config: ConfigDict, folder: AnyPath, found: Sequence[tuple[Cell, report.Report | None]], failures: dict[str, str]
 ) -> None:
     study, wanted = STUDIES[config.study.name], config.study.estimates
     rows = [
@@ -216,10 +216,9 @@ def _write_table(
         "failures": failures,
         "rows": rows,
     }
-    (folder / "figures").mkdir(exist_ok=True)
     drawn = study.draw(rows) if rows else {}
     for name, figure in drawn.items():
-        figure.savefig(folder / "figures" / f"{name}.png")
+        replace_figure(folder / "figures" / f"{name}.png", figure)
     counted = f"{len(rows)} of {len(found)} runs finished" + (f"; missing: {', '.join(missing)}" if missing else "")
     sections = [f"# {config.study.name}", f"{counted}."]
     sections += [f"- {name} failed: {message}" for name, message in failures.items()]
@@ -313,7 +312,7 @@ def _batch_size_table(rows: Sequence[Row]) -> str:
     return f"{report.grid(header, lines)}\n\n{legend}"
 
 
-def _infomin_row(done: report.Report, folder: Path) -> Row:
+def _infomin_row(done: report.Report, folder: AnyPath) -> Row:
     names = ("strict_bits", "lower_bits", "upper_bits", "entropy_bits", "paper_bits")
     tasks = {task: {name: done["estimates"][task][name] for name in names} for task in TASKS}
     return {**_run_row(done), "estimates": tasks}
@@ -346,7 +345,7 @@ def _infomin_table(rows: Sequence[Row]) -> str:
     return "\n\n".join([*sections, legend])
 
 
-def _strength_row(done: report.Report, folder: Path) -> Row:
+def _strength_row(done: report.Report, folder: AnyPath) -> Row:
     """Which augmentations a run had, told by those that are on: one alone, all, or all of them beside the class."""
     row, strengths = _run_row(done), done["run"]["config"]["data"]["augment"]
     on = [name for name, strength in strengths.items() if strength]
@@ -401,7 +400,7 @@ def _strength_table(rows: Sequence[Row]) -> str:
     return f"{report.grid(header, lines)}\n\n{legend}"
 
 
-def _certified_row(done: report.Report, folder: Path) -> Row:
+def _certified_row(done: report.Report, folder: AnyPath) -> Row:
     """The estimate `certified` of a run: the paper's form, the strict one at every K, all routes, the interval."""
     found = done["estimates"]["certified"]
     paper, lower, upper = (found[name] for name in ("paper_bits", "lower_bits", "upper_bits"))
@@ -418,7 +417,7 @@ def _certified_row(done: report.Report, folder: Path) -> Row:
         "trap": None,
     }
     if row["steps"] == 0 and row["pairing"] == "all":
-        test = np.load(folder / "estimates" / "certified" / "features" / "test.npz")
+        test = read_arrays(folder / "estimates" / "certified" / "features" / "test.npz")
         classes = np.unique(test["labels_x"], axis=0, return_inverse=True)[1]
         row["trap"] = trap(test["h_x"], classes, round(2 ** row["entropy_bits"]), found["confidence"])
     return row
@@ -526,7 +525,7 @@ def _certified_table(rows: Sequence[Row]) -> str:
     return "\n\n".join(sections)
 
 
-def _case_row(case: str, done: report.Report, folder: Path) -> Row:
+def _case_row(case: str, done: report.Report, folder: AnyPath) -> Row:
     """A run by its case and set of images: its accuracy, and what the encoder knows of the class and of the image."""
     of_class = done["estimates"]["class"]
     return {
@@ -558,7 +557,7 @@ def _case_table(heading: str, rows: Sequence[Row], paper: Mapping[str, float]) -
     return report.grid(header, lines)
 
 
-def _objectives_row(done: report.Report, folder: Path) -> Row:
+def _objectives_row(done: report.Report, folder: AnyPath) -> Row:
     config = done["run"]["config"]
     return _case_row(LOSSES[config["data"]["pairing"], config["train"]["objective"]], done, folder)
 
@@ -579,7 +578,7 @@ def _draw_objectives(rows: Sequence[Row]) -> dict[str, Figure]:
     return {"objectives": figures.cases(rows, PAPER_OBJECTIVES.get(rows[0]["set"], {}))}
 
 
-def _negatives_row(done: report.Report, folder: Path) -> Row:
+def _negatives_row(done: report.Report, folder: AnyPath) -> Row:
     named = done["run"]["config"]["data"]["negatives"]
     return _case_row(NEGATIVES.get(named, Path(named.partition(":")[2]).name), done, folder)
 

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -24,7 +23,7 @@ from mirigor_jax.data import augment
 from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import read_rows, replace_rows
+from mirigor_jax.files import AnyPath, read_rows, replace_rows
 from mirigor_jax.mi.contrastive import nt_xent_mi
 from mirigor_jax.models import resnet, small, vit
 from mirigor_jax.models.heads import MLP
@@ -297,7 +296,7 @@ def make_step(
 
 
 def frozen_variables(
-    config: ConfigDict, folder: Path, mesh: Mesh, *, which: str = "last", num_classes: int | None = None
+    config: ConfigDict, folder: AnyPath, mesh: Mesh, *, which: str = "last", num_classes: int | None = None
 ) -> dict[str, Any]:
     """The trained encoder of a run as a frozen tree {"params", "batch_stats"}, from its last or best checkpoint.
 
@@ -314,7 +313,7 @@ def frozen_variables(
 
 def train(
     config: ConfigDict,
-    folder: Path,
+    folder: AnyPath,
     read: Callable[[int, int], dict[str, np.ndarray]],
     mesh: Mesh,
     *,

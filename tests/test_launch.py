@@ -16,7 +16,8 @@ SSH = "gcloud compute tpus tpu-vm ssh"
 SCP = "gcloud compute tpus tpu-vm scp"
 FETCH = (
     "git checkout -q --detach FETCH_HEAD; python3 -m pip install -q --user uv; "
-    "python3 -m uv venv -q --allow-existing --python=3.11 .venv; python3 -m uv pip install -q --python=.venv -e .[tpu]'"
+    "python3 -m uv venv -q --allow-existing --python=3.11 .venv; "
+    "python3 -m uv pip install -q --python=.venv -e .[tpu,gcs]'"
 )
 SHARE = (
     f"{SSH} {{}} --zone=us-west4-a --worker=all '--command=cd mirigor_jax || exit; printf '\\''%s\\n'\\'' {{}} | "

@@ -1,14 +1,15 @@
 """Samples from files: NumPy's .npy and .npz, and .csv."""
 
 import csv
+import io
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped
 
 from mirigor_jax.errors import InputError
+from mirigor_jax.files import AnyPath, failures, locate, read_arrays, reason
 
 SUFFIXES = (".npy", ".npz", ".csv")
 
@@ -22,15 +23,15 @@ def read(source: str, name: str) -> Shaped[np.ndarray, "n d"]:
     number, or the array is empty or has more than two dimensions.
     """
     text, _, member = source.rpartition(":") if ".npz:" in source else (source, "", "")
-    path = Path(text).expanduser()
+    path = locate(text)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{name}='{source}' is of an unknown format; save it as one of {', '.join(SUFFIXES)}")
     try:
         array = _read_csv(path) if path.suffix.lower() == ".csv" else _read_numpy(path, member, name)
-    except OSError as error:
-        raise InputError(f"{name}='{source}' cannot be read ({error.strerror}); give the path of a file") from None
     except (ValueError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{name}='{source}' cannot be read: {error}") from None
+    except failures(path) as error:
+        raise InputError(f"{name}='{source}' cannot be read ({reason(error)}); give the path of a file") from None
     if array.ndim not in (1, 2) or array.size == 0:
         fix = "flatten each sample by a.reshape(len(a), -1)" if array.ndim > 2 else "give a row for each sample"
         raise InputError(f"{name}='{source}' has shape {array.shape}, expected (samples, columns); {fix}")
@@ -52,9 +53,9 @@ def read_labels(source: str) -> Shaped[np.ndarray, " n"]:
     return labels[:, 0].astype(np.int64)
 
 
-def _read_numpy(path: Path, member: str, name: str) -> np.ndarray:
+def _read_numpy(path: AnyPath, member: str, name: str) -> np.ndarray:
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = read_arrays(path)
         if isinstance(loaded, np.ndarray):
             return loaded
         with loaded:
@@ -69,18 +70,17 @@ def _read_numpy(path: Path, member: str, name: str) -> np.ndarray:
         raise ValueError("it holds pickled objects or is no NumPy file; save an array of numbers") from None
 
 
-def _read_csv(path: Path) -> np.ndarray:
+def _read_csv(path: AnyPath) -> np.ndarray:
     rows: list[list[float]] = []
     header = None
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file)
-        for cells in filter(None, lines):
-            try:
-                rows.append([float(cell) for cell in cells])
-            except ValueError as error:
-                if rows or header:
-                    raise ValueError(f"line {lines.line_num}, {error}; give numbers between commas") from None
-                header = cells
-            if rows and len(rows[-1]) != len(rows[0]):
-                raise ValueError(f"line {lines.line_num} has {len(rows[-1])} cells, the first {len(rows[0])}; fill it")
+    lines = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
+    for cells in filter(None, lines):
+        try:
+            rows.append([float(cell) for cell in cells])
+        except ValueError as error:
+            if rows or header:
+                raise ValueError(f"line {lines.line_num}, {error}; give numbers between commas") from None
+            header = cells
+        if rows and len(rows[-1]) != len(rows[0]):
+            raise ValueError(f"line {lines.line_num} has {len(rows[-1])} cells, the first {len(rows[0])}; fill it")
     return np.array(rows)

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from mirigor_jax.data.imageset import ImageSet
 from mirigor_jax.data.pairing import random_words, rank_in_class
 from mirigor_jax.errors import InputError
+from mirigor_jax.files import AnyPath, failures, locate, read_arrays
 
 PHOTOGRAPHS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises of an image
@@ -358,17 +359,17 @@ def _read_idx_folder(argument: str, size: int | None) -> tuple[dict[str, _Part],
 
 
 def _arrays(
-    title: str, path: Path, names: Mapping[str, Sequence[tuple[str, str]]], expected: str
+    title: str, path: AnyPath, names: Mapping[str, Sequence[tuple[str, str]]], expected: str
 ) -> dict[str, tuple[np.ndarray, Any]]:
     """Each part's rows and labels (None without) in a user's .npz, by the first of its pairs of names that is there."""
     arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with read_arrays(path) as file:
             for part, pairs in names.items():
                 if found := next((pair for pair in pairs if pair[0] in file), None):
                     arrays[part] = file[found[0]], file.get(found[1])
             held = ", ".join(file)
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (failures(path), ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{title} cannot be read ({error}): save arrays of numbers by numpy.savez") from None
     if "train" not in arrays:
         raise InputError(f"{title} holds {held}: expected {expected}")
@@ -376,7 +377,7 @@ def _arrays(
 
 
 def _read_npz(argument: str, size: int | None) -> tuple[dict[str, _Part], Sequence[str]]:
-    path = Path(argument).expanduser()
+    path = locate(argument)
     arrays = _arrays(f"npz:{path}", path, NPZ_NAMES, "images, labels and, if there are any, images_test, ...")
     for part, (images, labels) in arrays.items():
         shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
@@ -398,7 +399,7 @@ def _read_npz(argument: str, size: int | None) -> tuple[dict[str, _Part], Sequen
 def _read_features(argument: str, size: int | None) -> tuple[dict[str, _Part], Sequence[str]]:
     """Representations in place of images: whoever made them, they are read and paired in the same way."""
     del size
-    path = Path(argument).expanduser()
+    path = locate(argument)
     endings = {"train": "", "validation": "_validation", "test": "_test"}
     names = {part: ((f"h{ending}", f"labels{ending}"),) for part, ending in endings.items()}
     arrays = _arrays(f"features:{path}", path, names, "h, labels and, if there are any, h_test, labels_test")

@@ -1,0 +1,262 @@
+"""Run folders on gs://, through the clients that Google's own service has, on an emulator of its interface."""
+
+import http.server
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from test_main import cdp
+from test_study import batch_size
+
+from mirigor_jax import configuration, experiment, files, study
+from mirigor_jax.data import arrays, sources
+from mirigor_jax.errors import InputError
+
+JOB = cdp()
+STUDY = [option for option in batch_size(Path()) if not option.startswith("--workdir")]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def of_server(url: str) -> dict[str, str]:
+    """What gcsfs and TensorStore take for the service's address, and for credentials."""
+    return {
+        "STORAGE_EMULATOR_HOST": url,
+        "TENSORSTORE_GCS_HTTP_URL": url,
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "any",
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks Google's own service of each bucket's kind
+    }
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The address of an emulator that has the bucket `bucket`; this process's clients go there."""
+    url = f"http://localhost:{(port := free_port())}"
+    options = [f"--port={port}", "--in-memory", "--default-bucket=bucket", "--quiet"]
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in of_server(url).items():
+                patch.setenv(name, value)
+            for _ in range(200):
+                try:
+                    objects(url)
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            yield url
+        process.kill()
+
+
+def objects(url: str, prefix: str = "") -> list[str]:
+    """The names of the bucket's objects, asked of the server itself."""
+    with urllib.request.urlopen(f"{url}/storage/v1/b/bucket/o?prefix={urllib.parse.quote(prefix)}") as answer:
+        return [item["name"] for item in json.load(answer).get("items", [])]
+
+
+def put(url: str, name: str, data: bytes) -> None:
+    """Another client's object."""
+    where = f"{url}/upload/storage/v1/b/bucket/o?uploadType=media&name={urllib.parse.quote(name, safe='')}"
+    urllib.request.urlopen(urllib.request.Request(where, data, method="POST")).close()
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen:
+    """`main` in a process of its own, on one device."""
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | environment
+    command = [sys.executable, "-W", "error", "-m", "mirigor_jax.main", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    process = start(*arguments, **environment)
+    said, errors = process.communicate(timeout=500)
+    return process.returncode, said, errors
+
+
+def report(folder: str) -> dict:
+    """report.json without what differs from run to run."""
+    found = json.loads((files.locate(folder) / "report.json").read_text())
+    del found["run"], found["workdir"], found["name"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory) -> str:
+    """The job in a local folder, uninterrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "local"
+    code, _, errors = run(*JOB, f"--workdir={folder}")
+    assert code == 0, errors
+    return str(folder)
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_killed_and_continued_is_the_local_one(server, local):
+    with start(*JOB, "--workdir=gs://bucket/runs/one") as process:
+        while not objects(server, "runs/one/train/2/commit_success.txt"):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert not objects(server, "runs/one/report.json")
+    code, said, errors = run(*JOB, "--workdir=gs://bucket/runs/one")
+    assert code == 0, errors
+    assert "train continues from step" in said
+    assert "report: gs://bucket/runs/one/report.md" in said
+    assert report("gs://bucket/runs/one") == report(local)
+    stored = {name.removeprefix("runs/one/") for name in objects(server, "runs/one/")}
+    on_disk = {path.relative_to(local).as_posix() for path in Path(local).rglob("*") if path.is_file()}
+    # Checkpoints have files of their own names, and more where a rename can't say that they are whole.
+    outside = {name for name in stored | on_disk if not name.startswith(("train/", "estimates/color/critic/"))}
+    assert outside & stored == (outside & on_disk) - {".lock"}
+    again, said, _ = run(*JOB, "--workdir=gs://bucket/runs/one")
+    assert (again, said.count("finished before, skipped")) == (0, 4)
+
+
+@pytest.mark.slow
+def test_an_encoder_in_a_bucket_is_re_estimated(server, local):
+    config = "--config=configs/estimate.py:pairing=none,k_est=32"
+    code, _, errors = run(*JOB, "--workdir=gs://bucket/runs/two")
+    assert code == 0, errors
+    for folder in ("gs://bucket/runs/two", local):
+        code, said, errors = run(config, f"--config.restore={folder}")
+        assert (code, "train:" in said) == (0, False), errors
+    found = report("gs://bucket/runs/two")
+    assert set(found["estimates"]) == {"color", "none-k=32"}
+    assert found == report(local)
+
+
+@pytest.mark.slow
+def test_processes_share_a_run_in_a_bucket(server, local):
+    port = free_port()
+    peers = (f"--coordinator=localhost:{port}", "--processes=2")
+    each = [start(*JOB, *peers, f"--process={i}", "--workdir=gs://bucket/runs/both") for i in (0, 1)]
+    said = [process.communicate(timeout=500) for process in each]
+    assert [process.returncode for process in each] == [0, 0], said
+    both, one = report("gs://bucket/runs/both"), report(local)
+    for name in ("strict_bits", "lower_bits", "paper_bits"):
+        assert both["estimate"][name] == pytest.approx(one["estimates"]["color"][name], rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_study_in_a_bucket_gathers_the_cells_of_several_jobs(server):
+    folder = "--workdir=gs://bucket/studies/batch_size"
+    for cell in ("1/2", "2/2"):
+        code, _, errors = run(*STUDY, folder, f"--config.study.only={cell}")
+        assert code == 0, errors
+    code, said, errors = run(*STUDY, folder)
+    assert code == 0, errors
+    assert "2 runs, 2 asked for, 2 of these finished before" in said
+    found = json.loads(files.locate("gs://bucket/studies/batch_size/study.json").read_text())
+    assert [row["cell"] for row in found["rows"]] == ["resnet18-k=2-seed=0", "resnet18-k=4-seed=0"]
+    table = files.locate("gs://bucket/studies/batch_size/study.md").read_text()
+    assert "2 of 2 runs finished." in table
+    assert "![batch_size](figures/batch_size.png)" in table
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_bucket_that_may_not_be_read_is_named_in_one_line(status):
+    class Refuse(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(status, "not for you")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("localhost", 0), Refuse) as refusing:
+        threading.Thread(target=refusing.serve_forever, daemon=True).start()
+        url = of_server(f"http://localhost:{refusing.server_port}")
+        code, _, errors = run(*JOB, "--workdir=gs://bucket/run", **url)
+        refusing.shutdown()
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert errors.startswith("error: run folder 'gs://bucket/run' cannot be read (")
+
+
+WRONG = {
+    "gs://none/run": (*JOB, "--workdir=gs://none/run"),
+    "gs://none/again": ("--config=configs/estimate.py", "--config.restore=gs://none/again"),
+    "gs://bucket/nothing": ("--config=configs/estimate.py", "--config.restore=gs://bucket/nothing"),
+    "s3://bucket/run": (*JOB, "--workdir=s3://bucket/run"),
+    "gs://": (*JOB, "--workdir=gs://"),
+    "gs://bucket/x.npy": ("--config=configs/arrays.py", "--config.x=gs://bucket/x.npy", "--config.labels=none.npy"),
+    "gs://bucket/h.npz": ("--config=configs/encoder.py", "--config.data.source=features:gs://bucket/h.npz"),
+    "gs://bucket/study": (*STUDY, "--workdir=gs://bucket/other", "--config.study.sources=gs://bucket/study"),
+}
+
+
+@pytest.mark.parametrize("named", WRONG)
+def test_what_is_not_in_a_bucket_is_named_in_one_line(server, named):
+    config, *rest = configuration.parse([*WRONG[named]])
+    with pytest.raises(InputError, match=re.escape(named)) as raised:
+        (study if config.kind == "study" else experiment).run(config, *rest)
+    assert "\n" not in str(raised.value)
+    assert objects(server, "run/") == objects(server, "other/") == []
+
+
+def test_without_gcsfs_the_command_that_installs_it_is_told(monkeypatch):
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"'gs://bucket/run'.*pip install -e '\.\[gcs\]'"):
+        files.locate("gs://bucket/run")
+    assert files.locate("run") == Path("run")
+
+
+def test_an_object_is_replaced_whole_or_not_at_all(server):
+    path = files.locate("gs://bucket/files/config.json")
+    files.replace_json(path, {"seed": 1})
+
+    def fail(file):
+        file.write(b"half of it")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        files._replace(path, fail)
+    assert json.loads(path.read_text()) == {"seed": 1}
+    files.replace_arrays(path.parent / "h.npz", {"h": np.arange(6.0).reshape(2, 3)})
+    np.testing.assert_array_equal(files.read_arrays(path.parent / "h.npz")["h"], [[0, 1, 2], [3, 4, 5]])
+    files.replace_figure(path.parent / "bars.png", Figure())
+    assert (path.parent / "bars.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(objects(server, "files/")) == [f"files/{name}" for name in ("bars.png", "config.json", "h.npz")]
+    files.remove_tree(path.parent)
+    assert objects(server, "files/") == []
+
+
+def test_what_another_client_wrote_is_seen_at_once(server):
+    folder = files.locate("gs://bucket/shared")
+    files.replace_text(folder / "mine", "")
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+    put(server, "shared/theirs", b"new")
+    assert sorted(path.name for path in folder.iterdir()) == ["mine", "theirs"]
+    assert (folder / "theirs").exists()
+
+
+def test_samples_and_features_are_read_from_a_bucket(server):
+    whole = io.BytesIO()
+    np.savez(whole, h=np.ones((4, 2), np.float32), labels=np.array([0, 1, 0, 1]))
+    put(server, "data/h.npz", whole.getvalue())
+    put(server, "data/x.csv", "a,b\n1,2\n3,4\n".encode("utf-8-sig"))
+    np.testing.assert_array_equal(arrays.read("gs://bucket/data/x.csv", "x"), [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(arrays.read("gs://bucket/data/h.npz:h", "x"), np.ones((4, 2)))
+    assert len(sources.labelled("features:gs://bucket/data/h.npz")["train"]) > 0
+
+
+@pytest.mark.parametrize("text", ["gs://bucket/locked", ""])
+def test_a_bucket_has_no_lock(server, tmp_path, text):
+    folder = files.locate(text or str(tmp_path))
+    with experiment.lock(folder), nullcontext() if text else pytest.raises(InputError), experiment.lock(folder):
+        pass
