@@ -41,17 +41,21 @@ done
 found=$(
   python - "${arguments[@]}" <<'END'
 import json, sys
-from mirigor_jax import configuration, errors
+from mirigor_jax import configuration, errors, files
 
 try:
     config, name, workdir = configuration.parse(sys.argv[1:])
     if config.kind != "study":
         raise errors.InputError(f"{name} is one run, expected a study; launch/slurm.sbatch and launch/tpu_vm.sh run it")
-    read = [json.load(open(f"{source}/study.json"))["rows"] for source in config.study.sources.split(",") if source]
+    read = []
+    for source in filter(None, config.study.sources.split(",")):
+        path = files.locate(source) / "study.json"
+        try:
+            read.append(json.loads(path.read_text())["rows"])
+        except files.failures(path) as error:
+            sys.exit(f"error: no {path} ({files.reason(error)}); run the studies of study.sources first")
 except errors.InputError as error:
     sys.exit(f"error: {error}")
-except OSError as error:
-    sys.exit(f"error: no {error.filename}; run the studies of study.sources first")
 print(len(config.study.cells) + sum(map(len, read)), workdir or f"runs/studies-{name}")
 END
 ) || exit 2
@@ -66,6 +70,7 @@ if [[ ! ${vms[*]} ]]; then
   submit --dependency="afterany:${array%%;*}"
 elif [[ $table ]]; then
   for vm in "${vms[@]}"; do
+    [[ $folder != gs://* ]] || break # where main reads it
     launch/tpu_vm.sh fetch "$vm" "$folder" "${options[@]}" "${dry_run[@]}"
   done
   command=(python -m mirigor_jax.main "${arguments[@]}")

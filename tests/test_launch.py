@@ -114,6 +114,9 @@ DRY = {
         f"{SCP} --recurse b:mirigor_jax/runs/study runs --worker=0",
         f"'python' '-m' 'mirigor_jax.main' '{STUDY}' '--workdir=runs/study'",
     ],
+    f"array.sh {STUDY} --tpu=a,b --table --workdir=gs://lab/study": [
+        f"'python' '-m' 'mirigor_jax.main' '{STUDY}' '--workdir=gs://lab/study'",
+    ],
 }
 
 WRONG = {
