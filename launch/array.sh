@@ -4,7 +4,8 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-launch/array.sh --config=configs/studies/STUDY.py [--config.KEY=VALUE …] [--workdir=FOLDER] [--dry-run] and
+launch/array.sh --config=configs/studies/STUDY.py [--config.KEY=VALUE …] [--workdir=FOLDER] [--tensorboard] [--profile]
+                [--dry-run] and
 
   [--nodes=N] [--gpus-per-node=G] [--SBATCH-OPTION=VALUE …]
         SLURM: an array with a job a run, each as launch/slurm.sbatch starts it, then a job that makes the table
@@ -30,7 +31,7 @@ for word; do
     --dry-run) dry_run=("$word") ;;
     --tpu=?*) IFS=, read -ra vms <<<"${word#*=}" ;;
     --table) table=yes ;;
-    --config=?* | --config.?*=* | --workdir=?*) arguments+=("$word") ;;
+    --config=?* | --config.?*=* | --workdir=?* | --tensorboard | --profile) arguments+=("$word") ;;
     --?*) options+=("$word") ;;
     *) fail "unexpected argument '$word', options are --NAME=VALUE" ;;
   esac
@@ -44,7 +45,7 @@ import json, sys
 from mirigor_jax import configuration, errors, files
 
 try:
-    config, name, workdir = configuration.parse(sys.argv[1:])
+    config, name, workdir = configuration.parse(configuration.of_job(sys.argv[1:])[0])
     if config.kind != "study":
         raise errors.InputError(f"{name} is one run, expected a study; launch/slurm.sbatch and launch/tpu_vm.sh run it")
     read = []

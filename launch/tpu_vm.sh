@@ -9,7 +9,7 @@ launch/tpu_vm.sh VERB NAME [--zone=ZONE] [--project=PROJECT] [--dry-run]     zon
   create NAME --accelerator-type=v5litepod-16 [--runtime-version=VERSION] [--spot]
                             queue for it; `gcloud compute tpus queued-resources describe NAME` says when it is ACTIVE
   install NAME [--git=URL]  the commit checked out here, or URL's, on all workers, in a Python 3.11 of its own
-  run NAME --config=CONFIG [--config.KEY=VALUE …] [--workdir=FOLDER] [--only=1/20,4/20]
+  run NAME --config=CONFIG [--config.KEY=VALUE …] [--workdir=FOLDER] [--tensorboard] [--profile] [--only=1/20,4/20]
                             start on all workers and return; the same again continues. only: cells of a study, in turn
   logs NAME [--worker=0]    follow what a worker prints
   fetch NAME FOLDER         the run folder, as the log names it, to the same path here; from gs:// into runs
@@ -50,7 +50,7 @@ for word; do
     --git=?*) url=${word#*=} ;;
     --only=?*) only=${word#*=} ;;
     --worker=?*) worker=${word#*=} ;;
-    --config=?* | --config.?*=* | --workdir=?*) arguments+=("$word") ;;
+    --config=?* | --config.?*=* | --workdir=?* | --tensorboard | --profile) arguments+=("$word") ;;
     -*) fail "unknown option '$word'" ;;
     *) words+=("$word") ;;
   esac
@@ -88,7 +88,8 @@ case $verb in
     fi
     on all "set -e; git init -q mirigor_jax; cd mirigor_jax; git fetch -q $(quoted "$url") HEAD; \
 git checkout -q --detach FETCH_HEAD; python3 -m pip install -q --user uv; \
-python3 -m uv venv -q --allow-existing --python=3.11 .venv; python3 -m uv pip install -q --python=.venv -e .[tpu,gcs]"
+python3 -m uv venv -q --allow-existing --python=3.11 .venv; \
+python3 -m uv pip install -q --python=.venv -e .[tpu,gcs,tensorboard]"
     ;;
   run)
     [[ " ${arguments[*]}" == *" --config="* ]] || fail "run needs --config=CONFIG"

@@ -78,20 +78,26 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str, str | None]:
     return values.config, _folder_name(name, named), values.workdir
 
 
-def peers(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The arguments without --coordinator, --processes and --process, and these, None where they are not given."""
+def of_job(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, bool]]:
+    """The arguments without those that change no number, and these: which process it is, and how it is watched.
+
+    coordinator, processes and process are None where they are not given, tensorboard and profile False.
+    """
     kinds = {"coordinator": str, "processes": int, "process": int}
-    found, rest = dict.fromkeys(kinds), []
+    peers, rest = dict.fromkeys(kinds), []
+    watched = dict.fromkeys(("tensorboard", "profile"), False)
     for argument in argv:
         name, equals, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or not equals or name not in kinds:
+        if argument.startswith("--") and equals and name in kinds:
+            try:
+                peers[name] = kinds[name](value)
+            except ValueError:
+                raise InputError(f"--{name}={value} is not a number; give 0, 1, 2, ...") from None
+        elif argument.startswith("--") and not equals and name in watched:
+            watched[name] = True
+        else:
             rest.append(argument)
-            continue
-        try:
-            found[name] = kinds[name](value)
-        except ValueError:
-            raise InputError(f"--{name}={value} is not a number; give 0, 1, 2, ...") from None
-    return rest, found
+    return rest, peers, watched
 
 
 def _folder_name(name: str, overrides: list[str]) -> str:

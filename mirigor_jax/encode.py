@@ -1,5 +1,6 @@
 """The frozen encoder f_e over a split's images → features on disk: the seam to everything that estimates."""
 
+import contextlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from mirigor_jax.models import pretrained
 from mirigor_jax.models.resnet import ResNet, compute_dtype
 from mirigor_jax.progress import Progress
 from mirigor_jax.train import frozen_variables, image_keys, init_state, make_encoder, views
+from mirigor_jax.watch import UNWATCHED_STAGE, Stage
 
 OURS = (0.5, 0.5, 0.5)  # pixels in [0, 1] less this, over this: the [-1, 1] that our encoders are trained on
 SHARD_BATCHES = 16  # batches a shard: what a kill can cost
@@ -237,37 +239,40 @@ def encode(
     folder: AnyPath,
     mesh: Mesh,
     augmentation: Augmentation | None = None,
+    watch: Stage = UNWATCHED_STAGE,
 ) -> None:
     """Features of every split that `folder` lacks. splits: name → (read, number of rows).
 
     frozen: None where what is read are representations already.
     augmentation: of every image, drawn by the config's seed, the split, the view and the row.
+    watch: of some steps.
     """
-    step, variables = None, None
+    mapped, variables = None, None
     if frozen is not None:
-        step, _ = make_step(config, mesh, frozen, augmentation)
+        mapped, _ = make_step(config, mesh, frozen, augmentation)
         variables = parallel.place(frozen.variables, mesh)
     draw_keys = jax.jit(partial(image_keys, n=config.features.batch_size // jax.process_count()))
+    with watch.traced(mapped) if mapped else contextlib.nullcontext() as step:
 
-    def to_host(split: str, images: np.ndarray, view: str, row: int) -> np.ndarray:
-        if step is None:
-            return images
-        keys = None
-        if augmentation is not None:
-            key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(f"{split} {view}".encode()))
-            keys = draw_keys(key, row)
-        return parallel.local_rows(step(variables, *parallel.shard((images, keys), mesh)))
+        def to_host(split: str, images: np.ndarray, view: str, row: int) -> np.ndarray:
+            if step is None:
+                return images
+            keys = None
+            if augmentation is not None:
+                key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(f"{split} {view}".encode()))
+                keys = draw_keys(key, row)
+            return parallel.local_rows(step(variables, *parallel.shard((images, keys), mesh)))
 
-    for name, (read, rows) in splits.items():
-        encode_split(
-            partial(to_host, name),
-            read,
-            folder / f"{name}.npz",
-            num_examples=rows,
-            batch_size=config.features.batch_size,
-            threads=config.data.threads,
-            workers=config.data.workers,
-        )
+        for name, (read, rows) in splits.items():
+            encode_split(
+                partial(to_host, name),
+                read,
+                folder / f"{name}.npz",
+                num_examples=rows,
+                batch_size=config.features.batch_size,
+                threads=config.data.threads,
+                workers=config.data.workers,
+            )
 
 
 def load(folder: AnyPath) -> dict[str, dict[str, np.ndarray]]:

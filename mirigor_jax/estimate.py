@@ -29,6 +29,7 @@ from mirigor_jax.mi import certificate, fit, labels
 from mirigor_jax.mi.certificate import Certificate
 from mirigor_jax.mi.critics import CosineCritic
 from mirigor_jax.progress import Progress
+from mirigor_jax.watch import UNWATCHED_STAGE, Stage
 
 WITHIN_BATCH = P(None, parallel.AXIS)  # (batches, pairs, …) with every batch's pairs spread over the devices
 
@@ -154,11 +155,13 @@ def fit_critic(
     mesh: Mesh,
     *,
     streamed: tuple[Frozen, Any, Callable[[int], grain.IterDataset]] | None = None,
+    watch: Stage = UNWATCHED_STAGE,
 ) -> tuple[Any, dict[str, Any]]:
     """Fit the critic on the fit part (or on streamed images), keep the best by validation.
 
     features: standardised. streamed: the encoder, the frozen tree of `encode.encode_pairs`, and from a first batch on
     this process's part of batches of fit_k pairs.
+    watch: of fit.jsonl's rows, and of a chunk of steps.
     Returns its parameters and {"steps", "best_step", "k", "history"}; goes on from `folder`'s checkpoint.
     """
     e = config.estimate
@@ -175,7 +178,7 @@ def fit_critic(
         classes = pairing.classes(features["fit"]["labels"])
         batch = parallel.place(fit.make_bank(features["fit"]["h"], classes, pairing.joint()), mesh)
     path = folder / "fit.jsonl"
-    with Checkpoints(folder / "critic") as checkpoints:
+    with Checkpoints(folder / "critic") as checkpoints, watch.traced(chunk, skip=1, calls=1) as chunk:
         done = checkpoints.last or 0
         if streamed:
             iterator = iter(streamed[2](done))
@@ -184,6 +187,7 @@ def fit_critic(
         else:
             state = jax.jit(init, out_shardings=parallel.layout(abstract))()
         rows = parallel.from_main(lambda: [row for row in read_rows(path) if row["step"] <= done])
+        watch.rows(rows)
         progress = Progress("estimate", e.steps, "steps")
         while done < e.steps:
             size = min(e.eval_every, e.steps - done)
@@ -201,6 +205,7 @@ def fit_critic(
             rows.append({"step": done, **bits})
             progress.update(done, f"strict InfoNCE {bits['validation_bits']:.3f} bits on validation")
             replace_rows(path, rows)
+            watch.rows(rows)
             checkpoints.save(done, state, mi_bits=bits["validation_bits"])
             if parallel.stop_asked():
                 raise parallel.Stopped
@@ -302,13 +307,14 @@ def estimate(
     *,
     risk: float = 0.0,
     streamed: tuple[Frozen, Callable[[int], grain.IterDataset]] | None = None,
+    watch: Stage = UNWATCHED_STAGE,
 ) -> None:
     """Write `folder`/estimate.json: the Estimate of I(h_X;h_Y) under `pairing`, and what it rests on.
 
     Beside it batches.npz: for each K the strict InfoNCE of every batch of the test part, in bits.
     risk: the probability with which pairs are not independent, which the certificate pays for.
     streamed: the frozen encoder and batches of fit_k pairs of images, to fit the critic on instead of the fit
-    part's representations.
+    part's representations. watch: as `fit_critic` takes it.
     """
     e = config.estimate
     mean, scale = scaling(features)
@@ -317,7 +323,7 @@ def estimate(
     if streamed:
         frozen, dataset = streamed
         images = frozen, {"encoder": frozen.variables, "mean": mean, "scale": scale}, dataset
-    params, fitted = fit_critic(config, features, pairing, folder, mesh, streamed=images)
+    params, fitted = fit_critic(config, features, pairing, folder, mesh, streamed=images, watch=watch)
     curve, batches = read_curve(config, params, features["test"], pairing, mesh)
     at = {row["k"]: row for row in curve}
     own, paper_k = at[e.k], e.paper_k if e.paper_k in at else e.k

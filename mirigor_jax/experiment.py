@@ -49,6 +49,7 @@ from mirigor_jax.files import (
 from mirigor_jax.mi import certificate, labels
 from mirigor_jax.models.realnvp import RealNVP
 from mirigor_jax.progress import Progress, duration
+from mirigor_jax.watch import UNWATCHED, Watch
 
 SHOWN = 100  # what the root key is folded with for the pictures' augmentations
 PARTS = ("fit", "validation", "test")
@@ -71,18 +72,20 @@ OPTIONAL = {True: ("data.images",), False: ("data.images", *(f"features.{part}" 
 POSITIVE = ("train.temperature", "train.learning_rate", "estimate.learning_rate")
 
 
-def run(config: ConfigDict, name: str, workdir: str | None) -> None:
+def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
     """Run, resume, or re-estimate, and write the report. Raises InputError for what the user can put right."""
     if config.kind == "restore":
-        return _restore(config, workdir)
+        return _restore(config, workdir, watch)
     folder = locate(workdir or f"runs/{name}")
     print(f"run folder: {folder}", flush=True)
     if config.kind in ("arrays", "invertible") and jax.process_count() > 1:
         raise InputError(f"a job of kind {config.kind} is one process's; start it without the others")
     if config.kind == "arrays":
+        if watch != UNWATCHED:
+            raise InputError("--tensorboard and --profile are of trainings and their critics; arrays have none")
         return _run_arrays(config, folder)
     if config.kind == "invertible":
-        return _run_invertible(config, folder)
+        return _run_invertible(config, folder, watch)
     population, law = check(config)
     if digests := _digests(config):
         with config.unlocked():
@@ -90,11 +93,12 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
     claim(folder, config)
     with lock(folder):
         if not _given(config):
-            _train(config, folder, population, law)
-        _estimate(config, folder, estimate_name(config), _own_features(config, folder), folder, population, law)
+            _train(config, folder, population, law, watch)
+        own = _own_features(config, folder)
+        _estimate(config, folder, estimate_name(config), own, folder, population, law, watch)
         for more, name in _others(config, population):
-            _add_estimate(config, more, folder, name, folder, *check(more, population))
-        _evaluate(config, folder, population, law)
+            _add_estimate(config, more, folder, name, folder, *check(more, population), watch)
+        _evaluate(config, folder, population, law, watch)
         parallel.from_main(lambda: _report(config, folder, population))
     return None
 
@@ -122,7 +126,7 @@ def _run_arrays(config: ConfigDict, folder: AnyPath) -> None:
         _report_arrays(config, folder)
 
 
-def _run_invertible(config: ConfigDict, folder: AnyPath) -> None:
+def _run_invertible(config: ConfigDict, folder: AnyPath, watch: Watch) -> None:
     """Invertible encoders of the halves of images, trained by each objective and measured on the way."""
     if unknown := set(config.objectives) - invertible.OBJECTIVES.keys():
         raise InputError(f"unknown objective '{min(unknown)}'; choose from {', '.join(invertible.OBJECTIVES)}")
@@ -143,12 +147,14 @@ def _run_invertible(config: ConfigDict, folder: AnyPath) -> None:
     with lock(folder):
         parts: dict[str, Any] = {}
         for name in config.objectives:
-            rows = read_rows(folder / name / "records.jsonl")
+            rows, watched = read_rows(folder / name / "records.jsonl"), watch.of(folder, folder / name)
             with _stage(folder, name, bool(rows) and rows[-1]["step"] == config.steps) as work:
                 if work:
                     parts = parts or {part: invertible.halves_of(images) for part, images in sets.items()}
                     how = {key: config[key] for key in ("steps", "record_every", "probed", "l2")}
-                    invertible.train(parts, folder / name, name, settings, **how)
+                    invertible.train(parts, folder / name, name, settings, **how, watch=watched)
+                else:
+                    watched.rows(rows)
         _report_invertible(config, folder)
 
 
@@ -168,7 +174,7 @@ def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(f"{array.dtype.str} {array.shape}".encode() + array.tobytes()).hexdigest()
 
 
-def _restore(overrides: ConfigDict, workdir: str | None) -> None:
+def _restore(overrides: ConfigDict, workdir: str | None, watch: Watch) -> None:
     if workdir:
         raise InputError(
             f"--workdir={workdir} is not for re-estimates: they go into the restored run, RUN/estimates/NAME"
@@ -176,10 +182,10 @@ def _restore(overrides: ConfigDict, workdir: str | None) -> None:
     if not overrides.restore:
         raise InputError("config.restore='' is not a run folder; give a run's path")
     asked = {name: value for name, value in overrides.items() if name not in ("kind", "restore") and value is not None}
-    re_estimate(locate(overrides.restore), **asked)
+    re_estimate(locate(overrides.restore), watch, **asked)
 
 
-def re_estimate(folder: AnyPath, **asked: Any) -> None:
+def re_estimate(folder: AnyPath, watch: Watch = UNWATCHED, **asked: Any) -> None:
     """Another estimate of a finished run's encoder, in `folder`/estimates/NAME. asked: as `re_estimated` takes it.
 
     Raises InputError where there is no finished run, or nothing new to estimate under that name.
@@ -195,7 +201,7 @@ def re_estimate(folder: AnyPath, **asked: Any) -> None:
     if changed:
         raise InputError(f"the encoder or the features of the run in '{folder}' are no longer what it was made from")
     with lock(folder):
-        _add_estimate(own, config, folder, name, folder / "estimates" / name, population, law)
+        _add_estimate(own, config, folder, name, folder / "estimates" / name, population, law, watch)
         parallel.from_main(lambda: _report(own, folder, population))
 
 
@@ -256,6 +262,7 @@ def _add_estimate(
     clock: AnyPath,
     population: Population,
     law: AnyPairing,
+    watch: Watch,
 ) -> None:
     if name != estimate_name(own):
         target = folder / "estimates" / name
@@ -269,7 +276,7 @@ def _add_estimate(
                 equal = all(flatten(config)[key] == flatten(own)[key] for key in same)
                 if parallel.is_main() and equal and fitted.exists() and not (features / "fit.npz").exists():
                     replace_arrays(features / "fit.npz", dict(read_arrays(fitted)))
-        _estimate(config, folder, name, features, clock, population, law)
+        _estimate(config, folder, name, features, clock, population, law, watch)
     elif flatten(config) | {"estimate.also": ()} != flatten(own) | {"estimate.also": ()}:
         raise InputError(f"estimates/{name} is the run's own; give the new one another name by --config.name=NAME")
 
@@ -595,10 +602,13 @@ def _labelled(read: Read) -> Read:
     return lambda start, stop: {k.replace("attributes", "labels"): v for k, v in read(start, stop).items()}
 
 
-def _train(config: ConfigDict, folder: AnyPath, population: Population, law: AnyPairing) -> None:
+def _train(config: ConfigDict, folder: AnyPath, population: Population, law: AnyPairing, watch: Watch) -> None:
     t, path = config.train, folder / "train"
+    watched = watch.of(folder, path)
     with _stage(folder, "train", (path / "summary.json").exists()) as work:
         if not work:
+            if watch.tensorboard:
+                watched.rows(read_rows(path / "metrics.jsonl"))
             return
         mesh = parallel.make_mesh(t.k)
         parts = population.parts(law, _augmentation(config) is not None)
@@ -616,7 +626,7 @@ def _train(config: ConfigDict, folder: AnyPath, population: Population, law: Any
         read, held = _training_pairs(config, population, law)
         classes = _classes(population, law)
         num_classes = _num_classes(classes)
-        train.train(config, path, read, mesh, held=held, num_classes=num_classes, on_rate=expect)
+        train.train(config, path, read, mesh, held=held, num_classes=num_classes, on_rate=expect, watch=watched)
         if parallel.is_main():
             _summarise(config, path, num_classes)
 
@@ -654,11 +664,12 @@ def _estimate(
     clock: AnyPath,
     population: Population,
     law: AnyPairing,
+    watch: Watch,
 ) -> None:
     """Encode what `features` lacks, then estimate into estimates/`name`. clock: the folder that counts the time."""
     target = folder / "estimates" / name
-    done = (target / "estimate.json").exists()
-    _encode(config, folder, features, clock, population, law, _augmentation(config), done=done)
+    watched, done = watch.of(folder, target), (target / "estimate.json").exists()
+    _encode(config, folder, features, clock, population, law, _augmentation(config), watch, done=done)
     with _stage(clock, "estimate", done) as work:
         if work:
             paired = population.paired(encode.load(features), law)
@@ -676,7 +687,10 @@ def _estimate(
                     workers=config.data.workers,
                 )
                 streamed = frozen, lambda first: dataset(first=first)
-            estimate.estimate(config, name, paired, law, target, mesh, risk=population.risk(law), streamed=streamed)
+            risk = population.risk(law)
+            estimate.estimate(config, name, paired, law, target, mesh, risk=risk, streamed=streamed, watch=watched)
+        elif watch.tensorboard:
+            watched.rows(read_rows(target / "fit.jsonl"))
 
 
 def _encode(
@@ -687,6 +701,7 @@ def _encode(
     population: Population,
     law: AnyPairing,
     augmentation: augment.Augmentation | None,
+    watch: Watch,
     *,
     done: bool,
 ) -> None:
@@ -697,7 +712,7 @@ def _encode(
     with _stage(clock, "encode", done or all((features / f"{part}.npz").exists() for part in parts)) as work:
         if work:
             frozen = None if _represented(config) else _frozen(config, folder, mesh)
-            encode.encode(config, frozen, parts, features, mesh, augmentation)
+            encode.encode(config, frozen, parts, features, mesh, augmentation, watch.of(folder, features))
 
 
 def _estimates(config: ConfigDict) -> list[str]:
@@ -743,12 +758,12 @@ def _report_arrays(config: ConfigDict, folder: AnyPath) -> None:
     _write_report(config, folder, parts, {"estimators": figures.estimators(list(found.values()))})
 
 
-def _evaluate(config: ConfigDict, folder: AnyPath, population: Population, law: AnyPairing) -> None:
+def _evaluate(config: ConfigDict, folder: AnyPath, population: Population, law: AnyPairing, watch: Watch) -> None:
     """On the frozen features of plain images: linear evaluation of every attribute, and the metrics if asked for."""
     path = folder / "evaluate" / "linear.json"
     if _augmentation(config) is not None:
         plain = population.law("none"), None
-        _encode(config, folder, folder / "features", folder, population, *plain, done=path.exists())
+        _encode(config, folder, folder / "features", folder, population, *plain, watch, done=path.exists())
     with _stage(folder, "evaluate", path.exists()) as work:
         if not work:
             return

@@ -27,6 +27,7 @@ from mirigor_jax.files import AnyPath, read_rows, replace_rows
 from mirigor_jax.mi.bounds import info_nce
 from mirigor_jax.models.realnvp import RealNVP
 from mirigor_jax.progress import Progress
+from mirigor_jax.watch import UNWATCHED_STAGE, Stage
 
 Part = dict[str, Any]  # x, y: uint8 (n, d), (n, e), the pixels of the halves; labels: (n,)
 Row = dict[str, int | float]
@@ -203,25 +204,28 @@ def train(
     record_every: int,
     probed: int,
     l2: Sequence[float],
+    watch: Stage = UNWATCHED_STAGE,
 ) -> None:
     """Train by the objective of that name, from the newest checkpoint in `folder` where there is one.
 
     parts: train, validation and test, whose training images all serve the encoders and the first `probed` the probe.
     Writes a row of `measure`, with `step` and `train_bits`, the mean InfoNCE of the batches since the row before, to
-    records.jsonl at the start, every so many steps, and at the end. Raises InputError where the loss diverges.
+    records.jsonl at the start, every so many steps, and at the end. watch: of these, and of some steps. Raises
+    InputError where the loss diverges.
     """
     held = {key: jnp.asarray(value) for key, value in parts["train"].items()}
     read = {**parts, "train": {key: value[:probed] for key, value in parts["train"].items()}}
     dims = parts["train"]["x"].shape[1], parts["train"]["y"].shape[1]
-    step = jax.jit(partial(train_step, settings=settings, objective=OBJECTIVES[name]), donate_argnums=0)
+    compiled = jax.jit(partial(train_step, settings=settings, objective=OBJECTIVES[name]), donate_argnums=0)
     folder.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(folder) as checkpoints, watch.traced(compiled) as step:
         start = checkpoints.last
         state = jax.jit(partial(init_state, settings, dims))()
         if start is not None:
             state = checkpoints.restore(start, state)
             print(f"  {name} continues from step {start:,} of {steps:,}", flush=True)
         rows = [row for row in read_rows(folder / "records.jsonl") if start is not None and row["step"] <= start]
+        watch.rows(rows)
         progress = Progress(name, steps, "steps")
         batches: list[Array] = []
 
@@ -234,6 +238,7 @@ def train(
             batches.clear()
             rows.append({"step": done, "train_bits": train_bits, **measure(state.params, read, settings, l2)})
             replace_rows(folder / "records.jsonl", rows)
+            watch.rows(rows)
             checkpoints.save(done, state, mi_bits=rows[-1]["held_out_bits"])
 
         if start is None:

@@ -1,7 +1,8 @@
 """The command line: python -m mirigor_jax.main --config=FILE[:ARGUMENTS] [--config.KEY=VALUE …] [--workdir=DIR].
 
-Messages and exit codes; everything else is in the libraries. The same command in each process of a SLURM or Open MPI
-job, or on each worker of a TPU, makes them one; elsewhere --coordinator=HOST:PORT --processes=N --process=I do.
+Messages and exit codes; everything else is in the libraries. --tensorboard and --profile add what `watch` writes. The
+same command in each process of a SLURM or Open MPI job, or on each worker of a TPU, makes them one; elsewhere
+--coordinator=HOST:PORT --processes=N --process=I do.
 """
 
 import contextlib
@@ -29,17 +30,17 @@ def main(argv: list[str] | None = None) -> int:
         print("\n  ".join(configuration.shipped_configs()))
         return 0
     try:
-        argv, peers = configuration.peers(argv)
+        argv, peers, watched = configuration.of_job(argv)
         config, name, workdir = configuration.parse(argv)
         keep_compiled_programs()
         import jax
 
-        from mirigor_jax import experiment, parallel, study  # JAX starts only for a command line that is right
+        from mirigor_jax import experiment, parallel, study, watch  # JAX starts only for a command line that is right
 
         parallel.start(**peers)
         with contextlib.nullcontext() if parallel.is_main() else contextlib.redirect_stdout(io.StringIO()):
             try:
-                (study if config.kind == "study" else experiment).run(config, name, workdir)
+                (study if config.kind == "study" else experiment).run(config, name, workdir, watch.Watch(**watched))
             except parallel.Stopped:
                 print("stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
                 return 143

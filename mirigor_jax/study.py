@@ -28,6 +28,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, failures, locate, read_arrays, replace_figure, replace_json, replace_text
 from mirigor_jax.mi import certificate
 from mirigor_jax.progress import duration
+from mirigor_jax.watch import UNWATCHED, Watch
 
 Row = dict[str, Any]
 TASKS = ("color", "digit", "position", "all")
@@ -78,7 +79,7 @@ class Study:
     draw: Callable[[Sequence[Row]], dict[str, Figure]]
 
 
-def run(config: ConfigDict, name: str, workdir: str | None) -> None:
+def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
     """Run what is not finished of the study's cells, or of those `study.only` names; then tabulate what is.
 
     Raises InputError where the study can't be started, and at its end where a run failed.
@@ -90,7 +91,7 @@ def run(config: ConfigDict, name: str, workdir: str | None) -> None:
     cells = _cells(config, folder)
     chosen = _chosen(config.study.only, cells)
     experiment.claim(folder, config)
-    failures = _work(cells, chosen, config.study.estimates)
+    failures = _work(cells, chosen, config.study.estimates, watch)
     _tabulate(config, folder, cells, failures)
     if failures:
         raise InputError(f"{len(failures)} of {len(chosen)} runs failed, the others went on: see {folder / 'study.md'}")
@@ -144,7 +145,9 @@ def _names(found: report.Report, wanted: Sequence[dict[str, Any]]) -> set[str]:
     return {experiment.re_estimated(ConfigDict(found["run"]["config"]), **asked)[1] for asked in wanted}
 
 
-def _work(cells: Sequence[Cell], chosen: Sequence[Cell], wanted: Sequence[dict[str, Any]]) -> dict[str, str]:
+def _work(
+    cells: Sequence[Cell], chosen: Sequence[Cell], wanted: Sequence[dict[str, Any]], watch: Watch
+) -> dict[str, str]:
     """Finish the chosen cells, one that another process is at after all others; the message of each that failed."""
     todo = [cell for cell in chosen if not _finished(cell, wanted)]
     print(f"{len(cells)} runs, {len(chosen)} asked for, {len(chosen) - len(todo)} of these finished before", flush=True)
@@ -156,7 +159,7 @@ def _work(cells: Sequence[Cell], chosen: Sequence[Cell], wanted: Sequence[dict[s
             left = f"; about {duration((time.monotonic() - began) / done * (len(todo) - done))} left" if done else ""
             print(f"\n=== run {cells.index(cell) + 1} of {len(cells)}: {cell.name}{left}", flush=True)
             try:
-                _finish(cell, wanted)
+                _finish(cell, wanted, watch)
                 done += 1
             except experiment.LockedError:
                 print(f"another process is at it{', and keeps it' if last else ': later'}", flush=True)
@@ -174,14 +177,14 @@ def _work(cells: Sequence[Cell], chosen: Sequence[Cell], wanted: Sequence[dict[s
     return failures
 
 
-def _finish(cell: Cell, wanted: Sequence[dict[str, Any]]) -> None:
+def _finish(cell: Cell, wanted: Sequence[dict[str, Any]], watch: Watch) -> None:
     if _finished(cell, wanted):
         print("finished by another process", flush=True)
         return
     if cell.config is not None:
-        experiment.run(cell.config, cell.name, str(cell.folder))
+        experiment.run(cell.config, cell.name, str(cell.folder), watch)
     for asked in wanted:
-        experiment.re_estimate(cell.folder, **asked)
+        experiment.re_estimate(cell.folder, watch, **asked)
 
 
 def _tabulate(config: ConfigDict, folder: AnyPath, cells: Sequence[Cell], failures: dict[str, str]) -> None:

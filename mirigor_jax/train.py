@@ -1,5 +1,6 @@
 """Contrastive training of encoder f_e and projection head f_p: the step for one device, and the loop around it."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from mirigor_jax.models import resnet, small, vit
 from mirigor_jax.models.heads import MLP
 from mirigor_jax.objectives import Objective
 from mirigor_jax.progress import Progress
+from mirigor_jax.watch import UNWATCHED_STAGE, Stage
 
 Metrics = dict[str, Array]
 
@@ -320,6 +322,7 @@ def train(
     held: UInt8[np.ndarray, "n s s 3"] | None = None,
     num_classes: int | None = None,
     on_rate: Callable[[float, int], None] = lambda seconds, steps: None,
+    watch: Stage = UNWATCHED_STAGE,
 ) -> None:
     """Train to `config.train.steps`, from the newest checkpoint in `folder` where there is one.
 
@@ -327,7 +330,7 @@ def train(
     num_classes: that images can have; None where they have no labels. For a labelled objective `read` also gives the
     classes {"c_x", "c_y"}, int32; with `data.negatives` the images, or rows, {"n_x", "n_y"}.
     Writes checkpoints and metrics.jsonl (step, loss_nats and, where the objective bounds it, mi_bits). on_rate: told
-    once how many seconds a step takes, and how many steps are to come.
+    once how many seconds a step takes, and how many steps are to come. watch: of the rows, and of some steps.
     Raises InputError when the loss is no longer finite, and as `make_step` does.
     """
     k, steps, rate = config.train.k, config.train.steps, config.train.learning_rate
@@ -339,7 +342,8 @@ def train(
     def place(batch: dict[str, np.ndarray]) -> dict[str, Array]:
         return parallel.shard({name: batch[name] for name in abstract[0]}, mesh)
 
-    with Checkpoints(folder) as checkpoints:
+    with contextlib.ExitStack() as entered:
+        checkpoints = entered.enter_context(Checkpoints(folder))
         start = checkpoints.last or 0
         if checkpoints.last == steps:
             return
@@ -363,8 +367,9 @@ def train(
             init = jax.jit(start_state, out_shardings=parallel.layout(abstract_state))
             state = init(jax.random.fold_in(jax.random.key(config.seed), 0))
         rows = parallel.from_main(lambda: [row for row in read_rows(folder / "metrics.jsonl") if row["step"] <= start])
+        watch.rows(rows)
         print("  compiling the train step", flush=True)
-        compiled = step.lower(abstract_state, *abstract).compile()
+        compiled = entered.enter_context(watch.traced(step.lower(abstract_state, *abstract).compile()))
         on_device = None if held is None else parallel.place(held, mesh)
         progress = Progress("train", steps, "steps")
         began = time.monotonic()
@@ -394,6 +399,7 @@ def train(
                 record(pending)
             pending = {}
             replace_rows(folder / "metrics.jsonl", rows)
+            watch.rows(rows)
             checkpoints.save(step, state, mi_bits=in_bits(mean_loss(50)) if candidate else -math.inf)
 
         # The order matters: save, then draw a batch, then step; and read the metrics of the step before only when the

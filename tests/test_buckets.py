@@ -21,12 +21,13 @@ import pytest
 from matplotlib.figure import Figure
 from test_main import cdp
 from test_study import batch_size
+from test_watch import scalars
 
 from mirigor_jax import configuration, experiment, files, study
 from mirigor_jax.data import arrays, sources
 from mirigor_jax.errors import InputError
 
-JOB = cdp()
+JOB, WATCHED = cdp(), ("--tensorboard", "--profile")
 STUDY = [option for option in batch_size(Path()) if not option.startswith("--workdir")]
 
 
@@ -81,7 +82,8 @@ def put(url: str, name: str, data: bytes) -> None:
 def start(*arguments: str, **environment: str) -> subprocess.Popen:
     """`main` in a process of its own, on one device."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | environment
-    command = [sys.executable, "-W", "error", "-m", "mirigor_jax.main", *arguments]
+    warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]  # aiohttp's, of what gcsfs sends at once
+    command = [sys.executable, *warnings, "-m", "mirigor_jax.main", *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -102,20 +104,20 @@ def report(folder: str) -> dict:
 def local(tmp_path_factory) -> str:
     """The job in a local folder, uninterrupted."""
     folder = tmp_path_factory.mktemp("runs") / "local"
-    code, _, errors = run(*JOB, f"--workdir={folder}")
+    code, _, errors = run(*JOB, *WATCHED, f"--workdir={folder}")
     assert code == 0, errors
     return str(folder)
 
 
 @pytest.mark.slow
-def test_a_run_in_a_bucket_killed_and_continued_is_the_local_one(server, local):
-    with start(*JOB, "--workdir=gs://bucket/runs/one") as process:
+def test_a_run_in_a_bucket_killed_and_continued_is_the_local_one(server, local, tmp_path):
+    with start(*JOB, *WATCHED, "--workdir=gs://bucket/runs/one") as process:
         while not objects(server, "runs/one/train/2/commit_success.txt"):
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     assert not objects(server, "runs/one/report.json")
-    code, said, errors = run(*JOB, "--workdir=gs://bucket/runs/one")
+    code, said, errors = run(*JOB, *WATCHED, "--workdir=gs://bucket/runs/one")
     assert code == 0, errors
     assert "train continues from step" in said
     assert "report: gs://bucket/runs/one/report.md" in said
@@ -125,6 +127,11 @@ def test_a_run_in_a_bucket_killed_and_continued_is_the_local_one(server, local):
     # Checkpoints have files of their own names, and more where a rename can't say that they are whole.
     outside = {name for name in stored | on_disk if not name.startswith(("train/", "estimates/color/critic/"))}
     assert outside & stored == (outside & on_disk) - {".lock"}
+    events = [name for name in stored if name.startswith("tensorboard/train/")]
+    assert len(events) == 6
+    for name in events:
+        (tmp_path / Path(name).name).write_bytes(files.locate(f"gs://bucket/runs/one/{name}").read_bytes())
+    assert scalars(tmp_path) == scalars(Path(local) / "tensorboard" / "train")
     again, said, _ = run(*JOB, "--workdir=gs://bucket/runs/one")
     assert (again, said.count("finished before, skipped")) == (0, 4)
 

@@ -17,7 +17,7 @@ SCP = "gcloud compute tpus tpu-vm scp"
 FETCH = (
     "git checkout -q --detach FETCH_HEAD; python3 -m pip install -q --user uv; "
     "python3 -m uv venv -q --allow-existing --python=3.11 .venv; "
-    "python3 -m uv pip install -q --python=.venv -e .[tpu,gcs]'"
+    "python3 -m uv pip install -q --python=.venv -e .[tpu,gcs,tensorboard]'"
 )
 SHARE = (
     f"{SSH} {{}} --zone=us-west4-a --worker=all '--command=cd mirigor_jax || exit; printf '\\''%s\\n'\\'' {{}} | "
@@ -78,6 +78,10 @@ DRY = {
         f"{SSH} mi --zone=us-west4-a --worker=all '--command=cd mirigor_jax || exit; nohup .venv/bin/python -m "
         "mirigor_jax.main --config=configs/cdp.py:k=4096 --config.train.steps=10 </dev/null >>run.log 2>&1 &'"
     ],
+    "tpu_vm.sh run mi --config=configs/cdp.py --tensorboard": [
+        f"{SSH} mi --worker=all '--command=cd mirigor_jax || exit; nohup .venv/bin/python -m mirigor_jax.main "
+        "--config=configs/cdp.py --tensorboard </dev/null >>run.log 2>&1 &'"
+    ],
     "tpu_vm.sh logs mi --worker=3": [f"{SSH} mi --worker=3 '--command=tail -n 100 -F mirigor_jax/run.log'"],
     "tpu_vm.sh fetch mi runs/cdp": ["mkdir -p runs", f"{SCP} --recurse mi:mirigor_jax/runs/cdp runs --worker=0"],
     "tpu_vm.sh fetch mi /data/cdp": ["mkdir -p /data", f"{SCP} --recurse mi:/data/cdp /data --worker=0"],
@@ -90,9 +94,9 @@ DRY = {
         "--config=configs/cdp.py --workdir=runs/two",
         "srun --kill-on-bad-exit=0 python -m mirigor_jax.main --config=configs/cdp.py --workdir=runs/two",
     ],
-    "slurm.sbatch --cpus-per-task=8 --config=configs/cdp.py": [
-        "sbatch --cpus-per-task=8 --ntasks-per-node=1 launch/slurm.sbatch --config=configs/cdp.py",
-        "srun --kill-on-bad-exit=0 --cpus-per-task=8 python -m mirigor_jax.main --config=configs/cdp.py",
+    "slurm.sbatch --cpus-per-task=8 --config=configs/cdp.py --profile": [
+        "sbatch --cpus-per-task=8 --ntasks-per-node=1 launch/slurm.sbatch --config=configs/cdp.py --profile",
+        "srun --kill-on-bad-exit=0 --cpus-per-task=8 python -m mirigor_jax.main --config=configs/cdp.py --profile",
     ],
     f"array.sh {STUDY} --gpus-per-node=1": [
         "sbatch --parsable --gpus-per-node=1 --array=1-4 --ntasks-per-node=1 launch/slurm.sbatch "
@@ -114,8 +118,8 @@ DRY = {
         f"{SCP} --recurse b:mirigor_jax/runs/study runs --worker=0",
         f"'python' '-m' 'mirigor_jax.main' '{STUDY}' '--workdir=runs/study'",
     ],
-    f"array.sh {STUDY} --tpu=a,b --table --workdir=gs://lab/study": [
-        f"'python' '-m' 'mirigor_jax.main' '{STUDY}' '--workdir=gs://lab/study'",
+    f"array.sh {STUDY} --tpu=a,b --table --workdir=gs://lab/study --tensorboard": [
+        f"'python' '-m' 'mirigor_jax.main' '{STUDY}' '--workdir=gs://lab/study' '--tensorboard'",
     ],
 }
 

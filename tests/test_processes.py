@@ -204,10 +204,10 @@ def test_one_that_fails_alone_ends_the_others(tmp_path):
 
 
 def test_peers_are_given_together():
-    rest, peers = configuration.peers(
+    rest, peers, _ = configuration.of_job(
         ["--config=x", "--coordinator=a:1", "--processes=2", "--process=0", "--workdir=y"]
     )
     assert rest == ["--config=x", "--workdir=y"]
     assert peers == {"coordinator": "a:1", "processes": 2, "process": 0}
     with pytest.raises(InputError, match="--processes=two is not a number"):
-        configuration.peers(["--processes=two"])
+        configuration.of_job(["--processes=two"])

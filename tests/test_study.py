@@ -66,7 +66,7 @@ def real(tmp_path_factory) -> Path:
 def replay(real: Path, names: list[str]):
     """A run that takes no time: claimed and locked as any, then the real one's files, under its own settings."""
 
-    def run(config, name, workdir):
+    def run(config, name, workdir, *watch):
         names.append(name)
         experiment.claim(Path(workdir), config)
         with experiment.lock(Path(workdir)):
@@ -139,12 +139,12 @@ def test_interrupted_twice_the_study_ends_with_the_same_table(finished, replayed
     folder, stops = tmp_path / "study", list(CELLS)
     whole = experiment.run
 
-    def interrupted(config, name, workdir):
+    def interrupted(config, name, workdir, *watch):
         if stops and stops[0] == name:
             experiment.claim(Path(workdir), config)
             stops.pop(0)
             raise KeyboardInterrupt
-        whole(config, name, workdir)
+        whole(config, name, workdir, *watch)
 
     monkeypatch.setattr(experiment, "run", interrupted)
     assert main(batch_size(folder)) == 130
@@ -190,8 +190,8 @@ def test_a_run_of_another_process_is_left_to_it_and_tried_again(finished, replay
     held.__enter__()
     whole = experiment.run
 
-    def run(config, name, workdir):
-        whole(config, name, workdir)
+    def run(config, name, workdir, *watch):
+        whole(config, name, workdir, *watch)
         held.__exit__(None, None, None)
 
     monkeypatch.setattr(experiment, "run", run)
@@ -202,8 +202,8 @@ def test_a_run_of_another_process_is_left_to_it_and_tried_again(finished, replay
 def test_a_run_that_another_process_finished_meanwhile_is_not_run_again(finished, replayed, tmp_path, monkeypatch):
     folder, whole = tmp_path / "study", experiment.run
 
-    def run(config, name, workdir):
-        whole(config, name, workdir)
+    def run(config, name, workdir, *watch):
+        whole(config, name, workdir, *watch)
         shutil.copytree(finished / CELLS[1], folder / CELLS[1])
 
     monkeypatch.setattr(experiment, "run", run)
@@ -225,10 +225,10 @@ def test_processes_write_the_table_one_after_the_other(finished, replayed, tmp_p
 def test_a_failed_run_is_listed_and_the_others_go_on(error, replayed, tmp_path, monkeypatch, capsys):
     folder, whole = tmp_path / "study", experiment.run
 
-    def fail_first(config, name, workdir):
+    def fail_first(config, name, workdir, *watch):
         if name == CELLS[0]:
             raise error
-        whole(config, name, workdir)
+        whole(config, name, workdir, *watch)
 
     monkeypatch.setattr(experiment, "run", fail_first)
     assert main(batch_size(folder)) == 2

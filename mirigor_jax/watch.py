@@ -1,0 +1,114 @@
+"""What a run is watched with beyond the lines it prints: TensorBoard's event files, and traces of a few steps.
+
+Process 0 writes them, and they change no number. The only file that knows TensorBoard and JAX's profiler.
+"""
+
+import importlib.util
+import io
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mirigor_jax import parallel
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import AnyPath, replace_bytes
+
+EVENTS = "events.out.tfevents"  # how TensorBoard knows its files; ours end in the step of their last row
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage under watch. events: the folder of its event files, trace: of its trace; None where nobody asked."""
+
+    events: AnyPath | None = None
+    trace: AnyPath | None = None
+
+    def rows(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Bring the event files up to the rows {"step": …, NAME: VALUE, …} so far, in the order of their steps.
+
+        What a file holds stays in it, so that no row is drawn twice; files that go beyond the rows, as where a killed
+        run goes on from an earlier checkpoint, are taken away.
+        """
+        if self.events is None or not parallel.is_main():
+            return
+        files = {int(path.suffix[1:]): path for path in self.events.glob(f"{EVENTS}.*")}
+        last = rows[-1]["step"] if rows else -1
+        for step in [step for step in files if step > last]:
+            files.pop(step).unlink()
+        if new := [row for row in rows if row["step"] > max(files, default=-1)]:
+            replace_bytes(self.events / f"{EVENTS}.{last:012d}", _events(new))
+
+    @contextmanager
+    def traced(self, step: Callable[..., Any], *, skip: int = 2, calls: int = 3) -> Iterator[Callable[..., Any]]:
+        """`step`, of whose calls so many are traced, behind those to skip: the first of them compile, or warm up."""
+        if self.trace is None or not parallel.is_main():
+            yield step
+            return
+        trace, count = self.trace, itertools.count()
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # to note every call of Python takes longer than the steps
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as tracing:
+
+            def write() -> None:
+                jax.profiler.stop_trace()
+                for file in Path(folder).glob("plugins/profile/*/*"):
+                    replace_bytes(trace / file.name, file.read_bytes())
+                print(f"  trace: {trace}", flush=True)
+
+            def call(*args: Any) -> Any:
+                i = next(count)
+                if i == skip:
+                    jax.profiler.start_trace(folder, create_perfetto_trace=True, profiler_options=options)
+                    tracing.callback(write)  # also where the stage ends before
+                with jax.profiler.StepTraceAnnotation(trace.name, step_num=i):
+                    result = step(*args)
+                if i == skip + calls - 1:
+                    jax.block_until_ready(result)
+                    tracing.close()
+                return result
+
+            yield call
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a job was asked to be watched with. Raises InputError where it isn't installed."""
+
+    tensorboard: bool = False
+    profile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise InputError("--tensorboard takes a package that is not installed: pip install -e '.[tensorboard]'")
+
+    def of(self, run: AnyPath, stage: AnyPath) -> Stage:
+        """run: a run's folder; stage: the one in it that a stage writes to, and is called after."""
+        name = stage.relative_to(run).as_posix()
+        events, trace = run / "tensorboard" / name, run / "profile" / "plugins" / "profile" / name.replace("/", "-")
+        return Stage(events if self.tensorboard else None, trace if self.profile else None)
+
+
+UNWATCHED, UNWATCHED_STAGE = Watch(), Stage()
+
+
+def _events(rows: Sequence[dict[str, Any]]) -> bytes:
+    """An event file, as of now: a scalar for each of a row's values."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    whole = io.BytesIO()
+    writer = RecordWriter(whole)
+    now = time.time()
+    writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+    for row in rows:
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items() if name != "step"]
+        writer.write(Event(wall_time=now, step=row["step"], summary=Summary(value=values)).SerializeToString())
+    return whole.getvalue()
