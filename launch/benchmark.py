@@ -327,6 +327,7 @@ def critic_works(config: ConfigDict, cached_steps: int, streamed_steps: int) -> 
     """Critic steps on cached features, and on images through the frozen encoder."""
     k, mesh, rng = config.estimate.fit_k, parallel.make_mesh(1, jax.devices()[:1]), np.random.default_rng(0)
     labels, h = rng.integers(0, 64, 4096).astype(np.int32), rng.normal(size=(4096, 512)).astype(np.float32)
+    classes = pairing.parse("all", ("class",), (64,))
     state = fresh_state(config)
     encoder = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
     frozen = {"encoder": encoder, "mean": np.zeros(512, np.float32), "scale": np.ones(512, np.float32)}
@@ -335,7 +336,8 @@ def critic_works(config: ConfigDict, cached_steps: int, streamed_steps: int) -> 
 
     def work(steps: int, stream: bool, frozen: Any, batch: Any) -> Work:
         config.estimate.stream = stream
-        chunk = estimate.make_step(config, mesh)
+        whole = encode.Frozen(train.make_encoder(config), encoder) if stream else None
+        chunk, _ = estimate.make_step(config, mesh, {"fit": {"h": h}, "validation": {"h_x": h}}, classes, whole)
         keys = parallel.place(jax.random.split(jax.random.key(0), steps), mesh)
         start = jax.jit(partial(estimate.init_critic, config, h[:2], jax.random.key(0)))
 
@@ -345,7 +347,7 @@ def critic_works(config: ConfigDict, cached_steps: int, streamed_steps: int) -> 
 
         return run
 
-    bank = parallel.place(make_bank(h, labels, np.eye(64) / 64), mesh)
+    bank = parallel.place(make_bank(h, labels, classes.joint()), mesh)
     images = parallel.shard({"x": views, "y": views}, mesh, estimate.WITHIN_BATCH)
     return (
         work(cached_steps, False, {}, bank),

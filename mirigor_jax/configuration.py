@@ -79,25 +79,30 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str, str | None]:
 
 
 def of_job(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, bool]]:
-    """The arguments without those that change no number, and these: which process it is, and how it is watched.
+    """The arguments without those that change no number, and these: which process it is, and how it is watched."""
+    rest, peers = take(argv, coordinator=str, processes=int, process=int)
+    rest, watched = take(rest, tensorboard=bool, profile=bool)
+    return rest, peers, watched
 
-    coordinator, processes and process are None where they are not given, tensorboard and profile False.
+
+def take(argv: list[str], **kinds: type) -> tuple[list[str], dict[str, Any]]:
+    """The arguments without those that are asked for by name, and these, None (flags: False) where they are not given.
+
+    kinds: str and int for --NAME=VALUE, bool for the flag --NAME. Raises InputError for a value that is no number.
     """
-    kinds = {"coordinator": str, "processes": int, "process": int}
-    peers, rest = dict.fromkeys(kinds), []
-    watched = dict.fromkeys(("tensorboard", "profile"), False)
+    rest: list[str] = []
+    found: dict[str, Any] = {name: False if kind is bool else None for name, kind in kinds.items()}
     for argument in argv:
         name, equals, value = argument.removeprefix("--").partition("=")
-        if argument.startswith("--") and equals and name in kinds:
-            try:
-                peers[name] = kinds[name](value)
-            except ValueError:
-                raise InputError(f"--{name}={value} is not a number; give 0, 1, 2, ...") from None
-        elif argument.startswith("--") and not equals and name in watched:
-            watched[name] = True
-        else:
+        kind = kinds.get(name) if argument.startswith("--") else None
+        if kind is None or (kind is bool) == bool(equals):
             rest.append(argument)
-    return rest, peers, watched
+            continue
+        try:
+            found[name] = True if kind is bool else kind(value)
+        except ValueError:
+            raise InputError(f"--{name}={value} is not a number; give 0, 1, 2, ...") from None
+    return rest, found
 
 
 def _folder_name(name: str, overrides: list[str]) -> str:

@@ -5,7 +5,7 @@ values reported.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -66,15 +66,16 @@ def batch_sizes(config: ConfigDict, pairs: int) -> list[int]:
     return sorted({e.k, *(k for k in (e.paper_k, *e.curve) if k <= pairs)})
 
 
-def make_mesh(config: ConfigDict, features: Features) -> Mesh:
-    """Devices that every batch size of the stage divides over."""
-    sizes = [*batch_sizes(config, len(features["test"]["h_x"])), config.estimate.fit_k, _validation_k(config, features)]
-    return parallel.make_mesh(math.gcd(*sizes))
+def make_mesh(config: ConfigDict, features: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Devices that every batch size of the stage divides over. features: the parts, or their shapes."""
+    devices = jax.devices() if devices is None else devices
+    tested, validation_k = features["test"]["h_x"].shape[0], _validation_k(config, features, len(devices))
+    return parallel.make_mesh(math.gcd(*batch_sizes(config, tested), config.estimate.fit_k, validation_k), devices)
 
 
-def _validation_k(config: ConfigDict, features: Features) -> int:
+def _validation_k(config: ConfigDict, features: Any, devices: int) -> int:
     """Pairs of a validation batch: as in the test, or what there are, spread evenly over the devices."""
-    pairs, devices = len(features["validation"]["h_x"]), jax.device_count()
+    pairs = features["validation"]["h_x"].shape[0]
     return config.estimate.k if config.estimate.k <= pairs else max(pairs // devices * devices, min(pairs, devices))
 
 
@@ -93,23 +94,60 @@ def streams(config: ConfigDict) -> bool:
     return config.estimate.stream or config.data.pairing == "simclr"
 
 
-def make_step(config: ConfigDict, mesh: Mesh, frozen: Frozen | None = None) -> Any:
-    """The mapped chunk of critic steps, (state, frozen, batch, validation, keys) → (state, metrics); state is donated.
+def make_step(
+    config: ConfigDict, mesh: Mesh, features: Any, pairing: AnyPairing, frozen: Frozen | None = None
+) -> tuple[Any, tuple[Any, Any, Any, Any, Any]]:
+    """The mapped chunk of critic steps (state donated), and the abstract (state, frozen, batch, validation, keys).
 
     The batch is a Bank of cached features or, where there is a `frozen` encoder to represent them, a batch of images
-    {"x", "y"} a step.
+    {"x", "y"} a step. features: the standardised parts, or their shapes. Returns (state, metrics) when called.
     """
     e, streamed, critic, optimizer = config.estimate, frozen is not None, *_critic(config)
+    h, h_x = (
+        jax.ShapeDtypeStruct(features[part][name].shape, jax.dtypes.canonicalize_dtype(features[part][name].dtype))
+        for part, name in (("fit", "h"), ("validation", "h_x"))
+    )
+    tree: Any = {}
     if frozen is not None:
         _, augmentation = augment.parse(config.data.pairing, config.data.augment)
         views: Any = partial(encode_pairs, **frozen.options, augmentation=augmentation)
+        column = jax.ShapeDtypeStruct(h.shape[1:], h.dtype)
+        tree = {"encoder": frozen.variables, "mean": column, "scale": column}
     else:
         views = partial(fit.draw_pairs, k=e.fit_k, axis_name=parallel.AXIS)
     step = partial(fit.estimate_step, views=views, critic=critic, optimizer=optimizer, axis_name=parallel.AXIS)
     chunk = partial(fit.fit_chunk, step=step, validate=_bounds(config), streamed=streamed)
-    replicated, batch = parallel.REPLICATED, WITHIN_BATCH if streamed else parallel.REPLICATED
-    specs = (replicated, replicated, batch, WITHIN_BATCH, replicated)
-    return parallel.map_step(chunk, mesh, specs, (replicated, replicated), donate=(0,))
+    replicated, layout = parallel.REPLICATED, WITHIN_BATCH if streamed else parallel.REPLICATED
+    specs = (replicated, replicated, layout, WITHIN_BATCH, replicated)
+    mapped = parallel.map_step(chunk, mesh, specs, (replicated, replicated), donate=(0,))
+
+    steps, validation_k = min(e.eval_every, e.steps), _validation_k(config, features, mesh.size)
+    state = jax.eval_shape(partial(init_critic, config), jax.ShapeDtypeStruct((2, h.shape[1]), h.dtype), _key(config))
+    batch = _abstract_bank(h, pairing.num_classes or 1)
+    if streamed:
+        images = jax.ShapeDtypeStruct((steps, e.fit_k, config.data.size, config.data.size, 3), jnp.uint8)
+        batch = {"x": images, "y": images}
+    held_out = jax.ShapeDtypeStruct((h_x.shape[0] // validation_k, validation_k, h_x.shape[1]), h_x.dtype)
+    keys = jax.eval_shape(partial(_keys, config), jnp.arange(steps))
+    validation = parallel.abstract((held_out, held_out), mesh, WITHIN_BATCH)
+    state, tree, keys = parallel.abstract((state, tree, keys), mesh)
+    return mapped, (state, tree, parallel.abstract(batch, mesh, layout), validation, keys)
+
+
+def _abstract_bank(h: Any, classes: int) -> Any:
+    def of(shape: tuple[int, ...], dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    index = of((classes,), jnp.int32)
+    return fit.Bank(h, of(h.shape[:1], jnp.int32), index, index, of((classes, classes), h.dtype))
+
+
+def _key(config: ConfigDict) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(config.seed), 1)
+
+
+def _keys(config: ConfigDict, steps: jax.Array) -> jax.Array:
+    return jax.vmap(partial(jax.random.fold_in, _key(config)))(steps)
 
 
 def make_read(config: ConfigDict, mesh: Mesh) -> Any:
@@ -165,11 +203,8 @@ def fit_critic(
     Returns its parameters and {"steps", "best_step", "k", "history"}; goes on from `folder`'s checkpoint.
     """
     e = config.estimate
-    chunk = make_step(config, mesh, None if streamed is None else streamed[0])
-    validation = in_batches(features["validation"], _validation_k(config, features), mesh)
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    init = partial(init_critic, config, jnp.asarray(features["validation"]["h_x"][:2]), key)
-    abstract = parallel.abstract(jax.eval_shape(init), mesh)
+    chunk, (abstract, *_) = make_step(config, mesh, features, pairing, None if streamed is None else streamed[0])
+    validation = in_batches(features["validation"], _validation_k(config, features, mesh.size), mesh)
     frozen, batch, iterator = {}, None, None
     if streamed:
         frozen = parallel.place(streamed[1], mesh)
@@ -185,13 +220,15 @@ def fit_critic(
         if done:
             state = checkpoints.restore(done, abstract)
         else:
+            like = jnp.zeros((2, validation[0].shape[2]), validation[0].dtype)
+            init = partial(init_critic, config, like, _key(config))
             state = jax.jit(init, out_shardings=parallel.layout(abstract))()
         rows = parallel.from_main(lambda: [row for row in read_rows(path) if row["step"] <= done])
         watch.rows(rows)
         progress = Progress("estimate", e.steps, "steps")
         while done < e.steps:
             size = min(e.eval_every, e.steps - done)
-            keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(done, done + size))
+            keys = _keys(config, jnp.arange(done, done + size))
             if iterator is not None:
                 several = [next(iterator) for _ in range(size)]
                 batch = {view: np.stack([b[view] for b in several]) for view in ("x", "y")}

@@ -576,6 +576,31 @@ def _trap(row: dict[str, Any]) -> Figure:
     return figure
 
 
+def scaling(rows: Sequence[Mapping[str, Any]], kind: str) -> Figure:
+    """What mirigor_jax.plan expects of slices of more and more chips: efficiency of training and of estimation in %.
+
+    rows: plan.json's `scaling`, of which those that do not fit are left out.
+    """
+    stages = {"train": "training, as many pairs a chip", "estimate": "estimation, the same K on all chips"}
+    figure, axes = _panels(*(f"{words}: efficiency in %" for words in stages.values()))
+    for ax, stage in zip(axes, stages, strict=True):
+        points = [row for row in rows if row["stage"] == stage and row["fits"]]
+        chips = [row["chips"] for row in points]
+        for how, line, words in (
+            ("at_best", "-", "arithmetic, memory and network overlap in full"),
+            ("without_overlap", "--", "they do not overlap"),
+        ):
+            percent = [100 * row[f"efficiency_{how}"] for row in points]
+            ax.plot(chips, percent, line, marker="o", markersize=4, color=STRICT, label=words)
+        ax.axhline(100, color=ENTROPY, zorder=1.5)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(chips, [f"{n}" for n in chips])
+        ax.minorticks_off()
+        ax.set(xlabel=f"{kind} chips; the compiler's numbers, not a measurement", ylim=(0, 109))
+    _shared_legend(figure, axes)
+    return figure
+
+
 def _line_of_means(ax: Axes, k: np.ndarray, values: np.ndarray, colour: str, marker: str, label: str) -> None:
     """Every run's value, faint, and the line through the means of those of one k."""
     sizes = np.unique(k)

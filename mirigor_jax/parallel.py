@@ -144,6 +144,12 @@ def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
     return jax.make_mesh((used,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:used])
 
 
+def platform() -> str:
+    """Where the step that is being traced will run: its mesh may be of devices elsewhere; without one, JAX's own."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def memory_bytes() -> int:
     """What a device has for arrays: what its allocator may take, or the machine's memory where it doesn't say."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")

@@ -22,6 +22,7 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
+from mirigor_jax import parallel
 from mirigor_jax.errors import InputError
 
 Scalar = TypeVar("Scalar", float, Array)
@@ -64,7 +65,7 @@ def _tile_size(z: Float[Array, "n d"], block: int | None, axis_name: str | None)
         return block
     # Tiles that stay in a CPU's cache, or fill an accelerator. Up to `whole` scores (4 or 256 MiB in float32) one
     # matrix costs no more, and gathering less than a round of small messages; neither copy may be larger than that.
-    size, whole = (512, 2**20) if jax.default_backend() == "cpu" else (8192, 2**26)
+    size, whole = (512, 2**20) if parallel.platform() == "cpu" else (8192, 2**26)
     return None if len(z) * max(z.shape) * _devices(axis_name) <= whole else size
 
 

@@ -1,0 +1,371 @@
+"""What a compiled program does, read from its text: arithmetic, HBM traffic and collectives, loops by their trips.
+
+XLA's own cost analysis counts a loop's body once however often it runs, and traffic in on-chip memory like that in HBM;
+here a body counts as often as its condition lets it run, and what a layout places on the chip (its memory space is not
+the default one) costs no HBM traffic. Arithmetic is that of convolutions and matrix products alone: what the matrix
+units' peak speaks of.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+# What names, groups or reinterprets values without moving any.
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
+FREE |= {"optimization-barrier", "domain", "add-dependency"}
+UNDER_WAY = "async_collective_fusion"  # how XLA:TPU calls what computes while a collective runs, and repeats it
+SLICES = ("slice", "dynamic-slice", "gather")
+_BITS = re.compile(r"[a-z]+(\d+)")
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::([^{}]*))?\})?")
+_SPACE = re.compile(r"S\((\d+)\)")
+_TILE = re.compile(r"T\(([\d,]+)\)")
+_NAME = re.compile(r"%([\w.\-]+)")
+_CALLED = re.compile(
+    r"(calls|to_apply|body|condition|branch_computations|true_computation|false_computation)=(\{.*?\}|%[\w.\-]+)"
+)
+
+
+class Shape(NamedTuple):
+    """An array in memory. bytes: of its entries; stored: with what the layout's tiles add; hbm: whether it is there."""
+
+    dims: tuple[int, ...]
+    bytes: int
+    stored: int
+    hbm: bool
+
+
+class Collective(NamedTuple):
+    """One kind's occurrences with this many bytes each: its result, or what goes in of a reduce-scatter."""
+
+    kind: str
+    bytes: int
+
+
+@dataclass
+class Cost:
+    """Of one device and one call. flops: 2 a multiply-add. collectives: how often each is run.
+
+    loops: those whose trips are not in the text, so that they count as one.
+    """
+
+    flops: float = 0.0
+    hbm_bytes: float = 0.0
+    collectives: dict[Collective, int] = field(default_factory=dict)
+    loops: int = 0
+
+    def add(self, other: "Cost", times: int = 1) -> None:
+        self.flops += times * other.flops
+        self.hbm_bytes += times * other.hbm_bytes
+        for collective, count in other.collectives.items():
+            self.collectives[collective] = self.collectives.get(collective, 0) + times * count
+        self.loops += other.loops
+
+    def totals(self) -> dict[str, dict[str, int]]:
+        """Of each kind of collective that there is: how many are run, and their bytes together."""
+        found: dict[str, dict[str, int]] = {}
+        for (kind, size), count in self.collectives.items():
+            total = found.setdefault(kind, {"count": 0, "bytes": 0})
+            total["count"] += count
+            total["bytes"] += count * size
+        return found
+
+
+@dataclass(frozen=True)
+class Instruction:
+    name: str
+    shapes: tuple[Shape, ...]  # its result's; of a tuple each part's
+    opcode: str
+    operands: tuple[str, ...]
+    inside: str  # what stands in the operands' parentheses
+    attributes: str
+    root: bool
+
+    @property
+    def called(self) -> dict[str, tuple[str, ...]]:
+        return {key: tuple(_NAME.findall(names)) for key, names in _CALLED.findall(self.attributes)}
+
+
+Computation = dict[str, Instruction]
+
+
+def parse(text: str) -> tuple[dict[str, Computation], str]:
+    """(computations by name, the entry's name) of `compiled.as_text()`."""
+    computations: dict[str, Computation] = {}
+    entry, current = "", {}
+    for line in text.splitlines():
+        if line.endswith("{") and " = " not in line.split("{")[0] and (names := _NAME.findall(line)):
+            current = computations.setdefault(names[0], {})
+            entry = names[0] if line.startswith("ENTRY") else entry
+        elif line.startswith("  ") and " = " in line:
+            one = _instruction(line)
+            current[one.name] = one
+    return computations, entry
+
+
+def _instruction(line: str) -> Instruction:
+    head, _, rest = line.strip().partition(" = ")
+    shape, rest = (rest[: (end := _closing(rest))], rest[end + 1 :]) if rest[0] == "(" else rest.split(" ", 1)
+    opcode, _, _ = rest.partition("(")
+    end = _closing(rest, len(opcode))
+    inside = rest[len(opcode) + 1 : end - 1]
+    names, shapes = tuple(_NAME.findall(inside)), tuple(_shapes(shape))
+    return Instruction(_NAME.findall(head)[0], shapes, opcode, names, inside, rest[end:], head.startswith("ROOT"))
+
+
+def _closing(text: str, start: int = 0) -> int:
+    """One behind the parenthesis that closes the one at `start`."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[i], 0)
+        if depth == 0:
+            return i + 1
+    raise ValueError(f"unbalanced parentheses in compiled text: {text[:80]}")
+
+
+def _shapes(text: str) -> Iterator[Shape]:
+    for dtype, sizes, order, layout in _ARRAY.findall(text):
+        dims = tuple(int(n) for n in sizes.split(",") if n)
+        bits = 8 if dtype == "pred" else int(found[1]) if (found := _BITS.match(dtype)) else 0
+        entries = int(np.prod(dims, dtype=object)) if dims else 1
+        space, tile = _SPACE.search(layout), _TILE.search(layout)
+        stored = [dims[int(i)] for i in reversed(order.split(","))] if order else list(dims)  # the minor-most last
+        if tile:
+            tiled = [int(n) for n in tile[1].split(",")]
+            stored = [1] * (len(tiled) - len(stored)) + stored
+            tiled = [1] * (len(stored) - len(tiled)) + tiled
+            stored = [-(-n // t) * t for n, t in zip(stored, tiled, strict=True)]
+        padded = int(np.prod(stored, dtype=object)) if stored else 1
+        yield Shape(dims, -(-entries * bits // 8), -(-padded * bits // 8), space is None or space[1] == "0")
+
+
+def cost(text: str) -> Cost:
+    """What one device does in one call of the program whose `compiled.as_text()` this is.
+
+    Collectives count once where they are started and once for each time around their loop; of a conditional's branches
+    the one with the most traffic counts.
+    """
+    computations, entry = parse(text)
+
+    @cache
+    def of(name: str, fused: bool) -> Cost:
+        total = Cost()
+        for one in computations[name].values():
+            called = one.called
+            if one.opcode == "while":
+                trips = _trips(computations, name, one)
+                total.loops += trips is None
+                total.add(of(called["body"][0], fused), 1 if trips is None else trips)
+                continue
+            if one.opcode == "conditional":
+                branches = [of(branch, fused) for names in called.values() for branch in names]
+                total.add(max(branches, key=lambda branch: branch.hbm_bytes))
+                continue
+            inner = [] if one.opcode in ("reduce", "sort", "scatter", "map", *_REDUCING) else called.get("calls", ())
+            for name_of in (*inner, *(called.get("to_apply", ()) if one.opcode == "call" else ())):
+                part = of(name_of, fused or one.opcode != "call")
+                begun = _asynchronous(computations, name_of) in ("under way", "done")
+                total.add(replace(part, collectives={}) if begun else part)
+            total.flops += _flops(one, computations[name])
+            if not fused:
+                total.hbm_bytes += 0 if one.opcode == "call" else _traffic(computations, name, one)
+            kind = one.opcode.removesuffix("-start")
+            if kind in COLLECTIVES:
+                parts = [computations[name][operand].shapes[0] for operand in one.operands]
+                # What is gathered is as large as the result, which an asynchronous start only has within a tuple.
+                parts = list(one.shapes[-len(parts) :]) if kind == "all-gather" else parts
+                total.add(Cost(collectives={Collective(kind, sum(part.bytes for part in parts)): 1}))
+        return total
+
+    return of(entry, False)
+
+
+_REDUCING = ("reduce-window", "select-and-scatter", "all-reduce", "all-reduce-start", "reduce-scatter")
+
+
+def _trips(computations: dict[str, Computation], name: str, loop: Instruction) -> int | None:
+    """How often a loop is run that counts from a constant by a constant up to a constant, as `lax.scan` makes them."""
+    if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+        return int(found[1])
+    condition = computations[loop.called["condition"][0]]
+    body = computations[loop.called["body"][0]]
+    root = _root(condition)
+    if root.opcode != "compare" or "direction=LT" not in root.attributes or len(root.operands) != 2:
+        return None
+    counter, limit = (_source(condition, operand) for operand in root.operands)
+    index = re.search(r"index=(\d+)", counter.attributes)
+    if counter.opcode != "get-tuple-element" or index is None or limit.opcode != "constant":
+        return None
+    first = _source(computations[name], computations[name][loop.operands[0]].operands[int(index[1])])
+    step = _source(body, _root(body).operands[int(index[1])])
+    if step.opcode != "add":
+        return None
+    by = [one for operand in step.operands if (one := _source(body, operand)).opcode == "constant"]
+    if first.opcode != "constant" or len(by) != 1:
+        return None
+    return max(0, -(-(int(limit.inside) - int(first.inside)) // int(by[0].inside)))
+
+
+def _asynchronous(computations: dict[str, Computation], name: str) -> str:
+    """Which part of a collective, that XLA:TPU fuses with what runs meanwhile: `start`, `under way`, `done` or ``."""
+    if name.startswith(UNDER_WAY):
+        return "under way"
+    target = re.search(r'custom_call_target="AsyncCollective(\w+)"', _root(computations[name]).attributes)
+    return target[1].lower() if target else ""
+
+
+def _root(computation: Computation) -> Instruction:
+    return next(one for one in computation.values() if one.root)
+
+
+def _source(computation: Computation, name: str) -> Instruction:
+    """What a value is a copy of."""
+    one = computation[name]
+    while one.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
+        one = computation[one.operands[0]]
+    return one
+
+
+def _flops(one: Instruction, computation: Computation) -> float:
+    if one.opcode == "dot":
+        lhs = computation[one.operands[0]].shapes[0].dims
+        contracted = [lhs[int(i)] for i in _list(one.attributes, "lhs_contracting_dims") if i]
+        return 2.0 * np.prod(one.shapes[0].dims, dtype=float) * np.prod(contracted, dtype=float)
+    if one.opcode == "convolution":
+        return _convolution_flops(one, computation)
+    return 0.0
+
+
+def _list(attributes: str, name: str) -> list[str]:
+    found = re.search(rf"{name}=\{{([\d,]*)\}}", attributes)
+    return found[1].split(",") if found else []
+
+
+def _convolution_flops(one: Instruction, computation: Computation) -> float:
+    """2 a multiply-add whose pixel is in the image: padding and a dilated one's zeros don't count (as in XLA)."""
+    found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
+    assert found is not None
+    (lhs, rhs), out = (computation[operand].shapes[0].dims for operand in one.operands), one.shapes[0].dims
+    window = re.search(r"window=\{([^}]*)\}", one.attributes)
+    options = dict(part.split("=") for part in window[1].split()) if window else {}
+    labels = [label for label in found[3] if label.isdigit()]
+
+    def option(name: str, default: str) -> list[str]:
+        return options[name].split("x") if name in options else [default] * len(labels)
+
+    pairs = 1.0
+    strides, pads = option("stride", "1"), option("pad", "0_0")
+    spaced = option("lhs_dilate", "1"), option("rhs_dilate", "1")
+    for label, stride, pad, dilation, spread in zip(labels, strides, pads, *spaced, strict=True):
+        output, kernel = np.arange(out[found[3].index(label)]), np.arange(rhs[found[2].index(label)])
+        size = (lhs[found[1].index(label)] - 1) * int(dilation)
+        at = output[:, None] * int(stride) - int(pad.split("_")[0]) + kernel[None, :] * int(spread)
+        pairs *= np.sum((at >= 0) & (at <= size) & (at % int(dilation) == 0))
+    channels = rhs[found[2].index("i")]
+    return 2.0 * pairs * out[found[3].index("b")] * out[found[3].index("f")] * channels
+
+
+def _traffic(computations: dict[str, Computation], name: str, one: Instruction) -> float:
+    """Bytes that an instruction outside of fusions reads from HBM and writes to it."""
+    if one.opcode in FREE or 'custom_call_target="AllocateBuffer"' in one.attributes:
+        return 0.0
+    computation = computations[name]
+    results = sum(shape.stored for shape in one.shapes if shape.hbm)
+    if one.opcode == "async-update":
+        return 0.0
+    if one.opcode.endswith("-done"):
+        return float(results)
+    read = [sum(shape.stored for shape in computation[operand].shapes if shape.hbm) for operand in one.operands]
+    if one.opcode in SLICES:
+        return float(results + (min(read[0], one.shapes[0].stored) if read[0] else 0) + sum(read[1:]))
+    if one.opcode == "dynamic-update-slice":
+        return float(2 * read[1])
+    inner = one.called.get("calls", ()) if one.opcode in ("fusion", "async-start") else ()
+    if inner and _asynchronous(computations, inner[0]) == "start":
+        return float(sum(read))
+    if inner and _asynchronous(computations, inner[0]) == "done":
+        return float(results)
+    used = sum(_used(computations, inner[0], i, size) for i, size in enumerate(read)) if inner else sum(read)
+    if one.opcode.endswith("-start"):
+        return float(used)
+    return float(used + (_written(computations, inner[0], one.shapes) if inner else results))
+
+
+def _used(computations: dict[str, Computation], name: str, index: int, size: int) -> int:
+    """Of an operand of `size` bytes in HBM, what the fused computation reads: of slices theirs, of updates nothing."""
+    computation = computations[name]
+    if size == 0:
+        return 0
+
+    def uses(parameter: str) -> int:
+        total = 0
+        for one in computation.values():
+            if parameter not in one.operands:
+                continue
+            if one.opcode in SLICES and one.operands[0] == parameter:
+                total += one.shapes[0].stored
+            elif one.opcode == "dynamic-update-slice" and one.operands[0] == parameter:
+                continue
+            elif one.opcode == "tuple" or (one.opcode in COLLECTIVES and name.startswith(UNDER_WAY)):
+                continue  # handed on
+            elif one.opcode == "bitcast":
+                total += uses(one.name)
+            elif one.opcode == "fusion":
+                total += _used(computations, one.called["calls"][0], one.operands.index(parameter), size)
+            else:
+                return size
+        return min(total, size)
+
+    named = (one.name for one in computation.values() if one.opcode == "parameter" and one.inside == str(index))
+    return uses(next(named))
+
+
+def _written(computations: dict[str, Computation], name: str, shapes: tuple[Shape, ...]) -> int:
+    """What a fusion with such results writes to HBM: of an updated array the update alone."""
+    computation = computations[name]
+    root = _root(computation)
+    parts = [computation[operand] for operand in root.operands] if root.opcode == "tuple" else [root]
+    total = 0
+    for part, shape in zip(parts, shapes, strict=False):
+        while part.opcode == "bitcast":
+            part = computation[part.operands[0]]
+        if part.opcode == "parameter":
+            continue  # handed on where it is
+        if part.opcode == "fusion":
+            total += _written(computations, part.called["calls"][0], (shape,))
+        elif part.opcode == "dynamic-update-slice" and shape.hbm:
+            total += computation[part.operands[1]].shapes[0].stored
+        else:
+            total += shape.stored if shape.hbm else 0
+    return total
+
+
+def needed_bytes(compiled: Any) -> int:
+    """What one device needs to run the program: arguments, results not in their place, temporaries, and its code."""
+    m = compiled.memory_analysis()
+    results = m.output_size_in_bytes - m.alias_size_in_bytes
+    return m.argument_size_in_bytes + results + m.temp_size_in_bytes + m.generated_code_size_in_bytes
+
+
+_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+
+
+def compile_within(compile: Callable[[], Any]) -> tuple[Any, int]:
+    """(the compiled program, the bytes that a device needs for it); (None, those) where the compiler found too few.
+
+    XLA:TPU gives up on what does not fit, and says how much that is.
+    """
+    import jax
+
+    try:
+        compiled = compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        found = re.search(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGTP]?)", str(error))
+        return None, int(float(found[1]) * 1024 ** _UNITS[found[2]]) if found else 0
+    return compiled, needed_bytes(compiled)

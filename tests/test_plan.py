@@ -1,0 +1,359 @@
+"""The plan: what is read from compiled programs, the network's arithmetic, the search, and real steps for TPUs."""
+
+import importlib.util
+import json
+import string
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.experimental.compilation_cache import compilation_cache
+
+from mirigor_jax import configuration, encode, estimate, figures, hlo, parallel, plan, train
+from mirigor_jax.data import pairing
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi import fit
+
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='pip install -e ".[plan]"')
+
+# As XLA:TPU writes them, without metadata: 7 products in a loop from 1 to 15 by 2, whose operands are on the chip, 5
+# rounds of a ring, and a slice of an array in HBM.
+PROGRAM = string.Template("""\
+HloModule jit_f, is_scheduled=true
+
+%fused (param_0: bf16[1024,512], param_1: bf16[512,512]) -> bf16[1024,512] {
+  %param_0 = bf16[1024,512]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %param_1 = bf16[512,512]{1,0:T(8,128)(2,1)S(1)} parameter(1)
+  ROOT %convolution.5 = bf16[1024,512]{1,0:T(8,128)(2,1)S(1)} convolution(%param_0, %param_1), dim_labels=bf_io->bf
+}
+
+%sliced (param_2: f32[4096,100], param_3: s32[]) -> f32[8,100] {
+  %param_2 = f32[4096,100]{1,0:T(8,128)} parameter(0)
+  %param_3 = s32[]{:T(128)} parameter(1)
+  %constant.9 = s32[]{:T(128)} constant(0)
+  ROOT %dynamic-slice.1 = f32[8,100]{1,0:T(8,128)} dynamic-slice(%param_2, %param_3, %constant.9)
+}
+
+%body (p: (s32[], bf16[1024,512], bf16[512,512])) -> (s32[], bf16[1024,512], bf16[512,512]) {
+  %constant.2 = s32[]{:T(128)} constant(2)
+  %p = $loop parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  %x = bf16[1024,512]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%p), index=1
+  %w = bf16[512,512]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%p), index=2
+  %product = bf16[1024,512]{1,0:T(8,128)(2,1)S(1)} fusion(%x, %w), kind=kOutput, calls=%fused
+  %next = s32[]{:T(128)} add(%i, %constant.2), backend_config={"flag_configs":[]}
+  ROOT %t = $loop tuple(%next, %product, %w)
+}
+
+%below (q: (s32[], bf16[1024,512], bf16[512,512])) -> pred[] {
+  %constant.3 = s32[]{:T(128)} constant(15)
+  %q = $loop parameter(0)
+  %j = s32[]{:T(128)} get-tuple-element(%q), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%j, %constant.3), direction=LT
+}
+
+%round (r: (s32[], f32[256,128])) -> (s32[], f32[256,128]) {
+  %constant.4 = s32[]{:T(128)} constant(1)
+  %r = $ring parameter(0)
+  %m = s32[]{:T(128)} get-tuple-element(%r), index=0
+  %z = $rows get-tuple-element(%r), index=1
+  %start = ($rows, $rows, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%z), source_target_pairs={{0,1},{1,0}}
+  %done = $rows collective-permute-done(%start)
+  %n = s32[]{:T(128)} add(%m, %constant.4)
+  ROOT %u = $ring tuple(%n, %done)
+}
+
+%fewer (s: (s32[], f32[256,128])) -> pred[] {
+  %constant.5 = s32[]{:T(128)} constant(5)
+  %s = $ring parameter(0)
+  %v = s32[]{:T(128)} get-tuple-element(%s), index=0
+  ROOT %lt.1 = pred[]{:T(512)} compare(%v, %constant.5), direction=LT
+}
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[]{:T(128)} parameter(0)
+  %b = f32[]{:T(128)} parameter(1)
+  ROOT %add = f32[]{:T(128)} add(%a, %b)
+}
+
+ENTRY %main (x0: bf16[1024,512], i0: s32[]) -> (f32[8,100], f32[256,128]) {
+  %constant.0 = s32[]{:T(128)} constant(0)
+  %constant.1 = s32[]{:T(128)} constant(1)
+  %copied = s32[]{:T(128)} copy(%constant.1)
+  %x0 = bf16[1024,512]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %w0 = bf16[512,512]{1,0:T(8,128)(2,1)S(1)} parameter(1)
+  %z0 = $rows parameter(2)
+  %h = f32[4096,100]{1,0:T(8,128)} parameter(3)
+  %i0 = s32[]{:T(128)S(1)} parameter(4)
+  %in = $loop tuple(%copied, %x0, %w0)
+  %while.1 = $loop while(%in), condition=%below, body=%body
+  %in.2 = $ring tuple(%constant.0, %z0)
+  %while.2 = $ring while(%in.2), condition=%fewer, body=%round
+  %g = $rows get-tuple-element(%while.2), index=1
+  %reduced = ($rows, $rows) all-reduce(%g, %z0), channel_id=2, replica_groups={{0,1,2,3}}, to_apply=%sum
+  %part = f32[8,100]{1,0:T(8,128)} fusion(%h, %i0), kind=kLoop, calls=%sliced
+  %first = $rows get-tuple-element(%reduced), index=0
+  ROOT %out = (f32[8,100]{1,0:T(8,128)}, $rows) tuple(%part, %first)
+}
+""").substitute(
+    rows="f32[256,128]{1,0:T(8,128)S(1)}",
+    ring="(s32[]{:T(128)}, f32[256,128]{1,0:T(8,128)S(1)})",
+    loop="(s32[]{:T(128)}, bf16[1024,512]{1,0:T(8,128)(2,1)S(1)}, bf16[512,512]{1,0:T(8,128)(2,1)S(1)})",
+)
+
+
+def test_loops_count_by_their_trips_and_memory_on_the_chip_does_not():
+    cost = hlo.cost(PROGRAM)
+    assert cost.flops == 7 * 2 * 1024 * 512 * 512
+    a_round, reduced = 256 * 128 * 4, 2 * 256 * 128 * 4
+    assert cost.totals() == {
+        "collective-permute": {"count": 5, "bytes": 5 * a_round},
+        "all-reduce": {"count": 1, "bytes": reduced},
+    }
+    # Eight rows of 128 stored floats are read and written; the counters, one tile of 128 numbers, move as well: the
+    # copy, and in each loop what is added to and added, and the sum.
+    counters = (2 + 7 * 3 + 5 * 3) * 128 * 4 + (7 + 5) * 2 * 128 * 4 + (7 + 5) * 0
+    assert cost.hbm_bytes == pytest.approx(2 * 8 * 128 * 4, abs=counters)
+    assert cost.loops == 0
+
+
+def test_a_loop_of_unknown_trips_counts_once_and_is_named():
+    cost = hlo.cost(PROGRAM.replace("direction=LT", "direction=NE"))
+    assert cost.flops == 2 * 1024 * 512 * 512
+    assert cost.loops == 2
+
+
+@pytest.mark.parametrize(
+    ("shapes", "window", "multiply_adds"),
+    [
+        # 3×3/2 on 8², one pixel of padding: of three rows the first output sees two, so 11 pairs a side.
+        (((2, 8, 8, 5), (3, 3, 5, 7), (2, 4, 4, 7)), "size=3x3 stride=2x2 pad=1_1x1_1", 2 * 5 * 7 * 11 * 11),
+        # Its gradient by the input, whose zeros between pixels cost nothing: as many.
+        (((2, 4, 4, 7), (3, 3, 7, 5), (2, 8, 8, 5)), "size=3x3 pad=1_2x1_2 lhs_dilate=2x2", 2 * 5 * 7 * 11 * 11),
+    ],
+)
+def test_multiply_adds_of_a_convolution_are_those_within_the_image(shapes, window, multiply_adds):
+    x, w, y = (f"f32[{','.join(map(str, shape))}]{{3,2,1,0}}" for shape in shapes)
+    text = f"""\
+ENTRY %main (x: f32[1], w: f32[1]) -> f32[1] {{
+  %x = {x} parameter(0)
+  %w = {w} parameter(1)
+  ROOT %y = {y} convolution(%x, %w), window={{{window}}}, dim_labels=b01f_01io->b01f
+}}
+"""
+    assert hlo.cost(text).flops == 2 * multiply_adds
+
+
+def test_flops_of_matrix_products_are_xla_s_own_where_nothing_loops():
+    a, b = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((3, 64, 32), (3, 32, 16)))
+    compiled = jax.jit(jnp.matmul).lower(a, b).compile()
+    assert hlo.cost(compiled.as_text()).flops == 2 * 3 * 64 * 32 * 16 == compiled.cost_analysis()["flops"]
+
+
+def a_slice(name: str) -> plan.Slice:
+    kind, shape = name.split(":")
+    axes = tuple(map(int, shape.split("x")))
+    return plan.Slice(name, plan.CHIPS[kind], axes, [None] * int(np.prod(axes)))
+
+
+def test_the_network_is_as_fast_as_published():
+    # "How to Scale Your Model", part 2, question 6: 16 GB gathered on v5e 4x4, two links a chip: 150 ms.
+    assert a_slice("v5e:4x4").seconds("all-gather", 16_000_000_000) == pytest.approx(0.150)
+    # Google, "TPU v5e" and "TPU v6e": 51.2 and 102.4 TB/s of all-reduce bandwidth a pod, all links of its torus in use.
+    for name, bandwidth in (("v5e:16x16", 51.2e12), ("v6e:16x16", 102.4e12)):
+        pod = a_slice(name)
+        assert 256 * pod.lanes * pod.chip.link == bandwidth
+        # A ring sends 2(n−1)/n of what is reduced.
+        assert pod.seconds("all-reduce", 2**30) == pytest.approx(2 * 255 / 256 * 2**30 * 256 / bandwidth)
+    # Part 3: a message is as slow as its hops, of 1 µs each, three and three to the corner of a mesh of 4x4.
+    assert a_slice("v5e:4x4").seconds("all-gather", 4) == pytest.approx(6e-6)
+    assert a_slice("v5e:4x4").seconds("all-reduce", 4) == pytest.approx(12e-6)
+    # Cubes of v5p close to a torus, smaller slices do not.
+    assert [a_slice(f"v5p:{shape}").lanes for shape in ("2x2x1", "2x2x2", "4x4x4")] == [2, 3, 6]
+
+
+@pytest.mark.parametrize("start", [64, 1024, 4096])
+@pytest.mark.parametrize(("fixed", "a_pair"), [(2e8, 1.5e7), (1e8, 1e6), (2e7, 4e4)])
+def test_the_search_ends_between_neighbours_within_few_compiles(start, fixed, a_pair):
+    available, asked = 16_911_433_728, []
+
+    def need(k: int) -> tuple[bool, int]:
+        asked.append(k)
+        return fixed + a_pair * k <= available, int(fixed + a_pair * k)
+
+    best, worst = plan.largest(need, start, 4, available)
+    limit = (available - fixed) / a_pair
+    assert best is not None
+    assert worst is not None
+    assert best <= limit < worst <= 1.25 * best + 4
+    assert len(asked) <= 6
+    assert all(k % 4 == 0 for k in asked)
+
+
+def test_the_search_goes_down_to_what_fits_and_says_when_nothing_does():
+    assert plan.largest(lambda k: (k <= 40, 10 * k), 4096, 4, 400) == (40, 48)
+    assert plan.largest(lambda k: (False, 10**6), 64, 4, 400) == (None, 4)
+
+
+TINY = (
+    "--config.encoder.width=4",
+    "--config.data.size=32",
+    "--config.train.k=16",
+    "--config.features.batch_size=32",
+    "--config.features.fit=512",
+    "--config.features.validation=512",
+    "--config.features.test=512",
+    "--config.estimate.k=256",
+    "--config.estimate.fit_k=64",
+    "--config.estimate.steps=8",
+    "--config.estimate.eval_every=4",
+    "--config.estimate.curve=(64,)",
+)
+
+
+@pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
+    config, _, _ = configuration.parse(["--config=configs/cdp.py", *TINY, f"--config.estimate.stream={stream}"])
+    law = pairing.parse("all", ("color", "digit"), (2, 3))
+    rng, mesh = np.random.default_rng(0), parallel.make_mesh(64)
+    h = rng.normal(size=(512, 8)).astype(np.float32)
+    features = {"fit": {"h": h}, "validation": {"h_x": h, "h_y": h}}
+    frozen = None
+    if stream:
+        state = train.init_state(config, jax.random.key(0))
+        tree = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
+        frozen = encode.Frozen(train.make_encoder(config), tree)
+    step, abstract = estimate.make_step(config, mesh, features, law, frozen)
+    compiled = step.lower(*abstract).compile()
+    columns = np.zeros(8, np.float32), np.ones(8, np.float32)
+    place = partial(parallel.place, mesh=mesh)
+    if frozen is not None:
+        whole = place({"encoder": frozen.variables, "mean": columns[0], "scale": columns[1]})
+        images = rng.integers(0, 256, (4, 64, 32, 32, 3)).astype(np.uint8)
+        batch = parallel.shard({"x": images, "y": images}, mesh, estimate.WITHIN_BATCH)
+    else:
+        whole = {}
+        batch = place(fit.make_bank(h, rng.permutation(np.arange(512) % 6).astype(np.int32), law.joint()))
+    init = partial(estimate.init_critic, config, jnp.zeros((2, 8)), jax.random.key(1))
+    state = jax.jit(init, out_shardings=parallel.layout(abstract[0]))()
+    validation = estimate.in_batches(features["validation"], 256, mesh)
+    # What was compiled for other shapes, types or layouts refuses these.
+    _, metrics = compiled(state, whole, batch, validation, place(jax.random.split(jax.random.key(0), 4)))
+    assert np.isfinite(metrics["validation_nats"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config=configs/cdp.py"], "give --topology"),
+        (["--config=configs/cdp.py", "--topology=v5e:3x5"], "unknown --topology=v5e:3x5; known are v5e:2x2, 2x4"),
+        (["--config=configs/cdp.py", "--topology=v5e:2x2", "--classes=ten"], "--classes=ten is not a number"),
+        (["--config=configs/arrays.py", "--topology=v5e:2x2"], "for runs that train an encoder"),
+        (["--config=configs/images.py", "--topology=v5e:2x2"], "give --config.data.size=N"),
+        (["--config=configs/images.py:size=28", "--topology=v5e:2x2"], "by --classes=N"),
+        (["--config=configs/cdp.py:k=1", "--topology=v5e:2x2"], "train.k=1"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(plan, "find", lambda name: _known(name))
+    assert plan.main([*arguments, f"--workdir={tmp_path}"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert words in message
+
+
+def _known(name: str) -> plan.Slice:
+    if name != "v5e:2x2":
+        raise InputError(f"unknown --topology={name}; known are v5e:2x2, 2x4")
+    return a_slice(name)
+
+
+def test_without_the_compiler_the_command_that_brings_it_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'pip install -e "\.\[plan\]"'):
+        plan.find("v5e:2x2")
+    with pytest.raises(InputError, match=r"unknown --topology=v4:2x2x1; known are v5e:2x2.*v5p:2x2x1.*v6e:2x2"):
+        plan.find("v4:2x2x1")
+
+
+def test_the_scaling_is_drawn():
+    rows = [
+        {"stage": stage, "chips": chips, "fits": True, "efficiency_at_best": e, "efficiency_without_overlap": e**2}
+        for stage in ("train", "estimate")
+        for chips, e in ((4, 1.0), (16, 0.9), (64, 0.8))
+    ]
+    figure = figures.scaling([*rows, {"stage": "train", "chips": 256, "fits": False}], "v5e")
+    assert [len(ax.lines[0].get_xdata()) for ax in figure.axes] == [3, 3]
+
+
+@pytest.fixture
+def uncached():
+    """Without the cache of compiled programs, which keeps those for devices elsewhere and cannot read them."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+
+
+@needs_libtpu
+@pytest.mark.usefixtures("uncached")
+def test_products_and_collectives_of_a_program_for_tpus_are_those_counted_by_hand():
+    where = plan.find("v5e:2x2")
+    mesh = parallel.make_mesh(4, where.devices)
+
+    def step(x, w):
+        y, _ = lax.scan(lambda c, _: (jnp.tanh(c @ w), None), x, length=7)
+        z, _ = lax.scan(
+            lambda c, _: (lax.ppermute(c, parallel.AXIS, [(i, (i + 1) % 4) for i in range(4)]) + 1, None),
+            y @ w,
+            length=5,
+        )
+        return lax.psum(jnp.sum(z), parallel.AXIS), lax.all_gather(y, parallel.AXIS, tiled=True)
+
+    mapped = parallel.map_step(step, mesh, (parallel.SHARDED, parallel.REPLICATED), (parallel.REPLICATED,) * 2)
+    x, w = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((4096, 512), (512, 512)))
+    arguments = parallel.abstract(x, mesh, parallel.SHARDED), parallel.abstract(w, mesh)
+    compiled = mapped.lower(*arguments).compile()
+    cost = hlo.cost(compiled.as_text())
+    assert cost.flops == 8 * 2 * 1024 * 512 * 512
+    # XLA's own analysis has the loop's body once, and other arithmetic with it.
+    assert compiled.cost_analysis()["flops"] == pytest.approx(2 * 2 * 1024 * 512 * 512, rel=0.01)
+    totals, shard = cost.totals(), 1024 * 512 * 2
+    assert totals["collective-permute"] == {"count": 5, "bytes": 5 * shard}
+    assert totals["all-gather"] == {"count": 1, "bytes": 4 * shard}
+    assert totals["all-reduce"]["count"] == 1
+    # In HBM are the arguments and the results alone, but for the scalars.
+    assert cost.hbm_bytes == pytest.approx(shard + 512 * 512 * 2 + 4 * shard, rel=0.01)
+    memory = compiled.memory_analysis()
+    assert hlo.needed_bytes(compiled) == memory.generated_code_size_in_bytes + shard + 512 * 512 * 2 + (
+        memory.output_size_in_bytes + memory.temp_size_in_bytes
+    )
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.usefixtures("shallow", "uncached")
+def test_a_plan_of_the_shrunk_cdp_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "largest", lambda need, k, unit, available: (k, None))  # minutes of compiling
+    assert plan.main(["--config=configs/cdp.py", *TINY, "--topology=v5e:2x2", f"--workdir={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert "The compiler's numbers, not a measurement" in said
+    assert [row["stage"] for row in found["stages"]] == ["train", "encode", "estimate"]
+    for row in found["stages"]:
+        hbm = row["hbm"]
+        parts = sum(hbm[f"{part}_bytes"] for part in ("arguments", "results", "temporaries", "code"))
+        assert hbm["needed_bytes"] == parts < hbm["available_bytes"]
+        assert row["seconds"]["at_best"] == max(row["seconds"][part] for part in ("compute", "memory", "network"))
+        assert 0 < row["seconds"]["at_best"] <= row["seconds"]["without_overlap"]
+        assert row["loops_counted_once"] == 0
+    assert found["stages"][0]["pairs_per_second"] == pytest.approx(16 / found["stages"][0]["seconds"]["at_best"])
+    # The batch of one chip is among the arguments: 4 pairs of 32² pixels.
+    assert found["stages"][0]["hbm"]["arguments_bytes"] > 4 * 2 * 32 * 32 * 3
+    assert found["notes"] == []
