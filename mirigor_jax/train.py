@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
 
-from mirigor_jax import objectives, parallel
+from mirigor_jax import hlo, objectives, parallel
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data import augment
 from mirigor_jax.data.augment import Augmentation
@@ -313,6 +313,35 @@ def frozen_variables(
     return {"params": state.params["encoder"], "batch_stats": state.batch_stats}
 
 
+def _compile(config: ConfigDict, step: Any, arguments: tuple[Any, Any, Any], mesh: Mesh) -> Any:
+    """The compiled step. Raises InputError where it needs more than a device has, with what would fit."""
+    compiled, needed = hlo.compile_within(lambda: step.lower(*arguments).compile())
+    available = parallel.memory_bytes()
+    if compiled is None or needed > available:
+        state, _, held = arguments
+        fixed = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves((state, held)))
+        raise InputError(_too_large(config, mesh.size, needed, available, fixed))
+    return compiled
+
+
+def _too_large(config: ConfigDict, devices: int, needed: int, available: int, fixed: int) -> str:
+    """What to say of a step that needs so many bytes a device, `fixed` of them whatever the batch: the rest grows with
+    the pairs that go through the encoder at once.
+    """
+    k, accumulate = config.train.k, config.train.accumulate
+    share = (available - fixed) / max(needed - fixed, 1)
+    unit = devices * accumulate
+    fewer = int(k * share) // unit * unit if share < 1 else 0  # where the compiler didn't say what it needs
+    parts = [n for n in range(accumulate + 1, k // devices + 1) if (k // devices) % n == 0 and n * share >= accumulate]
+    advice = [f"train.k={fewer}"] if fewer >= 2 else []
+    advice += [f"train.accumulate={parts[0]} with the same negatives"] if parts and 0 < share < 1 else []
+    what = " or ".join(advice) or "a smaller encoder or smaller images"
+    return (
+        f"train.k={k} needs {needed / 2**30:.2f} GiB on each device, which has {available / 2**30:.2f}; "
+        f"{what} should fit (the rest is taken to grow with the batch)"
+    )
+
+
 def train(
     config: ConfigDict,
     folder: AnyPath,
@@ -331,7 +360,8 @@ def train(
     classes {"c_x", "c_y"}, int32; with `data.negatives` the images, or rows, {"n_x", "n_y"}.
     Writes checkpoints and metrics.jsonl (step, loss_nats and, where the objective bounds it, mi_bits). on_rate: told
     once how many seconds a step takes, and how many steps are to come. watch: of the rows, and of some steps.
-    Raises InputError when the loss is no longer finite, and as `make_step` does.
+    Raises InputError when the loss is no longer finite, where the step needs more memory than there is, and as
+    `make_step` does.
     """
     k, steps, rate = config.train.k, config.train.steps, config.train.learning_rate
     ceiling = math.log2(2 * k - 1)
@@ -369,7 +399,8 @@ def train(
         rows = parallel.from_main(lambda: [row for row in read_rows(folder / "metrics.jsonl") if row["step"] <= start])
         watch.rows(rows)
         print("  compiling the train step", flush=True)
-        compiled = entered.enter_context(watch.traced(step.lower(abstract_state, *abstract).compile()))
+        compiled = _compile(config, step, (abstract_state, *abstract), mesh)
+        compiled = entered.enter_context(watch.traced(compiled))
         on_device = None if held is None else parallel.place(held, mesh)
         progress = Progress("train", steps, "steps")
         began = time.monotonic()

@@ -1,6 +1,8 @@
 """The train step: one device against eight, the optimisers, the encoders."""
 
+import re
 from functools import partial
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -9,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from mirigor_jax import configuration, objectives, parallel, train
+from mirigor_jax import configuration, hlo, objectives, parallel, train
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.errors import InputError
@@ -486,3 +488,52 @@ def test_lars_is_optax_s_layerwise_rate():
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     # trust ratio 0.001·‖w‖/‖g‖ makes the step 0.001·‖w‖ long, whatever the gradient's size (You et al. 2017)
     np.testing.assert_allclose(optax.tree.norm(updates), 0.001 * 6.0, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_batch_too_large_says_before_the_first_step_what_fits(tmp_path, monkeypatch):
+    config, mesh = tiny("--config.train.k=512"), parallel.make_mesh(1, jax.devices()[:1])
+
+    def needs(**changed) -> int:
+        other = tiny(*(f"--config.train.{name}={value}" for name, value in changed.items()))
+        step, abstract = train.make_step(other, mesh)
+        return hlo.needed_bytes(step.lower(*abstract).compile())
+
+    def read(start, stop):
+        raise AssertionError("no batch is read before it is known to fit")
+
+    available = needs(k=512) // 3
+    monkeypatch.setattr(parallel, "memory_bytes", lambda: available)
+    with pytest.raises(InputError, match=r"train\.k=512 needs .* GiB on each device") as raised:
+        train.train(config, tmp_path, read, mesh)
+    fewer, parts = (
+        int(re.search(rf"train\.{name}=(\d+)\b(?! needs)", str(raised.value))[1]) for name in ("k", "accumulate")
+    )
+    # The advice is a straight line's: what it names fits, and not far below what there is.
+    assert 0.7 * available < needs(k=fewer) <= 1.05 * available
+    assert needs(k=512, accumulate=parts) <= 1.05 * available
+    assert not list(tmp_path.glob("[0-9]*"))
+
+
+@pytest.mark.parametrize(
+    ("needed", "share_of_fixed", "words"),
+    [(2**30, 2, "a smaller encoder or smaller images should fit"), (0, 0, "train.k=64 needs 0.00 GiB")],
+)
+def test_where_no_batch_fits_none_is_named(needed, share_of_fixed, words):
+    available = 2**29
+    assert words in train._too_large(tiny("--config.train.k=64"), 8, needed, available, share_of_fixed * available)
+
+
+def test_what_the_compiler_itself_finds_too_large_is_said_in_the_same_line(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+            "Used 31.50G of 15.75G hbm. Exceeded hbm capacity by 15.75G."
+        )
+
+    config, mesh = tiny("--config.train.k=64"), parallel.make_mesh(1, jax.devices()[:1])
+    monkeypatch.setattr(parallel, "memory_bytes", lambda: int(15.75 * 2**30))
+    with pytest.raises(
+        InputError, match=r"train\.k=64 needs 31\.50 GiB .* has 15\.75; train\.k=31 or train\.accumulate=4"
+    ):
+        train._compile(config, SimpleNamespace(lower=refuse), train.make_step(config, mesh)[1], mesh)
