@@ -170,7 +170,7 @@ def cost(text: str) -> Cost:
                 part = of(name_of, fused or one.opcode != "call")
                 begun = _asynchronous(computations, name_of) in ("under way", "done")
                 total.add(replace(part, collectives={}) if begun else part)
-            total.flops += _flops(one, computations[name])
+            total.flops += float(_flops(one, computations[name]))
             if not fused:
                 total.hbm_bytes += 0 if one.opcode == "call" else _traffic(computations, name, one)
             kind = one.opcode.removesuffix("-start")
@@ -280,6 +280,8 @@ def _traffic(computations: dict[str, Computation], name: str, one: Instruction) 
     if one.opcode.endswith("-done"):
         return float(results)
     read = [sum(shape.stored for shape in computation[operand].shapes if shape.hbm) for operand in one.operands]
+    if one.opcode in ("slice-start", "dynamic-slice-start"):  # its result: the operand, and the slice of it
+        return float(min(read[0], one.shapes[1].stored))
     if one.opcode in SLICES:
         return float(results + (min(read[0], one.shapes[0].stored) if read[0] else 0) + sum(read[1:]))
     if one.opcode == "dynamic-update-slice":

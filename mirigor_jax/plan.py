@@ -1,6 +1,7 @@
 """Will it fit, and how fast can it be? A run's real steps, compiled for TPU slices that are not here.
 
-python -m mirigor_jax.plan --config=FILE[:ARGUMENTS] --topology=v5e:4x4 [--sweep] [--config.KEY=VALUE …] [--workdir=DIR]
+python -m mirigor_jax.plan --config=FILE[:ARGUMENTS] --topology=v5e:4x4 [--config.KEY=VALUE …] [--workdir=DIR]
+    [--only=train,encode,estimate] [--sweep] [--classes=N]
 
 Needs libtpu (`pip install -e ".[plan]"`) and no TPU. The numbers are the compiler's, read from the program that XLA:TPU
 made (`hlo.py`), over what the chips' makers say of them; none is a measurement. At best a step takes as long as the
@@ -36,6 +37,7 @@ from mirigor_jax.progress import duration
 
 GIB = 2**30
 HOP_S = 1e-6  # what one hop of a message takes ("How to Scale Your Model", part 3)
+ON_CHIP = 2**27  # bytes of temporaries that may be on the chip, and show in HBM when the batch grows
 PARTS = ("compute", "memory", "network")
 NOTE = "The compiler's numbers, not a measurement"
 
@@ -113,8 +115,9 @@ def find(name: str) -> Slice:
         raise InputError(f"unknown --topology={name}; known are {known}")
     if importlib.util.find_spec("libtpu") is None:
         raise InputError('there is no compiler for TPUs here; pip install -e ".[plan]" brings libtpu, which is one')
-    # What libtpu would ask a TPU VM about, and complain of where there is none.
+    # What libtpu would ask a TPU VM about, and complain of where there is none; and no chips are anybody's own here.
     os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_MIN_LOG_LEVEL="3", TPU_STDERR_LOG_LEVEL="3")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
@@ -268,10 +271,10 @@ def largest(
 ) -> tuple[int | None, int | None]:
     """(the largest batch that was compiled and fits, the smallest that was and does not), None for what was not found.
 
-    need: (whether a batch fits, the bytes it needs). k: where to begin. A batch that needs less than an eighth of what
-    is available is multiplied by 16; from two larger ones that fit, the next is where a line through their needs meets
-    what is available; then neighbours of that, until the one that fits and the one that doesn't are neighbours. Where
-    none has fitted yet, the next is as much smaller as it has to be.
+    need: (whether a batch fits, the bytes it needs). k: where to begin. A batch that needs little is multiplied by as
+    much as fits even if all that it needs grows along. From two that fit the next is where a line through their needs
+    meets what is available, then neighbours of that, until the one that fits and the one that doesn't are neighbours.
+    Where none has fitted yet, the next is as much smaller as it has to be.
     """
     down = _steps_of(unit)
     known: dict[int, tuple[bool, int]] = {}
@@ -285,14 +288,14 @@ def largest(
             k = max(unit, down(min(k - 1, k * available // max(known[k][1], available)))) if k > unit else 0
         else:
             needed, above = known[best][1], best + unit * 2 ** max(0, (best // unit).bit_length() - 3)
-            if needed < available / 8 and worst is None:
-                k = 16 * best
+            if worst is None and (times := available // (needed + ON_CHIP)) >= 4:
+                k = down(times * best)
             elif len(fitting) == 1:
                 k = down(best // 2) or above
             else:
                 slope = (needed - known[fitting[-2]][1]) / (best - fitting[-2])
                 guess = best + (available - needed) / slope if slope > 0 else math.inf
-                k = max(above, down(int(min(guess, 16 * best))))
+                k = max(above, down(int(min(guess, 4 * best))))
             if worst is not None and k >= worst:
                 k = max(above, down(worst - 1))
         if k == 0 or k in known:
@@ -321,22 +324,33 @@ def search(config: ConfigDict, law: AnyPairing, where: Slice, first: dict[str, A
     }
 
 
-def run(config: ConfigDict, topology: str, folder: Path, *, classes: int | None = None, sweep: bool = False) -> None:
-    """Plan every stage on the slice, and with `sweep` the run on 4 to 256 chips; print it, and write it to `folder`.
+def run(
+    config: ConfigDict,
+    topology: str,
+    folder: Path,
+    *,
+    classes: int | None = None,
+    only: Sequence[str] = tuple(STAGES),
+    sweep: bool = False,
+) -> None:
+    """Plan these stages on the slice, and with `sweep` the run on 4 to 256 chips; print it, and write it to `folder`.
 
-    Raises InputError as `find` and `prepare` do.
+    Raises InputError as `find` and `prepare` do, for an unknown stage, and where the training batch doesn't fit.
     """
+    if unknown := set(only) - STAGES.keys():
+        raise InputError(f"--only={','.join(only)}: unknown '{min(unknown)}'; choose from {', '.join(STAGES)}")
     where = find(topology)
     print(f"plan folder: {folder}", flush=True)
     config, law = prepare(config, classes)
     rows, notes = [], []
-    for stage, work_of in STAGES.items():
+    for stage in only:
         try:
-            rows.append(measure(work_of(config, where.devices, law), where, stage))
+            rows.append(measure(STAGES[stage](config, where.devices, law), where, stage))
         except InputError as error:
             notes.append(f"{stage}: {error}")
-    found = search(config, law, where, rows[0]) if rows and rows[0]["stage"] == "train" else None
-    curve = list(scaling(config, law, where)) if sweep else []
+    trained = next((row for row in rows if row["stage"] == "train"), None)
+    found = trained and search(config, law, where, trained)
+    curve = list(scaling(config, law, where, rows)) if sweep else []
     versions = {name: version(name) for name in ("mirigor-jax", "jax", "libtpu")}
     text = report(rows, notes, where, found, curve, versions)
     print(text)
@@ -352,8 +366,8 @@ def run(config: ConfigDict, topology: str, folder: Path, *, classes: int | None 
     replace_text(folder / "plan.md", text)
     if curve:
         figures.scaling(curve, where.name.partition(":")[0]).savefig(folder / "scaling.png")
-    if rows and not rows[0]["fits"]:
-        raise InputError(_too_large(config, rows[0], found))
+    if trained and not trained["fits"]:
+        raise InputError(_too_large(config, trained, found))
 
 
 def _too_large(config: ConfigDict, row: dict[str, Any], found: dict[str, Any] | None) -> str:
@@ -363,8 +377,12 @@ def _too_large(config: ConfigDict, row: dict[str, Any], found: dict[str, Any] | 
     return f"train.k={config.train.k} needs {_gib(needed)} of {_gib(available)} a chip of {row['topology']}; {advice}"
 
 
-def scaling(config: ConfigDict, law: AnyPairing, where: Slice) -> Iterator[dict[str, Any]]:
+def scaling(
+    config: ConfigDict, law: AnyPairing, where: Slice, rows: Sequence[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
     """Slices of 4, 16, 64 and 256 such chips: training at the same number of pairs a chip, estimation at the same K.
+
+    rows: the stages on `where`, which are scaled and not compiled again.
 
     efficiency: pairs a second and chip, against the smallest slice; of the network, memory and arithmetic overlapping
     in full, and not at all.
@@ -374,10 +392,11 @@ def scaling(config: ConfigDict, law: AnyPairing, where: Slice) -> Iterator[dict[
     first: dict[str, dict[str, Any]] = {}
     for shape in where.chip.slices[::2]:
         there = find(f"{kind}:{shape}")
-        for stage in ("train", "estimate"):
+        for stage in (row["stage"] for row in rows if row["stage"] != "encode"):
             scaled = changed(config, train__k=a_chip * len(there.devices)) if stage == "train" else config
             try:
-                row = measure(STAGES[stage](scaled, there.devices, law), there, stage)
+                known = [row for row in rows if (row["stage"], row["topology"]) == (stage, there.name)]
+                row = dict(known[0]) if known else measure(STAGES[stage](scaled, there.devices, law), there, stage)
             except InputError as error:
                 print(f"  {stage} on {there.name}: {error}", flush=True)
                 continue
@@ -473,12 +492,13 @@ def main(argv: list[str] | None = None) -> int:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)  # it can't load programs for devices that are not there
     try:
-        rest, given = configuration.take(argv, topology=str, classes=int, sweep=bool)
+        rest, given = configuration.take(argv, topology=str, classes=int, only=str, sweep=bool)
         config, name, workdir = configuration.parse(rest)
         if given["topology"] is None:
             raise InputError("give --topology=KIND:SHAPE, for example --topology=v5e:4x4")
         folder = Path(workdir or f"plans/{name}-{given['topology'].replace(':', '_')}").expanduser()
-        run(config, given["topology"], folder, classes=given["classes"], sweep=given["sweep"])
+        only = (given["only"] or ",".join(STAGES)).split(",")
+        run(config, given["topology"], folder, classes=given["classes"], only=only, sweep=given["sweep"])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

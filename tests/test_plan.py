@@ -120,6 +120,20 @@ def test_loops_count_by_their_trips_and_memory_on_the_chip_does_not():
     assert cost.loops == 0
 
 
+def test_what_is_brought_to_the_chip_is_read_once_and_not_written():
+    text = """\
+ENTRY %main (x: f32[64,256]) -> f32[8,256] {
+  %x = f32[64,256]{1,0:T(8,128)} parameter(0)
+  %s = (f32[64,256]{1,0:T(8,128)}, f32[8,256]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[8:16], [0:256]}
+  %t = f32[8,256]{1,0:T(8,128)S(1)} slice-done(%s)
+  %c = (f32[64,256]{1,0:T(8,128)S(1)}, f32[64,256]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x)
+  %d = f32[64,256]{1,0:T(8,128)S(1)} copy-done(%c)
+  ROOT %r = f32[8,256]{1,0:T(8,128)} copy(%t)
+}
+"""
+    assert hlo.cost(text).hbm_bytes == 4 * 256 * (8 + 64 + 8)
+
+
 def test_a_loop_of_unknown_trips_counts_once_and_is_named():
     cost = hlo.cost(PROGRAM.replace("direction=LT", "direction=NE"))
     assert cost.flops == 2 * 1024 * 512 * 512
@@ -246,6 +260,37 @@ def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
     assert np.isfinite(metrics["validation_nats"])
 
 
+@pytest.mark.parametrize("pairing", ["simclr", "class"])
+def test_imagenet_is_planned_without_its_images(pairing):
+    config, _, _ = configuration.parse([f"--config=configs/imagenet.py:pairing={pairing}", "--config.encoder.width=4"])
+    config, law = plan.prepare(config, None if pairing == "simclr" else 1000)
+    work = {stage: work_of(config, jax.devices(), law) for stage, work_of in plan.STAGES.items()}
+    assert config.encoder.dtype == "bfloat16"
+    assert work["train"].arguments[1]["x"].shape == (1024, 224, 224, 3)
+    assert (work["train"].images, work["train"].pairs, work["encode"].images) == (2048, 1024, 256)
+    _, frozen, batch, validation, keys = work["estimate"].arguments
+    assert validation[0].shape == (10_000 // 4096, 4096, 4 * 32)
+    assert keys.shape == (100,)
+    assert work["estimate"].pairs == 100 * 256
+    if pairing == "simclr":
+        assert batch["x"].shape == (100, 256, 224, 224, 3)
+        assert work["estimate"].images == 2 * 100 * 256
+        assert set(frozen) == {"encoder", "mean", "scale"}
+    else:
+        assert batch.h.shape == (100_000, 4 * 32)
+        assert batch.law.shape == (1000, 1000)
+        assert frozen == {}
+
+
+def test_batches_that_leave_chips_idle_are_refused():
+    config, _, _ = configuration.parse(["--config=configs/cdp.py", *TINY])
+    config, law = plan.prepare(plan.changed(config, train__k=12, estimate__fit_k=20), None)
+    with pytest.raises(InputError, match=r"train\.k=12 do not divide over 8 chips; use multiples of 8"):
+        plan.train_work(config, jax.devices(), law)
+    with pytest.raises(InputError, match="batches of 20, 64, 256 pairs do not divide over 8 chips"):
+        plan.estimate_work(config, jax.devices(), law)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -256,6 +301,7 @@ def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
         (["--config=configs/images.py", "--topology=v5e:2x2"], "give --config.data.size=N"),
         (["--config=configs/images.py:size=28", "--topology=v5e:2x2"], "by --classes=N"),
         (["--config=configs/cdp.py:k=1", "--topology=v5e:2x2"], "train.k=1"),
+        (["--config=configs/cdp.py", "--topology=v5e:2x2", "--only=test"], "choose from train, encode, estimate"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, words, monkeypatch, tmp_path, capsys):
