@@ -16,6 +16,7 @@ from mirigor_jax import configuration, encode, estimate, figures, hlo, parallel,
 from mirigor_jax.data import pairing
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import fit
+from mirigor_jax.mi.contrastive import info_nce_embeddings
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='pip install -e ".[plan]"')
 
@@ -345,6 +346,21 @@ def uncached():
     yield
     jax.config.update("jax_enable_compilation_cache", True)
     compilation_cache.reset_cache()
+
+
+@needs_libtpu
+@pytest.mark.usefixtures("uncached")
+def test_the_scores_of_a_large_k_stay_on_the_chip():
+    where = plan.find("v5e:2x2")
+    mesh, k, d = parallel.make_mesh(4, where.devices), 16_384, 128
+    loss = partial(info_nce_embeddings, axis_name=parallel.AXIS)
+    mapped = parallel.map_step(jax.grad(loss, (0, 1)), mesh, (parallel.SHARDED,) * 2, parallel.SHARDED)
+    z = parallel.abstract(jax.ShapeDtypeStruct((k, d), jnp.float32), mesh, parallel.SHARDED)
+    cost = hlo.cost(mapped.lower(z, z).compile().as_text())
+    # A device makes a quarter of the scores, and again for the gradients, of which each is one product more.
+    assert cost.flops == pytest.approx(4 * 2 * k * k * d / 4, rel=0.01)
+    # Written to HBM once they alone would be k²/4 float32.
+    assert cost.hbm_bytes < k * k / 4
 
 
 @needs_libtpu

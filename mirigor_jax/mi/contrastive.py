@@ -63,9 +63,10 @@ def _tile_size(z: Float[Array, "n d"], block: int | None, axis_name: str | None)
         if block < 1:
             raise InputError(f"block={block} is not a number of rows; give 1 or more, or None to have it chosen")
         return block
-    # Tiles that stay in a CPU's cache, or fill an accelerator. Up to `whole` scores (4 or 256 MiB in float32) one
-    # matrix costs no more, and gathering less than a round of small messages; neither copy may be larger than that.
-    size, whole = (512, 2**20) if parallel.platform() == "cpu" else (8192, 2**26)
+    # Tiles that stay in a CPU's cache or on a TPU's chip (docs/scaling.md), or fill a GPU. Up to `whole` scores (4, 64
+    # or 256 MiB in float32) one matrix costs no more, and gathering less than a round of small messages; neither copy
+    # may be larger than that.
+    size, whole = {"cpu": (512, 2**20), "tpu": (2048, 2**24)}.get(parallel.platform(), (8192, 2**26))
     return None if len(z) * max(z.shape) * _devices(axis_name) <= whole else size
 
 
