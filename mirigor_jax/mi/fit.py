@@ -60,16 +60,15 @@ def draw_pairs(frozen: Any, bank: Bank, key: Array, *, k: int, axis_name: str) -
     Source: same-class sampling, Lee et al. 2023, §III-A.
     """
     del frozen  # cached features need no encoder
-    x_key, class_key, y_key = jax.random.split(key, 3)
-    rows_x = jax.random.randint(x_key, (k,), 0, bank.h.shape[0])
-    u = jax.random.uniform(class_key, (k, 1), bank.law.dtype)
-    classes = jnp.sum(u >= bank.law[bank.labels[rows_x]], axis=1)
-    within = jax.random.uniform(y_key, (k,), jnp.float32) * bank.sizes[classes]
-    rows_y = bank.starts[classes] + jnp.minimum(within.astype(jnp.int32), bank.sizes[classes] - 1)
     share = k // lax.axis_size(axis_name)
-    first = lax.axis_index(axis_name) * share
-    mine = partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=share)
-    return bank.h[mine(rows_x)], bank.h[mine(rows_y)]
+    mine = partial(lax.dynamic_slice_in_dim, start_index=lax.axis_index(axis_name) * share, slice_size=share)
+    x_key, class_key, y_key = jax.random.split(key, 3)
+    rows_x = mine(jax.random.randint(x_key, (k,), 0, bank.h.shape[0]))
+    u = mine(jax.random.uniform(class_key, (k, 1), bank.law.dtype))
+    classes = jnp.sum(u >= bank.law[bank.labels[rows_x]], axis=1)
+    within = mine(jax.random.uniform(y_key, (k,), jnp.float32)) * bank.sizes[classes]
+    rows_y = bank.starts[classes] + jnp.minimum(within.astype(jnp.int32), bank.sizes[classes] - 1)
+    return bank.h[rows_x], bank.h[rows_y]
 
 
 class CriticState(NamedTuple):
