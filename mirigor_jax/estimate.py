@@ -37,7 +37,10 @@ Features = dict[str, dict[str, np.ndarray]]
 
 
 def check(config: ConfigDict, pairing: AnyPairing, pairs: int, validation: int) -> None:
-    """Raises InputError where so many pairs to test and to validate on can't give an estimate or a certificate."""
+    """Raises InputError where so many pairs to test and to validate on can't give an estimate or a certificate.
+
+    Nor where the batches don't divide over the devices of several processes.
+    """
     e = config.estimate
     if pairs < e.k:
         raise InputError(
@@ -58,6 +61,7 @@ def check(config: ConfigDict, pairing: AnyPairing, pairs: int, validation: int) 
         raise InputError(
             f"{validation} validation pairs are too few to choose on; raise features.validation, or give images"
         )
+    make_mesh(config, pairs, validation)
 
 
 def batch_sizes(config: ConfigDict, pairs: int) -> list[int]:
@@ -66,16 +70,24 @@ def batch_sizes(config: ConfigDict, pairs: int) -> list[int]:
     return sorted({e.k, *(k for k in (e.paper_k, *e.curve) if k <= pairs)})
 
 
-def make_mesh(config: ConfigDict, features: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Devices that every batch size of the stage divides over. features: the parts, or their shapes."""
+def make_mesh(config: ConfigDict, pairs: int, validation: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Devices that every batch size of the stage divides over, with so many pairs to test and to validate on.
+
+    Raises InputError where several processes would have to leave devices idle.
+    """
     devices = jax.devices() if devices is None else devices
-    tested, validation_k = features["test"]["h_x"].shape[0], _validation_k(config, features, len(devices))
-    return parallel.make_mesh(math.gcd(*batch_sizes(config, tested), config.estimate.fit_k, validation_k), devices)
+    sizes = {*batch_sizes(config, pairs), config.estimate.fit_k, _validation_k(config, validation, len(devices))}
+    try:
+        return parallel.make_mesh(math.gcd(*sizes), devices)
+    except InputError:
+        raise InputError(
+            f"batches of {', '.join(map(str, sorted(sizes)))} pairs (estimate.k, paper_k, fit_k, curve; validation) do "
+            f"not all divide over {len(devices)} devices; use multiples of {len(devices)}"
+        ) from None
 
 
-def _validation_k(config: ConfigDict, features: Any, devices: int) -> int:
+def _validation_k(config: ConfigDict, pairs: int, devices: int) -> int:
     """Pairs of a validation batch: as in the test, or what there are, spread evenly over the devices."""
-    pairs = features["validation"]["h_x"].shape[0]
     return config.estimate.k if config.estimate.k <= pairs else max(pairs // devices * devices, min(pairs, devices))
 
 
@@ -121,7 +133,7 @@ def make_step(
     specs = (replicated, replicated, layout, WITHIN_BATCH, replicated)
     mapped = parallel.map_step(chunk, mesh, specs, (replicated, replicated), donate=(0,))
 
-    steps, validation_k = min(e.eval_every, e.steps), _validation_k(config, features, mesh.size)
+    steps, validation_k = min(e.eval_every, e.steps), _validation_k(config, h_x.shape[0], mesh.size)
     state = jax.eval_shape(partial(init_critic, config), jax.ShapeDtypeStruct((2, h.shape[1]), h.dtype), _key(config))
     batch = _abstract_bank(h, pairing.num_classes or 1)
     if streamed:
@@ -204,7 +216,9 @@ def fit_critic(
     """
     e = config.estimate
     chunk, (abstract, *_) = make_step(config, mesh, features, pairing, None if streamed is None else streamed[0])
-    validation = in_batches(features["validation"], _validation_k(config, features, mesh.size), mesh)
+    validation = in_batches(
+        features["validation"], _validation_k(config, len(features["validation"]["h_x"]), mesh.size), mesh
+    )
     frozen, batch, iterator = {}, None, None
     if streamed:
         frozen = parallel.place(streamed[1], mesh)

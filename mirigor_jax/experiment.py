@@ -298,6 +298,7 @@ def check(config: ConfigDict, population: Population | None = None) -> tuple[Pop
         if not 0 < flat[key] < math.inf:
             raise InputError(f"{key}={flat[key]}: expected a number above 0")
     train.check_parts(t.k // parallel.make_mesh(t.k).size, t.accumulate)
+    parallel.make_mesh(f.batch_size)
     if f.checkpoint not in ("last", "best"):
         raise InputError(f"features.checkpoint='{f.checkpoint}' is unknown; choose last or best")
     if config.encoder.dtype == "float64":
@@ -673,7 +674,7 @@ def _estimate(
     with _stage(clock, "estimate", done) as work:
         if work:
             paired = population.paired(encode.load(features), law)
-            mesh = estimate.make_mesh(config, paired)
+            mesh = estimate.make_mesh(config, len(paired["test"]["h_x"]), len(paired["validation"]["h_x"]))
             streamed = None
             if estimate.streams(config):
                 frozen = _frozen(config, folder, mesh)

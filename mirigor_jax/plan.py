@@ -163,7 +163,7 @@ def estimate_work(config: ConfigDict, devices: Sequence[Any], law: AnyPairing) -
     rows = {("fit", "h"): f.fit, ("validation", "h_x"): f.validation, ("test", "h_x"): tested}
     features = {part: {name: jax.ShapeDtypeStruct((n, d), jnp.float32)} for (part, name), n in rows.items()}
     sizes = f"batches of {', '.join(map(str, sorted({*estimate.batch_sizes(config, tested), e.fit_k})))} pairs"
-    mesh = _all_of(estimate.make_mesh(config, features, devices), devices, sizes)
+    mesh = _all_of(estimate.make_mesh(config, tested, f.validation, devices), devices, sizes)
     frozen = encode.Frozen(train.make_encoder(config), tree) if estimate.streams(config) else None
     step, arguments = estimate.make_step(config, mesh, features, law, frozen)
     pairs = e.fit_k * min(e.eval_every, e.steps)
