@@ -537,3 +537,15 @@ def test_what_the_compiler_itself_finds_too_large_is_said_in_the_same_line(tmp_p
         InputError, match=r"train\.k=64 needs 31\.50 GiB .* has 15\.75; train\.k=31 or train\.accumulate=4"
     ):
         train._compile(config, SimpleNamespace(lower=refuse), train.make_step(config, mesh)[1], mesh)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_what_a_tpu_computes_again_for_the_gradient_changes_nothing(monkeypatch):
+    config = tiny("--config.train.optimizer=sgd", "--config.train.warmup_steps=0")
+    all_kept = steps(config, 1, 1)
+    monkeypatch.setattr(parallel, "platform", lambda: "tpu")
+    step, abstract = train.make_step(config, parallel.make_mesh(1, jax.devices()[:1]))
+    assert "remat" in str(step.trace(*abstract).jaxpr)
+    state, metrics = steps(config, 1, 1)
+    np.testing.assert_allclose(metrics["loss_nats"], all_kept[1]["loss_nats"], rtol=1e-6)
+    assert_close(state, all_kept[0], 1e-5)
