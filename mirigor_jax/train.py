@@ -125,16 +125,12 @@ def train_step(
         turns = in_parts(*classes)
     parts = in_parts(*(batch[name] for name in names)), keys, turns
 
-    apply: Any = partial(encoder.apply, train=True, mutable=["batch_stats"])
-    if isinstance(encoder, resnet.ResNet) and not encoder.remat and parallel.platform() == "tpu":
-        apply = jax.checkpoint(apply, policy=resnet.kept)
-
     def embed(params, batch_stats, part):
         variables = {"params": params["encoder"], "batch_stats": batch_stats}
         images, keys, turns = part
         images = views(images if held is None else held[images], keys, encoder.dtype, augmentation)
         images = images if turns is None else turn(images, turns)
-        h, updates = apply(variables, images)
+        h, updates = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
         z = head.apply({"params": params["head"]}, h)
         return z.astype(jnp.promote_types(z.dtype, jnp.float32)), updates.get("batch_stats", {})
 
