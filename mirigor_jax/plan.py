@@ -32,7 +32,7 @@ from mirigor_jax import configuration, encode, estimate, experiment, figures, hl
 from mirigor_jax.data import augment
 from mirigor_jax.data.pairing import AnyPairing, ClassPairing, SameImage
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import replace_json, replace_text
+from mirigor_jax.files import replace_figure, replace_json, replace_text
 from mirigor_jax.progress import duration
 
 GIB = 2**30
@@ -365,7 +365,7 @@ def run(
     replace_json(folder / "plan.json", plan)
     replace_text(folder / "plan.md", text)
     if curve:
-        figures.scaling(curve, where.name.partition(":")[0]).savefig(folder / "scaling.png")
+        replace_figure(folder / "scaling.png", figures.scaling(curve, where.name.partition(":")[0]))
     if trained and not trained["fits"]:
         raise InputError(_too_large(config, trained, found))
 
