@@ -27,7 +27,7 @@ from mirigor_jax import configuration, experiment, files, study
 from mirigor_jax.data import arrays, sources
 from mirigor_jax.errors import InputError
 
-JOB, WATCHED = cdp(), ("--tensorboard", "--profile")
+JOB, WATCHED = cdp("--config.encoder.name=lenet5"), ("--tensorboard", "--profile")
 STUDY = [option for option in batch_size(Path()) if not option.startswith("--workdir")]
 
 

@@ -36,7 +36,8 @@ JOB = (
     "--config.estimate.eval_every=10",
     "--config.evaluate.l2=(1e-3,)",
 )
-STEPS, ENDLESS = "--config.train.steps=6", "--config.train.steps=100000"
+SIX_STEPS = ("--config.train.steps=6",)
+ENDLESS = ("--config.train.steps=1000000", "--config.encoder.name=lenet5")  # which is compiled at once
 
 
 GATHER = """
@@ -116,11 +117,11 @@ def flat(value, name: str = "") -> dict:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> dict[str, float]:
-    return run(1, tmp_path_factory.mktemp("runs") / "one", STEPS)
+    return run(1, tmp_path_factory.mktemp("runs") / "one", *SIX_STEPS)
 
 
 def test_two_processes_end_with_the_numbers_of_one(alone, tmp_path):
-    assert run(2, tmp_path / "run", STEPS) == pytest.approx(alone, rel=1e-3, abs=1e-3)
+    assert run(2, tmp_path / "run", *SIX_STEPS) == pytest.approx(alone, rel=1e-3, abs=1e-3)
     first, *others = logs(tmp_path / "run")
     assert "linear accuracy" in first
     assert not any("encode" in other for other in others)  # process 0 alone reports
@@ -147,14 +148,14 @@ def test_a_study_in_four_processes_has_the_runs_and_the_table_of_one(tmp_path):
 
 def test_one_told_to_stop_stops_all_at_the_same_step_and_another_number_goes_on(tmp_path):
     folder = tmp_path / "run"
-    processes = start(2, folder, ENDLESS)
+    processes = start(2, folder, *ENDLESS)
     await_training(folder, processes)
     processes[1].send_signal(signal.SIGTERM)
     assert codes(processes, 60) == [143, 143]
-    [last] = [int(path.name) for path in (folder / "train").iterdir() if path.name.isdigit() and path.name != "0"][-1:]
+    last = max(int(path.name) for path in (folder / "train").iterdir() if path.name.isdigit())
     rows = (folder / "train" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [*range(1, last + 1)]
-    again = start(1, folder, ENDLESS)
+    again = start(1, folder, *ENDLESS)
     await_training(folder, again)
     assert f"train continues from step {last:,} of" in logs(folder)[0]
     again[0].send_signal(signal.SIGTERM)
@@ -164,7 +165,7 @@ def test_one_told_to_stop_stops_all_at_the_same_step_and_another_number_goes_on(
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_one_ends_the_others_and_the_restart_goes_on(tmp_path, killed):
     folder = tmp_path / "run"
-    processes = start(2, folder, ENDLESS)
+    processes = start(2, folder, *ENDLESS)
     await_training(folder, processes)
     processes[killed].kill()
     killed_at = time.monotonic()
@@ -174,6 +175,11 @@ def test_a_killed_one_ends_the_others_and_the_restart_goes_on(tmp_path, killed):
     assert re.search(
         r"[Tt]ask[ :/]*1|unhealthy .*\n1" if killed else r"another task died|coordination service", message
     )
+    again = start(2 - killed, folder, *ENDLESS)
+    await_training(folder, again)
+    assert "train continues from step" in logs(folder)[0]
+    again[0].send_signal(signal.SIGTERM)
+    assert codes(again, 60) == [143] * (2 - killed)
 
 
 def await_training(folder: Path, processes: list[subprocess.Popen]) -> None:
@@ -182,7 +188,7 @@ def await_training(folder: Path, processes: list[subprocess.Popen]) -> None:
     while time.monotonic() < until:
         assert all(process.poll() is None for process in processes), logs(folder)
         saved = [path for path in folder.glob("train/*") if path.name.isdigit()]
-        if saved and re.search(r"train +\d+ of", folder.with_suffix(".0.log").read_text()):
+        if saved and re.search(r"train +[\d,]+ of", folder.with_suffix(".0.log").read_text()):
             return
         time.sleep(0.2)
     raise AssertionError(logs(folder))

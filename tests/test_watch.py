@@ -119,7 +119,8 @@ def test_what_cannot_be_watched_is_told(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_watched_run_that_was_killed_draws_its_rows_once_and_changes_no_number(tmp_path):
-    job = [sys.executable, "-W", "error", "-m", "mirigor_jax.main", *cdp("--config.train.steps=12")]
+    shrunk = cdp("--config.train.steps=12", "--config.encoder.name=lenet5")
+    job = [sys.executable, "-W", "error", "-m", "mirigor_jax.main", *shrunk]
     plain, watched = tmp_path / "plain", tmp_path / "watched"
     subprocess.run([*job, f"--workdir={plain}"], env=one_device(), check=True)
     command = [*job, f"--workdir={watched}", "--tensorboard", "--profile"]
