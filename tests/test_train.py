@@ -423,6 +423,7 @@ def black_and_white(start, stop):
     return {"x": pixels, "y": pixels, "c_x": classes, "c_y": classes}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stem_only")
 def test_stopped_at_any_step_a_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     options = ("objective=cross_entropy", "steps=9", "checkpoint_every=4", "warmup_steps=0", "optimizer=sgd")
