@@ -216,9 +216,8 @@ def fit_critic(
     """
     e = config.estimate
     chunk, (abstract, *_) = make_step(config, mesh, features, pairing, None if streamed is None else streamed[0])
-    validation = in_batches(
-        features["validation"], _validation_k(config, len(features["validation"]["h_x"]), mesh.size), mesh
-    )
+    held_out = features["validation"]
+    validation = in_batches(held_out, _validation_k(config, len(held_out["h_x"]), mesh.size), mesh)
     frozen, batch, iterator = {}, None, None
     if streamed:
         frozen = parallel.place(streamed[1], mesh)

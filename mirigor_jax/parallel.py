@@ -43,6 +43,8 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     the metadata of TPU VMs and of Kubernetes' TPU nodes tell, and where these don't, this process is alone.
     Raises InputError where only some of the three are given, and where the others cannot be joined.
     """
+    global _stopping
+    _stopping = False  # of an earlier job in this process, as in a notebook
     given = (coordinator, processes, process)
     if any(one is not None for one in given) and None in given:
         raise InputError("give --coordinator=HOST:PORT, --processes=N and --process=I together, or none of them")

@@ -9,10 +9,9 @@ from mirigor_jax import parallel
 
 
 @pytest.fixture
-def started(monkeypatch):
+def started():
     """A process that is alone, with the handler that was there put back."""
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(parallel, "_stopping", False)
     parallel.start()
     yield
     signal.signal(signal.SIGTERM, before)
@@ -26,3 +25,5 @@ def test_sigterm_waits_for_the_step_in_hand_where_there_are_steps_and_for_nothin
         assert parallel.stop_asked()
     with pytest.raises(parallel.Stopped):
         os.kill(os.getpid(), signal.SIGTERM)
+    parallel.start()
+    assert not parallel.stop_asked()  # of the next job

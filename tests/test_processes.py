@@ -11,32 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from test_main import cdp
 
 from mirigor_jax import configuration
 from mirigor_jax.errors import InputError
 
 pytestmark = pytest.mark.slow
 
-JOB = (
-    "--config=configs/cdp.py:pairing=color",
-    "--config.data.size=32",
-    "--config.data.colors=2",
-    "--config.encoder.width=4",
-    "--config.train.k=8",
-    "--config.train.checkpoint_every=3",
-    "--config.features.fit=512",
-    "--config.features.validation=64",
-    "--config.features.test=136",  # a last batch of 8
-    "--config.features.batch_size=64",
-    "--config.estimate.k=64",
-    "--config.estimate.paper_k=32",
-    "--config.estimate.curve=(16,)",
-    "--config.estimate.fit_k=32",
-    "--config.estimate.steps=20",
-    "--config.estimate.eval_every=10",
-    "--config.evaluate.l2=(1e-3,)",
-)
-SIX_STEPS = ("--config.train.steps=6",)
+JOB = tuple(cdp("--config.train.checkpoint_every=3", "--config.features.test=136"))  # a last batch of 8
 ENDLESS = ("--config.train.steps=1000000", "--config.encoder.name=lenet5")  # which is compiled at once
 
 
@@ -117,11 +99,11 @@ def flat(value, name: str = "") -> dict:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> dict[str, float]:
-    return run(1, tmp_path_factory.mktemp("runs") / "one", *SIX_STEPS)
+    return run(1, tmp_path_factory.mktemp("runs") / "one")
 
 
 def test_two_processes_end_with_the_numbers_of_one(alone, tmp_path):
-    assert run(2, tmp_path / "run", *SIX_STEPS) == pytest.approx(alone, rel=1e-3, abs=1e-3)
+    assert run(2, tmp_path / "run") == pytest.approx(alone, rel=1e-3, abs=1e-3)
     first, *others = logs(tmp_path / "run")
     assert "linear accuracy" in first
     assert not any("encode" in other for other in others)  # process 0 alone reports
