@@ -6,6 +6,7 @@ python launch/benchmark.py --only=input         training fed by the pipeline, or
 python launch/benchmark.py --only=estimate      a post-training estimate, against one with the encoder in the loop
 python launch/benchmark.py --only=critic        critic steps on arrays
 python launch/benchmark.py --only=nt_xent       NT-Xent with its gradient, against one matrix and its bare products
+python launch/benchmark.py --only=info_nce      InfoNCE with its gradient, against PyTorch and Inf-CL (inf_cl on PyPI)
 python launch/benchmark.py --only=probe         linear probes against scikit-learn's
 python launch/benchmark.py --only=cdp           CDP rendering, and the pipeline into a step that does nothing
 python launch/benchmark.py --only=scaling       the training step over 1, 2, 4 and 8 devices
@@ -18,6 +19,7 @@ Each number is the median of several rounds in which ours and the peer's take tu
 import argparse
 import contextlib
 import json
+import math
 import os
 import platform
 import resource
@@ -43,7 +45,7 @@ from mirigor_jax import configuration, encode, estimate, parallel, train
 from mirigor_jax.data import cdp, pairing
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.mi import ESTIMATORS, JointCritic, SeparableCritic
-from mirigor_jax.mi.contrastive import nt_xent
+from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent
 from mirigor_jax.mi.distributions import Gaussian
 from mirigor_jax.mi.fit import Member, Pairs, Recipe, critic_step, make_bank, start_critic
 from mirigor_jax.models.resnet import STAGES
@@ -53,6 +55,10 @@ try:
     import torch
 except ImportError:
     torch = None
+try:
+    from inf_cl import cal_flash_loss
+except ImportError:
+    cal_flash_loss = None
 try:
     from sklearn.linear_model import LogisticRegression
 except ImportError:
@@ -505,6 +511,52 @@ def bench_nt_xent() -> Iterator[Row]:
         yield {"name": f"nt_xent, K = {k}, memory", "ours": mib, "peer": other, "ratio": ratio, "unit": "MiB"}
 
 
+def bench_info_nce() -> Iterator[Row]:
+    """InfoNCE with its gradient, K pairs of 128 unit-length numbers at temperature 0.1.
+
+    Peers: PyTorch on one matrix of scores (TF32 on GPUs, as JAX takes it), where that fits, and Inf-CL's kernels for
+    GPUs. Their values are printed beside ours.
+    """
+    on_gpu = jax.default_backend() == "gpu"
+    for k in (8192, 32_768, 65_536) if on_gpu else (2048,):
+        z = jax.random.normal(jax.random.key(0), (2, k, 128))
+        z = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+        loss = jax.value_and_grad(lambda z: info_nce_embeddings(z[0] * 10, z[1]))
+        for dtype in (jnp.float32, jnp.bfloat16):
+            ours = jax.jit(loss).lower(z.astype(dtype)).compile()
+            peers = {"one matrix": matrix_loss} if torch and k <= 32_768 else {}
+            if torch and cal_flash_loss and on_gpu:
+                peers["Inf-CL"] = partial(cal_flash_loss, scale=10.0, head_dim=128)
+            for name, peer in peers.items():
+                theirs = torch_info_nce(peer, np.asarray(z), torch.float32 if dtype == jnp.float32 else torch.bfloat16)
+                label = f"info_nce, K = {k}, {jnp.dtype(dtype)}, {name}"
+                yield measure(label, "steps/s", once(ours, z.astype(dtype)), theirs, rounds=5)
+        print(f"  ours at K = {k}: {float(loss(z)[0]):.4f} nats")
+
+
+def matrix_loss(q: "torch.Tensor", k: "torch.Tensor") -> "torch.Tensor":
+    return torch.nn.functional.cross_entropy(10.0 * q @ k.T, torch.arange(len(q), device=q.device))
+
+
+def torch_info_nce(loss: Callable[..., "torch.Tensor"], z: np.ndarray, dtype: "torch.dtype") -> Work:
+    """Mean of both directions, and its gradient."""
+    torch.set_float32_matmul_precision("high" if torch_device() == "cuda" else "highest")
+    z = torch.tensor(z, device=torch_device(), dtype=dtype, requires_grad=True)
+    value = None
+
+    def work() -> int:
+        nonlocal value
+        z.grad = None
+        total = (loss(z[0], z[1]).mean() + loss(z[1], z[0]).mean()) / 2
+        total.backward()
+        value = total.item()  # waits for the GPU
+        return 1
+
+    work()
+    print(f"  PyTorch's: {math.log(z.shape[1]) - value:.4f} nats")
+    return work
+
+
 def once(step: Callable[[Array], Any], z: Array) -> Work:
     """One call of it."""
 
@@ -584,6 +636,7 @@ PARTS = {
     "estimate": bench_estimate,
     "critic": bench_critic,
     "nt_xent": bench_nt_xent,
+    "info_nce": bench_info_nce,
     "probe": bench_probe,
     "cdp": bench_cdp,
     "input": bench_input,

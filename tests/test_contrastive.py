@@ -14,7 +14,7 @@ from scipy.spatial.distance import pdist
 
 from mirigor_jax import parallel
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi import bounds
+from mirigor_jax.mi import bounds, contrastive, fused
 from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi, uniformity
 
 
@@ -172,23 +172,26 @@ LOSSES = {
     ],
 )
 def test_several_devices_give_what_one_gives(name, devices, block):
-    loss = LOSSES[name]
     arguments = *map(jnp.array, embeddings(24, seed=6)), jnp.array(0.3)
-    expected = value_and_gradients(loss, *arguments)
+    check_devices(name, devices, arguments, value_and_gradients(LOSSES[name], *arguments), atol=1e-12, block=block)
+
+
+def check_devices(name, devices, arguments, expected, atol, **options):
+    """That so many devices get the loss and its gradients that are expected."""
 
     def step(*arguments):
-        mine = partial(loss, block=block, axis_name=parallel.AXIS)
+        mine = partial(LOSSES[name], axis_name=parallel.AXIS, **options)
         value, (g_x, g_y, g_t) = value_and_gradients(mine, *arguments)
         # Each device's rows get the gradient of the sum over devices of their means: as many times the mean's.
         return *jax.lax.pmean((value, g_t), parallel.AXIS), g_x / devices, g_y / devices
 
-    mesh = parallel.make_mesh(24, jax.devices()[:devices])
+    mesh = parallel.make_mesh(len(arguments[0]), jax.devices()[:devices])
     assert mesh.size == devices
     mapped = parallel.map_step(step, mesh, (P("data"), P("data"), P()), (P(), P(), P("data"), P("data")))
     value, g_t, g_x, g_y = mapped(*arguments)
-    np.testing.assert_allclose(value, expected[0], rtol=1e-12)
+    np.testing.assert_allclose(value, expected[0], rtol=atol)
     for ours, one in zip((g_x, g_y, g_t), expected[1], strict=True):
-        np.testing.assert_allclose(ours, one, atol=1e-12)
+        np.testing.assert_allclose(ours, one, rtol=atol, atol=atol)
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -256,3 +259,80 @@ def test_bfloat16_is_summed_in_float32(block):
         assert gradient.dtype == jnp.bfloat16
         error = np.asarray(gradient, np.float64) - slope
         assert np.linalg.norm(error) < 0.02 * np.linalg.norm(slope)
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Scores by the kernels for GPUs, interpreted."""
+    monkeypatch.setattr(contrastive, "_tile_size", lambda *_: 0)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(("k", "d"), [(70, 5), (64, 16), (150, 20)])  # not whole blocks of anchors, partners; and whole
+def test_kernels_give_nt_xent_and_its_gradient(k, d):
+    z = [x.astype(np.float32) for x in embeddings(k, d, seed=8)]
+    loss, gradients = value_and_gradients(nt_xent, *z, temperature=0.2)
+    expected, slopes = nt_xent_by_hand(*z, 0.2)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradients, slopes, atol=1e-5 * np.abs(slopes).max())
+
+
+@pytest.mark.usefixtures("kernels")
+def test_kernels_give_info_nce_and_uniformity():
+    z_x, z_y = (x.astype(np.float32) for x in embeddings(130, 3, seed=9))
+    value, gradients = value_and_gradients(info_nce_embeddings, z_x, z_y)
+    expected, slopes = value_and_gradients(lambda x, y: bounds.info_nce_symmetric(x @ y.T), z_x, z_y)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradients, slopes, atol=1e-5 * np.abs(slopes).max())
+    distances = pdist(z_x / np.linalg.norm(z_x, axis=1, keepdims=True))
+    np.testing.assert_allclose(uniformity(jnp.array(z_x)), math.log(np.mean(np.exp(-2 * distances**2))), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_kernels_stay_finite_where_scores_overflow():
+    z, far = (jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, last]]) for last in (0.0, 0.1))
+    expected, slopes = nt_xent_by_hand(z, far, 1e-2)
+    loss, gradients = value_and_gradients(nt_xent, z, far, temperature=1e-2)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradients, slopes, atol=1e-4)
+    assert all(np.all(np.isfinite(g)) for g in value_and_gradients(nt_xent, z, z, temperature=1e-4)[1])
+
+
+@pytest.mark.parametrize(("name", "devices"), [("nt_xent", 3), ("nt_xent", 4), ("info_nce", 2)])
+def test_kernels_on_several_devices_give_what_one_matrix_gives(request, name, devices):
+    # 72 rows of both views a device: more than a block of partners.
+    arguments = *(x.astype(np.float32) for x in embeddings(36 * devices, seed=10)), np.float32(0.5)
+    expected = value_and_gradients(LOSSES[name], *arguments)
+    request.getfixturevalue("kernels")
+    check_devices(name, devices, arguments, expected, atol=3e-6)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_kernels_work_inside_scan_and_vmap_and_on_bfloat16():
+    z_x, z_y = (x.reshape(2, 70, 5).astype(np.float32) for x in embeddings(140, seed=11))
+    expected, slopes = zip(*(nt_xent_by_hand(*pair, 0.5) for pair in zip(z_x, z_y, strict=True)), strict=True)
+    step = jax.jit(jax.value_and_grad(partial(nt_xent, temperature=0.5), argnums=(0, 1)))
+    for losses, gradients in (jax.lax.map(lambda pair: step(*pair), (z_x, z_y)), jax.vmap(step)(z_x, z_y)):
+        np.testing.assert_allclose(losses, expected, rtol=1e-6)
+        np.testing.assert_allclose(gradients, np.stack(slopes, axis=1), atol=1e-6)
+    loss, gradients = step(jnp.array(z_x[0], jnp.bfloat16), jnp.array(z_y[0], jnp.bfloat16))
+    assert (loss.dtype, gradients[0].dtype) == (jnp.float32, jnp.bfloat16)
+    assert np.linalg.norm(np.asarray(gradients[0], float) - slopes[0][0]) < 0.02 * np.linalg.norm(slopes[0][0])
+
+
+def test_kernels_are_taken_where_they_were_measured_to_be_faster(monkeypatch):
+    class H100:
+        platform, compute_capability = "gpu", "9.0"
+
+    large = jnp.zeros((fused.LEAST, 128))
+    assert not fused.takes(large)
+    monkeypatch.setattr(parallel, "platform", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [H100])
+    assert fused.takes(large)
+    assert not fused.takes(jnp.zeros((fused.LEAST, 129)))  # no room on the chip
+    assert not fused.takes(large[1:])
+    assert not fused.takes(large.astype(jnp.float16))
+    with jax.default_matmul_precision("highest"):
+        assert not fused.takes(large)
+    monkeypatch.setattr(H100, "compute_capability", "8.0")
+    assert not fused.takes(large)

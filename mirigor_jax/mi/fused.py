@@ -1,0 +1,150 @@
+"""The sums of `contrastive._round`, and their gradients, each in a kernel that keeps the scores on the chip (GPUs).
+
+A program owns a block of anchors and meets its partners a block at a time, as FlashAttention does (Dao et al. 2022).
+Rows are the anchors of one pass and columns those of another, so that no two programs add to one place, and results
+don't depend on their order.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+from jaxtyping import Array, Float
+
+from mirigor_jax import parallel
+
+ANCHORS, PARTNERS = 128, 64  # of a program, and at a time
+LOG2_E = math.log2(math.e)
+LEAST = 2**14  # rows: with fewer the programs leave the chip idle
+EMPTY = float(jnp.finfo(jnp.float32).min)  # what a log-sum of nothing is
+Arrays = tuple[Array, ...]
+
+
+def takes(z: Float[Array, "n d"]) -> bool:
+    """Whether the kernels are what is fastest for these rows here; measured on an H100, where the sizes fill a chip."""
+    if parallel.platform() != "gpu" or getattr(jax.devices()[0], "compute_capability", None) != "9.0":
+        return False
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    known = z.dtype in (jnp.float32, jnp.bfloat16) and z.shape[1] <= 128
+    return known and precision in (None, "default", "tensorfloat32") and len(z) >= LEAST
+
+
+def log_sums(
+    rows: Arrays, columns: Arrays, sums: tuple[Array, Array], *, upper: bool, slack: int | Array
+) -> tuple[Array, Array]:
+    """A sweep of `contrastive`'s forward pass: rows (a,) and columns (b,) add to their log-sums of e^{a_i·b_j}."""
+    del upper  # the kernels skip by slack alone what it says is empty
+    run = partial(_run, slack, gradient=False)
+    of_rows, of_columns = run(rows, columns, later=True), run(columns, rows, later=False)
+    return jnp.logaddexp(sums[0], of_rows), jnp.logaddexp(sums[1], of_columns)
+
+
+def gradients(
+    rows: Arrays, columns: Arrays, sums: tuple[Array, Array], *, upper: bool, slack: int | Array
+) -> tuple[Array, Array]:
+    """A sweep of its backward pass: (embeddings, log-sums, cotangents) of both add to the gradients of both."""
+    del upper
+    run = partial(_run, slack, gradient=True)
+    return sums[0] + run(rows, columns, later=True), sums[1] + run(columns, rows, later=False)
+
+
+def _run(slack: int | Array, anchors: Arrays, partners: Arrays, *, later: bool, gradient: bool) -> Array:
+    """Each anchor's log-sum over its partners, or its gradient.
+
+    later: row i counts with columns j > i − slack, its anchors being rows; else column i with rows j < i + slack.
+    """
+    n, d = anchors[0].shape
+    size, wide = pl.cdiv(n, ANCHORS) * ANCHORS, max(16, pl.next_power_of_2(d))  # what tensor cores take
+
+    def fill(x: Array) -> Array:
+        return jnp.pad(x, [(0, size - n), (0, wide - d)][: x.ndim])
+
+    def block(shape: tuple[int, ...]) -> pl.BlockSpec:
+        return pl.BlockSpec((ANCHORS, *shape[1:]), lambda i: (i, *[0] * (len(shape) - 1)))
+
+    anchors, partners = jax.tree.map(fill, (anchors, partners))
+    if gradient:  # tensor cores read float32 along the axis that is summed over alone
+        partners = *partners, partners[0].T
+    out = jax.ShapeDtypeStruct((size, wide) if gradient else (size,), jnp.float32)
+    result = pl.pallas_call(
+        partial(_gradient_kernel if gradient else _log_sum_kernel, n=n, later=later),
+        out,
+        grid=(size // ANCHORS,),
+        in_specs=[pl.no_block_spec, *[block(x.shape) for x in anchors], *[pl.no_block_spec] * len(partners)],
+        out_specs=block(out.shape),
+        compiler_params=triton.CompilerParams(num_warps=8, num_stages=3 if gradient else 1),
+        interpret=parallel.platform() == "cpu",
+    )(jnp.reshape(jnp.asarray(slack, jnp.int32), 1), *anchors, *partners)
+    return result[:n, :d] if gradient else result[:n]
+
+
+def _meet(one: Callable[[Any, Array | None, Any], Any], carry: Any, slack_ref: Any, *, n: int, later: bool) -> Any:
+    """The carry after `one` has met all partners that count, where they are and which scores of theirs do (None: all).
+
+    Only blocks on an edge need to ask that.
+    """
+    slack, first = slack_ref[0], pl.program_id(0) * ANCHORS
+    i = first + jnp.arange(ANCHORS, dtype=jnp.int32)[:, None]
+    last = pl.cdiv(n, PARTNERS)
+
+    def inside(block: Array, carry: Any) -> Any:
+        return one(pl.ds(block * PARTNERS, PARTNERS), None, carry)
+
+    def edge(block: Array, carry: Any) -> Any:
+        j = block * PARTNERS + jnp.arange(PARTNERS, dtype=jnp.int32)[None, :]
+        return one(pl.ds(block * PARTNERS, PARTNERS), (i < j + slack if later else j < i + slack) & (j < n), carry)
+
+    def block_of(j: Array) -> Array:
+        return jnp.clip(j, 0, n) // PARTNERS
+
+    if later:
+        start, full = block_of(first - slack + 1), pl.cdiv(jnp.clip(first + ANCHORS - slack, 0, n), PARTNERS)
+        carry = lax.fori_loop(start, full, edge, carry)
+        carry = lax.fori_loop(full, n // PARTNERS, inside, carry)
+        return lax.fori_loop(jnp.maximum(full, n // PARTNERS), last, edge, carry) if n % PARTNERS else carry
+    full, stop = block_of(first + slack), pl.cdiv(jnp.clip(first + ANCHORS - 1 + slack, 0, n), PARTNERS)
+    return lax.fori_loop(full, stop, edge, lax.fori_loop(0, full, inside, carry))
+
+
+def _exp(x: Array) -> Array:
+    return jnp.exp2(x * LOG2_E)
+
+
+def _log_sum_kernel(slack_ref, a_ref, b_ref, out_ref, *, n: int, later: bool) -> None:
+    """log Σ_j e^{a_i·b_j} of each anchor, the largest score so far taken out."""
+    a = a_ref[...]
+
+    def one(at, counts, carry):
+        most, total = carry
+        scores = triton.dot(a, b_ref[at, :], trans_b=True)
+        scores = scores if counts is None else jnp.where(counts, scores, EMPTY)
+        top = jnp.maximum(most, jnp.max(scores, axis=1))
+        terms = _exp(scores - top[:, None])
+        terms = terms if counts is None else jnp.where(counts, terms, 0.0)
+        return top, total * _exp(most - top) + jnp.sum(terms, axis=1)
+
+    start = jnp.full((ANCHORS,), EMPTY), jnp.zeros((ANCHORS,), jnp.float32)
+    most, total = _meet(one, start, slack_ref, n=n, later=later)
+    out_ref[...] = jnp.where(total > 0, most + jnp.log(total), EMPTY)
+
+
+def _gradient_kernel(
+    slack_ref, a_ref, of_a_ref, g_a_ref, b_ref, of_b_ref, g_b_ref, b_t_ref, out_ref, *, n: int, later: bool
+) -> None:
+    """Σ_j (g_i e^{a_i·b_j − log-sum_i} + g_j e^{a_i·b_j − log-sum_j}) b_j of each anchor."""
+    a, of_a, g_a = a_ref[...], of_a_ref[...], g_a_ref[...]
+
+    def one(at, counts, total):
+        scores = triton.dot(a, b_ref[at, :], trans_b=True)
+        g = g_a[:, None] * _exp(scores - of_a[:, None]) + g_b_ref[at][None, :] * _exp(scores - of_b_ref[at][None, :])
+        g = g if counts is None else jnp.where(counts, g, 0.0)
+        b_t = b_t_ref[:, at]
+        return total + triton.dot(g.astype(b_t.dtype), b_t, trans_b=True)
+
+    out_ref[...] = _meet(one, jnp.zeros(a.shape, jnp.float32), slack_ref, n=n, later=later)
