@@ -53,6 +53,20 @@ def test_convolution_is_lax_s(shape, kernel, stride, padding):
         np.testing.assert_allclose(mine, other, atol=1e-5 * np.abs(other).max())
 
 
+@pytest.mark.parametrize("shape", [(64, 8, 8, 64, 64), (40, 7, 13, 80, 64), (1, 63, 65, 64, 72)])
+def test_a_large_3x3_convolution_is_lax_s_in_fewer_products(shape):
+    *images, inputs, outputs = shape
+    rng = np.random.default_rng(0)
+    x, w = (rng.normal(size=s).astype(np.float32) for s in ((*images, inputs), (3, 3, inputs, outputs)))
+    ours, theirs = (
+        partial(value_and_gradients, lambda x, w, f=f: f(x, w, (1, 1), ((1, 1), (1, 1))))
+        for f in (our_convolution, lax_convolution)
+    )
+    assert ("stablehlo.convolution" in jax.jit(ours).lower(x, w).as_text()) is False
+    for mine, other in zip(ours(x, w), theirs(x, w), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-5 * np.abs(other).max())
+
+
 @pytest.mark.parametrize(("platform", "own"), [("cpu", True), ("cuda", False), ("tpu", False)])
 def test_only_cpus_leave_xla_s_convolution_and_windows(platform, own):
     def small(x, w):
