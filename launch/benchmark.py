@@ -73,6 +73,8 @@ def measure(name: str, unit: str, ours: Work, peer: Work | None = None, rounds: 
     rates: dict[Work, list[float]] = {work: [] for work in (ours, peer) if work}
     for _ in range(1 + rounds):
         for work, of_work in rates.items():
+            if peer:
+                time.sleep(0.5)  # what the other's threads may spin for, waiting for more work
             start = time.perf_counter()
             items = work()
             of_work.append(items / (time.perf_counter() - start))
@@ -660,6 +662,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.only.split(",")) - PARTS.keys():
         parser.error(f"unknown part {', '.join(sorted(unknown))}; choose of {', '.join(PARTS)}")
+    parallel.keep_freed_memory()  # as runs do, and for the peers too
     device = jax.devices()[0].device_kind
     print(f"on {jax.device_count()} × {device}, {os.cpu_count()} cores, {platform.platform()}, jax {jax.__version__}")
     print(f"load {os.getloadavg()[0]:.1f}\n{'':48s} {'ratio':>7s} {'ours':>10s} {'peer':>10s}", flush=True)

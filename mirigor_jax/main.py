@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         from mirigor_jax import experiment, parallel, study, watch  # JAX starts only for a command line that is right
 
         parallel.start(**peers)
+        parallel.keep_freed_memory()
         with contextlib.nullcontext() if parallel.is_main() else contextlib.redirect_stdout(io.StringIO()):
             try:
                 (study if config.kind == "study" else experiment).run(config, name, workdir, watch.Watch(**watched))

@@ -5,11 +5,13 @@ folder it tells the others (`from_main`), so that only checkpoints need a folder
 """
 
 import contextlib
+import ctypes
 import itertools
 import math
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -61,6 +63,18 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
         multihost_utils.sync_global_devices("start")
     elif threading.current_thread() is threading.main_thread():  # elsewhere Python takes no signals
         signal.signal(signal.SIGTERM, _stop)
+
+
+def keep_freed_memory() -> None:
+    """On CPUs have the C library (glibc) keep what a step frees for the next one.
+
+    To hand it back, and have the system clear it anew, takes up to a third of a small network's step.
+    """
+    if jax.default_backend() == "cpu" and sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(-4, 0)  # M_MMAP_MAX: no block of its own for a large array
+            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's free end stays
 
 
 def _stop(signum: int, frame: Any) -> None:

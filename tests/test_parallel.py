@@ -1,7 +1,10 @@
-"""Signals. Processes, and what they tell each other, are test_processes.py's; steps are mapped in their own tests."""
+"""Signals and memory. Processes are test_processes.py's; steps are mapped in their own tests."""
 
 import os
+import platform
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -27,3 +30,22 @@ def test_sigterm_waits_for_the_step_in_hand_where_there_are_steps_and_for_nothin
         os.kill(os.getpid(), signal.SIGTERM)
     parallel.start()
     assert not parallel.stop_asked()  # of the next job
+
+
+HELD = """
+import numpy as np
+from mirigor_jax import parallel
+
+def held():
+    np.ones(2**26)
+    return int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
+
+given_back = held()
+parallel.keep_freed_memory()
+assert held() - given_back > 400, (given_back, held())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_freed_memory_is_kept_on_cpus():
+    subprocess.run([sys.executable, "-c", HELD], check=True)
