@@ -251,6 +251,7 @@ def test_posterior_certificate_of_three_channels():
     assert truth - 0.01 < posterior_lower_bits(np.eye(64)[c_x], np.eye(64)[c_y], c_x, c_y, joint, 0.95) < truth
 
 
+@pytest.mark.slow
 def test_redrawn_pairs_certify_noise_and_fresh_pairs_do_not():
     rng = np.random.default_rng(7)
     classes, joint = 4, np.eye(4) / 4

@@ -307,6 +307,7 @@ def test_kernels_on_several_devices_give_what_one_matrix_gives(request, name, de
     check_devices(name, devices, arguments, expected, atol=3e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kernels")
 def test_kernels_work_inside_scan_and_vmap_and_on_bfloat16():
     z_x, z_y = (x.reshape(2, 70, 5).astype(np.float32) for x in embeddings(140, seed=11))

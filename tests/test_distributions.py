@@ -195,6 +195,7 @@ def test_samples_and_their_log_ratio_hold_in_float32(name):
     assert_mean_is(np.asarray(ratio, float), distribution.mutual_information())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_samples_are_float64_under_x64_and_a_function_of_the_key():
     for distribution in (Gaussian(2, 1.0), StudentT(GENERAL, 2.5), AdditiveUniform(0.1), Discrete(JOINT)):

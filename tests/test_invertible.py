@@ -137,6 +137,7 @@ def test_measures_are_those_of_numpy():
     assert 0.6 < found["accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_a_wrong_log_determinant_or_inverse_is_seen(monkeypatch):
     def wrong(params, x, *, encoder):
         z, log_det, _ = right(params, x, encoder=encoder)

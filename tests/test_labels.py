@@ -245,6 +245,7 @@ def test_value_and_certificate_are_of_the_test_rows_alone():
     assert found.lower_bits == 0
 
 
+@pytest.mark.slow
 def test_unbalanced_classes_have_their_own_entropy():
     c = np.repeat([0, 1, 2], [2400, 1200, 400])
     found = estimate_labels(clusters((0, 6, 12), 0, c), c, seeds=2, **FAST)

@@ -401,6 +401,7 @@ def test_restoring_a_run_without_a_checkpoint_says_so(tmp_path, capsys):
     assert "is not finished" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_name_of_an_estimate_is_not_used_twice(finished, capsys):
     restore = f"--config.restore={finished}"
     assert main(["--config=configs/estimate.py:k_est=16", restore, "--config.name=mine"]) == 0

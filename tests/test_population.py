@@ -114,6 +114,7 @@ def test_a_certificate_pays_for_the_classes_that_may_run_out(finished):
     assert paid < labels.certificate.classifier_lower_bits(own["errors"], own["images"], law, 0.95)
 
 
+@pytest.mark.slow
 def test_another_pairing_of_a_set_encodes_nothing(finished, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.glob("features/*.npz")}
     restore = ["--config=configs/estimate.py:k_est=16", f"--config.restore={finished}", "--config.pairing=none"]
@@ -333,6 +334,7 @@ def row(path: Path, folder: Path, *arguments: str) -> list[str]:
     return ["--config=configs/encoder.py", f"--config.data.source=features:{path}", f"--workdir={folder}", *arguments]
 
 
+@pytest.mark.slow
 def test_a_file_of_features_gives_the_same_row_without_an_encoder(tmp_path):
     path = features(tmp_path / "h.npz")
     measured = ("--config.evaluate.metrics=True", "--config.evaluate.mlp_steps=100")

@@ -52,6 +52,7 @@ def test_probe_reaches_the_optimum_scipy_finds(l2):
     assert above_the_optimum(probe, features, labels) == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_few_steps_suffice_for_correlated_features_and_fewer_along_a_path():
     rng = np.random.default_rng(7)
     features, labels = clusters(rng, 1000, 24, 5, noise=4)
@@ -227,6 +228,7 @@ def test_the_mlp_parts_classes_that_the_linear_probe_cannot():
     assert min(calibrated) == calibrated[1]
 
 
+@pytest.mark.slow
 def test_labels_without_a_law_leave_the_mlp_at_chance_and_end_its_fit():
     rng = np.random.default_rng(10)
     (x, y), (x_validation, y_validation), (fresh, truth) = (clusters(rng, n, 8, 4, 0.5) for n in (600, 600, 2000))

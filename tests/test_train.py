@@ -491,6 +491,7 @@ def test_lars_is_optax_s_layerwise_rate():
     np.testing.assert_allclose(optax.tree.norm(updates), 0.001 * 6.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_a_batch_too_large_says_before_the_first_step_what_fits(tmp_path, monkeypatch):
     config, mesh = tiny("--config.train.k=512"), parallel.make_mesh(1, jax.devices()[:1])
@@ -540,6 +541,7 @@ def test_what_the_compiler_itself_finds_too_large_is_said_in_the_same_line(tmp_p
         train._compile(config, SimpleNamespace(lower=refuse), train.make_step(config, mesh)[1], mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_what_a_tpu_computes_again_for_the_gradient_changes_nothing(monkeypatch):
     config = tiny("--config.train.optimizer=sgd", "--config.train.warmup_steps=0")
