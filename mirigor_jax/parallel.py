@@ -68,7 +68,7 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
 def keep_freed_memory() -> None:
     """On CPUs have the C library (glibc) keep what a step frees for the next one.
 
-    To hand it back, and have the system clear it anew, takes up to a third of a small network's step.
+    To hand it back, and have the system clear it anew, takes a fifth of a small network's step.
     """
     if jax.default_backend() == "cpu" and sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library
