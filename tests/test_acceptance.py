@@ -12,7 +12,7 @@ import pytest
 
 from mirigor_jax.data import sources
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timed]
 
 
 def run(folder: Path, arguments: str = "seed=1", *overrides: str, config: str = "configs/cdp.py") -> dict:
@@ -23,7 +23,6 @@ def run(folder: Path, arguments: str = "seed=1", *overrides: str, config: str = 
     return json.loads((folder / "report.json").read_text())
 
 
-@pytest.mark.timed
 def test_the_main_job(tmp_path):
     start = time.monotonic()
     found = run(tmp_path / "run")
@@ -41,7 +40,6 @@ def test_the_main_job(tmp_path):
     assert min(found["linear"].values()) >= 0.99
 
 
-@pytest.mark.timed
 def test_a_second_run_is_at_its_first_step_in_half_the_time(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS" and "CACHE" not in name}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
@@ -81,7 +79,6 @@ def test_independent_views_hold_nothing(tmp_path):
     assert own["lower_bits"] == own["upper_bits"] == 0
 
 
-@pytest.mark.timed
 def test_two_pairs_a_batch_are_enough(tmp_path):
     start = time.monotonic()
     found = run(tmp_path / "run", "k=2,seed=1")

@@ -10,7 +10,7 @@ import pytest
 from mirigor_jax import mi
 from mirigor_jax.mi.distributions import BENCHMARK, Gaussian
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timed]
 
 BITS = (2, 4, 6, 8, 10)
 
@@ -72,7 +72,6 @@ def test_the_stair_by_our_defaults():
         assert one.t_lower_bits <= bits
 
 
-@pytest.mark.timed
 def test_twenty_five_fits_at_once_cost_less_than_fifteen():
     """Against the mean of one fit of each, nothing left to compile for either; over the cores as so many devices."""
     pairs = [Gaussian(5, nats).sample(jax.random.key(0), 10_000) for nats in (0.5, 1.0, 1.5, 2.0, 2.5)]
