@@ -1,5 +1,6 @@
 """Several real processes of one job, on this machine: the same numbers, stopped together, and continued by others."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,15 +63,20 @@ def start(
         command = [sys.executable, "-m", "mirigor_jax.main", *job, *arguments, *peers, f"--workdir={folder}"]
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
         log = folder.with_suffix(f".{i}.log").open("w")
-        options: dict = {"stdout": log, "stderr": subprocess.STDOUT, "text": True, "preexec_fn": on_all_cores}
-        started.append(subprocess.Popen(command, env=environment, **options))
+        with on_all_cores():
+            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True))
     return started
 
 
-def on_all_cores() -> None:
+@contextlib.contextmanager
+def on_all_cores() -> Iterator[None]:
     """Processes that wait for one another take twice as long on the one core that the tests' worker has."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 def codes(processes: list[subprocess.Popen], timeout: float = 400) -> list[int]:

@@ -65,6 +65,11 @@ def test_a_large_3x3_convolution_is_lax_s_in_fewer_products(shape):
     assert ("stablehlo.convolution" in jax.jit(ours).lower(x, w).as_text()) is False
     for mine, other in zip(ours(x, w), theirs(x, w), strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-5 * np.abs(other).max())
+    aside = ((2, 0), (0, 2))  # the shape is the same, the pixels are others
+    x, w = jnp.array(x), jnp.array(w)
+    np.testing.assert_allclose(
+        our_convolution(x, w, (1, 1), aside), lax_convolution(x, w, (1, 1), aside), rtol=1e-5, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(("platform", "own"), [("cpu", True), ("cuda", False), ("tpu", False)])

@@ -36,12 +36,14 @@ def convolution(
 
     output = jax.eval_shape(convolve, x, kernel)
     by_channel = kernel.shape[2] < x.shape[3]
-    same = kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1) and output.shape[:3] == x.shape[:3]
+    by_three = kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1) and [*map(tuple, padding)] == [(1, 1)] * 2
     squares, channels = math.prod(output.shape[:3]) / 4, kernel.shape[2:]
     on_cpu: Callable[[Array, Array], Array]
     if by_channel:
         on_cpu = partial(_by_channel, strides=strides, padding=padding)
-    elif same and 32 <= min(channels) <= squares and squares * math.prod(channels) >= 2**22 and x.dtype.itemsize >= 4:
+    elif (
+        by_three and 32 <= min(channels) <= squares and squares * math.prod(channels) >= 2**22 and x.dtype.itemsize >= 4
+    ):
         on_cpu = _winograd
     elif kernel.shape[0] <= output.shape[1] and kernel.shape[1] <= output.shape[2]:
         return convolve(x, kernel)
