@@ -1,10 +1,9 @@
-"""Eight host devices, strict shapes and types, and warnings as errors, for every test."""
+"""Eight host devices, and strict shapes and types, for every test."""
 
 import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 # Many tests, and the processes that some start, compile the same steps.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
@@ -17,6 +16,9 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
 
 import jax
 import jaxtyping
+from small import EIGEN
+
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), EIGEN, "--xla_force_host_platform_device_count=8"])
 
 jaxtyping.install_import_hook("mirigor_jax", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")

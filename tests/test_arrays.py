@@ -49,6 +49,7 @@ def test_the_same_call_gives_the_same_numbers(gaussian, found):
     assert mi.estimate(*gaussian, seed=1, **QUICK).value_bits != found.value_bits
 
 
+@pytest.mark.slow
 def test_independence_is_nothing():
     x, y = draw(Gaussian(4, 0.0), 1000)
     found = mi.estimate(x.astype(np.float64) + 1e6, y, **QUICK)
@@ -56,6 +57,7 @@ def test_independence_is_nothing():
     assert found.lower_bits == 0
 
 
+@pytest.mark.slow
 def test_one_pair_of_columns_is_found_among_sixty():
     """Directions fitted to noise are taken back: unshrunk, their base reads nothing here."""
     found = []
@@ -111,6 +113,7 @@ def test_arrays_of_any_framework_are_the_same(gaussian, found, wrap):
     assert mi.estimate(wrap(gaussian[0]), wrap(gaussian[1]), **QUICK) == found
 
 
+@pytest.mark.slow
 def test_integers_bools_and_bfloat16_are_numbers():
     classes = np.random.default_rng(0).integers(0, 4, 1000)
     for x in (classes, classes.astype(bool), jnp.asarray(classes, jnp.bfloat16)):
@@ -202,6 +205,7 @@ def test_nt_xent_is_estimated_by_a_critic_of_both_views(gaussian):
     assert 0.4 < found.value_nats < 1.2
 
 
+@pytest.mark.slow
 def test_nt_xent_reads_as_optax_does():
     z = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
@@ -253,6 +257,7 @@ def test_a_large_k_is_read_in_blocks(gaussian):
         np.testing.assert_allclose(read, [expected], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_what_it_is_about():
     """InfoNCE of the exact density ratio at K = 200, jackknifed in one batch: 300 fresh samples, nominal 95 %."""
     law, estimator = Gaussian(2, 0.8), arrays._resolve("info_nce_symmetric")
@@ -271,6 +276,7 @@ def test_the_interval_covers_what_it_is_about():
     assert 0.9 < np.mean((low < values.mean()) & (values.mean() < high)) < 0.99
 
 
+@pytest.mark.slow
 def test_an_anchor_is_refused_a_certificate_and_nwj_is_not(gaussian):
     anchor, nwj = mi.estimate_all([gaussian], estimators=["anchor", "nwj"], **QUICK)[0]
     assert (anchor.lower_bits, anchor.verdict) == (None, "not-a-bound")
@@ -278,6 +284,7 @@ def test_an_anchor_is_refused_a_certificate_and_nwj_is_not(gaussian):
     assert (nwj.certificate, nwj.verdict, nwj.bound_bits) == ("infonce", "bounded", None)
 
 
+@pytest.mark.slow
 def test_constant_columns_are_kept_and_told(gaussian, found):
     x, y = gaussian
     constant = mi.estimate(np.hstack([x, np.ones((len(x), 1))]), y, **QUICK)
@@ -285,6 +292,7 @@ def test_constant_columns_are_kept_and_told(gaussian, found):
     assert constant.value_bits == pytest.approx(found.value_bits, abs=0.1)
 
 
+@pytest.mark.slow
 def test_duplicates_across_the_split_are_told(gaussian, found):
     assert found.warnings == ()
     x, y = (np.concatenate([v[:500], v[:500]]) for v in gaussian)
@@ -329,6 +337,7 @@ def test_bad_input_is_one_clear_line(x, y, options, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_fewest_pairs_that_are_taken_suffice():
     x, y = np.random.default_rng(0).normal(size=(2, arrays.LEAST, 2))
     assert mi.estimate(x, y, steps=100).lower_bits == 0

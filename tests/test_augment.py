@@ -46,6 +46,7 @@ def test_each_does_what_torchvision_does(golden, name):
     np.testing.assert_allclose(found, golden[name], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_crops_are_spread_as_torchvision_spreads_them(golden):
     draws = jax.random.uniform(jax.random.key(0), (20_000, 22))
     top, left, height, width = map(np.asarray, augment.choose_crop(draws[:, :20], draws[:, 20:], 64, 0.08))
@@ -62,11 +63,13 @@ def test_crops_are_spread_as_torchvision_spreads_them(golden):
     np.testing.assert_allclose(np.mean((top / np.maximum(64 - height, 1))[free]), 0.5, atol=0.01)
 
 
+@pytest.mark.slow
 def test_where_no_crop_fits_the_image_stays_whole():
     tries = jnp.array([[0.999] * 10 + [0.0] * 10])  # nearly the whole area at aspect 3/4: too high
     assert [int(v[0]) for v in augment.choose_crop(tries, jnp.full((1, 2), 0.9), 64, 0.08)] == [0, 0, 64, 64]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "strength", "share"),
     [("flip", 0.3, 0.3), ("jitter", 1.0, 0.8), ("grey", 0.2, 0.2), ("blur", 0.5, 0.5), ("crop", 0.92, 1.0)],
@@ -86,6 +89,7 @@ def test_flip_and_grey_are_what_they_say(golden, images):
     np.testing.assert_allclose(augmented(golden["images"], replace(OFF, grey=1.0)), golden["grey"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_jitter_strength_is_the_range_of_the_factors():
     # Images of one grey: contrast, saturation and hue do nothing, so what is left is the brightness factor.
     images = np.full((2000, 4, 4, 3), 100, np.uint8)
@@ -96,6 +100,7 @@ def test_jitter_strength_is_the_range_of_the_factors():
     np.testing.assert_allclose(changed.mean(), 1.0, atol=4 * 0.8 / np.sqrt(12 * len(changed)))
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_its_key_alone(images):
     run = jax.jit(partial(augment.augment, augmentation=Augmentation()))
     whole = np.asarray(run(jnp.asarray(images), keys(256)))

@@ -98,6 +98,7 @@ def test_only_what_is_called_a_lower_bound_is_one(name):
     assert (above <= 1e-9) == (estimator.kind == "lower bound")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "anchors"), [("nt_xent", "all"), ("info_nce_symmetric", "both")])
 def test_negatives_of_the_own_view_pass_the_truth(name, anchors):
     """Two classes, 6 pairs, the perfect critic of the class: I = 1 bit, over all 64 ways the classes can fall."""
@@ -193,6 +194,7 @@ def test_off_diagonal_is_cyclic():
     np.testing.assert_array_equal(negatives, expected)
 
 
+@pytest.mark.slow
 def test_derange_gives_every_other_row_alike():
     partners = np.asarray(jax.vmap(partial(bounds.derange, n=5))(jax.random.split(jax.random.key(0), 4000)))[:, :, 0]
     assert np.all(np.sort(partners, axis=1) == np.arange(5))
@@ -207,6 +209,7 @@ def test_shuffle_draws_every_permutation_alike():
     assert len(np.unique(partners, axis=0)) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("permutations", ["all", "cycles"])
 def test_shuffled_negatives_cannot_pass_log_n(permutations):

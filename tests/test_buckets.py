@@ -3,7 +3,6 @@
 import http.server
 import io
 import json
-import os
 import re
 import signal
 import socket
@@ -19,15 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from test_main import cdp
-from test_study import batch_size
+from small import batch_size, cdp, user_environment
+from small import report as read_report
 from test_watch import scalars
 
 from mirigor_jax import configuration, experiment, files, study
 from mirigor_jax.data import arrays, sources
 from mirigor_jax.errors import InputError
 
-JOB, WATCHED = cdp("--config.encoder.name=lenet5"), ("--tensorboard", "--profile")
+JOB, WATCHED = cdp(), ("--tensorboard", "--profile")
 STUDY = [option for option in batch_size(Path()) if not option.startswith("--workdir")]
 
 
@@ -81,7 +80,7 @@ def put(url: str, name: str, data: bytes) -> None:
 
 def start(*arguments: str, **environment: str) -> subprocess.Popen:
     """`main` in a process of its own, on one device."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | environment
+    environment = user_environment() | environment
     warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]  # aiohttp's, of what gcsfs sends at once
     command = [sys.executable, *warnings, "-m", "mirigor_jax.main", *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -94,10 +93,7 @@ def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
 
 
 def report(folder: str) -> dict:
-    """report.json without what differs from run to run."""
-    found = json.loads((files.locate(folder) / "report.json").read_text())
-    del found["run"], found["workdir"], found["name"]
-    return found
+    return read_report(files.locate(folder))
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +173,7 @@ def test_a_study_in_a_bucket_gathers_the_cells_of_several_jobs(server):
     assert "![batch_size](figures/batch_size.png)" in table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_bucket_that_may_not_be_read_is_named_in_one_line(status):
     class Refuse(http.server.BaseHTTPRequestHandler):

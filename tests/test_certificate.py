@@ -152,6 +152,7 @@ def test_classifier_bound_falls_with_every_error_down_to_zero(classes):
     assert lowers[200 * (classes - 1) // classes :] == [0.0] * (200 - 200 * (classes - 1) // classes + 1)
 
 
+@pytest.mark.slow
 def test_classifier_coverage_on_fresh_images():
     rng = np.random.default_rng(2)
     p, error, n = np.array([0.4, 0.3, 0.2, 0.1]), 0.01, 800
@@ -209,6 +210,7 @@ def test_partition_function_coverage_on_fresh_pairs(accuracy, n, posterior):
     assert np.mean(uppers) < truth + 0.02
 
 
+@pytest.mark.slow
 def test_posterior_certificate_closes_on_its_critic_with_many_pairs():
     rng = np.random.default_rng(4)
     joint = np.array([[0.30, 0.02, 0.08], [0.00, 0.25, 0.05], [0.10, 0.00, 0.20]])
@@ -447,6 +449,7 @@ def test_plug_in_bound_against_a_loop():
     assert expected < mean_lower_bound(values, 0.0, 1.0, confidence)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", [stats.bernoulli(0.1), stats.bernoulli(0.5)], ids=["skewed", "even"])
 def test_bounds_of_several_partitions_cover(law):
     """Means of four at a time, the fours drawn anew in each of five partitions of one sample."""

@@ -231,6 +231,7 @@ def test_a_block_has_rows_and_uniformity_a_pair():
         uniformity(z[:1])
 
 
+@pytest.mark.slow
 def test_blocks_work_inside_scan_checkpoint_and_vmap():
     z_x, z_y = (x.reshape(3, 8, 5).astype(np.float32) for x in embeddings(24, seed=7))
 
@@ -277,6 +278,7 @@ def test_kernels_give_nt_xent_and_its_gradient(k, d):
     np.testing.assert_allclose(gradients, slopes, atol=1e-5 * np.abs(slopes).max())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kernels")
 def test_kernels_give_info_nce_and_uniformity():
     z_x, z_y = (x.astype(np.float32) for x in embeddings(130, 3, seed=9))
@@ -288,6 +290,7 @@ def test_kernels_give_info_nce_and_uniformity():
     np.testing.assert_allclose(uniformity(jnp.array(z_x)), math.log(np.mean(np.exp(-2 * distances**2))), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kernels")
 def test_kernels_stay_finite_where_scores_overflow():
     z, far = (jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, last]]) for last in (0.0, 0.1))
@@ -298,6 +301,7 @@ def test_kernels_stay_finite_where_scores_overflow():
     assert all(np.all(np.isfinite(g)) for g in value_and_gradients(nt_xent, z, z, temperature=1e-4)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "devices"), [("nt_xent", 3), ("nt_xent", 4), ("info_nce", 2)])
 def test_kernels_on_several_devices_give_what_one_matrix_gives(request, name, devices):
     # 72 rows of both views a device: more than a block of partners.

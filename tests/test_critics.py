@@ -125,6 +125,7 @@ def test_the_first_layer_of_a_joint_critic_does_not_run_on_every_pair(partnered)
     assert lowered.cost_analysis()["flops"] < 1.1 * first_layer + 6 * pairs * width
 
 
+@pytest.mark.slow
 def test_a_joint_first_layer_starts_at_the_scale_of_the_whole_input():
     x, y = jnp.zeros((2, 40)), jnp.zeros((2, 160))
     kernel = JointCritic(hidden=(500,)).init(jax.random.key(0), x, y, method="scores")["params"]["kernel"]

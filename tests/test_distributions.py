@@ -179,6 +179,7 @@ def test_log_ratio_of_discrete():
     assert np.isneginf(found[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARK)
 def test_samples_and_their_log_ratio_hold_in_float32(name):
     distribution = BENCHMARK[name]
@@ -254,6 +255,7 @@ def test_normal_cdf_stays_finite_where_it_saturates():
     assert jnp.isfinite(NORMAL_CDF.inverse(NORMAL_CDF.forward(x))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maps", [(CUBE, ASINH), (NORMAL_CDF, HALF_CUBE)])
 def test_maps_change_the_sample_and_not_the_information(maps):
     plain = MultivariateNormal.dense(2, 3, 0.5)

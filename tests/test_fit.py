@@ -101,6 +101,7 @@ def test_streamed_images_and_cached_features_give_the_same_critic_gradients():
         jax.tree.map(partial(np.testing.assert_allclose, atol=1e-9), state.params, streamed_state.params)
 
 
+@pytest.mark.slow
 def test_each_of_many_critics_stops_by_its_own_patience():
     """Fitted beside others that go on, a critic that has stopped stays what it is alone."""
     rng = np.random.default_rng(0)

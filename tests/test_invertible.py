@@ -251,6 +251,7 @@ def test_a_bad_config_is_one_line_and_exit_code_2(folder, argument, message, cap
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_diverges_is_named(tmp_path, monkeypatch):
     parts = dict.fromkeys(("train", "validation", "test"), part(40))
     settings = dataclasses.replace(SETTINGS, learning_rate=1e38)

@@ -76,6 +76,7 @@ def test_pairs_deviate_by_their_influence():
     np.testing.assert_allclose(found - found.mean(), derivative, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batches", "k", "rho"), [(1, 32, 0.8), (1, 200, 0.5), (1, 200, 0.95), (3, 40, 0.9), (20, 4, 0.9)]
 )
@@ -278,6 +279,7 @@ def test_an_encoder_against_itself_makes_no_claim():
     assert "the data cannot tell which is larger" in str(found)
 
 
+@pytest.mark.slow
 def test_noise_is_told_from_its_signal_on_the_same_pairs():
     h = clusters((0, 4, 8, 12), 0)
     worse = h + np.random.default_rng(9).normal(size=h.shape)
@@ -292,6 +294,7 @@ def test_noise_is_told_from_its_signal_on_the_same_pairs():
     assert not found.saturated
 
 
+@pytest.mark.slow
 def test_two_encoders_that_know_the_class_are_said_to_be_at_the_end():
     h = clusters((0, 30, 60, 90), 0)
     found = compare(h, clusters((90, 30, 60, 0), 1), C, **FAST)
@@ -299,6 +302,7 @@ def test_two_encoders_that_know_the_class_are_said_to_be_at_the_end():
     assert "H(C) = 2.000" in str(found)
 
 
+@pytest.mark.slow
 def test_a_monitor_reads_the_same_images_at_every_call():
     images = clusters((0, 4, 8, 12), 0)
     stream = iter([(images[i : i + 800], C[i : i + 800]) for i in range(0, N, 800)])

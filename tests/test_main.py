@@ -1,7 +1,6 @@
 """The whole job through `main`: shipped configs shrunk, resumed, re-estimated, and given wrong input."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import cdp, report, user_environment
 
 from mirigor_jax import configuration, encode, experiment, train
 from mirigor_jax.errors import InputError
@@ -19,51 +19,16 @@ from mirigor_jax.files import read_rows
 from mirigor_jax.main import main
 from mirigor_jax.mi import fit
 
-SHRUNK = (
-    "--config.data.size=32",
-    "--config.encoder.width=4",
-    "--config.train.k=8",
-    "--config.train.steps=6",
-    "--config.train.checkpoint_every=1",
-    "--config.features.fit=512",
-    "--config.features.validation=64",
-    "--config.features.test=128",
-    "--config.features.batch_size=64",
-    "--config.estimate.k=64",
-    "--config.estimate.paper_k=32",
-    "--config.estimate.curve=(16,)",
-    "--config.estimate.fit_k=32",
-    "--config.estimate.steps=20",
-    "--config.estimate.eval_every=10",
-    "--config.evaluate.l2=(1e-3,)",
-)
-TWO_CLASSES = ("--config.data.pairing=color", "--config.data.colors=2")  # what 128 test pairs can certify
-
-
-def cdp(*arguments: str) -> list[str]:
-    return ["--config=configs/cdp.py", *SHRUNK, *TWO_CLASSES, *arguments]
-
-
-def report(folder: Path) -> dict:
-    """report.json without what differs from run to run."""
-    found = json.loads((folder / "report.json").read_text())
-    del found["run"], found["workdir"], found["name"]
-    return found
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """One run of the shrunk job, uninterrupted, in a process of its own: one device, no test settings."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     command = [sys.executable, "-W", "error", "-m", "mirigor_jax.main", *cdp(f"--workdir={folder}")]
-    done = subprocess.run(command, env=one_device(), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=user_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (folder.parent / "stdout").write_text(done.stdout)
     return folder
-
-
-def one_device() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 
 
 def test_a_run_leaves_its_report_and_says_what_it_does(finished):
@@ -126,7 +91,7 @@ def test_killed_in_every_stage_the_run_ends_with_the_same_values(finished, tmp_p
     killed, said = [], ""
     for stage, path in moments.items():
         before = (folder / path).stat().st_mtime_ns if (folder / path).exists() else None
-        with subprocess.Popen(command, env=one_device(), stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, env=user_environment(), stdout=subprocess.PIPE, text=True) as process:
             while process.poll() is None:
                 if (folder / path).exists() and (folder / path).stat().st_mtime_ns != before:
                     process.send_signal(signal.SIGKILL)
@@ -136,7 +101,7 @@ def test_killed_in_every_stage_the_run_ends_with_the_same_values(finished, tmp_p
         killed.append((stage, process.returncode))
     assert killed == [(stage, -signal.SIGKILL) for stage in moments]
     assert "train continues from step" in said
-    assert subprocess.run(command, env=one_device(), stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert subprocess.run(command, env=user_environment(), stdout=subprocess.DEVNULL, check=False).returncode == 0
     assert report(folder) == report(finished)
 
 

@@ -82,6 +82,7 @@ def test_values_and_slopes_are_the_loop_s(name):
         np.testing.assert_allclose(np.vdot(gradient, direction), rise / 2e-5, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_negatives_of_their_own_are_each_anchor_s_2k_minus_2_and_nt_xent_s_where_they_are_the_pairs():
     made = objectives.make("simclr", temperature=TEMPERATURE, num_classes=None, axis_name=None, negatives=True)

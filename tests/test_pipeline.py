@@ -33,6 +33,7 @@ def test_what_goes_on_begins_at_a_later_batch(options):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"threads": 2}, {"workers": 1}])
 def test_image_pairs_are_those_of_a_single_read(options):
     images = cdp.make(size=32)

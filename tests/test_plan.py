@@ -229,6 +229,7 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
@@ -261,6 +262,7 @@ def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
     assert np.isfinite(metrics["validation_nats"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairing", ["simclr", "class"])
 def test_imagenet_is_planned_without_its_images(pairing):
     config, _, _ = configuration.parse([f"--config=configs/imagenet.py:pairing={pairing}", "--config.encoder.width=4"])

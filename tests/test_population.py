@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from small import encoder, image_set
 
 from mirigor_jax import configuration, experiment
 from mirigor_jax.data import sources
@@ -17,18 +18,6 @@ from mirigor_jax.mi import labels
 from mirigor_jax.models import pretrained
 
 COUNTS = {"": (1500, 900, 600), "_test": (300, 150, 150)}  # images of three classes: unlike in training and test
-SHRUNK = (
-    "--config.train.checkpoint_every=3",
-    "--config.features.batch_size=64",
-    "--config.estimate.k=32",
-    "--config.estimate.paper_k=32",
-    "--config.estimate.curve=(16,)",
-    "--config.estimate.fit_k=32",
-    "--config.estimate.steps=20",
-    "--config.estimate.eval_every=10",
-    "--config.evaluate.l2=(1e-3,)",
-    "--config.evaluate.metrics=False",
-)
 
 
 def draw(counts, size, rng):
@@ -48,8 +37,7 @@ def images(tmp_path_factory) -> Path:
 
 
 def job(images: Path, folder: Path, *arguments: str, pairing: str = "class") -> list[str]:
-    config = f"--config=configs/images.py:data=npz:{images},encoder=mlp,k=8,steps=6,pairing={pairing}"
-    return [config, f"--workdir={folder}", *SHRUNK, *arguments]
+    return image_set(f"npz:{images}", folder, *arguments, pairing=pairing)
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +246,7 @@ def test_images_without_labels_are_paired_by_themselves_alone(tmp_path):
 @pytest.mark.slow
 def test_another_file_of_the_same_name_is_another_run(tmp_path, capsys):
     path = features(tmp_path / "h.npz")
-    command = row(path, tmp_path / "run", *SHRUNK[1:])
+    command = row(path, tmp_path / "run")
     assert main(command) == 0
     features(path, h=np.random.default_rng(1).normal(size=(900, 4)).astype(np.float32))
     assert main(command) == 2
@@ -298,14 +286,8 @@ def test_a_public_checkpoint_is_encoded_as_its_source_normalised(tmp_path, capsy
     golden = np.load(Path(__file__).parent / "golden" / "resnet18.npz")
     weights = {key.removeprefix("weights/"): golden[key] for key in golden.files if key.startswith("weights/")}
     np.savez(tmp_path / "checkpoint.npz", **weights)
-    command = [
-        "--config=configs/encoder.py",
-        f"--config.encoder.path={tmp_path / 'checkpoint.npz'}",
-        f"--config.data.source=npz:{tmp_path / 'images.npz'}",
-        f"--workdir={tmp_path / 'run'}",
-        *SHRUNK[1:],
-    ]
-    assert main(command) == 0
+    source, path = f"npz:{tmp_path / 'images.npz'}", f"--config.encoder.path={tmp_path / 'checkpoint.npz'}"
+    assert main(encoder(source, tmp_path / "run", path)) == 0
     found = read(tmp_path / "run")
     assert found["in_training"] is None
     assert not (tmp_path / "run" / "train").exists()
@@ -314,10 +296,10 @@ def test_a_public_checkpoint_is_encoded_as_its_source_normalised(tmp_path, capsy
     h = given.apply(given.variables, jnp.asarray(rgb))
     np.testing.assert_allclose(np.load(tmp_path / "run/features/test.npz")["h"], h, rtol=1e-4, atol=1e-4)
 
-    assert main([*command[:3], f"--workdir={tmp_path / 'B1'}", *SHRUNK[1:], "--config.encoder.stage=B1"]) == 0
+    assert main(encoder(source, tmp_path / "B1", path, "--config.encoder.stage=B1")) == 0
     h = given.apply(given.variables, jnp.asarray(rgb), stages=True)["B1"]
     np.testing.assert_allclose(np.load(tmp_path / "B1/features/test.npz")["h"], h, rtol=1e-4, atol=1e-4)
-    assert main([*command[:3], f"--workdir={tmp_path / 'B9'}", *SHRUNK[1:], "--config.encoder.stage=B9"]) == 2
+    assert main(encoder(source, tmp_path / "B9", path, "--config.encoder.stage=B9")) == 2
     assert "encoder.stage='B9' is unknown; choose one of B0, B1" in capsys.readouterr().err
 
 
@@ -331,14 +313,14 @@ def features(path: Path, **change) -> Path:
 
 
 def row(path: Path, folder: Path, *arguments: str) -> list[str]:
-    return ["--config=configs/encoder.py", f"--config.data.source=features:{path}", f"--workdir={folder}", *arguments]
+    return encoder(f"features:{path}", folder, *arguments)
 
 
 @pytest.mark.slow
 def test_a_file_of_features_gives_the_same_row_without_an_encoder(tmp_path):
     path = features(tmp_path / "h.npz")
     measured = ("--config.evaluate.metrics=True", "--config.evaluate.mlp_steps=100")
-    assert main(row(path, tmp_path / "run", *SHRUNK[1:-1], *measured)) == 0
+    assert main(row(path, tmp_path / "run", *measured)) == 0
     found = read(tmp_path / "run")
     assert found["estimate"]["upper_bits"] == pytest.approx(math.log2(3))
     assert found["linear"]["class"] == 1.0

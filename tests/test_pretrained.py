@@ -294,6 +294,7 @@ def transformer(case):
         return weights, arrays["images"], arrays[f"{case}/features/prelogits"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "prefix", "named"),
     [

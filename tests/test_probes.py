@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
+from small import calibration_seconds
 
 from mirigor_jax import probes
 from mirigor_jax.errors import InputError
@@ -97,6 +98,7 @@ def test_separable_classes_are_separated_and_given_confident_posteriors():
     assert posterior[np.arange(1000), fresh_labels].min() > 0.99
 
 
+@pytest.mark.slow
 def test_validation_chooses_the_penalty_where_features_outnumber_images():
     rng = np.random.default_rng(3)
     x, y = clusters(rng, 3000, 5, 2, noise=1.5)
@@ -110,6 +112,7 @@ def test_validation_chooses_the_penalty_where_features_outnumber_images():
     assert accuracy(chosen, x[1500:], y[1500:]) > accuracy(each[2], x[1500:], y[1500:])
 
 
+@pytest.mark.slow
 def test_the_temperature_is_the_best_on_validation_and_calibrates_fresh_images():
     rng = np.random.default_rng(4)
     x, y = clusters(rng, 4000, 60, 3, noise=6)
@@ -154,6 +157,8 @@ def test_bad_input_is_refused_in_one_line(change, message):
         fit_linear(num_classes=2, **(good | change))
 
 
+@pytest.mark.slow
+@pytest.mark.timed
 def test_sixty_four_classes_are_fitted_in_seconds():
     features, labels = clusters(np.random.default_rng(6), 12_288, 128, 64, noise=2)
     start = time.perf_counter()
@@ -165,7 +170,7 @@ def test_sixty_four_classes_are_fitted_in_seconds():
         validation_features=features[8192:],
         validation_labels=labels[8192:],
     )
-    assert time.perf_counter() - start < 20  # about 2 s on two free cores
+    assert time.perf_counter() - start < 20 * calibration_seconds()  # a fit takes about as long
     assert probe.validation_accuracy > 0.95
 
 

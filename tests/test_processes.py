@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_main import cdp
+from small import RESNET, cdp, user_environment
 
-from mirigor_jax import configuration
+from mirigor_jax import configuration, parallel
 from mirigor_jax.errors import InputError
 
 pytestmark = pytest.mark.slow
 
-JOB = tuple(cdp("--config.train.checkpoint_every=3", "--config.features.test=136"))  # a last batch of 8
+JOB = tuple(cdp("--config.train.checkpoint_every=3", "--config.features.test=136", encoder=RESNET))  # a last batch of 8
 ENDLESS = ("--config.train.steps=1000000", "--config.encoder.name=lenet5")  # which is compiled at once
 
 
@@ -61,10 +61,11 @@ def start(
         peers = [f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={i}"] if count > 1 else []
         peers += last if i == count - 1 else ()
         command = [sys.executable, "-m", "mirigor_jax.main", *job, *arguments, *peers, f"--workdir={folder}"]
-        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
         log = folder.with_suffix(f".{i}.log").open("w")
         with on_all_cores():
-            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True))
+            started.append(
+                subprocess.Popen(command, env=user_environment(), stdout=log, stderr=subprocess.STDOUT, text=True)
+            )
     return started
 
 
@@ -164,7 +165,7 @@ def test_a_killed_one_ends_the_others_and_the_restart_goes_on(tmp_path, killed):
     processes[killed].kill()
     killed_at = time.monotonic()
     assert codes(processes, 60)[1 - killed] not in (0, None)
-    assert time.monotonic() - killed_at < 60
+    assert time.monotonic() - killed_at < 2 * parallel.PATIENCE_S
     message = logs(folder)[1 - killed]
     assert re.search(
         r"[Tt]ask[ :/]*1|unhealthy .*\n1" if killed else r"another task died|coordination service", message
@@ -208,7 +209,7 @@ def test_one_that_fails_alone_ends_the_others(tmp_path):
     assert processes[1].wait(120) != 0
     failed_at = time.monotonic()
     assert codes(processes, 60)[0] != 0
-    assert time.monotonic() - failed_at < 60
+    assert time.monotonic() - failed_at < 2 * parallel.PATIENCE_S
     assert "a batch of 9 does not divide over 2 devices" in logs(tmp_path / "run")[1]
 
 

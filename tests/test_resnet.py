@@ -53,6 +53,7 @@ def test_convolution_is_lax_s(shape, kernel, stride, padding):
         np.testing.assert_allclose(mine, other, atol=1e-5 * np.abs(other).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(64, 8, 8, 64, 64), (40, 7, 13, 80, 64), (1, 63, 65, 64, 72)])
 def test_a_large_3x3_convolution_is_lax_s_in_fewer_products(shape):
     *images, inputs, outputs = shape

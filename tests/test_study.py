@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -12,35 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import batch_size, user_environment
+from small import study as a_study
 
 from mirigor_jax import configuration, experiment, figures, study, train
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
 from mirigor_jax.models import resnet
 
-SHRUNK = (
-    "--config.run.data.size=32",
-    "--config.run.data.colors=2",
-    "--config.run.data.digits=(2,3)",
-    "--config.run.encoder.width=4",
-    "--config.run.features.fit=256",
-    "--config.run.features.validation=64",
-    "--config.run.features.test=128",
-    "--config.run.features.batch_size=64",
-    "--config.run.estimate.k=64",
-    "--config.run.estimate.paper_k=32",
-    "--config.run.estimate.curve=(16,)",
-    "--config.run.estimate.fit_k=32",
-    "--config.run.estimate.steps=20",
-    "--config.run.estimate.eval_every=10",
-    "--config.run.evaluate.l2=(1e-3,)",
-)
 CELLS = ("resnet18-k=2-seed=0", "resnet18-k=4-seed=0")
-
-
-def batch_size(folder: Path, *arguments: str, k: str = "2+4") -> list[str]:
-    config = f"--config=configs/studies/batch_size.py:encoders=resnet18,k={k},pairs=12,seeds=1"
-    return [config, *SHRUNK, f"--workdir={folder}", *arguments]
 
 
 def read(folder: Path) -> dict:
@@ -508,8 +487,7 @@ def test_real_interruptions_and_two_real_processes(tmp_path, monkeypatch):
 
     shared = tmp_path / "shared"
     command = [sys.executable, "-m", "mirigor_jax.main", *batch_size(shared)]
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [subprocess.Popen(command, env=user_environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sum(text.count("compiling the train step") for text in said) == 2
@@ -520,23 +498,22 @@ def test_real_interruptions_and_two_real_processes(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("shallow")
 def test_the_shrunk_studies_end_to_end(tmp_path, real):
     """infomin_tasks, then certified over both others and an untrained encoder; the re-estimates train nothing."""
-    tasks = "--config=configs/studies/infomin_tasks.py:encoders=resnet18,pairs=128"
-    assert main([tasks, *SHRUNK, f"--workdir={tmp_path / 'tasks'}"]) == 0
+    tasks = "configs/studies/infomin_tasks.py:encoders=resnet18,pairs=128"
+    assert main(a_study(tasks, tmp_path / "tasks")) == 0
     rows = {row["pairing"]: row for row in read(tmp_path / "tasks")["rows"]}
     run = json.loads((tmp_path / "tasks" / "resnet18-digit-seed=0" / "report.json").read_text())
     assert set(run["estimates"]) == set(study.TASKS)
     assert rows["digit"]["estimates"]["color"]["strict_bits"] == run["estimates"]["color"]["strict_bits"]
 
-    strength = "--config=configs/studies/infomin_strength.py:pairs=128"
-    assert main([strength, *SHRUNK, f"--workdir={tmp_path / 'strength'}", "--config.study.only=17/22"]) == 0
+    strength = "configs/studies/infomin_strength.py:pairs=128"
+    assert main(a_study(strength, tmp_path / "strength", "--config.study.only=17/22")) == 0
     [row] = read(tmp_path / "strength")["rows"]
     assert (row["cell"], row["family"], row["upper_bits"]) == ("simclr-seed=0", "all", None)
 
     sources = f"--config.study.sources={real},{tmp_path / 'tasks'}"
     before = {path: path.stat().st_mtime_ns for path in real.glob("*/train/summary.json")}
-    certified = ["--config=configs/studies/certified.py:k=256", *SHRUNK, sources]
     # The encoder of `real` is yet shallower: a checkpoint that does not fit is a failure that stops nobody else.
-    assert main([*certified, f"--workdir={tmp_path / 'certified'}"]) == 2
+    assert main(a_study("configs/studies/certified.py:k=256", tmp_path / "certified", sources)) == 2
     found = read(tmp_path / "certified")
     assert found["runs"] == 6
     assert {row["cell"] for row in found["rows"]} == {"untrained", *(f"tasks/resnet18-{t}-seed=0" for t in study.TASKS)}

@@ -120,7 +120,8 @@ class Seen:
         return self.z
 
 
-@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_every_view_is_augmented_by_itself_and_anew_at_every_step(accumulate):
     image = images(4)["x"]
 
@@ -139,7 +140,8 @@ def test_every_view_is_augmented_by_itself_and_anew_at_every_step(accumulate):
     assert np.all(first.min(axis=2) >= plain.min(axis=1)[None] - 1e-5)  # a crop shows nothing that is not there
 
 
-@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 4])
 def test_every_view_is_turned_by_itself_and_anew_at_every_step_by_its_class(accumulate):
     k, turns = 256, []
     batch = images(k, size=4)
@@ -165,6 +167,7 @@ def test_pairs_and_negatives_keep_their_places(accumulate):
         np.testing.assert_allclose(seen, batch[name].reshape(8, -1) / 127.5 - 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_turns_come_after_the_augmentation():
     # A flip from left to right leaves rows of one colour as they are, but not what is turned by 90° before it.
     rows = np.broadcast_to(np.arange(0, 256, 32, np.uint8)[:, None, None], (64, 8, 8, 3))
@@ -270,6 +273,7 @@ def test_stems_downsample_as_published(stem, size, side):
     assert stages["stage4_block2"]["__call__"][0].shape == (2, side // 8, side // 8, 32)
 
 
+@pytest.mark.slow
 def test_plain_blocks_have_no_skip(monkeypatch):
     # With every kernel at zero a residual block passes its input on, a plain one gives the norm's bias: zero.
     for name, passes in (("resnet18", True), ("plainnet18", False)):
@@ -324,6 +328,7 @@ def stem_only(monkeypatch):
     monkeypatch.setitem(STAGES, "resnet18", ((), "basic"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stem_only")
 @pytest.mark.parametrize("whole", [True, False])
 def test_batch_norm_statistics_are_the_global_batch_s_or_each_device_s_own(whole):
@@ -339,6 +344,7 @@ def test_batch_norm_statistics_are_the_global_batch_s_or_each_device_s_own(whole
     np.testing.assert_allclose(state.batch_stats["stem_norm"]["var"], 0.9 + 0.1 * variance, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stem_only")
 def test_parts_fold_their_own_statistics_one_after_the_other():
     config = tiny("--config.train.accumulate=2")
@@ -374,6 +380,7 @@ def test_parts_give_the_whole_batch_s_loss_and_gradients(monkeypatch):
     assert_close(parts, whole, 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stem_only")
 def test_parts_need_less_memory():
     def temporaries(accumulate):
@@ -451,6 +458,7 @@ def test_stopped_at_any_step_a_training_goes_on_as_if_it_had_not_been(tmp_path, 
     assert read_rows(tmp_path / "whole" / "metrics.jsonl") == read_rows(tmp_path / "stopped" / "metrics.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stem_only")
 def test_a_run_without_in_training_mi_keeps_its_loss_and_the_checkpoint_where_it_was_least(tmp_path, capsys):
     overrides = ("objective=cross_entropy", "steps=12", "checkpoint_every=4", "warmup_steps=0", "optimizer=sgd")

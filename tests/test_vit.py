@@ -169,6 +169,7 @@ def test_bfloat16_leaves_parameters_norms_softmax_and_features_in_float32(case):
     assert products >= 5 * blocks  # q·k alone comes in float32
 
 
+@pytest.mark.slow
 def test_tokens_that_a_shift_brought_together_have_finite_gradients():
     attention = WindowAttention(heads=1, dtype="float32", window=2, shift=1)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 2)), jnp.float32)

@@ -1,0 +1,128 @@
+"""What several test files share: the shipped configs shrunk, a user's environment, and this machine's speed."""
+
+import json
+import os
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+# Convolutions by Eigen's threads instead of YNNPACK train a small ResNet up to 1.8 times as fast on some CPUs.
+EIGEN = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+
+# What every shrunk run of images has in common, under the key of the run's own config.
+IMAGES = {
+    "features.batch_size": "64",
+    "estimate.paper_k": "32",
+    "estimate.curve": "(16,)",
+    "estimate.fit_k": "32",
+    "estimate.steps": "20",
+    "estimate.eval_every": "10",
+    "evaluate.l2": "(1e-3,)",
+}
+# Encoders: a narrow ResNet, whose BatchNorm spans the devices, and one that compiles in a fifth of the time.
+RESNET, LENET = "--config.encoder.width=4", "--config.encoder.name=lenet5"
+
+
+def options(values: dict[str, object], prefix: str = "") -> list[str]:
+    """The overrides of these keys on a command line."""
+    return [f"--config.{prefix}{key}={value}" for key, value in values.items()]
+
+
+def cdp(*arguments: str, encoder: str = LENET) -> list[str]:
+    """A CDP run of seconds whose two classes are what 128 test pairs can certify, and further arguments."""
+    small = {
+        "data.size": 32,
+        "data.pairing": "color",
+        "data.colors": 2,
+        "train.k": 8,
+        "train.steps": 6,
+        "train.checkpoint_every": 1,
+        "features.fit": 512,
+        "features.validation": 64,
+        "features.test": 128,
+        "estimate.k": 64,
+    }
+    return ["--config=configs/cdp.py", *options(IMAGES | small), encoder, *arguments]
+
+
+def image_set(source: str, folder: Path, *arguments: str, pairing: str = "class") -> list[str]:
+    """A run of seconds on a set of small images, trained by an MLP, without the metrics."""
+    config = f"--config=configs/images.py:data={source},encoder=mlp,k=8,steps=6,pairing={pairing}"
+    small = {"train.checkpoint_every": 3, "estimate.k": 32, "evaluate.metrics": False}
+    return [config, f"--workdir={folder}", *options(IMAGES | small), *arguments]
+
+
+def encoder(source: str, folder: Path, *arguments: str) -> list[str]:
+    """An encoder that is there already, or features, measured in seconds on a set of images, without the metrics."""
+    small = options(IMAGES | {"estimate.k": 32, "evaluate.metrics": False})
+    return ["--config=configs/encoder.py", f"--config.data.source={source}", f"--workdir={folder}", *small, *arguments]
+
+
+def study(config: str, folder: Path, *arguments: str) -> list[str]:
+    """A study of runs of seconds on CDP."""
+    small = {
+        "data.size": 32,
+        "data.colors": 2,
+        "data.digits": "(2,3)",
+        "encoder.width": 4,
+        "features.fit": 256,
+        "features.validation": 64,
+        "features.test": 128,
+        "estimate.k": 64,
+    }
+    return [f"--config={config}", *options(IMAGES | small, "run."), f"--workdir={folder}", *arguments]
+
+
+def batch_size(folder: Path, *arguments: str, k: str = "2+4") -> list[str]:
+    """The study of that name with a run for each of these K_Tr."""
+    return study(f"configs/studies/batch_size.py:encoders=resnet18,k={k},pairs=12,seeds=1", folder, *arguments)
+
+
+def report(folder: Any) -> dict[str, Any]:
+    """A run's report.json without what differs from run to run."""
+    found = json.loads((folder / "report.json").read_text())
+    del found["run"], found["workdir"], found["name"]
+    return found
+
+
+def user_environment() -> dict[str, str]:
+    """The environment of a command that a user types: one device, and none of the tests' settings but `EIGEN`."""
+    return os.environ | {"XLA_FLAGS": EIGEN}
+
+
+class _Convolutions(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        for width in (16, 32, 64):
+            x = nn.relu(nn.Conv(width, (3, 3), strides=2)(x))
+        return nn.Dense(10)(jnp.mean(x, axis=(1, 2)))
+
+
+@cache
+def calibration_seconds() -> float:
+    """What a fixed piece of work takes here: to compile and take 50 training steps of a network that is not ours.
+
+    Limits of time are multiples of it, so that they hold on machines that differ five-fold in speed.
+    """
+    start = time.perf_counter()
+    network, optimizer = _Convolutions(), optax.adam(1e-3)
+    images = jax.random.normal(jax.random.key(0), (32, 64, 64, 3))
+    params = network.init(jax.random.key(1), images)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state):
+        loss, gradients = jax.value_and_grad(lambda p: jnp.mean(network.apply(p, images) ** 2))(params)
+        updates, state = optimizer.update(gradients, state)
+        return optax.apply_updates(params, updates), state, loss
+
+    for _ in range(50):
+        params, state, loss = step(params, state)
+    jax.block_until_ready(loss)
+    return time.perf_counter() - start
