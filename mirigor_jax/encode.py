@@ -20,12 +20,13 @@ from ml_collections import ConfigDict
 from mirigor_jax import parallel
 from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.data.pipeline import batches
+from mirigor_jax.data.preprocess import image_keys, views
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, read_arrays, remove_tree, replace_arrays
 from mirigor_jax.models import pretrained
 from mirigor_jax.models.resnet import ResNet, compute_dtype
 from mirigor_jax.progress import Progress
-from mirigor_jax.train import frozen_variables, image_keys, init_state, make_encoder, views
+from mirigor_jax.train import frozen_variables, init_state, make_encoder
 from mirigor_jax.watch import UNWATCHED_STAGE, Stage
 
 OURS = (0.5, 0.5, 0.5)  # pixels in [0, 1] less this, over this: the [-1, 1] that our encoders are trained on

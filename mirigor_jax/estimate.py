@@ -121,7 +121,7 @@ def make_step(
     )
     tree: Any = {}
     if frozen is not None:
-        _, augmentation = augment.parse(config.data.pairing, config.data.augment)
+        _, augmentation = augment.parse(config.data.pairing, config.data.augment.to_dict())
         views: Any = partial(encode_pairs, **frozen.options, augmentation=augmentation)
         column = jax.ShapeDtypeStruct(h.shape[1:], h.dtype)
         tree = {"encoder": frozen.variables, "mean": column, "scale": column}

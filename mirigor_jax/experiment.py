@@ -29,11 +29,12 @@ from ml_collections import ConfigDict
 
 from mirigor_jax import encode, estimate, figures, invertible, metrics, mi, parallel, probes, report, train
 from mirigor_jax.configuration import flatten
-from mirigor_jax.data import arrays, augment, cdp, sources
-from mirigor_jax.data.imageset import ImageSet
+from mirigor_jax.data import array_files, augment, cdp, sources
+from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.data.population import STREAMS, Collected, Features, Population, Read, Rendered
+from mirigor_jax.data.preprocess import image_keys
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import (
     AnyPath,
@@ -109,8 +110,8 @@ def _run_arrays(config: ConfigDict, folder: AnyPath) -> None:
         raise InputError("give --config.x=FILE and either --config.y=FILE or --config.labels=FILE: paired rows")
     if not config.estimators:
         raise InputError(f"estimators=(): expected one at least, of {', '.join(mi.ESTIMATORS)}")
-    x = arrays.read(config.x, "x")
-    y = arrays.read_labels(config.labels) if config.y is None else arrays.read(config.y, "y")
+    x = array_files.read(config.x, "x")
+    y = array_files.read_labels(config.labels) if config.y is None else array_files.read(config.y, "y")
     with config.unlocked():
         config.sha256 = {"x": _digest(x), "y" if config.labels is None else "labels": _digest(y)}
     claim(folder, config)
@@ -339,7 +340,7 @@ def _others(config: ConfigDict, population: Population) -> list[tuple[ConfigDict
     def possible(shared: str, augmentation: augment.Augmentation | None) -> bool:
         return not (_represented(config) and augmentation) and (bool(population.names) or not shared)
 
-    also = [text for text in config.estimate.also if possible(*augment.parse(text, config.data.augment))]
+    also = [text for text in config.estimate.also if possible(*augment.parse(text, config.data.augment.to_dict()))]
     found = [re_estimated(config, pairing=pairing) for pairing in also]
     return [(more, name) for more, name in found if name != estimate_name(config)]
 
@@ -424,12 +425,12 @@ def _negatives(config: ConfigDict, images: ImageSet) -> ImageSet:
 
 def _law(config: ConfigDict, population: Population) -> AnyPairing:
     epsilon = {name: value for name, value in config.data.epsilon.items() if value is not None}
-    shared, _ = augment.parse(config.data.pairing, config.data.augment)
+    shared, _ = augment.parse(config.data.pairing, config.data.augment.to_dict())
     return population.law(shared, mi_bits=config.data.mi, epsilon=epsilon)
 
 
 def _augmentation(config: ConfigDict) -> augment.Augmentation | None:
-    return augment.parse(config.data.pairing, config.data.augment)[1]
+    return augment.parse(config.data.pairing, config.data.augment.to_dict())[1]
 
 
 def _own_features(config: ConfigDict, folder: AnyPath) -> AnyPath:
@@ -913,7 +914,7 @@ def _pair_sheet(config: ConfigDict, population: Population, law: AnyPairing) -> 
     pairs = population.pairs(law, "train")(0, 12)
     if (augmentation := _augmentation(config)) is not None:
         for first, view in ((0, "x"), (12, "y")):
-            keys = train.image_keys(jax.random.fold_in(jax.random.key(config.seed), SHOWN), first, 12)
+            keys = image_keys(jax.random.fold_in(jax.random.key(config.seed), SHOWN), first, 12)
             seen = augment.augment(jnp.asarray(pairs[view]), keys, augmentation)
             pairs[view] = np.asarray(jnp.round(255 * seen)).astype(np.uint8)
     captions = [

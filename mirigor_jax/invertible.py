@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from mirigor_jax import probes
 from mirigor_jax.checkpoint import Checkpoints
-from mirigor_jax.data.imageset import ImageSet
+from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, read_rows, replace_rows
 from mirigor_jax.mi.bounds import info_nce

@@ -147,7 +147,9 @@ def encode_work(config: ConfigDict, devices: Sequence[Any], law: AnyPairing) -> 
     """One batch through the frozen encoder."""
     n = config.features.batch_size
     mesh = _all_of(parallel.make_mesh(n, devices), devices, f"features.batch_size={n}")
-    step, arguments = encode.make_step(config, mesh, None, augment.parse(config.data.pairing, config.data.augment)[1])
+    step, arguments = encode.make_step(
+        config, mesh, None, augment.parse(config.data.pairing, config.data.augment.to_dict())[1]
+    )
     return Work(step, arguments, f"features.batch_size={n}", n, 0)
 
 
@@ -193,7 +195,7 @@ def prepare(config: ConfigDict, classes: int | None) -> tuple[ConfigDict, AnyPai
             config.encoder.dtype = "bfloat16"
     if config.data.source == "cdp":
         return config, experiment.check(config)[1]
-    shared, _ = augment.parse(config.data.pairing, config.data.augment)
+    shared, _ = augment.parse(config.data.pairing, config.data.augment.to_dict())
     if shared and classes is None:
         raise InputError(f"data.pairing={config.data.pairing} is of classes: say how many there are by --classes=N")
     if classes is None:

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from test_figures import by_label, texts, visible_words
 
 from mirigor_jax import experiment, figures, report
-from mirigor_jax.data import arrays
+from mirigor_jax.data import array_files
 from mirigor_jax.main import main
 from mirigor_jax.mi import Estimate
 
@@ -74,11 +74,11 @@ def test_what_a_file_holds_is_read(folder):
     Path("header.csv").write_text("left,right\n0,1\n\n2,3\n4,5\n")
     Path("plain.csv").write_text('\ufeff"0","1"\r\n2, 3\r\n4,5e0\r\n')
     for source in ("a.npy", "one.npz", "two.npz", "two.npz:x", str(folder / "two.npz:x"), "header.csv", "plain.csv"):
-        np.testing.assert_array_equal(arrays.read(source, "x"), values)
-    np.testing.assert_array_equal(arrays.read("two.npz:other", "x"), values[:, :1])
-    np.testing.assert_array_equal(arrays.read_labels("two.npz:other"), [0, 2, 4])
-    assert arrays.read_labels("two.npz:other").dtype == np.int64
-    np.testing.assert_array_equal(arrays.read_labels("two.npz:names"), ["a", "b"])
+        np.testing.assert_array_equal(array_files.read(source, "x"), values)
+    np.testing.assert_array_equal(array_files.read("two.npz:other", "x"), values[:, :1])
+    np.testing.assert_array_equal(array_files.read_labels("two.npz:other"), [0, 2, 4])
+    assert array_files.read_labels("two.npz:other").dtype == np.int64
+    np.testing.assert_array_equal(array_files.read_labels("two.npz:names"), ["a", "b"])
 
 
 BAD = {  # what is written, and the one line that says what is wrong with it

@@ -115,5 +115,5 @@ def test_pairings_that_augment():
     assert augment.parse("simclr", strengths) == ("", replace(OFF, crop=0.5))
     assert augment.parse("color+digit+simclr", strengths) == ("color+digit", replace(OFF, crop=0.5))
     for name, wrong in (("crop", 1.0), ("flip", -0.1), ("jitter", 3.0), ("blur", 1.5)):
-        with pytest.raises(InputError, match=rf"data\.augment\.{name}="):
+        with pytest.raises(InputError, match=rf"^{name}="):
             augment.parse("simclr", strengths | {name: wrong})

@@ -23,7 +23,7 @@ from small import report as read_report
 from test_watch import scalars
 
 from mirigor_jax import configuration, experiment, files, study
-from mirigor_jax.data import arrays, sources
+from mirigor_jax.data import array_files, sources
 from mirigor_jax.errors import InputError
 
 JOB, WATCHED = cdp(), ("--tensorboard", "--profile")
@@ -254,8 +254,8 @@ def test_samples_and_features_are_read_from_a_bucket(server):
     np.savez(whole, h=np.ones((4, 2), np.float32), labels=np.array([0, 1, 0, 1]))
     put(server, "data/h.npz", whole.getvalue())
     put(server, "data/x.csv", "a,b\n1,2\n3,4\n".encode("utf-8-sig"))
-    np.testing.assert_array_equal(arrays.read("gs://bucket/data/x.csv", "x"), [[1, 2], [3, 4]])
-    np.testing.assert_array_equal(arrays.read("gs://bucket/data/h.npz:h", "x"), np.ones((4, 2)))
+    np.testing.assert_array_equal(array_files.read("gs://bucket/data/x.csv", "x"), [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(array_files.read("gs://bucket/data/h.npz:h", "x"), np.ones((4, 2)))
     assert len(sources.labelled("features:gs://bucket/data/h.npz")["train"]) > 0
 
 

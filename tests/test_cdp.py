@@ -9,7 +9,9 @@ import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy.stats import chi2_contingency, chisquare, f_oneway, spearmanr
 
-from mirigor_jax.data import cdp, pairing, sources
+from mirigor_jax.data import cdp, pairing
+from mirigor_jax.data.sources.backgrounds import backgrounds
+from mirigor_jax.data.sources.idx import read_labelled_idx
 from mirigor_jax.errors import InputError
 
 
@@ -80,17 +82,17 @@ def test_an_image_shows_a_digit_blended_over_its_background(options):
     """Against the blend written out pixel by pixel in floating point."""
     images = cdp.make(mixing=0.6, seed=4, **options)
     size, (_, columns) = images.size, images.grid
-    backgrounds = sources.backgrounds("spectrum", count=len(images.backgrounds), size=size, seed=4)
+    strips = backgrounds("spectrum", count=len(images.backgrounds), size=size, seed=4)
     _, variants, height, width = images.coverage[..., ::3].shape
     rng = np.random.default_rng(0)
     cell_height, cell_width = size // images.grid[0], size // columns
-    ranges = [len(backgrounds), size // 2, variants, cell_height - height + 1, cell_width - width + 1]
+    ranges = [len(strips), size // 2, variants, cell_height - height + 1, cell_width - width + 1]
     attributes, nuisances = rng.integers(0, images.sizes, (6, 3)), rng.integers(0, ranges, (6, 5))
     rendered = images.render(attributes, nuisances)
     for n, ((color, digit, position), (strip, offset, variant, down, right)) in enumerate(
         zip(attributes, nuisances, strict=True)
     ):
-        expected = 0.6 * backgrounds[strip, offset : offset + size].astype(float)
+        expected = 0.6 * strips[strip, offset : offset + size].astype(float)
         ink = cdp.COLORS[images.value_names[0][color]]
         for i, j, channel in itertools.product(range(height), range(width), range(3)):
             row, column = position // columns * cell_height + down + i, position % columns * cell_width + right + j
@@ -208,7 +210,7 @@ def test_attributes_tell_what_is_shown():
 
 
 def test_spectrum_backgrounds_have_natural_spectra_and_no_seam():
-    strips = sources.backgrounds("spectrum", count=200, size=64, seed=0)
+    strips = backgrounds("spectrum", count=200, size=64, seed=0)
     assert strips.shape == (200, 127, 64, 3)
     np.testing.assert_array_equal(strips[:, 64:], strips[:, :63])
     image = strips[:, :64].mean(3)
@@ -235,7 +237,7 @@ def test_photographs_are_cropped_in_proportion(tmp_path):
     photograph = Image.new("RGB", (400, 300))
     ImageDraw.Draw(photograph).ellipse((140, 90, 260, 210), fill=(255, 255, 255))
     photograph.save(tmp_path / "circle.png")
-    strips = sources.backgrounds(f"folder:{tmp_path}", count=50, size=64, seed=0)
+    strips = backgrounds(f"folder:{tmp_path}", count=50, size=64, seed=0)
     lit = strips[..., 0] > 127
     inside = ~(lit[:, 0].any(1) | lit[:, -1].any(1) | lit[:, :, 0].any(1) | lit[:, :, -1].any(1)) & lit.any((1, 2))
     heights, widths = lit[inside].any(2).sum(1), lit[inside].any(1).sum(1)
@@ -246,11 +248,11 @@ def test_photographs_are_cropped_in_proportion(tmp_path):
 
 def test_backgrounds_from_a_tfds_set():
     with tfds.testing.mock_data(num_examples=5):
-        assert sources.backgrounds("tfds:mnist", count=8, size=32, seed=0).shape == (8, 48, 32, 3)
-        with pytest.raises(InputError, match=r"'ag_news_subset' has .* no 'image'"):
-            sources.backgrounds("tfds:ag_news_subset", count=8, size=32, seed=0)
-    with pytest.raises(InputError, match="no data set 'nothing_of_this_name'"):
-        sources.backgrounds("tfds:nothing_of_this_name", count=8, size=32, seed=0)
+        assert backgrounds("tfds:mnist", count=8, size=32, seed=0).shape == (8, 48, 32, 3)
+        with pytest.raises(InputError, match=r"'ag_news_subset' has .* no image"):
+            backgrounds("tfds:ag_news_subset", count=8, size=32, seed=0)
+    with pytest.raises(InputError, match="cannot find 'nothing_of_this_name'"):
+        backgrounds("tfds:nothing_of_this_name", count=8, size=32, seed=0)
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -274,7 +276,7 @@ def test_handwritten_digits_from_idx_files(tmp_path, zipped):
     assert (np.abs(tall[0] - wide[0]) <= 1).all()
     assert (np.abs(tall[1] - 5 * wide[1]) <= 4).all()
     assert (tall[1] >= 22).all()
-    np.testing.assert_array_equal(sources.read_labelled_idx(tmp_path / name)[0], images)
+    np.testing.assert_array_equal(read_labelled_idx(tmp_path / name)[0], images)
 
 
 def test_a_broken_background_is_named(tmp_path):

@@ -9,7 +9,7 @@ from scipy import stats
 
 from mirigor_jax import configuration, experiment, parallel, train
 from mirigor_jax.data import cdp
-from mirigor_jax.data.imageset import ImageSet
+from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.pairing import SameImage, parse
 from mirigor_jax.errors import InputError
 
@@ -24,6 +24,12 @@ def blank(*columns):
     return ImageSet(
         "blank set", tuple(names), values, attributes, lambda rows: np.zeros((len(rows), 2, 2, 3), np.uint8)
     )
+
+
+def image_pairs(images, *arguments):
+    """(start, stop) → the images in the rows of `row_pairs`."""
+    rows = images.row_pairs(*arguments)
+    return lambda start, stop: {view: images.read(of_view) for view, of_view in rows(start, stop).items()}
 
 
 @pytest.mark.parametrize("mi", [None, 1.5, 0.0])
@@ -114,7 +120,7 @@ def test_rows_and_images_are_those_of_one_stream_however_it_is_cut():
     data = cdp.make(size=32)
     images, law = data.finite(3, 0, 300), parse("color", data.names, data.sizes)
     every = data.images(3, 0, 0, 300)
-    rows, pairs = images.row_pairs(law, 3, 5), images.image_pairs(law, 3, 5)
+    rows, pairs = images.row_pairs(law, 3, 5), image_pairs(images, law, 3, 5)
     whole = rows(0, 40)
     for view in ("x", "y"):
         np.testing.assert_array_equal(np.concatenate([rows(0, 7)[view], rows(7, 40)[view]]), whole[view])
@@ -137,7 +143,7 @@ def test_views_of_the_same_image_are_one_row_twice_and_every_row_as_likely():
 
 def test_a_set_that_lacks_a_class_is_refused():
     data = cdp.make(size=32)
-    with pytest.raises(InputError, match=r"of 64 classes have no image among 20 .* raise data.images"):
+    with pytest.raises(InputError, match=r"of 64 classes have none of the 20 rows .* give more images"):
         data.finite(0, 0, 20).row_pairs(parse("all", data.names, data.sizes), 0, 0)
 
 
@@ -172,7 +178,7 @@ def test_held_images_train_as_streamed_ones_in_one_trace(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "train_step", lambda *args, **kw: (traces.append(1), step(*args, **kw))[1])
     losses = {}
     for name, read, held in (
-        ("streamed", images.image_pairs(*arguments), None),
+        ("streamed", image_pairs(images, *arguments), None),
         ("held", images.row_pairs(*arguments), images.read(np.arange(100))),
     ):
         train.train(config, tmp_path / name, read, mesh, held=held)

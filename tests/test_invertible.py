@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mirigor_jax import figures, invertible, report
-from mirigor_jax.data.imageset import ImageSet
+from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
 from mirigor_jax.models.realnvp import RealNVP

@@ -295,7 +295,7 @@ BAD = {
     "parts of a batch": (cdp("--config.train.accumulate=3"), "train.accumulate=3 does not divide a device's"),
     "no such residence": (cdp("--config.data.resident=some"), "data.resident='some'.*auto, always or never"),
     "nothing to hold": (cdp("--config.data.resident=always"), "there is nothing to hold.*data.images=N"),
-    "too few images": (cdp("--config.data.images=1"), "of 2 classes have no image among 1 .*raise data.images"),
+    "too few images": (cdp("--config.data.images=1"), "of 2 classes have none of the 1 rows .*give more images"),
     "no image": (cdp("--config.data.images=0"), "data.images=0: expected at least 1"),
     "rate": (cdp("--config.train.learning_rate=nan"), "train.learning_rate=nan"),
 }

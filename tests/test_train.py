@@ -14,6 +14,7 @@ import pytest
 from mirigor_jax import configuration, hlo, objectives, parallel, train
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.augment import Augmentation
+from mirigor_jax.data.preprocess import normalize
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.models.heads import MLP
@@ -136,7 +137,7 @@ def test_every_view_is_augmented_by_itself_and_anew_at_every_step(accumulate):
     assert np.abs(first - second).max(axis=2).min() > 0.1
     np.testing.assert_array_equal(first, seen(0))
     assert np.abs(first - seen(0, seed=1)).max(axis=2).min() > 0.1
-    plain = np.asarray(train.normalize(jnp.asarray(image), "float32")).reshape(4, -1)
+    plain = np.asarray(normalize(jnp.asarray(image), "float32")).reshape(4, -1)
     assert np.all(first.min(axis=2) >= plain.min(axis=1)[None] - 1e-5)  # a crop shows nothing that is not there
 
 
@@ -317,7 +318,7 @@ def test_unknown_encoders_are_refused(change, message):
 def stem_maps(config, pixels):
     """What the stem's BatchNorm sees of these images in the first step."""
     kernel = train.init_state(config, jax.random.key(0)).params["encoder"]["stem"]["kernel"]
-    x = train.normalize(jnp.asarray(pixels), "float32")
+    x = normalize(jnp.asarray(pixels), "float32")
     dimensions = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(3, 3), (3, 3)], dimension_numbers=dimensions)
 

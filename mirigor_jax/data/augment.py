@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
-from ml_collections import ConfigDict
 
 from mirigor_jax.errors import InputError
 
@@ -39,7 +38,7 @@ class Augmentation:
     blur: float = 0.5
 
 
-def parse(pairing: str, strengths: Mapping[str, float] | ConfigDict) -> tuple[str, Augmentation | None]:
+def parse(pairing: str, strengths: Mapping[str, float]) -> tuple[str, Augmentation | None]:
     """`simclr` or `CLASS+simclr` → (CLASS, or nothing where an image is its own class; the augmentation of each view).
 
     Other pairings come back as they are, with no augmentation.
@@ -52,7 +51,7 @@ def parse(pairing: str, strengths: Mapping[str, float] | ConfigDict) -> tuple[st
     for name, strength in asdict(augmentation).items():
         most = {"crop": 0.99, "jitter": 2.5}.get(name, 1.0)  # a hue that has turned half round is back at 2.5
         if not 0 <= strength <= most:
-            raise InputError(f"data.augment.{name}={strength:g}: expected 0 (leaves it out) to {most:g}")
+            raise InputError(f"{name}={strength:g}: expected 0 (leaves it out) to {most:g}")
     return "+".join(shared), augmentation
 
 

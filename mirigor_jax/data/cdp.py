@@ -10,9 +10,10 @@ from jaxtyping import Int, Int16, UInt8
 from numpy.lib.stride_tricks import as_strided
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from mirigor_jax.data import sources
-from mirigor_jax.data.imageset import ImageSet
+from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.pairing import Pairing, SameImage, random_words
+from mirigor_jax.data.sources.backgrounds import backgrounds
+from mirigor_jax.data.sources.idx import read_labelled_idx
 from mirigor_jax.errors import InputError
 
 # The first four are the paper's; any two differ by at least 127 in one channel.
@@ -170,7 +171,7 @@ def make(
 
     colors: how many of COLORS. digits: which. grid: rows and columns of positions. mixing: the background's weight.
     jitter: pixels by which a digit's place in its cell varies, down and to the right, beyond its variants' own shifts.
-    background: see `sources.backgrounds`. glyphs: "font", or "idx:PATH", handwritten (see `sources.read_labelled_idx`).
+    background: see `backgrounds`. glyphs: "font", or "idx:PATH", handwritten (see `read_labelled_idx`).
     seed: of the backgrounds and the glyphs' variants.
     Raises InputError for a value outside these, for cells too small to read a digit in, and for unreadable files.
     """
@@ -192,7 +193,7 @@ def make(
 
     height, width = -(-cell * 7 // 8), -(-cell * 11 // 16)  # 28×22 in a quarter of 64×64: digits 24 to 27 pixels tall
     coverage = _coverage(glyphs, digits, height, width, np.random.default_rng(seed))
-    strips = sources.backgrounds(background, count=max(64, BANK_BYTES // (2 * size * size * 3)), size=size, seed=seed)
+    strips = backgrounds(background, count=max(64, BANK_BYTES // (2 * size * size * 3)), size=size, seed=seed)
     palette = dict(list(COLORS.items())[:colors])
     return CDP(
         size=size,
@@ -236,7 +237,7 @@ def _font_digits(digit: int, height: int, rng: np.random.Generator) -> Iterator[
 
 def _handwritten_digits(path: Path, digits: Sequence[int]) -> list[list[Image.Image]]:
     """Equally many of each digit, as they come in the file."""
-    images, labels = sources.read_labelled_idx(path)
+    images, labels = read_labelled_idx(path)
     chosen = [images[labels == digit] for digit in digits]
     variants = min(HANDWRITTEN_VARIANTS, *(len(c) for c in chosen))
     if not variants:

@@ -229,16 +229,16 @@ class ClassIndex(NamedTuple):
     law: Float[np.ndarray, "c c"]
 
 
-def class_index(classes: Int[np.ndarray, " n"], joint: Float[np.ndarray, "c c"], number: str) -> ClassIndex:
+def class_index(classes: Int[np.ndarray, " n"], joint: Float[np.ndarray, "c c"]) -> ClassIndex:
     """The index of rows of these classes, for drawing pairs whose classes follow p(c'|c) = joint[c, c'] / Σ joint[c].
 
-    Raises InputError where a class has no row, asking to raise the config's `number`.
+    Raises InputError where a class has no row.
     """
     sizes = np.bincount(classes, minlength=len(joint))
     if (empty := np.flatnonzero(sizes == 0)).size:
         raise InputError(
-            f"{empty.size} of {len(joint)} classes have no image among {len(classes):,} "
-            f"(the first: class {empty[0]}); raise {number}"
+            f"{empty.size} of {len(joint)} classes have none of the {len(classes):,} rows (the first: class "
+            f"{empty[0]}); give more images or rows, so that each class has some"
         )
     law = np.cumsum(joint, axis=1) / joint.sum(axis=1, keepdims=True)
     law[:, -1] = 1.0

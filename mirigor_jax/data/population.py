@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from mirigor_jax.data import pairing
 from mirigor_jax.data.cdp import CDP
-from mirigor_jax.data.imageset import ImageSet
+from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
 from mirigor_jax.errors import InputError
 
@@ -132,7 +132,7 @@ class Collected:
         if not text:
             return _same_image(mi_bits, epsilon)
         if mi_bits is not None or epsilon:
-            raise InputError("data.mi and data.epsilon are for CDP, whose pairs are made to measure; leave them out")
+            raise InputError("mi_bits and epsilon are for CDP, whose pairs are made to measure; leave them out")
         return self.task(text)
 
     def task(self, name: str) -> ByClass:
@@ -221,5 +221,7 @@ Population = Rendered | Collected
 
 def _same_image(mi_bits: float | None, epsilon: Mapping[str, float] | None) -> SameImage:
     if mi_bits is not None or epsilon:
-        raise InputError("data.pairing='simclr' shares the image itself: data.mi and data.epsilon say nothing of it")
+        raise InputError(
+            "views of one image share the image itself: mi_bits and epsilon say nothing of it; leave them out"
+        )
     return SameImage()

@@ -48,7 +48,7 @@ def make_bank(h: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], joint:
 
     Raises InputError where a class has no row.
     """
-    index = class_index(labels, joint, "features.fit")
+    index = class_index(labels, joint)
     starts, sizes = (part.astype(np.int32) for part in (index.starts, index.sizes))
     return Bank(h[index.order], labels[index.order].astype(np.int32), starts, sizes, index.law)
 

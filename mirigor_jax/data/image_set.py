@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -90,7 +89,7 @@ class ImageSet:
 
             return same
         classes = pairing.classes(self.attributes)
-        index = class_index(classes, pairing.joint(), "data.images")
+        index = class_index(classes, pairing.joint())
 
         def rows(start: int, stop: int) -> dict[str, np.ndarray]:
             of_x, of_class, of_y, *_ = random_words(seed, stream, start, stop).T.astype(np.uint64)
@@ -101,13 +100,6 @@ class ImageSet:
             return {"x": x.astype(np.int32), "y": y.astype(np.int32)}
 
         return rows
-
-    def image_pairs(self, pairing: AnyPairing, seed: int, stream: int) -> Callable[[int, int], dict[str, np.ndarray]]:
-        """The same pairs as images. Raises InputError as `row_pairs` does."""
-        return partial(self._look_up, self.row_pairs(pairing, seed, stream))
-
-    def _look_up(self, rows: Callable[[int, int], dict[str, np.ndarray]], start: int, stop: int):
-        return {view: self.read(of_view) for view, of_view in rows(start, stop).items()}
 
     def fresh_rows(
         self, pairing: ClassPairing, seed: int, stream: int, *, risk: float, least: int

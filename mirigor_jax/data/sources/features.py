@@ -1,0 +1,37 @@
+"""This reads representations that somebody computed elsewhere, and that stand in for images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mirigor_jax.data.sources.npz import named_arrays
+from mirigor_jax.data.sources.parts import Part, numbered
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import locate
+
+
+def read_features(
+    argument: str, size: int | None, tfds_dir: str | None = None
+) -> tuple[dict[str, Part], Sequence[str]]:
+    """Representations in place of images: whoever made them, they are read and paired in the same way."""
+    del size, tfds_dir
+    path = locate(argument)
+    endings = {"train": "", "validation": "_validation", "test": "_test"}
+    names = {part: ((f"h{ending}", f"labels{ending}"),) for part, ending in endings.items()}
+    arrays = named_arrays(f"features:{path}", path, names, "h, labels and, if there are any, h_test, labels_test")
+    for part, (h, labels) in arrays.items():
+        if h.ndim != 2 or h.dtype.kind != "f" or h.shape[1] != arrays["train"][0].shape[1]:
+            raise InputError(
+                f"features:{path} has {part} h of dtype {h.dtype}, shape {h.shape}: expected floats (n, d)"
+            )
+        if labels is None or labels.shape != (len(h),) or labels.dtype.kind not in "biuUS":
+            there = "no labels" if labels is None else f"labels of dtype {labels.dtype}, shape {labels.shape}"
+            raise InputError(
+                f"features:{path}: {len(h):,} {part} rows of h and {there}: expected an integer or a string for each"
+            )
+        if broken := int(np.sum(~np.isfinite(h).all(axis=1))):
+            raise InputError(f"features:{path}: {broken:,} {part} rows have NaN or infinity: leave these out")
+    values = np.unique(np.concatenate([labels for _, labels in arrays.values()]))
+    classes = {part: np.searchsorted(values, labels).astype(np.int32) for part, (_, labels) in arrays.items()}
+    parts = {part: numbered(classes[part], h.astype(np.float32).__getitem__) for part, (h, _) in arrays.items()}
+    return parts, tuple(map(str, values.tolist()))

@@ -1,0 +1,58 @@
+"""This reads images and labels from an .npz file, under the names that are in use."""
+
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mirigor_jax.data.sources.parts import Part, of_arrays
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import AnyPath, failures, locate, read_arrays
+
+NPZ_NAMES = {  # ours, Keras' and MedMNIST's
+    "train": (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels")),
+    "validation": (("images_validation", "labels_validation"), ("x_val", "y_val"), ("val_images", "val_labels")),
+    "test": (("images_test", "labels_test"), ("x_test", "y_test"), ("test_images", "test_labels")),
+}
+
+
+def read_npz(argument: str, size: int | None, tfds_dir: str | None = None) -> tuple[dict[str, Part], Sequence[str]]:
+    """The parts of an .npz whose arrays are named as in NPZ_NAMES. Raises InputError for other arrays."""
+    del tfds_dir
+    path = locate(argument)
+    arrays = named_arrays(f"npz:{path}", path, NPZ_NAMES, "images, labels and, if there are any, images_test, ...")
+    for part, (images, labels) in arrays.items():
+        shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
+        if images.dtype != np.uint8 or not shaped or not len(images):
+            raise InputError(
+                f"npz:{path} has {part} images of dtype {images.dtype}, shape {images.shape}: expected uint8 (n, h, w) "
+                "or (n, h, w, 3)"
+            )
+        if labels is not None and (labels.size != len(images) or labels.dtype.kind not in "biuUS"):
+            raise InputError(
+                f"npz:{path} has {part} labels of dtype {labels.dtype}, shape {labels.shape} for {len(images)} images: "
+                "expected a whole number or a string for each"
+            )
+    if len({labels is None for _, labels in arrays.values()}) > 1:
+        raise InputError(f"npz:{path} has labels for some of its parts only: give all or none")
+    return of_arrays(f"npz:{argument}", arrays, size)
+
+
+def named_arrays(
+    title: str, path: AnyPath, names: Mapping[str, Sequence[tuple[str, str]]], expected: str
+) -> dict[str, tuple[np.ndarray, Any]]:
+    """Each part's rows and labels (None without) in a user's .npz, by the first of its pairs of names that is there."""
+    arrays = {}
+    try:
+        with read_arrays(path) as file:
+            for part, pairs in names.items():
+                if found := next((pair for pair in pairs if pair[0] in file), None):
+                    arrays[part] = file[found[0]], file.get(found[1])
+            held = ", ".join(file)
+    except (failures(path), ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{title} cannot be read ({error}): save arrays of numbers by numpy.savez") from None
+    if "train" not in arrays:
+        raise InputError(f"{title} holds {held}: expected {expected}")
+    return arrays

@@ -1,0 +1,52 @@
+"""A part of a source is a reader of its rows and their classes; these functions make it, of arrays in memory too."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Shaped
+from PIL import Image
+
+from mirigor_jax.data.pairing import random_words
+from mirigor_jax.data.sources.decode import Read, choose_side, cut
+
+
+class Part(NamedTuple):
+    """A part of a source: its images' classes (all 0 without labels), a reader of rows, and numbers to split it by.
+
+    The numbers don't depend on anything that a user may set, so that no setting moves an image between parts.
+    """
+
+    classes: Int[np.ndarray, " n"]
+    read: Read
+    keys: Shaped[np.ndarray, " n"]
+
+
+def numbered(classes: np.ndarray, read: Read) -> Part:
+    """The part of these rows, of which each is split off by its number."""
+    return Part(classes, read, random_words(0, 0, 0, len(classes))[:, 0])
+
+
+def of_arrays(title: str, arrays: dict[str, Any], size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
+    """Parts of images held in memory, with labels of any kind or None."""
+    known = [labels.ravel() for _, labels in arrays.values() if labels is not None]
+    values = np.unique(np.concatenate(known)) if known else np.empty(0)
+    parts = {}
+    for part, (images, labels) in arrays.items():
+        classes = np.zeros(len(images), int) if labels is None else np.searchsorted(values, labels.ravel())
+        side = choose_side(title, images.shape[1], images.shape[2], size)
+        parts[part] = numbered(classes.astype(np.int32), partial(_look_up, images, side))
+    return parts, tuple(map(str, values.tolist()))
+
+
+def _look_up(images: np.ndarray, side: int, rows: np.ndarray) -> np.ndarray:
+    chosen = images[rows].reshape(len(rows), *images.shape[1:3], -1)
+    if chosen.shape[3] == 1:
+        chosen = np.repeat(chosen, 3, axis=3)
+    if chosen.shape[1:3] == (side, side):
+        return chosen
+    resized = np.empty((len(rows), side, side, 3), np.uint8)
+    for image, one in zip(resized, chosen, strict=True):
+        image[:] = cut(Image.fromarray(one), side)
+    return resized

@@ -1,0 +1,84 @@
+"""This reads image sets that TFDS has prepared."""
+
+import io
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mirigor_jax.data.sources.decode import choose_side, decoded
+from mirigor_jax.data.sources.parts import Part, numbered
+from mirigor_jax.errors import InputError
+
+# TFDS prepares most sets by TensorFlow; reading goes without.
+NEEDS = "run `pip install tensorflow`, which nothing else needs, then"
+
+
+def open_set(name: str, tfds_dir: str | None, *, prepare: bool = False) -> tuple[Any, str, str]:
+    """TFDS's builder of an image set in `tfds_dir` (None: its own place); what its images and its labels are called.
+
+    prepare: a set that is not there yet, by TFDS, which mostly takes TensorFlow. Without, it raises InputError, as it
+    does for an unknown set and for one without images.
+    """
+    import tensorflow_datasets as tfds  # here, since it is slow and only this needs it
+
+    try:
+        builder = tfds.builder(name, data_dir=tfds_dir)
+        if prepare and not builder.is_prepared():
+            builder = tfds.builder(name, data_dir=tfds_dir, file_format="array_record")
+    except (ValueError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"TFDS cannot find {name!r} ({reason}): see tfds.list_builders()") from None
+    if prepare:
+        builder.download_and_prepare()
+    elif not builder.is_prepared():
+        place = f" --data_dir={tfds_dir}" if tfds_dir else ""
+        raise InputError(
+            f"TFDS set {name!r} is not prepared in {builder.data_dir}: {NEEDS} "
+            f"`tfds build {name} --file_format=array_record{place}`"
+        )
+    image, label = builder.info.supervised_keys or ("image", "label")
+    features = builder.info.features
+    if image not in features or not isinstance(features[image], tfds.features.Image):
+        raise InputError(f"TFDS set {name!r} has {', '.join(features)} but no image: name an image set")
+    return builder, image, label
+
+
+def open_part(name: str, builder: Any, part: str, decoders: dict[str, Any] | None = None) -> Any:
+    """The examples of a part, of any row. Raises InputError where the set was prepared in another format."""
+    try:
+        return builder.as_data_source(part, decoders=decoders)
+    except NotImplementedError:
+        raise InputError(
+            f"TFDS set {name!r} in {builder.data_dir} is of a format without random access: {NEEDS} "
+            f"`tfds convert_format --dataset_version_dir={builder.data_dir} --out_file_format=array_record`"
+        ) from None
+
+
+def read_tfds(name: str, size: int | None, tfds_dir: str | None = None) -> tuple[dict[str, Part], Sequence[str]]:
+    """The parts of a set that TFDS has prepared, read without TensorFlow. Raises InputError as the openers do."""
+    import tensorflow_datasets as tfds
+
+    builder, image, label = open_set(name, tfds_dir)
+    features = builder.info.features
+    has_labels = label in features and isinstance(features[label], tfds.features.ClassLabel)
+    height, width = features[image].shape[:2]
+    side = choose_side(f"tfds:{name}", height, width, size)
+
+    parts = {}
+    for part in ("train", "validation", "test"):
+        if part not in builder.info.splits:
+            continue
+        source = open_part(name, builder, part, {image: tfds.decode.SkipDecoding()})
+        if has_labels and source[0][label] < 0:  # a competition's test part
+            continue
+        classes = np.array([example[label] for example in source] if has_labels else [0] * len(source), np.int32)
+        fetch = partial(_fetch_records, f"tfds:{name} {part}", source, image)
+        parts[part] = numbered(classes, decoded(fetch, len(source), side))
+    return parts, tuple(features[label].names) if has_labels else ()
+
+
+def _fetch_records(title: str, source: Any, image: str, rows: np.ndarray) -> Iterator[tuple[str, io.BytesIO]]:
+    for row, example in zip(rows, source.__getitems__(rows.tolist()), strict=True):
+        yield f"{title} row {row}", io.BytesIO(example[image])
