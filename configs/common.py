@@ -92,7 +92,7 @@ def base() -> ConfigDict:
 
     config.encoder = ConfigDict()
     config.encoder.path = ""  # of a public checkpoint, which is then estimated without training; else we train:
-    config.encoder.layout = placeholder(str)  # of that checkpoint, where its keys don't tell; see models/layouts.py
+    config.encoder.layout = placeholder(str)  # of it, where its keys don't tell; see models/pretrained/layouts.py
     config.encoder.stage = ""  # whose features to measure: B0 to B4, block0 to …, prelogits; the last unless given
     config.encoder.name = "resnet18"
     config.encoder.width = 16

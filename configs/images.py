@@ -2,7 +2,7 @@
 
 python -m mirigor_jax.main --config=configs/images.py                               Fashion-MNIST, H(C) = 3.322 bits
 python -m mirigor_jax.main --config=configs/images.py:pairing=simclr                the same set by augmentations alone
-python -m mirigor_jax.main --config=configs/images.py:data=tfds:cifar10,size=32     see `labelled` in data/sources.py
+python -m mirigor_jax.main --config=configs/images.py:data=tfds:cifar10,size=32     see `labelled` in data/sources/
 python -m mirigor_jax.main --config=configs/images.py:data=folder:PATH,size=64
 """
 

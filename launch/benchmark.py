@@ -48,6 +48,7 @@ from mirigor_jax.mi import ESTIMATORS, JointCritic, SeparableCritic
 from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent
 from mirigor_jax.mi.distributions import Gaussian
 from mirigor_jax.mi.fit import Member, Pairs, Recipe, critic_step, make_bank, start_critic
+from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.models.resnet import STAGES
 from mirigor_jax.probes import fit_linear
 
@@ -344,7 +345,7 @@ def critic_works(config: ConfigDict, cached_steps: int, streamed_steps: int) -> 
 
     def work(steps: int, stream: bool, frozen: Any, batch: Any) -> Work:
         config.estimate.stream = stream
-        whole = encode.Frozen(train.make_encoder(config), encoder) if stream else None
+        whole = FrozenEncoder(train.make_encoder(config), encoder) if stream else None
         chunk, _ = estimate.make_step(config, mesh, {"fit": {"h": h}, "validation": {"h_x": h}}, classes, whole)
         keys = parallel.place(jax.random.split(jax.random.key(0), steps), mesh)
         start = jax.jit(partial(estimate.init_critic, config, h[:2], jax.random.key(0)))

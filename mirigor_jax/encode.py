@@ -3,7 +3,7 @@
 import contextlib
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,36 +24,18 @@ from mirigor_jax.data.preprocess import image_keys, views
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, read_arrays, remove_tree, replace_arrays
 from mirigor_jax.models import pretrained
-from mirigor_jax.models.resnet import ResNet, compute_dtype
+from mirigor_jax.models.dtypes import compute_dtype
+from mirigor_jax.models.frozen import OURS, FrozenEncoder
+from mirigor_jax.models.resnet import ResNet
 from mirigor_jax.progress import Progress
 from mirigor_jax.train import frozen_variables, init_state, make_encoder
 from mirigor_jax.watch import UNWATCHED_STAGE, Stage
 
-OURS = (0.5, 0.5, 0.5)  # pixels in [0, 1] less this, over this: the [-1, 1] that our encoders are trained on
 SHARD_BATCHES = 16  # batches a shard: what a kill can cost
 IMAGES = {"image": "h", "x": "h_x", "y": "h_y"}
 
 
-@dataclass(frozen=True, eq=False)
-class Frozen:
-    """An encoder, its tree, and the normalisation of the images it takes: (pixel - mean) / std, of pixels in [0, 1].
-
-    stage: whose features are its representation; "" for the last.
-    """
-
-    encoder: nn.Module
-    variables: Any
-    mean: tuple[float, ...] = OURS
-    std: tuple[float, ...] = OURS
-    stage: str = ""
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What `encode_step` and `encode_pairs` are told of it."""
-        return {"encoder": self.encoder, "mean": self.mean, "std": self.std, "stage": self.stage}
-
-
-def freeze(config: ConfigDict, folder: AnyPath, mesh: Mesh, num_classes: int | None) -> Frozen:
+def freeze(config: ConfigDict, folder: AnyPath, mesh: Mesh, num_classes: int | None) -> FrozenEncoder:
     """The encoder of the checkpoint that the config names, else the one that was trained in `folder`.
 
     num_classes: that the training knew of. Raises InputError as `pretrained.load` does, and where nothing was trained.
@@ -62,10 +44,10 @@ def freeze(config: ConfigDict, folder: AnyPath, mesh: Mesh, num_classes: int | N
         return _load(config)
     which = config.features.checkpoint
     variables = frozen_variables(config, folder, mesh, which=which, num_classes=num_classes)
-    return Frozen(make_encoder(config), variables, stage=config.encoder.stage)
+    return FrozenEncoder(make_encoder(config), variables, stage=config.encoder.stage)
 
 
-def _load(config: ConfigDict) -> Frozen:
+def _load(config: ConfigDict) -> FrozenEncoder:
     """The encoder of the checkpoint that the config names."""
     found = pretrained.load(Path(config.encoder.path).expanduser(), layout=config.encoder.layout)
     if found.size != config.data.size and not isinstance(found.encoder, ResNet):
@@ -73,7 +55,7 @@ def _load(config: ConfigDict) -> Frozen:
             f"'{config.encoder.path}' takes images of {found.size} pixels, not {config.data.size}; give that size"
         )
     encoder = found.encoder.clone(dtype=compute_dtype(config.encoder.dtype))
-    return Frozen(encoder, found.variables, found.mean, found.std, config.encoder.stage)
+    return replace(found, encoder=encoder, stage=config.encoder.stage)
 
 
 def check(config: ConfigDict) -> None:
@@ -102,7 +84,7 @@ def encode_step(
 ) -> Float[Array, "n d"]:
     """Representations of this device's images by the frozen tree {"params", "batch_stats"}, in at least float32.
 
-    keys: of the images' augmentations; None where there are none. mean, std, stage: see `Frozen`.
+    keys: of the images' augmentations; None where there are none. mean, std, stage: see `FrozenEncoder`.
     """
     if (mean, std) == (OURS, OURS):
         x = views(images, keys, encoder.dtype, augmentation)
@@ -142,7 +124,7 @@ def encode_pairs(
 
 
 def make_step(
-    config: ConfigDict, mesh: Mesh, frozen: Frozen | None = None, augmentation: Augmentation | None = None
+    config: ConfigDict, mesh: Mesh, frozen: FrozenEncoder | None = None, augmentation: Augmentation | None = None
 ) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
     """The mapped encode step, and the abstract (frozen tree, images, keys) it takes.
 
@@ -151,7 +133,7 @@ def make_step(
     if frozen is None:
         state = jax.eval_shape(partial(init_state, config), jax.random.key(0))
         tree = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
-        frozen = Frozen(make_encoder(config), tree)
+        frozen = FrozenEncoder(make_encoder(config), tree)
     step = partial(encode_step, **frozen.options, augmentation=augmentation)
     specs = (parallel.REPLICATED, parallel.SHARDED, parallel.SHARDED)
     mapped = parallel.map_step(step, mesh, specs, parallel.SHARDED)
@@ -235,7 +217,7 @@ def _encode(encode, name: str, x: np.ndarray, row: int, batch_size: int) -> np.n
 
 def encode(
     config: ConfigDict,
-    frozen: Frozen | None,
+    frozen: FrozenEncoder | None,
     splits: dict[str, tuple[Callable[[int, int], dict[str, np.ndarray]], int]],
     folder: AnyPath,
     mesh: Mesh,

@@ -22,12 +22,13 @@ from mirigor_jax import parallel, probes
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data import augment
 from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
-from mirigor_jax.encode import Frozen, encode_pairs
+from mirigor_jax.encode import encode_pairs
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, read_rows, replace_arrays, replace_json, replace_rows
 from mirigor_jax.mi import certificate, fit, labels
 from mirigor_jax.mi.certificate import Certificate
 from mirigor_jax.mi.critics import CosineCritic
+from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.progress import Progress
 from mirigor_jax.watch import UNWATCHED_STAGE, Stage
 
@@ -107,7 +108,7 @@ def streams(config: ConfigDict) -> bool:
 
 
 def make_step(
-    config: ConfigDict, mesh: Mesh, features: Any, pairing: AnyPairing, frozen: Frozen | None = None
+    config: ConfigDict, mesh: Mesh, features: Any, pairing: AnyPairing, frozen: FrozenEncoder | None = None
 ) -> tuple[Any, tuple[Any, Any, Any, Any, Any]]:
     """The mapped chunk of critic steps (state donated), and the abstract (state, frozen, batch, validation, keys).
 
@@ -204,7 +205,7 @@ def fit_critic(
     folder: AnyPath,
     mesh: Mesh,
     *,
-    streamed: tuple[Frozen, Any, Callable[[int], grain.IterDataset]] | None = None,
+    streamed: tuple[FrozenEncoder, Any, Callable[[int], grain.IterDataset]] | None = None,
     watch: Stage = UNWATCHED_STAGE,
 ) -> tuple[Any, dict[str, Any]]:
     """Fit the critic on the fit part (or on streamed images), keep the best by validation.
@@ -356,7 +357,7 @@ def estimate(
     mesh: Mesh,
     *,
     risk: float = 0.0,
-    streamed: tuple[Frozen, Callable[[int], grain.IterDataset]] | None = None,
+    streamed: tuple[FrozenEncoder, Callable[[int], grain.IterDataset]] | None = None,
     watch: Stage = UNWATCHED_STAGE,
 ) -> None:
     """Write `folder`/estimate.json: the Estimate of I(h_X;h_Y) under `pairing`, and what it rests on.

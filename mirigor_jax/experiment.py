@@ -48,6 +48,7 @@ from mirigor_jax.files import (
     replace_json,
 )
 from mirigor_jax.mi import certificate, labels
+from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.models.realnvp import RealNVP
 from mirigor_jax.progress import Progress, duration
 from mirigor_jax.watch import UNWATCHED, Watch
@@ -650,7 +651,7 @@ def _summarise(config: ConfigDict, path: AnyPath, num_classes: int | None) -> No
     replace_json(path / "summary.json", summary)
 
 
-def _frozen(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> encode.Frozen:
+def _frozen(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> FrozenEncoder:
     """The run's encoder; its head, which is restored with it, is as wide as the training made it."""
     num_classes = None
     if not _given(config):

@@ -33,6 +33,7 @@ from mirigor_jax.data import augment
 from mirigor_jax.data.pairing import AnyPairing, ClassPairing, SameImage
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import replace_figure, replace_json, replace_text
+from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.progress import duration
 
 GIB = 2**30
@@ -166,7 +167,7 @@ def estimate_work(config: ConfigDict, devices: Sequence[Any], law: AnyPairing) -
     features = {part: {name: jax.ShapeDtypeStruct((n, d), jnp.float32)} for (part, name), n in rows.items()}
     sizes = f"batches of {', '.join(map(str, sorted({*estimate.batch_sizes(config, tested), e.fit_k})))} pairs"
     mesh = _all_of(estimate.make_mesh(config, tested, f.validation, devices), devices, sizes)
-    frozen = encode.Frozen(train.make_encoder(config), tree) if estimate.streams(config) else None
+    frozen = FrozenEncoder(train.make_encoder(config), tree) if estimate.streams(config) else None
     step, arguments = estimate.make_step(config, mesh, features, law, frozen)
     pairs = e.fit_k * min(e.eval_every, e.steps)
     return Work(step, arguments, f"estimate.fit_k={e.fit_k}", 2 * pairs if frozen else 0, pairs)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 
-from mirigor_jax import hlo, objectives, parallel
+from mirigor_jax import hlo, models, objectives, parallel
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data import augment
 from mirigor_jax.data.augment import Augmentation
@@ -27,7 +27,6 @@ from mirigor_jax.data.preprocess import image_keys, turn, views
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, read_rows, replace_rows
 from mirigor_jax.mi.contrastive import nt_xent_mi
-from mirigor_jax.models import resnet, small, vit
 from mirigor_jax.models.heads import MLP
 from mirigor_jax.objectives import Objective
 from mirigor_jax.progress import Progress
@@ -148,7 +147,7 @@ def _views(objective: Objective) -> tuple[str, ...]:
 def make_encoder(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     """The encoder that the config names: a ResNet, a vision transformer of the images' size, LeNet-5 or an MLP.
 
-    axis_name: see `resnet.make_encoder`. Raises InputError for an unknown name, and as the encoders' own builders do.
+    axis_name: see `resnet.make_encoder`. Raises InputError where none is named, and as `models.build` does.
     """
     e = config.encoder
     if not e.name:
@@ -156,14 +155,15 @@ def make_encoder(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
             "no encoder is given: name a checkpoint by --config.encoder.path, features by "
             "--config.data.source=features:FILE, or an encoder to train by --config.encoder.name"
         )
-    if e.name in vit.ENCODERS:
-        return vit.make(e.name, size=config.data.size, dtype=e.dtype)
-    if e.name in small.ENCODERS:
-        return small.make(e.name, dtype=e.dtype)
-    if e.name not in resnet.STAGES:
-        known = (*resnet.STAGES, *vit.ENCODERS, *small.ENCODERS)
-        raise InputError(f"unknown encoder '{e.name}'; choose one of {', '.join(known)}")
-    return resnet.make_encoder(e.name, width=e.width, stem=e.stem, dtype=e.dtype, remat=e.remat, axis_name=axis_name)
+    return models.build(
+        e.name,
+        size=config.data.size,
+        width=e.width,
+        stem=e.stem,
+        dtype=e.dtype,
+        remat=e.remat,
+        axis_name=axis_name,
+    )
 
 
 def make_optimizer(

@@ -7,6 +7,7 @@ import pytest
 
 from mirigor_jax import configuration, encode, parallel, train
 from mirigor_jax.data.augment import Augmentation
+from mirigor_jax.models.frozen import FrozenEncoder
 
 
 def shrunk():
@@ -24,7 +25,7 @@ def test_every_row_is_encoded_once_on_one_device_as_on_eight(tmp_path, rows, aug
         return {"image": images[start:stop], "labels": np.arange(start, stop)}
 
     state = train.init_state(config, jax.random.key(0))
-    frozen = encode.Frozen(train.make_encoder(config), {"params": state.params["encoder"], "batch_stats": {}})
+    frozen = FrozenEncoder(train.make_encoder(config), {"params": state.params["encoder"], "batch_stats": {}})
     found = {}
     for devices in (1, 8):
         mesh = parallel.make_mesh(64, jax.devices()[:devices])

@@ -12,11 +12,12 @@ import pytest
 from jax import lax
 from jax.experimental.compilation_cache import compilation_cache
 
-from mirigor_jax import configuration, encode, estimate, figures, hlo, parallel, plan, train
+from mirigor_jax import configuration, estimate, figures, hlo, parallel, plan, train
 from mirigor_jax.data import pairing
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import fit
 from mirigor_jax.mi.contrastive import info_nce_embeddings
+from mirigor_jax.models.frozen import FrozenEncoder
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='pip install -e ".[plan]"')
 
@@ -242,7 +243,7 @@ def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
     if stream:
         state = train.init_state(config, jax.random.key(0))
         tree = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
-        frozen = encode.Frozen(train.make_encoder(config), tree)
+        frozen = FrozenEncoder(train.make_encoder(config), tree)
     step, abstract = estimate.make_step(config, mesh, features, law, frozen)
     compiled = step.lower(*abstract).compile()
     columns = np.zeros(8, np.float32), np.ones(8, np.float32)

@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import safetensors.numpy
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.models import vit
-from mirigor_jax.models.pretrained import convert, load, main
+from mirigor_jax.models.pretrained import convert, load
+from mirigor_jax.models.pretrained.__main__ import main
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -70,6 +72,9 @@ def test_features_of_every_stage_are_torchvision_s(tmp_path, name, layout, size)
     assert list(ours) == ["B0", "B1", "B2", "B3", "B4", "prelogits"]
     for stage, h in features.items():
         np.testing.assert_allclose(ours[stage], h, atol=1e-4, err_msg=stage)
+    if size == 32:
+        of_b2 = jax.jit(replace(encoder, stage="B2").apply)(encoder.variables, images)
+        np.testing.assert_allclose(of_b2, features["B2"], atol=1e-4)
 
 
 @pytest.mark.parametrize(

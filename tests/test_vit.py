@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.models.convolution import convolution
-from mirigor_jax.models.timm_keys import TIMM
+from mirigor_jax.models.pretrained.timm_keys import TIMM
 from mirigor_jax.models.vit import ENCODERS, WindowAttention, make
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "transformers.npz")

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -17,6 +16,7 @@ from jaxtyping import Array, Float
 from mirigor_jax import parallel
 from mirigor_jax.errors import InputError
 from mirigor_jax.models.convolution import convolution, max_pool
+from mirigor_jax.models.dtypes import compute_dtype
 
 STAGES = {
     "resnet18": ((2, 2, 2, 2), "basic"),
@@ -28,7 +28,6 @@ STAGES = {
 
 
 STEMS = ("imagenet", "cifar")
-DTYPES = ("auto", "float32", "bfloat16", "float64")
 
 
 def make_encoder(
@@ -47,15 +46,6 @@ def make_encoder(
     dtype = compute_dtype(dtype)
     stages, block = STAGES[name]
     return ResNet(stages=stages, block=block, width=width, stem=stem, dtype=dtype, remat=remat, axis_name=axis_name)
-
-
-def compute_dtype(dtype: str) -> str:
-    """The dtype itself, for `auto` the one of this platform. Raises InputError for an unknown one."""
-    if dtype not in DTYPES:
-        raise InputError(f"unknown dtype '{dtype}'; choose one of {', '.join(DTYPES)}")
-    if dtype == "auto":
-        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return dtype
 
 
 def kept(primitive: Any, *inputs: Any, **_: Any) -> bool:

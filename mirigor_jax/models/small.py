@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mirigor_jax.errors import InputError
+from mirigor_jax.models.dtypes import compute_dtype
 from mirigor_jax.models.heads import MLP
-from mirigor_jax.models.resnet import compute_dtype
 
 Features = Float[Array, "n d"] | dict[str, Float[Array, "n _"]]
 

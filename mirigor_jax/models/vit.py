@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.models.convolution import convolution
-from mirigor_jax.models.resnet import compute_dtype
+from mirigor_jax.models.dtypes import compute_dtype
 
 Features = Float[Array, "n d"] | dict[str, Float[Array, "n _"]]
 

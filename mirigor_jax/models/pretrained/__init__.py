@@ -5,9 +5,7 @@
 python -m mirigor_jax.models.pretrained CHECKPOINT.pth ENCODER.safetensors
 """
 
-import argparse
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -20,46 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Float, UInt8
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import replace_bytes
-from mirigor_jax.models.layouts import LAYOUTS, Layout
+from mirigor_jax.models.frozen import FrozenEncoder
+from mirigor_jax.models.pretrained.layouts import LAYOUTS, Layout
 
 AXES = {"same": None, "conv": (2, 3, 1, 0), "dense": (1, 0)}
 SHOWN = 4  # keys or faults in a message
 
 
-@dataclass(frozen=True, eq=False)
-class Pretrained:
-    """A frozen encoder and what it was fed.
-
-    encoder: computes in float32; `encoder.clone(dtype="bfloat16")` is the same in half precision.
-    variables: what `encoder.apply` takes: {"params", "batch_stats"}, the latter where there is BatchNorm.
-    size: the side of the images it was trained on. mean, std: of their normalisation, for pixels in [0, 1].
-    layout: its name in LAYOUTS. used, ignored: the keys of the state dict, every one in either.
-    """
-
-    encoder: nn.Module
-    variables: dict[str, Any]
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    layout: str
-    used: tuple[str, ...]
-    ignored: tuple[str, ...]
-
-    def apply(
-        self, variables: Any, images: UInt8[Array, "n s s 3"], *, stages: bool = False
-    ) -> Float[Array, "n d"] | dict[str, Float[Array, "n _"]]:
-        """Representations of RGB images as the source normalised them; with `stages` a dict of every stage's."""
-        mean, std = (jnp.asarray(values, jnp.float32)[None, None, None, :] for values in (self.mean, self.std))
-        x = (images.astype(jnp.float32) / 255.0 - mean) / std
-        features: Any = self.encoder.apply(variables, x, train=False, stages=stages)
-        return features
-
-
-def load(path: str | Path, *, layout: str | None = None) -> Pretrained:
+def load(path: str | Path, *, layout: str | None = None) -> FrozenEncoder:
     """The encoder in a public checkpoint; the layout is recognised by the keys unless named.
 
     Raises InputError for a file that is missing, truncated or of an unknown format or layout, that holds more than
@@ -68,7 +37,7 @@ def load(path: str | Path, *, layout: str | None = None) -> Pretrained:
     return _build(Path(path), _recognise(Path(path), layout))
 
 
-def convert(path: str | Path, converted: str | Path) -> Pretrained:
+def convert(path: str | Path, converted: str | Path) -> FrozenEncoder:
     """Write the checkpoint's state dict, keys unchanged, to `converted` (.safetensors) once it has loaded.
 
     Raises InputError as `load` does, and for a `converted` that exists or is named otherwise.
@@ -195,7 +164,7 @@ def _recognise(path: Path, layout: str | None) -> _Match:
     return best
 
 
-def _build(path: Path, match: _Match) -> Pretrained:
+def _build(path: Path, match: _Match) -> FrozenEncoder:
     layout = LAYOUTS[match.layout]
     leaves, faults = {}, []
     for key, (leaf, transform) in match.used.items():
@@ -225,8 +194,15 @@ def _build(path: Path, match: _Match) -> Pretrained:
     if faults:
         raise InputError(f"'{path}' is no {type(encoder).__name__} in {match.layout} layout: {_some(faults)}")
     tree = {tuple(leaf.split("/")): jnp.asarray(array, jnp.float32) for leaf, array in leaves.items()}
-    return Pretrained(
-        encoder, unflatten_dict(tree), size, layout.mean, layout.std, match.layout, tuple(match.used), match.ignored
+    return FrozenEncoder(
+        encoder,
+        unflatten_dict(tree),
+        layout.mean,
+        layout.std,
+        size=size,
+        layout=match.layout,
+        used=tuple(match.used),
+        ignored=match.ignored,
     )
 
 
@@ -241,28 +217,3 @@ def _shapes(encoder: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
 def _some(items: list[str]) -> str:
     more = f", … ({len(items)} in all)" if len(items) > SHOWN else ""
     return ", ".join(items[:SHOWN]) + more
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Convert one checkpoint. Returns the exit code: 0, or 2 for bad input (one line on stderr)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mirigor_jax.models.pretrained", description="Convert a public checkpoint to safetensors."
-    )
-    parser.add_argument("checkpoint", help=f"one of {', '.join(READERS)}")
-    parser.add_argument("converted", help="the .safetensors file to write")
-    arguments = parser.parse_args(argv)
-    try:
-        pretrained = convert(arguments.checkpoint, arguments.converted)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(pretrained.variables["params"]))
-    print(
-        f"{arguments.converted}: {pretrained.layout} layout, {parameters:,} parameters in {len(pretrained.used)} keys"
-    )
-    print("\n  ".join([f"{len(pretrained.ignored)} keys ignored", *pretrained.ignored]))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

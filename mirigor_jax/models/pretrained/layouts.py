@@ -8,8 +8,8 @@ from functools import partial
 import flax.linen as nn
 
 from mirigor_jax.errors import InputError
+from mirigor_jax.models.pretrained.timm_keys import TIMM
 from mirigor_jax.models.resnet import STAGES, make_encoder
-from mirigor_jax.models.timm_keys import TIMM
 
 Shapes = Mapping[str, tuple[int, ...]]
 

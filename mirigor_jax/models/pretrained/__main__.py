@@ -1,0 +1,34 @@
+"""This converts a public checkpoint to safetensors, once: python -m mirigor_jax.models.pretrained FROM TO."""
+
+import argparse
+import sys
+
+import jax
+
+from mirigor_jax.errors import InputError
+from mirigor_jax.models.pretrained import READERS, convert
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert one checkpoint. Returns the exit code: 0, or 2 for bad input (one line on stderr)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mirigor_jax.models.pretrained", description="Convert a public checkpoint to safetensors."
+    )
+    parser.add_argument("checkpoint", help=f"one of {', '.join(READERS)}")
+    parser.add_argument("converted", help="the .safetensors file to write")
+    arguments = parser.parse_args(argv)
+    try:
+        pretrained = convert(arguments.checkpoint, arguments.converted)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(pretrained.variables["params"]))
+    print(
+        f"{arguments.converted}: {pretrained.layout} layout, {parameters:,} parameters in {len(pretrained.used)} keys"
+    )
+    print("\n  ".join([f"{len(pretrained.ignored)} keys ignored", *pretrained.ignored]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
