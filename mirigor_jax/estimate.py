@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from mirigor_jax import parallel, probes
+from mirigor_jax import fitting, parallel, probes
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data import augment
 from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
@@ -97,7 +97,7 @@ def _critic(config: ConfigDict) -> tuple[CosineCritic, optax.GradientTransformat
     return critic, optax.adam(optax.cosine_decay_schedule(config.estimate.learning_rate, config.estimate.steps))
 
 
-def init_critic(config: ConfigDict, h: Any, key: jax.Array) -> fit.CriticState:
+def init_critic(config: ConfigDict, h: Any, key: jax.Array) -> fitting.CriticState:
     """The critic before its first step, for representations like h (k, d)."""
     return fit.init_critic(*_critic(config), h, key)
 
@@ -129,7 +129,7 @@ def make_step(
     else:
         views = partial(fit.draw_pairs, k=e.fit_k, axis_name=parallel.AXIS)
     step = partial(fit.estimate_step, views=views, critic=critic, optimizer=optimizer, axis_name=parallel.AXIS)
-    chunk = partial(fit.fit_chunk, step=step, validate=_bounds(config), streamed=streamed)
+    chunk = partial(fitting.fit_chunk, step=step, validate=_bounds(config), streamed=streamed)
     replicated, layout = parallel.REPLICATED, WITHIN_BATCH if streamed else parallel.REPLICATED
     specs = (replicated, replicated, layout, WITHIN_BATCH, replicated)
     mapped = parallel.map_step(chunk, mesh, specs, (replicated, replicated), donate=(0,))

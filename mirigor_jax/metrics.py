@@ -15,9 +15,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Integer
 from scipy.special import entr, log_softmax
 
-from mirigor_jax import mlp_probe, probes
+from mirigor_jax import fitting, probes
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi import fit
 from mirigor_jax.mi.contrastive import nt_xent, uniformity
 
 
@@ -139,7 +138,7 @@ def evaluate(
     k: int = 256,
     max_steps: int = 20_000,
     seed: int = 0,
-    report: fit.Report | None = None,
+    report: fitting.Report | None = None,
 ) -> dict[str, float]:
     """Every metric of the part "test" that its arrays allow, by probes made on the parts "fit" and "validation".
 
@@ -177,7 +176,7 @@ def evaluate(
         h_validation, of_validation = features["validation"]["h"], features["validation"]["labels"]
         linear = probes.fit_linear(*part, l2=l2, validation_features=h_validation, validation_labels=of_validation)
         knn = probes.fit_knn(*part)
-        mlp = mlp_probe.fit_mlp(
+        mlp = probes.fit_mlp(
             *part,
             validation_features=h_validation,
             validation_labels=of_validation,

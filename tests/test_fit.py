@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from scipy import stats
 
-from mirigor_jax import parallel
+from mirigor_jax import fitting, parallel
 from mirigor_jax.data.pairing import parse
 from mirigor_jax.encode import encode_pairs, encode_step
 from mirigor_jax.errors import InputError
@@ -177,7 +177,7 @@ def test_fit_keeps_the_best_critic_of_validation():
     )
     read = partial(fit.bounds, critic=critic, axis_name=parallel.AXIS)
     chunk = parallel.map_step(
-        partial(fit.fit_chunk, step=step, validate=read, streamed=False),
+        partial(fitting.fit_chunk, step=step, validate=read, streamed=False),
         mesh,
         (P(), P(), P(), P(None, "data"), P()),
         (P(), P()),
@@ -218,7 +218,7 @@ def test_eight_devices_estimate_as_one():
         )
         read = partial(fit.bounds, critic=critic, axis_name=parallel.AXIS)
         within = P(None, "data")
-        chunk = partial(fit.fit_chunk, step=step, validate=read, streamed=False)
+        chunk = partial(fitting.fit_chunk, step=step, validate=read, streamed=False)
         chunk = parallel.map_step(chunk, mesh, (P(), P(), P(), within, P()), (P(), P()))
         state = fit.init_critic(critic, optimizer, jnp.asarray(h[:2]), jax.random.key(0))
         for i in range(3):

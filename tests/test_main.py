@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from small import cdp, report, user_environment
 
-from mirigor_jax import configuration, encode, experiment, train
+from mirigor_jax import configuration, encode, experiment, fitting, train
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.main import main
@@ -186,7 +186,7 @@ def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys, m
 
         return traces
 
-    for room, name in ((encode, "encode_step"), (fit, "estimate_step"), (fit, "fit_chunk")):
+    for room, name in ((encode, "encode_step"), (fit, "estimate_step"), (fitting, "fit_chunk")):
         monkeypatch.setattr(room, name, counted(getattr(room, name)))
     own = report(finished)["estimates"]["color"]
     again = ["--config=configs/estimate.py:pairing=none,k_est=32", f"--config.restore={finished}"]

@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 from scipy.spatial.distance import pdist
 from scipy.special import ive, logsumexp
 
-from mirigor_jax import metrics, mlp_probe
+from mirigor_jax import metrics, probes
 from mirigor_jax.errors import InputError
 
 
@@ -128,8 +128,8 @@ def test_label_nmi_of_a_channel_is_its_capacity_over_the_entropy():
 
 @pytest.fixture
 def small_mlp(monkeypatch):
-    small = partial(mlp_probe.fit_mlp, hidden=(16,), dropout=(0.1,), learning_rate=1e-2)
-    monkeypatch.setattr(mlp_probe, "fit_mlp", small)
+    small = partial(probes.fit_mlp, hidden=(16,), dropout=(0.1,), learning_rate=1e-2)
+    monkeypatch.setattr(probes, "fit_mlp", small)
 
 
 @pytest.mark.slow

@@ -8,10 +8,8 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from small import calibration_seconds
 
-from mirigor_jax import probes
 from mirigor_jax.errors import InputError
-from mirigor_jax.mlp_probe import fit_mlp
-from mirigor_jax.probes import accuracy, class_posterior, fit_knn, fit_linear
+from mirigor_jax.probes import accuracy, class_posterior, fit_knn, fit_linear, fit_mlp, knn
 
 SMALL = {"hidden": (32, 32), "dropout": (0.1, 0.1), "learning_rate": 5e-3, "max_steps": 300, "patience": 200}
 
@@ -189,7 +187,7 @@ def test_neighbours_vote_as_in_a_plain_loop(monkeypatch, k, tau):
     bank, labels = clusters(rng, 120, 6, 4, noise=2)
     rows, truth = clusters(rng, 23, 6, 4, noise=2)
     bank *= rng.uniform(0.1, 10, size=(120, 1)).astype(np.float32)  # lengths do not count
-    monkeypatch.setattr(probes, "KNN_SCORES", 120 * 5)  # five rows at a time, of 23
+    monkeypatch.setattr(knn, "KNN_SCORES", 120 * 5)  # five rows at a time, of 23
     probe = fit_knn(bank, labels, 5, k=k, tau=tau)
     expected = votes_by_loop(bank, labels, 5, k, tau, rows)
     np.testing.assert_allclose(class_posterior(probe, rows), expected, atol=1e-4)

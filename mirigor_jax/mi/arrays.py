@@ -14,6 +14,7 @@ from jaxtyping import Float
 from scipy import stats
 from scipy.special import ndtri
 
+from mirigor_jax import fitting
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import certificate, fit
 from mirigor_jax.mi.bounds import ESTIMATORS, Estimator
@@ -75,7 +76,7 @@ def estimate_all(
     seeds: int = 1,
     seed: int = 0,
     confidence: float = 0.95,
-    report: fit.Report | None = None,
+    report: fitting.Report | None = None,
 ) -> list[list[Estimate]]:
     """Every estimator on every data set, `estimates[i][j]` of pairs[i] by estimators[j], fitted all at once.
 

@@ -22,12 +22,12 @@ from jaxtyping import Array, Float, Int
 
 from mirigor_jax import parallel
 from mirigor_jax.data.pairing import class_index
+from mirigor_jax.fitting import CriticState, Report, fit_chunk, fresh, update
 from mirigor_jax.mi.bounds import Anchors, Estimator, anchored, derange, info_nce_symmetric, shuffle
 from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi
 
 Views = Callable[[Any, Any, Array], tuple[Array, Array]]
 Negatives = Literal["in-batch", "derange", "shuffle"]
-Report = Callable[[int, int, str], None]  # (step, of how many, what validation says)
 
 
 class Bank(NamedTuple):
@@ -71,36 +71,11 @@ def draw_pairs(frozen: Any, bank: Bank, key: Array, *, k: int, axis_name: str) -
     return bank.h[rows_x], bank.h[rows_y]
 
 
-class CriticState(NamedTuple):
-    """The critic in training, and the best of validation so far (in nats)."""
-
-    step: Array
-    params: Any
-    opt_state: Any
-    best_params: Any
-    best_nats: Array
-    best_step: Array
-    carry: Any = ()  # of the objective, where it has one (MINE)
-
-
 def init_critic(
     critic: nn.Module, optimizer: optax.GradientTransformation, h: Float[Array, "k d"], key: Array
 ) -> CriticState:
     """A fresh critic for representations like h."""
     return fresh(critic.init(key, h, h)["params"], optimizer, h.dtype)
-
-
-def fresh(params: Any, optimizer: optax.GradientTransformation, dtype: Any) -> CriticState:
-    """The state before any step and any look at validation."""
-    zero = jnp.zeros((), jnp.int32)
-    return CriticState(zero, params, optimizer.init(params), params, jnp.full((), -jnp.inf, dtype), zero)
-
-
-def update(state: CriticState, optimizer: optax.GradientTransformation, gradients: Any) -> CriticState:
-    """The state after one step along the gradients."""
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return state._replace(step=state.step + 1, params=params, opt_state=opt_state)
 
 
 def estimate_step(
@@ -152,37 +127,6 @@ def bounds(
         return lax.pmean((strict, nt_xent_mi(paper, k)), axis_name)
 
     return lax.map(one, (h_x, h_y))
-
-
-def fit_chunk(
-    state: CriticState,
-    frozen: Any,
-    batch: Any,
-    validation: tuple[Any, Any],
-    keys: Array,
-    *,
-    step: Callable[..., tuple[CriticState, Array]],
-    validate: Callable[..., tuple[Array, ...]],
-    streamed: bool,
-) -> tuple[CriticState, dict[str, Array]]:
-    """As many steps as keys in one scan, then one look at validation; the best critic so far is kept.
-
-    validate: (params, *validation) → the value that decides, in nats, first.
-    streamed: `batch` has a leading axis of one batch a step; else every step draws from the same one.
-    """
-    if streamed:
-        state, fitted = lax.scan(lambda s, x: step(s, frozen, x[0], x[1]), state, (batch, keys))
-    else:
-        state, fitted = lax.scan(lambda s, key: step(s, frozen, batch, key), state, keys)
-    value = jnp.mean(validate(state.params, *validation)[0])
-    better = value > state.best_nats
-    best = jax.tree.map(partial(jnp.where, better), state.params, state.best_params)
-    state = state._replace(
-        best_params=best,
-        best_nats=jnp.where(better, value, state.best_nats),
-        best_step=jnp.where(better, state.step, state.best_step),
-    )
-    return state, {"fit_nats": jnp.mean(fitted), "validation_nats": value}
 
 
 class Pairs(NamedTuple):

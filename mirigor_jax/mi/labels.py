@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 from scipy.special import entr, logsumexp
 
-from mirigor_jax import parallel, probes
+from mirigor_jax import fitting, parallel, softmax
 from mirigor_jax.data.pairing import by_class, fresh_pairs, rank_in_class
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import arrays, certificate, fit
@@ -59,7 +59,7 @@ class HeldOut:
 def routes(
     part: HeldOut,
     validation: HeldOut,
-    probe: probes.LinearProbe,
+    probe: softmax.LinearProbe,
     joint: Float[np.ndarray, "c c"],
     confidence: float,
 ) -> dict[Certificate, dict[str, Any]]:
@@ -68,7 +68,7 @@ def routes(
     The probe is the posterior and the classifier; a classifier certifies only where the views share their class.
     validation: what InfoNCE's batches are chosen on. Scores are those of a critic that has not seen either part.
     """
-    q_x, q_y = probes.class_posterior(probe, part.h_x), probes.class_posterior(probe, part.h_y)
+    q_x, q_y = softmax.class_posterior(probe, part.h_x), softmax.class_posterior(probe, part.h_y)
     lower = certificate.posterior_lower_bits(q_x, q_y, part.c_x, part.c_y, joint, confidence)
     found: dict[Certificate, dict[str, Any]] = {"posterior": {"lower_bits": lower, "pairs": len(q_x)}}
     if _exact(joint):
@@ -92,7 +92,7 @@ def info_nce_route(
 def certify(
     validation: HeldOut,
     test: HeldOut,
-    probe: probes.LinearProbe,
+    probe: softmax.LinearProbe,
     joint: Float[np.ndarray, "c c"],
     confidence: float,
 ) -> tuple[Certificate, dict[Certificate, dict[str, Any]]]:
@@ -269,7 +269,7 @@ def estimate_labels(
     steps: int = 1000,
     confidence: float = 0.95,
     tolerance_bits: float = 0.1,
-    report: fit.Report | None = None,
+    report: fitting.Report | None = None,
 ) -> LabelEstimate:
     """I_class = I(h_X;h_Y) of representations h (n, d) under same-class pairing, certified, with H(C) and NMI.
 
@@ -307,7 +307,7 @@ def compare(
     steps: int = 1000,
     confidence: float = 0.95,
     tolerance_bits: float = 0.1,
-    report: fit.Report | None = None,
+    report: fitting.Report | None = None,
 ) -> Comparison:
     """Is encoder A's I_class larger than B's? Their strict InfoNCE on the same test pairs, and the paired difference.
 
@@ -448,12 +448,12 @@ def _measure(
     steps: int,
     confidence: float,
     tolerance_bits: float,
-    report: fit.Report | None,
+    report: fitting.Report | None,
 ) -> tuple[LabelEstimate, Float[np.ndarray, " v"]]:
     """The estimate, and the independent values that its own is the mean of, in nats."""
     warnings = _warnings(design, h)
     h, classes, law = arrays.squash(h, h[design.fit]).astype(np.float32), design.classes, design.law
-    probe = probes.fit_linear(
+    probe = softmax.fit_linear(
         h[design.fit],
         classes[design.fit],
         len(law),
@@ -461,7 +461,7 @@ def _measure(
         validation_features=h[design.validation],
         validation_labels=classes[design.validation],
     )
-    q = certificate.mix_posterior(probes.class_posterior(probe, h), MIXING) / np.sqrt(law)[None, :]
+    q = certificate.mix_posterior(softmax.class_posterior(probe, h), MIXING) / np.sqrt(law)[None, :]
     inputs = np.hstack([h, q.astype(np.float32)])
     critic = PosteriorCritic(CosineCritic((128,), 64), len(law))
     params = _fit_critics(critic, design, inputs, seed, seeds, steps, report)
@@ -536,7 +536,7 @@ def _fit_critics(
     seed: int,
     seeds: int,
     steps: int,
-    report: fit.Report | None,
+    report: fitting.Report | None,
 ) -> Any:
     """Parameters of `seeds` critics, stacked, fitted at once on redrawn pairs; the best of validation, or the start."""
     if seeds < 1 or steps < 1:
@@ -567,7 +567,7 @@ def _programs(critic: PosteriorCritic, steps: int) -> tuple[Any, Any]:
     def step(state, frozen, bank, key):
         x, y = fit.draw_pairs(frozen, bank, key, k=BATCH, axis_name=parallel.AXIS)
         value, gradients = jax.value_and_grad(bound)(state.params, x, y)
-        return fit.update(state, optimizer, jax.tree.map(jnp.negative, gradients)), value
+        return fitting.update(state, optimizer, jax.tree.map(jnp.negative, gradients)), value
 
     def validate(params, x, y):
         return (lax.map(lambda pair: bound(params, *pair), (x, y)),)
@@ -575,11 +575,11 @@ def _programs(critic: PosteriorCritic, steps: int) -> tuple[Any, Any]:
     def start(validation, root):
         params = critic.init(root, validation[0][0, :2], validation[1][0, :2], method="scores")["params"]
         best = jnp.mean(validate(params, *validation)[0])
-        return fit.fresh(params, optimizer, best.dtype)._replace(best_nats=best)
+        return fitting.fresh(params, optimizer, best.dtype)._replace(best_nats=best)
 
     def chunk(state, bank, validation, root):
         keys = jax.random.split(jax.random.fold_in(root, state.step + 1), LOOK)
-        return fit.fit_chunk(state, {}, bank, validation, keys, step=step, validate=validate, streamed=False)
+        return fitting.fit_chunk(state, {}, bank, validation, keys, step=step, validate=validate, streamed=False)
 
     # One device: a step is too small to share, and the device's draws are then the same anywhere.
     mesh, shared = parallel.make_mesh(1), parallel.REPLICATED

@@ -12,9 +12,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Integer
 
+from mirigor_jax import fitting
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi import fit
-from mirigor_jax.probes import best_temperature, check_part, mean_and_scale, standardise
+from mirigor_jax.softmax import best_temperature, check_part, mean_and_scale, standardise
 
 BATCH = 512
 LOOK = 100  # steps between looks at validation
@@ -69,7 +69,7 @@ def fit_mlp(
     max_steps: int = 20_000,
     patience: int = 2000,
     seed: int = 0,
-    report: fit.Report | None = None,
+    report: fitting.Report | None = None,
 ) -> MLPProbe:
     """Minimise cross-entropy + weight_decay/2 |parameters|^2 by Adam, 512 images a step, one dropout rate a layer.
 
@@ -90,7 +90,9 @@ def fit_mlp(
     part = jax.device_put((standardise(features, mean, scale), np.asarray(labels)))
     validation = jax.device_put((standardise(validation_features, mean, scale), np.asarray(validation_labels)))
     init_key, fit_key = jax.random.split(jax.random.key(seed))
-    state = fit.fresh(classifier.init(init_key, part[0][:1])["params"], _adam(learning_rate, weight_decay), np.float32)
+    state = fitting.fresh(
+        classifier.init(init_key, part[0][:1])["params"], _adam(learning_rate, weight_decay), np.float32
+    )
     options = {"classifier": classifier, "learning_rate": learning_rate, "weight_decay": weight_decay}
     while state.step < max_steps and state.step - state.best_step < patience:
         state, looked = _chunk(state, part, validation, fit_key, **options)
@@ -116,7 +118,7 @@ def _adam(learning_rate: float | Array, weight_decay: float | Array) -> optax.Gr
 
 @partial(jax.jit, static_argnames="classifier")
 def _chunk(
-    state: fit.CriticState,
+    state: fitting.CriticState,
     part: tuple[Array, Array],
     validation: tuple[Array, Array],
     key: Array,
@@ -124,7 +126,7 @@ def _chunk(
     classifier: Classifier,
     learning_rate: float | Array,
     weight_decay: float | Array,
-) -> tuple[fit.CriticState, dict[str, Array]]:
+) -> tuple[fitting.CriticState, dict[str, Array]]:
     """LOOK steps on batches of the fit part (features, labels), then a look at validation."""
 
     def loss_nats(params, x, labels, dropout):
@@ -136,13 +138,13 @@ def _chunk(
         row_key, dropout = jax.random.split(key)
         rows = jax.random.randint(row_key, (BATCH,), 0, len(part[0]))
         loss, gradients = jax.value_and_grad(loss_nats)(state.params, *(x[rows] for x in part), dropout)
-        return fit.update(state, _adam(learning_rate, weight_decay), gradients), -loss
+        return fitting.update(state, _adam(learning_rate, weight_decay), gradients), -loss
 
     def validate(params, x, labels):
         return (-loss_nats(params, x, labels, None),)
 
     keys = jax.random.split(jax.random.fold_in(key, state.step), LOOK)
-    return fit.fit_chunk(state, {}, part, validation, keys, step=step, validate=validate, streamed=False)
+    return fitting.fit_chunk(state, {}, part, validation, keys, step=step, validate=validate, streamed=False)
 
 
 @partial(jax.jit, static_argnames="classifier")

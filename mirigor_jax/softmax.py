@@ -1,9 +1,9 @@
-"""Frozen features' classes by softmax regression, its l2 and temperature chosen on validation, and by neighbours."""
+"""Softmax regression: it chooses its l2 and its temperature on validation, and gives class posteriors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,6 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from mirigor_jax.errors import InputError
-
-KNN_SCORES = 2**26  # held at once, 256 MiB
 
 
 @runtime_checkable
@@ -52,24 +50,6 @@ class LinearProbe:
     def logits(self, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Class scores (n, c), before the temperature."""
         return standardise(features, self.mean, self.scale) @ self.kernel + self.bias[None, :]
-
-
-@dataclass(frozen=True)
-class NearestNeighbours:
-    """A vote of the k fit images most similar by cosine, each of weight exp(cosine / tau). Unit rows, on the device."""
-
-    features: Float[Array, "n d"]
-    labels: Integer[Array, " n"]
-    num_classes: int
-    k: int
-    tau: float
-    temperature: ClassVar[float] = 1.0  # the posterior is each class's share of the votes
-
-    def logits(self, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
-        """Log of each class's votes (n, c), up to a term of the row's; -inf for a class without any."""
-        rows = max(1, KNN_SCORES // len(self.features))
-        votes = _log_votes(self.features, self.labels, self.tau, jnp.asarray(features), self.num_classes, self.k, rows)
-        return np.asarray(votes)
 
 
 def fit_linear(
@@ -111,35 +91,6 @@ def fit_linear(
         temperature=best_temperature(logits[best], truth),
         validation_accuracy=float(accuracies[best]),
     )
-
-
-def fit_knn(
-    features: Float[np.ndarray | Array, "n d"],
-    labels: Integer[np.ndarray | Array, " n_labels"],
-    num_classes: int,
-    *,
-    k: int = 200,
-    tau: float = 0.07,
-) -> NearestNeighbours:
-    """Weighted k-nearest-neighbour classification by cosine similarity; of fewer than k images all have a vote.
-
-    Raises InputError as `fit_linear` does, and where k or tau is not positive.
-    Source: Wu et al. 2018, section 3.4 (k = 200, tau = 0.07).
-    """
-    check_part(features, labels, num_classes, "fit")
-    if k < 1 or tau <= 0:
-        raise InputError(f"k = {k}, tau = {tau:g}: expected both above 0; 200 and 0.07 are usual")
-    rows = np.asarray(features, np.float32)
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return NearestNeighbours(jnp.asarray(rows), jnp.asarray(labels), num_classes, min(k, len(rows)), tau)
-
-
-def accuracy(
-    probe: Probe, features: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndarray | Array, " n_labels"]
-) -> float:
-    """The share of images, in 0..1, whose highest score is their label's. Raises InputError as `fit_linear` does."""
-    check_part(features, labels, probe.num_classes, "test")
-    return float(np.mean(probe.logits(features).argmax(axis=1) == np.asarray(labels)))
 
 
 def class_posterior(probe: Probe, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
@@ -198,28 +149,6 @@ def _fit_path(
         extrapolation = [[0, 0, 0], [1, 0, 0], [2, -1, 0]] + [[3, -3, 1]] * len(l2)
         zeros = jnp.zeros((3, x.shape[1], num_classes), x.dtype), jnp.zeros((3, num_classes), x.dtype)
         return lax.scan(fit, zeros, (l2, jnp.asarray(extrapolation[: len(l2)], x.dtype)))[1]
-
-
-@partial(jax.jit, static_argnames=("num_classes", "k", "rows"))
-def _log_votes(
-    bank: Float[Array, "n d"],
-    labels: Integer[Array, " n"],
-    tau: float | Array,
-    h: Float[Array, "m d"],
-    num_classes: int,
-    k: int,
-    rows: int,
-) -> Float[Array, "m c"]:
-    """Log-votes for each row of h, so many rows at a time; the nearest neighbour's weight is 1."""
-
-    def one(row):
-        row = row / jnp.maximum(jnp.linalg.norm(row), 1e-12)
-        cosines, nearest = lax.top_k(jnp.matmul(row, bank.T, precision="highest"), k)
-        # cosines[0] is the maximum too, but with that slice of its result XLA:CPU sorts all rows, 30 times as slow.
-        weights = jnp.exp((cosines - jnp.max(cosines)) / tau)
-        return jnp.zeros(num_classes, bank.dtype).at[labels[nearest]].add(weights)
-
-    return jnp.log(lax.map(one, h, batch_size=rows))
 
 
 def mean_and_scale(
