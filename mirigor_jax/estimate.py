@@ -25,9 +25,14 @@ from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
 from mirigor_jax.encode import encode_pairs
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, read_rows, replace_arrays, replace_json, replace_rows
-from mirigor_jax.mi import certificate, fit, labels
-from mirigor_jax.mi.certificate import Certificate
+from mirigor_jax.mi import certify as choice
+from mirigor_jax.mi import fit
+from mirigor_jax.mi.certificates import Certificate, classifier_lower_bits
+from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.mi.critics import CosineCritic
+from mirigor_jax.mi.estimate import Estimate, reach_bits, verdict
+from mirigor_jax.mi.read import in_batches as cut_batches
+from mirigor_jax.mi.read import mean_scores
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.progress import Progress
 from mirigor_jax.watch import UNWATCHED_STAGE, Stage
@@ -51,14 +56,14 @@ def check(config: ConfigDict, pairing: AnyPairing, pairs: int, validation: int) 
     if not 0.5 <= e.confidence < 1:
         raise InputError(f"estimate.confidence={e.confidence} is not in [0.5, 1); 0.95 is usual")
     law = None if isinstance(pairing, SameImage) or not pairing.exact else pairing.law
-    if law is not None and len(law) > 1 and certificate.classifier_lower_bits(0, pairs, law, e.confidence) == 0:
+    if law is not None and len(law) > 1 and classifier_lower_bits(0, pairs, law, e.confidence) == 0:
         raise InputError(
             f"{pairs} test pairs are too few for a certificate over {len(law)} classes: even a classifier "
             "without errors would prove nothing; raise features.test to some thousands"
         )
-    if pairing.num_classes != 1 and pairs < labels.LEAST_PAIRS:
+    if pairing.num_classes != 1 and pairs < choice.LEAST_PAIRS:
         raise InputError(f"{pairs} test pairs are too few for a certificate; raise features.test to some thousands")
-    if pairing.num_classes != 1 and validation < labels.LEAST_PAIRS:
+    if pairing.num_classes != 1 and validation < choice.LEAST_PAIRS:
         raise InputError(
             f"{validation} validation pairs are too few to choose on; raise features.validation, or give images"
         )
@@ -277,7 +282,7 @@ def read_curve(
     rows, batches = [], {}
     for k in batch_sizes(config, len(test["h_x"])):
         strict, paper = (np.asarray(x, np.float64) / math.log(2) for x in read(params, *in_batches(test, k, mesh)))
-        t_lower, t_upper = certificate.t_interval(strict, config.estimate.confidence)
+        t_lower, t_upper = t_interval(strict, config.estimate.confidence)
         batches[str(k)] = strict
         rows.append(
             {
@@ -289,7 +294,7 @@ def read_curve(
                 "ceiling_bits": math.log2(k),
                 "paper_bits": float(paper.mean()),
                 "paper_ceiling_bits": math.log2(2 * k - 1),
-                "reach_bits": None if law is None else certificate.reach_bits(k, law),
+                "reach_bits": None if law is None else reach_bits(k, law),
             }
         )
     return rows, batches
@@ -319,7 +324,7 @@ def fit_probe(config: ConfigDict, features: Features, pairing: ByClass) -> probe
 def certify(
     config: ConfigDict, params: Any, features: Features, pairing: AnyPairing, confidence: float
 ) -> tuple[Certificate | None, dict[Certificate, dict[str, Any]]]:
-    """`labels.certify` of the fitted critic and the class probe: (route, all routes on test).
+    """`mi.certify` of the fitted critic and the class probe: (route, all routes on test).
 
     Where no attribute is shared, I = 0 needs no certificate; where the views share their image, there is InfoNCE's.
     """
@@ -327,25 +332,27 @@ def certify(
         return None, {}
     critic, _ = _critic(config)
     stacked = jax.tree.map(lambda x: x[None], jax.device_get(params))
-    size = labels.batch_rows(len(features["test"]["h_x"]), len(features["validation"]["h_x"]))
+    size = choice.batch_rows(len(features["test"]["h_x"]), len(features["validation"]["h_x"]))
 
     def scores(pairs: dict[str, np.ndarray]) -> np.ndarray:
-        x, y = (labels.in_batches(pairs[view], size) for view in ("h_x", "h_y"))
-        return np.asarray(labels.mean_scores(critic, stacked, x, y))
+        x, y = (cut_batches(pairs[view], size) for view in ("h_x", "h_y"))
+        return np.asarray(mean_scores(critic, stacked, x, y))
 
     if isinstance(pairing, SameImage):
-        found = labels.info_nce_route(scores(features["validation"]), scores(features["test"]), confidence)
+        found = choice.info_nce_route(scores(features["validation"]), scores(features["test"]), confidence)
         return "infonce", {"infonce": found}
 
-    def held_out(part: str) -> labels.HeldOut:
+    probe = fit_probe(config, features, pairing)
+
+    def held_out(part: str) -> choice.HeldOut:
         pairs = features[part]
         h_x, h_y = pairs["h_x"], pairs["h_y"]
+        q_x, q_y = probes.class_posterior(probe, h_x), probes.class_posterior(probe, h_y)
         c_x, c_y = pairing.classes(pairs["labels_x"]), pairing.classes(pairs["labels_y"])
         # One image of each pair: the two share their class, so their errors are not independent trials.
-        return labels.HeldOut(h_x, h_y, c_x, c_y, h_x, c_x, scores(pairs))
+        return choice.HeldOut(q_x, q_y, c_x, c_y, probe.logits(h_x).argmax(axis=1), c_x, scores(pairs))
 
-    probe = fit_probe(config, features, pairing)
-    return labels.certify(held_out("validation"), held_out("test"), probe, pairing.joint(), confidence)
+    return choice.certify(held_out("validation"), held_out("test"), pairing.joint(), confidence)
 
 
 def estimate(
@@ -383,7 +390,7 @@ def estimate(
     route, found = certify(config, params, features, pairing, e.confidence + risk)
     lower = found[route]["lower_bits"] if route else 0.0
     upper = pairing.mutual_information_bits
-    result = certificate.Estimate(
+    result = Estimate(
         name=name,
         value_bits=own["strict_bits"],
         kind="lower bound",
@@ -396,7 +403,7 @@ def estimate(
         confidence=e.confidence,
         certificate=route,
         # The other routes do without K, so that no K limits what they can show.
-        verdict=certificate.verdict(
+        verdict=verdict(
             lower, upper, e.tolerance_bits, own["reach_bits"] or own["ceiling_bits"] if route == "infonce" else math.inf
         ),
     )

@@ -47,7 +47,8 @@ from mirigor_jax.files import (
     replace_figure,
     replace_json,
 )
-from mirigor_jax.mi import certificate, labels
+from mirigor_jax.mi.certify import RUN_OUT
+from mirigor_jax.mi.estimate import conclusions
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.models.realnvp import RealNVP
 from mirigor_jax.progress import Progress, duration
@@ -381,7 +382,7 @@ def _population(config: ConfigDict) -> Population:
         sets[name] = images.take(order[:limit]) if few else images
     if d.negatives:
         sets["negatives"] = _negatives(config, sets["train"])
-    return Collected(sets, config.seed, labels.RUN_OUT * (1 - config.estimate.confidence))
+    return Collected(sets, config.seed, RUN_OUT * (1 - config.estimate.confidence))
 
 
 def _cdp(config: ConfigDict, size: int) -> cdp.CDP:
@@ -930,7 +931,7 @@ def _pair_sheet(config: ConfigDict, population: Population, law: AnyPairing) -> 
 
 def _conclusions(found: dict[str, Any], tolerance_bits: float) -> list[str]:
     upper = math.inf if found["upper_bits"] is None else found["upper_bits"]
-    return certificate.conclusions(
+    return conclusions(
         n=found["routes"].get("posterior", {}).get("pairs", 0),
         errors=found["routes"].get("classifier", {}).get("errors"),
         shared_exactly=upper != math.inf and math.isclose(upper, found["entropy_bits"], abs_tol=1e-9),

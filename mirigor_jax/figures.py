@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mirigor_jax.mi.certificate import Estimate, round_down
+from mirigor_jax.mi.estimate import Estimate, round_down
 
 # Okabe & Ito's colours, which colour-blind readers can tell apart; a quantity has one colour in every picture.
 INK, GRID, ENTROPY = "#333333", "#E5E5E5", "#999999"

@@ -24,7 +24,7 @@ from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, read_rows, replace_rows
-from mirigor_jax.mi.bounds import info_nce
+from mirigor_jax.mi.estimators import info_nce
 from mirigor_jax.models.realnvp import RealNVP
 from mirigor_jax.progress import Progress
 from mirigor_jax.watch import UNWATCHED_STAGE, Stage

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from mirigor_jax import figures, metrics, report
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, read_arrays
-from mirigor_jax.mi import certificate
+from mirigor_jax.mi.confidence import t_interval
+from mirigor_jax.mi.estimate import round_down
 
 Row = dict[str, Any]
 RESAMPLES = 2000
@@ -178,7 +179,7 @@ def neighbours(rows: Sequence[Row], confidence: float = 0.95) -> list[Row]:
         if not a["batches"] or not b["batches"] or (a["test"], a["batches"]["k"]) != (b["test"], b["batches"]["k"]):
             continue
         difference = np.subtract(a["batches"]["strict_bits"], b["batches"]["strict_bits"])
-        lower, upper = certificate.t_interval(difference, confidence)
+        lower, upper = t_interval(difference, confidence)
         found.append(
             {
                 "a": a["cell"],
@@ -199,7 +200,7 @@ def _number(name: str, value: float | None) -> str:
         return "–"
     if name.endswith("accuracy"):
         return f"{100 * value:.2f}"
-    return f"{certificate.round_down(value) if 'lower' in name else value:z.3f}"
+    return f"{round_down(value) if 'lower' in name else value:z.3f}"
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from mirigor_jax.files import AnyPath, replace_json, replace_text
-from mirigor_jax.mi.certificate import round_down
+from mirigor_jax.mi.estimate import round_down
 
 Report = dict[str, Any]
 Row = tuple[str, str, str]

@@ -26,7 +26,8 @@ from mirigor_jax.configuration import flatten, near
 from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, failures, locate, read_arrays, replace_figure, replace_json, replace_text
-from mirigor_jax.mi import certificate
+from mirigor_jax.mi.certificates import classifier_lower_bits
+from mirigor_jax.mi.estimate import round_down
 from mirigor_jax.progress import duration
 from mirigor_jax.watch import UNWATCHED, Watch
 
@@ -302,7 +303,7 @@ def _batch_size_table(rows: Sequence[Row]) -> str:
                 _mean(of["paper_bits"]),
                 "≈ 6",
                 _mean(of["strict_bits"]),
-                f"[{certificate.round_down(min(row['lower_bits'] for row in same)):.3f}, {same[0]['upper_bits']:.3f}]",
+                f"[{round_down(min(row['lower_bits'] for row in same)):.3f}, {same[0]['upper_bits']:.3f}]",
                 _mean([100 * row["accuracy"]["all"] for row in same], ".2f"),
                 "96.0–99.8",
             )
@@ -336,7 +337,7 @@ def _infomin_table(rows: Sequence[Row]) -> str:
 
         def information(same: Sequence[Row], task: str) -> str:
             of = [row["estimates"][task] for row in same]
-            lower = certificate.round_down(min(one["lower_bits"] for one in of))
+            lower = round_down(min(one["lower_bits"] for one in of))
             return f"{_mean([one['strict_bits'] for one in of])} in [{lower:.3f}, {of[0]['upper_bits']:.3f}]"
 
         sections += [f"## {encoder}", matrix("accuracy, %", accuracy), matrix("I_class, bits", information)]
@@ -382,7 +383,7 @@ def _strength_table(rows: Sequence[Row]) -> str:
             for t in TASKS
             for text in [_mean([100 * row["accuracy"][t] for row in same], ".2f")]
         ]
-        lower, upper = certificate.round_down(min(row["lower_bits"] for row in same)), same[0]["upper_bits"]
+        lower, upper = round_down(min(row["lower_bits"] for row in same)), same[0]["upper_bits"]
         lines.append(
             (
                 family,
@@ -434,7 +435,7 @@ def trap(
     h: representations of independent images; classes: theirs, of num_classes equally frequent ones. The classifier
     gives an image the class of the nearest row of a bank. Redrawn from that bank, every image finds itself: no errors,
     however many draws, whatever the encoder. Also with the classes shuffled, where the true information is 0.
-    Returns rows {"bank", "shuffled", "redrawn_bits", "fresh_bits"}: lower ends by `certificate.classifier_lower_bits`.
+    Returns rows {"bank", "shuffled", "redrawn_bits", "fresh_bits"}: lower ends by `classifier_lower_bits`.
     """
     rng, law = np.random.default_rng(0), np.full(num_classes, 1 / num_classes)
     shuffled = rng.permutation(classes)
@@ -446,7 +447,7 @@ def trap(
         for labels in (classes, shuffled):
             wrong, wrong_fresh = labels[of_bank] != labels[:bank], labels[of_fresh] != labels[fresh]
             claims = (
-                certificate.classifier_lower_bits(int(errors.sum()), len(errors), law, confidence)
+                classifier_lower_bits(int(errors.sum()), len(errors), law, confidence)
                 for errors in (wrong[redrawn], wrong_fresh)
             )
             rows.append(
@@ -488,10 +489,10 @@ def _certified_table(rows: Sequence[Row]) -> str:
                 f"{row['paper_bits']:.3f}",
                 *(f"{strict[k]:z.3f}" if k in strict else "–" for k in ks),
                 *(
-                    f"{certificate.round_down(row['routes'][route]):.3f}" if route in row["routes"] else "–"
+                    f"{round_down(row['routes'][route]):.3f}" if route in row["routes"] else "–"
                     for route in ("classifier", "posterior", "infonce")
                 ),
-                f"[{certificate.round_down(row['lower_bits']):.3f}, {row['upper_bits']:.3f}]",
+                f"[{round_down(row['lower_bits']):.3f}, {row['upper_bits']:.3f}]",
                 f"**{row['outside']}, by {abs(row['excess_bits']):.3f}**" if row["outside"] else "within",
             )
         )
@@ -513,8 +514,8 @@ def _certified_table(rows: Sequence[Row]) -> str:
                 (
                     f"{one['bank']:,}",
                     "shuffled: the truth is 0" if one["shuffled"] else "true",
-                    f"{certificate.round_down(one['redrawn_bits']):.3f}",
-                    f"{certificate.round_down(one['fresh_bits']):.3f}",
+                    f"{round_down(one['redrawn_bits']):.3f}",
+                    f"{round_down(one['fresh_bits']):.3f}",
                 )
                 for one in trapped["trap"]
             ],
@@ -550,7 +551,7 @@ def _case_table(heading: str, rows: Sequence[Row], paper: Mapping[str, float]) -
             _mean([100 * row["accuracy"] for row in same], ".2f"),
             f"{paper[case]:.1f}" if case in paper else "–",
             _mean([row["strict_bits"] for row in same]),
-            f"[{certificate.round_down(min(row['lower_bits'] for row in same)):.3f}, {same[0]['entropy_bits']:.3f}]",
+            f"[{round_down(min(row['lower_bits'] for row in same)):.3f}, {same[0]['entropy_bits']:.3f}]",
             _mean([row["simclr_bits"] for row in same]),
         )
         for (case,), same in _groups(rows, "case").items()

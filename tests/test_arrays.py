@@ -1,6 +1,8 @@
 """mi.estimate on arrays: right where the truth is known, honest where it cannot be, and clear about bad input."""
 
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,10 @@ from scipy.special import digamma
 
 from mirigor_jax import mi
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi import arrays, fit
-from mirigor_jax.mi.bounds import ESTIMATORS, anchored
+from mirigor_jax.mi import api, fit, read
 from mirigor_jax.mi.distributions import Gaussian, MultivariateNormal
+from mirigor_jax.mi.estimators import ESTIMATORS, anchored
+from mirigor_jax.mi.gaussian import gaussian_base
 
 QUICK = {"steps": 200, "batch_size": 32}
 
@@ -233,7 +236,7 @@ def test_the_base_is_the_gaussian_density_ratio():
     law = MultivariateNormal(covariance, 3)
     x, y = draw(law, 40_000)
     parts_x, parts_y = ([v[:20_000], v[20_000:30_000], v[30_000:]] for v in (x, y))
-    u, v = arrays._gaussian_base(parts_x, parts_y)
+    u, v = gaussian_base(parts_x, parts_y)
     error = np.sum(u[2] * v[2], axis=1) - np.asarray(law.log_ratio(jnp.asarray(parts_x[2]), jnp.asarray(parts_y[2])))
     assert np.sqrt(np.mean(error**2)) < 0.05
 
@@ -241,7 +244,7 @@ def test_the_base_is_the_gaussian_density_ratio():
 def test_the_base_claims_nothing_of_noise():
     """200 columns fitted to 600 rows correlate almost perfectly there; on validation they do not."""
     x, y = np.random.default_rng(0).normal(size=(2, 1000, 200))
-    split = arrays._Split.of(x, y, 0)
+    split = api.Split.of(x, y, 0)
     assert np.all(split.base_x[2] @ split.base_y[2].T == 0)
 
 
@@ -253,26 +256,24 @@ def test_a_large_k_is_read_in_blocks(gaussian):
     stacked = {"f": jax.tree.map(lambda *p: jnp.stack(p), *params)}
     scores = sum(recipe.scores(p, x[0], y[0]) for p in params) / 2
     for anchors, expected in (("x", mi.info_nce(scores)), ("both", mi.info_nce_symmetric(scores))):
-        read = fit.read_info_nce(recipe, anchors, stacked, x, y)
-        np.testing.assert_allclose(read, [expected], atol=1e-5)
+        found = read.read_info_nce(recipe, anchors, stacked, x, y)
+        np.testing.assert_allclose(found, [expected], atol=1e-5)
 
 
 @pytest.mark.slow
 def test_the_interval_covers_what_it_is_about():
     """InfoNCE of the exact density ratio at K = 200, jackknifed in one batch: 300 fresh samples, nominal 95 %."""
-    law, estimator = Gaussian(2, 0.8), arrays._resolve("info_nce_symmetric")
+    law, estimator = Gaussian(2, 0.8), api.resolve("info_nce_symmetric")
 
     @jax.jit
     def sample(key):
         x, y = law.sample(key, 200)
         rows = jax.vmap(lambda one: law.log_ratio(jnp.broadcast_to(one, x.shape), y))(x)
-        _, value, without = fit.read(estimator, rows[None, None], None, 10)
+        _, value, without = read.read(estimator, rows[None, None], None, 10)
         return value, without
 
     values, without = map(np.asarray, jax.lax.map(sample, jax.random.split(jax.random.key(0), 300)))
-    low, high = np.transpose(
-        [arrays.jackknife_interval(float(v), w, 0.95) for v, w in zip(values, without, strict=True)]
-    )
+    low, high = np.transpose([read.jackknife_interval(float(v), w, 0.95) for v, w in zip(values, without, strict=True)])
     assert 0.9 < np.mean((low < values.mean()) & (values.mean() < high)) < 0.99
 
 
@@ -339,10 +340,17 @@ def test_bad_input_is_one_clear_line(x, y, options, message):
 
 @pytest.mark.slow
 def test_the_fewest_pairs_that_are_taken_suffice():
-    x, y = np.random.default_rng(0).normal(size=(2, arrays.LEAST, 2))
+    x, y = np.random.default_rng(0).normal(size=(2, api.LEAST, 2))
     assert mi.estimate(x, y, steps=100).lower_bits == 0
 
 
 def test_data_sets_of_one_call_have_one_shape():
     with pytest.raises(InputError, match=r"data sets have shapes .*\(200, 1\).*: expected the same of all"):
         mi.estimate_all([(X, Y), (X[:, :1], Y)])
+
+
+def test_measuring_arrays_loads_no_pictures_no_probes_and_no_input_pipelines():
+    code = "import sys; from mirigor_jax import mi; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "mirigor_jax.mi.labels" in loaded
+    assert not {"matplotlib", "grain", "tensorflow_datasets", "mirigor_jax.probes", "mirigor_jax.figures"} & {*loaded}

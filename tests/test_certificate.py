@@ -8,23 +8,16 @@ from scipy import optimize, stats
 from scipy.special import softmax
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi.certificate import (
-    Estimate,
+from mirigor_jax.mi.certificates import (
     choose_batches,
     classifier_lower_bits,
-    clopper_pearson_upper,
-    conclusions,
     info_nce_lower_bits,
     info_nce_lower_bits_at,
-    mean_lower_bound,
-    paper_reach_bits,
     partition_upper_bound,
-    plug_in_lower_bound,
     posterior_lower_bits,
-    reach_bits,
-    t_interval,
-    verdict,
 )
+from mirigor_jax.mi.confidence import clopper_pearson_upper, mean_lower_bound, plug_in_lower_bound, t_interval
+from mirigor_jax.mi.estimate import Estimate, conclusions, reach_bits, verdict
 
 
 def uniform(classes):
@@ -71,6 +64,16 @@ def perfect_scores(rng, k, probabilities):
 
 
 # the perfect critic
+
+
+def paper_reach_bits(k, classes):
+    """What log(2K-1) - L_NT-Xent expects of a perfect critic on uniform classes, in bits; it can pass log2 of them.
+
+    Each anchor's denominator holds its positive and both views of every other pair of its class:
+    log2(2K-1) - E log2(1 + 2 Bin(K-1, 1/N)). Source: Lee et al. 2023, Eq. 4, at temperature 0.
+    """
+    others = np.arange(k)
+    return np.log2(2 * k - 1) - stats.binom.pmf(others, k - 1, 1 / classes) @ np.log2(1 + 2 * others)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from jax import lax
 from scipy import stats
 from scipy.special import entr, log_softmax
 
-from mirigor_jax.mi.bounds import info_nce
-from mirigor_jax.mi.certificate import (
+from mirigor_jax.mi.certificates import (
     choose_batches,
     classifier_lower_bits,
     info_nce_lower_bits,
@@ -25,6 +24,7 @@ from mirigor_jax.mi.certificate import (
 )
 from mirigor_jax.mi.critics import JointCritic
 from mirigor_jax.mi.distributions import BENCHMARK
+from mirigor_jax.mi.estimators import info_nce
 
 pytestmark = pytest.mark.slow
 

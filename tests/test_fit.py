@@ -16,8 +16,8 @@ from mirigor_jax.data.pairing import parse
 from mirigor_jax.encode import encode_pairs, encode_step
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import fit
-from mirigor_jax.mi.bounds import ESTIMATORS
 from mirigor_jax.mi.critics import CosineCritic, SeparableCritic
+from mirigor_jax.mi.estimators import ESTIMATORS
 from mirigor_jax.models.resnet import make_encoder
 
 

@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
-from mirigor_jax import probes
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi import certificate, labels
+from mirigor_jax.mi import api, certify, labels
+from mirigor_jax.mi.certificates import classifier_lower_bits, posterior_lower_bits, stratified_trials
+from mirigor_jax.mi.confidence import clopper_pearson_upper, t_interval
 from mirigor_jax.mi.distributions import Discrete
-from mirigor_jax.mi.labels import compare, estimate_labels, monitor, pair_values
+from mirigor_jax.mi.estimate import reach_bits
+from mirigor_jax.mi.labels import compare, estimate_labels, monitor
+from mirigor_jax.mi.read import in_batches, independent_values, pair_values
 
 # One size, so that what one test compiles serves the next.
 N, D, CLASSES = 4000, 4, 4
@@ -82,9 +85,9 @@ def test_pairs_deviate_by_their_influence():
 )
 def test_the_interval_covers_the_bound_at_its_own_k(batches, k, rho):
     drawn = gaussian_scores(np.random.default_rng(0), 600 * batches, k, rho).reshape(600, batches, k, k)
-    values = [labels.independent_values(scores) for scores in drawn]
+    values = [independent_values(scores) for scores in drawn]
     expected = np.mean(values)  # standard error: 1/24 of an interval's half width
-    intervals = np.array([certificate.t_interval(v, 0.95) for v in values])
+    intervals = np.array([t_interval(v, 0.95) for v in values])
     covered = np.mean((intervals[:, 0] <= expected) & (expected <= intervals[:, 1]))
     assert 0.92 <= covered <= 0.98
 
@@ -94,7 +97,7 @@ def test_the_paired_interval_covers_and_is_narrower_than_two():
     good, worse = (gaussian_scores(np.random.default_rng(1), 600, 128, 0.9, gain) for gain in (1.0, 0.7))
     values = [np.array([pair_values(scores) for scores in batches]) for batches in (good, worse)]
     differences = values[0] - values[1]
-    intervals = np.array([certificate.t_interval(d, 0.95) for d in differences])
+    intervals = np.array([t_interval(d, 0.95) for d in differences])
     covered = np.mean((intervals[:, 0] <= differences.mean()) & (differences.mean() <= intervals[:, 1]))
     assert 0.92 <= covered <= 0.98
     paired, alone = (np.var(v, axis=1).mean() for v in (differences, values[0]))
@@ -110,19 +113,19 @@ def test_stratified_trials_limit_the_error_rate_in_95_percent(rates, counts):
         pmf = np.convolve(pmf, stats.binom.pmf(np.arange(n + 1), n, rate))
     rate, missed = float(law @ rates), 0.0
     for errors, probability in enumerate(pmf):
-        trials = labels.stratified_trials(errors, np.array(counts), law, 0.95)
+        trials = stratified_trials(errors, np.array(counts), law, 0.95)
         assert trials <= sum(counts)
-        missed += probability * (certificate.clopper_pearson_upper(errors, trials, 0.95) < rate)
+        missed += probability * (clopper_pearson_upper(errors, trials, 0.95) < rate)
     assert missed <= 0.05
 
 
 def test_stratified_trials_are_the_rows_where_proportions_are_exact():
-    assert labels.stratified_trials(3, np.array([40, 40, 20]), np.array([0.4, 0.4, 0.2]), 0.95) == 100
+    assert stratified_trials(3, np.array([40, 40, 20]), np.array([0.4, 0.4, 0.2]), 0.95) == 100
 
 
 def test_pairs_are_of_one_class_of_disjoint_rows_and_parts():
     classes = np.random.default_rng(0).choice(3, 3000, p=[0.6, 0.3, 0.1])
-    design = labels._Design.of(classes, 5, 0.95)
+    design = labels.Design.of(classes, 5, 0.95)
     parts = [design.fit, design.validation, design.test]
     assert sorted(np.concatenate(parts)) == list(range(3000))
     assert [len(part) for part in parts] == pytest.approx([1800, 600, 600], abs=3)
@@ -138,7 +141,7 @@ def test_pairs_are_of_one_class_of_disjoint_rows_and_parts():
 def test_pairs_have_independent_classes_of_the_labels_law():
     """Class counts over seeds have a multinomial's mean and variance; equal shares of every class would have none."""
     classes = np.repeat([0, 1, 2], [500, 300, 200])
-    designs = [labels._Design.of(classes, seed, 0.95) for seed in range(400)]
+    designs = [labels.Design.of(classes, seed, 0.95) for seed in range(400)]
     drawn = np.array([np.bincount(classes[d.pairs[1][:, 0]], minlength=3) for d in designs])
     n = drawn.sum(axis=1)
     assert np.ptp(n) == 0
@@ -151,46 +154,72 @@ def test_pairs_have_independent_classes_of_the_labels_law():
 
 
 def held_out(seed, *, right=1.0, scale=8.0, exact=True, n=512):
-    """Pairs of 4 classes, their one-hot representations wrong with probability 1 - right, scored by their agreement."""
+    """Pairs of 4 classes, their one-hot representations wrong with probability 1 - right, scored by their agreement.
+
+    The posterior is the softmax of `scale` times a representation, and the classifier's class its largest column.
+    """
     rng = np.random.default_rng(seed)
     c_x = rng.integers(0, 4, n)
     c_y = c_x if exact else np.where(rng.random(n) < 0.3, rng.integers(0, 4, n), c_x)
     h_x, h_y = (
         np.eye(4)[np.where(rng.random(n) < right, c, rng.integers(0, 4, n))].astype(np.float32) for c in (c_x, c_y)
     )
-    return labels.HeldOut(
-        h_x, h_y, c_x, c_y, h_x, c_x, scale * labels.in_batches(h_x, 32) @ labels.in_batches(h_y, 32).swapaxes(1, 2)
-    )
+    q_x, q_y = (special.softmax(scale * h.astype(np.float64), axis=1) for h in (h_x, h_y))
+    scores = scale * in_batches(h_x, 32) @ in_batches(h_y, 32).swapaxes(1, 2)
+    return certify.HeldOut(q_x, q_y, c_x, c_y, h_x.argmax(axis=1), c_x, scores)
 
 
-def probe(scale):
-    """The softmax of `scale` times a one-hot representation."""
-    zero, one = np.zeros(4, np.float32), np.ones(4, np.float32)
-    return probes.LinearProbe(scale * np.eye(4, dtype=np.float32), zero, zero, one, 0.0, 1.0, 1.0)
+def ignorant(part):
+    """The part as a model sees it that takes one class to be the likeliest whatever the representation."""
+    law = np.tile(special.softmax([1.0, 0.0, 0.0, 0.0]), (len(part.c), 1))
+    return replace(part, q_x=law, q_y=law, predicted=np.zeros_like(part.c))
 
 
 def test_the_route_is_validations_choice_and_every_route_is_below_the_truth():
     joint = np.eye(4) / 4
-    route, found = labels.certify(held_out(0), held_out(1), probe(8.0), joint, 0.95)
+    route, found = certify.certify(held_out(0), held_out(1), joint, 0.95)
     assert set(found) == {"classifier", "posterior", "infonce"}
     assert all(0 < one["lower_bits"] < 2 for one in found.values())
     assert route != "infonce"
-    # A probe that knows nothing leaves the critic's scores, whatever the test part would have preferred.
-    ignorant = replace(probe(0.0), bias=np.array([1, 0, 0, 0], np.float32))
-    route, found = labels.certify(held_out(0), held_out(1), ignorant, joint, 0.95)
+    # A model that knows nothing leaves the critic's scores, whatever the test part would have preferred.
+    route, found = certify.certify(ignorant(held_out(0)), ignorant(held_out(1)), joint, 0.95)
     assert route == "infonce"
-    # A probe that fails on the test part only is still the choice, though scores would serve better there.
+    route, found = certify.certify(ignorant(held_out(0)), held_out(1), joint, 0.95)
+    assert route == "infonce"
+    # A model that fails on the test part only is still the choice, though scores would serve better there.
     failing = replace(held_out(1, right=0.3), scores=held_out(1).scores)
-    route, found = labels.certify(held_out(0), failing, probe(8.0), joint, 0.95)
+    route, found = certify.certify(held_out(0), failing, joint, 0.95)
     assert route != "infonce"
     assert found["infonce"]["lower_bits"] > found[route]["lower_bits"]
 
 
+def test_routes_rest_on_the_posteriors_and_predictions_that_are_given():
+    """The classifier's errors are of its own predictions, whatever the posteriors say, and the other way around."""
+    joint, law, part = np.eye(4) / 4, np.full(4, 0.25), held_out(1, right=0.9)
+    found = certify.routes(part, held_out(0), joint, 0.95)
+    errors = int(np.sum(part.predicted != part.c))
+    assert 0 < errors < 60
+    assert found["classifier"] == {
+        "lower_bits": classifier_lower_bits(errors, 512, law, 0.95),
+        "errors": errors,
+        "images": 512,
+    }
+    lower = posterior_lower_bits(part.q_x, part.q_y, part.c_x, part.c_y, joint, 0.95)
+    assert found["posterior"] == {"lower_bits": lower, "pairs": 512}
+    right = certify.routes(replace(part, predicted=part.c), held_out(0), joint, 0.95)
+    assert right["classifier"]["errors"] == 0
+    assert (right["posterior"], right["infonce"]) == (found["posterior"], found["infonce"])
+    blurred = certify.routes(replace(ignorant(part), predicted=part.predicted), held_out(0), joint, 0.95)
+    assert blurred["posterior"]["lower_bits"] == 0 < lower
+    assert blurred["classifier"] == found["classifier"]
+    # Of rows that are a fixed number of each class, so many errors are as telling as in fewer draws.
+    apart = certify.routes(replace(part, stratified=True), held_out(0), joint, 0.95)["classifier"]
+    assert apart["images"] == stratified_trials(errors, np.bincount(part.c), law, 0.95) < 512
+
+
 def test_classes_that_differ_between_views_have_no_classifier_route():
     joint = 0.7 * np.eye(4) / 4 + 0.3 / 16
-    route, found = labels.certify(
-        held_out(0, exact=False, n=4096), held_out(1, exact=False, n=4096), probe(8.0), joint, 0.95
-    )
+    route, found = certify.certify(held_out(0, exact=False, n=4096), held_out(1, exact=False, n=4096), joint, 0.95)
     assert set(found) == {"posterior", "infonce"}
     truth = float(np.sum(joint * np.log2(joint * 16)))
     assert 0 < found[route]["lower_bits"] <= truth
@@ -202,7 +231,7 @@ def test_perfect_representations_hold_all_of_the_class():
     rows = np.concatenate([np.flatnonzero(c == i)[: N // CLASSES] for i in range(CLASSES)])
     found = estimate_labels(x[rows], c[rows], tolerance_bits=0.15, **FAST)
     assert found.entropy_bits == found.upper_bits == 2.0
-    assert found.value_bits == pytest.approx(certificate.reach_bits(found.k, np.full(4, 0.25)), abs=0.04)
+    assert found.value_bits == pytest.approx(reach_bits(found.k, np.full(4, 0.25)), abs=0.04)
     assert found.t_lower_bits < found.value_bits < found.t_upper_bits
     assert 1.85 < found.lower_bits < 2
     assert found.lower_bits == found.routes[found.certificate]["lower_bits"]
@@ -239,7 +268,7 @@ def test_distinct_rows_that_know_nothing_certify_nothing():
 
 
 def test_value_and_certificate_are_of_the_test_rows_alone():
-    h, design = clusters((0, 4, 8, 12), 0), labels._Design.of(C, 0, 0.95)
+    h, design = clusters((0, 4, 8, 12), 0), labels.Design.of(C, 0, 0.95)
     h[design.test] = clusters((6, 6, 6, 6), 1)[design.test]
     found = estimate_labels(h, C, seed=0, **FAST)
     assert found.t_upper_bits < 0.1
@@ -261,12 +290,12 @@ def test_unbalanced_classes_have_their_own_entropy():
 
 def test_labels_come_in_many_forms():
     strings = np.array(list("abcd"))[C]
-    plain = labels._Design.of(C, 0, 0.95)
+    plain = labels.Design.of(C, 0, 0.95)
     for given in (C.astype(np.uint8), jnp.asarray(C) - 2, strings, list(strings), strings.astype(object), C.tolist()):
-        found = labels._Design.of(given, 0, 0.95)
+        found = labels.Design.of(given, 0, 0.95)
         np.testing.assert_array_equal(found.classes, C)
         np.testing.assert_array_equal(found.pairs[1], plain.pairs[1])
-    np.testing.assert_array_equal(labels._Design.of(C < 2, 0, 0.95).law, [0.5, 0.5])
+    np.testing.assert_array_equal(labels.Design.of(C < 2, 0, 0.95).law, [0.5, 0.5])
     h = clusters((0, 2, 4, 6), 0)
     values = [estimate_labels(x, c, **FAST).value_bits for x, c in ((h, C), (jnp.asarray(h), list(strings)))]
     assert values[0] == pytest.approx(values[1], abs=1e-3)
@@ -317,7 +346,7 @@ def test_a_monitor_reads_the_same_images_at_every_call():
 def test_a_monitor_of_two_views_estimates_their_information(monkeypatch):
     """Encoded, in order, and with the options passed on."""
     x, y = np.random.default_rng(0).normal(size=(2, 600, 2)).astype(np.float32)
-    monkeypatch.setattr(labels.arrays, "estimate", lambda *views, **options: (views, options))
+    monkeypatch.setattr(api, "estimate", lambda *views, **options: (views, options))
     know = monitor(lambda shift, images: images + shift, [(x[:400], y[:400]), (x[400:], y[400:])], num_batches=2, k=64)
     (h_x, h_y), options = know(1.0)
     np.testing.assert_array_equal(h_x, x + 1)

@@ -14,7 +14,8 @@ from small import encoder, image_set
 from mirigor_jax import configuration, experiment
 from mirigor_jax.data import sources
 from mirigor_jax.main import main
-from mirigor_jax.mi import labels
+from mirigor_jax.mi.certificates import classifier_lower_bits
+from mirigor_jax.mi.certify import RUN_OUT
 from mirigor_jax.models import pretrained
 
 COUNTS = {"": (1500, 900, 600), "_test": (300, 150, 150)}  # images of three classes: unlike in training and test
@@ -79,7 +80,7 @@ def test_pairs_share_a_class_use_no_image_twice_and_follow_the_classes_frequenci
     np.testing.assert_array_equal(classes[rows[:, 0]], classes[rows[:, 1]])
     expected = len(rows) * np.array(COUNTS["_test"]) / 600
     assert stats.chisquare(np.bincount(classes[rows[:, 0]]), expected).pvalue > 1e-3
-    assert population.risk(law) == pytest.approx(labels.RUN_OUT * 0.05)
+    assert population.risk(law) == pytest.approx(RUN_OUT * 0.05)
     # What validation chooses must not depend on the test: its pairs' classes are drawn apart.
     validation = population.sets["validation"].attributes[population._rows("validation", law)[:, 0], 0]
     assert np.mean(validation == classes[rows[: len(validation), 0]]) < 0.6
@@ -97,9 +98,9 @@ def test_a_certificate_pays_for_the_classes_that_may_run_out(finished):
     found = read(finished)["estimate"]
     own = found["routes"]["classifier"]
     law = np.array(COUNTS["_test"]) / 600
-    paid = labels.certificate.classifier_lower_bits(own["errors"], own["images"], law, 0.95 + labels.RUN_OUT * 0.05)
+    paid = classifier_lower_bits(own["errors"], own["images"], law, 0.95 + RUN_OUT * 0.05)
     assert own["lower_bits"] == pytest.approx(paid)
-    assert paid < labels.certificate.classifier_lower_bits(own["errors"], own["images"], law, 0.95)
+    assert paid < classifier_lower_bits(own["errors"], own["images"], law, 0.95)
 
 
 @pytest.mark.slow

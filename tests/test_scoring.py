@@ -12,7 +12,7 @@ from scipy import optimize
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import scoring
-from mirigor_jax.mi.bounds import ESTIMATORS, off_diagonal
+from mirigor_jax.mi.estimators import ESTIMATORS, off_diagonal
 from mirigor_jax.mi.scoring import anchor_loss
 
 RULES = {

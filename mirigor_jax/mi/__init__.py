@@ -1,12 +1,12 @@
 """Mutual information of paired representations: estimates, bounds, certificates. Usable alone on arrays."""
 
 from mirigor_jax.mi import distributions
-from mirigor_jax.mi.arrays import CRITICS, estimate, estimate_all
-from mirigor_jax.mi.bounds import ESTIMATORS, info_nce, info_nce_symmetric
-from mirigor_jax.mi.certificate import Estimate
+from mirigor_jax.mi.api import CRITICS, estimate, estimate_all
 from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi
 from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, SeparableCritic
-from mirigor_jax.mi.labels import Comparison, LabelEstimate, compare, estimate_labels, monitor
+from mirigor_jax.mi.estimate import Comparison, Estimate, LabelEstimate
+from mirigor_jax.mi.estimators import ESTIMATORS, info_nce, info_nce_symmetric
+from mirigor_jax.mi.labels import compare, estimate_labels, monitor
 
 __all__ = [
     "CRITICS",

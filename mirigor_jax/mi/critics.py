@@ -134,6 +134,24 @@ class BasedCritic(nn.Module):
         return _inner(x[:, -self.rank :], y[:, -self.rank :], partners) + gain * learned
 
 
+class PosteriorCritic(nn.Module):
+    """score = trust · log Σ_c q(c|x) q(c|y) / p(c) + gain · inner(x, y): starts at the density ratio if q is right.
+
+    The last `classes` columns of x and y are q(c|·) / √p(c) of a classifier; `inner` reads the others.
+    Source: Lee et al. 2023, §III-A: p(x, y) = Σ_c p(c) p(x|c) p(y|c).
+    """
+
+    inner: nn.Module
+    classes: int
+
+    @nn.compact
+    def scores(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        trust = self.param("trust", nn.initializers.constant(1.0), (), x.dtype)
+        gain = self.param("gain", nn.initializers.constant(0.1), (), x.dtype)
+        known = jnp.log(x[:, -self.classes :] @ y[:, -self.classes :].T)
+        return trust * known + gain * self.inner.scores(x[:, : -self.classes], y[:, : -self.classes])
+
+
 class _MLP(nn.Module):
     hidden: tuple[int, ...]
     features: int

@@ -16,15 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.scipy.special import logsumexp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from mirigor_jax import parallel
 from mirigor_jax.data.pairing import class_index
 from mirigor_jax.fitting import CriticState, Report, fit_chunk, fresh, update
-from mirigor_jax.mi.bounds import Anchors, Estimator, anchored, derange, info_nce_symmetric, shuffle
 from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi
+from mirigor_jax.mi.estimators import Estimator, anchored, derange, shuffle
 
 Views = Callable[[Any, Any, Array], tuple[Array, Array]]
 Negatives = Literal["in-batch", "derange", "shuffle"]
@@ -340,83 +339,3 @@ def fit_members(
     if report is not None and done < recipe.steps:
         report(done, done, f"stopped: nothing gained in {recipe.patience:,} steps")
     return jax.tree.map(lambda leaf: leaf[:m], jax.device_get(state.best_params)), best_step[:m]
-
-
-@partial(jax.jit, static_argnames="recipe")
-def read_scores(
-    recipe: Recipe, params: Any, x: Float[Array | np.ndarray, "b k p"], y: Float[Array | np.ndarray, "b k q"]
-) -> tuple[Float[Array, "s b n n"], Float[Array, "s b k"] | None]:
-    """Every score matrix of each batch by the critics of s seeds, and u of the positives where the estimators need it.
-
-    n = k, or 2k where all representations are anchors.
-    """
-
-    def one(p, x, y):
-        if recipe.estimators[0].anchors == "all":
-            x = y = jnp.concatenate([x, y])
-        # Some rows at a time: a joint critic's layers are as large as all the pairs together.
-        rows = lax.map(lambda row: recipe.scores(p["f"], row[None], y)[0], x, batch_size=128)
-        own = jnp.arange(x.shape[0])[:, None]
-        return rows, -recipe.scores(p["u"], x, y, own)[:, 0] if "u" in p else None
-
-    return lax.map(lambda p: lax.map(lambda pair: one(p, *pair), (x, y)), params)
-
-
-@partial(jax.jit, static_argnames=("estimator", "folds"))
-def read(
-    estimator: Estimator, scores: Float[Array, "s b n n"], u: Float[Array, "s b k"] | None, folds: int
-) -> tuple[Float[Array, " s"], Float[Array, ""], Float[Array, " folds"]]:
-    """The mean over batches, in nats: of each seed's scores, of their average, and of that without each fold of pairs.
-
-    InfoNCE, DV, NWJ and FLO are concave in the scores, so the averaged critic shows no less than the seeds' mean.
-    """
-
-    def value(scores, u):
-        return estimator.value(*anchored(scores, estimator.anchors), *(() if u is None else (u,)))
-
-    def over_batches(scores, u):
-        return jnp.mean(lax.map(lambda batch: value(*batch), (scores, u)))
-
-    k = scores.shape[-1] // (2 if estimator.anchors == "all" else 1)
-    averaged = jax.tree.map(lambda v: jnp.mean(v, axis=0), (scores, u))
-
-    def without(keep):
-        rows = jnp.concatenate([keep, keep + k]) if estimator.anchors == "all" else keep
-        scores, u = averaged
-        return over_batches(scores[:, rows][:, :, rows], None if u is None else u[:, keep])
-
-    fold = k // folds
-    kept = np.stack([np.delete(np.arange(k), np.s_[f * fold : (f + 1) * fold]) for f in range(folds)])
-    each = lax.map(lambda one: over_batches(*one), (scores, u))
-    return each, over_batches(*averaged), lax.map(without, jnp.asarray(kept))
-
-
-@jax.jit
-def strict_info_nce(scores: Float[Array | np.ndarray, "b k k"]) -> Float[Array, " b"]:
-    """Strict InfoNCE of each batch's scores, both directions averaged, in nats."""
-    return lax.map(info_nce_symmetric, scores)
-
-
-@partial(jax.jit, static_argnames=("recipe", "anchors"))
-def read_info_nce(
-    recipe: Recipe, anchors: Anchors, params: Any, x: Float[Array, "b k p"], y: Float[Array, "b k q"]
-) -> Float[Array, " b"]:
-    """Strict InfoNCE of the seeds' averaged critic at a K whose score matrix would not fit, in nats of each batch."""
-
-    def batch(pair):
-        x, y = pair
-        k = x.shape[0]
-        size = math.gcd(k, 256)  # rows at a time
-
-        def rows(column_sums, row):
-            first, x_rows = row
-            scores = jnp.mean(lax.map(lambda p: recipe.scores(p["f"], x_rows, y), params), axis=0)
-            positives = jnp.diagonal(lax.dynamic_slice_in_dim(scores, first, size, axis=1))
-            return jnp.logaddexp(column_sums, logsumexp(scores, axis=0)), (positives, logsumexp(scores, axis=1))
-
-        blocks = jnp.arange(0, k, size), x.reshape(-1, size, x.shape[1])
-        of_y, (positives, of_x) = lax.scan(rows, jnp.full(k, -jnp.inf, x.dtype), blocks)
-        sums = jnp.mean(of_x) if anchors == "x" else 0.5 * (jnp.mean(of_x) + jnp.mean(of_y))
-        return math.log(k) + jnp.mean(positives) - sums
-
-    return lax.map(batch, (x, y))

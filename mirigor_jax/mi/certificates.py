@@ -1,0 +1,285 @@
+"""Certificates: lower ends of I(h_X;h_Y) on fresh images, each at a confidence. Host side, numpy in float64.
+
+Every lower end here is about *fresh* test images: independent given their class, used in no fitting and no selection,
+each in one term only. Pairs redrawn from a finite bank of images are not fresh: the bank is a population of its own,
+in which any encoder with distinct rows, an untrained one too, determines the class.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int, Integer
+from scipy.special import entr, xlogy
+
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi.confidence import clopper_pearson_upper, mean_lower_bound, plug_in_lower_bound, t_interval
+
+Certificate = Literal["classifier", "posterior", "infonce"]
+
+
+def classifier_lower_bits(
+    errors: int, n: int, class_probabilities: Float[np.ndarray, " c"], confidence: float
+) -> float:
+    """Certificate of a classifier g: lower end of I(h_X;h_Y) where both views share their class exactly, in bits.
+
+    errors: of g(h) on n fresh images, one of each pair. class_probabilities: p(c), known exactly.
+    With Clopper-Pearson's u and F(e) = H_b(e) + e log2(c-1), Fano's inequality gives H(g(h_X)) >= H(C) - F(u) and,
+    as two views disagree only where one is wrong, H(g(h_X)|g(h_Y)) <= F(2u); so I >= H(C) - F(u) - F(2u).
+    F is held at its largest value, log2 c, beyond e = 1 - 1/c: every true error rate below u is then covered.
+    Raises InputError as `clopper_pearson_upper` does.
+    Source: Lee et al. 2023, Theorem III.2 (u = 0), by Fano's and the data processing inequality (Cover & Thomas 2006).
+    """
+    classes = len(class_probabilities)
+    u = clopper_pearson_upper(errors, n, confidence)
+
+    def fano_nats(error: float) -> float:
+        e = min(error, 1 - 1 / classes)
+        return float(entr(e) + entr(1 - e) + xlogy(e, classes - 1))
+
+    return max(0.0, float((entr(class_probabilities).sum() - fano_nats(u) - fano_nats(2 * u)) / np.log(2)))
+
+
+def stratified_trials(
+    errors: int, counts: Int[np.ndarray, " c"], law: Float[np.ndarray, " c"], confidence: float
+) -> int:
+    """How many draws from `law` limit the error rate as `errors` in counts[c] rows of each class c do, or less tightly.
+
+    Clopper-Pearson's limit holds for the mean rate over independent trials of unequal rates: their sum is less spread
+    than a binomial. Where counts are not in law's proportions, the rate is at most max law_c n / counts_c times that.
+    Source: Hoeffding 1956, Theorem 5.
+    """
+    n = int(counts.sum())
+    limit = clopper_pearson_upper(errors, n, confidence) * float(np.max(law * n / counts))
+    draws = range(n, errors, -1)
+    return next((m for m in draws if clopper_pearson_upper(errors, m, confidence) >= limit), max(errors, 1))
+
+
+def mix_posterior(posterior: Float[np.ndarray, "n c"], weight: float) -> Float[np.ndarray, "n c"]:
+    """Class probabilities (n, c) mixed with `weight` of the uniform law: no pair can then score minus infinity."""
+    return (1 - weight) * posterior + weight / posterior.shape[1]
+
+
+def posterior_lower_bits(
+    q_x: Float[np.ndarray, "n a"],
+    q_y: Float[np.ndarray, "n b"],
+    c_x: Integer[np.ndarray, " n"],
+    c_y: Integer[np.ndarray, " n"],
+    joint: Float[np.ndarray, "a b"],
+    confidence: float,
+    *,
+    mixing: float = 1e-3,
+) -> float:
+    """Certificate of a class posterior: lower end of I(h_X;h_Y) for any known dependency of the classes, in bits.
+
+    q_x, q_y: (n, a), (n, b) rows of class probabilities of n fresh pairs, by a model fitted on other images;
+    c_x, c_y: (n,) their true classes; joint: (a, b) the law p(c, c') the pairs were drawn from; mixing: the weight of
+    the uniform law in q, chosen beforehand.
+
+    The critic f = log q_x^T W q_y, W = p(c,c') / (p(c) p(c')), enters I >= E_P f - log E_Q e^f. The classes are a
+    control variate of known mean, E_P f = I(C;C') - E_P[log W_cc' - f], so that only the posterior's mistakes cost
+    anything; the difference lies in a window known from W and the mixing, and its betting bound gets 0.9 of the risk,
+    `partition_upper_bound` the other 0.1.
+
+    Raises InputError where joint or a row of q is no probability law, a class has no mass, or a pair of classes none.
+    Source: Donsker & Varadhan 1983.
+    """
+    p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
+    if abs(joint.sum() - 1) > 1e-9 or joint.min() < 0 or p_x.min() <= 0 or p_y.min() <= 0:
+        raise InputError(f"joint class law sums to {joint.sum():.6g}: expected p(c,c') >= 0 with sum 1, no class empty")
+    if not joint[c_x, c_y].all():
+        raise InputError("a test pair's classes have probability 0 under the joint law: expected pairs drawn from it")
+    for name, q in (("q_x", q_x), ("q_y", q_y)):
+        if q.min() < 0 or abs(q.sum(axis=1) - 1).max() > 1e-6:
+            raise InputError(f"rows of {name} sum to {q.sum(axis=1).max():.6g}: expected probabilities that sum to 1")
+    risk, ratio = 1 - confidence, joint / np.outer(p_x, p_y)
+    if np.allclose(ratio, 1):
+        return 0.0  # independent classes: nothing to find, and no window to bet in
+    q_x, q_y = mix_posterior(q_x, mixing), mix_posterior(q_y, mixing)
+
+    corners = mix_posterior(np.eye(len(p_x)), mixing) @ ratio @ mix_posterior(np.eye(len(p_y)), mixing).T
+    f_low, f_high = np.log(corners.min()), np.log(corners.max())  # bilinear in q: its extremes are at the corners
+    log_ratio = np.log(ratio, out=np.zeros_like(ratio), where=joint > 0)
+    possible = log_ratio[joint > 0]
+    excess = np.log(np.sum(q_x @ ratio * q_y, axis=1)) - log_ratio[c_x, c_y]
+    window = float(f_low - possible.max()), float(f_high - possible.min())
+    joint_term = np.sum(joint * log_ratio) + mean_lower_bound(excess, *window, 1 - 0.9 * risk)
+    partition = max(partition_upper_bound(q_x, q_y, c_x, c_y, joint, 1 - 0.1 * risk), float(corners.min()))
+    return max(0.0, float((joint_term - np.log(partition)) / np.log(2)))
+
+
+def partition_upper_bound(
+    q_x: Float[np.ndarray, "n a"],
+    q_y: Float[np.ndarray, "n b"],
+    c_x: Integer[np.ndarray, " n"],
+    c_y: Integer[np.ndarray, " n"],
+    joint: Float[np.ndarray, "a b"],
+    confidence: float,
+) -> float:
+    """Upper confidence limit of E_Q[q_x^T W q_y], the partition function of `posterior_lower_bits`; same arguments.
+
+    It is 1 + d_x^T B d_y, with d = E[(q - e_c) / sqrt p] and B = (joint - p_x p_y^T) / sqrt(p_x p_y^T): W averages to 1
+    and e_c to p. The pairs' s = ((q_x - e_c) / sqrt p_x, (q_y - e_c') / sqrt p_y) has |s| <= m, so with v >= E|s|^2 and
+    l = ln(2/risk) / n its mean is within r = 2lm/3 + sqrt((2lm/3)^2 + 2lv) of (d_x, d_y); v is a betting bound, half of
+    the risk each. Then d_x^T B d_y <= its value at the mean + r |gradient| + r^2 |B| / 2.
+    Source: Pinelis 1994, Theorem 3.4, in Bernstein's form (means of bounded vectors in Hilbert space).
+    """
+    p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
+    s_x = (q_x - np.eye(len(p_x))[c_x]) / np.sqrt(p_x)[None, :]
+    s_y = (q_y - np.eye(len(p_y))[c_y]) / np.sqrt(p_y)[None, :]
+    # q and e_c lie in the simplex, so q - e_c is longest from vertex to vertex.
+    longest = float(sum(np.sum(np.sort(1 / p)[-2:]) for p in (p_x, p_y)))
+    squares = np.sum(s_x**2, axis=1) + np.sum(s_y**2, axis=1)
+    second_moment = -mean_lower_bound(-squares, -longest, 0.0, (1 + confidence) / 2)
+    step = np.log(4 / (1 - confidence)) / len(squares)
+    linear = 2 * step * np.sqrt(longest) / 3
+    radius = linear + np.sqrt(linear**2 + 2 * step * second_moment)
+
+    dependence = (joint - np.outer(p_x, p_y)) / np.sqrt(np.outer(p_x, p_y))
+    d_x, d_y = s_x.mean(axis=0), s_y.mean(axis=0)
+    slope = np.hypot(np.linalg.norm(dependence @ d_y), np.linalg.norm(d_x @ dependence))
+    curvature = np.linalg.norm(dependence, 2)
+    return float(1 + d_x @ dependence @ d_y + radius * slope + radius**2 * curvature / 2)
+
+
+@dataclass(frozen=True)
+class InfoNCECertificate:
+    """Lower end of I(X;Y) from strict InfoNCE on disjoint batches of k fresh pairs, and what stands beside it; bits.
+
+    lower_bits holds at the confidence that was asked for. value_bits is the mean over batches, each of which lies in
+    `window_nats`. The others read one partition into batches: plug_in_lower_bits, the looser empirical Bernstein end
+    (at the same confidence), and the t-interval, two-sided and an approximation.
+    """
+
+    lower_bits: float
+    value_bits: float
+    k: int
+    batches: int
+    window_nats: tuple[float, float]
+    plug_in_lower_bits: float
+    t_lower_bits: float
+    t_upper_bits: float
+
+
+def info_nce_lower_bits(
+    validation: Float[np.ndarray, "b n n"],
+    test: Float[np.ndarray, "c m m"],
+    confidence: float,
+    *,
+    partitions: int = 8,
+    seed: int = 0,
+) -> InfoNCECertificate:
+    """Certificate of a fixed critic for any pairing: `choose_batches` on validation, `info_nce_lower_bits_at` on test.
+
+    validation, test: scores in nats, row x_i against column y_j, the diagonal the positives; all pairs of both are
+    independent draws that the critic has not seen.
+    Raises InputError as these two do.
+    """
+    k, weight = choose_batches(validation, test.shape[:2], confidence, seed=seed)
+    return info_nce_lower_bits_at(test, k, weight, confidence, partitions=partitions, seed=seed)
+
+
+def choose_batches(
+    validation: Float[np.ndarray, "b n n"], test_shape: tuple[int, int], confidence: float, *, seed: int = 0
+) -> tuple[int, float]:
+    """The k and weight of `info_nce_lower_bits_at` with the best lower end to be expected on test scores (c, m, m).
+
+    test_shape: (c, m). k is m halved some times, the weight a power of 1/2. On M values above `low` the betting bound
+    falls short of their mean by about ln(1/risk) / (M λ) + λ variance / 2, the bet λ being at most 0.9 / (mean - low).
+    The first part decides: at the best bet the variance costs √(2 ln(1/risk) variance / M), hardly a matter of k.
+    Raises InputError for scores that are not finite, or where no eight batches of two pairs can be made.
+    """
+    _require_finite(validation, "validation")
+    matrices, rows = test_shape
+    sizes = [rows >> halvings for halvings in range(rows.bit_length() - 1)]
+    # With fewer than eight batches the shortfall outgrows the log 2, at most, that doubling k adds.
+    sizes = [k for k in sizes if k <= validation.shape[1] and matrices * (rows // k) >= 8]
+    if not sizes:
+        raise InputError(
+            f"{matrices} x {rows} test pairs, {len(validation)} x {validation.shape[1]} for validation: expected eight "
+            "batches of two pairs or more; use more samples"
+        )
+    candidates = []
+    for k in sizes:
+        ratios = _likelihood_ratios(validation, k, 2, seed)
+        price = -np.log1p(-confidence) / (0.9 * matrices * (rows // k))
+        for weight in 0.5 ** np.arange(1, 9):
+            mean = _values(ratios, weight).mean()
+            candidates.append((mean - price * (mean - np.log(weight)), k, float(weight)))
+    _, k, weight = max(candidates)
+    return k, weight
+
+
+def info_nce_lower_bits_at(
+    scores: Float[np.ndarray, "c m m"],
+    k: int,
+    weight: float,
+    confidence: float,
+    *,
+    partitions: int = 8,
+    seed: int = 0,
+) -> InfoNCECertificate:
+    """Betting bound of E[b] <= I(X;Y), b being strict InfoNCE of k pairs, both directions averaged, kept in a window.
+
+    scores: as `info_nce_lower_bits`'s test. Batches are diagonal blocks under `partitions` random partitions of each
+    matrix's rows. k, weight: chosen without a look at these scores.
+
+    InfoNCE is log k less the cross-entropy of telling the positive among k candidates, so any law q over them gives a
+    bound: E log(k q_positive) <= I. Here q is the critic's softmax, mixed with `weight` of the uniform law. That keeps
+    b in [log weight, log k] whatever the scores, and costs nothing to first order where the softmax is calibrated;
+    a window clipped out of the scores would leave b a range that grows with log k.
+
+    Raises InputError for scores that are not finite, k outside [2, m] or a weight outside (0, 1).
+    Source: van den Oord et al. 2018, eq. 4; Poole et al. 2019, eq. 10; with any q, by Gibbs' inequality.
+    """
+    _require_finite(scores, "test")
+    if not 2 <= k <= scores.shape[1] or not 0 < weight < 1:
+        raise InputError(f"k = {k}, weight = {weight}: expected 2 <= k <= {scores.shape[1]} pairs and 0 < weight < 1")
+    values = _values(_likelihood_ratios(scores, k, partitions, seed), weight)
+    low, high = window = math.log(weight), math.log(weight + (1 - weight) * k)
+    one_partition = values[0]
+    lower = mean_lower_bound(values, low, high, confidence)
+    plug_in_lower = plug_in_lower_bound(one_partition, low, high, confidence)
+    t_lower, t_upper = t_interval(one_partition, confidence)
+    return InfoNCECertificate(
+        lower_bits=max(0.0, lower) / math.log(2),
+        value_bits=float(values.mean()) / math.log(2),
+        k=k,
+        batches=len(one_partition),
+        window_nats=window,
+        plug_in_lower_bits=max(0.0, plug_in_lower) / math.log(2),
+        t_lower_bits=t_lower / math.log(2),
+        t_upper_bits=t_upper / math.log(2),
+    )
+
+
+def _likelihood_ratios(
+    scores: Float[np.ndarray, "c m m"], k: int, partitions: int, seed: int
+) -> Float[np.ndarray, "p b 2 k"]:
+    """K times the softmax of the positive among K candidates, of b batches in p partitions, both directions."""
+    matrices, rows = scores.shape[:2]
+    rng = np.random.default_rng(seed)
+    ratios = []
+    for _ in range(partitions):
+        order = rng.permuted(np.tile(np.arange(rows), (matrices, 1)), axis=1)[:, : rows // k * k]
+        order = order.reshape(matrices, -1, k)
+        matrix = np.arange(matrices)[:, None, None, None]
+        batches = scores[matrix, order[..., :, None], order[..., None, :]].reshape(-1, k, k).astype(np.float64)
+        positives = np.diagonal(batches, axis1=1, axis2=2)
+        with np.errstate(over="ignore"):  # a hopeless positive: the sum is infinite and the ratio 0
+            of_x = np.exp(batches - positives[:, :, None]).sum(axis=2)
+            of_y = np.exp(batches - positives[:, None, :]).sum(axis=1)
+        ratios.append(k / np.stack([of_x, of_y], axis=1))
+    return np.stack(ratios)
+
+
+def _values(ratios: Float[np.ndarray, "p b 2 k"], weight: float) -> Float[np.ndarray, "p b"]:
+    return np.log(weight + (1 - weight) * ratios).mean(axis=(2, 3))
+
+
+def _require_finite(scores: np.ndarray, part: str) -> None:
+    if bad := scores.size - np.count_nonzero(np.isfinite(scores)):
+        raise InputError(
+            f"{bad:,} of {scores.size:,} {part} scores are NaN or infinite: expected finite; clip the critic"
+        )

@@ -1,0 +1,89 @@
+"""Confidence limits of means and of error rates, from independent trials. Host side, numpy in float64."""
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+from scipy.special import logsumexp
+
+from mirigor_jax.errors import InputError
+
+
+def clopper_pearson_upper(errors: int, n: int, confidence: float) -> float:
+    """One-sided upper confidence limit of an error rate, from `errors` in n independent trials.
+
+    Raises InputError unless 0 <= errors <= n and n >= 1. Source: Clopper & Pearson 1934.
+    """
+    if not 0 <= errors <= n or n < 1:
+        raise InputError(f"{errors} errors in {n} images: expected 0 <= errors <= images and at least one image")
+    return 1.0 if errors == n else float(stats.beta.ppf(confidence, errors + 1, n - errors))
+
+
+def mean_lower_bound(values: Float[np.ndarray, "*p n"], low: float, high: float, confidence: float) -> float:
+    """Lower confidence limit of the mean of independent values in [low, high], valid at every n; same unit as values.
+
+    A gambler bets, value by value, that the mean is above m; the limit is the largest m at which the capital has once
+    reached 1/risk. Bets are predictable plug-ins, at most 0.9/m.
+    values: (n,), or (p, n): one sample made into n independent values in p ways. Then the mean of the p final capitals
+    has to reach 1/risk. Each expects at most 1 if the mean is m, so theirs does too; running maxima expect more. The
+    limit then hangs less on any one way; more data it does not buy.
+    Raises InputError where a value leaves the window.
+    Source: Waudby-Smith & Ramdas 2023, Theorem 3 (hedged capital), its one-sided half, by Ville's inequality; the mean
+    of e-values, Vovk & Wang 2021.
+    """
+    x = _unit(values, low, high)
+    n, log_target = x.shape[-1], -np.log1p(-confidence)
+    _, variances = _plug_ins(x)
+    bets = np.sqrt(2 * log_target / (n * variances))
+
+    below, above = 0.0, 1.0  # every factor of the capital falls as m grows, so `below` stays a mean that was rejected
+    for _ in range(50):
+        m = (below + above) / 2
+        log_capital = np.cumsum(np.log1p(np.minimum(bets, 0.9 / m) * (x - m)), axis=-1)
+        log_evidence = log_capital.max() if x.ndim == 1 else logsumexp(log_capital[..., -1]) - np.log(x.size / n)
+        if log_evidence >= log_target:
+            below = m
+        else:
+            above = m
+    return low + below * (high - low)
+
+
+def plug_in_lower_bound(values: Float[np.ndarray, " n"], low: float, high: float, confidence: float) -> float:
+    """`mean_lower_bound` in closed form, and looser: predictable plug-in empirical Bernstein.
+
+    Raises InputError where a value leaves the window.
+    Source: Waudby-Smith & Ramdas 2023, Theorem 2, its one-sided half with bets of at most 3/4.
+    """
+    x = _unit(values, low, high)
+    log_target = -np.log1p(-confidence)
+    means, variances = _plug_ins(x)
+    bets = np.minimum(np.sqrt(2 * log_target / (len(x) * variances)), 0.75)
+    price = (x - means) ** 2 * (-np.log1p(-bets) - bets)
+    return low + max(0.0, float((np.sum(bets * x - price) - log_target) / np.sum(bets))) * (high - low)
+
+
+def _unit(values: Float[np.ndarray, "*p n"], low: float, high: float) -> Float[np.ndarray, "*p n"]:
+    """values in [low, high], taken to [0, 1]."""
+    slack = 1e-9 * (high - low)
+    if values.size == 0 or not low < high or values.min() < low - slack or values.max() > high + slack:
+        raise InputError(f"{values.size} values, window [{low:.6g}, {high:.6g}]: expected at least one, all inside it")
+    return np.clip((values - low) / (high - low), 0.0, 1.0)
+
+
+def _plug_ins(x: Float[np.ndarray, "*p n"]) -> tuple[Float[np.ndarray, "*p n"], Float[np.ndarray, "*p n"]]:
+    """Mean and variance before each value, from the values before it and a first guess of 1/2 and 1/4."""
+    count = np.arange(2, x.shape[-1] + 2)
+    means = (0.5 + np.cumsum(x, axis=-1)) / count
+    variances = (0.25 + np.cumsum((x - means) ** 2, axis=-1)) / count
+    first = np.ones((*x.shape[:-1], 1))
+    return (
+        np.concatenate([0.5 * first, means[..., :-1]], axis=-1),
+        np.concatenate([0.25 * first, variances[..., :-1]], axis=-1),
+    )
+
+
+def t_interval(values: Float[np.ndarray, " m"], confidence: float) -> tuple[float, float]:
+    """Two-sided t-interval of the mean over m disjoint batches, an approximation; (-inf, inf) for fewer than two."""
+    if len(values) < 2:
+        return -np.inf, np.inf
+    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)

@@ -1,0 +1,336 @@
+"""What may be claimed about I(h_X;h_Y) on fresh images, and in which words. Host side, numpy in float64."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from mirigor_jax.mi.certificates import Certificate
+from mirigor_jax.mi.confidence import clopper_pearson_upper
+
+Verdict = Literal["certified", "bounded", "k-limited", "not-a-bound"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One estimate of I(h_X;h_Y) and the interval that can be defended; bits throughout.
+
+    value_bits may pass every bound unless `kind` is a bound; `t_*` is the approximate interval of its mean, while
+    [lower_bits, upper_bits] holds at `confidence`, by the named certificate. None: no such end is known.
+    pairs: test pairs read. seed_bits: each seed's own value; value_bits is the seeds' averaged critic's. bound_bits:
+    strict InfoNCE of the same critic, where the estimator itself is no bound. note: its bias, in words.
+    """
+
+    name: str
+    value_bits: float
+    kind: str
+    k: int
+    ceiling_bits: float
+    t_lower_bits: float
+    t_upper_bits: float
+    lower_bits: float | None
+    upper_bits: float | None
+    confidence: float
+    certificate: Certificate | None
+    verdict: Verdict
+    pairs: int = 0
+    seed_bits: tuple[float, ...] = ()
+    bound_bits: float | None = None
+    note: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def value_nats(self) -> float:
+        return self.value_bits * float(np.log(2))
+
+    @property
+    def mean_bits(self) -> float:
+        """The mean of the seeds' own values."""
+        return float(np.mean(self.seed_bits or self.value_bits))
+
+    @property
+    def spread_bits(self) -> float | None:
+        """Their standard deviation; None for a single seed."""
+        return float(np.std(self.seed_bits, ddof=1)) if len(self.seed_bits) > 1 else None
+
+    def __str__(self) -> str:
+        estimate = f"{self.name} at K = {self.k:,} reads {self.value_bits:z.3f} bits ({self.kind})"
+        if self.spread_bits is not None:
+            estimate += f", {self.mean_bits:z.3f} ± {self.spread_bits:.3f} over {len(self.seed_bits)} seeds"
+        if self.bound_bits is not None:
+            estimate += f", its critic's InfoNCE bound {self.bound_bits:z.3f} bits"
+        if self.lower_bits is None:
+            return f"{estimate}; nothing is certified."
+        claim = _claim(self.lower_bits, self.upper_bits, self.confidence)
+        by = f"by the {self.certificate} certificate" if self.certificate else "without a certificate"
+        return f"{estimate}; the MI {claim}, {by} ({self.verdict})."
+
+    def figure(self) -> Any:
+        """The estimate with its interval, certificate, ceiling and seeds."""
+        from mirigor_jax import figures  # which draws whole runs too, and knows this module
+
+        return figures.estimators([self])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelEstimate(Estimate):
+    """The Estimate of I_class = I(h_X;h_Y), X and Y independent images of a class C ~ p(c).
+
+    entropy_bits: H(C), the most it can be. routes: every certificate's lower end on the test part, and its counts.
+    """
+
+    entropy_bits: float
+    routes: dict[Certificate, dict[str, Any]]
+
+    @property
+    def nmi(self) -> float:
+        """I_class / H(C), as the estimate has it. Source: Lee et al. 2023; Gosch 2020 (normalised MI)."""
+        return self.value_bits / self.entropy_bits
+
+    @property
+    def nmi_lower(self) -> float:
+        """What I_class / H(C) is at least, as certified."""
+        return (self.lower_bits or 0.0) / self.entropy_bits
+
+    def __str__(self) -> str:
+        floor = round_down(self.nmi_lower)
+        return (
+            f"{super().__str__()} Of H(C) = {self.entropy_bits:.3f} bits that is {self.nmi:.3f}, at least {floor:.3f}."
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two encoders' strict InfoNCE at the same K on the same test pairs, a less b; bits.
+
+    `t_*`: the paired t-interval of the difference, for these two critics. reach_bits: the most any encoder shows at K.
+    """
+
+    a: LabelEstimate
+    b: LabelEstimate
+    difference_bits: float
+    t_lower_bits: float
+    t_upper_bits: float
+    k: int
+    reach_bits: float
+    confidence: float
+
+    @property
+    def larger(self) -> str | None:
+        """The encoder whose bound is larger, "A" or "B"; None where the data cannot tell."""
+        return "A" if self.t_lower_bits > 0 else "B" if self.t_upper_bits < 0 else None
+
+    @property
+    def saturated(self) -> bool:
+        """Whether both show, to 0.05 bits, all that can be shown at K."""
+        return min(self.a.value_bits, self.b.value_bits) > self.reach_bits - 0.05
+
+    def __str__(self) -> str:
+        found = f"{self.larger}'s is larger" if self.larger else "the data cannot tell which is larger"
+        sentence = (
+            f"At K = {self.k:,} strict InfoNCE reads {self.a.value_bits:.3f} bits for A and {self.b.value_bits:.3f} "
+            f"for B: {found} (A - B = {self.difference_bits:z.3f}, paired {100 * self.confidence:.6g} % t-interval "
+            f"[{self.t_lower_bits:z.3f}, {self.t_upper_bits:z.3f}]). This compares two lower bounds of I_class, each "
+            "by its own critic, not the two I_class."
+        )
+        if self.saturated:
+            sentence += (
+                f" Both are at the {self.reach_bits:.3f} bits that are the most to be seen at this K"
+                f" (H(C) = {self.a.entropy_bits:.3f}): labels and K tell them apart no further."
+            )
+        return sentence
+
+
+def round_down(bits: float) -> float:
+    """To three decimals, downwards: a lower end that is printed so holds too."""
+    return math.floor(1000 * bits) / 1000
+
+
+def _claim(lower_bits: float, upper_bits: float | None, confidence: float) -> str:
+    """The interval in words."""
+    upper = "" if upper_bits is None else f" of at most {upper_bits:.3f}"
+    return f"is at least {round_down(lower_bits):.3f}{upper} bits, at {100 * confidence:.6g} % confidence"
+
+
+def reach_bits(k: int, class_probabilities: Float[np.ndarray, " c"]) -> float:
+    """The most any critic's strict InfoNCE shows, in expectation, at batches of k pairs that share their class.
+
+    The optimal critic scores same-class pairs alone: log2 K - sum_c p_c E log2(1 + Bin(K-1, p_c)), summed exactly.
+    Source: Poole et al. 2019, eq. 10, at the density ratio of same-class sampling (Lee et al. 2023, III-A).
+    """
+    values, counts = np.unique(class_probabilities, return_counts=True)
+    return float(np.log2(k) - sum(m * p * _mean_log2(k - 1, p) for p, m in zip(values, counts, strict=True)))
+
+
+def _mean_log2(trials: int, p: float) -> float:
+    """E log2(1 + B), B ~ Bin(trials, p); what lies outside the summed window has probability < 1e-15."""
+    centre, radius = trials * p, 10 * np.sqrt(trials * p * (1 - p)) + 30
+    successes = np.arange(max(0, int(centre - radius)), min(trials, int(centre + radius)) + 1)
+    return float(np.sum(stats.binom.pmf(successes, trials, p) * np.log2(1 + successes)))
+
+
+def verdict(lower_bits: float | None, upper_bits: float | None, tolerance_bits: float, reach_bits: float) -> Verdict:
+    """In one word what [lower_bits, upper_bits] allows; reach_bits is the most any critic can show at the run's K.
+
+    `certified`: the ends meet within the tolerance. `k-limited`: they do not, and no critic could make them at this K.
+    `bounded`: they do not, or there is no upper end. `not-a-bound`: no lower end, the estimator gives no guarantee.
+    """
+    if lower_bits is None:
+        return "not-a-bound"
+    if upper_bits is None:
+        return "bounded"
+    if upper_bits - lower_bits <= tolerance_bits:
+        return "certified"
+    return "k-limited" if reach_bits < upper_bits - tolerance_bits else "bounded"
+
+
+def conclusions(
+    *,
+    lower_bits: float | None,
+    upper_bits: float | None,
+    confidence: float,
+    certificate: Certificate | None,
+    n: int,
+    errors: int | None,
+    shared_exactly: bool,
+    tolerance_bits: float,
+    strict_bits: float,
+    t_lower_bits: float,
+    t_upper_bits: float,
+    k: int,
+    reach_bits: float,
+    paper_bits: float,
+    paper_k: int,
+) -> list[str]:
+    """What the numbers of one estimate allow, what they do not, and what would narrow them; one sentence each.
+
+    n: fresh pairs behind the certificate; errors: of the classifier on one image of each pair, None without one.
+    shared_exactly: both views have the same class C, so that upper_bits is H(C); else it is I(C;C').
+    reach_bits: the most any critic shows at k, or an upper bound of it. Theorems: Lee et al. 2023.
+    """
+    sentences = _claims(lower_bits, upper_bits, confidence, certificate, n, errors)
+    sentences += _theorems(lower_bits, upper_bits, confidence, n, errors, shared_exactly, tolerance_bits)
+    sentences += _readings(upper_bits, strict_bits, t_lower_bits, t_upper_bits, k, paper_bits, paper_k)
+    if upper_bits == 0:
+        return sentences
+    return sentences + _remedies(upper_bits, certificate, errors, strict_bits, k, reach_bits)
+
+
+def _claims(
+    lower_bits: float | None,
+    upper_bits: float | None,
+    confidence: float,
+    certificate: Certificate | None,
+    n: int,
+    errors: int | None,
+) -> list[str]:
+    """What is certified, and of which images."""
+    if upper_bits == 0:
+        sentences = ["The views share nothing, so I(h_X;h_Y) = 0 for every encoder, by data processing."]
+    elif lower_bits is None or certificate is None:
+        sentences = ["Nothing is certified: every number here is a point estimate."]
+    else:
+        evidence = f"{errors:,} errors in {n:,} images" if certificate == "classifier" else f"{n:,} fresh pairs"
+        claim = _claim(lower_bits, upper_bits, confidence)
+        sentences = [
+            f"On fresh images I(h_X;h_Y) {claim} ({certificate} certificate, {evidence}).",
+            "Of images drawn otherwise (other class frequencies, nuisances or pairings) nothing is claimed.",
+        ]
+    return sentences
+
+
+def _theorems(
+    lower_bits: float | None,
+    upper_bits: float | None,
+    confidence: float,
+    n: int,
+    errors: int | None,
+    shared_exactly: bool,
+    tolerance_bits: float,
+) -> list[str]:
+    """What the theorems about views that share their class allow."""
+    sentences = []
+    if not shared_exactly:
+        end = "I(C;C') of the pairing is still the upper end" if upper_bits is not None else "no upper end is known"
+        sentences.append(f"The views do not share their class exactly: Theorems III.1 and III.2 do not apply; {end}.")
+    elif upper_bits:
+        gap = upper_bits - (lower_bits or 0.0)
+        met = f"it is met to within {gap:.3f} bits, which I = H(C) may still lack"
+        missed = f"{gap:.3f} bits are open, so I = H(C) may not be concluded"
+        sentences.append(
+            f"Theorem III.1, a lower bound that meets H(C) = {upper_bits:.3f} bits makes I = H(C): "
+            f"{met if gap <= tolerance_bits else missed}."
+        )
+        if errors is not None:
+            rate = clopper_pearson_upper(errors, n, confidence)
+            sentences.append(
+                f"Theorem III.2, a classifier of C that never errs makes I = H(C): {errors:,} errors in {n:,} images "
+                f"show only that it errs on at most {math.ceil(1e4 * rate) / 100:.2f} % of them, so no equality may be "
+                "concluded."
+            )
+    return sentences
+
+
+def _readings(
+    upper_bits: float | None,
+    strict_bits: float,
+    t_lower_bits: float,
+    t_upper_bits: float,
+    k: int,
+    paper_bits: float,
+    paper_k: int,
+) -> list[str]:
+    """What strict InfoNCE and the paper's form read, and what these numbers are not."""
+    interval = (
+        f"its t-interval over disjoint batches, [{t_lower_bits:.3f}, {t_upper_bits:.3f}], is an approximation and no "
+        "part of the certificate"
+        if np.isfinite(t_lower_bits)
+        else "one batch has no t-interval"
+    )
+    sentences = [f"Strict InfoNCE reads {strict_bits:.3f} bits at K = {k:,}; {interval}."]
+    excess = None if upper_bits is None else paper_bits - upper_bits
+    sentences.append(
+        f"The paper's form reads {paper_bits:.3f} bits at K = {paper_k:,} and is not a bound: it may exceed I"
+        + (f", and here passes the upper end by {excess:.3f} bits." if excess is not None and excess > 0 else ".")
+    )
+    return sentences
+
+
+def _remedies(
+    upper_bits: float | None,
+    certificate: Certificate | None,
+    errors: int | None,
+    strict_bits: float,
+    k: int,
+    reach_bits: float,
+) -> list[str]:
+    """What would raise the strict estimate, and what would narrow the certified interval."""
+    sentences = []
+    if upper_bits is not None and strict_bits >= upper_bits - 0.02:
+        sentences.append(
+            "The strict estimate is at the upper end: neither a larger K nor longer training can add to it."
+        )
+    elif reach_bits - strict_bits <= 0.02:
+        sentences.append(
+            f"At K = {k:,} no critic should show more than {reach_bits:.3f} bits: the strict estimate is there, "
+            "and only a larger K can raise it."
+        )
+    else:
+        sentences.append(
+            f"At K = {k:,} no critic is expected to show more than {reach_bits:.3f} bits: the strict estimate is "
+            f"{reach_bits - strict_bits:.3f} below, which longer training of encoder or critic may recover."
+        )
+    if certificate == "classifier" and errors == 0:
+        sentences.append(
+            "The certified interval narrows with more fresh test images only: the classifier made no error."
+        )
+    elif certificate is not None:
+        wrong = "" if errors is None else f", as the classifier made {errors:,} errors"
+        sentences.append(
+            f"The certified interval narrows with a better encoder, longer training or a stronger probe{wrong}; more "
+            "fresh test images remove only the margin for their number."
+        )
+    return sentences

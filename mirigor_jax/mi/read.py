@@ -1,0 +1,150 @@
+"""What fitted critics show: scores of held-out pairs, the values read off them, and these values' intervals."""
+
+import math
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float
+from scipy import special, stats
+
+from mirigor_jax.mi.estimators import Anchors, Estimator, anchored, info_nce_symmetric
+from mirigor_jax.mi.fit import Recipe
+
+
+def in_batches(rows: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, "b k d"]:
+    """Disjoint batches of k rows; the rows left over are not used."""
+    return rows[: len(rows) // k * k].reshape(-1, k, rows.shape[1])
+
+
+@partial(jax.jit, static_argnames="recipe")
+def read_scores(
+    recipe: Recipe, params: Any, x: Float[Array | np.ndarray, "b k p"], y: Float[Array | np.ndarray, "b k q"]
+) -> tuple[Float[Array, "s b n n"], Float[Array, "s b k"] | None]:
+    """Every score matrix of each batch by the critics of s seeds, and u of the positives where the estimators need it.
+
+    n = k, or 2k where all representations are anchors.
+    """
+
+    def one(p, x, y):
+        if recipe.estimators[0].anchors == "all":
+            x = y = jnp.concatenate([x, y])
+        # Some rows at a time: a joint critic's layers are as large as all the pairs together.
+        rows = lax.map(lambda row: recipe.scores(p["f"], row[None], y)[0], x, batch_size=128)
+        own = jnp.arange(x.shape[0])[:, None]
+        return rows, -recipe.scores(p["u"], x, y, own)[:, 0] if "u" in p else None
+
+    return lax.map(lambda p: lax.map(lambda pair: one(p, *pair), (x, y)), params)
+
+
+@partial(jax.jit, static_argnames=("estimator", "folds"))
+def read(
+    estimator: Estimator, scores: Float[Array, "s b n n"], u: Float[Array, "s b k"] | None, folds: int
+) -> tuple[Float[Array, " s"], Float[Array, ""], Float[Array, " folds"]]:
+    """The mean over batches, in nats: of each seed's scores, of their average, and of that without each fold of pairs.
+
+    InfoNCE, DV, NWJ and FLO are concave in the scores, so the averaged critic shows no less than the seeds' mean.
+    """
+
+    def value(scores, u):
+        return estimator.value(*anchored(scores, estimator.anchors), *(() if u is None else (u,)))
+
+    def over_batches(scores, u):
+        return jnp.mean(lax.map(lambda batch: value(*batch), (scores, u)))
+
+    k = scores.shape[-1] // (2 if estimator.anchors == "all" else 1)
+    averaged = jax.tree.map(lambda v: jnp.mean(v, axis=0), (scores, u))
+
+    def without(keep):
+        rows = jnp.concatenate([keep, keep + k]) if estimator.anchors == "all" else keep
+        scores, u = averaged
+        return over_batches(scores[:, rows][:, :, rows], None if u is None else u[:, keep])
+
+    fold = k // folds
+    kept = np.stack([np.delete(np.arange(k), np.s_[f * fold : (f + 1) * fold]) for f in range(folds)])
+    each = lax.map(lambda one: over_batches(*one), (scores, u))
+    return each, over_batches(*averaged), lax.map(without, jnp.asarray(kept))
+
+
+@jax.jit
+def strict_info_nce(scores: Float[Array | np.ndarray, "b k k"]) -> Float[Array, " b"]:
+    """Strict InfoNCE of each batch's scores, both directions averaged, in nats."""
+    return lax.map(info_nce_symmetric, scores)
+
+
+@partial(jax.jit, static_argnames=("recipe", "anchors"))
+def read_info_nce(
+    recipe: Recipe, anchors: Anchors, params: Any, x: Float[Array, "b k p"], y: Float[Array, "b k q"]
+) -> Float[Array, " b"]:
+    """Strict InfoNCE of the seeds' averaged critic at a K whose score matrix would not fit, in nats of each batch."""
+
+    def batch(pair):
+        x, y = pair
+        k = x.shape[0]
+        size = math.gcd(k, 256)  # rows at a time
+
+        def rows(column_sums, row):
+            first, x_rows = row
+            scores = jnp.mean(lax.map(lambda p: recipe.scores(p["f"], x_rows, y), params), axis=0)
+            positives = jnp.diagonal(lax.dynamic_slice_in_dim(scores, first, size, axis=1))
+            return jnp.logaddexp(column_sums, logsumexp(scores, axis=0)), (positives, logsumexp(scores, axis=1))
+
+        blocks = jnp.arange(0, k, size), x.reshape(-1, size, x.shape[1])
+        of_y, (positives, of_x) = lax.scan(rows, jnp.full(k, -jnp.inf, x.dtype), blocks)
+        sums = jnp.mean(of_x) if anchors == "x" else 0.5 * (jnp.mean(of_x) + jnp.mean(of_y))
+        return math.log(k) + jnp.mean(positives) - sums
+
+    return lax.map(batch, (x, y))
+
+
+@partial(jax.jit, static_argnames="critic")
+def mean_scores(
+    critic: nn.Module, params: Any, x: Float[Array | np.ndarray, "b k d"], y: Float[Array | np.ndarray, "b k d"]
+) -> Float[Array, "b k k"]:
+    """Scores of all pairs of each batch, averaged over stacked critics: one critic, no worse than their mean."""
+
+    def batch(pair):
+        scores = jax.vmap(lambda p: critic.apply({"params": p}, *pair, method="scores"))(params)
+        return jnp.mean(scores, axis=0)
+
+    return lax.map(batch, (x, y))
+
+
+def pair_values(scores: Float[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
+    """What each pair adds to strict InfoNCE, as an anchor and as the others' candidate; nats. Their mean is the value.
+
+    Both directions are averaged. Deviations from the mean are the pairs' influence on it, to first order in 1/k.
+    Source: Poole et al. 2019, eq. 10; Jaeckel 1972 (infinitesimal jackknife).
+    """
+    scores = scores.astype(np.float64)
+    of_x, of_y = special.logsumexp(scores, axis=1), special.logsumexp(scores, axis=0)
+    anchor = math.log(len(scores)) + scores.diagonal() - 0.5 * (of_x + of_y)
+    chosen_y = np.exp(scores - of_x[:, None]).sum(axis=0)  # how often y_i is taken for a partner
+    chosen_x = np.exp(scores - of_y[None, :]).sum(axis=1)
+    return anchor + 1 - 0.5 * (chosen_x + chosen_y)
+
+
+def independent_values(scores: Float[np.ndarray, "b k k"]) -> Float[np.ndarray, " v"]:
+    """Values whose mean is strict InfoNCE at k, for its t-interval: of batches where there are eight, else of pairs.
+
+    With pairs for values no second batch is needed, so that k can be as large as the sample.
+    """
+    values = np.stack([pair_values(batch) for batch in scores])
+    return values.mean(axis=1) if len(values) >= 8 else values.ravel()
+
+
+def jackknife_interval(value: float, without: Float[np.ndarray, " folds"], confidence: float) -> tuple[float, float]:
+    """t-interval of a value from its values without each fold of the sample; infinite for a single fold.
+
+    Source: Quenouille 1956; Tukey 1958 (the jackknife).
+    """
+    if (folds := len(without)) < 2:
+        return -math.inf, math.inf
+    error = math.sqrt((folds - 1) / folds * np.sum((without - without.mean()) ** 2))
+    half = float(stats.t.ppf((1 + confidence) / 2, folds - 1)) * error
+    return value - half, value + half
