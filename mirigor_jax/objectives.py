@@ -60,15 +60,15 @@ def make(
         "rotation": Objective(cross_entropy, outputs=4, turns=True),
     }
     if name not in objectives:
-        raise InputError(f"unknown train.objective '{name}'; choose one of {', '.join(objectives)}")
+        raise InputError(f"unknown objective '{name}'; choose one of {', '.join(objectives)}")
     if objectives[name].labelled and (num_classes or 0) < 2:
         free = ", ".join(other for other, objective in objectives.items() if not objective.labelled)
         raise InputError(
-            f"train.objective={name} needs images of two classes or more, and these have {num_classes or 'no labels'}; "
+            f"objective='{name}' needs images of two classes or more, and these have {num_classes or 'no labels'}; "
             f"give labelled images, or choose one of {free}"
         )
     if negatives and name != "simclr":
-        raise InputError(f"data.negatives are for train.objective=simclr; leave them out of {name}")
+        raise InputError(f"negatives of their own are for objective='simclr'; leave them out of '{name}'")
     if negatives:
         return Objective(partial(nce, temperature=temperature, axis_name=axis_name), negatives=True)
     return objectives[name]
@@ -135,7 +135,7 @@ def decoupled(
     z = _unit(z_x, z_y)
     scores, own = _scores(z, z, temperature, axis_name)
     if scores.shape[1] == 2:
-        raise InputError("train.objective=decoupled has no negatives at train.k=1; give 2 pairs or more")
+        raise InputError("objective='decoupled' has no negatives at k = 1; give 2 pairs or more")
     views = jnp.arange(scores.shape[1])[None, :]
     partner = views == jnp.roll(own, len(z_x))[:, None]
     negative = ~partner & (views != own[:, None])

@@ -134,11 +134,13 @@ def test_unknown_objectives_and_missing_labels_or_negatives_are_named():
     with pytest.raises(InputError, match=r"'simsiam'; choose one of simclr, .*rotation"):
         make("simsiam", num_classes=None)
     for name in ("supcon", "cross_entropy"):
-        with pytest.raises(InputError, match=rf"={name} .* no labels; .* simclr, decoupled, rotation"):
+        with pytest.raises(InputError, match=rf"='{name}' .* no labels; .* simclr, decoupled, rotation"):
             make(name, num_classes=None)
-        with pytest.raises(InputError, match=rf"={name} .* have 1; "):
+        with pytest.raises(InputError, match=rf"='{name}' .* have 1; "):
             make(name, num_classes=1)
-    with pytest.raises(InputError, match=r"no negatives at train\.k=1"):
+    with pytest.raises(InputError, match=r"objective='decoupled' has no negatives at k = 1"):
         make("decoupled", num_classes=None).loss(jnp.ones((1, 2)), jnp.ones((1, 2)), None, None)
-    with pytest.raises(InputError, match=r"data\.negatives are for train\.objective=simclr; leave them out of supcon"):
+    with pytest.raises(
+        InputError, match=r"negatives of their own are for objective='simclr'; leave them out of 'supcon'"
+    ):
         make("supcon", num_classes=3, negatives=True)

@@ -190,7 +190,7 @@ def test_noise_is_of_the_distribution_it_is_called_by_and_of_its_row():
     [
         (("--config.data.negatives=noise",), "unknown image set 'noise'"),
         (("--config.data.negatives=classes:1+7",), "no class '7'"),
-        (("--config.data.negatives=own", "--config.train.objective=supcon"), "leave them out of supcon"),
+        (("--config.data.negatives=own", "--config.train.objective=supcon"), "leave them out of 'supcon'"),
         (("--config.data.negatives=own", "--config.encoder.path=X.npz"), "the encoder is given; leave them out"),
     ],
 )

@@ -487,7 +487,7 @@ def test_labelled_objectives_ask_for_classes_and_for_outputs_of_their_own():
         _, (state, batch, _) = train.make_step(config, mesh, num_classes=10)
         assert state.params["head"]["Dense_1"]["bias"].shape == (outputs,)
         assert ("c_x" in batch, "c_y" in batch) == 2 * (name != "rotation",)
-    with pytest.raises(InputError, match=r"train.objective=supcon .* no labels"):
+    with pytest.raises(InputError, match=r"objective='supcon' .* no labels"):
         train.make_step(tiny("--config.train.objective=supcon"), mesh)
 
 
