@@ -30,9 +30,9 @@ from mirigor_jax.mi import fit
 from mirigor_jax.mi.certificates import Certificate, classifier_lower_bits
 from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.mi.critics import CosineCritic
-from mirigor_jax.mi.estimate import Estimate, reach_bits, verdict
 from mirigor_jax.mi.read import in_batches as cut_batches
 from mirigor_jax.mi.read import mean_scores
+from mirigor_jax.mi.results import Estimate, reach_bits, verdict
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.progress import Progress
 from mirigor_jax.watch import UNWATCHED_STAGE, Stage

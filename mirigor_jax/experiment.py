@@ -13,7 +13,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from mirigor_jax import encode, estimate, figures, invertible, metrics, mi, parallel, probes, report, train
+from mirigor_jax import encode, estimate, metrics, mi, parallel, probes, train
 from mirigor_jax.configuration import flatten
 from mirigor_jax.data import array_files, augment, cdp, sources
 from mirigor_jax.data.image_set import ImageSet
@@ -47,11 +47,12 @@ from mirigor_jax.files import (
     replace_figure,
     replace_json,
 )
+from mirigor_jax.mi import picture
 from mirigor_jax.mi.certify import RUN_OUT
-from mirigor_jax.mi.estimate import conclusions
+from mirigor_jax.mi.results import conclusions
 from mirigor_jax.models.frozen import FrozenEncoder
-from mirigor_jax.models.realnvp import RealNVP
 from mirigor_jax.progress import Progress, duration
+from mirigor_jax.runs import figures, report
 from mirigor_jax.watch import UNWATCHED, Watch
 
 SHOWN = 100  # what the root key is folded with for the pictures' augmentations
@@ -81,14 +82,12 @@ def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWAT
         return _restore(config, workdir, watch)
     folder = locate(workdir or f"runs/{name}")
     print(f"run folder: {folder}", flush=True)
-    if config.kind in ("arrays", "invertible") and jax.process_count() > 1:
+    if config.kind == "arrays" and jax.process_count() > 1:
         raise InputError(f"a job of kind {config.kind} is one process's; start it without the others")
     if config.kind == "arrays":
         if watch != UNWATCHED:
             raise InputError("--tensorboard and --profile are of trainings and their critics; arrays have none")
         return _run_arrays(config, folder)
-    if config.kind == "invertible":
-        return _run_invertible(config, folder, watch)
     population, law = check(config)
     if digests := _digests(config):
         with config.unlocked():
@@ -127,50 +126,6 @@ def _run_arrays(config: ConfigDict, folder: AnyPath) -> None:
                 (folder / "config.json").unlink()
             raise
         _report_arrays(config, folder)
-
-
-def _run_invertible(config: ConfigDict, folder: AnyPath, watch: Watch) -> None:
-    """Invertible encoders of the halves of images, trained by each objective and measured on the way."""
-    if unknown := set(config.objectives) - invertible.OBJECTIVES.keys():
-        raise InputError(f"unknown objective '{min(unknown)}'; choose from {', '.join(invertible.OBJECTIVES)}")
-    for key, least in (("k", 2), ("steps", 1), ("record_every", 1), ("probed", 1), ("layers", 1)):
-        if config[key] < least:
-            raise InputError(f"{key}={config[key]}: expected at least {least}")
-    sets = sources.labelled(config.source, size=config.size)
-    if not sets["train"].names:
-        raise InputError(f"source='{config.source}' has no labels, and the linear evaluation needs them; give some")
-    if config.k > len(sets["test"]):
-        raise InputError(f"k={config.k}: expected at most {len(sets['test']):,}, the test images that there are")
-    settings = invertible.Settings(
-        encoder=RealNVP(config.layers, tuple(config.hidden)),
-        num_classes=sets["train"].sizes[0],
-        **{name: config[name] for name in ("k", "learning_rate", "hiding", "ridge", "seed")},
-    )
-    claim(folder, config)
-    with lock(folder):
-        parts: dict[str, Any] = {}
-        for name in config.objectives:
-            rows, watched = read_rows(folder / name / "records.jsonl"), watch.of(folder, folder / name)
-            with _stage(folder, name, bool(rows) and rows[-1]["step"] == config.steps) as work:
-                if work:
-                    parts = parts or {part: invertible.halves_of(images) for part, images in sets.items()}
-                    how = {key: config[key] for key in ("steps", "record_every", "probed", "l2")}
-                    invertible.train(parts, folder / name, name, settings, **how, watch=watched)
-                else:
-                    watched.rows(rows)
-        _report_invertible(config, folder)
-
-
-def _report_invertible(config: ConfigDict, folder: AnyPath) -> None:
-    found = {name: read_rows(folder / name / "records.jsonl") for name in config.objectives}
-    ceiling = math.log2(config.k)
-    parts = {
-        "truth": {},
-        "ceiling_bits": ceiling,
-        "over_training": found,
-        "correlation": {name: invertible.correlation(rows) for name, rows in found.items()},
-    }
-    _write_report(config, folder, parts, {"invertible": figures.invertible(found, ceiling_bits=ceiling)})
 
 
 def _digest(array: np.ndarray) -> str:
@@ -517,7 +472,7 @@ def estimate_name(config: ConfigDict) -> str:
 
 
 @contextlib.contextmanager
-def _stage(folder: AnyPath, name: str, done: bool) -> Iterator[bool]:
+def stage(folder: AnyPath, name: str, done: bool) -> Iterator[bool]:
     """Yields whether there is work; notes in stages.json what did it and how long.
 
     Time adds up over interrupted runs; a killed one leaves no note.
@@ -609,7 +564,7 @@ def _labelled(read: Read) -> Read:
 def _train(config: ConfigDict, folder: AnyPath, population: Population, law: AnyPairing, watch: Watch) -> None:
     t, path = config.train, folder / "train"
     watched = watch.of(folder, path)
-    with _stage(folder, "train", (path / "summary.json").exists()) as work:
+    with stage(folder, "train", (path / "summary.json").exists()) as work:
         if not work:
             if watch.tensorboard:
                 watched.rows(read_rows(path / "metrics.jsonl"))
@@ -674,7 +629,7 @@ def _estimate(
     target = folder / "estimates" / name
     watched, done = watch.of(folder, target), (target / "estimate.json").exists()
     _encode(config, folder, features, clock, population, law, _augmentation(config), watch, done=done)
-    with _stage(clock, "estimate", done) as work:
+    with stage(clock, "estimate", done) as work:
         if work:
             paired = population.paired(encode.load(features), law)
             mesh = estimate.make_mesh(config, len(paired["test"]["h_x"]), len(paired["validation"]["h_x"]))
@@ -713,7 +668,7 @@ def _encode(
     f = config.features
     parts = {name: (_labelled(read), n) for name, (read, n) in population.parts(law, augmentation is not None).items()}
     mesh = parallel.make_mesh(f.batch_size)
-    with _stage(clock, "encode", done or all((features / f"{part}.npz").exists() for part in parts)) as work:
+    with stage(clock, "encode", done or all((features / f"{part}.npz").exists() for part in parts)) as work:
         if work:
             frozen = None if _represented(config) else _frozen(config, folder, mesh)
             encode.encode(config, frozen, parts, features, mesh, augmentation, watch.of(folder, features))
@@ -737,7 +692,7 @@ def _estimate_arrays(config: ConfigDict, folder: AnyPath, x: np.ndarray, y: np.n
     def options(*names: str) -> dict[str, Any]:
         return {name: config[name] for name in names if config[name] is not None} | {"report": look}
 
-    with _stage(folder, "estimate", not missing) as work:
+    with stage(folder, "estimate", not missing) as work:
         if not work:
             return
         found: Sequence[mi.Estimate]
@@ -759,7 +714,8 @@ def _report_arrays(config: ConfigDict, folder: AnyPath) -> None:
         "estimate": first,
         "estimates": found,
     }
-    _write_report(config, folder, parts, {"estimators": figures.estimators(list(found.values()))})
+    drawn = {"estimators": picture.estimators(list(found.values()))}
+    write_report(config, folder, parts, drawn, report.ARRAY_FORM)
 
 
 def _evaluate(config: ConfigDict, folder: AnyPath, population: Population, law: AnyPairing, watch: Watch) -> None:
@@ -768,7 +724,7 @@ def _evaluate(config: ConfigDict, folder: AnyPath, population: Population, law: 
     if _augmentation(config) is not None:
         plain = population.law("none"), None
         _encode(config, folder, folder / "features", folder, population, *plain, watch, done=path.exists())
-    with _stage(folder, "evaluate", path.exists()) as work:
+    with stage(folder, "evaluate", path.exists()) as work:
         if not work:
             return
         features = encode.load(folder / "features")
@@ -833,7 +789,7 @@ def _report(config: ConfigDict, folder: AnyPath, population: Population) -> None
         "measured": _measured(config, law, estimates),
         "metrics": _read(measured) if (measured := folder / "evaluate/metrics.json").exists() else {},
     }
-    _write_report(config, folder, parts, _draw(config, folder, population, law, parts))
+    write_report(config, folder, parts, _draw(config, folder, population, law, parts), report.IMAGE_FORM)
 
 
 def _measured(config: ConfigDict, law: AnyPairing, estimates: dict[str, Any]) -> dict[str, str | None]:
@@ -855,7 +811,14 @@ def _true_bits(config: ConfigDict, law: AnyPairing) -> float | None:
     return law.mutual_information_bits if known else None
 
 
-def _write_report(config: ConfigDict, folder: AnyPath, parts: dict[str, Any], drawn: dict[str, Figure]) -> None:
+def write_report(
+    config: ConfigDict,
+    folder: AnyPath,
+    parts: dict[str, Any],
+    drawn: dict[str, Figure],
+    form: report.Form,
+    captions: Mapping[str, str] = report.CAPTIONS,
+) -> None:
     """report.json, report.md and the figures: the parts of this kind of run, and what its stages noted."""
     # A kill between a stage's result and its note leaves the result alone.
     stages = _read(folder / "stages.json") if (folder / "stages.json").exists() else {}
@@ -876,8 +839,8 @@ def _write_report(config: ConfigDict, folder: AnyPath, parts: dict[str, Any], dr
     }
     for name, figure in drawn.items():
         replace_figure(folder / "figures" / f"{name}.png", figure)
-    report.write(folder, document)
-    print("\n" + report.table(document), flush=True)
+    report.write(folder, document, form, captions)
+    print("\n" + report.table(document, form), flush=True)
 
 
 def _read(path: AnyPath) -> Any:

@@ -35,13 +35,15 @@ def main(argv: list[str] | None = None) -> int:
         keep_compiled_programs()
         import jax
 
-        from mirigor_jax import experiment, parallel, study, watch  # JAX starts only for a command line that is right
+        from mirigor_jax import experiment, parallel, watch  # JAX starts only for a command line that is right
+        from mirigor_jax.studies import grid, invertible
 
         parallel.start(**peers)
         parallel.keep_freed_memory()
         with contextlib.nullcontext() if parallel.is_main() else contextlib.redirect_stdout(io.StringIO()):
             try:
-                (study if config.kind == "study" else experiment).run(config, name, workdir, watch.Watch(**watched))
+                kinds = {"study": grid.run, "invertible": invertible.run}
+                kinds.get(config.kind, experiment.run)(config, name, workdir, watch.Watch(**watched))
             except parallel.Stopped:
                 print("stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
                 return 143

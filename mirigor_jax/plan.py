@@ -28,13 +28,14 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mirigor_jax import configuration, encode, estimate, experiment, figures, hlo, parallel, train
+from mirigor_jax import configuration, encode, estimate, experiment, hlo, parallel, train
 from mirigor_jax.data import augment
 from mirigor_jax.data.pairing import AnyPairing, ClassPairing, SameImage
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import replace_figure, replace_json, replace_text
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.progress import duration
+from mirigor_jax.runs import figures
 
 GIB = 2**30
 HOP_S = 1e-6  # what one hop of a message takes ("How to Scale Your Model", part 3)

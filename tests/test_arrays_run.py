@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 from matplotlib.colors import to_hex
 from test_figures import by_label, texts, visible_words
 
-from mirigor_jax import experiment, figures, report
+from mirigor_jax import experiment
 from mirigor_jax.data import array_files
 from mirigor_jax.main import main
-from mirigor_jax.mi import Estimate
+from mirigor_jax.mi import Estimate, picture
+from mirigor_jax.runs import report
 
 CONFIG = "--config=configs/arrays.py"
 
@@ -252,7 +254,9 @@ def make_report(*estimates: Estimate) -> dict:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("form", [report.markdown, report.table])
+@pytest.mark.parametrize(
+    "form", [partial(report.markdown, form=report.ARRAY_FORM), partial(report.table, form=report.ARRAY_FORM)]
+)
 def test_every_number_stands_under_its_name(form):
     found = [
         " ".join(line.replace("|", " ").split()) for line in form(make_report(make_estimate(), ANCHOR)).splitlines()
@@ -269,10 +273,10 @@ def test_every_number_stands_under_its_name(form):
 
 
 def test_columns_without_a_number_are_left_out():
-    text = report.table(make_report(make_estimate(seed_bits=(1.6,))))
+    text = report.table(make_report(make_estimate(seed_bits=(1.6,))), report.ARRAY_FORM)
     assert "InfoNCE" not in text.replace("info_nce", "")
     assert "±" not in text
-    assert max(map(len, report.table(make_report(make_estimate(), ANCHOR)).splitlines())) <= 100
+    assert max(map(len, report.table(make_report(make_estimate(), ANCHOR), report.ARRAY_FORM).splitlines())) <= 100
 
 
 DRAWN = {
@@ -286,7 +290,7 @@ DRAWN = {
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_words_of_the_figure_are_apart(name):
-    figure = figures.estimators(DRAWN[name], true_bits=1.68)
+    figure = picture.estimators(DRAWN[name], true_bits=1.68)
     figure.draw_without_rendering()
     boxes = {text: text.get_window_extent() for text in visible_words(figure)}
     for text, box in boxes.items():
@@ -302,7 +306,7 @@ def test_the_figure_shows_the_numbers():
         ANCHOR,
         make_estimate("nwj", value_bits=1.55, t_lower_bits=-1e6, t_upper_bits=1e6),
     ]
-    figure = figures.estimators(estimates, true_bits=1.68)
+    figure = picture.estimators(estimates, true_bits=1.68)
     (ax,) = figure.axes
     drawn = by_label(ax)
     bounds, others = drawn["lower bound, t-interval"], drawn["not a bound, t-interval"]
@@ -321,4 +325,4 @@ def test_the_figure_shows_the_numbers():
     )  # the wild interval leaves the others to be seen; the ceilings are outside
     assert {"nwj\nlower bound", "anchor\nplug-in", "1.621\n≥ 1.423\nceiling 6.3", "1.900"} <= set(texts(figure))
     assert "ceiling" not in drawn
-    assert "ceiling" in by_label(figures.estimators([make_estimate(ceiling_bits=1.63)]).axes[0])
+    assert "ceiling" in by_label(picture.estimators([make_estimate(ceiling_bits=1.63)]).axes[0])

@@ -22,9 +22,10 @@ from small import batch_size, cdp, user_environment
 from small import report as read_report
 from test_watch import scalars
 
-from mirigor_jax import configuration, experiment, files, study
+from mirigor_jax import configuration, experiment, files
 from mirigor_jax.data import array_files, sources
 from mirigor_jax.errors import InputError
+from mirigor_jax.studies import grid
 
 JOB, WATCHED = cdp(), ("--tensorboard", "--profile")
 STUDY = [option for option in batch_size(Path()) if not option.startswith("--workdir")]
@@ -208,7 +209,7 @@ WRONG = {
 def test_what_is_not_in_a_bucket_is_named_in_one_line(server, named):
     config, *rest = configuration.parse([*WRONG[named]])
     with pytest.raises(InputError, match=re.escape(named)) as raised:
-        (study if config.kind == "study" else experiment).run(config, *rest)
+        (grid if config.kind == "study" else experiment).run(config, *rest)
     assert "\n" not in str(raised.value)
     assert objects(server, "run/") == objects(server, "other/") == []
 

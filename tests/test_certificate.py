@@ -17,7 +17,7 @@ from mirigor_jax.mi.certificates import (
     posterior_lower_bits,
 )
 from mirigor_jax.mi.confidence import clopper_pearson_upper, mean_lower_bound, plug_in_lower_bound, t_interval
-from mirigor_jax.mi.estimate import Estimate, conclusions, reach_bits, verdict
+from mirigor_jax.mi.results import Estimate, conclusions, reach_bits, verdict
 
 
 def uniform(classes):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from mirigor_jax import figures
+from mirigor_jax.runs import figures
 
 CASES = {
     "certified": {},
@@ -114,7 +114,7 @@ def test_words_are_inside_the_picture_and_apart(name):
 
 def test_pyplot_is_never_touched():
     program = (
-        "import sys; from mirigor_jax import figures; figures.linear({'a': 0.5}, {'a': 0.1}).savefig(sys.argv[1]);"
+        "import sys; from mirigor_jax.runs import figures; figures.linear({'a': 0.5}, {'a': 0.1}).savefig(sys.argv[1]);"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program, "/dev/null"], check=False).returncode == 0

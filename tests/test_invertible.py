@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirigor_jax import figures, invertible, report
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
 from mirigor_jax.models.realnvp import RealNVP
+from mirigor_jax.runs import report
+from mirigor_jax.studies import invertible, invertible_encoders
 
 CONFIG = "--config=configs/invertible.py"
-SETTINGS = invertible.Settings(
+SETTINGS = invertible_encoders.Settings(
     encoder=RealNVP(layers=2, hidden=(8,)), num_classes=3, k=16, learning_rate=1e-2, hiding=20.0, ridge=0.5, seed=0
 )
 
@@ -36,22 +37,24 @@ def parts_of() -> dict[str, dict[str, np.ndarray]]:
 
 def part(n: int, seed: int = 0) -> dict[str, np.ndarray]:
     pictures, labels = images(n, seed)
-    return invertible.halves(pictures) | {"labels": labels}
+    return invertible_encoders.halves(pictures) | {"labels": labels}
 
 
 def test_halves_are_the_top_and_the_bottom():
     pictures, _ = images(5)
-    found = invertible.halves(pictures)
+    found = invertible_encoders.halves(pictures)
     np.testing.assert_array_equal(found["x"].reshape(5, 2, 4), pictures[:, :2, :, 0])
     np.testing.assert_array_equal(found["y"].reshape(5, 2, 4), pictures[:, 2:, :, 0])
-    assert invertible.halves(np.zeros((2, 5, 5, 3), np.uint8))["y"].shape == (2, 15)
+    assert invertible_encoders.halves(np.zeros((2, 5, 5, 3), np.uint8))["y"].shape == (2, 15)
 
 
 def test_a_sorted_set_s_halves_come_in_random_order_with_their_classes():
     labels = np.repeat(np.arange(3), 30)
     pictures = np.broadcast_to((80 * labels)[:, None, None, None], (90, 4, 4, 3)).astype(np.uint8)
     classes = labels[:, None].astype(np.int32)
-    found = invertible.halves_of(ImageSet("set", ("class",), (("a", "b", "c"),), classes, lambda rows: pictures[rows]))
+    found = invertible_encoders.halves_of(
+        ImageSet("set", ("class",), (("a", "b", "c"),), classes, lambda rows: pictures[rows])
+    )
     assert set(found["labels"][:20].tolist()) == {0, 1, 2}
     for half in ("x", "y"):
         np.testing.assert_array_equal(found[half], np.broadcast_to(80 * found["labels"][:, None], (90, 8)))
@@ -59,7 +62,7 @@ def test_a_sorted_set_s_halves_come_in_random_order_with_their_classes():
 
 def test_dequantised_pixels_are_continuous_and_lose_nothing():
     pixels = np.random.default_rng(0).integers(0, 256, (50, 8)).astype(np.uint8)
-    x = np.asarray(invertible.dequantise(jax.random.key(0), jnp.asarray(pixels)))
+    x = np.asarray(invertible_encoders.dequantise(jax.random.key(0), jnp.asarray(pixels)))
     assert -1 <= x.min() < x.max() < 1
     np.testing.assert_array_equal(np.floor((x + 1) * 128), pixels)
     assert 0.45 < np.mean((x + 1) * 128 % 1) < 0.55
@@ -70,7 +73,7 @@ def test_what_a_classifier_tells_is_that_of_one_fitted_without_the_image():
     labels = rng.integers(0, 3, 12)
     z = rng.normal(size=(12, 5)) + labels[:, None]
     classes = np.eye(3)[labels]
-    found = invertible.explained(jnp.asarray(z, jnp.float32), jnp.asarray(classes, jnp.float32), 0.5)
+    found = invertible_encoders.explained(jnp.asarray(z, jnp.float32), jnp.asarray(classes, jnp.float32), 0.5)
     z = (z - z.mean(axis=0)) / (z.std(axis=0) + 1e-3)
     centred = classes - classes.mean(axis=0)
     lost = 0.0
@@ -89,18 +92,18 @@ def test_an_objective_trains_what_it_names():
     fresh = part(200, seed=1)
     classes = jax.nn.one_hot(fresh["labels"], 3)
     told, nats, params = {}, {}, {}
-    for name, objective in invertible.OBJECTIVES.items():
-        step = jax.jit(partial(invertible.train_step, settings=SETTINGS, objective=objective))
-        state = start = invertible.init_state(SETTINGS, (8, 8))
+    for name, objective in invertible_encoders.OBJECTIVES.items():
+        step = jax.jit(partial(invertible_encoders.train_step, settings=SETTINGS, objective=objective))
+        state = start = invertible_encoders.init_state(SETTINGS, (8, 8))
         for _ in range(150):
             state, nats[name] = step(state, held)
         params[name] = state.params
-        z, *_ = invertible.encode(
+        z, *_ = invertible_encoders.encode(
             state.params["x"],
-            invertible.dequantise(jax.random.key(1), jnp.asarray(fresh["x"])),
+            invertible_encoders.dequantise(jax.random.key(1), jnp.asarray(fresh["x"])),
             encoder=SETTINGS.encoder,
         )
-        told[name] = float(invertible.explained(z, classes, 0.5))
+        told[name] = float(invertible_encoders.explained(z, classes, 0.5))
         assert int(state.step) == 150
         assert np.abs(state.params["critic"]).max() > 0.01
     jax.tree.map(np.testing.assert_array_equal, params["critic"]["x"], start.params["x"])
@@ -116,13 +119,13 @@ def test_measures_are_those_of_numpy():
     rng = np.random.default_rng(3)
     params = jax.tree.map(
         lambda leaf: jnp.asarray(rng.normal(scale=0.3, size=leaf.shape), jnp.float32),
-        invertible.init_state(SETTINGS, (8, 8)).params,
+        invertible_encoders.init_state(SETTINGS, (8, 8)).params,
     )
-    found = invertible.measure(params, parts, SETTINGS, (1e-3,))
+    found = invertible_encoders.measure(params, parts, SETTINGS, (1e-3,))
     z, log_det = {}, 0.0
     for i, view in ((2, "x"), (3, "y")):
-        key = jax.random.fold_in(jax.random.key(0), invertible.NOISE + i)
-        half = invertible.dequantise(key, jnp.asarray(parts["test"][view]))
+        key = jax.random.fold_in(jax.random.key(0), invertible_encoders.NOISE + i)
+        half = invertible_encoders.dequantise(key, jnp.asarray(parts["test"][view]))
         z[view], of = SETTINGS.encoder.apply({"params": params[view]}, half)
         log_det += float(np.mean(of))
     bits = []
@@ -143,9 +146,11 @@ def test_a_wrong_log_determinant_or_inverse_is_seen(monkeypatch):
         z, log_det, _ = right(params, x, encoder=encoder)
         return z, log_det + 0.01, jnp.asarray(0.02)
 
-    right = invertible.encode
-    monkeypatch.setattr(invertible, "encode", wrong)
-    found = invertible.measure(invertible.init_state(SETTINGS, (8, 8)).params, parts_of(), SETTINGS, (1e-3,))
+    right = invertible_encoders.encode
+    monkeypatch.setattr(invertible_encoders, "encode", wrong)
+    found = invertible_encoders.measure(
+        invertible_encoders.init_state(SETTINGS, (8, 8)).params, parts_of(), SETTINGS, (1e-3,)
+    )
     assert found["log_det_error_nats"] == pytest.approx(0.01, abs=1e-5)
     assert found["inverse_error"] == pytest.approx(0.02)
 
@@ -162,8 +167,8 @@ def test_the_correlation_leaves_the_untrained_critic_out():
         row(0, held_out_bits=0.0, accuracy=0.1),
         *(row(i, held_out_bits=i, accuracy=0.9 - i / 10) for i in (1, 2, 3)),
     ]
-    assert invertible.correlation(rows) == pytest.approx(-1)
-    assert invertible.correlation([row(0), row(1, held_out_bits=1), row(2, held_out_bits=2)]) is None
+    assert invertible_encoders.correlation(rows) == pytest.approx(-1)
+    assert invertible_encoders.correlation([row(0), row(1, held_out_bits=1), row(2, held_out_bits=2)]) is None
 
 
 @pytest.mark.parametrize(("error", "words"), [(3e-6, "the maps are invertible"), (3e-4, "does not show that the maps")])
@@ -176,7 +181,7 @@ def test_the_report_says_whether_the_maps_are_invertible(error, words):
                 "revision": None, "config": {"kind": "invertible"}},
     }  # fmt: skip
     for form in (report.markdown, report.table):
-        text = " ".join(form(found).replace("|", " ").split())
+        text = " ".join(form(found, invertible.INVERTIBLE_FORM).replace("|", " ").split())
         assert words in text
         assert "infonce 200 5.125 5.250 77.11 % -12.3 2.0e-05 3.0e-06" in text
         assert f"{error:.1e}" in text
@@ -185,7 +190,7 @@ def test_the_report_says_whether_the_maps_are_invertible(error, words):
 
 def test_the_figure_shows_the_records():
     rows = [row(0, held_out_bits=0.0), row(100), row(200, held_out_bits=6.5, accuracy=0.8)]
-    figure = figures.invertible({"infonce": rows, "adversarial": rows}, ceiling_bits=8.0)
+    figure = invertible.picture({"infonce": rows, "adversarial": rows}, ceiling_bits=8.0)
     estimate, accuracy, error = figure.axes
     lines = {line.get_label(): line for line in estimate.lines}
     np.testing.assert_allclose(lines["infonce, test images"].get_xydata(), [(0, 0), (100, 5.125), (200, 6.5)])
@@ -219,7 +224,7 @@ def test_a_killed_job_goes_on_to_the_same_report(folder, tmp_path, monkeypatch, 
     assert (tmp_path / "whole/figures/invertible.png").stat().st_size > 10_000
     assert "20 of 20 steps" in said
 
-    save, calls = invertible.Checkpoints.save, []
+    save, calls = invertible_encoders.Checkpoints.save, []
 
     def killed(*arguments, **named):
         calls.append(None)
@@ -227,7 +232,7 @@ def test_a_killed_job_goes_on_to_the_same_report(folder, tmp_path, monkeypatch, 
             raise KeyboardInterrupt
         save(*arguments, **named)
 
-    monkeypatch.setattr(invertible.Checkpoints, "save", killed)
+    monkeypatch.setattr(invertible_encoders.Checkpoints, "save", killed)
     assert main(folder) == 130
     assert main(folder) == 0
     said = capsys.readouterr().out
@@ -255,6 +260,6 @@ def test_a_bad_config_is_one_line_and_exit_code_2(folder, argument, message, cap
 def test_a_loss_that_diverges_is_named(tmp_path, monkeypatch):
     parts = dict.fromkeys(("train", "validation", "test"), part(40))
     settings = dataclasses.replace(SETTINGS, learning_rate=1e38)
-    monkeypatch.setattr(invertible, "measure", lambda *_: {"held_out_bits": 0.0, "accuracy": 0.0})
+    monkeypatch.setattr(invertible_encoders, "measure", lambda *_: {"held_out_bits": 0.0, "accuracy": 0.0})
     with pytest.raises(InputError, match=r"InfoNCE is (nan|-inf) at step 5; lower learning_rate=1e\+38"):
-        invertible.train(parts, tmp_path, "critic", settings, steps=5, record_every=5, probed=40, l2=(1e-3,))
+        invertible_encoders.train(parts, tmp_path, "critic", settings, steps=5, record_every=5, probed=40, l2=(1e-3,))

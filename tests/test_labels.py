@@ -14,9 +14,9 @@ from mirigor_jax.mi import api, certify, labels
 from mirigor_jax.mi.certificates import classifier_lower_bits, posterior_lower_bits, stratified_trials
 from mirigor_jax.mi.confidence import clopper_pearson_upper, t_interval
 from mirigor_jax.mi.distributions import Discrete
-from mirigor_jax.mi.estimate import reach_bits
 from mirigor_jax.mi.labels import compare, estimate_labels, monitor
 from mirigor_jax.mi.read import in_batches, independent_values, pair_values
+from mirigor_jax.mi.results import reach_bits
 
 # One size, so that what one test compiles serves the next.
 N, D, CLASSES = 4000, 4, 4

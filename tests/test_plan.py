@@ -12,12 +12,13 @@ import pytest
 from jax import lax
 from jax.experimental.compilation_cache import compilation_cache
 
-from mirigor_jax import configuration, estimate, figures, hlo, parallel, plan, train
+from mirigor_jax import configuration, estimate, hlo, parallel, plan, train
 from mirigor_jax.data import pairing
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import fit
 from mirigor_jax.mi.contrastive import info_nce_embeddings
 from mirigor_jax.models.frozen import FrozenEncoder
+from mirigor_jax.runs import figures
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='pip install -e ".[plan]"')
 

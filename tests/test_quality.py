@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from mirigor_jax import configuration, experiment, figures, quality, study
+from mirigor_jax import configuration, experiment
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
+from mirigor_jax.studies import cases, grid, quality
 
 # What Lee et al. 2023 print below Tables IV-IX: Pearson's ρ and Kendall's τ of every column with accuracy.
 PRINTED = {
@@ -73,7 +74,7 @@ def test_the_bootstrap_intervals_cover():
 @pytest.mark.parametrize("name", PRINTED)
 def test_the_papers_tables_have_the_correlations_that_the_paper_prints(name):
     """To what rounding to three decimals leaves: of the numbers as typed, and of ours, sign turned for ↓."""
-    rows = [row for row in quality._paper().values() if row["table"] == name]
+    rows = [row for row in quality.paper().values() if row["table"] == name]
     found = quality.correlations(rows)
     for ours, *printed in zip(quality.PAPERS.values(), *PRINTED[name], strict=True):
         one = found[ours]
@@ -83,7 +84,7 @@ def test_the_papers_tables_have_the_correlations_that_the_paper_prints(name):
 
 
 def test_the_papers_tables_are_whole():
-    tables = [row["table"] for row in quality._paper().values()]
+    tables = [row["table"] for row in quality.paper().values()]
     assert [tables.count(name) for name in PRINTED] == [6, 6, 16, 16, 13, 11]
 
 
@@ -215,24 +216,24 @@ def objectives_rows() -> list[dict]:
     def row(pairing, objective, seed, accuracy):
         config = {"data": {"pairing": pairing}, "train": {"objective": objective}, "seed": seed}
         report = done | {"run": {"config": config}, "linear": {"class": accuracy}}
-        return study._objectives_row(report, Path("x") / f"cifar10-a-seed={seed}")
+        return cases.objectives_row(report, Path("x") / f"cifar10-a-seed={seed}")
 
     return [row("simclr", "simclr", 0, 0.9), row("simclr", "simclr", 1, 0.92), row("class", "simclr", 0, 0.95)]
 
 
 def test_objectives_stand_beside_the_papers():
     rows = objectives_rows()
-    text = study._objectives_table(rows)
+    text = cases.objectives_table(rows)
     assert "| SimCLR | 2 | 91.00 ± 1.41 | 93.0 | 3.000 ± 0.000 | [2.500, 3.322] | 6.000 ± 0.000 |" in text
     assert "| class | 1 | 95.00 | 93.1 | 3.000 | [2.500, 3.322] | 6.000 |" in text
     assert "| best known, unsupervised |  |  | 94.1 |  |  |  |" in text
-    left = figures.cases(rows, study.PAPER_OBJECTIVES["cifar10"]).axes[0]
+    left = cases.picture(rows, cases.PAPER_OBJECTIVES["cifar10"]).axes[0]
     ours, paper = (line.get_xydata().tolist() for line in left.lines)
     assert ours == [[0, 90.0], [0, 92.0], [1, 95.0]]
     assert paper == [[0, 93.0], [2, 94.1], [1, 93.1], [3, 96.0]]
     others = [row | {"set": "fashion"} for row in rows]
-    assert "| class | 1 | 95.00 | – |" in study._objectives_table(others)
-    assert "best known, unsupervised |" not in study._objectives_table(others)
+    assert "| class | 1 | 95.00 | – |" in cases.objectives_table(others)
+    assert "best known, unsupervised |" not in cases.objectives_table(others)
 
 
 def test_negatives_are_called_by_what_they_are():
@@ -246,12 +247,12 @@ def test_negatives_are_called_by_what_they_are():
     for named, accuracy in (("", 0.8), ("own", 0.81), ("classes:second-half", 0.82), ("folder:x/photo", 0.7)):
         config = {"data": {"negatives": named}, "seed": 0}
         report = done | {"run": {"config": config}, "linear": {"class": accuracy}}
-        rows.append(study._negatives_row(report, Path("x") / "fashion-a-seed=0"))
-    text = study._negatives_table(rows)
+        rows.append(cases.negatives_row(report, Path("x") / "fashion-a-seed=0"))
+    text = cases.negatives_table(rows)
     assert "| D, of the same batch | 1 | 80.00 | – | 1.000 | [0.900, 2.322] | 6.000 |" in text
     assert "| the other half of the classes | 1 | 82.00 |" in text
     assert "| photo | 1 | 70.00 |" in text
-    assert [point[1] for point in figures.cases(rows, {}).axes[0].lines[0].get_xydata()] == [80, 81, 82, 70]
+    assert [point[1] for point in cases.picture(rows, {}).axes[0].lines[0].get_xydata()] == [80, 81, 82, 70]
 
 
 def test_every_negatives_cell_is_a_run(images, tmp_path):
@@ -259,7 +260,7 @@ def test_every_negatives_cell_is_a_run(images, tmp_path):
     Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(tmp_path / "photo" / "a.png")
     more = (f"--config.run.data.source={images}", "--config.run.estimate.k=32")
     cells = shipped("negatives", f"others={tmp_path / 'photo'},seeds=1", *more)
-    assert {cell.config.data.negatives for cell in cells} == {*study.NEGATIVES, f"folder:{tmp_path / 'photo'}"}
+    assert {cell.config.data.negatives for cell in cells} == {*cases.NEGATIVES, f"folder:{tmp_path / 'photo'}"}
     for cell in cells:
         population, _ = experiment.check(cell.config)
         assert population.sets["train"].sizes == (2,)
@@ -270,9 +271,9 @@ def test_every_negatives_cell_is_a_run(images, tmp_path):
         assert config.train.k * config.train.steps == pytest.approx(pairs, rel=1e-3)
 
 
-def shipped(name: str, arguments: str = "", *more: str) -> list[study.Cell]:
+def shipped(name: str, arguments: str = "", *more: str) -> list[grid.Cell]:
     config, _, _ = configuration.parse([f"--config=configs/studies/{name}.py:{arguments}", *more])
-    return study._cells(config, Path("x"))
+    return grid.cells_of(config, Path("x"))
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +314,7 @@ def test_quality_trains_enough_encoders_and_measures_all_alike(images):
 def test_the_papers_encoders_have_the_names_of_its_tables(tmp_path):
     for table in ("cifar10-temperatures", "imagenet100-temperatures"):
         names = {cell.name for cell in shipped("quality", f"set={table}")}
-        assert names == {name for name, row in quality._paper().items() if row["table"] == table}
+        assert names == {name for name, row in quality.paper().items() if row["table"] == table}
     (tmp_path / "paths").write_text("swav, /x/swav.pth\n\nsimclr,/x/simclr.torch,vissl\nnew,features:h.npz\n")
     cells = shipped("quality", f"set=resnet50s,data=imagenet1k,paths={tmp_path / 'paths'}")
     assert [cell.name for cell in cells] == [f"resnet50s-imagenet1k-{name}" for name in ("swav", "simclr", "new")]
@@ -350,11 +351,11 @@ def test_a_bad_list_of_encoders_is_one_line(arguments, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize("name", ["fashion", "cifar10", "imagenet100", "imagenet1k"])
 def test_objectives_are_those_of_the_paper(name):
     cells = shipped("objectives", f"set={name},seeds=2")
-    grid = [(cell.config.data.pairing, cell.config.train.objective) for cell in cells]
-    assert set(grid) == set(study.LOSSES)
+    trained = [(cell.config.data.pairing, cell.config.train.objective) for cell in cells]
+    assert set(trained) == set(cases.LOSSES)
     assert len(cells) == 10
-    paper = study.PAPER_OBJECTIVES.get(name, {})
-    assert set(paper) <= {*study.LOSSES.values(), study.BEST_KNOWN}
+    paper = cases.PAPER_OBJECTIVES.get(name, {})
+    assert set(paper) <= {*cases.LOSSES.values(), cases.BEST_KNOWN}
     assert bool(paper) == (name != "fashion")
     assert {cell.name.partition("-")[0] for cell in cells} == {name}
 

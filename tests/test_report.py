@@ -2,12 +2,13 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mirigor_jax import report
+from mirigor_jax.runs import report
 
 
 def make_report(**changes) -> dict:
@@ -60,7 +61,8 @@ def lines(text: str) -> list[str]:
     return [" ".join(line.split()) for line in joined]
 
 
-BOTH = pytest.mark.parametrize("form", [report.markdown, report.table])
+FORM = report.IMAGE_FORM
+BOTH = pytest.mark.parametrize("form", [partial(report.markdown, form=FORM), partial(report.table, form=FORM)])
 
 
 @BOTH
@@ -125,13 +127,13 @@ def test_what_was_not_measured_is_not_mentioned(form):
 def test_table_fits_a_terminal_and_ends_with_the_path():
     wide = make_report()
     wide["run"]["seconds"] = {f"stage{i}": 1234.5 for i in range(9)}
-    text = report.table(wide)
+    text = report.table(wide, FORM)
     assert max(map(len, text.splitlines())) <= 100
     assert text.splitlines()[-1] == "report: runs/cdp/report.md"
 
 
 def test_markdown_opens_with_the_headline_and_lists_the_rest():
-    text = report.markdown(make_report())
+    text = report.markdown(make_report(), FORM)
     assert text.startswith("# cdp\n\n**I(h_X;h_Y) is at least 5.962 bits.**\n")
     assert "\n- More test images narrow it.\n- A larger K does not.\n" in text
     assert text.count("at least 5.962 bits") == 1
@@ -141,11 +143,11 @@ def test_markdown_opens_with_the_headline_and_lists_the_rest():
     assert "8192 1 5.981 [–, –] bits – 13.000 6.000 14.000" in found
     facts = {"- seed: 7", "- revision: abc123", "- devices: 1 × cpu; peak memory 1.26 GiB", "- versions: jax 0.10.2"}
     assert facts <= set(found)
-    assert "No route gave a certificate." in report.markdown(make_report(routes={"classifier": None}))
+    assert "No route gave a certificate." in report.markdown(make_report(routes={"classifier": None}), FORM)
 
 
 def test_markdown_tables_have_as_many_cells_as_headings():
-    tables = [block for block in report.markdown(make_report()).split("\n\n") if block.startswith("|")]
+    tables = [block for block in report.markdown(make_report(), FORM).split("\n\n") if block.startswith("|")]
     assert len(tables) == 5
     for block in tables:
         assert len({line.count("|") for line in block.splitlines()}) == 1
@@ -159,7 +161,7 @@ def test_json_is_strict_and_comes_back(tmp_path):
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
-    report.write(tmp_path, written)
+    report.write(tmp_path, written, FORM)
     text = (tmp_path / "report.json").read_text(encoding="utf-8")
     read = json.loads(text, parse_constant=refuse)
     expected = make_report(reach_bits=None)
@@ -173,15 +175,15 @@ def test_json_is_strict_and_comes_back(tmp_path):
 
 def test_a_report_read_back_reads_the_same(tmp_path):
     first = make_report()
-    report.write(tmp_path, first)
+    report.write(tmp_path, first, FORM)
     read = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert report.markdown(read) == report.markdown(first)
-    assert report.table(read) == report.table(first)
+    assert report.markdown(read, FORM) == report.markdown(first, FORM)
+    assert report.table(read, FORM) == report.table(first, FORM)
 
 
 @pytest.mark.parametrize(("file", "others"), [("report.md", ["report.json"]), ("report.json", [])])
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch, file, others):
-    report.write(tmp_path, make_report())
+    report.write(tmp_path, make_report(), FORM)
     old = {name: (tmp_path / name).read_text(encoding="utf-8") for name in (file, *others)}
     replace = os.replace
 
@@ -192,7 +194,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch, file, 
 
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(OSError, match="killed"):
-        report.write(tmp_path, make_report(strict_bits=1.0))
+        report.write(tmp_path, make_report(strict_bits=1.0), FORM)
     # report.json, which says that the run is finished, is never newer than report.md
     assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in (file, *others)} == old
     assert sorted(os.listdir(tmp_path)) == ["report.json", "report.md"]
@@ -202,7 +204,7 @@ def test_pictures_that_exist_are_shown(tmp_path):
     (tmp_path / "figures").mkdir()
     for name in ("pairs.png", "bars.png", "own.png", "bars.pdf"):
         (tmp_path / "figures" / name).touch()
-    report.write(tmp_path, make_report())
+    report.write(tmp_path, make_report(), FORM)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     shown = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
     assert shown == ["figures/bars.png", "figures/pairs.png", "figures/own.png"]

@@ -14,10 +14,13 @@ import pytest
 from small import batch_size, user_environment
 from small import study as a_study
 
-from mirigor_jax import configuration, experiment, figures, study, train
+from mirigor_jax import configuration, experiment, train
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
 from mirigor_jax.models import resnet
+from mirigor_jax.studies import certified, grid, infomin_strength, infomin_tasks
+from mirigor_jax.studies.rows import TASKS
+from mirigor_jax.studies.table import STUDIES
 
 CELLS = ("resnet18-k=2-seed=0", "resnet18-k=4-seed=0")
 
@@ -151,7 +154,7 @@ def test_a_run_of_another_process_is_left_to_it_and_tried_again(finished, replay
     first = folder / CELLS[0]
     first.mkdir(parents=True)
     config, _, _ = configuration.parse(batch_size(folder))
-    experiment.claim(first, study._cells(config, folder)[0].config)
+    experiment.claim(first, grid.cells_of(config, folder)[0].config)
     shutil.move(first, tmp_path / "run")
     experiment.claim(folder, config)
     shutil.move(tmp_path / "run", first)
@@ -221,11 +224,11 @@ def test_a_failed_run_is_listed_and_the_others_go_on(error, replayed, tmp_path, 
 
 
 def test_a_run_is_finished_once_it_has_every_estimate_that_is_wanted(real):
-    cell = study.Cell(CELLS[0], real / CELLS[0], None)
-    assert study._finished(cell, [])
-    assert study._finished(cell, [{"pairing": "all"}])  # its own
-    assert study._finished(cell, [{"pairing": "all"}, {"pairing": "color"}]) is None
-    assert study._finished(study.Cell("none", real / "none", None), []) is None
+    cell = grid.Cell(CELLS[0], real / CELLS[0], None)
+    assert grid.finished(cell, [])
+    assert grid.finished(cell, [{"pairing": "all"}])  # its own
+    assert grid.finished(cell, [{"pairing": "all"}, {"pairing": "color"}]) is None
+    assert grid.finished(grid.Cell("none", real / "none", None), []) is None
 
 
 def test_a_re_estimate_is_named_after_what_differs():
@@ -241,7 +244,7 @@ def test_a_re_estimate_is_named_after_what_differs():
 
 def test_studies_are_among_the_shipped_configs():
     known = configuration.shipped_configs()
-    assert {f"configs/studies/{name}.py" for name in study.STUDIES} <= set(known)
+    assert {f"configs/studies/{name}.py" for name in STUDIES} <= set(known)
     assert "configs/common.py" not in known
 
 
@@ -291,9 +294,9 @@ def test_an_unknown_key_of_a_cell_is_named(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def shipped(name: str, arguments: str = "") -> list[study.Cell]:
+def shipped(name: str, arguments: str = "") -> list[grid.Cell]:
     config, _, _ = configuration.parse([f"--config=configs/studies/{name}.py:{arguments}"])
-    return study._cells(config, Path("x"))
+    return grid.cells_of(config, Path("x"))
 
 
 @pytest.mark.parametrize(("scale", "runs", "pairs"), [("laptop", 20, 20_480), ("paper", 32, 204_800)])
@@ -307,11 +310,11 @@ def test_every_batch_size_sees_as_many_pairs(scale, runs, pairs):
 
 def test_infomin_tasks_trains_on_every_pairing_and_estimates_every_task():
     cells = shipped("infomin_tasks")
-    grid = {(cell.config.encoder.name, cell.config.data.pairing) for cell in cells}
-    assert grid == {(e, t) for e in ("resnet18", "resnet50") for t in study.TASKS}
+    trained = {(cell.config.encoder.name, cell.config.data.pairing) for cell in cells}
+    assert trained == {(e, t) for e in ("resnet18", "resnet50") for t in TASKS}
     config, _, _ = configuration.parse(["--config=configs/studies/infomin_tasks.py"])
     names = [experiment.re_estimated(cells[0].config, **asked)[1] for asked in config.study.estimates]
-    assert names == list(study.TASKS)
+    assert names == list(TASKS)
     # The run's own pairing is its own estimate, not another one of that name.
     assert experiment.re_estimated(cells[0].config, pairing="color")[0] == cells[0].config
 
@@ -343,9 +346,9 @@ def strength_row(family: str, strength: float, best: str) -> dict:
         "estimate": {**own, "ceiling_bits": 11.0},
         "truth": {"entropy_bits": None},
         "in_training": None,
-        "linear": {task: 0.5 + (task == best) / 4 for task in study.TASKS},
+        "linear": {task: 0.5 + (task == best) / 4 for task in TASKS},
     }
-    return study._strength_row(done, Path())
+    return infomin_strength.row(done, Path())
 
 
 def test_the_best_strength_of_every_task_is_told():
@@ -355,10 +358,10 @@ def test_the_best_strength_of_every_task_is_told():
         strength_row("crop", 0.3, "all"),
     ]
     assert [(row["family"], row["strength"]) for row in rows] == [("jitter", 0.5), ("jitter", 1.0), ("crop", 0.3)]
-    lines = [line for line in study._strength_table(rows).splitlines() if line.startswith(("| jitter", "| crop"))]
+    lines = [line for line in infomin_strength.table(rows).splitlines() if line.startswith(("| jitter", "| crop"))]
     assert lines[0].startswith("| jitter | 0.5 | 8.500 | 1.000 | ≥ 1.000 | **75.00** | 50.00 | **50.00** | **50.00** |")
     assert "| 50.00 | **75.00** |" in lines[1]
-    above = figures.infomin_strength(rows).axes[0]
+    above = infomin_strength.picture(rows).axes[0]
     joined = {
         line.get_label(): line.get_xydata().tolist() for line in above.lines if not line.get_label().startswith("_")
     }
@@ -367,7 +370,7 @@ def test_the_best_strength_of_every_task_is_told():
 
 def infomin_row(pairing: str, seed: int) -> dict:
     """Numbers that say where they belong: task t trained on p is 10 p + t in accuracy and bits, by their order."""
-    at = {task: 10 * study.TASKS.index(pairing) + number + seed for number, task in enumerate(study.TASKS)}
+    at = {task: 10 * TASKS.index(pairing) + number + seed for number, task in enumerate(TASKS)}
     return {
         "encoder": "resnet18",
         "pairing": pairing,
@@ -386,34 +389,34 @@ def infomin_row(pairing: str, seed: int) -> dict:
 
 
 def test_infomin_cells_stand_where_they_belong():
-    rows = [infomin_row(pairing, seed) for pairing in study.TASKS for seed in (0, 2)]
-    text = study._infomin_table(rows)
+    rows = [infomin_row(pairing, seed) for pairing in TASKS for seed in (0, 2)]
+    text = infomin_tasks.table(rows)
     accuracy, information = text.split("| I_class, bits |")
     assert "| color | 1.00 ± 1.41 | 11.00 ± 1.41 | 21.00 ± 1.41 | 31.00 ± 1.41 |" in accuracy
     assert "| position | 3.00 ± 1.41 | 13.00 ± 1.41 | 23.00 ± 1.41 | 33.00 ± 1.41 |" in accuracy
     # Lower ends are the least of the seeds', rounded down.
     assert "| digit | 0.020 ± 0.014 in [0.005, 2.000] | 0.120 ± 0.014 in [0.055, 2.000]" in information
-    left, right = figures.infomin_tasks(rows).axes[:2]
+    left, right = infomin_tasks.picture(rows).axes[:2]
     at = {text.get_position(): text.get_text() for text in left.texts}
     assert at[(1, 2)] == "13.0"  # across: digit in training; up: the task position
     assert {text.get_position(): text.get_text() for text in right.texts}[(1, 2)] == "6.5\n≥ 0.060"
 
 
 def test_an_infomin_study_half_done_leaves_its_missing_cells_white():
-    left = figures.infomin_tasks([infomin_row("digit", 0)]).axes[0]
+    left = infomin_tasks.picture([infomin_row("digit", 0)]).axes[0]
     assert sorted(text.get_position() for text in left.texts) == [(1, task) for task in range(4)]
 
 
 def test_redraws_of_a_bank_certify_where_nothing_is_and_fresh_images_do_not():
     rng = np.random.default_rng(1)
     classes = rng.integers(64, size=4096)
-    noise = study.trap(rng.normal(size=(4096, 8)).astype(np.float32), classes, 64, 0.95)
+    noise = certified.trap(rng.normal(size=(4096, 8)).astype(np.float32), classes, 64, 0.95)
     assert {row["bank"] for row in noise} == {64, 256, 1024}
     assert all(row["redrawn_bits"] > 5.99 for row in noise)
     assert all(row["fresh_bits"] == 0 for row in noise)
     # An encoder that does tell the classes: fresh images prove it once the bank holds every class, shuffled ones don't.
     telling = (100 * np.eye(64)[classes] + rng.normal(size=(4096, 64))).astype(np.float32)
-    last = {row["shuffled"]: row for row in study.trap(telling, classes, 64, 0.95) if row["bank"] == 1024}
+    last = {row["shuffled"]: row for row in certified.trap(telling, classes, 64, 0.95) if row["bank"] == 1024}
     # No error in 3,072 images: u = 1 - 0.05^(1/3072), and 6 - F(u) - F(2u) of Fano's F.
     u = 1 - 0.05 ** (1 / 3072)
     fano = sum(-e * np.log2(e) - (1 - e) * np.log2(1 - e) + e * np.log2(63) for e in (u, 2 * u))
@@ -458,10 +461,10 @@ def certified_report(paper_bits: float, lower_bits: float, entropy_bits: float =
     ],
 )
 def test_where_the_papers_form_leaves_the_certified_interval(paper, lower, outside, said, tmp_path):
-    row = {"cell": "a", **study._certified_row(certified_report(paper, lower), tmp_path)}
+    row = {"cell": "a", **certified.row(certified_report(paper, lower), tmp_path)}
     assert row["outside"] == outside
-    assert f"| {said} |" in study._certified_table([row])
-    drawn = figures.certified([row])
+    assert f"| {said} |" in certified.table([row])
+    drawn = certified.draw([row])
     assert set(drawn) == {"certified", "reach"}
     rings = next(x for x in drawn["certified"].axes[0].lines if x.get_label().startswith("outside of"))
     assert list(rings.get_xdata()) == ([pytest.approx(6 - paper)] if outside else [])
@@ -502,7 +505,7 @@ def test_the_shrunk_studies_end_to_end(tmp_path, real):
     assert main(a_study(tasks, tmp_path / "tasks")) == 0
     rows = {row["pairing"]: row for row in read(tmp_path / "tasks")["rows"]}
     run = json.loads((tmp_path / "tasks" / "resnet18-digit-seed=0" / "report.json").read_text())
-    assert set(run["estimates"]) == set(study.TASKS)
+    assert set(run["estimates"]) == set(TASKS)
     assert rows["digit"]["estimates"]["color"]["strict_bits"] == run["estimates"]["color"]["strict_bits"]
 
     strength = "configs/studies/infomin_strength.py:pairs=128"
@@ -516,7 +519,7 @@ def test_the_shrunk_studies_end_to_end(tmp_path, real):
     assert main(a_study("configs/studies/certified.py:k=256", tmp_path / "certified", sources)) == 2
     found = read(tmp_path / "certified")
     assert found["runs"] == 6
-    assert {row["cell"] for row in found["rows"]} == {"untrained", *(f"tasks/resnet18-{t}-seed=0" for t in study.TASKS)}
+    assert {row["cell"] for row in found["rows"]} == {"untrained", *(f"tasks/resnet18-{t}-seed=0" for t in TASKS)}
     assert set(found["failures"]) == {f"{real.name}/{CELLS[0]}"}
     assert {path: path.stat().st_mtime_ns for path in before} == before
     untrained = found["rows"][0]

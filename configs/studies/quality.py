@@ -9,9 +9,9 @@ python -m mirigor_jax.main --config=configs/studies/quality.py:set=vits,paths=FI
 python -m mirigor_jax.main --config=configs/studies/quality.py:set=own,paths=FILE --config.run.data.source=folder:PATH
 
 FILE has a line an encoder, `name,path` or `name,path,layout`: the path of a checkpoint, or features:H.npz (see
-configs/encoder.py). Names as in mirigor_jax/paper_quality.csv have the paper's numbers beside ours. ImageNet-100's
-classes are those of --config.run.data.classes=file:PATH. Should print every metric of every encoder, I_class at most
-H(C), and each metric's correlations with their intervals, whatever they turn out to be.
+configs/encoder.py). Names as in mirigor_jax/studies/paper_quality.csv have the paper's numbers beside ours.
+ImageNet-100's classes are those of --config.run.data.classes=file:PATH. Should print every metric of every encoder,
+I_class at most H(C), and each metric's correlations with their intervals, whatever they turn out to be.
 """
 
 from pathlib import Path

@@ -4,9 +4,9 @@ from mirigor_jax.mi import distributions
 from mirigor_jax.mi.api import CRITICS, estimate, estimate_all
 from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi
 from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, SeparableCritic
-from mirigor_jax.mi.estimate import Comparison, Estimate, LabelEstimate
 from mirigor_jax.mi.estimators import ESTIMATORS, info_nce, info_nce_symmetric
 from mirigor_jax.mi.labels import compare, estimate_labels, monitor
+from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate
 
 __all__ = [
     "CRITICS",

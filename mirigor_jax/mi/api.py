@@ -18,9 +18,9 @@ from mirigor_jax.mi import fit, read
 from mirigor_jax.mi.certificates import info_nce_lower_bits
 from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.mi.critics import BasedCritic, BilinearCritic, CosineCritic, JointCritic, SeparableCritic
-from mirigor_jax.mi.estimate import Estimate
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator
 from mirigor_jax.mi.gaussian import features, gaussian_base, normal_scores
+from mirigor_jax.mi.results import Estimate
 
 PARTS = (0.6, 0.2)  # of the pairs for the fit and for validation; the rest is the test part
 LEAST = 110  # pairs: a default batch to fit on, and eight batches of two to certify by

@@ -26,10 +26,10 @@ from mirigor_jax.mi.certificates import mix_posterior
 from mirigor_jax.mi.certify import LEAST_PAIRS, RUN_OUT, HeldOut, batch_rows, certify
 from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.mi.critics import CosineCritic, PosteriorCritic
-from mirigor_jax.mi.estimate import Comparison, Estimate, LabelEstimate, reach_bits, verdict
 from mirigor_jax.mi.estimators import info_nce_symmetric
 from mirigor_jax.mi.gaussian import squash
 from mirigor_jax.mi.read import in_batches, independent_values, mean_scores
+from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate, reach_bits, verdict
 
 BATCH = 256  # pairs a step of the fit
 LOOK, PATIENCE = 50, 300  # steps between looks at validation; without a gain, to the end of the fit

@@ -10,6 +10,7 @@ from scipy import stats
 
 from mirigor_jax.mi.certificates import Certificate
 from mirigor_jax.mi.confidence import clopper_pearson_upper
+from mirigor_jax.tables import round_down
 
 Verdict = Literal["certified", "bounded", "k-limited", "not-a-bound"]
 
@@ -69,10 +70,10 @@ class Estimate:
         return f"{estimate}; the MI {claim}, {by} ({self.verdict})."
 
     def figure(self) -> Any:
-        """The estimate with its interval, certificate, ceiling and seeds."""
-        from mirigor_jax import figures  # which draws whole runs too, and knows this module
+        """The estimate with its interval, certificate, ceiling and seeds: a matplotlib Figure."""
+        from mirigor_jax.mi import picture  # matplotlib is imported for those who draw
 
-        return figures.estimators([self])
+        return picture.estimators([self])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +143,6 @@ class Comparison:
                 f" (H(C) = {self.a.entropy_bits:.3f}): labels and K tell them apart no further."
             )
         return sentence
-
-
-def round_down(bits: float) -> float:
-    """To three decimals, downwards: a lower end that is printed so holds too."""
-    return math.floor(1000 * bits) / 1000
 
 
 def _claim(lower_bits: float, upper_bits: float | None, confidence: float) -> str:

@@ -1,28 +1,29 @@
-"""Which number ranks encoders as their linear accuracy does? Rows, table and figure of the study `quality`.
+"""Which number ranks encoders as their linear accuracy does? The study `quality`.
 
 After Lee et al. 2023, Tables I, II and IV-IX; their numbers are in paper_quality.csv.
 """
 
 import csv
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from mirigor_jax import figures, metrics, report
+from mirigor_jax import metrics, tables
+from mirigor_jax.drawing import INK, STRICT, floats, style
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, read_arrays
 from mirigor_jax.mi.confidence import t_interval
-from mirigor_jax.mi.estimate import round_down
+from mirigor_jax.runs.report import Report
+from mirigor_jax.studies.rows import Row
 
-Row = dict[str, Any]
 RESAMPLES = 2000
 LEAST_BATCHES = 8  # for the t-interval of a paired difference
 # Every metric's heading, and 1 where more is better, -1 where less is.
@@ -55,6 +56,9 @@ PAPERS = {
     "contrastive_loss": "augmentation_contrastive_loss_nats",
     "simclr_bits": "simclr_paper_bits",
     "class_bits": "class_paper_bits",
+}
+CAPTIONS = {
+    "quality": "Linear accuracy against each metric, a dot an encoder, after Lee et al. 2023, Tables I and II.",
 }
 
 
@@ -102,7 +106,7 @@ def correlation(
     return Correlation(n, *of(*differences), *of(*map(np.sign, differences)))
 
 
-def row(done: report.Report, folder: AnyPath) -> Row:
+def row(done: Report, folder: AnyPath) -> Row:
     """An encoder's numbers, its test batches under the class pairing, and what the paper has of it (None: nothing).
 
     Raises InputError for a run that was not evaluated as configs/images.py and configs/encoder.py do.
@@ -134,12 +138,12 @@ def row(done: report.Report, folder: AnyPath) -> Row:
         "batches": None if k is None else {"k": k, "strict_bits": batches[str(k)].tolist()},
         # The pairs follow from the classes' order and the seed: equal here, they are the same images'.
         "test": hashlib.sha256(labels.tobytes()).hexdigest()[:12] + f"-seed={config['seed']}",
-        "paper": _paper().get(folder.name),
+        "paper": paper().get(folder.name),
     }
 
 
 @cache
-def _paper() -> dict[str, Row]:
+def paper() -> dict[str, Row]:
     """The paper's rows by `TABLE-ENCODER`, as the cells are called; accuracies in 0..1.
 
     The stored text of Table IV lacks the 1 before five alignments' points; with it they agree with the tolerances and
@@ -200,7 +204,7 @@ def _number(name: str, value: float | None) -> str:
         return "–"
     if name.endswith("accuracy"):
         return f"{100 * value:.2f}"
-    return f"{round_down(value) if 'lower' in name else value:z.3f}"
+    return f"{tables.round_down(value) if 'lower' in name else value:z.3f}"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -224,7 +228,7 @@ def table(rows: Sequence[Row]) -> str:
         "temperature it has their order, and from log C upwards any guess is within it. Strict I_class is above "
         f"H(C) for {', '.join(above) or 'no encoder'}."
     )
-    sections = [report.grid(header, lines), legend, "## Which metric ranks as accuracy does", *_correlated(rows)]
+    sections = [tables.grid(header, lines), legend, "## Which metric ranks as accuracy does", *_correlated(rows)]
     if pairs := neighbours(rows):
         sections += ["## Neighbours in the order of I_class", *_compared(pairs)]
     if known := [row for row in ranking if row["paper"]]:
@@ -233,10 +237,10 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _correlated(rows: Sequence[Row]) -> tuple[str, str]:
-    tables: dict[str, list[Row]] = {}
-    for of in _paper().values():
-        tables.setdefault(of["table"], []).append(of)
-    papers = [correlations(of) for of in tables.values()]
+    scenarios: dict[str, list[Row]] = {}
+    for of in paper().values():
+        scenarios.setdefault(of["table"], []).append(of)
+    papers = [correlations(of) for of in scenarios.values()]
     lines = []
     for name, one in correlations(rows).items():
         theirs = [found for of in papers if (found := of[name])]
@@ -254,7 +258,7 @@ def _correlated(rows: Sequence[Row]) -> tuple[str, str]:
         "scenarios that have the metric, mostly six (Lee et al. 2023, Table II); the tightest analytic bound that it "
         "tried had −0.409 and −0.182 (§IV-B)."
     )
-    return report.grid(header, lines), legend
+    return tables.grid(header, lines), legend
 
 
 def _interval(value: float, ends: tuple[float, float]) -> str:
@@ -273,7 +277,7 @@ def _compared(pairs: Sequence[Row]) -> tuple[str, str]:
         f"Strict InfoNCE at K = {pairs[0]['k']:,} on the same test batches, with the paired 95 % t-interval, each for "
         "itself: it compares two lower bounds, each by its own critic, not the two I_class."
     )
-    return report.grid(header, lines), legend
+    return tables.grid(header, lines), legend
 
 
 def _beside(rows: Sequence[Row]) -> tuple[str, str]:
@@ -284,7 +288,7 @@ def _beside(rows: Sequence[Row]) -> tuple[str, str]:
         ours, theirs = ({"accuracy": one["accuracy"], **one["metrics"]} for one in (row, row["paper"]))
         lines.append((row["cell"], *(f"{_number(n, ours[n])} / {_number(n, theirs[n])}" for n in shown)))
     legend = "Ours / the paper's (Lee et al. 2023, Tables IV–IX)."
-    return report.grid(header, lines), legend
+    return tables.grid(header, lines), legend
 
 
 def draw(rows: Sequence[Row]) -> dict[str, Figure]:
@@ -295,4 +299,23 @@ def draw(rows: Sequence[Row]) -> dict[str, Figure]:
         if one := found[name]:
             words = f"{heading}: ρ = {one.pearson:z.2f}, τ = {one.kendall:z.2f}"
             panels[words] = [row["metrics"][name] for row in rows]
-    return {"quality": figures.quality(panels, [row["accuracy"] for row in rows])} if panels else {}
+    return {"quality": picture(panels, [row["accuracy"] for row in rows])} if panels else {}
+
+
+def picture(panels: Mapping[str, Sequence[float | None]], accuracies: Sequence[float]) -> Figure:
+    """A panel a metric, four in a row: the encoders' linear accuracy in % against it.
+
+    panels: title → its value of each encoder, in the order of accuracies; None where it has none.
+    """
+    rows = math.ceil(len(panels) / 4)
+    figure = Figure(figsize=(14.4, 3 * rows), dpi=150, layout="constrained")
+    grid = figure.subplots(rows, 4, squeeze=False, sharey=True)
+    for ax, (title, values) in zip(grid.flat, panels.items(), strict=False):
+        style(ax, title)
+        ax.set_title(title, loc="left", fontsize=8)
+        ax.plot(floats(values), [100 * accuracy for accuracy in accuracies], "o", color=STRICT, markersize=5)
+    for ax in grid.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax in grid[:, 0]:
+        ax.set_ylabel("linear accuracy, %", fontsize=9, color=INK)
+    return figure

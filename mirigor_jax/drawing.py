@@ -1,0 +1,88 @@
+"""The house style of pictures: colors, panels, legends and marks. Nothing is read, saved or shown here."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe & Ito's colours, which colour-blind readers can tell apart; a quantity has one colour in every picture.
+INK, GRID, ENTROPY = "#333333", "#E5E5E5", "#999999"
+IN_TRAINING, PAPER, STRICT, CERTIFIED, CEILING = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00"
+LINEAR = "#56B4E9"
+
+
+def panels(*titles: str, ratios: Sequence[int] | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure with a styled panel for each title, side by side."""
+    figure = Figure(figsize=(4.8 * max(len(titles), 1.25), 4.2), dpi=150, layout="constrained")
+    axes = list(figure.subplots(1, len(titles), squeeze=False, width_ratios=ratios)[0])
+    for ax, title in zip(axes, titles, strict=True):
+        style(ax, title)
+    return figure, axes
+
+
+def style(ax: Axes, title: str) -> None:
+    """How every panel looks."""
+    ax.set_title(title, loc="left", fontsize=10, color=INK)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color=GRID)
+    ax.set_axisbelow(True)
+    ax.tick_params(labelsize=8, labelcolor=INK)
+    ax.xaxis.label.set(fontsize=9, color=INK)
+
+
+def legends(*axes: Axes) -> None:
+    """One legend under each panel, where it can cover no data."""
+    for ax in axes:
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=8)
+
+
+def shared_legend(figure: Figure, axes: Sequence[Axes] | np.ndarray) -> None:
+    """One legend under all panels, each label once."""
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+
+
+def line_of_means(ax: Axes, k: np.ndarray, values: np.ndarray, colour: str, marker: str, label: str) -> None:
+    """Every run's value, faint, and the line through the means of those of one k."""
+    sizes = np.unique(k)
+    ax.plot(k, values, marker, color=colour, markersize=3, alpha=0.5)
+    ax.plot(sizes, [values[k == size].mean() for size in sizes], color=colour, marker=marker, markersize=5, label=label)
+
+
+def references(ax: Axes, entropy_bits: float | None, true_bits: float | None) -> None:
+    """Lines at H(C), and at the true MI where it differs."""
+    if entropy_bits is not None:
+        ax.axhline(entropy_bits, color=ENTROPY, label=f"H(C) = {entropy_bits:.3f} bits", zorder=1.5)
+    if true_bits is not None and (entropy_bits is None or not math.isclose(true_bits, entropy_bits, abs_tol=1e-6)):
+        ax.axhline(true_bits, color=INK, linestyle="--", label=f"true MI = {true_bits:.3f} bits", zorder=1.5)
+
+
+def t_interval(ax: Axes, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, colour: str) -> None:
+    """A whisker from lower to upper at each x."""
+    ax.errorbar(x, (lower + upper) / 2, (upper - lower) / 2, fmt="none", ecolor=colour, capsize=4, zorder=4)
+
+
+def write(ax: Axes, x: int, y: float, text: str) -> None:
+    """A text above a point."""
+    ax.annotate(
+        text,
+        (x, y),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=8,
+        color=INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        zorder=5,
+    )
+
+
+def floats(values: Sequence[float | int | None] | np.ndarray) -> Float[np.ndarray, " n"]:
+    """NaN, which is not drawn, for what is not a finite number: an interval of one batch, or a null of report.json."""
+    array = np.asarray(values, dtype=float)
+    return np.where(np.isfinite(array), array, np.nan)

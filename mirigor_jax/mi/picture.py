@@ -1,0 +1,76 @@
+"""The picture of estimates: each value with its interval, its seeds and what is certified."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mirigor_jax.drawing import CEILING, CERTIFIED, GRID, INK, PAPER, STRICT, floats, panels
+from mirigor_jax.mi.results import Estimate
+from mirigor_jax.tables import round_down
+
+
+def estimators(estimates: Sequence[Estimate | dict[str, Any]], *, true_bits: float | None = None) -> Figure:
+    """One row an estimator, in bits: its value with its t-interval, its seeds, and a band where MI is certified to lie.
+
+    Lower bounds and others differ in colour and in the word under the name; beside others is the InfoNCE of the same
+    critic. At the right: the value, the certified lower end, the ceiling.
+    estimates: `Estimate`s, or their entries in report.json.
+    """
+    rows = [one if isinstance(one, dict) else vars(one) for one in estimates]
+    names = ("value_bits", "t_lower_bits", "t_upper_bits", "lower_bits", "upper_bits", "bound_bits", "ceiling_bits")
+    value, t_lower, t_upper, lower, upper, bound, ceiling = (floats([row[name] for row in rows]) for name in names)
+    y = np.arange(len(rows))
+    is_bound = np.array([row["kind"] == "lower bound" for row in rows])
+    seeds = [(bits, i + 0.25) for i, row in enumerate(rows) if len(row["seed_bits"]) > 1 for bits in row["seed_bits"]]
+
+    figure, (ax,) = panels("estimates of mutual information, bits")
+    figure.set_size_inches(8, 1.4 + 0.55 * len(rows))
+    ax.grid(False, axis="y")
+    ax.grid(axis="x", color=GRID)
+    # The frame is set first, by the values: a ceiling, or the interval of a wild estimate, would flatten all else.
+    near = floats([0.0, *value, *lower, *upper, *bound, *(bits for bits, _ in seeds), true_bits])
+    low, high = np.nanmin(near), np.nanmax(near)
+    margin = max(0.05, 0.25 * (high - low))
+    low, high = max(np.nanmin([low, *t_lower]), low - margin), min(np.nanmax([high, *t_upper]), high + margin)
+    ax.set(xlim=(low - 0.2 * margin, high + 0.4 * margin), ylim=(len(rows) - 0.5, -0.5))
+
+    if (known := np.isfinite(lower)).any():
+        ends = np.where(np.isfinite(upper), upper, ax.get_xlim()[1])
+        label = f"certified at {100 * rows[0]['confidence']:g} %: MI is in here"
+        ax.barh(y[known], (ends - lower)[known], 0.62, lower[known], color=CERTIFIED, alpha=0.25, label=label)
+        ax.vlines(lower, y - 0.31, y + 0.31, color=CERTIFIED, linewidth=2.5)
+    for these, colour, word in ((is_bound, STRICT, "lower bound"), (~is_bound, PAPER, "not a bound")):
+        if these.any():
+            error = np.stack([value - t_lower, t_upper - value])[:, these]
+            label = f"{word}, t-interval"
+            ax.errorbar(value[these], y[these], xerr=error, fmt="o", capsize=4, color=colour, label=label)
+    if seeds:
+        ax.plot(*np.transpose(seeds), ".", color=INK, markersize=4, label="each seed")
+    if np.isfinite(bound).any():
+        ax.plot(
+            bound,
+            y - 0.25,
+            "D",
+            color=STRICT,
+            markersize=5,
+            markerfacecolor="white",
+            label="InfoNCE of the same critic",
+        )
+    if (ceiling <= ax.get_xlim()[1]).any():
+        ax.vlines(ceiling, y - 0.4, y + 0.4, color=CEILING, linestyle="--", label="ceiling")
+    if true_bits is not None:
+        ax.axvline(true_bits, color=INK, linestyle="--", label=f"true MI = {true_bits:.3f} bits", zorder=1.5)
+
+    ax.set_yticks(y, [f"{row['name']}\n{row['kind']}" for row in rows])
+    words = [f"{bits:z.3f}" for bits in value]
+    for i in range(len(rows)):
+        words[i] += f"\n≥ {round_down(lower[i]):.3f}" if np.isfinite(lower[i]) else ""
+        words[i] += f"\nceiling {ceiling[i]:.1f}" if np.isfinite(ceiling[i]) else ""
+    right = ax.secondary_yaxis("right")
+    right.set_yticks(y, words)
+    right.tick_params(length=0, labelsize=8, labelcolor=INK)
+    right.spines["right"].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,1 @@
+"""A run: its stages, its folder, and its report."""

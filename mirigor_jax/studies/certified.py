@@ -1,0 +1,253 @@
+"""The study `certified`: where does the paper's form leave what can be proven? With the trap of redrawn test images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Integer
+from matplotlib.figure import Figure
+
+from mirigor_jax import tables
+from mirigor_jax.drawing import CEILING, CERTIFIED, ENTROPY, GRID, INK, PAPER, STRICT, floats, panels, shared_legend
+from mirigor_jax.files import AnyPath, read_arrays
+from mirigor_jax.mi.certificates import classifier_lower_bits
+from mirigor_jax.runs.report import Report
+from mirigor_jax.studies.rows import Row, run_row
+
+REDRAWS = 65_536  # as many as one likes: they cost nothing, and hold nothing new
+CAPTIONS = {
+    "certified": "The paper's form beside what each route proves; a ring marks where it leaves the certified interval.",
+    "reach": "Strict InfoNCE of every encoder against K, and reach(K), the most that any critic can show.",
+    "trap": "An untrained encoder: what redraws of a bank of test images claim, and what fresh images prove.",
+}
+
+
+def row(done: Report, folder: AnyPath) -> Row:
+    """The estimate `certified` of a run: the paper's form, the strict one at every K, all routes, the interval."""
+    found = done["estimates"]["certified"]
+    paper, lower, upper = (found[name] for name in ("paper_bits", "lower_bits", "upper_bits"))
+    # What the table's three decimals can't show is not called outside.
+    outside = "above" if paper - upper > 5e-4 else "below" if lower - paper > 5e-4 else ""
+    row = {
+        **run_row(done),
+        **{name: found[name] for name in ("paper_bits", "paper_k", "strict_bits", "entropy_bits", "confidence")},
+        **{name: found[name] for name in ("lower_bits", "upper_bits", "t_lower_bits", "t_upper_bits")},
+        "outside": outside,
+        "excess_bits": paper - (upper if outside == "above" else lower) if outside else 0.0,
+        "curve": found["curve"],
+        "routes": {name: route["lower_bits"] for name, route in found["routes"].items()},
+        "trap": None,
+    }
+    if row["steps"] == 0 and row["pairing"] == "all":
+        test = read_arrays(folder / "estimates" / "certified" / "features" / "test.npz")
+        classes = np.unique(test["labels_x"], axis=0, return_inverse=True)[1]
+        row["trap"] = trap(test["h_x"], classes, round(2 ** row["entropy_bits"]), found["confidence"])
+    return row
+
+
+def trap(
+    h: Float[np.ndarray, "n d"], classes: Integer[np.ndarray, " n"], num_classes: int, confidence: float
+) -> list[Row]:
+    """What a redrawn bank of test images claims of I_class, and what fresh images say of the same classifier.
+
+    h: representations of independent images; classes: theirs, of num_classes equally frequent ones. The classifier
+    gives an image the class of the nearest row of a bank. Redrawn from that bank, every image finds itself: no errors,
+    however many draws, whatever the encoder. Also with the classes shuffled, where the true information is 0.
+    Returns rows {"bank", "shuffled", "redrawn_bits", "fresh_bits"}: lower ends by `classifier_lower_bits`.
+    """
+    rng, law = np.random.default_rng(0), np.full(num_classes, 1 / num_classes)
+    shuffled = rng.permutation(classes)
+    rows = []
+    for bank in (size for size in (64, 256, 1024, 4096) if 2 * size <= len(h)):
+        fresh = slice(bank, bank + 4096)
+        redrawn = rng.integers(bank, size=REDRAWS)
+        of_bank, of_fresh = _nearest(h[:bank], h[:bank]), _nearest(h[fresh], h[:bank])
+        for labels in (classes, shuffled):
+            wrong, wrong_fresh = labels[of_bank] != labels[:bank], labels[of_fresh] != labels[fresh]
+            claims = (
+                classifier_lower_bits(int(errors.sum()), len(errors), law, confidence)
+                for errors in (wrong[redrawn], wrong_fresh)
+            )
+            rows.append(
+                {
+                    "bank": bank,
+                    "shuffled": labels is shuffled,
+                    **dict(zip(("redrawn_bits", "fresh_bits"), claims, strict=True)),
+                }
+            )
+    return rows
+
+
+def _nearest(h: Float[np.ndarray, "n d"], bank: Float[np.ndarray, "b d"]) -> Integer[np.ndarray, " n"]:
+    """Row of the bank nearest to each h."""
+    h, bank = h.astype(np.float64), bank.astype(np.float64)
+    return np.argmin(np.sum(bank**2, axis=1)[None, :] - 2 * h @ bank.T, axis=1)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line a run and a line an H(C), and what the trap says where a row has one."""
+    ks = sorted({point["k"] for row in rows for point in row["curve"]})
+    header = (
+        "run",
+        "H(C)",
+        f"paper's form, K = {rows[0]['paper_k']}",
+        *(f"strict, K = {k:,}" for k in ks),
+        "(a) classifier",
+        "(b) posterior",
+        "(c) InfoNCE",
+        "certified",
+        "paper's form lies",
+    )
+    lines = []
+    for row in rows:
+        strict = {point["k"]: point["strict_bits"] for point in row["curve"]}
+        lines.append(
+            (
+                row["cell"],
+                f"{row['entropy_bits']:.3f}",
+                f"{row['paper_bits']:.3f}",
+                *(f"{strict[k]:z.3f}" if k in strict else "–" for k in ks),
+                *(
+                    f"{tables.round_down(row['routes'][route]):.3f}" if route in row["routes"] else "–"
+                    for route in ("classifier", "posterior", "infonce")
+                ),
+                f"[{tables.round_down(row['lower_bits']):.3f}, {row['upper_bits']:.3f}]",
+                f"**{row['outside']}, by {abs(row['excess_bits']):.3f}**" if row["outside"] else "within",
+            )
+        )
+    entropies = sorted({row["entropy_bits"] for row in rows}, reverse=True)
+    for entropy in entropies:
+        reach = {p["k"]: p["reach_bits"] for row in rows if row["entropy_bits"] == entropy for p in row["curve"]}
+        cells = (f"{reach[k]:.3f}" if reach.get(k) is not None else "–" for k in ks)
+        lines.append((f"reach(K) at {entropy:g} bits", f"{entropy:.3f}", "", *cells, "", "", "", "", ""))
+    legend = (
+        f"Bits; each route's lower end holds at {100 * rows[0]['confidence']:g} % on fresh images, and the certificate "
+        "is the route that validation chose. reach(K) is the most that any critic can show at that K. The paper's form "
+        "(Lee et al. 2023, Eq. 4) is no bound: where it leaves the certified interval it is off by at least that."
+    )
+    sections = [tables.grid(header, lines), legend]
+    if trapped := next((row for row in rows if row["trap"]), None):
+        sections += ["## What redraws certify", *_trap_table(trapped)]
+    return "\n\n".join(sections)
+
+
+def _trap_table(trapped: Row) -> tuple[str, str]:
+    """What the trap is, and its table."""
+    redrawn = tables.grid(
+        ("bank, images", "classes", "redrawn from the bank: “I ≥”", "fresh images: I ≥"),
+        [
+            (
+                f"{one['bank']:,}",
+                "shuffled: the truth is 0" if one["shuffled"] else "true",
+                f"{tables.round_down(one['redrawn_bits']):.3f}",
+                f"{tables.round_down(one['fresh_bits']):.3f}",
+            )
+            for one in trapped["trap"]
+        ],
+    )
+    words = (
+        f"The trap, on the untrained encoder ({trapped['cell']}): a nearest-neighbour classifier of a bank of test "
+        f"images, tested on {REDRAWS:,} images redrawn from that bank, and on fresh ones. Redraws “certify” H(C) "
+        "for any encoder with distinct rows, even where the classes were shuffled and nothing is there to know."
+    )
+    return words, redrawn
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    """Rows one a run: `certified`, `reach`, and `trap` where a row has one."""
+    drawn = {"certified": _intervals(rows), "reach": _reach(rows)}
+    trapped = [row for row in rows if row["trap"]]
+    return drawn | ({"trap": _trap(trapped[0])} if trapped else {})
+
+
+def _intervals(rows: Sequence[dict[str, Any]]) -> Figure:
+    """A row a run, by how much less than H(C): what the routes prove, and where the paper's form lies."""
+    figure, (ax,) = panels("bits short of H(C), on a logarithmic scale; right of 0 no MI can be")
+    figure.set_size_inches(9.6, 1.8 + 0.24 * len(rows))
+    ax.grid(False, axis="y")
+    ax.grid(axis="x", color=GRID)
+    y, entropy = np.arange(len(rows)), floats([row["entropy_bits"] for row in rows])
+    lower, upper, paper, strict = (
+        entropy - floats([row[name] for row in rows])
+        for name in ("lower_bits", "upper_bits", "paper_bits", "strict_bits")
+    )
+    label = f"certified at {100 * rows[0]['confidence']:g} %: MI is in here"
+    ax.barh(y, lower - upper, 0.7, upper, color=CERTIFIED, alpha=0.3, label=label)
+    for route, marker, words in (
+        ("classifier", "<", "route (a), classifier"),
+        ("posterior", "D", "route (b), class posterior"),
+        ("infonce", ">", "route (c), InfoNCE on disjoint batches"),
+    ):
+        ends = entropy - floats([row["routes"].get(route) for row in rows])
+        ax.plot(ends, y, marker, color=INK, markersize=4, label=words)
+    ax.plot(strict, y, "o", color=STRICT, markersize=5, label="strict InfoNCE at the largest K")
+    ax.plot(paper, y, "s", color=PAPER, markersize=5, label=f"paper's form, K = {rows[0]['paper_k']}")
+    outside = np.array([bool(row["outside"]) for row in rows])
+    ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "color": CEILING}
+    ax.plot(paper[outside], y[outside], "o", label="outside of its bar by over 0.0005 bit", **ring)
+    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set_xscale("symlog", linthresh=1e-3)
+    ticks = (1, 0.1, 0.01, 0.001, 0, -0.001, -0.01)
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.set(xlim=(1.5 * entropy.max(), -0.03), ylim=(len(rows) - 0.5, -0.5), xlabel="H(C) − bits")
+    ax.set_yticks(y, [f"{row['cell']}: {row['entropy_bits']:g} bits" for row in rows])
+    shared_legend(figure, [ax])
+    return figure
+
+
+def _reach(rows: Sequence[dict[str, Any]]) -> Figure:
+    """A panel an H(C): every encoder's strict InfoNCE against K below reach(K), and the paper's form."""
+    entropies = sorted({row["entropy_bits"] for row in rows}, reverse=True)
+    figure, axes = panels(*(f"H(C) = {entropy:.3f} bits: estimates, bits" for entropy in entropies))
+    for ax, entropy in zip(axes, entropies, strict=True):
+        group = [row for row in rows if row["entropy_bits"] == entropy]
+        for first, row in enumerate(group):
+            k, strict, paper = (floats([p[name] for p in row["curve"]]) for name in ("k", "strict_bits", "paper_bits"))
+            trained = row["steps"] > 0
+            style: dict[str, Any] = {
+                "linewidth": 1,
+                "markersize": 3,
+                "alpha": 0.7,
+                "linestyle": "-" if trained else ":",
+            }
+            ax.plot(k, paper, color=PAPER, marker="s", label=None if first else "paper's form (not a bound)", **style)
+            ax.plot(k, strict, color=STRICT, marker="o", label=None if first else "strict InfoNCE", **style)
+            if not trained:
+                ax.annotate(row["cell"], (k[1], strict[1]), (6, -6), textcoords="offset points", fontsize=8, color=INK)
+        curve = max((row["curve"] for row in group), key=len)
+        k, reach = (floats([point[name] for point in curve]) for name in ("k", "reach_bits"))
+        ax.plot(k, reach, color=INK, linewidth=2, label="reach(K): the most any critic shows")
+        ax.axhline(entropy, color=ENTROPY, label="H(C)", zorder=1.5)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(k, [f"{size:,.0f}" for size in k], rotation=30)
+        ax.minorticks_off()
+        ax.set_xlabel("K, pairs a batch")
+    shared_legend(figure, axes)
+    return figure
+
+
+def _trap(row: dict[str, Any]) -> Figure:
+    """Lower ends in bits against the size of the bank: redrawn from it and fresh, true classes and shuffled ones."""
+    figure, (ax,) = panels("untrained encoder: “certified” lower end of I(h_X;h_Y), bits")
+    for shuffled, words, line, size in (
+        (False, "true classes", "-", 5),
+        (True, "shuffled: the true MI is 0", "--", 10),
+    ):
+        points = [point for point in row["trap"] if point["shuffled"] == shuffled]
+        bank = floats([point["bank"] for point in points])
+        style: dict[str, Any] = {"linestyle": line, "marker": "o", "markersize": size}
+        for name, what, colour in (("redrawn_bits", "redrawn", CEILING), ("fresh_bits", "fresh", STRICT)):
+            fill = "none" if shuffled else colour
+            bits = floats([point[name] for point in points])
+            ax.plot(bank, bits, color=colour, markerfacecolor=fill, label=f"{what}, {words}", **style)
+    lower = row["lower_bits"]
+    ax.axhspan(lower, row["upper_bits"], color=CERTIFIED, alpha=0.3, label="certified, fresh images")
+    ax.axhline(row["entropy_bits"], color=ENTROPY, label=f"H(C) = {row['entropy_bits']:.3f} bits", zorder=1.5)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(bank, [f"{size:,.0f}" for size in bank])
+    ax.minorticks_off()
+    ax.set_xlabel("images in the bank of the nearest-neighbour classifier")
+    ax.set_ylim(-0.3, None)
+    shared_legend(figure, [ax])
+    return figure

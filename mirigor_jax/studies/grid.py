@@ -1,0 +1,197 @@
+"""A study: a grid of runs, a table over the finished ones, and figures.
+
+Its runs are ordinary run folders inside the study's, made, continued and re-estimated by experiment.py; here they are
+only told apart, counted and read.
+"""
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from mirigor_jax import experiment, parallel
+from mirigor_jax.configuration import flatten, near
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import AnyPath, failures, locate, replace_figure, replace_json, replace_text
+from mirigor_jax.progress import duration
+from mirigor_jax.runs.report import Report, pictures
+from mirigor_jax.studies.table import STUDIES
+from mirigor_jax.watch import UNWATCHED, Watch
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study. config: what it is trained with; None where another study trained it."""
+
+    name: str
+    folder: AnyPath
+    config: ConfigDict | None
+
+
+def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
+    """Run what is not finished of the study's cells, or of those `study.only` names; then tabulate what is.
+
+    Raises InputError where the study can't be started, and at its end where a run failed.
+    """
+    folder = locate(workdir or f"runs/studies-{name}")
+    print(f"study folder: {folder}", flush=True)
+    if config.study.name not in STUDIES:
+        raise InputError(f"unknown study '{config.study.name}'; choose one of {', '.join(STUDIES)}")
+    cells = cells_of(config, folder)
+    chosen = _chosen(config.study.only, cells)
+    experiment.claim(folder, config)
+    failures = _work(cells, chosen, config.study.estimates, watch)
+    _tabulate(config, folder, cells, failures)
+    if failures:
+        raise InputError(f"{len(failures)} of {len(chosen)} runs failed, the others went on: see {folder / 'study.md'}")
+
+
+def cells_of(config: ConfigDict, folder: AnyPath) -> list[Cell]:
+    """The config's own runs, and the finished ones of the studies it reads."""
+    known, cells = flatten(config.run), []
+    for cell in config.study.cells:
+        if unknown := cell["run"].keys() - known.keys():
+            raise InputError(f"{cell['name']}: unknown config key '{min(unknown)}'; {near(min(unknown), list(known))}")
+        own = ConfigDict(config.run.to_dict())
+        own.update_from_flattened_dict(cell["run"])
+        cells.append(Cell(cell["name"], folder / cell["name"], own))
+    for source in map(locate, filter(None, config.study.sources.split(","))):
+        cells += [
+            Cell(f"{source.name.removeprefix('studies-')}/{name}", source / name, None)
+            for name in parallel.from_main(partial(_finished_cells, source))
+        ]
+    return cells
+
+
+def _finished_cells(source: AnyPath) -> list[str]:
+    """The names of the runs in a study's folder. Raises InputError where it is none."""
+    try:
+        return [row["cell"] for row in json.loads((source / "study.json").read_text())["rows"]]
+    except (failures(source), ValueError, KeyError) as error:
+        raise InputError(f"study.sources: '{source}' is no study's folder; run that study first ({error})") from error
+
+
+def _chosen(only: str, cells: Sequence[Cell]) -> Sequence[Cell]:
+    """All cells, or the one that `3/16` names."""
+    if not only:
+        return cells
+    number, _, total = only.partition("/")
+    if total != str(len(cells)) or not number.isdigit() or not 1 <= int(number) <= len(cells):
+        raise InputError(f"study.only='{only}': this study has {len(cells)} runs; give 1/{len(cells)} and so on")
+    return [cells[int(number) - 1]]
+
+
+def finished(cell: Cell, wanted: Sequence[dict[str, Any]]) -> Report | None:
+    """The run's report where it is there, with every estimate that is wanted of it."""
+    path = cell.folder / "report.json"
+    found = parallel.from_main(lambda: json.loads(path.read_text()) if path.exists() else None)
+    if found is None or not _names(found, wanted) <= found["estimates"].keys():
+        return None
+    return found
+
+
+def _names(found: Report, wanted: Sequence[dict[str, Any]]) -> set[str]:
+    return {experiment.re_estimated(ConfigDict(found["run"]["config"]), **asked)[1] for asked in wanted}
+
+
+def _work(
+    cells: Sequence[Cell], chosen: Sequence[Cell], wanted: Sequence[dict[str, Any]], watch: Watch
+) -> dict[str, str]:
+    """Finish the chosen cells, one that another process is at after all others; the message of each that failed."""
+    todo = [cell for cell in chosen if not finished(cell, wanted)]
+    print(f"{len(cells)} runs, {len(chosen)} asked for, {len(chosen) - len(todo)} of these finished before", flush=True)
+    failures: dict[str, str] = {}
+    locked: list[Cell] = []
+    began, done = time.monotonic(), 0
+    for last, batch in ((False, todo), (True, locked)):
+        for cell in batch:
+            left = f"; about {duration((time.monotonic() - began) / done * (len(todo) - done))} left" if done else ""
+            print(f"\n=== run {cells.index(cell) + 1} of {len(cells)}: {cell.name}{left}", flush=True)
+            try:
+                _finish(cell, wanted, watch)
+                done += 1
+            except experiment.LockedError:
+                print(f"another process is at it{', and keeps it' if last else ': later'}", flush=True)
+                if not last:
+                    locked.append(cell)
+            except Exception as error:
+                # One run's failure must not cost the others theirs; but among several processes none can go on alone.
+                if not isinstance(error, InputError):
+                    if jax.process_count() > 1:
+                        raise
+                    traceback.print_exc()
+                failures[cell.name] = f"{type(error).__name__}: {error}".splitlines()[0]
+                print(f"failed: {failures[cell.name]}", file=sys.stderr, flush=True)
+                done += 1
+    return failures
+
+
+def _finish(cell: Cell, wanted: Sequence[dict[str, Any]], watch: Watch) -> None:
+    if finished(cell, wanted):
+        print("finished by another process", flush=True)
+        return
+    if cell.config is not None:
+        experiment.run(cell.config, cell.name, str(cell.folder), watch)
+    for asked in wanted:
+        experiment.re_estimate(cell.folder, watch, **asked)
+
+
+def _tabulate(config: ConfigDict, folder: AnyPath, cells: Sequence[Cell], failures: dict[str, str]) -> None:
+    """study.json, study.md and the figures, of the runs that are finished; those of other processes too."""
+    wanted = config.study.estimates
+    # Whoever writes last has then seen the runs of all before.
+    with experiment.lock(folder, wait=True):
+        found = [(cell, finished(cell, wanted)) for cell in cells]
+        parallel.from_main(lambda: _write_table(config, folder, found, failures))
+
+
+def _write_table(
+    config: ConfigDict, folder: AnyPath, found: Sequence[tuple[Cell, Report | None]], failures: dict[str, str]
+) -> None:
+    study, wanted = STUDIES[config.study.name], config.study.estimates
+    rows = [
+        {
+            "cell": cell.name,
+            "seconds": _seconds(cell, done, wanted),
+            "devices": done["run"]["devices"],
+            **study.row(done, cell.folder),
+        }
+        for cell, done in found
+        if done
+    ]
+    missing = [cell.name for cell, done in found if not done]
+    document = {
+        "study": config.study.name,
+        "runs": len(found),
+        "finished": len(rows),
+        "missing": missing,
+        "failures": failures,
+        "rows": rows,
+    }
+    drawn = study.draw(rows) if rows else {}
+    for name, figure in drawn.items():
+        replace_figure(folder / "figures" / f"{name}.png", figure)
+    counted = f"{len(rows)} of {len(found)} runs finished" + (f"; missing: {', '.join(missing)}" if missing else "")
+    sections = [f"# {config.study.name}", f"{counted}."]
+    sections += [f"- {name} failed: {message}" for name, message in failures.items()]
+    if rows:
+        spent = duration(sum(row["seconds"] for row in rows))
+        sections += [study.table(rows), *pictures([f"figures/{name}.png" for name in drawn], study.captions)]
+        sections += [f"{spent} in all, on {', '.join(sorted({row['devices'] for row in rows}))}."]
+    replace_text(folder / "study.md", "\n\n".join(sections) + "\n")
+    replace_json(folder / "study.json", document)
+    print("\n" + "\n\n".join(sections[1:]) + f"\nstudy: {folder / 'study.md'}", flush=True)
+
+
+def _seconds(cell: Cell, done: Report, wanted: Sequence[dict[str, Any]]) -> float:
+    """What the study's own stages took: the run's, unless another study made it, and those of its re-estimates."""
+    paths = [cell.folder / "estimates" / name / "stages.json" for name in _names(done, wanted)]
+    stages = [stage for path in paths if path.exists() for stage in json.loads(path.read_text()).values()]
+    return sum((s["seconds"] for s in stages), done["run"]["seconds"]["total"] if cell.config is not None else 0.0)

@@ -1,0 +1,141 @@
+"""The study `infomin_strength`: how strong should an augmentation be? After Lee et al. 2023, Fig. 5."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mirigor_jax import tables
+from mirigor_jax.data.augment import Augmentation
+from mirigor_jax.drawing import (
+    CEILING,
+    CERTIFIED,
+    ENTROPY,
+    IN_TRAINING,
+    INK,
+    PAPER,
+    STRICT,
+    floats,
+    line_of_means,
+    shared_legend,
+    style,
+)
+from mirigor_jax.files import AnyPath
+from mirigor_jax.runs.report import Report
+from mirigor_jax.studies.rows import TASKS, Row, groups, mean, run_row
+
+CAPTIONS = {
+    "infomin_strength": "Accuracy against MI as the augmentation's strength rises, after Lee et al. 2023, Fig. 5.",
+}
+
+
+def row(done: Report, folder: AnyPath) -> Row:
+    """Which augmentations a run had, told by those that are on: one alone, all, or all of them beside the class."""
+    row, strengths = run_row(done), done["run"]["config"]["data"]["augment"]
+    on = [name for name, strength in strengths.items() if strength]
+    alone = on[0] if len(on) == 1 else "all"
+    family = alone if row["pairing"] == "simclr" else "class and all"
+    of_all = strengths["crop"] / Augmentation().crop
+    told = {"family": family, "strength": strengths.get(family, of_all)}
+    return {**row, **told, "ceiling_k_bits": done["estimate"]["ceiling_bits"]}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line a strength; the best accuracy of each task in each of the two families of Fig. 5 is bold."""
+    header = (
+        "augmentation",
+        "strength",
+        "strict, bits",
+        f"paper's form, K = {rows[0]['paper_k']}",
+        "certified",
+        *TASKS,
+    )
+    means = {
+        key: {task: np.mean([100 * row["accuracy"][task] for row in same]) for task in TASKS}
+        for key, same in groups(rows, "family", "strength").items()
+    }
+    lines = []
+    for (family, strength), same in groups(rows, "family", "strength").items():
+        best = {t: max(of[t] for (other, _), of in means.items() if other == family) for t in TASKS}
+        alone = family in ("jitter", "crop")
+        accuracies = [
+            f"**{text}**" if alone and means[family, strength][t] == best[t] else text
+            for t in TASKS
+            for text in [mean([100 * row["accuracy"][t] for row in same], ".2f")]
+        ]
+        lower, upper = tables.round_down(min(row["lower_bits"] for row in same)), same[0]["upper_bits"]
+        lines.append(
+            (
+                family,
+                f"{strength:g}",
+                mean([row["strict_bits"] for row in same]),
+                mean([row["paper_bits"] for row in same]),
+                f"≥ {lower:.3f}" if upper is None else f"[{lower:.3f}, {upper:.3f}]",
+                *accuracies,
+            )
+        )
+    legend = (
+        "MI of the two views under the augmentation that the encoder was trained with, in bits; accuracies on images "
+        "without augmentation, in percent, each task's best of its augmentation in bold. Views of one image have no "
+        f"known upper end, and strict InfoNCE can't pass log₂ K = {same[0]['ceiling_k_bits']:.3f} bits. In the paper's "
+        "words (Lee et al. 2023, §IV-C and Fig. 5) all four tasks' accuracies follow a reverse U and peak at the same "
+        "MI, by colour jitter as by crops."
+    )
+    return f"{tables.grid(header, lines)}\n\n{legend}"
+
+
+def picture(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Above: accuracy of every task against MI in bits, a panel an augmentation. Below: MI against the strength.
+
+    rows: of the study infomin_strength, one a run, dots; lines join the strengths in their order, through the means
+    over seeds, and a ring marks each task's best. As Lee et al. 2023, Fig. 5, lays the upper row out.
+    """
+    figure = Figure(figsize=(14.4, 8.4), dpi=150, layout="constrained")
+    grid = figure.subplots(2, 3)
+    titles = {
+        "jitter": "colour jitter alone",
+        "crop": "random resized crops alone",
+        "class and all": "T_class + SimCLR's",
+    }
+    colours = dict(zip(rows[0]["accuracy"], (IN_TRAINING, PAPER, STRICT, INK), strict=True))
+    for (family, title), (above, below) in zip(titles.items(), grid.T, strict=True):
+        style(above, f"{title}: accuracy in % against MI in bits")
+        style(below, f"{title}: MI in bits against strength")
+        above.set_xlabel("strict InfoNCE under the training's own augmentation, bits")
+        below.set_xlabel("strength")
+        runs = [row for row in rows if row["family"] == family]
+        if not runs:
+            continue
+        strength, strict, paper = (floats([row[n] for row in runs]) for n in ("strength", "strict_bits", "paper_bits"))
+        levels = np.unique(strength)
+        at = [strict[strength == level].mean() for level in levels]
+        for task, colour in colours.items():
+            accuracy = floats([100 * row["accuracy"][task] for row in runs])
+            mean = floats([accuracy[strength == level].mean() for level in levels])
+            above.plot(strict, accuracy, "o", color=colour, markersize=3, alpha=0.5)
+            above.plot(at, mean, color=colour, marker="o", markersize=5, label=task)
+            ring = {"markersize": 13, "markerfacecolor": "none"}
+            above.plot(at[mean.argmax()], mean.max(), "o", color=colour, **ring)
+        line_of_means(below, strength, paper, PAPER, "s", f"paper's form, K = {runs[0]['paper_k']}, not a bound")
+        line_of_means(below, strength, strict, STRICT, "o", "strict InfoNCE")
+        lower = [min(row["lower_bits"] for row in runs if row["strength"] == level) for level in levels]
+        below.plot(levels, lower, "_", color=CERTIFIED, markersize=14, markeredgewidth=3, label="certified: at least")
+        below.axhline(
+            runs[0]["ceiling_k_bits"], color=CEILING, linestyle="--", label="log₂ K, the most strict InfoNCE shows"
+        )
+        if runs[0]["entropy_bits"] is not None:
+            below.axhline(runs[0]["entropy_bits"], color=ENTROPY, label="H(C)", zorder=1.5)
+    above, below = grid.T[0]
+    for row in [row for row in rows if row["family"] == "all"]:
+        for task, colour in colours.items():
+            above.plot(row["strict_bits"], 100 * row["accuracy"][task], "*", color=colour, markersize=11)
+    above.plot([], [], "*", color=INK, label="all of SimCLR's, strength 1")
+    above.plot([], [], "o", color=INK, markersize=13, markerfacecolor="none", label="a task's best")
+    shared_legend(figure, [above, *grid[1]])
+    return figure
+
+
+def draw(rows: Sequence[Row]) -> dict[str, Figure]:
+    """The study's one picture."""
+    return {"infomin_strength": picture(rows)}

@@ -1,0 +1,95 @@
+"""The study `infomin_tasks`: which task does which pairing train for? After Lee et al. 2023, Figs. 6 and 7."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mirigor_jax import tables
+from mirigor_jax.drawing import INK
+from mirigor_jax.files import AnyPath
+from mirigor_jax.runs.report import Report
+from mirigor_jax.studies.rows import TASKS, Row, groups, mean, run_row
+
+CAPTIONS = {
+    "infomin_tasks": "Accuracy and I_class of each task for each training pairing, after Lee et al. 2023, Figs. 6, 7.",
+}
+
+
+def row(done: Report, folder: AnyPath) -> Row:
+    """A run and its estimate of every task."""
+    names = ("strict_bits", "lower_bits", "upper_bits", "entropy_bits", "paper_bits")
+    tasks = {task: {name: done["estimates"][task][name] for name in names} for task in TASKS}
+    return {**run_row(done), "estimates": tasks}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """For each encoder the two heat maps in numbers: evaluated task down, training pairing across."""
+    sections = []
+    for (encoder,), runs in groups(rows, "encoder").items():
+        columns = groups(runs, "pairing")
+
+        def matrix(corner: str, cell: Callable[[Sequence[Row], str], str], columns=columns) -> str:
+            header = (corner, *(f"trained on {pairing}" for (pairing,) in columns))
+            return tables.grid(header, [(task, *(cell(same, task) for same in columns.values())) for task in TASKS])
+
+        def accuracy(same: Sequence[Row], task: str) -> str:
+            return mean([100 * row["accuracy"][task] for row in same], ".2f")
+
+        def information(same: Sequence[Row], task: str) -> str:
+            of = [row["estimates"][task] for row in same]
+            lower = tables.round_down(min(one["lower_bits"] for one in of))
+            return f"{mean([one['strict_bits'] for one in of])} in [{lower:.3f}, {of[0]['upper_bits']:.3f}]"
+
+        sections += [f"## {encoder}", matrix("accuracy, %", accuracy), matrix("I_class, bits", information)]
+    legend = (
+        "I_class: strict InfoNCE, in the interval certified for it. The paper gives its heat maps (Lee et al. 2023, "
+        "Figs. 6 and 7) no numbers; in its words (§IV-C) the diagonal is high, all four tasks are high when all is "
+        "shared in training, and position is high whatever is."
+    )
+    return "\n\n".join([*sections, legend])
+
+
+def picture(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Two heat maps an encoder, training pairing across, evaluated task up: accuracy, and I_class as a share of H(C).
+
+    rows: of the study infomin_tasks, one a run; a cell is the mean over seeds. I_class is strict InfoNCE; below it
+    stands the certified lower end. As Lee et al. 2023, Figs. 6 and 7, lay them out.
+    """
+    encoders, tasks = (list(dict.fromkeys(row["encoder"] for row in rows))), list(rows[0]["estimates"])
+    figure = Figure(figsize=(9.6, 4.1 * len(encoders)), dpi=150, layout="constrained")
+    grid = figure.subplots(len(encoders), 2, squeeze=False)
+    for encoder, (left, right) in zip(encoders, grid, strict=True):
+        accuracy, strict, lower = (np.full((len(tasks), len(tasks)), np.nan) for _ in range(3))
+        for column, pairing in enumerate(tasks):
+            runs = [row for row in rows if (row["encoder"], row["pairing"]) == (encoder, pairing)]
+            for line, task in enumerate(tasks if runs else []):
+                of = [row["estimates"][task] for row in runs]
+                accuracy[line, column] = 100 * np.mean([row["accuracy"][task] for row in runs])
+                strict[line, column] = 100 * np.mean([one["strict_bits"] / one["entropy_bits"] for one in of])
+                lower[line, column] = min(one["lower_bits"] for one in of)
+        for ax, title, values, note in (
+            (left, "linear accuracy, %", accuracy, None),
+            (right, "I_class in % of H(C); below, certified bits", strict, lower),
+        ):
+            image = ax.imshow(values, vmin=0, vmax=100, cmap="Blues", origin="lower")
+            figure.colorbar(image, ax=ax, shrink=0.8).ax.tick_params(labelsize=8, labelcolor=INK)
+            for line, column in np.argwhere(np.isfinite(values)):
+                words = f"{values[line, column]:z.1f}"
+                words += "" if note is None else f"\n≥ {tables.round_down(note[line, column]):.3f}"
+                colour = "white" if values[line, column] > 50 else INK
+                ax.text(column, line, words, ha="center", va="center", fontsize=9, color=colour)
+            ax.set_title(f"{encoder}: {title}", loc="left", fontsize=10, color=INK)
+            ax.set_xticks(range(len(tasks)), tasks)
+            ax.set_yticks(range(len(tasks)), tasks)
+            ax.set_xlabel("shared in training", fontsize=9, color=INK)
+            ax.set_ylabel("evaluated task", fontsize=9, color=INK)
+            ax.tick_params(length=0, labelsize=8, labelcolor=INK)
+            ax.spines[:].set_visible(False)
+    return figure
+
+
+def draw(rows: Sequence[Row]) -> dict[str, Figure]:
+    """The study's one picture."""
+    return {"infomin_tasks": picture(rows)}

@@ -1,0 +1,158 @@
+"""What moves while the mutual information can't: invertible encoders trained on an estimate of it, and their report.
+
+After Tschannen et al. 2020, section 3.1, and Fig. 1.
+"""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from mirigor_jax import experiment, tables
+from mirigor_jax.data import sources
+from mirigor_jax.drawing import CEILING, CERTIFIED, INK, STRICT, floats, legends, panels
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import AnyPath, locate, read_rows
+from mirigor_jax.models.realnvp import RealNVP
+from mirigor_jax.runs.report import Form, Report
+from mirigor_jax.studies import invertible_encoders
+from mirigor_jax.watch import UNWATCHED, Watch
+
+INVERTIBLE = 1e-4  # the largest error of an inverse, and of a log-determinant in nats, that counts as none
+CAPTIONS = {
+    "invertible": "InfoNCE, accuracy and invertibility over training, after Tschannen et al. 2020, Fig. 1.",
+}
+
+
+def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
+    """Invertible encoders of the halves of images, trained by each objective and measured on the way.
+
+    Raises InputError for what the user can put right.
+    """
+    folder = locate(workdir or f"runs/{name}")
+    print(f"run folder: {folder}", flush=True)
+    if jax.process_count() > 1:
+        raise InputError(f"a job of kind {config.kind} is one process's; start it without the others")
+    if unknown := set(config.objectives) - invertible_encoders.OBJECTIVES.keys():
+        raise InputError(f"unknown objective '{min(unknown)}'; choose from {', '.join(invertible_encoders.OBJECTIVES)}")
+    for key, least in (("k", 2), ("steps", 1), ("record_every", 1), ("probed", 1), ("layers", 1)):
+        if config[key] < least:
+            raise InputError(f"{key}={config[key]}: expected at least {least}")
+    sets = sources.labelled(config.source, size=config.size)
+    if not sets["train"].names:
+        raise InputError(f"source='{config.source}' has no labels, and the linear evaluation needs them; give some")
+    if config.k > len(sets["test"]):
+        raise InputError(f"k={config.k}: expected at most {len(sets['test']):,}, the test images that there are")
+    settings = invertible_encoders.Settings(
+        encoder=RealNVP(config.layers, tuple(config.hidden)),
+        num_classes=sets["train"].sizes[0],
+        **{name: config[name] for name in ("k", "learning_rate", "hiding", "ridge", "seed")},
+    )
+    experiment.claim(folder, config)
+    with experiment.lock(folder):
+        parts: dict[str, Any] = {}
+        for name in config.objectives:
+            rows, watched = read_rows(folder / name / "records.jsonl"), watch.of(folder, folder / name)
+            with experiment.stage(folder, name, bool(rows) and rows[-1]["step"] == config.steps) as work:
+                if work:
+                    parts = parts or {part: invertible_encoders.halves_of(images) for part, images in sets.items()}
+                    how = {key: config[key] for key in ("steps", "record_every", "probed", "l2")}
+                    invertible_encoders.train(parts, folder / name, name, settings, **how, watch=watched)
+                else:
+                    watched.rows(rows)
+        _report(config, folder)
+
+
+def _report(config: ConfigDict, folder: AnyPath) -> None:
+    found = {name: read_rows(folder / name / "records.jsonl") for name in config.objectives}
+    ceiling = math.log2(config.k)
+    parts = {
+        "truth": {},
+        "ceiling_bits": ceiling,
+        "over_training": found,
+        "correlation": {name: invertible_encoders.correlation(rows) for name, rows in found.items()},
+    }
+    experiment.write_report(
+        config, folder, parts, {"invertible": picture(found, ceiling_bits=ceiling)}, INVERTIBLE_FORM, CAPTIONS
+    )
+
+
+def _invertible_sections(report: Report) -> list[str]:
+    return [tables.grid(*_over_training(report)), _invertible_legend(report)]
+
+
+def _invertible_lines(report: Report) -> list[str]:
+    return [*tables.aligned(*_over_training(report), "<>>>>>>>"), "", *textwrap.wrap(_invertible_legend(report), 100)]
+
+
+def _over_training(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: where each objective started from and where it came to."""
+    rows = [
+        [
+            name,
+            f"{row['step']:,}",
+            tables.bits(row["held_out_bits"]),
+            tables.bits(row["train_bits"]),
+            f"{100 * row['accuracy']:.2f} %",
+            f"{row['log_det_nats']:z.1f}",
+            f"{row['log_det_error_nats']:.1e}",
+            f"{row['inverse_error']:.1e}",
+        ]
+        for name, found in report["over_training"].items()
+        for row in (found[0], found[-1])
+    ]
+    return ["objective", "step", "InfoNCE", "training", "accuracy", "log|det J|", "its error", "inverse"], rows
+
+
+def _invertible_legend(report: Report) -> str:
+    """What the columns of `_over_training` are, what bounds all records, and how estimate and accuracy go together."""
+    records = [row for rows in report["over_training"].values() for row in rows]
+    worst = {key: max(row[key] for row in records) for key in ("log_det_error_nats", "inverse_error")}
+    correlations = [f"{name} {value:+.2f}" for name, value in report["correlation"].items() if tables.known(value)]
+    words = [
+        f"InfoNCE in bits on test images and, the mean since the record before, in training; its ceiling is "
+        f"{tables.bits(report['ceiling_bits'])} bits",
+        "the accuracy is a linear probe's, of the top half; log|det J| in nats of both encoders, its error against the "
+        "Jacobian's, and the largest error of the inverse",
+        f"at every record these errors are at most {worst['log_det_error_nats']:.1e} and {worst['inverse_error']:.1e}: "
+        + ("the maps are" if max(worst.values()) <= INVERTIBLE else "this does not show that the maps are")
+        + " invertible, and the true mutual information the same at each",
+    ]
+    if correlations:
+        words += [f"correlation of InfoNCE and accuracy over training: {', '.join(correlations)}"]
+    return "; ".join(words) + "."
+
+
+def picture(runs: Mapping[str, Sequence[dict[str, Any]]], *, ceiling_bits: float) -> Figure:
+    """Over training, a line an objective: InfoNCE, linear accuracy, and how exactly the encoders are inverted.
+
+    runs: the rows of `invertible_encoders.train`, by objective. Dashed: InfoNCE of the training batches.
+    ceiling_bits: log2 K.
+    """
+    figure, (estimate, accuracy, error) = panels(
+        "InfoNCE, bits; the true MI can't change", "linear accuracy of the top half, %", "invertibility, largest error"
+    )
+    for (name, rows), colour in zip(runs.items(), (INK, STRICT, CERTIFIED), strict=False):
+        step, held_out, train, percent, inverse, log_det = (
+            floats([row[key] for row in rows])
+            for key in ("step", "held_out_bits", "train_bits", "accuracy", "inverse_error", "log_det_error_nats")
+        )
+        estimate.plot(step, held_out, color=colour, marker="o", markersize=3, label=f"{name}, test images")
+        estimate.plot(step[1:], train[1:], color=colour, linestyle="--", linewidth=1, label=f"{name}, in training")
+        accuracy.plot(step, 100 * percent, color=colour, marker="o", markersize=3, label=name)
+        error.plot(step, inverse, color=colour, marker="o", markersize=3, label=f"{name}: inverse")
+        error.plot(step, log_det, color=colour, linestyle=":", label=f"{name}: log |det J|, nats")
+    estimate.axhline(ceiling_bits, color=CEILING, linestyle="--", label=f"ceiling log₂ K = {ceiling_bits:.3g} bits")
+    error.axhline(1e-4, color=CEILING, linestyle="--", label="1e-4")
+    error.set_yscale("symlog", linthresh=1e-7)
+    for ax in (estimate, accuracy, error):
+        ax.set_xlabel("training step")
+    legends(estimate, accuracy, error)
+    return figure
+
+
+INVERTIBLE_FORM = Form(_invertible_sections, _invertible_lines)

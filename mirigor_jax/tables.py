@@ -1,0 +1,49 @@
+"""The tables of reports and the numbers in them. A lower end that is printed is rounded down."""
+
+import math
+from collections.abc import Sequence
+from typing import TypeGuard
+
+
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> list[str]:
+    """Header and rows in plain text, a line each; sides: < or > for each column."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=False)).rstrip()
+        for row in (header, *rows)
+    ]
+
+
+def known(value: float | None) -> TypeGuard[float]:
+    """Whether it is a finite number."""
+    return value is not None and math.isfinite(value)
+
+
+def bits(value: float | None) -> str:
+    """Three decimals; a dash for what is not known."""
+    return f"{value:z.3f}" if known(value) else "–"
+
+
+def round_down(bits: float) -> float:
+    """To three decimals, downwards: a lower end that is printed so holds too."""
+    return math.floor(1000 * bits) / 1000
+
+
+def down(lower: float | None) -> float | None:
+    """A lower end that is printed, where there is one."""
+    return None if lower is None else round_down(lower)
+
+
+def interval(lower: float | None, upper: float | None) -> str:
+    """Both ends of an interval with their unit."""
+    return f"{ends(lower, upper)} bits"
+
+
+def ends(lower: float | None, upper: float | None) -> str:
+    """Both ends of an interval."""
+    return f"[{bits(lower)}, {bits(upper)}]"
