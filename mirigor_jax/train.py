@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 
-from mirigor_jax import hlo, models, objectives, parallel
+from mirigor_jax import models, objectives, parallel
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data import augment
 from mirigor_jax.data.augment import Augmentation
@@ -29,6 +29,7 @@ from mirigor_jax.files import AnyPath, read_rows, replace_rows
 from mirigor_jax.mi.contrastive import nt_xent_mi
 from mirigor_jax.models.heads import MLP
 from mirigor_jax.objectives import Objective
+from mirigor_jax.plan import hlo
 from mirigor_jax.progress import Progress
 from mirigor_jax.watch import UNWATCHED_STAGE, Stage
 

@@ -12,13 +12,14 @@ import pytest
 from jax import lax
 from jax.experimental.compilation_cache import compilation_cache
 
-from mirigor_jax import configuration, estimate, hlo, parallel, plan, train
+from mirigor_jax import configuration, estimate, parallel, train
 from mirigor_jax.data import pairing
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import fit
 from mirigor_jax.mi.contrastive import info_nce_embeddings
 from mirigor_jax.models.frozen import FrozenEncoder
-from mirigor_jax.runs import figures
+from mirigor_jax.plan import __main__ as command
+from mirigor_jax.plan import chips, hlo, report, search, work
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='pip install -e ".[plan]"')
 
@@ -170,10 +171,10 @@ def test_flops_of_matrix_products_are_xla_s_own_where_nothing_loops():
     assert hlo.cost(compiled.as_text()).flops == 2 * 3 * 64 * 32 * 16 == compiled.cost_analysis()["flops"]
 
 
-def a_slice(name: str) -> plan.Slice:
+def a_slice(name: str) -> chips.Slice:
     kind, shape = name.split(":")
     axes = tuple(map(int, shape.split("x")))
-    return plan.Slice(name, plan.CHIPS[kind], axes, [None] * int(np.prod(axes)))
+    return chips.Slice(name, chips.CHIPS[kind], axes, [None] * int(np.prod(axes)))
 
 
 def test_the_network_is_as_fast_as_published():
@@ -201,7 +202,7 @@ def test_the_search_ends_between_neighbours_within_few_compiles(start, fixed, a_
         asked.append(k)
         return fixed + a_pair * k <= available, int(fixed + a_pair * k)
 
-    best, worst = plan.largest(need, start, 4, available)
+    best, worst = search.largest(need, start, 4, available)
     limit = (available - fixed) / a_pair
     assert best is not None
     assert worst is not None
@@ -211,8 +212,8 @@ def test_the_search_ends_between_neighbours_within_few_compiles(start, fixed, a_
 
 
 def test_the_search_goes_down_to_what_fits_and_says_when_nothing_does():
-    assert plan.largest(lambda k: (k <= 40, 10 * k), 4096, 4, 400) == (40, 48)
-    assert plan.largest(lambda k: (False, 10**6), 64, 4, 400) == (None, 4)
+    assert search.largest(lambda k: (k <= 40, 10 * k), 4096, 4, 400) == (40, 48)
+    assert search.largest(lambda k: (False, 10**6), 64, 4, 400) == (None, 4)
 
 
 TINY = (
@@ -268,18 +269,18 @@ def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
 @pytest.mark.parametrize("pairing", ["simclr", "class"])
 def test_imagenet_is_planned_without_its_images(pairing):
     config, _, _ = configuration.parse([f"--config=configs/imagenet.py:pairing={pairing}", "--config.encoder.width=4"])
-    config, law = plan.prepare(config, None if pairing == "simclr" else 1000)
-    work = {stage: work_of(config, jax.devices(), law) for stage, work_of in plan.STAGES.items()}
+    config, law = work.prepare(config, None if pairing == "simclr" else 1000)
+    found = {stage: work_of(config, jax.devices(), law) for stage, work_of in work.STAGES.items()}
     assert config.encoder.dtype == "bfloat16"
-    assert work["train"].arguments[1]["x"].shape == (1024, 224, 224, 3)
-    assert (work["train"].images, work["train"].pairs, work["encode"].images) == (2048, 1024, 256)
-    _, frozen, batch, validation, keys = work["estimate"].arguments
+    assert found["train"].arguments[1]["x"].shape == (1024, 224, 224, 3)
+    assert (found["train"].images, found["train"].pairs, found["encode"].images) == (2048, 1024, 256)
+    _, frozen, batch, validation, keys = found["estimate"].arguments
     assert validation[0].shape == (10_000 // 4096, 4096, 4 * 32)
     assert keys.shape == (100,)
-    assert work["estimate"].pairs == 100 * 256
+    assert found["estimate"].pairs == 100 * 256
     if pairing == "simclr":
         assert batch["x"].shape == (100, 256, 224, 224, 3)
-        assert work["estimate"].images == 2 * 100 * 256
+        assert found["estimate"].images == 2 * 100 * 256
         assert set(frozen) == {"encoder", "mean", "scale"}
     else:
         assert batch.h.shape == (100_000, 4 * 32)
@@ -289,11 +290,11 @@ def test_imagenet_is_planned_without_its_images(pairing):
 
 def test_batches_that_leave_chips_idle_are_refused():
     config, _, _ = configuration.parse(["--config=configs/cdp.py", *TINY])
-    config, law = plan.prepare(plan.changed(config, train__k=12, estimate__fit_k=20), None)
+    config, law = work.prepare(work.changed(config, train__k=12, estimate__fit_k=20), None)
     with pytest.raises(InputError, match=r"train\.k=12 do not divide over 8 chips; use multiples of 8"):
-        plan.train_work(config, jax.devices(), law)
+        work.train_work(config, jax.devices(), law)
     with pytest.raises(InputError, match="batches of 20, 64, 256 pairs do not divide over 8 chips"):
-        plan.estimate_work(config, jax.devices(), law)
+        work.estimate_work(config, jax.devices(), law)
 
 
 @pytest.mark.parametrize(
@@ -310,15 +311,15 @@ def test_batches_that_leave_chips_idle_are_refused():
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, words, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(plan, "find", lambda name: _known(name))
-    assert plan.main([*arguments, f"--workdir={tmp_path}"]) == 2
+    monkeypatch.setattr(chips, "find", lambda name: _known(name))
+    assert command.main([*arguments, f"--workdir={tmp_path}"]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert message.count("\n") == 1
     assert words in message
 
 
-def _known(name: str) -> plan.Slice:
+def _known(name: str) -> chips.Slice:
     if name != "v5e:2x2":
         raise InputError(f"unknown --topology={name}; known are v5e:2x2, 2x4")
     return a_slice(name)
@@ -327,9 +328,9 @@ def _known(name: str) -> plan.Slice:
 def test_without_the_compiler_the_command_that_brings_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'pip install -e "\.\[plan\]"'):
-        plan.find("v5e:2x2")
+        chips.find("v5e:2x2")
     with pytest.raises(InputError, match=r"unknown --topology=v4:2x2x1; known are v5e:2x2.*v5p:2x2x1.*v6e:2x2"):
-        plan.find("v4:2x2x1")
+        chips.find("v4:2x2x1")
 
 
 def test_the_scaling_is_drawn():
@@ -338,7 +339,7 @@ def test_the_scaling_is_drawn():
         for stage in ("train", "estimate")
         for chips, e in ((4, 1.0), (16, 0.9), (64, 0.8))
     ]
-    figure = figures.scaling([*rows, {"stage": "train", "chips": 256, "fits": False}], "v5e")
+    figure = report.scaling([*rows, {"stage": "train", "chips": 256, "fits": False}], "v5e")
     assert [len(ax.lines[0].get_xdata()) for ax in figure.axes] == [3, 3]
 
 
@@ -355,7 +356,7 @@ def uncached():
 @needs_libtpu
 @pytest.mark.usefixtures("uncached")
 def test_the_scores_of_a_large_k_stay_on_the_chip():
-    where = plan.find("v5e:2x2")
+    where = chips.find("v5e:2x2")
     mesh, k, d = parallel.make_mesh(4, where.devices), 16_384, 128
     loss = partial(info_nce_embeddings, axis_name=parallel.AXIS)
     mapped = parallel.map_step(jax.grad(loss, (0, 1)), mesh, (parallel.SHARDED,) * 2, parallel.SHARDED)
@@ -370,7 +371,7 @@ def test_the_scores_of_a_large_k_stay_on_the_chip():
 @needs_libtpu
 @pytest.mark.usefixtures("uncached")
 def test_products_and_collectives_of_a_program_for_tpus_are_those_counted_by_hand():
-    where = plan.find("v5e:2x2")
+    where = chips.find("v5e:2x2")
     mesh = parallel.make_mesh(4, where.devices)
 
     def step(x, w):
@@ -406,8 +407,8 @@ def test_products_and_collectives_of_a_program_for_tpus_are_those_counted_by_han
 @pytest.mark.slow
 @pytest.mark.usefixtures("shallow", "uncached")
 def test_a_plan_of_the_shrunk_cdp_run(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(plan, "largest", lambda need, k, unit, available: (k, None))  # minutes of compiling
-    assert plan.main(["--config=configs/cdp.py", *TINY, "--topology=v5e:2x2", f"--workdir={tmp_path}"]) == 0
+    monkeypatch.setattr(search, "largest", lambda need, k, unit, available: (k, None))  # minutes of compiling
+    assert command.main(["--config=configs/cdp.py", *TINY, "--topology=v5e:2x2", f"--workdir={tmp_path}"]) == 0
     said = capsys.readouterr().out
     found = json.loads((tmp_path / "plan.json").read_text())
     assert "The compiler's numbers, not a measurement" in said

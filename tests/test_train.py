@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from mirigor_jax import configuration, hlo, objectives, parallel, train
+from mirigor_jax import configuration, objectives, parallel, train
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.data.preprocess import normalize
@@ -19,6 +19,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.models.heads import MLP
 from mirigor_jax.models.resnet import STAGES, make_encoder
+from mirigor_jax.plan import hlo
 
 
 def tiny(*overrides: str):

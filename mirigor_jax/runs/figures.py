@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ from mirigor_jax.drawing import (
     legends,
     panels,
     references,
-    shared_legend,
     t_interval,
     write,
 )
@@ -217,29 +216,4 @@ def critic(estimate: dict[str, Any]) -> Figure:
     right.set_xticks(k, [f"{value:.0f}" for value in k])
     right.set_xlabel("K, pairs a batch")
     legends(left, right)
-    return figure
-
-
-def scaling(rows: Sequence[Mapping[str, Any]], kind: str) -> Figure:
-    """What mirigor_jax.plan expects of slices of more and more chips: efficiency of training and of estimation in %.
-
-    rows: plan.json's `scaling`, of which those that do not fit are left out.
-    """
-    stages = {"train": "training, as many pairs a chip", "estimate": "estimation, the same K on all chips"}
-    figure, axes = panels(*(f"{words}: efficiency in %" for words in stages.values()))
-    for ax, stage in zip(axes, stages, strict=True):
-        points = [row for row in rows if row["stage"] == stage and row["fits"]]
-        chips = [row["chips"] for row in points]
-        for how, line, words in (
-            ("at_best", "-", "arithmetic, memory and network overlap in full"),
-            ("without_overlap", "--", "they do not overlap"),
-        ):
-            percent = [100 * row[f"efficiency_{how}"] for row in points]
-            ax.plot(chips, percent, line, marker="o", markersize=4, color=STRICT, label=words)
-        ax.axhline(100, color=ENTROPY, zorder=1.5)
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(chips, [f"{n}" for n in chips])
-        ax.minorticks_off()
-        ax.set(xlabel=f"{kind} chips; the compiler's numbers, not a measurement", ylim=(0, 109))
-    shared_legend(figure, axes)
     return figure

@@ -1,0 +1,105 @@
+"""Will it fit, and how fast can it be? A run's real steps, compiled for TPU slices that are not here.
+
+python -m mirigor_jax.plan --config=FILE[:ARGUMENTS] --topology=v5e:4x4 [--config.KEY=VALUE …] [--workdir=DIR]
+    [--only=train,encode,estimate] [--sweep] [--classes=N]
+
+Needs libtpu (`pip install -e ".[plan]"`) and no TPU. The numbers are the compiler's, read from the program that XLA:TPU
+made (`hlo.py`), over what the chips' makers say of them; none is a measurement. At best a step takes as long as the
+slowest of its arithmetic, its HBM traffic and its network, each at full speed, and at worst, by the same numbers, as
+all three one after the other; real steps take longer still.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from mirigor_jax import configuration
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import replace_figure, replace_json, replace_text
+from mirigor_jax.plan import chips, report, search
+from mirigor_jax.plan.chips import gib
+from mirigor_jax.plan.work import STAGES, prepare
+
+
+def run(
+    config: ConfigDict,
+    topology: str,
+    folder: Path,
+    *,
+    classes: int | None = None,
+    only: Sequence[str] = tuple(STAGES),
+    sweep: bool = False,
+) -> None:
+    """Plan these stages on the slice, and with `sweep` the run on 4 to 256 chips; print it, and write it to `folder`.
+
+    Raises InputError as `chips.find` and `prepare` do, for an unknown stage, and where the training batch doesn't fit.
+    """
+    if unknown := set(only) - STAGES.keys():
+        raise InputError(f"--only={','.join(only)}: unknown '{min(unknown)}'; choose from {', '.join(STAGES)}")
+    where = chips.find(topology)
+    print(f"plan folder: {folder}", flush=True)
+    config, law = prepare(config, classes)
+    rows, notes = [], []
+    for stage in only:
+        try:
+            rows.append(search.measure(STAGES[stage](config, where.devices, law), where, stage))
+        except InputError as error:
+            notes.append(f"{stage}: {error}")
+    trained = next((row for row in rows if row["stage"] == "train"), None)
+    found = trained and search.search(config, law, where, trained)
+    curve = list(search.scaling(config, law, where, rows)) if sweep else []
+    versions = {name: version(name) for name in ("mirigor-jax", "jax", "libtpu")}
+    text = report.report(rows, notes, where, found, curve, versions)
+    print(text)
+    plan: dict[str, Any] = {
+        "note": report.NOTE,
+        "topology": topology,
+        "chip": where.chip._asdict(),
+        "stages": rows,
+        "notes": notes,
+    }
+    plan |= {"largest": found, "scaling": curve, "versions": versions, "config": config.to_dict()}
+    replace_json(folder / "plan.json", plan)
+    replace_text(folder / "plan.md", text)
+    if curve:
+        replace_figure(folder / "scaling.png", report.scaling(curve, where.name.partition(":")[0]))
+    if trained and not trained["fits"]:
+        raise InputError(_too_large(config, trained, found))
+
+
+def _too_large(config: ConfigDict, row: dict[str, Any], found: dict[str, Any] | None) -> str:
+    needed, available = (row["hbm"][f"{name}_bytes"] for name in ("needed", "available"))
+    fits = found and found["largest_k"]
+    advice = f"train.k={fits} fits" if fits else "no batch of whole pairs a chip fits; raise train.accumulate"
+    return f"train.k={config.train.k} needs {gib(needed)} of {gib(available)} a chip of {row['topology']}; {advice}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Plan one config. Returns the exit code: 0; 2 for bad input and a batch that doesn't fit (one line on stderr)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        print(__doc__, end="")
+        return 0
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # it can't load programs for devices that are not there
+    try:
+        rest, given = configuration.take(argv, topology=str, classes=int, only=str, sweep=bool)
+        config, name, workdir = configuration.parse(rest)
+        if given["topology"] is None:
+            raise InputError("give --topology=KIND:SHAPE, for example --topology=v5e:4x4")
+        folder = Path(workdir or f"plans/{name}-{given['topology'].replace(':', '_')}").expanduser()
+        only = (given["only"] or ",".join(STAGES)).split(",")
+        run(config, given["topology"], folder, classes=given["classes"], only=only, sweep=given["sweep"])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""The plan as tables in Markdown, and the picture of its scaling."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from mirigor_jax.drawing import ENTROPY, STRICT, panels, shared_legend
+from mirigor_jax.plan.chips import Slice, gib
+from mirigor_jax.tables import grid
+
+PARTS = ("compute", "memory", "network")
+NOTE = "The compiler's numbers, not a measurement"
+
+
+def report(
+    rows: list[dict[str, Any]],
+    notes: list[str],
+    where: Slice,
+    found: dict[str, Any] | None,
+    curve: list[dict[str, Any]],
+    versions: dict[str, str],
+) -> str:
+    """Tables in Markdown: the stages side by side, the largest batch, the scaling."""
+    made_by = ", ".join(f"{name} {versions[name]}" for name in ("jax", "libtpu"))
+    kinds = sorted({kind for row in rows for kind in row.get("collectives", ())})
+    lines: dict[str, Callable[[dict[str, Any]], str]] = {
+        "arithmetic": lambda row: _amount(row["flops"], "FLOP"),
+        "HBM traffic": lambda row: _amount(row["hbm_traffic_bytes"], "B"),
+        **{kind: partial(_collective, kind) for kind in kinds},
+        "compute, memory, network": lambda row: ", ".join(_time(row["seconds"][part]) for part in PARTS),
+        "at best it takes": lambda row: f"{_time(row['seconds']['at_best'])}: {row['binds']} binds",
+        "without overlap": lambda row: _time(row["seconds"]["without_overlap"]),
+        "images/s of all chips, at best": lambda row: _rate(row["images_per_second"]),
+        "pairs/s of all chips, at best": lambda row: _rate(row["pairs_per_second"]),
+    }
+    table = [["a chip, a call", *(f"{row['stage']}, {row['batch']}" for row in rows)]]
+    table += [[f"HBM needed, of {gib(where.chip.hbm)}", *(gib(row["hbm"]["needed_bytes"]) for row in rows)]]
+    table += [[name, *(value(row) if row["fits"] else "" for row in rows)] for name, value in lines.items()]
+    said = [f"Not planned: {note}" for note in notes]
+    for row in rows:
+        if row.get("loops_counted_once"):
+            said.append(f"{row['stage']}: {row['loops_counted_once']} loops, whose trips are not known, count once.")
+    if found:
+        best, worst = found["largest_k"], found["fails_at_k"]
+        most = f"Largest batch compiled that fits: train.k={best:,}" if best else "No batch compiled fits"
+        said.append(f"{most}; train.k={worst:,} does not." if worst else f"{most}; larger ones were not tried.")
+    if curve:
+        names = ["chips", "stage", "batch", "at best", "binds", "efficiency", "without overlap"]
+        said += ["", grid(names, list(map(_scaled, curve)))]
+    title = f"**{where.name}, {len(where.devices)} chips. {NOTE}** ({made_by})."
+    return "\n".join([title, "", grid(table[0], table[1:]), "", *said]).rstrip() + "\n"
+
+
+def _scaled(row: dict[str, Any]) -> list[str]:
+    cells = [f"{row['chips']} ({row['topology']})", row["stage"], row["batch"]]
+    if not row["fits"]:
+        return [*cells, "does not fit", "", "", ""]
+    efficiency = [f"{100 * row[f'efficiency_{how}']:.1f} %" for how in ("at_best", "without_overlap")]
+    return [*cells, _time(row["seconds"]["at_best"]), row["binds"], *efficiency]
+
+
+def _collective(kind: str, row: dict[str, Any]) -> str:
+    total = row["collectives"].get(kind)
+    return f"{total['count']:,}: {_amount(total['bytes'], 'B')}" if total else "none"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value else ""
+
+
+def _amount(value: float | int, unit: str) -> str:
+    power = min(4, int(math.log10(value) // 3)) if value >= 1 else 0
+    return f"{value / 1000**power:.3g} {('', 'k', 'M', 'G', 'T')[power]}{unit}"
+
+
+def _time(seconds: float) -> str:
+    power = 0 if seconds >= 1 or seconds == 0 else 1 if seconds >= 1e-3 else 2
+    return f"{seconds * 1000**power:.3g} {('s', 'ms', 'µs')[power]}"
+
+
+def scaling(rows: Sequence[Mapping[str, Any]], kind: str) -> Figure:
+    """What the plan expects of slices of more and more chips: efficiency of training and of estimation in %.
+
+    rows: plan.json's `scaling`, of which those that do not fit are left out.
+    """
+    stages = {"train": "training, as many pairs a chip", "estimate": "estimation, the same K on all chips"}
+    figure, axes = panels(*(f"{words}: efficiency in %" for words in stages.values()))
+    for ax, stage in zip(axes, stages, strict=True):
+        points = [row for row in rows if row["stage"] == stage and row["fits"]]
+        chips = [row["chips"] for row in points]
+        for how, line, words in (
+            ("at_best", "-", "arithmetic, memory and network overlap in full"),
+            ("without_overlap", "--", "they do not overlap"),
+        ):
+            percent = [100 * row[f"efficiency_{how}"] for row in points]
+            ax.plot(chips, percent, line, marker="o", markersize=4, color=STRICT, label=words)
+        ax.axhline(100, color=ENTROPY, zorder=1.5)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(chips, [f"{n}" for n in chips])
+        ax.minorticks_off()
+        ax.set(xlabel=f"{kind} chips; the compiler's numbers, not a measurement", ylim=(0, 109))
+    shared_legend(figure, axes)
+    return figure

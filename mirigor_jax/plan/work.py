@@ -1,0 +1,103 @@
+"""The stages' own steps with abstract arguments, as they are compiled for devices that are not here."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mirigor_jax import encode, estimate, experiment, parallel, train
+from mirigor_jax.data import augment
+from mirigor_jax.data.pairing import AnyPairing, ClassPairing, SameImage
+from mirigor_jax.errors import InputError
+from mirigor_jax.models.frozen import FrozenEncoder
+
+
+class Work(NamedTuple):
+    """A stage's mapped step and its abstract arguments; what goes through it in one call, on all chips together."""
+
+    step: Any
+    arguments: tuple[Any, ...]
+    what: str
+    images: int
+    pairs: int
+
+
+def train_work(config: ConfigDict, devices: Sequence[Any], law: AnyPairing) -> Work:
+    """One training step."""
+    k = config.train.k
+    mesh = _all_of(parallel.make_mesh(k, devices), devices, f"train.k={k}")
+    train.check_parts(k // mesh.size, config.train.accumulate)
+    step, arguments = train.make_step(config, mesh, num_classes=law.num_classes)
+    return Work(step, arguments, f"train.k={k}", (4 if config.data.negatives else 2) * k, k)
+
+
+def encode_work(config: ConfigDict, devices: Sequence[Any], law: AnyPairing) -> Work:
+    """One batch through the frozen encoder."""
+    n = config.features.batch_size
+    mesh = _all_of(parallel.make_mesh(n, devices), devices, f"features.batch_size={n}")
+    step, arguments = encode.make_step(
+        config, mesh, None, augment.parse(config.data.pairing, config.data.augment.to_dict())[1]
+    )
+    return Work(step, arguments, f"features.batch_size={n}", n, 0)
+
+
+def estimate_work(config: ConfigDict, devices: Sequence[Any], law: AnyPairing) -> Work:
+    """The steps of the critic from one look at validation to the next, and that look."""
+    e, f = config.estimate, config.features
+    if None in (f.fit, f.validation):
+        raise InputError("the plan reads no images; give --config.features.fit=N and --config.features.validation=N")
+    encoder, (tree, *_) = encode.make_step(config, parallel.make_mesh(1, devices))
+    images = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.uint8)
+    (d,) = jax.eval_shape(encoder, tree, images, None).shape[1:]
+    tested = f.test or max(e.k, e.paper_k, *e.curve)
+    rows = {("fit", "h"): f.fit, ("validation", "h_x"): f.validation, ("test", "h_x"): tested}
+    features = {part: {name: jax.ShapeDtypeStruct((n, d), jnp.float32)} for (part, name), n in rows.items()}
+    sizes = f"batches of {', '.join(map(str, sorted({*estimate.batch_sizes(config, tested), e.fit_k})))} pairs"
+    mesh = _all_of(estimate.make_mesh(config, tested, f.validation, devices), devices, sizes)
+    frozen = FrozenEncoder(train.make_encoder(config), tree) if estimate.streams(config) else None
+    step, arguments = estimate.make_step(config, mesh, features, law, frozen)
+    pairs = e.fit_k * min(e.eval_every, e.steps)
+    return Work(step, arguments, f"estimate.fit_k={e.fit_k}", 2 * pairs if frozen else 0, pairs)
+
+
+STAGES = {"train": train_work, "encode": encode_work, "estimate": estimate_work}
+
+
+def _all_of(mesh: Mesh, devices: Sequence[Any], what: str) -> Mesh:
+    if mesh.size < len(devices):
+        raise InputError(f"{what} do not divide over {len(devices)} chips; use multiples of {len(devices)}")
+    return mesh
+
+
+def prepare(config: ConfigDict, classes: int | None) -> tuple[ConfigDict, AnyPairing]:
+    """The config as it is on a TPU, and how it pairs images, which are not read unless they are rendered.
+
+    classes: that they have. Raises InputError where the config is wrong, trains nothing, or needs their number.
+    """
+    if config.kind != "images" or config.encoder.path or config.data.source.startswith("features:"):
+        raise InputError("the plan is for runs that train an encoder of images, as configs/cdp.py does")
+    if config.data.size is None:
+        raise InputError("data.size=None takes the images' own, and the plan reads none; give --config.data.size=N")
+    with config.unlocked():
+        if config.encoder.dtype == "auto":
+            config.encoder.dtype = "bfloat16"
+    if config.data.source == "cdp":
+        return config, experiment.check(config)[1]
+    shared, _ = augment.parse(config.data.pairing, config.data.augment.to_dict())
+    if shared and classes is None:
+        raise InputError(f"data.pairing={config.data.pairing} is of classes: say how many there are by --classes=N")
+    if classes is None:
+        return config, SameImage()
+    return config, ClassPairing(("class",), (classes,), ("class",), np.full(classes, 1 / classes))
+
+
+def changed(config: ConfigDict, **values: Any) -> ConfigDict:
+    """The config with other values under their dotted names, in which __ stands for the dot."""
+    config = copy.deepcopy(config)
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in values.items()})
+    return config
