@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from mirigor_jax import mi
 from mirigor_jax.mi.distributions import BENCHMARK, Gaussian
+from mirigor_jax.tables import grid
 
 Row = dict[str, Any]
 
@@ -103,7 +104,7 @@ def defaults_table(rows: list[Row]) -> str:
         columns = [[errors[name, s] for name in truths] for s in settings]
         lines.append(["**mean absolute error**", "", *(f"**{np.mean(np.abs(c)):.3f}**" for c in columns)])
         lines.append(["largest overshoot", "", *(f"{max(0, *c):.3f}" for c in columns)])
-        parts += [f"### n = {n:,}", _grid(lines)]
+        parts += [f"### n = {n:,}", grid(lines[0], lines[1:])]
     return "\n\n".join(parts)
 
 
@@ -113,11 +114,7 @@ def stair_table(rows: list[Row]) -> str:
         error = np.mean(np.abs(np.array(row["bits"]) - BITS))
         values = [f"{value:.2f}" for value in row["bits"]]
         lines.append([row["estimator"], row["kind"], *values, f"{error:.2f}"])
-    return _grid(lines)
-
-
-def _grid(lines: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (lines[0], ["---"] * len(lines[0]), *lines[1:]))
+    return grid(lines[0], lines[1:])
 
 
 def defaults_figure(rows: list[Row]) -> Figure:
