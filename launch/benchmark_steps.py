@@ -1,0 +1,360 @@
+"""What benchmark.py times: the library's own steps, and the same by its peers in PyTorch."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from mirigor_jax import configuration, encode, estimate, parallel, train
+from mirigor_jax.data import cdp, pairing
+from mirigor_jax.data.pipeline import batches
+from mirigor_jax.mi import ESTIMATORS, JointCritic
+from mirigor_jax.mi.fit import Member, Pairs, Recipe, critic_step, make_bank, start_critic
+from mirigor_jax.models.frozen import FrozenEncoder
+from mirigor_jax.models.resnet import STAGES
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+Work = Callable[[], int]  # does some of it, and says how many items that was
+
+
+def views_on(mesh: Mesh) -> Callable[[dict[str, np.ndarray]], dict[str, Array]]:
+    """How training places a batch on its devices."""
+    return lambda batch: parallel.shard({"x": batch["x"], "y": batch["y"]}, mesh)
+
+
+def image_config(name: str, width: int, size: int, images: int) -> ConfigDict:
+    """The CDP run with this encoder, and this many images in a training and in an encoding batch."""
+    config = configuration.load_config("configs/cdp.py")[0]
+    config.encoder.update(name=name, width=width)
+    config.data.size, config.train.k, config.features.batch_size = size, images // 2, images
+    return config
+
+
+def fresh_state(config: ConfigDict) -> train.TrainState:
+    return jax.jit(partial(train.init_state, config))(jax.random.key(0))
+
+
+def random_images(config: ConfigDict) -> np.ndarray:
+    shape = (config.features.batch_size, config.data.size, config.data.size, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def train_work(config: ConfigDict, steps: int, devices: int = 1) -> Work:
+    """The library's own steps, on a batch that is there."""
+    mesh = parallel.make_mesh(devices, jax.devices()[:devices])
+    step, abstract = train.make_step(config, mesh)
+    compiled = step.lower(*abstract).compile()
+    batch = parallel.shard(dict(zip("xy", np.split(random_images(config), 2), strict=True)), mesh)
+    state = parallel.place(fresh_state(config), mesh)
+
+    def work() -> int:
+        nonlocal state
+        for _ in range(steps):
+            state, _ = compiled(state, batch, None)
+        jax.block_until_ready(state)
+        return steps * config.features.batch_size
+
+    return work
+
+
+def encode_work(config: ConfigDict, steps: int) -> Work:
+    mesh = parallel.make_mesh(1)
+    step, abstract = encode.make_step(config, mesh)
+    compiled = step.lower(*abstract).compile()
+    images = parallel.shard(random_images(config), mesh)
+    state = fresh_state(config)
+    frozen = parallel.place({"params": state.params["encoder"], "batch_stats": state.batch_stats}, mesh)
+
+    def work() -> int:
+        jax.block_until_ready([compiled(frozen, images, None) for _ in range(steps)])
+        return steps * config.features.batch_size
+
+    return work
+
+
+def torch_resnet(name: str, width: int) -> "torch.nn.Module":
+    """The same encoder, channels last, on the GPU where there is one."""
+    stages, kind = STAGES[name]
+    expansion = 4 if kind == "bottleneck" else 1
+
+    def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> torch.nn.Sequential:
+        layer = torch.nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        return torch.nn.Sequential(layer, torch.nn.BatchNorm2d(outputs))
+
+    def relu() -> torch.nn.Module:
+        return torch.nn.ReLU(inplace=True)
+
+    class Block(torch.nn.Module):
+        def __init__(self, inputs: int, channels: int, stride: int) -> None:
+            super().__init__()
+            outputs = expansion * channels
+            if kind == "bottleneck":
+                layers = [conv(inputs, channels, 1), relu(), conv(channels, channels, 3, stride), relu()]
+                layers.append(conv(channels, outputs, 1))
+            else:
+                layers = [conv(inputs, channels, 3, stride), relu(), conv(channels, outputs, 3)]
+            self.layers = torch.nn.Sequential(*layers)
+            self.shortcut = torch.nn.Identity() if inputs == outputs else conv(inputs, outputs, 1, stride)
+
+        def forward(self, x):
+            return torch.relu_(self.layers(x) + self.shortcut(x))
+
+    layers, inputs = [conv(3, width, 7, 2), relu(), torch.nn.MaxPool2d(3, 2, 1)], width
+    for stage, depth in enumerate(stages):
+        for index in range(depth):
+            layers.append(Block(inputs, width * 2**stage, 2 if stage > 0 and index == 0 else 1))
+            inputs = expansion * width * 2**stage
+    layers += [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    return torch.nn.Sequential(*layers).to(torch_device(), memory_format=torch.channels_last)
+
+
+def torch_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def torch_images(config: ConfigDict) -> "torch.Tensor":
+    return torch.tensor(random_images(config), device=torch_device()).permute(0, 3, 1, 2)
+
+
+def torch_train(config: ConfigDict, steps: int) -> Work:
+    """The same step in eager PyTorch: fused AdamW, bfloat16 autocast on GPUs, the better of one thread and all."""
+    encoder = torch_resnet(config.encoder.name, config.encoder.width)
+    hidden, device = config.head.hidden[0], torch_device()
+    features = config.encoder.width * (32 if STAGES[config.encoder.name][1] == "bottleneck" else 8)
+    head = torch.nn.Sequential(
+        torch.nn.Linear(features, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, config.head.features)
+    ).to(device)
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=1e-3, fused=True)
+    images, k = torch_images(config), config.train.k
+    positives = torch.arange(2 * k, device=device).roll(k)
+    itself = torch.eye(2 * k, dtype=torch.bool, device=device)
+
+    def work() -> int:
+        for _ in range(steps):
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                z = head(encoder(images / 127.5 - 1)).float()
+            z = torch.nn.functional.normalize(z)
+            scores = (z @ z.T / config.train.temperature).masked_fill(itself, -torch.inf)
+            loss = torch.nn.functional.cross_entropy(scores, positives)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        loss.item()  # waits for the GPU
+        return steps * 2 * k
+
+    return with_best_threads(work)
+
+
+def torch_encode(config: ConfigDict, steps: int) -> Work:
+    encoder = torch_resnet(config.encoder.name, config.encoder.width).eval()
+    images, device = torch_images(config), torch_device()
+
+    @torch.inference_mode()
+    def work() -> int:
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            for _ in range(steps):
+                h = encoder(images / 127.5 - 1)
+        h[0, 0].item()
+        return steps * len(images)
+
+    return with_best_threads(work)
+
+
+def with_best_threads(work: Work) -> Work:
+    """The work, on one thread or on all that the process may use, whichever took less time now."""
+
+    def seconds(threads: int) -> float:
+        torch.set_num_threads(threads)
+        work()
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    torch.set_num_threads(min((1, len(os.sched_getaffinity(0))), key=seconds))
+    return work
+
+
+def critic_works(config: ConfigDict, cached_steps: int, streamed_steps: int) -> tuple[Work, Work]:
+    """Critic steps on cached features, and on images through the frozen encoder."""
+    k, mesh, rng = config.estimate.fit_k, parallel.make_mesh(1, jax.devices()[:1]), np.random.default_rng(0)
+    labels, h = rng.integers(0, 64, 4096).astype(np.int32), rng.normal(size=(4096, 512)).astype(np.float32)
+    classes = pairing.parse("all", ("class",), (64,))
+    state = fresh_state(config)
+    encoder = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
+    frozen = {"encoder": encoder, "mean": np.zeros(512, np.float32), "scale": np.ones(512, np.float32)}
+    views = np.tile(random_images(config), (streamed_steps, 1, 1, 1, 1))
+    validation = parallel.shard((h[None, :k], h[None, k : 2 * k]), mesh, estimate.WITHIN_BATCH)
+
+    def work(steps: int, stream: bool, frozen: Any, batch: Any) -> Work:
+        config.estimate.stream = stream
+        whole = FrozenEncoder(train.make_encoder(config), encoder) if stream else None
+        chunk, _ = estimate.make_step(config, mesh, {"fit": {"h": h}, "validation": {"h_x": h}}, classes, whole)
+        keys = parallel.place(jax.random.split(jax.random.key(0), steps), mesh)
+        start = jax.jit(partial(estimate.init_critic, config, h[:2], jax.random.key(0)))
+
+        def run() -> int:
+            jax.block_until_ready(chunk(start(), frozen, batch, validation, keys))
+            return steps
+
+        return run
+
+    bank = parallel.place(make_bank(h, labels, classes.joint()), mesh)
+    images = parallel.shard({"x": views, "y": views}, mesh, estimate.WITHIN_BATCH)
+    return (
+        work(cached_steps, False, {}, bank),
+        work(streamed_steps, True, parallel.place(frozen, mesh), images),
+    )
+
+
+def fed_work(config: ConfigDict, steps: int, held: int) -> Work:
+    """Training steps on CDP images as a run reads them."""
+    k, mesh = config.train.k, parallel.make_mesh(1, jax.devices()[:1])
+    data = cdp.make(size=config.data.size)
+    law = pairing.parse("all", data.names, data.sizes)
+    images = data.finite(0, 0, held) if held else None
+    read = images.row_pairs(law, 0, 1) if images else partial(data.pairs, law, 0, 0)
+    threads = max(2, len(os.sched_getaffinity(0)) - 2)
+    iterator = iter(batches(read, batch_size=k, threads=threads, prefetch=max(8, threads), place=views_on(mesh)))
+    on_device = parallel.place(images.read(np.arange(held)), mesh) if images else None
+    step, abstract = train.make_step(config, mesh, held)
+    compiled = step.lower(*abstract).compile()
+    state = parallel.place(fresh_state(config), mesh)
+
+    def work() -> int:
+        nonlocal state
+        for _ in range(steps):
+            state, _ = compiled(state, next(iterator), on_device)
+        jax.block_until_ready(state)
+        return 2 * k * steps
+
+    return work
+
+
+def critic_work(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e"], k: int, steps: int) -> Work:
+    """The library's own steps from a fresh critic, in one dispatch."""
+    recipe = Recipe(critic, (ESTIMATORS["info_nce"](),), batch_size=k, steps=steps)
+    data, member = Pairs(x[None], y[None]), Member(*np.zeros((3,), np.int32))
+    state = start_critic(member, data, data, recipe=recipe)
+
+    @jax.jit
+    def run(state, data, key):
+        def step(state, key):
+            rows = jax.random.randint(key, (k,), 0, data.x.shape[1])
+            return critic_step(state, (data, member), rows, key, recipe=recipe)
+
+        return jax.lax.scan(step, state, jax.random.split(key, steps))
+
+    def work() -> int:
+        jax.block_until_ready(run(state, data, jax.random.key(2)))
+        return steps
+
+    return work
+
+
+def torch_critic(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e"], k: int, steps: int) -> Work:
+    """The same critic's steps in eager PyTorch."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    x, y = (torch.tensor(np.asarray(a)) for a in (x, y))
+
+    def mlp(*widths: int) -> torch.nn.Module:
+        layers = [layer for ends in pairwise(widths) for layer in (torch.nn.Linear(*ends), torch.nn.ReLU())]
+        return torch.nn.Sequential(*layers[:-1])
+
+    if isinstance(critic, JointCritic):
+        width = critic.hidden[0]
+        of_x, of_y = torch.nn.Linear(x.shape[1], width), torch.nn.Linear(y.shape[1], width, bias=False)
+        rest = mlp(*critic.hidden, 1)
+    else:
+        of_x, of_y = (mlp(a.shape[1], *critic.hidden, critic.features) for a in (x, y))
+        rest = torch.nn.Identity()
+
+    def scores(x, y):
+        if isinstance(critic, JointCritic):
+            return rest(torch.relu(of_x(x)[:, None] + of_y(y)))[..., 0]
+        return of_x(x) @ of_y(y).T
+
+    optimizer = torch.optim.Adam([*of_x.parameters(), *of_y.parameters(), *rest.parameters()], lr=1e-3)
+    positives = torch.arange(k)
+
+    def work() -> int:
+        for _ in range(steps):
+            rows = torch.randint(len(x), (k,))
+            loss = torch.nn.functional.cross_entropy(scores(x[rows], y[rows]), positives)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return steps
+
+    return work
+
+
+def matrix_loss(q: "torch.Tensor", k: "torch.Tensor") -> "torch.Tensor":
+    return torch.nn.functional.cross_entropy(10.0 * q @ k.T, torch.arange(len(q), device=q.device))
+
+
+def torch_info_nce(loss: Callable[..., "torch.Tensor"], z: np.ndarray, dtype: "torch.dtype") -> Work:
+    """Mean of both directions, and its gradient."""
+    torch.set_float32_matmul_precision("high" if torch_device() == "cuda" else "highest")
+    z = torch.tensor(z, device=torch_device(), dtype=dtype, requires_grad=True)
+    value = None
+
+    def work() -> int:
+        nonlocal value
+        z.grad = None
+        total = (loss(z[0], z[1]).mean() + loss(z[1], z[0]).mean()) / 2
+        total.backward()
+        value = total.item()  # waits for the GPU
+        return 1
+
+    work()
+    print(f"  PyTorch's: {math.log(z.shape[1]) - value:.4f} nats")
+    return work
+
+
+def once(step: Callable[[Array], Any], z: Array) -> Work:
+    """One call of it."""
+
+    def work() -> int:
+        jax.block_until_ready(step(z))
+        return 1
+
+    return work
+
+
+def as_one_matrix(z: Float[Array, "2 k d"]) -> Float[Array, ""]:
+    """NT-Xent the short way."""
+    z = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+    rows = z.reshape(-1, z.shape[-1])
+    scores = jnp.where(jnp.eye(len(rows), dtype=bool), -jnp.inf, rows @ rows.T / 0.1)
+    return jnp.mean(jax.nn.logsumexp(scores, axis=1)) - jnp.mean(jnp.sum(z[0] * z[1], axis=1)) / 0.1
+
+
+def products(z: Float[Array, "2 k d"], *, tile: int) -> tuple[Array, Array]:
+    """The matrix products of NT-Xent and its gradient, with nothing between them."""
+    blocks = z.reshape(-1, tile, z.shape[-1])
+    pairs = np.stack(np.triu_indices(len(blocks)), axis=1)
+
+    def forward(largest, pair):
+        return jnp.maximum(largest, jnp.max(blocks[pair[0]] @ blocks[pair[1]].T)), None
+
+    def backward(sums, pair):
+        i, j = pair
+        scores = blocks[i] @ blocks[j].T
+        return sums.at[i].add(scores @ blocks[j]).at[j].add(scores.T @ blocks[i]), None
+
+    return jax.lax.scan(forward, -jnp.inf, pairs)[0], jax.lax.scan(backward, jnp.zeros_like(blocks), pairs)[0]
