@@ -42,10 +42,10 @@ done
 found=$(
   python - "${arguments[@]}" <<'END'
 import json, sys
-from mirigor_jax import configuration, errors, files
+from mirigor_jax import config_files, errors, files
 
 try:
-    config, name, workdir = configuration.parse(configuration.of_job(sys.argv[1:])[0])
+    config, name, workdir = config_files.parse(config_files.of_job(sys.argv[1:])[0])
     if config.kind != "study":
         raise errors.InputError(f"{name} is one run, expected a study; launch/slurm.sbatch and launch/tpu_vm.sh run it")
     read = []

@@ -54,7 +54,7 @@ from benchmark_steps import (
 )
 from scipy.special import log_softmax
 
-from mirigor_jax import parallel
+from mirigor_jax import memory, parallel
 from mirigor_jax.data import cdp, pairing
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.mi import JointCritic, SeparableCritic
@@ -340,7 +340,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.only.split(",")) - PARTS.keys():
         parser.error(f"unknown part {', '.join(sorted(unknown))}; choose of {', '.join(PARTS)}")
-    parallel.keep_freed_memory()  # as runs do, and for the peers too
+    memory.keep_freed_memory()  # as runs do, and for the peers too
     device = jax.devices()[0].device_kind
     print(f"on {jax.device_count()} × {device}, {os.cpu_count()} cores, {platform.platform()}, jax {jax.__version__}")
     print(f"load {os.getloadavg()[0]:.1f}\n{'':48s} {'ratio':>7s} {'ours':>10s} {'peer':>10s}", flush=True)

@@ -16,13 +16,23 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from mirigor_jax import configuration, encode, estimate, parallel, train
+from mirigor_jax import config_files, parallel
 from mirigor_jax.data import cdp, pairing
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.mi import ESTIMATORS, JointCritic
 from mirigor_jax.mi.fit import Member, Pairs, Recipe, critic_step, make_bank, start_critic
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.models.resnet import STAGES
+from mirigor_jax.runs.job import Job, without_images
+from mirigor_jax.runs.steps import (
+    WITHIN_BATCH,
+    init_critic,
+    init_state,
+    make_critic_step,
+    make_encode_step,
+    make_train_step,
+)
+from mirigor_jax.training import TrainState
 
 try:
     import torch
@@ -39,14 +49,19 @@ def views_on(mesh: Mesh) -> Callable[[dict[str, np.ndarray]], dict[str, Array]]:
 
 def image_config(name: str, width: int, size: int, images: int) -> ConfigDict:
     """The CDP run with this encoder, and this many images in a training and in an encoding batch."""
-    config = configuration.load_config("configs/cdp.py")[0]
+    config = config_files.load_config("configs/cdp.py")[0]
     config.encoder.update(name=name, width=width)
     config.data.size, config.train.k, config.features.batch_size = size, images // 2, images
     return config
 
 
-def fresh_state(config: ConfigDict) -> train.TrainState:
-    return jax.jit(partial(train.init_state, config))(jax.random.key(0))
+def job_of(config: ConfigDict) -> Job:
+    """The job of 64 equally frequent classes, whose images are not read."""
+    return without_images(config, pairing.parse("all", ("class",), (64,)))
+
+
+def fresh_state(config: ConfigDict) -> TrainState:
+    return jax.jit(partial(init_state, job_of(config)))(jax.random.key(0))
 
 
 def random_images(config: ConfigDict) -> np.ndarray:
@@ -57,7 +72,7 @@ def random_images(config: ConfigDict) -> np.ndarray:
 def train_work(config: ConfigDict, steps: int, devices: int = 1) -> Work:
     """The library's own steps, on a batch that is there."""
     mesh = parallel.make_mesh(devices, jax.devices()[:devices])
-    step, abstract = train.make_step(config, mesh)
+    step, abstract = make_train_step(job_of(config), mesh)
     compiled = step.lower(*abstract).compile()
     batch = parallel.shard(dict(zip("xy", np.split(random_images(config), 2), strict=True)), mesh)
     state = parallel.place(fresh_state(config), mesh)
@@ -74,7 +89,7 @@ def train_work(config: ConfigDict, steps: int, devices: int = 1) -> Work:
 
 def encode_work(config: ConfigDict, steps: int) -> Work:
     mesh = parallel.make_mesh(1)
-    step, abstract = encode.make_step(config, mesh)
+    step, abstract = make_encode_step(job_of(config), mesh)
     compiled = step.lower(*abstract).compile()
     images = parallel.shard(random_images(config), mesh)
     state = fresh_state(config)
@@ -193,19 +208,19 @@ def critic_works(config: ConfigDict, cached_steps: int, streamed_steps: int) -> 
     """Critic steps on cached features, and on images through the frozen encoder."""
     k, mesh, rng = config.estimate.fit_k, parallel.make_mesh(1, jax.devices()[:1]), np.random.default_rng(0)
     labels, h = rng.integers(0, 64, 4096).astype(np.int32), rng.normal(size=(4096, 512)).astype(np.float32)
-    classes = pairing.parse("all", ("class",), (64,))
+    job = job_of(config)
     state = fresh_state(config)
     encoder = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
     frozen = {"encoder": encoder, "mean": np.zeros(512, np.float32), "scale": np.ones(512, np.float32)}
     views = np.tile(random_images(config), (streamed_steps, 1, 1, 1, 1))
-    validation = parallel.shard((h[None, :k], h[None, k : 2 * k]), mesh, estimate.WITHIN_BATCH)
+    validation = parallel.shard((h[None, :k], h[None, k : 2 * k]), mesh, WITHIN_BATCH)
 
     def work(steps: int, stream: bool, frozen: Any, batch: Any) -> Work:
         config.estimate.stream = stream
-        whole = FrozenEncoder(train.make_encoder(config), encoder) if stream else None
-        chunk, _ = estimate.make_step(config, mesh, {"fit": {"h": h}, "validation": {"h_x": h}}, classes, whole)
+        whole = FrozenEncoder(job.encoder(), encoder) if stream else None
+        chunk, _ = make_critic_step(job, mesh, {"fit": {"h": h}, "validation": {"h_x": h}}, whole)
         keys = parallel.place(jax.random.split(jax.random.key(0), steps), mesh)
-        start = jax.jit(partial(estimate.init_critic, config, h[:2], jax.random.key(0)))
+        start = jax.jit(partial(init_critic, job, h[:2], jax.random.key(0)))
 
         def run() -> int:
             jax.block_until_ready(chunk(start(), frozen, batch, validation, keys))
@@ -213,8 +228,8 @@ def critic_works(config: ConfigDict, cached_steps: int, streamed_steps: int) -> 
 
         return run
 
-    bank = parallel.place(make_bank(h, labels, classes.joint()), mesh)
-    images = parallel.shard({"x": views, "y": views}, mesh, estimate.WITHIN_BATCH)
+    bank = parallel.place(make_bank(h, labels, job.pairing.joint()), mesh)
+    images = parallel.shard({"x": views, "y": views}, mesh, WITHIN_BATCH)
     return (
         work(cached_steps, False, {}, bank),
         work(streamed_steps, True, parallel.place(frozen, mesh), images),
@@ -231,7 +246,7 @@ def fed_work(config: ConfigDict, steps: int, held: int) -> Work:
     threads = max(2, len(os.sched_getaffinity(0)) - 2)
     iterator = iter(batches(read, batch_size=k, threads=threads, prefetch=max(8, threads), place=views_on(mesh)))
     on_device = parallel.place(images.read(np.arange(held)), mesh) if images else None
-    step, abstract = train.make_step(config, mesh, held)
+    step, abstract = make_train_step(job_of(config), mesh, held)
     compiled = step.lower(*abstract).compile()
     state = parallel.place(fresh_state(config), mesh)
 

@@ -36,13 +36,14 @@ class Checkpoints:
     def last(self) -> int | None:
         """The step of the newest checkpoint; None where there is none. Asked by all processes, told by the first."""
         latest = self._checkpointer.latest
-        return parallel.from_main(lambda: None if latest is None else latest.step)
+        return parallel.from_main(getattr, latest, "step", None)
 
     @property
     def best(self) -> int | None:
         """The step of the kept checkpoint with the highest in-training MI; None where there is none. As `last`."""
         kept = [c for c in self._checkpointer.checkpoints if c.metrics]
-        return parallel.from_main(lambda: max(kept, key=lambda c: c.metrics["mi_bits"]).step if kept else None)
+        best = max(kept, key=lambda c: c.metrics["mi_bits"], default=None)
+        return parallel.from_main(getattr, best, "step", None)
 
     def save(self, step: int, state: Any, *, mi_bits: float) -> None:
         """Save in the background; the state is captured before this returns. Every process saves its part."""

@@ -1,7 +1,7 @@
 """The command line: python -m mirigor_jax.main --config=FILE[:ARGUMENTS] [--config.KEY=VALUE …] [--workdir=DIR].
 
-Messages and exit codes; everything else is in the libraries. --tensorboard and --profile add what `watch` writes. The
-same command in each process of a SLURM or Open MPI job, or on each worker of a TPU, makes them one; elsewhere
+Messages and exit codes; everything else is in the libraries. --tensorboard and --profile add what `monitoring` writes.
+The same command in each process of a SLURM or Open MPI job, or on each worker of a TPU, makes them one; elsewhere
 --coordinator=HOST:PORT --processes=N --process=I do.
 """
 
@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from mirigor_jax import configuration
+from mirigor_jax import config_files
 from mirigor_jax.errors import InputError
 
 
@@ -27,23 +27,25 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         print(f"{(__doc__ or '').splitlines()[0]}\nShipped configs, each with its arguments in its header:\n  ", end="")
-        print("\n  ".join(configuration.shipped_configs()))
+        print("\n  ".join(config_files.shipped_configs()))
         return 0
     try:
-        argv, peers, watched = configuration.of_job(argv)
-        config, name, workdir = configuration.parse(argv)
+        argv, peers, watched = config_files.of_job(argv)
+        config, name, workdir = config_files.parse(argv)
         keep_compiled_programs()
         import jax
 
-        from mirigor_jax import experiment, parallel, watch  # JAX starts only for a command line that is right
+        # JAX starts only for a command line that is right
+        from mirigor_jax import memory, monitoring, parallel
+        from mirigor_jax.runs.kinds import KINDS
         from mirigor_jax.studies import grid, invertible
 
         parallel.start(**peers)
-        parallel.keep_freed_memory()
+        memory.keep_freed_memory()
         with contextlib.nullcontext() if parallel.is_main() else contextlib.redirect_stdout(io.StringIO()):
             try:
-                kinds = {"study": grid.run, "invertible": invertible.run}
-                kinds.get(config.kind, experiment.run)(config, name, workdir, watch.Watch(**watched))
+                kinds = {**KINDS, "study": grid.run, "invertible": invertible.run}
+                kinds[config.kind](config, name, workdir, monitoring.Watch(**watched))
             except parallel.Stopped:
                 print("stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
                 return 143

@@ -60,7 +60,7 @@ def make(
         "rotation": Objective(cross_entropy, outputs=4, turns=True),
     }
     if name not in objectives:
-        raise InputError(f"unknown objective '{name}'; choose one of {', '.join(objectives)}")
+        raise InputError(f"objective='{name}' is unknown; choose one of {', '.join(objectives)}")
     if objectives[name].labelled and (num_classes or 0) < 2:
         free = ", ".join(other for other, objective in objectives.items() if not objective.labelled)
         raise InputError(
@@ -68,7 +68,7 @@ def make(
             f"give labelled images, or choose one of {free}"
         )
     if negatives and name != "simclr":
-        raise InputError(f"negatives of their own are for objective='simclr'; leave them out of '{name}'")
+        raise InputError(f"objective='{name}' has no use for negatives of their own, as simclr has; leave them out")
     if negatives:
         return Objective(partial(nce, temperature=temperature, axis_name=axis_name), negatives=True)
     return objectives[name]

@@ -5,13 +5,10 @@ folder it tells the others (`from_main`), so that only checkpoints need a folder
 """
 
 import contextlib
-import ctypes
 import itertools
 import math
-import os
 import pickle
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -32,6 +29,7 @@ PATIENCE_S = 30  # after which the processes beside one that is gone, or that en
 CHUNK = 2**28  # bytes that process 0 sends at once
 _polls = itertools.count(1)
 _waits, _stopping = False, False  # whether SIGTERM waits for `stop_asked`, and whether one does
+_alone = False  # whether process 0 computes what the others wait for
 
 
 class Stopped(BaseException):
@@ -65,18 +63,6 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
         signal.signal(signal.SIGTERM, _stop)
 
 
-def keep_freed_memory() -> None:
-    """On CPUs have the C library (glibc) keep what a step frees for the next one.
-
-    To hand it back, and have the system clear it anew, takes a fifth of a small network's step.
-    """
-    if jax.default_backend() == "cpu" and sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # another C library
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(-4, 0)  # M_MMAP_MAX: no block of its own for a large array
-            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's free end stays
-
-
 def _stop(signum: int, frame: Any) -> None:
     global _stopping
     _stopping = True
@@ -106,16 +92,23 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def from_main(make: Callable[[], T]) -> T:
-    """What `make` returns on process 0, for every process; its InputError too is raised in all of them."""
-    if jax.process_count() == 1:
-        return make()
+def from_main(make: Callable[..., T], *args: Any) -> T:
+    """What `make(*args)` returns on process 0, for every process; its InputError too is raised in all of them.
+
+    Within `make`, which process 0 runs alone, further calls of this function are calls of theirs alone.
+    """
+    global _alone
+    if jax.process_count() == 1 or _alone:
+        return make(*args)
     result: Any = None
     if is_main():
+        _alone = True
         try:
-            result = make()
+            result = make(*args)
         except InputError as error:
             result = error
+        finally:
+            _alone = False
     result = pickle.loads(_broadcast(pickle.dumps(result) if is_main() else b""))
     if isinstance(result, InputError):
         raise result
@@ -164,12 +157,6 @@ def platform() -> str:
     """Where the step that is being traced will run: its mesh may be of devices elsewhere; without one, JAX's own."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
-
-
-def memory_bytes() -> int:
-    """What a device has for arrays: what its allocator may take, or the machine's memory where it doesn't say."""
-    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    return limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def map_step(

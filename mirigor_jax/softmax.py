@@ -76,7 +76,8 @@ def fit_linear(
     mean, scale = mean_and_scale(features)
     path = sorted(map(float, l2), reverse=True)  # each fit starts from its stronger penalty's, which is close
     data = standardise(features, mean, scale), np.asarray(labels), np.asarray(path, np.float32)
-    kernels, biases = jax.device_get(_fit_path(*jax.device_put(data), num_classes, max_steps))
+    with jax.enable_x64(False):  # in float32, whatever the process computes in
+        kernels, biases = jax.device_get(_fit_path(*jax.device_put(data), num_classes, max_steps))
     validation = standardise(validation_features, mean, scale)
     logits = validation @ kernels + biases[:, None, :]
     truth = np.asarray(validation_labels)

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.colors import to_hex
 from test_figures import by_label, texts, visible_words
 
-from mirigor_jax import experiment
+from mirigor_jax import mi
 from mirigor_jax.data import array_files
 from mirigor_jax.main import main
 from mirigor_jax.mi import Estimate, picture
@@ -64,7 +64,7 @@ def asked(monkeypatch) -> list[dict]:
         report(1, 9, "0.5 bits on validation")
         return [[make_estimate(name) for name in estimators] for _ in pairs]
 
-    monkeypatch.setattr(experiment.mi, "estimate_all", estimate_all)
+    monkeypatch.setattr(mi, "estimate_all", estimate_all)
     return calls
 
 

@@ -22,9 +22,11 @@ from small import batch_size, cdp, user_environment
 from small import report as read_report
 from test_watch import scalars
 
-from mirigor_jax import configuration, experiment, files
+from mirigor_jax import config_files, files
 from mirigor_jax.data import array_files, sources
 from mirigor_jax.errors import InputError
+from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.runs.kinds import KINDS
 from mirigor_jax.studies import grid
 
 JOB, WATCHED = cdp(), ("--tensorboard", "--profile")
@@ -207,9 +209,9 @@ WRONG = {
 
 @pytest.mark.parametrize("named", WRONG)
 def test_what_is_not_in_a_bucket_is_named_in_one_line(server, named):
-    config, *rest = configuration.parse([*WRONG[named]])
+    config, *rest = config_files.parse([*WRONG[named]])
     with pytest.raises(InputError, match=re.escape(named)) as raised:
-        (grid if config.kind == "study" else experiment).run(config, *rest)
+        {**KINDS, "study": grid.run}[config.kind](config, *rest)
     assert "\n" not in str(raised.value)
     assert objects(server, "run/") == objects(server, "other/") == []
 
@@ -262,6 +264,6 @@ def test_samples_and_features_are_read_from_a_bucket(server):
 
 @pytest.mark.parametrize("text", ["gs://bucket/locked", ""])
 def test_a_bucket_has_no_lock(server, tmp_path, text):
-    folder = files.locate(text or str(tmp_path))
-    with experiment.lock(folder), nullcontext() if text else pytest.raises(InputError), experiment.lock(folder):
+    folder = RunFolder.at(text or str(tmp_path))
+    with folder.lock(), nullcontext() if text else pytest.raises(InputError), folder.lock():
         pass

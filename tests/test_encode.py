@@ -5,31 +5,37 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirigor_jax import configuration, encode, parallel, train
+from mirigor_jax import config_files, encoding, parallel
 from mirigor_jax.data.augment import Augmentation
+from mirigor_jax.data.pairing import SameImage
 from mirigor_jax.models.frozen import FrozenEncoder
+from mirigor_jax.runs.features import encode
+from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.runs.job import without_images
+from mirigor_jax.runs.steps import init_state
 
 
 def shrunk():
     small = ("encoder.name=mlp", "data.size=8", "features.batch_size=64", "data.threads=0")
-    return configuration.parse(["--config=configs/cdp.py", *(f"--config.{one}" for one in small)])[0]
+    config = config_files.parse(["--config=configs/cdp.py", *(f"--config.{one}" for one in small)])[0]
+    return without_images(config, SameImage())
 
 
 @pytest.mark.parametrize("augmentation", [None, Augmentation()])
 @pytest.mark.parametrize("rows", [70, 64, 3])
 def test_every_row_is_encoded_once_on_one_device_as_on_eight(tmp_path, rows, augmentation):
-    config = shrunk()
+    job = shrunk()
     images = np.random.default_rng(0).integers(0, 256, (rows, 8, 8, 3), dtype=np.uint8)
 
     def read(start, stop):
         return {"image": images[start:stop], "labels": np.arange(start, stop)}
 
-    state = train.init_state(config, jax.random.key(0))
-    frozen = FrozenEncoder(train.make_encoder(config), {"params": state.params["encoder"], "batch_stats": {}})
+    state = init_state(job, jax.random.key(0))
+    frozen = FrozenEncoder(job.encoder(), {"params": state.params["encoder"], "batch_stats": {}})
     found = {}
     for devices in (1, 8):
         mesh = parallel.make_mesh(64, jax.devices()[:devices])
-        encode.encode(config, frozen, {"fit": (read, rows)}, tmp_path / str(devices), mesh, augmentation)
+        encode(job, frozen, {"fit": (read, rows)}, RunFolder(tmp_path / str(devices)), mesh, augmentation)
         found[devices] = dict(np.load(tmp_path / str(devices) / "fit.npz"))
     np.testing.assert_array_equal(found[8]["labels"], np.arange(rows))
     np.testing.assert_allclose(found[8]["h"], found[1]["h"], rtol=1e-5, atol=1e-6)
@@ -39,11 +45,11 @@ def test_every_row_is_encoded_once_on_one_device_as_on_eight(tmp_path, rows, aug
 
 
 def test_images_are_normalised_as_the_encoder_s_source_did():
-    config = shrunk()
-    state = train.init_state(config, jax.random.key(0))
-    encoder, tree = train.make_encoder(config), {"params": state.params["encoder"], "batch_stats": {}}
+    job = shrunk()
+    state = init_state(job, jax.random.key(0))
+    encoder, tree = job.encoder(), {"params": state.params["encoder"], "batch_stats": {}}
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     expected = encoder.apply(tree, jnp.asarray((images / 255 - mean) / std, jnp.float32), train=False)
-    h = encode.encode_step(tree, jnp.asarray(images), encoder=encoder, mean=mean, std=std)
+    h = encoding.encode_step(tree, jnp.asarray(images), encoder=encoder, mean=mean, std=std)
     np.testing.assert_allclose(h, expected, rtol=1e-4, atol=1e-5)

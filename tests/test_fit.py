@@ -13,7 +13,7 @@ from scipy import stats
 
 from mirigor_jax import fitting, parallel
 from mirigor_jax.data.pairing import parse
-from mirigor_jax.encode import encode_pairs, encode_step
+from mirigor_jax.encoding import encode_pairs, encode_step
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import fit
 from mirigor_jax.mi.critics import CosineCritic, SeparableCritic

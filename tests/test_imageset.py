@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mirigor_jax import configuration, experiment, parallel, train
+from mirigor_jax import config_files, memory, parallel, training
 from mirigor_jax.data import cdp
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.pairing import SameImage, parse
 from mirigor_jax.errors import InputError
+from mirigor_jax.runs import job
+from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.runs.train import train, training_pairs
 
 
 def blank(*columns):
@@ -158,9 +161,9 @@ def test_a_set_that_lacks_a_class_is_refused():
 )
 def test_a_set_is_held_where_a_quarter_of_the_memory_has_room(monkeypatch, capsys, resident, memory_bytes, holds):
     overrides = ("--config.data.size=32", "--config.data.images=100", f"--config.data.resident={resident}")
-    config, *_ = configuration.parse(["--config=configs/cdp.py:pairing=color", *overrides])
-    monkeypatch.setattr(parallel, "memory_bytes", lambda: memory_bytes)
-    read, held = experiment._training_pairs(config, *experiment.check(config))
+    config, *_ = config_files.parse(["--config=configs/cdp.py:pairing=color", *overrides])
+    monkeypatch.setattr(memory, "memory_bytes", lambda: memory_bytes)
+    read, held = training_pairs(job.parse(config))
     assert (held is not None) == holds
     assert read(0, 4)["x"].shape == ((4,) if holds else (4, 32, 32, 3))
     assert ("held by each device" if holds else "streamed") in capsys.readouterr().out
@@ -170,18 +173,19 @@ def test_a_set_is_held_where_a_quarter_of_the_memory_has_room(monkeypatch, capsy
 @pytest.mark.usefixtures("shallow")
 def test_held_images_train_as_streamed_ones_in_one_trace(tmp_path, monkeypatch):
     shrunk = ["encoder.width=4", "data.size=32", "train.k=16", "train.steps=7", "train.checkpoint_every=3"]
-    config, *_ = configuration.parse(["--config=configs/cdp.py", *(f"--config.{one}" for one in shrunk)])
+    config, *_ = config_files.parse(["--config=configs/cdp.py", *(f"--config.{one}" for one in shrunk)])
     data, mesh, traces = cdp.make(size=32), parallel.make_mesh(16, jax.devices()[:1]), []
     images = data.finite(0, 0, 100)
     arguments = parse("color", data.names, data.sizes), 0, 5
-    step = train.train_step
-    monkeypatch.setattr(train, "train_step", lambda *args, **kw: (traces.append(1), step(*args, **kw))[1])
+    own = job.without_images(config, arguments[0])
+    step = training.train_step
+    monkeypatch.setattr(training, "train_step", lambda *args, **kw: (traces.append(1), step(*args, **kw))[1])
     losses = {}
     for name, read, held in (
         ("streamed", image_pairs(images, *arguments), None),
         ("held", images.row_pairs(*arguments), images.read(np.arange(100))),
     ):
-        train.train(config, tmp_path / name, read, mesh, held=held)
+        train(own, RunFolder(tmp_path / name), read, mesh, held=held)
         rows = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         losses[name] = [json.loads(row)["loss_nats"] for row in rows]
     assert len(losses["held"]) == 7

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
 from mirigor_jax.models.realnvp import RealNVP
 from mirigor_jax.runs import report
+from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.studies import invertible, invertible_encoders
 
 CONFIG = "--config=configs/invertible.py"
@@ -224,7 +226,7 @@ def test_a_killed_job_goes_on_to_the_same_report(folder, tmp_path, monkeypatch, 
     assert (tmp_path / "whole/figures/invertible.png").stat().st_size > 10_000
     assert "20 of 20 steps" in said
 
-    save, calls = invertible_encoders.Checkpoints.save, []
+    save, calls = Checkpoints.save, []
 
     def killed(*arguments, **named):
         calls.append(None)
@@ -232,7 +234,7 @@ def test_a_killed_job_goes_on_to_the_same_report(folder, tmp_path, monkeypatch, 
             raise KeyboardInterrupt
         save(*arguments, **named)
 
-    monkeypatch.setattr(invertible_encoders.Checkpoints, "save", killed)
+    monkeypatch.setattr(Checkpoints, "save", killed)
     assert main(folder) == 130
     assert main(folder) == 0
     said = capsys.readouterr().out
@@ -262,4 +264,6 @@ def test_a_loss_that_diverges_is_named(tmp_path, monkeypatch):
     settings = dataclasses.replace(SETTINGS, learning_rate=1e38)
     monkeypatch.setattr(invertible_encoders, "measure", lambda *_: {"held_out_bits": 0.0, "accuracy": 0.0})
     with pytest.raises(InputError, match=r"InfoNCE is (nan|-inf) at step 5; lower learning_rate=1e\+38"):
-        invertible_encoders.train(parts, tmp_path, "critic", settings, steps=5, record_every=5, probed=40, l2=(1e-3,))
+        invertible_encoders.train(
+            parts, RunFolder(tmp_path), "critic", settings, steps=5, record_every=5, probed=40, l2=(1e-3,)
+        )

@@ -9,15 +9,19 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from small import cdp, report, user_environment
 
-from mirigor_jax import configuration, encode, experiment, fitting, train
+from mirigor_jax import config_files, encoding, fitting
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.main import main
 from mirigor_jax.mi import fit
+from mirigor_jax.runs import job, loop
+from mirigor_jax.runs.features import encode_split, load
+from mirigor_jax.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def test_in_training_mi_is_eq_4_of_the_logged_loss(finished):
 
 
 def test_parts_are_disjoint_images_of_the_same_law(finished):
-    parts = encode.load(finished / "features")
+    parts = load(RunFolder(finished / "features"))
     rows = [parts["fit"]["h"], *(parts[p][f"h_{v}"] for p in ("validation", "test") for v in "xy")]
     assert [len(h) for h in rows] == [512, 64, 64, 128, 128]
     assert len(np.unique(np.concatenate(rows), axis=0)) == sum(map(len, rows))
@@ -120,16 +124,16 @@ def test_a_draft_that_a_kill_left_behind_is_not_read(tmp_path):
     shards = tmp_path / "fit.shards"
     shards.mkdir()
     (shards / ".000000000000.npz.123").write_bytes(b"half of it")
-    encode.encode_split(encode_mean, read, path, **sizes)
+    encode_split(encode_mean, read, path, **sizes)
     np.testing.assert_array_equal(np.load(path)["h"][:, 0], np.arange(80))
     assert not shards.exists()
 
 
 def test_a_run_killed_while_its_folder_was_claimed_goes_on(tmp_path):
-    config, _, _ = configuration.parse(cdp())
+    config, _, _ = config_files.parse(cdp())
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".config.json.123").write_text('{"half": ')
-    experiment.claim(tmp_path / "run", config)
+    RunFolder(tmp_path / "run").claim(config)
     assert (tmp_path / "run" / "config.json").is_file()
 
 
@@ -146,7 +150,7 @@ def test_a_kill_between_a_result_and_its_note_loses_the_note_alone(finished, tmp
 
 
 def test_two_processes_do_not_share_a_run(finished, capsys):
-    with experiment.lock(finished):
+    with RunFolder(finished).lock():
         assert main(cdp(f"--workdir={finished}")) == 2
     assert "another process is at work" in capsys.readouterr().err
 
@@ -154,7 +158,7 @@ def test_two_processes_do_not_share_a_run(finished, capsys):
 @pytest.mark.slow
 def test_training_resumed_from_any_checkpoint_is_training_uninterrupted(finished, tmp_path, monkeypatch):
     folder = tmp_path / "resumed"
-    real = train.replace_rows
+    real = loop.replace_rows
     stops = [2, 4]
 
     def stop_after_some(path, rows):
@@ -164,9 +168,9 @@ def test_training_resumed_from_any_checkpoint_is_training_uninterrupted(finished
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "replace_rows", stop_after_some)
-        first = experiment.jax.devices()[:1]
-        patch.setattr(experiment.jax, "devices", lambda: first)
+        patch.setattr(loop, "replace_rows", stop_after_some)
+        first = jax.devices()[:1]
+        patch.setattr(jax, "devices", lambda: first)
         assert main(cdp(f"--workdir={folder}")) == 130
         assert main(cdp(f"--workdir={folder}")) == 130
         assert main(cdp(f"--workdir={folder}")) == 0
@@ -186,7 +190,7 @@ def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys, m
 
         return traces
 
-    for room, name in ((encode, "encode_step"), (fit, "estimate_step"), (fitting, "fit_chunk")):
+    for room, name in ((encoding, "encode_step"), (fit, "estimate_step"), (fitting, "fit_chunk")):
         monkeypatch.setattr(room, name, counted(getattr(room, name)))
     own = report(finished)["estimates"]["color"]
     again = ["--config=configs/estimate.py:pairing=none,k_est=32", f"--config.restore={finished}"]
@@ -219,7 +223,7 @@ def test_augmented_views_are_estimated_and_plain_images_evaluated(tmp_path, pair
     else:
         assert found["estimate"]["upper_bits"] == pytest.approx(1.0)  # two colours
     # The evaluation's images are independent and as rendered.
-    population, _ = experiment.check(configuration.parse(cdp())[0])
+    population = job.parse(config_files.parse(cdp())[0]).images
     drawn = population.pairs(population.law("none"), "test")(0, 128)
     np.testing.assert_array_equal(plain["labels_y"], drawn["attributes_y"])
     assert not np.allclose(plain["h_x"], augmented["h_x"])
@@ -258,7 +262,7 @@ def test_an_untrained_encoder_certifies_little_where_redrawn_pairs_would_certify
     assert own["strict_bits"] < 4.0
     # Only InfoNCE needs a K, and at 256 pairs no critic comes within 0.1 of 6 bits.
     assert own["verdict"] == ("k-limited" if own["certificate"] == "infonce" else "bounded")
-    bank = encode.load(tmp_path / "untrained" / "features")["test"]
+    bank = load(RunFolder(tmp_path / "untrained" / "features"))["test"]
     assert len(np.unique(bank["h_x"], axis=0)) == len(bank["h_x"])  # the trap is there to fall into
 
 
@@ -304,7 +308,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_exit_code_2(case, tmp_path, monkeypatch, capsys):
     arguments, message = BAD[case]
-    root = Path(configuration.__file__).parents[1]
+    root = Path(config_files.__file__).parents[1]
     monkeypatch.chdir(tmp_path)
     assert (root / "configs").is_dir()
     assert main(arguments) == 2
@@ -356,8 +360,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
 
 
 def test_restoring_a_run_without_a_checkpoint_says_so(tmp_path, capsys):
-    config, _, _ = configuration.parse(cdp())
-    experiment.claim(tmp_path / "run", config)
+    config, _, _ = config_files.parse(cdp())
+    RunFolder(tmp_path / "run").claim(config)
     restore = ["--config=configs/estimate.py", f"--config.restore={tmp_path / 'run'}"]
     assert main(restore) == 2
     assert "no checkpoint in" in capsys.readouterr().err
@@ -384,10 +388,10 @@ def test_help_names_the_shipped_configs(capsys):
 
 
 def test_default_folders_are_named_after_the_command():
-    assert configuration.parse(["--config=configs/cdp.py"])[1] == "cdp"
-    assert configuration.parse(["--config=configs/cdp.py:k=2,pairing=color"])[1] == "cdp-k=2,pairing=color"
-    assert configuration.parse(["--config=configs/cdp.py", "--config.seed=3"])[1] == "cdp-seed=3"
-    long, longer = (configuration.parse(cdp(*more))[1] for more in ((), ("--config.seed=1",)))
+    assert config_files.parse(["--config=configs/cdp.py"])[1] == "cdp"
+    assert config_files.parse(["--config=configs/cdp.py:k=2,pairing=color"])[1] == "cdp-k=2,pairing=color"
+    assert config_files.parse(["--config=configs/cdp.py", "--config.seed=3"])[1] == "cdp-seed=3"
+    long, longer = (config_files.parse(cdp(*more))[1] for more in ((), ("--config.seed=1",)))
     assert len(long) <= 100
     assert long != longer
 
@@ -395,21 +399,21 @@ def test_default_folders_are_named_after_the_command():
 def test_configs_are_found_from_any_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "common.py").write_text("def base(): return 1 / 0")  # a stranger's common.py is not ours
-    config, _, _ = configuration.parse(["--config=configs/cdp.py:mi=3.3,k_est=512,seed=7,size=48"])
+    config, _, _ = config_files.parse(["--config=configs/cdp.py:mi=3.3,k_est=512,seed=7,size=48"])
     assert (config.data.mi, config.estimate.k, config.seed, config.data.size) == (3.3, 512, 7, 48)
     mine = tmp_path / "mine.py"
     mine.write_text("import common\ndef get_config(arg): return common.base()")
     with pytest.raises(ZeroDivisionError):  # a config of one's own imports the common.py beside it
-        configuration.parse([f"--config={mine}"])
+        config_files.parse([f"--config={mine}"])
 
 
 def test_k_of_the_paper_and_epsilon_one_by_one():
-    config, _, _ = configuration.parse(["--config=configs/cdp.py:k=2", "--config.data.epsilon.color=0.1"])
+    config, _, _ = config_files.parse(["--config=configs/cdp.py:k=2", "--config.data.epsilon.color=0.1"])
     assert (config.train.k, config.train.steps) == (2, 10_000)
-    _, law = experiment.check(config)
+    law = job.parse(config).pairing
     assert law.epsilon == (0.1, 0.0, 0.0)
     with pytest.raises(InputError, match="epsilon"):
-        experiment.check(configuration.parse(["--config=configs/cdp.py:mi=3.3", "--config.data.epsilon.color=0.1"])[0])
+        job.parse(config_files.parse(["--config=configs/cdp.py:mi=3.3", "--config.data.epsilon.color=0.1"])[0])
 
 
 @pytest.mark.slow

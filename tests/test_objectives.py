@@ -131,7 +131,7 @@ def test_losses_are_finite_where_exponentials_overflow_and_sum_in_float32(name):
 
 def test_unknown_objectives_and_missing_labels_or_negatives_are_named():
     make = partial(objectives.make, temperature=0.1, axis_name=None)
-    with pytest.raises(InputError, match=r"'simsiam'; choose one of simclr, .*rotation"):
+    with pytest.raises(InputError, match=r"'simsiam' is unknown; choose one of simclr, .*rotation"):
         make("simsiam", num_classes=None)
     for name in ("supcon", "cross_entropy"):
         with pytest.raises(InputError, match=rf"='{name}' .* no labels; .* simclr, decoupled, rotation"):
@@ -141,6 +141,7 @@ def test_unknown_objectives_and_missing_labels_or_negatives_are_named():
     with pytest.raises(InputError, match=r"objective='decoupled' has no negatives at k = 1"):
         make("decoupled", num_classes=None).loss(jnp.ones((1, 2)), jnp.ones((1, 2)), None, None)
     with pytest.raises(
-        InputError, match=r"negatives of their own are for objective='simclr'; leave them out of 'supcon'"
+        InputError,
+        match=r"objective='supcon' has no use for negatives of their own, as simclr has; leave them out",
     ):
         make("supcon", num_classes=3, negatives=True)

@@ -34,14 +34,14 @@ def test_sigterm_waits_for_the_step_in_hand_where_there_are_steps_and_for_nothin
 
 HELD = """
 import numpy as np
-from mirigor_jax import parallel
+from mirigor_jax import memory
 
 def held():
     np.ones(2**26)
     return int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
 
 given_back = held()
-parallel.keep_freed_memory()
+memory.keep_freed_memory()
 assert held() - given_back > 400, (given_back, held())
 """
 

@@ -12,14 +12,18 @@ import pytest
 from jax import lax
 from jax.experimental.compilation_cache import compilation_cache
 
-from mirigor_jax import configuration, estimate, parallel, train
+from mirigor_jax import config_files, parallel
 from mirigor_jax.data import pairing
 from mirigor_jax.errors import InputError
+from mirigor_jax.memory import needed_bytes
 from mirigor_jax.mi import fit
 from mirigor_jax.mi.contrastive import info_nce_embeddings
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.plan import __main__ as command
 from mirigor_jax.plan import chips, hlo, report, search, work
+from mirigor_jax.runs.estimate import pairs_in_batches
+from mirigor_jax.runs.job import without_images
+from mirigor_jax.runs.steps import WITHIN_BATCH, init_critic, init_state, make_critic_step
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='pip install -e ".[plan]"')
 
@@ -236,30 +240,31 @@ TINY = (
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
-    config, _, _ = configuration.parse(["--config=configs/cdp.py", *TINY, f"--config.estimate.stream={stream}"])
+    config, _, _ = config_files.parse(["--config=configs/cdp.py", *TINY, f"--config.estimate.stream={stream}"])
     law = pairing.parse("all", ("color", "digit"), (2, 3))
+    job = without_images(config, law)
     rng, mesh = np.random.default_rng(0), parallel.make_mesh(64)
     h = rng.normal(size=(512, 8)).astype(np.float32)
     features = {"fit": {"h": h}, "validation": {"h_x": h, "h_y": h}}
     frozen = None
     if stream:
-        state = train.init_state(config, jax.random.key(0))
+        state = init_state(job, jax.random.key(0))
         tree = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
-        frozen = FrozenEncoder(train.make_encoder(config), tree)
-    step, abstract = estimate.make_step(config, mesh, features, law, frozen)
+        frozen = FrozenEncoder(job.encoder(), tree)
+    step, abstract = make_critic_step(job, mesh, features, frozen)
     compiled = step.lower(*abstract).compile()
     columns = np.zeros(8, np.float32), np.ones(8, np.float32)
     place = partial(parallel.place, mesh=mesh)
     if frozen is not None:
         whole = place({"encoder": frozen.variables, "mean": columns[0], "scale": columns[1]})
         images = rng.integers(0, 256, (4, 64, 32, 32, 3)).astype(np.uint8)
-        batch = parallel.shard({"x": images, "y": images}, mesh, estimate.WITHIN_BATCH)
+        batch = parallel.shard({"x": images, "y": images}, mesh, WITHIN_BATCH)
     else:
         whole = {}
         batch = place(fit.make_bank(h, rng.permutation(np.arange(512) % 6).astype(np.int32), law.joint()))
-    init = partial(estimate.init_critic, config, jnp.zeros((2, 8)), jax.random.key(1))
+    init = partial(init_critic, job, jnp.zeros((2, 8)), jax.random.key(1))
     state = jax.jit(init, out_shardings=parallel.layout(abstract[0]))()
-    validation = estimate.in_batches(features["validation"], 256, mesh)
+    validation = pairs_in_batches(features["validation"], 256, mesh)
     # What was compiled for other shapes, types or layouts refuses these.
     _, metrics = compiled(state, whole, batch, validation, place(jax.random.split(jax.random.key(0), 4)))
     assert np.isfinite(metrics["validation_nats"])
@@ -268,10 +273,10 @@ def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
 @pytest.mark.slow
 @pytest.mark.parametrize("pairing", ["simclr", "class"])
 def test_imagenet_is_planned_without_its_images(pairing):
-    config, _, _ = configuration.parse([f"--config=configs/imagenet.py:pairing={pairing}", "--config.encoder.width=4"])
-    config, law = work.prepare(config, None if pairing == "simclr" else 1000)
-    found = {stage: work_of(config, jax.devices(), law) for stage, work_of in work.STAGES.items()}
-    assert config.encoder.dtype == "bfloat16"
+    config, _, _ = config_files.parse([f"--config=configs/imagenet.py:pairing={pairing}", "--config.encoder.width=4"])
+    job = work.prepare(config, None if pairing == "simclr" else 1000)
+    found = {stage: work_of(job, jax.devices()) for stage, work_of in work.STAGES.items()}
+    assert job.config.encoder.dtype == "bfloat16"
     assert found["train"].arguments[1]["x"].shape == (1024, 224, 224, 3)
     assert (found["train"].images, found["train"].pairs, found["encode"].images) == (2048, 1024, 256)
     _, frozen, batch, validation, keys = found["estimate"].arguments
@@ -289,12 +294,13 @@ def test_imagenet_is_planned_without_its_images(pairing):
 
 
 def test_batches_that_leave_chips_idle_are_refused():
-    config, _, _ = configuration.parse(["--config=configs/cdp.py", *TINY])
-    config, law = work.prepare(work.changed(config, train__k=12, estimate__fit_k=20), None)
+    config, _, _ = config_files.parse(["--config=configs/cdp.py", *TINY])
+    config.train.k, config.estimate.fit_k = 12, 20
+    job = work.prepare(config, None)
     with pytest.raises(InputError, match=r"train\.k=12 do not divide over 8 chips; use multiples of 8"):
-        work.train_work(config, jax.devices(), law)
+        work.train_work(job, jax.devices())
     with pytest.raises(InputError, match="batches of 20, 64, 256 pairs do not divide over 8 chips"):
-        work.estimate_work(config, jax.devices(), law)
+        work.estimate_work(job, jax.devices())
 
 
 @pytest.mark.parametrize(
@@ -398,7 +404,7 @@ def test_products_and_collectives_of_a_program_for_tpus_are_those_counted_by_han
     # In HBM are the arguments and the results alone, but for the scalars.
     assert cost.hbm_bytes == pytest.approx(shard + 512 * 512 * 2 + 4 * shard, rel=0.01)
     memory = compiled.memory_analysis()
-    assert hlo.needed_bytes(compiled) == memory.generated_code_size_in_bytes + shard + 512 * 512 * 2 + (
+    assert needed_bytes(compiled) == memory.generated_code_size_in_bytes + shard + 512 * 512 * 2 + (
         memory.output_size_in_bytes + memory.temp_size_in_bytes
     )
 

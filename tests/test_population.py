@@ -11,12 +11,14 @@ import pytest
 from scipy import stats
 from small import encoder, image_set
 
-from mirigor_jax import configuration, experiment
+from mirigor_jax import config_files
 from mirigor_jax.data import sources
 from mirigor_jax.main import main
 from mirigor_jax.mi.certificates import classifier_lower_bits
 from mirigor_jax.mi.certify import RUN_OUT
 from mirigor_jax.models import pretrained
+from mirigor_jax.runs.job import PARTS, digests, parse
+from mirigor_jax.runs.train import training_pairs
 
 COUNTS = {"": (1500, 900, 600), "_test": (300, 150, 150)}  # images of three classes: unlike in training and test
 
@@ -64,7 +66,7 @@ def test_the_upper_end_is_the_test_part_s_entropy_and_no_mi_is_called_true(finis
 
 def test_features_are_of_every_image_once_and_of_its_class(finished, images):
     arrays = np.load(images)
-    sizes = {name: len(np.load(finished / "features" / f"{name}.npz")["h"]) for name in experiment.PARTS}
+    sizes = {name: len(np.load(finished / "features" / f"{name}.npz")["h"]) for name in PARTS}
     assert sizes["test"] == 600
     assert sizes["fit"] + sizes["validation"] == 3000
     test = np.load(finished / "features" / "test.npz")
@@ -72,8 +74,9 @@ def test_features_are_of_every_image_once_and_of_its_class(finished, images):
 
 
 def test_pairs_share_a_class_use_no_image_twice_and_follow_the_classes_frequencies(images, tmp_path):
-    config = configuration.parse(job(images, tmp_path))[0]
-    population, law = experiment.check(config)
+    config = config_files.parse(job(images, tmp_path))[0]
+    parsed = parse(config)
+    population, law = parsed.images, parsed.pairing
     rows = population._rows("test", law)
     classes = np.load(images)["labels_test"]
     assert len(np.unique(rows)) == rows.size
@@ -117,9 +120,10 @@ def test_another_pairing_of_a_set_encodes_nothing(finished, capsys):
 @pytest.mark.parametrize("pairing", ["class", "simclr"])
 def test_a_labelled_objective_is_given_each_images_own_class(images, tmp_path, pairing, resident):
     options = ("--config.train.objective=supcon", f"--config.data.resident={resident}")
-    config = configuration.parse(job(images, tmp_path, *options, pairing=pairing))[0]
-    population, law = experiment.check(config)
-    read, held = experiment._training_pairs(config, population, law)
+    config = config_files.parse(job(images, tmp_path, *options, pairing=pairing))[0]
+    parsed = parse(config)
+    population = parsed.images
+    read, held = training_pairs(parsed)
     batch, train = read(0, 200), population.sets["train"]
     assert (held is None) == (resident == "never")
     for view in ("x", "y"):
@@ -142,9 +146,9 @@ def test_negatives_come_from_their_own_images(images, tmp_path, name, resident):
     named = f"npz:{other}" if name == "npz" else name
     options = ("--config.data.classes=first-half", f"--config.data.negatives={named}")
     command = job(images, tmp_path / "run", *options, f"--config.data.resident={resident}", pairing="simclr")
-    config = configuration.parse(command)[0]
-    population, law = experiment.check(config)
-    read, held = experiment._training_pairs(config, population, law)
+    config = config_files.parse(command)[0]
+    parsed = parse(config)
+    read, held = training_pairs(parsed)
     batch = read(0, 300)
     assert (held is None) == (resident == "never")
     seen = {view: rows if held is None else held[rows] for view, rows in batch.items()}
@@ -161,18 +165,18 @@ def test_negatives_come_from_their_own_images(images, tmp_path, name, resident):
 def test_classes_of_the_same_source_are_salted_as_it_is_and_another_file_is_told_by_its_content(images, tmp_path):
     def negatives(name):
         command = job(images, tmp_path / "run", "--config.data.noise=1", f"--config.data.negatives={name}")
-        config = configuration.parse(command)[0]
-        population, _ = experiment.check(config)
-        return experiment._digests(config), population.sets["negatives"].read(np.arange(30))
+        config = config_files.parse(command)[0]
+        population = parse(config).images
+        return digests(config), population.sets["negatives"].read(np.arange(30))
 
     for name, values in (("classes:second-half", {0, 255}), (f"npz:{images}", {0, 255})):
-        digests, pixels = negatives(name)
+        content, pixels = negatives(name)
         assert set(np.unique(pixels)) == values
-        assert ("negatives" in digests) == name.startswith("npz:")
+        assert ("negatives" in content) == name.startswith("npz:")
     other = tmp_path / "other.npz"
     np.savez(other, images=np.full((50, 12, 12), 7, np.uint8))
-    digests, pixels = negatives(f"npz:{other}")
-    assert (set(np.unique(pixels[:9])), digests["negatives"] == digests["source"]) == ({7}, False)
+    content, pixels = negatives(f"npz:{other}")
+    assert (set(np.unique(pixels[:9])), content["negatives"] == content["source"]) == ({7}, False)
 
 
 def test_noise_is_of_the_distribution_it_is_called_by_and_of_its_row():
@@ -190,7 +194,10 @@ def test_noise_is_of_the_distribution_it_is_called_by_and_of_its_row():
     [
         (("--config.data.negatives=noise",), "unknown image set 'noise'"),
         (("--config.data.negatives=classes:1+7",), "no class '7'"),
-        (("--config.data.negatives=own", "--config.train.objective=supcon"), "leave them out of 'supcon'"),
+        (
+            ("--config.data.negatives=own", "--config.train.objective=supcon"),
+            "supcon' has no use for negatives of their own",
+        ),
         (("--config.data.negatives=own", "--config.encoder.path=X.npz"), "the encoder is given; leave them out"),
     ],
 )
@@ -238,9 +245,10 @@ def test_views_of_one_image_are_estimated_without_a_class(images, tmp_path, fini
 def test_images_without_labels_are_paired_by_themselves_alone(tmp_path):
     pixels, _ = draw((300,), 12, np.random.default_rng(0))
     np.savez(tmp_path / "plain.npz", images=pixels)
-    config = configuration.parse(job(tmp_path / "plain.npz", tmp_path, pairing="simclr"))[0]
-    population, law = experiment.check(config)
-    assert experiment._others(config, population) == []
+    config = config_files.parse(job(tmp_path / "plain.npz", tmp_path, pairing="simclr"))[0]
+    parsed = parse(config)
+    population, law = parsed.images, parsed.pairing
+    assert parsed.others == ()
     assert (law.num_classes, population.tasks) == (None, ())
 
 

@@ -168,7 +168,7 @@ def test_sixty_four_classes_are_fitted_in_seconds():
         validation_features=features[8192:],
         validation_labels=labels[8192:],
     )
-    assert time.perf_counter() - start < 20 * calibration_seconds()  # a fit takes about as long
+    assert time.perf_counter() - start < 5 * calibration_seconds()
     assert probe.validation_accuracy > 0.95
 
 

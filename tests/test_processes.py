@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from small import RESNET, cdp, user_environment
 
-from mirigor_jax import configuration, parallel
+from mirigor_jax import config_files, parallel
 from mirigor_jax.errors import InputError
 
 pytestmark = pytest.mark.slow
@@ -214,10 +214,10 @@ def test_one_that_fails_alone_ends_the_others(tmp_path):
 
 
 def test_peers_are_given_together():
-    rest, peers, _ = configuration.of_job(
+    rest, peers, _ = config_files.of_job(
         ["--config=x", "--coordinator=a:1", "--processes=2", "--process=0", "--workdir=y"]
     )
     assert rest == ["--config=x", "--workdir=y"]
     assert peers == {"coordinator": "a:1", "processes": 2, "process": 0}
     with pytest.raises(InputError, match="--processes=two is not a number"):
-        configuration.of_job(["--processes=two"])
+        config_files.of_job(["--processes=two"])

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from mirigor_jax import configuration, experiment
+from mirigor_jax import config_files
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
+from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.runs.job import parse
 from mirigor_jax.studies import cases, grid, quality
 
 # What Lee et al. 2023 print below Tables IV-IX: Pearson's ρ and Kendall's τ of every column with accuracy.
@@ -262,7 +264,7 @@ def test_every_negatives_cell_is_a_run(images, tmp_path):
     cells = shipped("negatives", f"others={tmp_path / 'photo'},seeds=1", *more)
     assert {cell.config.data.negatives for cell in cells} == {*cases.NEGATIVES, f"folder:{tmp_path / 'photo'}"}
     for cell in cells:
-        population, _ = experiment.check(cell.config)
+        population = parse(cell.config).images
         assert population.sets["train"].sizes == (2,)
         assert (population.negatives() is None) == (cell.config.data.negatives == "")
     for name, pairs in (("cifar10", 25_000_000), ("cifar100", 25_000_000)):
@@ -272,8 +274,8 @@ def test_every_negatives_cell_is_a_run(images, tmp_path):
 
 
 def shipped(name: str, arguments: str = "", *more: str) -> list[grid.Cell]:
-    config, _, _ = configuration.parse([f"--config=configs/studies/{name}.py:{arguments}", *more])
-    return grid.cells_of(config, Path("x"))
+    config, _, _ = config_files.parse([f"--config=configs/studies/{name}.py:{arguments}", *more])
+    return grid.cells_of(config, RunFolder(Path("x")))
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +292,7 @@ def test_quality_trains_enough_encoders_and_measures_all_alike(images):
     cells = {cell.name: cell.config for cell in shipped("quality", "", *small)}
     assert len(cells) >= 16
     for config in cells.values():
-        experiment.check(config)
+        parse(config)
         assert {config.data.pairing, *config.estimate.also} >= {"class", "simclr"}
         assert (config.evaluate.metrics, config.evaluate.classes) == (True, "class")
     same = {
@@ -308,7 +310,7 @@ def test_quality_trains_enough_encoders_and_measures_all_alike(images):
     assert set(seen.values()) == {76_800}
     config.evaluate.classes = "klass"
     with pytest.raises(InputError, match="unknown attribute"):
-        experiment.check(config)
+        parse(config)
 
 
 def test_the_papers_encoders_have_the_names_of_its_tables(tmp_path):

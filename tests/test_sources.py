@@ -3,7 +3,6 @@
 import gzip
 import io
 import math
-import subprocess
 import sys
 
 import numpy as np
@@ -359,14 +358,6 @@ def test_the_real_fashion_mnist():
     )
     trousers = sets["test"].read(np.flatnonzero(sets["test"].attributes[:, 0] == 1)[:100]).mean(axis=(0, 3))
     assert trousers[14, 9:19].mean() > 4 * trousers[14, [0, 1, 2, 25, 26, 27]].mean()  # narrow, upright
-
-
-def test_nothing_heavy_is_imported_before_it_is_asked_for():
-    code = (
-        "import sys, mirigor_jax.data.sources; print({'jax', 'tensorflow_datasets', 'array_record'} & {*sys.modules})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
 
 
 def test_an_unprepared_set_comes_with_its_command(tmp_path, tfds_dir, monkeypatch):

@@ -9,15 +9,19 @@ import sys
 import threading
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from small import batch_size, user_environment
 from small import study as a_study
 
-from mirigor_jax import configuration, experiment, train
+from mirigor_jax import config_files
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
 from mirigor_jax.models import resnet
+from mirigor_jax.runs import images, loop
+from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.runs.job import parse, re_estimated
 from mirigor_jax.studies import certified, grid, infomin_strength, infomin_tasks
 from mirigor_jax.studies.rows import TASKS
 from mirigor_jax.studies.table import STUDIES
@@ -39,8 +43,8 @@ def real(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("studies") / "one"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.STAGES, "resnet18", ((1,), "basic"))
-        first = experiment.jax.devices()[:1]
-        patch.setattr(experiment.jax, "devices", lambda: first)
+        first = jax.devices()[:1]
+        patch.setattr(jax, "devices", lambda: first)
         assert main(batch_size(folder, k="2")) == 0
     return folder
 
@@ -50,8 +54,8 @@ def replay(real: Path, names: list[str]):
 
     def run(config, name, workdir, *watch):
         names.append(name)
-        experiment.claim(Path(workdir), config)
-        with experiment.lock(Path(workdir)):
+        RunFolder(Path(workdir)).claim(config)
+        with RunFolder(Path(workdir)).lock():
             shutil.copytree(
                 real / CELLS[0], workdir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("config.json", ".lock")
             )
@@ -69,7 +73,7 @@ def finished(real, tmp_path_factory) -> Path:
     """A study of two such runs, uninterrupted."""
     folder = tmp_path_factory.mktemp("studies") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "run", replay(real, []))
+        patch.setattr(images, "run", replay(real, []))
         assert main(batch_size(folder)) == 0
     return folder
 
@@ -78,7 +82,7 @@ def finished(real, tmp_path_factory) -> Path:
 def replayed(real, monkeypatch) -> list[str]:
     """Runs take no time in this test. Returns the names of those run."""
     names: list[str] = []
-    monkeypatch.setattr(experiment, "run", replay(real, names))
+    monkeypatch.setattr(images, "run", replay(real, names))
     return names
 
 
@@ -119,16 +123,16 @@ def test_the_table_is_what_the_runs_reports_say(finished):
 
 def test_interrupted_twice_the_study_ends_with_the_same_table(finished, replayed, tmp_path, monkeypatch, capsys):
     folder, stops = tmp_path / "study", list(CELLS)
-    whole = experiment.run
+    whole = images.run
 
     def interrupted(config, name, workdir, *watch):
         if stops and stops[0] == name:
-            experiment.claim(Path(workdir), config)
+            RunFolder(Path(workdir)).claim(config)
             stops.pop(0)
             raise KeyboardInterrupt
         whole(config, name, workdir, *watch)
 
-    monkeypatch.setattr(experiment, "run", interrupted)
+    monkeypatch.setattr(images, "run", interrupted)
     assert main(batch_size(folder)) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert main(batch_size(folder)) == 130
@@ -153,12 +157,12 @@ def test_a_run_of_another_process_is_left_to_it_and_tried_again(finished, replay
     folder = tmp_path / "study"
     first = folder / CELLS[0]
     first.mkdir(parents=True)
-    config, _, _ = configuration.parse(batch_size(folder))
-    experiment.claim(first, grid.cells_of(config, folder)[0].config)
+    config, _, _ = config_files.parse(batch_size(folder))
+    RunFolder(first).claim(grid.cells_of(config, RunFolder(folder))[0].config)
     shutil.move(first, tmp_path / "run")
-    experiment.claim(folder, config)
+    RunFolder(folder).claim(config)
     shutil.move(tmp_path / "run", first)
-    with experiment.lock(first):
+    with RunFolder(first).lock():
         assert main(batch_size(folder)) == 0
     said = capsys.readouterr().out
     assert f"1 of 2 runs finished; missing: {CELLS[0]}." in (folder / "study.md").read_text()
@@ -168,27 +172,27 @@ def test_a_run_of_another_process_is_left_to_it_and_tried_again(finished, replay
 
     # It lets go while we are at the other run.
     shutil.rmtree(folder / CELLS[1])
-    held = experiment.lock(first)
+    held = RunFolder(first).lock()
     held.__enter__()
-    whole = experiment.run
+    whole = images.run
 
     def run(config, name, workdir, *watch):
         whole(config, name, workdir, *watch)
         held.__exit__(None, None, None)
 
-    monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.setattr(images, "run", run)
     assert main(batch_size(folder)) == 0
     assert read(folder) == read(finished)
 
 
 def test_a_run_that_another_process_finished_meanwhile_is_not_run_again(finished, replayed, tmp_path, monkeypatch):
-    folder, whole = tmp_path / "study", experiment.run
+    folder, whole = tmp_path / "study", images.run
 
     def run(config, name, workdir, *watch):
         whole(config, name, workdir, *watch)
         shutil.copytree(finished / CELLS[1], folder / CELLS[1])
 
-    monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.setattr(images, "run", run)
     assert main(batch_size(folder)) == 0
     assert replayed == [CELLS[0]]
     assert read(folder) == read(finished)
@@ -197,7 +201,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_not_run_again(finished
 def test_processes_write_the_table_one_after_the_other(finished, replayed, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(finished, folder)
-    held = experiment.lock(folder)
+    held = RunFolder(folder).lock()
     held.__enter__()
     threading.Timer(0.5, held.__exit__, (None, None, None)).start()
     assert main(batch_size(folder)) == 0
@@ -205,14 +209,14 @@ def test_processes_write_the_table_one_after_the_other(finished, replayed, tmp_p
 
 @pytest.mark.parametrize("error", [InputError("too few pairs"), RuntimeError("out of memory\nat 0x1")])
 def test_a_failed_run_is_listed_and_the_others_go_on(error, replayed, tmp_path, monkeypatch, capsys):
-    folder, whole = tmp_path / "study", experiment.run
+    folder, whole = tmp_path / "study", images.run
 
     def fail_first(config, name, workdir, *watch):
         if name == CELLS[0]:
             raise error
         whole(config, name, workdir, *watch)
 
-    monkeypatch.setattr(experiment, "run", fail_first)
+    monkeypatch.setattr(images, "run", fail_first)
     assert main(batch_size(folder)) == 2
     assert "1 of 2 runs failed" in capsys.readouterr().err
     message = f"{type(error).__name__}: {str(error).splitlines()[0]}"
@@ -224,26 +228,26 @@ def test_a_failed_run_is_listed_and_the_others_go_on(error, replayed, tmp_path, 
 
 
 def test_a_run_is_finished_once_it_has_every_estimate_that_is_wanted(real):
-    cell = grid.Cell(CELLS[0], real / CELLS[0], None)
+    cell = grid.Cell(CELLS[0], RunFolder(real / CELLS[0]), None)
     assert grid.finished(cell, [])
     assert grid.finished(cell, [{"pairing": "all"}])  # its own
     assert grid.finished(cell, [{"pairing": "all"}, {"pairing": "color"}]) is None
-    assert grid.finished(grid.Cell("none", real / "none", None), []) is None
+    assert grid.finished(grid.Cell("none", RunFolder(real / "none"), None), []) is None
 
 
 def test_a_re_estimate_is_named_after_what_differs():
     own = shipped("batch_size")[0].config
-    config, name = experiment.re_estimated(own, pairing="color", seed=3, k=64, curve=(8, 16), checkpoint="best")
+    config, name = re_estimated(own, pairing="color", seed=3, k=64, curve=(8, 16), checkpoint="best")
     assert name == "color-seed=3-checkpoint=best-curve=8+16-k=64"
     assert (config.data.pairing, config.seed, config.estimate.k) == ("color", 3, 64)
     assert (list(config.estimate.curve), config.features.checkpoint) == ([8, 16], "best")
     assert (own.data.pairing, own.seed, own.estimate.k) == ("all", 0, 2048)
     with pytest.raises(KeyError):
-        experiment.re_estimated(own, kk=64)
+        re_estimated(own, kk=64)
 
 
 def test_studies_are_among_the_shipped_configs():
-    known = configuration.shipped_configs()
+    known = config_files.shipped_configs()
     assert {f"configs/studies/{name}.py" for name in STUDIES} <= set(known)
     assert "configs/common.py" not in known
 
@@ -258,7 +262,7 @@ def test_one_run_of_a_study_for_job_arrays(finished, replayed, tmp_path, capsys)
     for wrong in ("3/2", "0/2", "1/3", "one", "1"):
         assert main(batch_size(folder, f"--config.study.only={wrong}")) == 2
         assert re.search(r"study.only='.*': this study has 2 runs; give 1/2", capsys.readouterr().err)
-    names = [configuration.parse(batch_size(folder, *more))[1] for more in ((), ("--config.study.only=1/2",))]
+    names = [config_files.parse(batch_size(folder, *more))[1] for more in ((), ("--config.study.only=1/2",))]
     assert names[0] == names[1]
 
 
@@ -295,8 +299,8 @@ def test_an_unknown_key_of_a_cell_is_named(tmp_path, capsys):
 
 
 def shipped(name: str, arguments: str = "") -> list[grid.Cell]:
-    config, _, _ = configuration.parse([f"--config=configs/studies/{name}.py:{arguments}"])
-    return grid.cells_of(config, Path("x"))
+    config, _, _ = config_files.parse([f"--config=configs/studies/{name}.py:{arguments}"])
+    return grid.cells_of(config, RunFolder(Path("x")))
 
 
 @pytest.mark.parametrize(("scale", "runs", "pairs"), [("laptop", 20, 20_480), ("paper", 32, 204_800)])
@@ -305,18 +309,18 @@ def test_every_batch_size_sees_as_many_pairs(scale, runs, pairs):
     assert len({cell.name for cell in cells}) == runs
     assert {cell.config.train.k * cell.config.train.steps for cell in cells} == {pairs}
     assert {cell.config.encoder.width for cell in cells} == ({16} if scale == "laptop" else {64})
-    experiment.check(cells[0].config)
+    parse(cells[0].config)
 
 
 def test_infomin_tasks_trains_on_every_pairing_and_estimates_every_task():
     cells = shipped("infomin_tasks")
     trained = {(cell.config.encoder.name, cell.config.data.pairing) for cell in cells}
     assert trained == {(e, t) for e in ("resnet18", "resnet50") for t in TASKS}
-    config, _, _ = configuration.parse(["--config=configs/studies/infomin_tasks.py"])
-    names = [experiment.re_estimated(cells[0].config, **asked)[1] for asked in config.study.estimates]
+    config, _, _ = config_files.parse(["--config=configs/studies/infomin_tasks.py"])
+    names = [re_estimated(cells[0].config, **asked)[1] for asked in config.study.estimates]
     assert names == list(TASKS)
     # The run's own pairing is its own estimate, not another one of that name.
-    assert experiment.re_estimated(cells[0].config, pairing="color")[0] == cells[0].config
+    assert re_estimated(cells[0].config, pairing="color")[0] == cells[0].config
 
 
 def test_infomin_strength_varies_one_augmentation_at_a_time():
@@ -327,7 +331,7 @@ def test_infomin_strength_varies_one_augmentation_at_a_time():
     assert [sorted(set(part)) for part in (alone[:8], alone[8:])] == [alone[:8], alone[8:]]
     assert [data.pairing for data in cells].count("simclr") == 17
     for cell in shipped("infomin_strength")[::8]:
-        experiment.check(cell.config)
+        parse(cell.config)
 
 
 def strength_row(family: str, strength: float, best: str) -> dict:
@@ -474,7 +478,7 @@ def test_where_the_papers_form_leaves_the_certified_interval(paper, lower, outsi
 @pytest.mark.usefixtures("shallow")
 def test_real_interruptions_and_two_real_processes(tmp_path, monkeypatch):
     """Stopped in the middle of training, twice; and two processes at once, which train every run once between them."""
-    folder, real, stops = tmp_path / "study", train.replace_rows, [1, 2]
+    folder, real, stops = tmp_path / "study", loop.replace_rows, [1, 2]
 
     def stop_after_some(path, rows):
         real(path, rows)
@@ -484,7 +488,7 @@ def test_real_interruptions_and_two_real_processes(tmp_path, monkeypatch):
 
     assert main(batch_size(tmp_path / "whole")) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(train, "replace_rows", stop_after_some)
+        patch.setattr(loop, "replace_rows", stop_after_some)
         assert [main(batch_size(folder)) for _ in range(3)] == [130, 130, 0]
     assert read(folder) == read(tmp_path / "whole")
 
@@ -526,3 +530,20 @@ def test_the_shrunk_studies_end_to_end(tmp_path, real):
     assert [point["k"] for point in untrained["curve"]] == [32, 64, 256]
     assert all(point["redrawn_bits"] > 3.9 for point in untrained["trap"])
     assert {path.stem for path in (tmp_path / "certified" / "figures").glob("*.png")} == {"certified", "reach", "trap"}
+
+
+@pytest.mark.slow
+def test_a_cell_in_float64_leaves_the_next_one_as_it_is(tmp_path):
+    config = tmp_path / "two.py"
+    config.write_text(
+        "from mirigor_jax import config_files\n"
+        "def get_config(arg=''):\n"
+        "    config, _ = config_files.load_config('configs/studies/batch_size.py:encoders=lenet5,pairs=12,seeds=1')\n"
+        "    first = {'encoder.name': 'lenet5', 'encoder.dtype': 'float64', 'train.k': 2, 'train.steps': 2}\n"
+        "    second = first | {'encoder.dtype': 'float32'}\n"
+        "    config.study.cells = ({'name': 'double', 'run': first}, {'name': 'single', 'run': second})\n"
+        "    return config\n"
+    )
+    assert main(a_study(str(config), tmp_path / "study")) == 0
+    h = {name: np.load(tmp_path / "study" / name / "features" / "fit.npz")["h"] for name in ("double", "single")}
+    assert {name: x.dtype.name for name, x in h.items()} == {"double": "float64", "single": "float32"}

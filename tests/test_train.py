@@ -1,6 +1,7 @@
 """The train step: one device against eight, the optimisers, the encoders."""
 
 import re
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,20 +12,26 @@ import numpy as np
 import optax
 import pytest
 
-from mirigor_jax import configuration, objectives, parallel, train
+from mirigor_jax import config_files, memory, objectives, parallel, training
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.augment import Augmentation
+from mirigor_jax.data.pairing import SameImage
 from mirigor_jax.data.preprocess import normalize
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.models.heads import MLP
 from mirigor_jax.models.resnet import STAGES, make_encoder
-from mirigor_jax.plan import hlo
+from mirigor_jax.runs.features import frozen_variables
+from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.runs.job import Job, without_images
+from mirigor_jax.runs.steps import init_state, make_train_step
+from mirigor_jax.runs.train import compile_within_memory, too_large, train
 
 
-def tiny(*overrides: str):
+def tiny(*overrides: str, num_classes: int | None = None) -> Job:
     shrunk = ["--config.encoder.width=4", "--config.data.size=32", "--config.train.k=8", "--config.train.steps=5"]
-    return configuration.parse(["--config=configs/cdp.py", *shrunk, *overrides])[0]
+    config = config_files.parse(["--config=configs/cdp.py", *shrunk, *overrides])[0]
+    return without_images(config, SameImage(), num_classes)
 
 
 def images(k: int, size: int = 32):
@@ -33,13 +40,13 @@ def images(k: int, size: int = 32):
     return {view: rng.integers(0, brightest, (k, size, size, 3)).astype(np.uint8) for view in ("x", "y")}
 
 
-def steps(config, devices: int, count: int):
-    mesh = parallel.make_mesh(config.train.k, jax.devices()[:devices])
-    step, _ = train.make_step(config, mesh)
-    state = parallel.place(train.init_state(config, jax.random.key(0)), mesh)
+def steps(job, devices: int, count: int):
+    mesh = parallel.make_mesh(job.config.train.k, jax.devices()[:devices])
+    step, _ = make_train_step(job, mesh)
+    state = parallel.place(init_state(job, jax.random.key(0)), mesh)
     metrics = {}
     for _ in range(count):
-        state, metrics = step(state, parallel.shard(images(config.train.k), mesh), None)
+        state, metrics = step(state, parallel.shard(images(job.config.train.k), mesh), None)
     return jax.tree.map(np.asarray, (state, metrics))
 
 
@@ -53,25 +60,25 @@ def assert_close(ours, theirs, tolerance):
 @pytest.mark.usefixtures("float64", "shallow")
 def test_eight_devices_train_as_one_in_float64():
     # SGD's update is the gradient itself: parameters that agree after two steps had gradients that agree.
-    config = tiny("--config.encoder.dtype=float64", "--config.train.optimizer=sgd", "--config.train.warmup_steps=1")
-    assert_close(steps(config, 8, 2), steps(config, 1, 2), 1e-6)
+    job = tiny("--config.encoder.dtype=float64", "--config.train.optimizer=sgd", "--config.train.warmup_steps=1")
+    assert_close(steps(job, 8, 2), steps(job, 1, 2), 1e-6)
 
 
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.slow
 @pytest.mark.parametrize("pairing", ["all", "class+simclr"])
 def test_eight_devices_give_one_s_loss_and_statistics_in_float32(pairing):
-    config = tiny(f"--config.data.pairing={pairing}")
-    (state_8, metrics_8), (state_1, metrics_1) = (steps(config, n, 1) for n in (8, 1))
+    job = tiny(f"--config.data.pairing={pairing}")
+    (state_8, metrics_8), (state_1, metrics_1) = (steps(job, n, 1) for n in (8, 1))
     np.testing.assert_allclose(metrics_8["loss_nats"], metrics_1["loss_nats"], rtol=1e-5)
     assert_close(state_8.batch_stats, state_1.batch_stats, 1e-5)
 
 
 @pytest.mark.usefixtures("shallow")
 def test_a_step_moves_every_parameter_and_only_counts_once():
-    config = tiny("--config.train.warmup_steps=0")
-    before = jax.tree.map(np.asarray, train.init_state(config, jax.random.key(0)))
-    after, metrics = steps(config, 1, 1)
+    job = tiny("--config.train.warmup_steps=0")
+    before = jax.tree.map(np.asarray, init_state(job, jax.random.key(0)))
+    after, metrics = steps(job, 1, 1)
     assert after.step == 1
     assert np.isfinite(metrics["loss_nats"])
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before.params, after.params)
@@ -113,9 +120,9 @@ class Seen:
     def step(self, number, batch, **options):
         optimizer = optax.sgd(0.0)
         params = {"encoder": {}, "head": {"scale": jnp.ones(())}}
-        state = train.TrainState(jnp.asarray(number), params, {"none": jnp.zeros(())}, optimizer.init(params))
+        state = training.TrainState(jnp.asarray(number), params, {"none": jnp.zeros(())}, optimizer.init(params))
         fixed = {"encoder": Pixels(), "head": Scale(), "objective": self.objective, "optimizer": optimizer}
-        step = partial(train.train_step, **fixed, **options)
+        step = partial(training.train_step, **fixed, **options)
         mapped = parallel.map_step(step, parallel.make_mesh(1), (parallel.REPLICATED,) * 3, parallel.REPLICATED)
         jax.block_until_ready(mapped(state, batch, None))
         jax.effects_barrier()
@@ -198,7 +205,7 @@ def test_eight_devices_in_parts_learn_every_objective_as_one_device_at_once(name
         optimizer = optax.sgd(1.0)  # whose update is the gradient itself
         options = {"temperature": 0.5, "num_classes": 4, "axis_name": parallel.AXIS, **more}
         step = partial(
-            train.train_step,
+            training.train_step,
             encoder=Pixels("float64"),
             head=head,
             objective=objectives.make(name, **options),
@@ -207,7 +214,7 @@ def test_eight_devices_in_parts_learn_every_objective_as_one_device_at_once(name
         )
         mesh = parallel.make_mesh(16, jax.devices()[:devices])
         specs = (parallel.REPLICATED, parallel.SHARDED, parallel.REPLICATED)
-        state = train.TrainState(jnp.zeros((), int), params, {"none": jnp.zeros(())}, optimizer.init(params))
+        state = training.TrainState(jnp.zeros((), int), params, {"none": jnp.zeros(())}, optimizer.init(params))
         state, metrics = parallel.map_step(step, mesh, specs, parallel.REPLICATED)(state, batch, None)
         return jax.tree.map(np.asarray, (state.params["head"], metrics))
 
@@ -218,7 +225,7 @@ def test_eight_devices_in_parts_learn_every_objective_as_one_device_at_once(name
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
 def test_optimizers_decay_matrices_alone_and_follow_the_schedule(name):
-    optimizer = train.make_optimizer(name, learning_rate=0.1, steps=10, warmup_steps=2, weight_decay=0.1)
+    optimizer = training.make_optimizer(name, learning_rate=0.1, steps=10, warmup_steps=2, weight_decay=0.1)
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     zero = jax.tree.map(jnp.zeros_like, params)
     state, seen = optimizer.init(params), []
@@ -233,7 +240,7 @@ def test_optimizers_decay_matrices_alone_and_follow_the_schedule(name):
 
 def test_unknown_optimizer_is_named():
     with pytest.raises(InputError, match=r"'adam'.*adamw"):
-        train.make_optimizer("adam", learning_rate=1.0, steps=1, warmup_steps=0, weight_decay=0.0)
+        training.make_optimizer("adam", learning_rate=1.0, steps=1, warmup_steps=0, weight_decay=0.0)
 
 
 # Parameters of the published networks without their classifier (torchvision), at width 64 with the imagenet stem.
@@ -316,9 +323,9 @@ def test_unknown_encoders_are_refused(change, message):
         make_encoder(**{"name": "resnet18", "width": 16, "stem": "imagenet", "dtype": "float32"} | change)
 
 
-def stem_maps(config, pixels):
+def stem_maps(job, pixels):
     """What the stem's BatchNorm sees of these images in the first step."""
-    kernel = train.init_state(config, jax.random.key(0)).params["encoder"]["stem"]["kernel"]
+    kernel = init_state(job, jax.random.key(0)).params["encoder"]["stem"]["kernel"]
     x = normalize(jnp.asarray(pixels), "float32")
     dimensions = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(3, 3), (3, 3)], dimension_numbers=dimensions)
@@ -336,11 +343,11 @@ def stem_only(monkeypatch):
 def test_batch_norm_statistics_are_the_global_batch_s_or_each_device_s_own(whole):
     # Running statistics after one step are 0.1 of the batch's (momentum 0.9), the variance's from 1: of all devices'
     # images together, or of each device's pair alone, averaged.
-    config = tiny(f"--config.train.global_batch_norm={whole}")
-    state, _ = steps(config, 8, 1)
+    job = tiny(f"--config.train.global_batch_norm={whole}")
+    state, _ = steps(job, 8, 1)
     views = images(8)
     seen = [[*views["x"], *views["y"]]] if whole else zip(views["x"], views["y"], strict=True)
-    maps = [stem_maps(config, np.stack(pixels)) for pixels in seen]
+    maps = [stem_maps(job, np.stack(pixels)) for pixels in seen]
     mean, variance = (np.mean([f(m, (0, 1, 2)) for m in maps], 0) for f in (np.mean, np.var))
     np.testing.assert_allclose(state.batch_stats["stem_norm"]["mean"], 0.1 * mean, atol=1e-5)
     np.testing.assert_allclose(state.batch_stats["stem_norm"]["var"], 0.9 + 0.1 * variance, atol=1e-4)
@@ -349,12 +356,12 @@ def test_batch_norm_statistics_are_the_global_batch_s_or_each_device_s_own(whole
 @pytest.mark.slow
 @pytest.mark.usefixtures("stem_only")
 def test_parts_fold_their_own_statistics_one_after_the_other():
-    config = tiny("--config.train.accumulate=2")
-    state, _ = steps(config, 1, 1)
+    job = tiny("--config.train.accumulate=2")
+    state, _ = steps(job, 1, 1)
     views = images(8)
     running = 0.0
     for part in (slice(0, 4), slice(4, 8)):
-        maps = stem_maps(config, np.concatenate([views["x"][part], views["y"][part]]))
+        maps = stem_maps(job, np.concatenate([views["x"][part], views["y"][part]]))
         running = 0.9 * running + 0.1 * np.mean(maps, (0, 1, 2))
     np.testing.assert_allclose(state.batch_stats["stem_norm"]["mean"], running, atol=1e-5)
 
@@ -372,10 +379,8 @@ class Frozen(nn.Module):
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64", "stem_only")
 def test_parts_give_the_whole_batch_s_loss_and_gradients(monkeypatch):
-    real = train.make_encoder
-    monkeypatch.setattr(
-        train, "make_encoder", lambda config, axis_name: Frozen(real(config, axis_name), config.encoder.dtype)
-    )
+    real = Job.encoder
+    monkeypatch.setattr(Job, "encoder", lambda job, axis_name: Frozen(real(job, axis_name), job.config.encoder.dtype))
     # SGD's first update is the gradient itself.
     common = ("--config.encoder.dtype=float64", "--config.train.optimizer=sgd", "--config.train.warmup_steps=0")
     whole, parts = (steps(tiny(f"--config.train.accumulate={n}", *common), 2, 1) for n in (1, 4))
@@ -386,8 +391,8 @@ def test_parts_give_the_whole_batch_s_loss_and_gradients(monkeypatch):
 @pytest.mark.usefixtures("stem_only")
 def test_parts_need_less_memory():
     def temporaries(accumulate):
-        config = tiny(f"--config.train.accumulate={accumulate}", "--config.train.k=32")
-        step, abstract = train.make_step(config, parallel.make_mesh(1))
+        job = tiny(f"--config.train.accumulate={accumulate}", "--config.train.k=32")
+        step, abstract = make_train_step(job, parallel.make_mesh(1))
         return step.lower(*abstract).compile().memory_analysis().temp_size_in_bytes
 
     assert temporaries(4) < 0.5 * temporaries(1)
@@ -396,7 +401,7 @@ def test_parts_need_less_memory():
 @pytest.mark.usefixtures("stem_only")
 @pytest.mark.parametrize("accumulate", [3, 0])
 def test_parts_must_divide_a_device_s_pairs(accumulate):
-    with pytest.raises(InputError, match=rf"train.accumulate={accumulate} .* 8 pairs"):
+    with pytest.raises(InputError, match=rf"accumulate={accumulate} .* 8 pairs"):
         steps(tiny(f"--config.train.accumulate={accumulate}"), 1, 1)
 
 
@@ -408,8 +413,8 @@ def test_half_precision_keeps_parameters_statistics_gradients_and_loss_in_float3
 
     monkeypatch.setattr(objectives, "nt_xent", nt_xent)
     # The momentum of SGD is made of gradients.
-    config = tiny("--config.encoder.dtype=bfloat16", "--config.train.optimizer=sgd")
-    step, abstract = train.make_step(config, parallel.make_mesh(1))
+    job = tiny("--config.encoder.dtype=bfloat16", "--config.train.optimizer=sgd")
+    step, abstract = make_train_step(job, parallel.make_mesh(1))
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(step, *abstract))}
     assert dtypes == {np.dtype("float32"), np.dtype("int32")}
 
@@ -436,25 +441,24 @@ def black_and_white(start, stop):
 @pytest.mark.usefixtures("stem_only")
 def test_stopped_at_any_step_a_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     options = ("objective=cross_entropy", "steps=9", "checkpoint_every=4", "warmup_steps=0", "optimizer=sgd")
-    config = tiny(*(f"--config.train.{one}" for one in options))
+    job = tiny(*(f"--config.train.{one}" for one in options), num_classes=2)
     mesh = parallel.make_mesh(8, jax.devices()[:1])
-    train.train(config, tmp_path / "whole", black_and_white, mesh, num_classes=2)
+    train(job, RunFolder(tmp_path / "whole"), black_and_white, mesh)
 
     polls = iter([*[False] * 3, True, True, *[False] * 2, True])  # at step 3, at once when it goes on, and at step 5
     monkeypatch.setattr(parallel, "stop_asked", lambda: next(polls, False))
     at = []
     for _ in range(3):
         with pytest.raises(parallel.Stopped):
-            train.train(config, tmp_path / "stopped", black_and_white, mesh, num_classes=2)
+            train(job, RunFolder(tmp_path / "stopped"), black_and_white, mesh)
         with Checkpoints(tmp_path / "stopped") as checkpoints:
             at.append((checkpoints.last, checkpoints.best))
     # Where a run was stopped doesn't make it the best, unless there is no other.
     assert at == [(3, 3), (3, 3), (5, 4)]
-    train.train(config, tmp_path / "stopped", black_and_white, mesh, num_classes=2)
+    train(job, RunFolder(tmp_path / "stopped"), black_and_white, mesh)
     for name in ("last", "best"):
         whole, stopped = (
-            train.frozen_variables(config, tmp_path / run, mesh, which=name, num_classes=2)
-            for run in ("whole", "stopped")
+            frozen_variables(job, RunFolder(tmp_path / run), mesh, which=name) for run in ("whole", "stopped")
         )
         jax.tree.map(np.testing.assert_array_equal, whole, stopped)
     assert read_rows(tmp_path / "whole" / "metrics.jsonl") == read_rows(tmp_path / "stopped" / "metrics.jsonl")
@@ -464,9 +468,9 @@ def test_stopped_at_any_step_a_training_goes_on_as_if_it_had_not_been(tmp_path, 
 @pytest.mark.usefixtures("stem_only")
 def test_a_run_without_in_training_mi_keeps_its_loss_and_the_checkpoint_where_it_was_least(tmp_path, capsys):
     overrides = ("objective=cross_entropy", "steps=12", "checkpoint_every=4", "warmup_steps=0", "optimizer=sgd")
-    config = tiny(*(f"--config.train.{one}" for one in overrides))
+    job = tiny(*(f"--config.train.{one}" for one in overrides), num_classes=2)
     mesh = parallel.make_mesh(8, jax.devices()[:1])
-    train.train(config, tmp_path, black_and_white, mesh, num_classes=2)
+    train(job, RunFolder(tmp_path), black_and_white, mesh)
     rows = read_rows(tmp_path / "metrics.jsonl")
     assert [list(row) for row in rows] == [["step", "loss_nats"]] * 12
     losses = np.array([row["loss_nats"] for row in rows])
@@ -476,24 +480,24 @@ def test_a_run_without_in_training_mi_keeps_its_loss_and_the_checkpoint_where_it
     running = [losses[:step].mean() for step in (4, 8, 12)]
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.best == 4 * (1 + int(np.argmin(running)))
-    frozen = train.frozen_variables(config, tmp_path, mesh, num_classes=2)
-    untrained = train.init_state(config, jax.random.key(0))  # as for an encoder alone: of no number of classes
+    frozen = frozen_variables(job, RunFolder(tmp_path), mesh)
+    untrained = init_state(replace(job, num_classes=None), jax.random.key(0))  # as for an encoder alone
     assert jax.tree.map(jnp.shape, frozen["params"]) == jax.tree.map(jnp.shape, untrained.params["encoder"])
 
 
 def test_labelled_objectives_ask_for_classes_and_for_outputs_of_their_own():
     mesh = parallel.make_mesh(1)
     for name, outputs in (("cross_entropy", 10), ("rotation", 4), ("supcon", 64)):
-        config = tiny(f"--config.train.objective={name}")
-        _, (state, batch, _) = train.make_step(config, mesh, num_classes=10)
+        job = tiny(f"--config.train.objective={name}", num_classes=10)
+        _, (state, batch, _) = make_train_step(job, mesh)
         assert state.params["head"]["Dense_1"]["bias"].shape == (outputs,)
         assert ("c_x" in batch, "c_y" in batch) == 2 * (name != "rotation",)
     with pytest.raises(InputError, match=r"objective='supcon' .* no labels"):
-        train.make_step(tiny("--config.train.objective=supcon"), mesh)
+        make_train_step(tiny("--config.train.objective=supcon"), mesh)
 
 
 def test_lars_is_optax_s_layerwise_rate():
-    optimizer = train.make_optimizer("lars", learning_rate=1.0, steps=100, warmup_steps=0, weight_decay=0.0)
+    optimizer = training.make_optimizer("lars", learning_rate=1.0, steps=100, warmup_steps=0, weight_decay=0.0)
     params = {"kernel": 3.0 * jnp.ones((2, 2))}
     gradients = {"kernel": jnp.full((2, 2), 7.0)}
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
@@ -504,20 +508,20 @@ def test_lars_is_optax_s_layerwise_rate():
 @pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_a_batch_too_large_says_before_the_first_step_what_fits(tmp_path, monkeypatch):
-    config, mesh = tiny("--config.train.k=512"), parallel.make_mesh(1, jax.devices()[:1])
+    job, mesh = tiny("--config.train.k=512"), parallel.make_mesh(1, jax.devices()[:1])
 
     def needs(**changed) -> int:
         other = tiny(*(f"--config.train.{name}={value}" for name, value in changed.items()))
-        step, abstract = train.make_step(other, mesh)
-        return hlo.needed_bytes(step.lower(*abstract).compile())
+        step, abstract = make_train_step(other, mesh)
+        return memory.needed_bytes(step.lower(*abstract).compile())
 
     def read(start, stop):
         raise AssertionError("no batch is read before it is known to fit")
 
     available = needs(k=512) // 3
-    monkeypatch.setattr(parallel, "memory_bytes", lambda: available)
+    monkeypatch.setattr(memory, "memory_bytes", lambda: available)
     with pytest.raises(InputError, match=r"train\.k=512 needs .* GiB on each device") as raised:
-        train.train(config, tmp_path, read, mesh)
+        train(job, RunFolder(tmp_path), read, mesh)
     fewer, parts = (
         int(re.search(rf"train\.{name}=(\d+)\b(?! needs)", str(raised.value))[1]) for name in ("k", "accumulate")
     )
@@ -533,7 +537,7 @@ def test_a_batch_too_large_says_before_the_first_step_what_fits(tmp_path, monkey
 )
 def test_where_no_batch_fits_none_is_named(needed, share_of_fixed, words):
     available = 2**29
-    assert words in train._too_large(tiny("--config.train.k=64"), 8, needed, available, share_of_fixed * available)
+    assert words in too_large(tiny("--config.train.k=64").config, 8, needed, available, share_of_fixed * available)
 
 
 def test_what_the_compiler_itself_finds_too_large_is_said_in_the_same_line(tmp_path, monkeypatch):
@@ -543,22 +547,22 @@ def test_what_the_compiler_itself_finds_too_large_is_said_in_the_same_line(tmp_p
             "Used 31.50G of 15.75G hbm. Exceeded hbm capacity by 15.75G."
         )
 
-    config, mesh = tiny("--config.train.k=64"), parallel.make_mesh(1, jax.devices()[:1])
-    monkeypatch.setattr(parallel, "memory_bytes", lambda: int(15.75 * 2**30))
+    job, mesh = tiny("--config.train.k=64"), parallel.make_mesh(1, jax.devices()[:1])
+    monkeypatch.setattr(memory, "memory_bytes", lambda: int(15.75 * 2**30))
     with pytest.raises(
         InputError, match=r"train\.k=64 needs 31\.50 GiB .* has 15\.75; train\.k=31 or train\.accumulate=4"
     ):
-        train._compile(config, SimpleNamespace(lower=refuse), train.make_step(config, mesh)[1], mesh)
+        compile_within_memory(job.config, SimpleNamespace(lower=refuse), make_train_step(job, mesh)[1], mesh)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_what_a_tpu_computes_again_for_the_gradient_changes_nothing(monkeypatch):
-    config = tiny("--config.train.optimizer=sgd", "--config.train.warmup_steps=0")
-    all_kept = steps(config, 1, 1)
+    job = tiny("--config.train.optimizer=sgd", "--config.train.warmup_steps=0")
+    all_kept = steps(job, 1, 1)
     monkeypatch.setattr(parallel, "platform", lambda: "tpu")
-    step, abstract = train.make_step(config, parallel.make_mesh(1, jax.devices()[:1]))
+    step, abstract = make_train_step(job, parallel.make_mesh(1, jax.devices()[:1]))
     assert "remat" in str(step.trace(*abstract).jaxpr)
-    state, metrics = steps(config, 1, 1)
+    state, metrics = steps(job, 1, 1)
     np.testing.assert_allclose(metrics["loss_nats"], all_kept[1]["loss_nats"], rtol=1e-6)
     assert_close(state, all_kept[0], 1e-5)

@@ -15,11 +15,12 @@ import pytest
 from small import cdp, report, user_environment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mirigor_jax import configuration, experiment
-from mirigor_jax import watch as watching
+from mirigor_jax import config_files
+from mirigor_jax import monitoring as watching
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
-from mirigor_jax.watch import Stage, Watch
+from mirigor_jax.monitoring import Stage, Watch
+from mirigor_jax.runs import arrays
 
 
 def scalars(folder: Path) -> list[dict[str, float]]:
@@ -102,7 +103,7 @@ def test_each_stage_is_called_after_its_folder(tmp_path):
 
 
 def test_flags_are_told_from_the_configs_arguments():
-    rest, peers, watched = configuration.of_job(["--config=x", "--profile", "--processes=2", "--workdir=y"])
+    rest, peers, watched = config_files.of_job(["--config=x", "--profile", "--processes=2", "--workdir=y"])
     assert rest == ["--config=x", "--workdir=y"]
     assert peers == {"coordinator": None, "processes": 2, "process": None}
     assert watched == {"tensorboard": False, "profile": True}
@@ -111,7 +112,7 @@ def test_flags_are_told_from_the_configs_arguments():
 def test_what_cannot_be_watched_is_told(tmp_path, monkeypatch):
     arguments = ["--config=configs/arrays.py", f"--workdir={tmp_path / 'run'}"]
     with pytest.raises(InputError, match="--tensorboard and --profile"):
-        experiment.run(*configuration.parse(arguments), Watch(profile=True))
+        arrays.run(*config_files.parse(arguments), Watch(profile=True))
     monkeypatch.setattr(watching.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install -e '\.\[tensorboard\]'"):
         Watch(tensorboard=True)

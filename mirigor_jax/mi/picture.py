@@ -7,16 +7,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mirigor_jax.drawing import CEILING, CERTIFIED, GRID, INK, PAPER, STRICT, floats, panels
-from mirigor_jax.mi.results import Estimate
 from mirigor_jax.tables import round_down
 
 
-def estimators(estimates: Sequence[Estimate | dict[str, Any]], *, true_bits: float | None = None) -> Figure:
+def estimators(estimates: Sequence[Any], *, true_bits: float | None = None) -> Figure:
     """One row an estimator, in bits: its value with its t-interval, its seeds, and a band where MI is certified to lie.
 
     Lower bounds and others differ in colour and in the word under the name; beside others is the InfoNCE of the same
     critic. At the right: the value, the certified lower end, the ceiling.
-    estimates: `Estimate`s, or their entries in report.json.
+    estimates: each an `Estimate`, or its entry in report.json.
     """
     rows = [one if isinstance(one, dict) else vars(one) for one in estimates]
     names = ("value_bits", "t_lower_bits", "t_upper_bits", "lower_bits", "upper_bits", "bound_bits", "ceiling_bits")

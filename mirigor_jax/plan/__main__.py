@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mirigor_jax import configuration
+from mirigor_jax import config_files
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import replace_figure, replace_json, replace_text
 from mirigor_jax.plan import chips, report, search
@@ -43,16 +43,16 @@ def run(
         raise InputError(f"--only={','.join(only)}: unknown '{min(unknown)}'; choose from {', '.join(STAGES)}")
     where = chips.find(topology)
     print(f"plan folder: {folder}", flush=True)
-    config, law = prepare(config, classes)
+    job = prepare(config, classes)
     rows, notes = [], []
     for stage in only:
         try:
-            rows.append(search.measure(STAGES[stage](config, where.devices, law), where, stage))
+            rows.append(search.measure(STAGES[stage](job, where.devices), where, stage))
         except InputError as error:
             notes.append(f"{stage}: {error}")
     trained = next((row for row in rows if row["stage"] == "train"), None)
-    found = trained and search.search(config, law, where, trained)
-    curve = list(search.scaling(config, law, where, rows)) if sweep else []
+    found = trained and search.search(job, where, trained)
+    curve = list(search.scaling(job, where, rows)) if sweep else []
     versions = {name: version(name) for name in ("mirigor-jax", "jax", "libtpu")}
     text = report.report(rows, notes, where, found, curve, versions)
     print(text)
@@ -63,13 +63,13 @@ def run(
         "stages": rows,
         "notes": notes,
     }
-    plan |= {"largest": found, "scaling": curve, "versions": versions, "config": config.to_dict()}
+    plan |= {"largest": found, "scaling": curve, "versions": versions, "config": job.config.to_dict()}
     replace_json(folder / "plan.json", plan)
     replace_text(folder / "plan.md", text)
     if curve:
         replace_figure(folder / "scaling.png", report.scaling(curve, where.name.partition(":")[0]))
     if trained and not trained["fits"]:
-        raise InputError(_too_large(config, trained, found))
+        raise InputError(_too_large(job.config, trained, found))
 
 
 def _too_large(config: ConfigDict, row: dict[str, Any], found: dict[str, Any] | None) -> str:
@@ -88,8 +88,8 @@ def main(argv: list[str] | None = None) -> int:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)  # it can't load programs for devices that are not there
     try:
-        rest, given = configuration.take(argv, topology=str, classes=int, only=str, sweep=bool)
-        config, name, workdir = configuration.parse(rest)
+        rest, given = config_files.take(argv, topology=str, classes=int, only=str, sweep=bool)
+        config, name, workdir = config_files.parse(rest)
         if given["topology"] is None:
             raise InputError("give --topology=KIND:SHAPE, for example --topology=v5e:4x4")
         folder = Path(workdir or f"plans/{name}-{given['topology'].replace(':', '_')}").expanduser()

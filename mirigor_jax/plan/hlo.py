@@ -7,10 +7,10 @@ units' peak speaks of.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -344,30 +344,3 @@ def _written(computations: dict[str, Computation], name: str, shapes: tuple[Shap
         else:
             total += shape.stored if shape.hbm else 0
     return total
-
-
-def needed_bytes(compiled: Any) -> int:
-    """What one device needs to run the program: arguments, results not in their place, temporaries, and its code."""
-    m = compiled.memory_analysis()
-    results = m.output_size_in_bytes - m.alias_size_in_bytes
-    return m.argument_size_in_bytes + results + m.temp_size_in_bytes + m.generated_code_size_in_bytes
-
-
-_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
-
-
-def compile_within(compile: Callable[[], Any]) -> tuple[Any, int]:
-    """(the compiled program, the bytes that a device needs for it); (None, those) where the compiler found too few.
-
-    XLA:TPU gives up on what does not fit, and says how much that is.
-    """
-    import jax
-
-    try:
-        compiled = compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        found = re.search(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGTP]?)", str(error))
-        return None, int(float(found[1]) * 1024 ** _UNITS[found[2]]) if found else 0
-    return compiled, needed_bytes(compiled)

@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from mirigor_jax.data.pairing import AnyPairing
+from mirigor_jax import memory
 from mirigor_jax.errors import InputError
 from mirigor_jax.plan import chips, hlo
 from mirigor_jax.plan.chips import Slice, gib
-from mirigor_jax.plan.work import STAGES, Work, changed, train_work
+from mirigor_jax.plan.work import STAGES, Work, at_batch, train_work
 from mirigor_jax.progress import duration
+from mirigor_jax.runs.job import Job
 
 ON_CHIP = 2**27  # bytes of temporaries that may be on the chip, and show in HBM when the batch grows
 
@@ -21,7 +20,7 @@ def compile_work(work: Work, where: Slice, label: str) -> tuple[Any, int, float]
     """(the program or None, the bytes that it needs, seconds); says that it compiles, which can take minutes."""
     print(f"  compiling {label} for {where.name}, {work.what}", end="", flush=True)
     began = time.monotonic()
-    compiled, needed = hlo.compile_within(lambda: work.step.lower(*work.arguments).compile())
+    compiled, needed = memory.compile_within(lambda: work.step.lower(*work.arguments).compile())
     seconds = time.monotonic() - began
     fits = compiled is not None and needed <= where.chip.hbm
     print(f": {duration(seconds)}, {gib(needed)}{'' if fits else ': does not fit'}", flush=True)
@@ -112,20 +111,20 @@ def largest(
     return best, worst
 
 
-def search(config: ConfigDict, law: AnyPairing, where: Slice, first: dict[str, Any]) -> dict[str, Any]:
-    """The largest train.k that fits on the slice, where `first` is what the config's own needs."""
-    unit, sizes = len(where.devices) * config.train.accumulate, {}
+def search(job: Job, where: Slice, first: dict[str, Any]) -> dict[str, Any]:
+    """The largest train.k that fits on the slice, where `first` is what the job's own needs."""
+    unit, sizes = len(where.devices) * job.config.train.accumulate, {}
 
     def need(k: int) -> tuple[bool, int]:
-        if k == config.train.k:
+        if k == job.config.train.k:
             sizes[k] = first["fits"], first["hbm"]["needed_bytes"]
         else:
-            work = train_work(changed(config, train__k=k), where.devices, law)
+            work = train_work(at_batch(job, k), where.devices)
             compiled, needed, _ = compile_work(work, where, "train")
             sizes[k] = compiled is not None, needed
         return sizes[k]
 
-    best, worst = largest(need, config.train.k, unit, where.chip.hbm)
+    best, worst = largest(need, job.config.train.k, unit, where.chip.hbm)
     return {
         "largest_k": best,
         "fails_at_k": worst,
@@ -133,9 +132,7 @@ def search(config: ConfigDict, law: AnyPairing, where: Slice, first: dict[str, A
     }
 
 
-def scaling(
-    config: ConfigDict, law: AnyPairing, where: Slice, rows: Sequence[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
+def scaling(job: Job, where: Slice, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Slices of 4, 16, 64 and 256 such chips: training at the same number of pairs a chip, estimation at the same K.
 
     rows: the stages on `where`, which are scaled and not compiled again.
@@ -144,15 +141,15 @@ def scaling(
     in full, and not at all.
     """
     kind = where.name.partition(":")[0]
-    a_chip = config.train.k // len(where.devices)
+    a_chip = job.config.train.k // len(where.devices)
     first: dict[str, dict[str, Any]] = {}
     for shape in where.chip.slices[::2]:
         there = chips.find(f"{kind}:{shape}")
         for stage in (row["stage"] for row in rows if row["stage"] != "encode"):
-            scaled = changed(config, train__k=a_chip * len(there.devices)) if stage == "train" else config
+            scaled = at_batch(job, a_chip * len(there.devices)) if stage == "train" else job
             try:
                 known = [row for row in rows if (row["stage"], row["topology"]) == (stage, there.name)]
-                row = dict(known[0]) if known else measure(STAGES[stage](scaled, there.devices, law), there, stage)
+                row = dict(known[0]) if known else measure(STAGES[stage](scaled, there.devices), there, stage)
             except InputError as error:
                 print(f"  {stage} on {there.name}: {error}", flush=True)
                 continue

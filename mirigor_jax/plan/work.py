@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mirigor_jax import encode, estimate, experiment, parallel, train
+from mirigor_jax import parallel, training
 from mirigor_jax.data import augment
-from mirigor_jax.data.pairing import AnyPairing, ClassPairing, SameImage
+from mirigor_jax.data.pairing import ClassPairing, SameImage
 from mirigor_jax.errors import InputError
 from mirigor_jax.models.frozen import FrozenEncoder
+from mirigor_jax.runs.job import Job, batch_sizes, critic_mesh, parse, precision, under, without_images
+from mirigor_jax.runs.steps import make_critic_step, make_encode_step, make_train_step
 
 
 class Work(NamedTuple):
@@ -27,40 +30,39 @@ class Work(NamedTuple):
     pairs: int
 
 
-def train_work(config: ConfigDict, devices: Sequence[Any], law: AnyPairing) -> Work:
+def train_work(job: Job, devices: Sequence[Any]) -> Work:
     """One training step."""
-    k = config.train.k
+    config, k = job.config, job.config.train.k
     mesh = _all_of(parallel.make_mesh(k, devices), devices, f"train.k={k}")
-    train.check_parts(k // mesh.size, config.train.accumulate)
-    step, arguments = train.make_step(config, mesh, num_classes=law.num_classes)
+    with under("train."):
+        training.check_parts(k // mesh.size, config.train.accumulate)
+    step, arguments = make_train_step(job, mesh)
     return Work(step, arguments, f"train.k={k}", (4 if config.data.negatives else 2) * k, k)
 
 
-def encode_work(config: ConfigDict, devices: Sequence[Any], law: AnyPairing) -> Work:
+def encode_work(job: Job, devices: Sequence[Any]) -> Work:
     """One batch through the frozen encoder."""
-    n = config.features.batch_size
+    n = job.config.features.batch_size
     mesh = _all_of(parallel.make_mesh(n, devices), devices, f"features.batch_size={n}")
-    step, arguments = encode.make_step(
-        config, mesh, None, augment.parse(config.data.pairing, config.data.augment.to_dict())[1]
-    )
+    step, arguments = make_encode_step(job, mesh, None, job.augmentation)
     return Work(step, arguments, f"features.batch_size={n}", n, 0)
 
 
-def estimate_work(config: ConfigDict, devices: Sequence[Any], law: AnyPairing) -> Work:
+def estimate_work(job: Job, devices: Sequence[Any]) -> Work:
     """The steps of the critic from one look at validation to the next, and that look."""
-    e, f = config.estimate, config.features
+    config, e, f = job.config, job.config.estimate, job.config.features
     if None in (f.fit, f.validation):
         raise InputError("the plan reads no images; give --config.features.fit=N and --config.features.validation=N")
-    encoder, (tree, *_) = encode.make_step(config, parallel.make_mesh(1, devices))
+    encoder, (tree, *_) = make_encode_step(job, parallel.make_mesh(1, devices))
     images = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.uint8)
     (d,) = jax.eval_shape(encoder, tree, images, None).shape[1:]
     tested = f.test or max(e.k, e.paper_k, *e.curve)
     rows = {("fit", "h"): f.fit, ("validation", "h_x"): f.validation, ("test", "h_x"): tested}
     features = {part: {name: jax.ShapeDtypeStruct((n, d), jnp.float32)} for (part, name), n in rows.items()}
-    sizes = f"batches of {', '.join(map(str, sorted({*estimate.batch_sizes(config, tested), e.fit_k})))} pairs"
-    mesh = _all_of(estimate.make_mesh(config, tested, f.validation, devices), devices, sizes)
-    frozen = FrozenEncoder(train.make_encoder(config), tree) if estimate.streams(config) else None
-    step, arguments = estimate.make_step(config, mesh, features, law, frozen)
+    sizes = f"batches of {', '.join(map(str, sorted({*batch_sizes(config, tested), e.fit_k})))} pairs"
+    mesh = _all_of(critic_mesh(config, tested, f.validation, devices), devices, sizes)
+    frozen = FrozenEncoder(job.encoder(), tree) if job.streams else None
+    step, arguments = make_critic_step(job, mesh, features, frozen)
     pairs = e.fit_k * min(e.eval_every, e.steps)
     return Work(step, arguments, f"estimate.fit_k={e.fit_k}", 2 * pairs if frozen else 0, pairs)
 
@@ -74,8 +76,8 @@ def _all_of(mesh: Mesh, devices: Sequence[Any], what: str) -> Mesh:
     return mesh
 
 
-def prepare(config: ConfigDict, classes: int | None) -> tuple[ConfigDict, AnyPairing]:
-    """The config as it is on a TPU, and how it pairs images, which are not read unless they are rendered.
+def prepare(config: ConfigDict, classes: int | None) -> Job:
+    """The job as it is on a TPU. Its images are not read unless they are rendered.
 
     classes: that they have. Raises InputError where the config is wrong, trains nothing, or needs their number.
     """
@@ -83,21 +85,24 @@ def prepare(config: ConfigDict, classes: int | None) -> tuple[ConfigDict, AnyPai
         raise InputError("the plan is for runs that train an encoder of images, as configs/cdp.py does")
     if config.data.size is None:
         raise InputError("data.size=None takes the images' own, and the plan reads none; give --config.data.size=N")
-    with config.unlocked():
-        if config.encoder.dtype == "auto":
-            config.encoder.dtype = "bfloat16"
+    config = copy.deepcopy(config)
+    if config.encoder.dtype == "auto":
+        config.encoder.dtype = "bfloat16"
     if config.data.source == "cdp":
-        return config, experiment.check(config)[1]
+        with precision(config):
+            pairing = parse(config).pairing
+        return without_images(config, pairing, pairing.num_classes)
     shared, _ = augment.parse(config.data.pairing, config.data.augment.to_dict())
     if shared and classes is None:
         raise InputError(f"data.pairing={config.data.pairing} is of classes: say how many there are by --classes=N")
     if classes is None:
-        return config, SameImage()
-    return config, ClassPairing(("class",), (classes,), ("class",), np.full(classes, 1 / classes))
+        return without_images(config, SameImage())
+    pairing = ClassPairing(("class",), (classes,), ("class",), np.full(classes, 1 / classes))
+    return without_images(config, pairing, classes)
 
 
-def changed(config: ConfigDict, **values: Any) -> ConfigDict:
-    """The config with other values under their dotted names, in which __ stands for the dot."""
-    config = copy.deepcopy(config)
-    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in values.items()})
-    return config
+def at_batch(job: Job, k: int) -> Job:
+    """The job with k pairs a training batch."""
+    config = copy.deepcopy(job.config)
+    config.train.k = k
+    return replace(job, config=config)

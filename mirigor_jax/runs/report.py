@@ -1,13 +1,18 @@
 """A run's report in three forms: report.json for programs, report.md for readers, a table for the terminal."""
 
+import json
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
 from mirigor_jax import tables
 from mirigor_jax.files import AnyPath, replace_json, replace_text
+from mirigor_jax.runs.folder import RunFolder, provenance
 
 Report = dict[str, Any]
 Row = tuple[str, str, str]
@@ -57,6 +62,37 @@ def write(workdir: AnyPath, report: Report, form: Form, captions: Mapping[str, s
     # report.json comes last: where it is, the run is finished.
     replace_text(workdir / "report.md", markdown(report, form, figures, captions))
     replace_json(workdir / "report.json", report)
+
+
+def publish(
+    config: ConfigDict,
+    folder: RunFolder,
+    parts: dict[str, Any],
+    drawn: dict[str, Figure],
+    form: Form,
+    captions: Mapping[str, str] = CAPTIONS,
+) -> None:
+    """Write and print the report: the parts of this kind of run, and what its stages noted."""
+    # A kill between a stage's result and its note leaves the result alone.
+    stages = folder.read("stages.json") or {}
+    last = stages.get("estimate") or provenance()
+    document = {
+        "name": folder.name,
+        "workdir": str(folder),
+        **parts,
+        "run": {
+            "seconds": {name: stage["seconds"] for name, stage in stages.items()}
+            | {"total": sum((stage["seconds"] for stage in stages.values()), 0.0)},
+            "peak_memory_gib": max((stage["peak_memory_gib"] for stage in stages.values()), default=0.0),
+            **{name: last[name] for name in ("devices", "versions", "revision")},
+            "stages": stages,
+            "config": json.loads(config.to_json()),
+            "seed": config.seed,
+        },
+    }
+    folder.write_figures(drawn)
+    write(folder.path, document, form, captions)
+    print("\n" + table(document, form), flush=True)
 
 
 def markdown(report: Report, form: Form, figures: Sequence[str] = (), captions: Mapping[str, str] = CAPTIONS) -> str:

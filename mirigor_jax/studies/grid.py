@@ -1,29 +1,31 @@
 """A study: a grid of runs, a table over the finished ones, and figures.
 
-Its runs are ordinary run folders inside the study's, made, continued and re-estimated by experiment.py; here they are
-only told apart, counted and read.
+Its runs are ordinary run folders inside the study's, made, continued and re-estimated as any; here they are only told
+apart, counted and read.
 """
 
-import json
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from mirigor_jax import experiment, parallel
-from mirigor_jax.configuration import flatten, near
+from mirigor_jax import parallel
+from mirigor_jax.config_files import flatten, near
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import AnyPath, failures, locate, replace_figure, replace_json, replace_text
+from mirigor_jax.files import failures, replace_text
+from mirigor_jax.monitoring import UNWATCHED, Watch
 from mirigor_jax.progress import duration
+from mirigor_jax.runs import images
+from mirigor_jax.runs.folder import LockedError, RunFolder
+from mirigor_jax.runs.job import re_estimated
+from mirigor_jax.runs.re_estimate import re_estimate
 from mirigor_jax.runs.report import Report, pictures
 from mirigor_jax.studies.table import STUDIES
-from mirigor_jax.watch import UNWATCHED, Watch
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Cell:
     """One run of a study. config: what it is trained with; None where another study trained it."""
 
     name: str
-    folder: AnyPath
+    folder: RunFolder
     config: ConfigDict | None
 
 
@@ -40,20 +42,20 @@ def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWAT
 
     Raises InputError where the study can't be started, and at its end where a run failed.
     """
-    folder = locate(workdir or f"runs/studies-{name}")
+    folder = RunFolder.at(workdir or f"runs/studies-{name}")
     print(f"study folder: {folder}", flush=True)
     if config.study.name not in STUDIES:
         raise InputError(f"unknown study '{config.study.name}'; choose one of {', '.join(STUDIES)}")
     cells = cells_of(config, folder)
     chosen = _chosen(config.study.only, cells)
-    experiment.claim(folder, config)
+    folder.claim(config)
     failures = _work(cells, chosen, config.study.estimates, watch)
     _tabulate(config, folder, cells, failures)
     if failures:
         raise InputError(f"{len(failures)} of {len(chosen)} runs failed, the others went on: see {folder / 'study.md'}")
 
 
-def cells_of(config: ConfigDict, folder: AnyPath) -> list[Cell]:
+def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
     """The config's own runs, and the finished ones of the studies it reads."""
     known, cells = flatten(config.run), []
     for cell in config.study.cells:
@@ -62,19 +64,19 @@ def cells_of(config: ConfigDict, folder: AnyPath) -> list[Cell]:
         own = ConfigDict(config.run.to_dict())
         own.update_from_flattened_dict(cell["run"])
         cells.append(Cell(cell["name"], folder / cell["name"], own))
-    for source in map(locate, filter(None, config.study.sources.split(","))):
+    for source in map(RunFolder.at, filter(None, config.study.sources.split(","))):
         cells += [
             Cell(f"{source.name.removeprefix('studies-')}/{name}", source / name, None)
-            for name in parallel.from_main(partial(_finished_cells, source))
+            for name in parallel.from_main(_finished_cells, source)
         ]
     return cells
 
 
-def _finished_cells(source: AnyPath) -> list[str]:
+def _finished_cells(source: RunFolder) -> list[str]:
     """The names of the runs in a study's folder. Raises InputError where it is none."""
     try:
-        return [row["cell"] for row in json.loads((source / "study.json").read_text())["rows"]]
-    except (failures(source), ValueError, KeyError) as error:
+        return [row["cell"] for row in source.read("study.json")["rows"]]
+    except (failures(source.path), ValueError, KeyError, TypeError) as error:
         raise InputError(f"study.sources: '{source}' is no study's folder; run that study first ({error})") from error
 
 
@@ -90,15 +92,14 @@ def _chosen(only: str, cells: Sequence[Cell]) -> Sequence[Cell]:
 
 def finished(cell: Cell, wanted: Sequence[dict[str, Any]]) -> Report | None:
     """The run's report where it is there, with every estimate that is wanted of it."""
-    path = cell.folder / "report.json"
-    found = parallel.from_main(lambda: json.loads(path.read_text()) if path.exists() else None)
+    found = cell.folder.read("report.json")
     if found is None or not _names(found, wanted) <= found["estimates"].keys():
         return None
     return found
 
 
 def _names(found: Report, wanted: Sequence[dict[str, Any]]) -> set[str]:
-    return {experiment.re_estimated(ConfigDict(found["run"]["config"]), **asked)[1] for asked in wanted}
+    return {re_estimated(ConfigDict(found["run"]["config"]), **asked)[1] for asked in wanted}
 
 
 def _work(
@@ -117,7 +118,7 @@ def _work(
             try:
                 _finish(cell, wanted, watch)
                 done += 1
-            except experiment.LockedError:
+            except LockedError:
                 print(f"another process is at it{', and keeps it' if last else ': later'}", flush=True)
                 if not last:
                     locked.append(cell)
@@ -138,22 +139,22 @@ def _finish(cell: Cell, wanted: Sequence[dict[str, Any]], watch: Watch) -> None:
         print("finished by another process", flush=True)
         return
     if cell.config is not None:
-        experiment.run(cell.config, cell.name, str(cell.folder), watch)
+        images.run(cell.config, cell.name, str(cell.folder), watch)
     for asked in wanted:
-        experiment.re_estimate(cell.folder, watch, **asked)
+        re_estimate(cell.folder, watch, **asked)
 
 
-def _tabulate(config: ConfigDict, folder: AnyPath, cells: Sequence[Cell], failures: dict[str, str]) -> None:
+def _tabulate(config: ConfigDict, folder: RunFolder, cells: Sequence[Cell], failures: dict[str, str]) -> None:
     """study.json, study.md and the figures, of the runs that are finished; those of other processes too."""
     wanted = config.study.estimates
     # Whoever writes last has then seen the runs of all before.
-    with experiment.lock(folder, wait=True):
+    with folder.lock(wait=True):
         found = [(cell, finished(cell, wanted)) for cell in cells]
-        parallel.from_main(lambda: _write_table(config, folder, found, failures))
+        parallel.from_main(_write_table, config, folder, found, failures)
 
 
 def _write_table(
-    config: ConfigDict, folder: AnyPath, found: Sequence[tuple[Cell, Report | None]], failures: dict[str, str]
+    config: ConfigDict, folder: RunFolder, found: Sequence[tuple[Cell, Report | None]], failures: dict[str, str]
 ) -> None:
     study, wanted = STUDIES[config.study.name], config.study.estimates
     rows = [
@@ -161,7 +162,7 @@ def _write_table(
             "cell": cell.name,
             "seconds": _seconds(cell, done, wanted),
             "devices": done["run"]["devices"],
-            **study.row(done, cell.folder),
+            **study.row(done, cell.folder.path),
         }
         for cell, done in found
         if done
@@ -176,8 +177,7 @@ def _write_table(
         "rows": rows,
     }
     drawn = study.draw(rows) if rows else {}
-    for name, figure in drawn.items():
-        replace_figure(folder / "figures" / f"{name}.png", figure)
+    folder.write_figures(drawn)
     counted = f"{len(rows)} of {len(found)} runs finished" + (f"; missing: {', '.join(missing)}" if missing else "")
     sections = [f"# {config.study.name}", f"{counted}."]
     sections += [f"- {name} failed: {message}" for name, message in failures.items()]
@@ -185,13 +185,13 @@ def _write_table(
         spent = duration(sum(row["seconds"] for row in rows))
         sections += [study.table(rows), *pictures([f"figures/{name}.png" for name in drawn], study.captions)]
         sections += [f"{spent} in all, on {', '.join(sorted({row['devices'] for row in rows}))}."]
-    replace_text(folder / "study.md", "\n\n".join(sections) + "\n")
-    replace_json(folder / "study.json", document)
+    replace_text(folder.path / "study.md", "\n\n".join(sections) + "\n")
+    folder.write("study.json", document)
     print("\n" + "\n\n".join(sections[1:]) + f"\nstudy: {folder / 'study.md'}", flush=True)
 
 
 def _seconds(cell: Cell, done: Report, wanted: Sequence[dict[str, Any]]) -> float:
     """What the study's own stages took: the run's, unless another study made it, and those of its re-estimates."""
-    paths = [cell.folder / "estimates" / name / "stages.json" for name in _names(done, wanted)]
-    stages = [stage for path in paths if path.exists() for stage in json.loads(path.read_text()).values()]
+    noted = [cell.folder.read(f"estimates/{name}/stages.json") or {} for name in _names(done, wanted)]
+    stages = [stage for one in noted for stage in one.values()]
     return sum((s["seconds"] for s in stages), done["run"]["seconds"]["total"] if cell.config is not None else 0.0)

@@ -12,15 +12,15 @@ import jax
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from mirigor_jax import experiment, tables
+from mirigor_jax import tables
 from mirigor_jax.data import sources
 from mirigor_jax.drawing import CEILING, CERTIFIED, INK, STRICT, floats, legends, panels
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import AnyPath, locate, read_rows
 from mirigor_jax.models.realnvp import RealNVP
-from mirigor_jax.runs.report import Form, Report
+from mirigor_jax.monitoring import UNWATCHED, Watch
+from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.runs.report import Form, Report, publish
 from mirigor_jax.studies import invertible_encoders
-from mirigor_jax.watch import UNWATCHED, Watch
 
 INVERTIBLE = 1e-4  # the largest error of an inverse, and of a log-determinant in nats, that counts as none
 CAPTIONS = {
@@ -33,7 +33,7 @@ def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWAT
 
     Raises InputError for what the user can put right.
     """
-    folder = locate(workdir or f"runs/{name}")
+    folder = RunFolder.at(workdir or f"runs/{name}")
     print(f"run folder: {folder}", flush=True)
     if jax.process_count() > 1:
         raise InputError(f"a job of kind {config.kind} is one process's; start it without the others")
@@ -52,23 +52,24 @@ def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWAT
         num_classes=sets["train"].sizes[0],
         **{name: config[name] for name in ("k", "learning_rate", "hiding", "ridge", "seed")},
     )
-    experiment.claim(folder, config)
-    with experiment.lock(folder):
+    folder.claim(config)
+    with folder.lock():
         parts: dict[str, Any] = {}
         for name in config.objectives:
-            rows, watched = read_rows(folder / name / "records.jsonl"), watch.of(folder, folder / name)
-            with experiment.stage(folder, name, bool(rows) and rows[-1]["step"] == config.steps) as work:
+            own = folder / name
+            rows, watched = own.rows("records.jsonl"), watch.of(folder.path, own.path)
+            with folder.stage(name, bool(rows) and rows[-1]["step"] == config.steps) as work:
                 if work:
                     parts = parts or {part: invertible_encoders.halves_of(images) for part, images in sets.items()}
                     how = {key: config[key] for key in ("steps", "record_every", "probed", "l2")}
-                    invertible_encoders.train(parts, folder / name, name, settings, **how, watch=watched)
+                    invertible_encoders.train(parts, own, name, settings, **how, watch=watched)
                 else:
                     watched.rows(rows)
         _report(config, folder)
 
 
-def _report(config: ConfigDict, folder: AnyPath) -> None:
-    found = {name: read_rows(folder / name / "records.jsonl") for name in config.objectives}
+def _report(config: ConfigDict, folder: RunFolder) -> None:
+    found = {name: (folder / name).rows("records.jsonl") for name in config.objectives}
     ceiling = math.log2(config.k)
     parts = {
         "truth": {},
@@ -76,9 +77,8 @@ def _report(config: ConfigDict, folder: AnyPath) -> None:
         "over_training": found,
         "correlation": {name: invertible_encoders.correlation(rows) for name, rows in found.items()},
     }
-    experiment.write_report(
-        config, folder, parts, {"invertible": picture(found, ceiling_bits=ceiling)}, INVERTIBLE_FORM, CAPTIONS
-    )
+    drawn = {"invertible": picture(found, ceiling_bits=ceiling)}
+    publish(config, folder, parts, drawn, INVERTIBLE_FORM, CAPTIONS)
 
 
 def _invertible_sections(report: Report) -> list[str]:

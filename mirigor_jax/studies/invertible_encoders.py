@@ -5,8 +5,9 @@ I(g_x(X); g_y(Y)) = I(X; Y) at every step. After Tschannen et al. 2020, section 
 IV-B, discuss. On one device.
 """
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,14 +21,13 @@ from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Int, UInt8
 
 from mirigor_jax import probes
-from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import AnyPath, read_rows, replace_rows
 from mirigor_jax.mi.estimators import info_nce
 from mirigor_jax.models.realnvp import RealNVP
-from mirigor_jax.progress import Progress
-from mirigor_jax.watch import UNWATCHED_STAGE, Stage
+from mirigor_jax.monitoring import UNWATCHED_STAGE, Stage
+from mirigor_jax.runs import loop
+from mirigor_jax.runs.folder import RunFolder
 
 Part = dict[str, Any]  # x, y: uint8 (n, d), (n, e), the pixels of the halves; labels: (n,)
 Row = dict[str, int | float]
@@ -196,7 +196,7 @@ def measure(params: dict[str, Any], parts: Mapping[str, Part], settings: Setting
 
 def train(
     parts: Mapping[str, Part],
-    folder: AnyPath,
+    folder: RunFolder,
     name: str,
     settings: Settings,
     *,
@@ -217,39 +217,35 @@ def train(
     read = {**parts, "train": {key: value[:probed] for key, value in parts["train"].items()}}
     dims = parts["train"]["x"].shape[1], parts["train"]["y"].shape[1]
     compiled = jax.jit(partial(train_step, settings=settings, objective=OBJECTIVES[name]), donate_argnums=0)
-    folder.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(folder) as checkpoints, watch.traced(compiled) as step:
-        start = checkpoints.last
-        state = jax.jit(partial(init_state, settings, dims))()
-        if start is not None:
-            state = checkpoints.restore(start, state)
-            print(f"  {name} continues from step {start:,} of {steps:,}", flush=True)
-        rows = [row for row in read_rows(folder / "records.jsonl") if start is not None and row["step"] <= start]
-        watch.rows(rows)
-        progress = Progress(name, steps, "steps")
-        batches: list[Array] = []
+    begin = jax.jit(partial(init_state, settings, dims))
+    folder.path.mkdir(parents=True, exist_ok=True)
 
-        def record(done: int) -> None:
-            train_bits = float(np.mean(jax.device_get(batches))) / math.log(2) if batches else 0.0
-            if not math.isfinite(train_bits):
-                raise InputError(
-                    f"InfoNCE is {train_bits} at step {done}; lower learning_rate={settings.learning_rate}"
-                )
-            batches.clear()
-            rows.append({"step": done, "train_bits": train_bits, **measure(state.params, read, settings, l2)})
-            replace_rows(folder / "records.jsonl", rows)
-            watch.rows(rows)
-            checkpoints.save(done, state, mi_bits=rows[-1]["held_out_bits"])
+    @contextlib.contextmanager
+    def steps_from(first: int) -> Iterator[loop.Advance]:
+        with watch.traced(compiled) as step:
+            yield lambda state, done, size: step(state, held)
 
-        if start is None:
-            record(0)
-        for done in range((start or 0) + 1, steps + 1):
-            state, nats = step(state, held)
-            batches.append(nats)
-            if done % record_every == 0 or done == steps:
-                record(done)
-            last = rows[-1]
-            progress.update(done, f"{last['held_out_bits']:.2f} bits held out, accuracy {100 * last['accuracy']:.1f} %")
+    def record(done: int, state: State, nats: Sequence[Any]) -> Row:
+        train_bits = float(np.mean(nats)) / math.log(2) if nats else 0.0
+        if not math.isfinite(train_bits):
+            raise InputError(f"InfoNCE is {train_bits} at step {done}; lower learning_rate={settings.learning_rate}")
+        return {"train_bits": train_bits, **measure(state.params, read, settings, l2)}
+
+    def note(rows: Sequence[Row]) -> str:
+        return f"{rows[-1]['held_out_bits']:.2f} bits held out, accuracy {100 * rows[-1]['accuracy']:.1f} %"
+
+    task = loop.Task(
+        label=name,
+        steps=steps,
+        save_every=record_every,
+        begin=begin,
+        like=begin(),
+        open=steps_from,
+        evaluate=record,
+        score=lambda rows: rows[-1]["held_out_bits"],
+        note=note,
+    )
+    loop.drive(task, folder, "records.jsonl", folder.path, watch)
 
 
 def correlation(rows: Sequence[Row]) -> float | None:

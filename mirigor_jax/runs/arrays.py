@@ -1,0 +1,87 @@
+"""A run on arrays in files: estimates of I(X;Y), or of I_class where there are labels, side by side."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mirigor_jax import mi
+from mirigor_jax.data import array_files
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi import picture
+from mirigor_jax.monitoring import UNWATCHED, Watch
+from mirigor_jax.progress import Progress
+from mirigor_jax.runs import report
+from mirigor_jax.runs.folder import RunFolder, digest
+
+
+def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
+    """Run or resume, and write the report. Raises InputError for what the user can put right."""
+    folder = RunFolder.at(workdir or f"runs/{name}")
+    print(f"run folder: {folder}", flush=True)
+    if jax.process_count() > 1:
+        raise InputError("a job of kind arrays is one process's; start it without the others")
+    if watch != UNWATCHED:
+        raise InputError("--tensorboard and --profile are of trainings and their critics; arrays have none")
+    if config.x is None or (config.y is None) == (config.labels is None):
+        raise InputError("give --config.x=FILE and either --config.y=FILE or --config.labels=FILE: paired rows")
+    if not config.estimators:
+        raise InputError(f"estimators=(): expected one at least, of {', '.join(mi.ESTIMATORS)}")
+    x = array_files.read(config.x, "x")
+    y = array_files.read_labels(config.labels) if config.y is None else array_files.read(config.y, "y")
+    with config.unlocked():
+        config.sha256 = {"x": digest(x), "y" if config.labels is None else "labels": digest(y)}
+    folder.claim(config)
+    with folder.lock():
+        try:
+            _estimate(config, folder, x, y)
+        except InputError:
+            if not folder.matches("estimates/*/estimate.json"):
+                folder.give_up()
+            raise
+        _report(config, folder)
+
+
+def _names(config: ConfigDict) -> list[str]:
+    """How the estimates are called in estimates/, each once."""
+    return ["labels"] if config.y is None else list(dict.fromkeys(config.estimators))
+
+
+def _estimate(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarray) -> None:
+    """Estimate what is not in estimates/ yet, all of it in one program. y: the samples' partners, or their labels."""
+    missing = [name for name in _names(config) if not folder.exists(f"estimates/{name}/estimate.json")]
+    progress = Progress("critics", 0, "steps")
+
+    def look(step: int, steps: int, note: str) -> None:
+        progress.total = steps
+        progress.update(step, note)
+
+    def options(*names: str) -> dict[str, Any]:
+        return {name: config[name] for name in names if config[name] is not None} | {"report": look}
+
+    with folder.stage("estimate", not missing) as work:
+        if not work:
+            return
+        found: Sequence[mi.Estimate]
+        if config.y is None:
+            found = [mi.estimate_labels(x, y, **options("k", "steps", "seeds", "seed", "confidence"))]
+        else:
+            more = options("critic", "k", "batch_size", "steps", "seeds", "seed", "confidence")
+            [found] = mi.estimate_all([(x, y)], estimators=missing, **more)
+        for name, result in zip(missing, found, strict=True):
+            more = {"value_nats": result.value_nats, "mean_bits": result.mean_bits, "spread_bits": result.spread_bits}
+            folder.write(f"estimates/{name}/estimate.json", {**vars(result), **more, "sentence": str(result)})
+
+
+def _report(config: ConfigDict, folder: RunFolder) -> None:
+    found = {name: folder.read(f"estimates/{name}/estimate.json") for name in _names(config)}
+    first = next(iter(found.values()))
+    parts = {
+        "truth": {"entropy_bits": first["entropy_bits"]} if config.y is None else {},
+        "estimate": first,
+        "estimates": found,
+    }
+    drawn = {"estimators": picture.estimators(list(found.values()))}
+    report.publish(config, folder, parts, drawn, report.ARRAY_FORM)

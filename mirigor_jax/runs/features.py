@@ -1,0 +1,215 @@
+"""The frozen encoder over a split's images → features on disk: the seam to everything that estimates."""
+
+import contextlib
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, UInt8
+
+from mirigor_jax import parallel
+from mirigor_jax.checkpoint import Checkpoints
+from mirigor_jax.data.augment import Augmentation
+from mirigor_jax.data.pipeline import batches
+from mirigor_jax.data.population import Features, Read
+from mirigor_jax.data.preprocess import image_keys
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import AnyPath, read_arrays, remove_tree, replace_arrays
+from mirigor_jax.models.frozen import FrozenEncoder
+from mirigor_jax.monitoring import UNWATCHED, UNWATCHED_STAGE, Stage, Watch
+from mirigor_jax.progress import Progress
+from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.runs.job import PARTS, Job
+from mirigor_jax.runs.steps import make_encode_step, make_train_step
+
+SHARD_BATCHES = 16  # batches a shard: what a kill can cost
+IMAGES = {"image": "h", "x": "h_x", "y": "h_y"}
+
+
+def encode_stage(
+    job: Job,
+    folder: RunFolder,
+    features: RunFolder,
+    clock: RunFolder,
+    augmentation: Augmentation | None,
+    watch: Watch = UNWATCHED,
+    *,
+    done: bool,
+) -> None:
+    """The three parts of a features folder, unless what they are for is done.
+
+    folder: the run's. clock: the folder that counts the time.
+    """
+    parts = {
+        name: (_labelled(read), n)
+        for name, (read, n) in job.images.parts(job.pairing, augmentation is not None).items()
+    }
+    mesh = parallel.make_mesh(job.config.features.batch_size)
+    with clock.stage("encode", done or all(features.exists(f"{part}.npz") for part in parts)) as work:
+        if work:
+            frozen = None if job.holds_features else freeze(job, folder, mesh)
+            encode(job, frozen, parts, features, mesh, augmentation, watch.of(folder.path, features.path))
+
+
+def _labelled(read: Read) -> Read:
+    """A population's attributes under the name that a features folder has for them."""
+    return lambda start, stop: {k.replace("attributes", "labels"): v for k, v in read(start, stop).items()}
+
+
+def freeze(job: Job, folder: RunFolder, mesh: Mesh) -> FrozenEncoder:
+    """The encoder of the checkpoint that the config names, else the one that the run in `folder` trained.
+
+    Raises InputError as `pretrained.load` does, and where nothing was trained.
+    """
+    if job.config.encoder.path:
+        return job.public_encoder()
+    # Its head, which is restored with it, is as wide as the training made it.
+    trained = replace(job, num_classes=folder.read("train/summary.json")["num_classes"])
+    variables = frozen_variables(trained, folder / "train", mesh, which=job.config.features.checkpoint)
+    return FrozenEncoder(job.encoder(), variables, stage=job.config.encoder.stage)
+
+
+def frozen_variables(job: Job, folder: RunFolder, mesh: Mesh, *, which: str = "last") -> dict:
+    """The trained encoder as a frozen tree {"params", "batch_stats"}, from the last or best checkpoint in `folder`.
+
+    Raises InputError where there is no checkpoint, and as `make_train_step` does.
+    """
+    _, (abstract_state, *_) = make_train_step(job, mesh)
+    with Checkpoints(folder.path) as checkpoints:
+        step = checkpoints.last if which == "last" else checkpoints.best
+        if step is None:
+            raise InputError(f"no checkpoint in '{folder}'; run the training to its end first")
+        state = checkpoints.restore(step, abstract_state)
+    return {"params": state.params["encoder"], "batch_stats": state.batch_stats}
+
+
+def encode_split(
+    encode: Callable[[UInt8[np.ndarray, "n s s 3"], str, int], Float[np.ndarray, "n d"]],
+    read: Callable[[int, int], dict[str, np.ndarray]],
+    path: AnyPath,
+    *,
+    num_examples: int,
+    batch_size: int,
+    threads: int,
+    workers: int,
+) -> None:
+    """Write `path` (.npz): what `read` gives for rows 0…num_examples, its images replaced by their representations.
+
+    encode: (this process's images of a full batch, their name, the first one's row) → h. Images `image` become `h`;
+    `x`, `y` become `h_x`, `h_y`; the rest is kept.
+    Shards beside the file survive a kill, and the next call goes on behind the last.
+    """
+    if parallel.from_main(path.exists):
+        return
+    shards = path.with_suffix(".shards")
+    per_shard = SHARD_BATCHES * batch_size
+    processes, process = jax.process_count(), jax.process_index()
+    progress = Progress(f"encode {path.stem}", num_examples, "rows")
+    files = {first: shards / f"{first:012d}.npz" for first in range(0, num_examples, per_shard)}
+    if kept := parallel.from_main(_present, files):
+        print(f"  encode {path.stem} continues: {len(kept)} of {len(files)} shards are there", flush=True)
+    for first, shard in files.items():
+        if first in kept:
+            continue
+        rows = min(per_shard, num_examples - first)
+        parts: list[dict[str, np.ndarray]] = []
+        offset = partial(lambda first, a, b: read(first + a, first + b), first)
+        done = first
+        for batch in batches(
+            offset,
+            batch_size=batch_size,
+            num_examples=rows,
+            process_index=process,
+            process_count=processes,
+            threads=threads,
+            workers=workers,
+        ):
+            total = min(batch_size, first + rows - done)
+            own = done + total * process // processes
+            parts.append(
+                {
+                    IMAGES.get(name, name): parallel.gather_rows(
+                        _encode(encode, name, x, own, batch_size // processes), total
+                    )
+                    for name, x in batch.items()
+                }
+            )
+            done += total
+            progress.update(done)
+            if parallel.stop_asked():
+                raise parallel.Stopped
+        replace_arrays(shard, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    if parallel.is_main():
+        loaded = [read_arrays(shard) for shard in files.values()]
+        replace_arrays(path, {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0].files})
+        remove_tree(shards)
+
+
+def _present(files: dict[int, AnyPath]) -> list[int]:
+    return [first for first, shard in files.items() if shard.exists()]
+
+
+def _encode(encode, name: str, x: np.ndarray, row: int, batch_size: int) -> np.ndarray:
+    if name not in IMAGES:
+        return x
+    padded = np.zeros((batch_size, *x.shape[1:]), x.dtype)  # one shape, so one compilation
+    padded[: len(x)] = x
+    return encode(padded, name, row)[: len(x)]
+
+
+def encode(
+    job: Job,
+    frozen: FrozenEncoder | None,
+    splits: dict[str, tuple[Callable[[int, int], dict[str, np.ndarray]], int]],
+    folder: RunFolder,
+    mesh: Mesh,
+    augmentation: Augmentation | None = None,
+    watch: Stage = UNWATCHED_STAGE,
+) -> None:
+    """Features of every split that `folder` lacks. splits: name → (read, number of rows).
+
+    frozen: None where what is read are representations already.
+    augmentation: of every image, drawn by the config's seed, the split, the view and the row.
+    watch: of some steps.
+    """
+    config = job.config
+    mapped, variables = None, None
+    if frozen is not None:
+        mapped, _ = make_encode_step(job, mesh, frozen, augmentation)
+        variables = parallel.place(frozen.variables, mesh)
+    draw_keys = jax.jit(partial(image_keys, n=config.features.batch_size // jax.process_count()))
+    with watch.traced(mapped) if mapped else contextlib.nullcontext() as step:
+
+        def to_host(split: str, images: np.ndarray, view: str, row: int) -> np.ndarray:
+            if step is None:
+                return images
+            keys = None
+            if augmentation is not None:
+                key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(f"{split} {view}".encode()))
+                keys = draw_keys(key, row)
+            return parallel.local_rows(step(variables, *parallel.shard((images, keys), mesh)))
+
+        for name, (read, rows) in splits.items():
+            encode_split(
+                partial(to_host, name),
+                read,
+                folder.path / f"{name}.npz",
+                num_examples=rows,
+                batch_size=config.features.batch_size,
+                threads=config.data.threads,
+                workers=config.data.workers,
+            )
+
+
+def load(folder: RunFolder) -> Features:
+    """The three parts of a features folder: fit {h, labels}, validation and test {h_x, h_y, labels_x, labels_y}."""
+    return {part: folder.arrays(f"{part}.npz") for part in PARTS}
+
+
+def own_features(job: Job, folder: RunFolder) -> RunFolder:
+    """Where a run's own estimate has its features: those of augmented views can't serve the evaluation too."""
+    return folder / "features" if job.augmentation is None else folder / f"estimates/{job.name}/features"

@@ -1,0 +1,233 @@
+"""A run on images or on their features: train, encode, estimate, evaluate, report.
+
+Each stage reads the folder of the one before and skips what it finds finished, so a first run, a resumed one and a
+re-estimate are the same code.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from mirigor_jax import metrics, parallel, probes
+from mirigor_jax.config_files import flatten
+from mirigor_jax.data import augment
+from mirigor_jax.data.pairing import SameImage
+from mirigor_jax.data.population import Collected, Features
+from mirigor_jax.data.preprocess import image_keys
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi.results import conclusions
+from mirigor_jax.monitoring import UNWATCHED, Watch
+from mirigor_jax.progress import Progress
+from mirigor_jax.runs import figures, report
+from mirigor_jax.runs.estimate import both_views, estimate_stage, fit_probe
+from mirigor_jax.runs.features import encode_stage, load, own_features
+from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.runs.job import PARTS, Job, estimate_name, parse, precision
+from mirigor_jax.runs.train import train_stage
+
+SHOWN = 100  # what the root key is folded with for the pictures' augmentations
+
+
+def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
+    """Run or resume, and write the report. Raises InputError for what the user can put right."""
+    folder = RunFolder.at(workdir or f"runs/{name}")
+    print(f"run folder: {folder}", flush=True)
+    with precision(config):
+        job = parse(config)
+        folder.claim(job.config)
+        with folder.lock():
+            if not job.has_encoder:
+                train_stage(job, folder, watch)
+            estimate_stage(job, folder, job.name, own_features(job, folder), folder, watch)
+            for other in job.others:
+                add_estimate(job.config, other, folder, other.name, folder, watch)
+            evaluate_stage(job, folder, watch)
+            parallel.from_main(write_report, job, folder)
+
+
+def add_estimate(
+    own: ConfigDict, job: Job, folder: RunFolder, name: str, clock: RunFolder, watch: Watch = UNWATCHED
+) -> None:
+    """Another estimate of a run's encoder, into estimates/`name`. own: the run's config; clock: counts the time.
+
+    Raises InputError where the name is the run's own, and the estimate another.
+    """
+    config = job.config
+    if name == estimate_name(own):
+        if flatten(config) | {"estimate.also": ()} != flatten(own) | {"estimate.also": ()}:
+            raise InputError(f"estimates/{name} is the run's own; give the new one another name by --config.name=NAME")
+        return
+    target = folder / "estimates" / name
+    target.claim(config)
+    features = target / "features"
+    if job.augmentation is None:
+        same = ("seed", "features.fit", "features.checkpoint")
+        if isinstance(job.population, Collected) and flatten(config.features) == flatten(own.features):
+            features = folder / "features"  # whose images serve every pairing
+        elif all(flatten(config)[key] == flatten(own)[key] for key in same):
+            parallel.from_main(_share_fit_part, folder / "features", features)
+    estimate_stage(job, folder, name, features, clock, watch)
+
+
+def _share_fit_part(there: RunFolder, here: RunFolder) -> None:
+    if there.exists("fit.npz") and not here.exists("fit.npz"):
+        here.write_arrays("fit.npz", there.arrays("fit.npz"))
+
+
+def evaluate_stage(job: Job, folder: RunFolder, watch: Watch = UNWATCHED) -> None:
+    """On the frozen features of plain images: linear evaluation of every attribute, and the metrics if asked for."""
+    done = folder.exists("evaluate/linear.json")
+    if job.augmentation is not None:
+        plain = job.without_augmentation()
+        encode_stage(plain, folder, folder / "features", folder, None, watch, done=done)
+    with folder.stage("evaluate", done) as work:
+        if work:
+            parallel.from_main(_evaluate, job, folder, load(folder / "features"))
+
+
+def _evaluate(job: Job, folder: RunFolder, features: Features) -> None:
+    accuracies = {}
+    for task in job.images.tasks:
+        classes = job.images.task(task)
+        probe = fit_probe(job, features, classes)
+        accuracies[task] = probes.accuracy(probe, *both_views(features["test"], classes))
+        print(f"  {task}: {100 * accuracies[task]:.2f} % of test images", flush=True)
+    if job.config.evaluate.metrics:
+        folder.write("evaluate/metrics.json", _metrics(job, folder, features))
+    folder.write("evaluate/linear.json", accuracies)
+
+
+def _metrics(job: Job, folder: RunFolder, features: Features) -> dict[str, float]:
+    """Every metric, of `evaluate.classes`; None: of those that the pairing shares, or of the task that counts."""
+    config, population = job.config, job.images
+    parts: Features = {name: {} for name in PARTS}
+    if population.names:
+        shared = job.pairing.num_classes not in (None, 1)
+        classes = job.pairing if shared else population.task(population.tasks[-1])
+        if config.evaluate.classes:
+            classes = population.task(config.evaluate.classes)
+        assert not isinstance(classes, SameImage)
+        for name in PARTS:
+            h, labels = both_views(features[name], classes)
+            parts[name] |= {"h": h, "labels": labels}
+    views = folder / "estimates" / "simclr" / "features"
+    if views.exists("test.npz"):
+        of_views = views.arrays("test.npz")
+        parts["test"] |= {name: of_views[name] for name in ("h_x", "h_y")}
+    progress = Progress("MLP probe", 0, "steps")
+
+    def look(step: int, steps: int, note: str) -> None:
+        progress.total = steps
+        progress.update(step, note)
+
+    options = {"temperature": config.train.temperature, "k": config.estimate.paper_k, "seed": config.seed}
+    options["max_steps"] = config.evaluate.mlp_steps
+    return metrics.evaluate(parts, l2=tuple(config.evaluate.l2), report=look, **options)
+
+
+def write_report(job: Job, folder: RunFolder) -> None:
+    """What the stages left in the folder, for report.json, report.md and the figures."""
+    config, pairing = job.config, job.pairing
+    estimates = {}
+    for found in folder.matches("estimates/*/estimate.json"):
+        one = estimates[found.path.parent.name] = folder.read(found.path.relative_to(folder.path).as_posix())
+        one["conclusions"] = _conclusions(one, config.estimate.tolerance_bits)
+    parts = {
+        "truth": {
+            "entropy_bits": pairing.entropy_bits,
+            "mutual_information_bits": _true_bits(job),
+            "shared": list(pairing.shared),
+        },
+        "in_training": _in_training(job, folder),
+        "estimate": estimates[job.name],
+        "estimates": estimates,
+        "linear": folder.read("evaluate/linear.json"),
+        "measured": _measured(job, estimates),
+        "metrics": folder.read("evaluate/metrics.json") or {},
+    }
+    report.publish(config, folder, parts, _draw(job, folder, parts), report.IMAGE_FORM)
+
+
+def _measured(job: Job, estimates: dict[str, Any]) -> dict[str, str | None]:
+    """Which estimate stands beside the metrics of each pairing, by name; None where there is none."""
+    own = [job.name] if job.pairing.num_classes not in (None, 1) and job.augmentation is None else []
+    of_class = [name for name in (job.config.evaluate.classes, *own, "class", "all") if name in estimates]
+    return {"class": next(iter(of_class), None), "augmentation": "simclr" if "simclr" in estimates else None}
+
+
+def _in_training(job: Job, folder: RunFolder) -> dict[str, Any] | None:
+    """The end of the training, where its loss tells an MI."""
+    summary = None if job.has_encoder else folder.read("train/summary.json")
+    return summary if summary and "mi_bits" in summary else None
+
+
+def _true_bits(job: Job) -> float | None:
+    """I(X;Y) where it is known: CDP's images show their class, others need not, nor do augmented views."""
+    known = job.config.data.source == "cdp" and job.augmentation is None
+    return job.pairing.mutual_information_bits if known else None
+
+
+def _draw(job: Job, folder: RunFolder, parts: dict[str, Any]) -> dict[str, Figure]:
+    population = job.images
+    drawn = {} if job.holds_features else {"pairs": _pair_sheet(job)}
+    # Guessing the most frequent class.
+    chance = {task: float(population.task(task).law.max()) for task in population.tasks}
+    drawn |= {
+        "bars": figures.bars(parts),
+        "critic": figures.critic(parts["estimate"]),
+    }
+    if parts["metrics"]:
+        drawn["metrics"] = figures.metrics(parts["metrics"])
+    if parts["linear"]:
+        drawn["linear"] = figures.linear(parts["linear"], chance)
+    rows = folder.rows("train/metrics.jsonl")
+    if rows and "mi_bits" in rows[0]:
+        columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        drawn["training"] = figures.training(
+            columns["step"],
+            columns["loss_nats"],
+            columns["mi_bits"],
+            ceiling_bits=math.log2(2 * job.config.train.k - 1),
+            entropy_bits=job.pairing.entropy_bits,
+            true_bits=_true_bits(job),
+        )
+    return drawn
+
+
+def _pair_sheet(job: Job) -> Figure:
+    population = job.images
+    pairs = population.pairs(job.pairing, "train")(0, 12)
+    if job.augmentation is not None:
+        for first, view in ((0, "x"), (12, "y")):
+            keys = image_keys(jax.random.fold_in(jax.random.key(job.config.seed), SHOWN), first, 12)
+            seen = augment.augment(jnp.asarray(pairs[view]), keys, job.augmentation)
+            pairs[view] = np.asarray(jnp.round(255 * seen)).astype(np.uint8)
+    captions = [
+        [
+            ", ".join(names[v] for names, v in zip(population.value_names, row, strict=True))
+            for row in pairs[f"attributes_{view}"]
+        ]
+        for view in ("x", "y")
+    ]
+    return figures.pair_sheet(pairs["x"], pairs["y"], *captions, shared=job.pairing.shared)
+
+
+def _conclusions(found: dict[str, Any], tolerance_bits: float) -> list[str]:
+    upper = math.inf if found["upper_bits"] is None else found["upper_bits"]
+    told = ("lower_bits", "upper_bits", "confidence", "certificate", "strict_bits", "k", "paper_bits", "paper_k")
+    return conclusions(
+        n=found["routes"].get("posterior", {}).get("pairs", 0),
+        errors=found["routes"].get("classifier", {}).get("errors"),
+        shared_exactly=upper != math.inf and math.isclose(upper, found["entropy_bits"], abs_tol=1e-9),
+        tolerance_bits=tolerance_bits,
+        # Where the classes pass through channels no critic shows more than their information, nor than log2 K.
+        reach_bits=min(upper, found["reach_bits"] or found["ceiling_bits"]),
+        t_lower_bits=-math.inf if found["t_lower_bits"] is None else found["t_lower_bits"],
+        t_upper_bits=math.inf if found["t_upper_bits"] is None else found["t_upper_bits"],
+        **{name: found[name] for name in told},
+    )

@@ -1,0 +1,451 @@
+"""A run's config, parsed once: population, pairing, augmentation, encoder, objective; and what is checked of them."""
+
+import contextlib
+import copy
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from mirigor_jax import models, objectives, parallel, training
+from mirigor_jax.config_files import flatten
+from mirigor_jax.data import augment, cdp, sources
+from mirigor_jax.data.augment import Augmentation
+from mirigor_jax.data.image_set import ImageSet
+from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
+from mirigor_jax.data.population import STREAMS, Collected, Population, Rendered
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import locate
+from mirigor_jax.mi.certificates import classifier_lower_bits
+from mirigor_jax.mi.certify import LEAST_PAIRS, RUN_OUT
+from mirigor_jax.models import pretrained
+from mirigor_jax.models.dtypes import compute_dtype
+from mirigor_jax.models.frozen import FrozenEncoder
+from mirigor_jax.models.resnet import ResNet
+from mirigor_jax.objectives import Objective
+
+PARTS = ("fit", "validation", "test")
+# Lower limits of numeric settings; tuples must not be empty.
+LEAST = {
+    **dict.fromkeys(("seed", "data.seed", "data.threads", "data.workers", "train.steps", "train.warmup_steps"), 0),
+    **dict.fromkeys(("train.weight_decay", "evaluate.l2", "estimate.tolerance_bits"), 0),
+    **dict.fromkeys(("train.checkpoint_every", "features.fit", "features.batch_size", "head.features"), 1),
+    **dict.fromkeys(("estimate.steps", "estimate.eval_every"), 1),
+    "data.images": 1,
+    **dict.fromkeys(("features.validation", "estimate.k", "estimate.fit_k", "estimate.paper_k", "estimate.curve"), 2),
+}
+# Settings that may be None, by whether the images are CDP's: of a set of images all are taken then.
+OPTIONAL = {True: ("data.images",), False: ("data.images", *(f"features.{part}" for part in PARTS))}
+POSITIVE = ("train.temperature", "train.learning_rate", "estimate.learning_rate")
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a config of a run on images stands for.
+
+    config: the config, with what it left to the images filled in.
+    pairing: which two views are a pair. augmentation: of each view; None where there is none.
+    num_classes: that a labelled objective tells apart; None without labels.
+    population: where the images come from; None where they are not read, as in a plan.
+    others: the further estimates that `estimate.also` asks for.
+    """
+
+    config: ConfigDict
+    pairing: AnyPairing
+    augmentation: Augmentation | None
+    num_classes: int | None = None
+    population: Population | None = None
+    others: tuple["Job", ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        """How its estimate is called in estimates/."""
+        return estimate_name(self.config)
+
+    @property
+    def images(self) -> Population:
+        """The population of a job that has one."""
+        assert self.population is not None
+        return self.population
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether there is an encoder already, so that none is trained."""
+        return bool(self.config.encoder.path) or self.holds_features
+
+    @property
+    def holds_features(self) -> bool:
+        """Whether the source holds representations instead of images."""
+        return _holds_features(self.config)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the critic is fitted on fresh images, as it must be where an image's views are the pair."""
+        return self.config.estimate.stream or self.config.data.pairing == "simclr"
+
+    @property
+    def classes(self) -> ByClass | None:
+        """What a labelled objective tells apart: the classes that the views share, else all; None without labels."""
+        return _classes(self.images, self.pairing)
+
+    @property
+    def objective(self) -> Objective:
+        """What the encoder is trained for. Raises InputError for one that there is not, or that needs labels."""
+        return make_objective(self.config, self.num_classes)
+
+    def encoder(self, axis_name: str | None = None) -> nn.Module:
+        """The encoder that is trained. axis_name: of the devices that BatchNorm spans.
+
+        Raises InputError where none is named, and as `models.build` does.
+        """
+        e = self.config.encoder
+        if not e.name:
+            raise InputError(
+                "no encoder is given: name a checkpoint by --config.encoder.path, features by "
+                "--config.data.source=features:FILE, or an encoder to train by --config.encoder.name"
+            )
+        options = {"width": e.width, "stem": e.stem, "dtype": e.dtype, "remat": e.remat}
+        return models.build(e.name, size=self.config.data.size, axis_name=axis_name, **options)
+
+    def of(self, config: ConfigDict) -> "Job":
+        """The job of another config with the same images. Raises InputError as `parse` does."""
+        return _parse(config, self.images)
+
+    def without_augmentation(self) -> "Job":
+        """The job of the same images as they are, paired at random: what probes and metrics are fitted on."""
+        return replace(self, pairing=self.images.law("none"), augmentation=None)
+
+    def public_encoder(self) -> FrozenEncoder:
+        """The encoder of the checkpoint that the config names. Raises InputError as `pretrained.load` does."""
+        e, size = self.config.encoder, self.config.data.size
+        found = pretrained.load(Path(e.path).expanduser(), layout=e.layout)
+        if found.size != size and not isinstance(found.encoder, ResNet):
+            raise InputError(f"'{e.path}' takes images of {found.size} pixels, not {size}; give that size")
+        encoder = found.encoder.clone(dtype=compute_dtype(e.dtype))
+        return replace(found, encoder=encoder, stage=e.stage)
+
+
+def parse(config: ConfigDict) -> Job:
+    """The job of a config. What can be wrong about it is found here, before any file is written.
+
+    The config itself stays as it is, and so does the process. Raises InputError for what the user can put right.
+    """
+    config = copy.deepcopy(config)
+    _check_numbers(config)
+    population = _population(config)
+    if config.data.size is None and not _holds_features(config):
+        config.data.size = population.side
+    _check_encoder(without_images(config, SameImage()))
+    job = _parse(config, population)
+    if found := digests(config):
+        for one in (job, *job.others):
+            with one.config.unlocked():
+                one.config.sha256 = found
+    return job
+
+
+def without_images(config: ConfigDict, pairing: AnyPairing, num_classes: int | None = None) -> Job:
+    """The job of a config whose images are not read, with this pairing: its steps can be made, and nothing else."""
+    return Job(config, pairing, _augmentation(config), num_classes)
+
+
+def _parse(config: ConfigDict, population: Population) -> Job:
+    """The job of a config with checked numbers and this population."""
+    d = config.data
+    augmentation = _augmentation(config)
+    if _holds_features(config) and (config.estimate.stream or augmentation is not None):
+        what = f"data.pairing='{d.pairing}' augments" if augmentation else "estimate.stream=True streams"
+        raise InputError(f"{what} images, and data.source='{d.source}' has none; leave it out")
+    pairing = _pairing(config, population)
+    classes = _classes(population, pairing)
+    if config.evaluate.classes:
+        population.task(config.evaluate.classes)
+    num_classes = None if classes is None else classes.num_classes
+    if not (config.encoder.path or _holds_features(config)):
+        make_objective(config, num_classes)
+    others = tuple(_parse(more, population) for more in _further(config, population))
+    job = Job(config, pairing, augmentation, num_classes, population, others)
+    _check_pairs(job, *(population.num_pairs(part, pairing) for part in ("test", "validation")))
+    if d.resident not in ("auto", "always", "never"):
+        raise InputError(f"data.resident='{d.resident}' is unknown; choose auto, always or never")
+    if population.training(pairing) is None and d.resident == "always":
+        raise InputError("data.resident='always': there is nothing to hold, every image is new; give data.images=N")
+    return job
+
+
+@contextlib.contextmanager
+def precision(config: ConfigDict) -> Iterator[None]:
+    """Within, JAX has float64 if the encoder computes in it; after it what the process had before."""
+    before = jax.config.values["jax_enable_x64"]
+    jax.config.update("jax_enable_x64", before or config.encoder.dtype == "float64")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+@contextlib.contextmanager
+def under(prefix: str) -> Iterator[None]:
+    """Within, an InputError that begins with an argument's name begins with its key in the config."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{prefix}{error}") from error
+
+
+def estimate_name(config: ConfigDict) -> str:
+    """How a pairing is called in estimates/: `all`, `color+digit`, `all-mi=3.3`, `all-epsilon.color=0.1`."""
+    epsilon = [f"epsilon.{name}={value:g}" for name, value in config.data.epsilon.items() if value is not None]
+    mi = [] if config.data.mi is None else [f"mi={config.data.mi:g}"]
+    return "-".join([config.data.pairing, *mi, *epsilon])
+
+
+def re_estimated(
+    own: ConfigDict,
+    *,
+    name: str = "",
+    pairing: str | None = None,
+    mi: float | None = None,
+    seed: int | None = None,
+    **changes: Any,
+) -> tuple[ConfigDict, str]:
+    """A run's config as a re-estimate changes it, and the estimate's name: made from what differs where none is given.
+
+    changes: any of k, steps, stream, curve, test and checkpoint.
+    """
+    config = ConfigDict(own.to_dict())
+    config.estimate.also = ()
+    config.lock()  # so that an unknown change raises KeyError
+    if pairing is not None or mi is not None:
+        config.data.pairing = own.data.pairing if pairing is None else pairing
+        config.data.mi = mi
+        config.data.epsilon = dict.fromkeys(own.data.epsilon)
+    for key, value in changes.items():
+        section = config.features if key in ("test", "checkpoint") else config.estimate
+        section[key] = list(value) if key == "curve" else value
+    words = [f"{key}={'+'.join(map(str, x)) if key == 'curve' else x}" for key, x in sorted(changes.items())]
+    if seed is not None:
+        config.seed = seed
+        words = [f"seed={seed}", *words]
+    name = name or "-".join([estimate_name(config), *words])
+    if "/" in name:
+        raise InputError(f"config.name='{name}' holds a slash; give the plain name of a folder")
+    return config.unlock(), name
+
+
+def make_objective(config: ConfigDict, num_classes: int | None) -> Objective:
+    """What the config trains for. num_classes, and what is raised: see `objectives.make`."""
+    train = config.train
+    with under("train."):
+        return objectives.make(
+            train.objective,
+            temperature=train.temperature,
+            num_classes=num_classes,
+            axis_name=parallel.AXIS,
+            negatives=bool(config.data.negatives),
+        )
+
+
+def batch_sizes(config: ConfigDict, pairs: int) -> list[int]:
+    """The K at which so many test pairs are read: the run's own, the paper's, and smaller ones for the curve."""
+    e = config.estimate
+    return sorted({e.k, *(k for k in (e.paper_k, *e.curve) if k <= pairs)})
+
+
+def validation_k(config: ConfigDict, pairs: int, devices: int) -> int:
+    """Pairs of a validation batch: as in the test, or what there are, spread evenly over the devices."""
+    return config.estimate.k if config.estimate.k <= pairs else max(pairs // devices * devices, min(pairs, devices))
+
+
+def critic_mesh(config: ConfigDict, pairs: int, validation: int, devices: Any = None) -> jax.sharding.Mesh:
+    """Devices that every batch size of the estimate divides over, with so many pairs to test and to validate on.
+
+    Raises InputError where several processes would have to leave devices idle.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {*batch_sizes(config, pairs), config.estimate.fit_k, validation_k(config, validation, len(devices))}
+    try:
+        return parallel.make_mesh(math.gcd(*sizes), devices)
+    except InputError:
+        raise InputError(
+            f"batches of {', '.join(map(str, sorted(sizes)))} pairs (estimate.k, paper_k, fit_k, curve; validation) do "
+            f"not all divide over {len(devices)} devices; use multiples of {len(devices)}"
+        ) from None
+
+
+def digests(config: ConfigDict) -> dict[str, str]:
+    """Of the files that stand for an encoder or for images: the same name may hold another one tomorrow."""
+    kind, _, path = config.data.source.partition(":")
+    files = {"encoder": config.encoder.path, "source": path if kind in ("features", "npz") else ""}
+    kind, _, path = config.data.negatives.partition(":")
+    files["negatives"] = path if kind == "npz" else ""
+    found = {}
+    for name in (name for name, file in files.items() if file):
+        with locate(files[name]).open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    """Raises InputError for a setting that is out of range by itself."""
+    t, f, flat = config.train, config.features, flatten(config)
+    if t.k < 2:
+        raise InputError(f"train.k={t.k}: contrastive learning needs at least 2 pairs a batch, for one negative")
+    for key, least in LEAST.items():
+        if flat[key] is None and key in OPTIONAL[config.data.source == "cdp"]:
+            continue
+        if not np.all(np.asarray(flat[key]) >= least) or not np.all(np.isfinite(flat[key])) or np.size(flat[key]) == 0:
+            raise InputError(f"{key}={flat[key]}: expected at least {least}")
+    for key in POSITIVE:
+        if not 0 < flat[key] < math.inf:
+            raise InputError(f"{key}={flat[key]}: expected a number above 0")
+    with under("train."):
+        training.check_parts(t.k // parallel.make_mesh(t.k).size, t.accumulate)
+        training.make_optimizer(t.optimizer, learning_rate=t.learning_rate, steps=1, warmup_steps=0, weight_decay=0.0)
+    parallel.make_mesh(f.batch_size)
+    if f.checkpoint not in ("last", "best"):
+        raise InputError(f"features.checkpoint='{f.checkpoint}' is unknown; choose last or best")
+
+
+def _check_encoder(job: Job) -> None:
+    """Raises InputError where there is no such encoder, stage, or checkpoint, or it can't take the images."""
+    if job.holds_features:
+        return
+    size, stage = job.config.data.size, job.config.encoder.stage
+    encoder: Any = job.public_encoder().encoder if job.config.encoder.path else job.encoder()
+    if isinstance(encoder, ResNet) and not stage:
+        return  # which takes images of any size
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    stages: Any = jax.eval_shape(
+        lambda x: encoder.init_with_output(jax.random.key(0), x, train=False, stages=True)[0], images
+    )
+    if stage and stage not in stages:
+        raise InputError(f"encoder.stage='{stage}' is unknown; choose one of {', '.join(stages)}")
+
+
+def _check_pairs(job: Job, pairs: int, validation: int) -> None:
+    """Raises InputError (1) if so many test or validation pairs can't give an estimate or a certificate, (2) if its
+    batches do not divide over the devices of several processes.
+    """
+    e, pairing = job.config.estimate, job.pairing
+    if pairs < e.k:
+        raise InputError(
+            f"{pairs} test pairs cannot fill one batch of k_est={e.k}; lower it, or raise features.test; of a set of "
+            "images give more of the rarest class, or leave rare classes out (data.classes)"
+        )
+    if not 0.5 <= e.confidence < 1:
+        raise InputError(f"estimate.confidence={e.confidence} is not in [0.5, 1); 0.95 is usual")
+    law = None if isinstance(pairing, SameImage) or not pairing.exact else pairing.law
+    if law is not None and len(law) > 1 and classifier_lower_bits(0, pairs, law, e.confidence) == 0:
+        raise InputError(
+            f"{pairs} test pairs are too few for a certificate over {len(law)} classes: even a classifier "
+            "without errors would prove nothing; raise features.test to some thousands"
+        )
+    if pairing.num_classes != 1 and pairs < LEAST_PAIRS:
+        raise InputError(f"{pairs} test pairs are too few for a certificate; raise features.test to some thousands")
+    if pairing.num_classes != 1 and validation < LEAST_PAIRS:
+        raise InputError(
+            f"{validation} validation pairs are too few to choose on; raise features.validation, or give images"
+        )
+    critic_mesh(job.config, pairs, validation)
+
+
+def _holds_features(config: ConfigDict) -> bool:
+    return config.data.source.startswith("features:")
+
+
+def _augmentation(config: ConfigDict) -> Augmentation | None:
+    with under("data.augment."):
+        return augment.parse(config.data.pairing, config.data.augment.to_dict())[1]
+
+
+def _pairing(config: ConfigDict, population: Population) -> AnyPairing:
+    epsilon = {name: value for name, value in config.data.epsilon.items() if value is not None}
+    shared, _ = augment.parse(config.data.pairing, config.data.augment.to_dict())
+    return population.law(shared, mi_bits=config.data.mi, epsilon=epsilon)
+
+
+def _classes(population: Population, pairing: AnyPairing) -> ByClass | None:
+    if not isinstance(pairing, SameImage):
+        return pairing
+    return population.task(population.tasks[-1]) if population.names else None
+
+
+def _further(config: ConfigDict, population: Population) -> list[ConfigDict]:
+    """What else is estimated: no views of representations, and no classes without labels."""
+
+    def possible(shared: str, augmentation: Augmentation | None) -> bool:
+        return not (_holds_features(config) and augmentation) and (bool(population.names) or not shared)
+
+    strengths = config.data.augment.to_dict()
+    also = [text for text in config.estimate.also if possible(*augment.parse(text, strengths))]
+    found = [re_estimated(config, pairing=pairing) for pairing in also]
+    return [more for more, name in found if name != estimate_name(config)]
+
+
+def _population(config: ConfigDict) -> Population:
+    d, f = config.data, config.features
+    if d.source == "cdp":
+        if d.size is None:
+            raise InputError("data.size=None: CDP images are rendered at a size; give one, 64 for the paper's")
+        if d.negatives:
+            raise InputError(f"data.negatives='{d.negatives}' go with sets of images, not with CDP; leave them out")
+        return Rendered(_cdp(config, d.size), config.seed, {part: f[part] for part in PARTS}, d.images)
+    sets = _labelled_sets(config, d.source, d.size, d.classes)
+    limits = {"train": d.images, "fit": f.fit, "validation": f.validation, "test": f.test}
+    for stream, (name, limit) in enumerate(limits.items()):
+        images = sets["train" if name == "fit" else name]
+        few = limit is not None and limit < len(images)
+        order = np.random.default_rng([d.seed, stream]).permutation(len(images))
+        sets[name] = images.take(order[:limit]) if few else images
+    if d.negatives:
+        sets["negatives"] = _negatives(config, sets["train"])
+    return Collected(sets, config.seed, RUN_OUT * (1 - config.estimate.confidence))
+
+
+def _cdp(config: ConfigDict, size: int) -> cdp.CDP:
+    d = config.data
+    return cdp.make(
+        size=size,
+        colors=d.colors,
+        digits=tuple(d.digits),
+        grid=tuple(d.grid),
+        mixing=d.mixing,
+        jitter=d.jitter,
+        background=d.background,
+        glyphs=d.glyphs,
+        seed=d.seed,
+    )
+
+
+def _labelled_sets(config: ConfigDict, spec: str, size: int | None, classes: str) -> dict[str, ImageSet]:
+    d = config.data
+    own = {name: d[name] for name in ("rotations", "noise", "corrupted")} if spec == d.source else {}
+    return sources.labelled(spec, size=size, classes=classes, seed=d.seed, tfds_dir=d.tfds_dir, **own)
+
+
+def _negatives(config: ConfigDict, images: ImageSet) -> ImageSet:
+    """What `data.negatives` names: `own`, the training images; of their source `classes:…`; noise; another source.
+
+    Raises InputError as `sources.labelled` does, and where there is nothing to train.
+    """
+    d, (kind, _, argument) = config.data, config.data.negatives.partition(":")
+    if config.encoder.path or _holds_features(config):
+        raise InputError(f"data.negatives='{d.negatives}' are for training, and the encoder is given; leave them out")
+    if d.negatives == "own":
+        return images
+    size = images.read(np.arange(1)).shape[1]
+    if d.negatives in ("uniform", "gaussian"):
+        return sources.noise(d.negatives, count=len(images), size=size, seed=d.seed)
+    if d.negatives == "cdp":
+        return _cdp(config, size).finite(config.seed, STREAMS["negatives"], len(images))
+    spec, classes = (d.source, argument) if kind == "classes" else (d.negatives, "all")
+    return _labelled_sets(config, spec, size, classes)["train"]

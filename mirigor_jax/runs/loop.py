@@ -1,0 +1,115 @@
+"""One resumable loop for all that is fitted step by step: encoders, critics, and the invertible encoders of a study."""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from mirigor_jax import parallel
+from mirigor_jax.checkpoint import Checkpoints
+from mirigor_jax.files import AnyPath, replace_rows
+from mirigor_jax.monitoring import UNWATCHED_STAGE, Stage
+from mirigor_jax.progress import Progress
+from mirigor_jax.runs.folder import RunFolder
+
+Row = dict[str, Any]
+Advance = Callable[[Any, int, int], tuple[Any, Any]]  # (state, step, how many steps) → (state, metrics on the devices)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is fitted, in the parts that `drive` puts in order. Steps are counted from 0.
+
+    label: what the lines of progress begin with.
+    steps: where the loop ends. stride: steps that one `advance` takes. save_every: steps from one save to the next, a
+        multiple of the stride.
+    begin: the state before the first step. like: what a saved state is restored as: shapes, dtypes and layout.
+    open: the context in which steps are taken from this first step on, and `advance`: it draws a batch, then steps.
+    row: (the step that was reached, metrics) → the row of one `advance`, or None where rows come from `evaluate`.
+    evaluate: (step, state, metrics since the last row) → the row of a save, the first one at step 0; None for no such.
+    score: rows → what orders the checkpoints; the highest is `best`. note: rows → words for the lines of progress.
+    """
+
+    label: str
+    steps: int
+    save_every: int
+    begin: Callable[[], Any]
+    like: Any
+    open: Callable[[int], AbstractContextManager[Advance]]
+    score: Callable[[Sequence[Row]], float]
+    note: Callable[[Sequence[Row]], str]
+    row: Callable[[int, Any], Row] | None = None
+    evaluate: Callable[[int, Any, Sequence[Any]], Row] | None = None
+    stride: int = 1
+
+
+def drive(
+    task: Task, folder: RunFolder, rows_file: str, checkpoints_folder: AnyPath, watch: Stage = UNWATCHED_STAGE
+) -> tuple[Any, list[Row]]:
+    """Take the task to its last step, from the newest checkpoint where there is one: (the last state, all rows).
+
+    rows_file: the .jsonl file in `folder` with the rows. watch: of these.
+    Raises Stopped where the job was told to stop, and what the task's parts raise.
+    """
+    with Checkpoints(checkpoints_folder) as checkpoints, contextlib.ExitStack() as entered:
+        last = checkpoints.last
+        state = task.begin() if last is None else checkpoints.restore(last, task.like)
+        rows = [row for row in folder.rows(rows_file) if last is not None and row["step"] <= last]
+        if last == task.steps:
+            return state, rows
+        if last is not None:
+            print(f"  {task.label} continues from step {last:,} of {task.steps:,}", flush=True)
+        watch.rows(rows)
+        start = step = last or 0
+        advance = entered.enter_context(task.open(start))
+        progress = Progress(task.label, task.steps, "steps")
+        pending: tuple[int, Any] | None = None  # the step that was reached, and its metrics, still on the devices
+        since: list[Any] = []  # metrics that no row has yet
+
+        def read_metrics() -> None:
+            nonlocal pending
+            if pending is None:
+                return
+            reached, metrics = pending[0], jax.device_get(pending[1])
+            pending = None
+            if task.row is not None:
+                rows.append({"step": reached, **task.row(reached, metrics)})
+            else:
+                since.append(metrics)
+            progress.update(reached, task.note(rows))
+
+        def save(scheduled: bool) -> None:
+            """scheduled: only regular saves may become `best`, which must not depend on when a run was stopped."""
+            read_metrics()
+            if task.evaluate is not None:
+                rows.append({"step": step, **task.evaluate(step, state, since)})
+                since.clear()
+            replace_rows(folder.path / rows_file, rows)
+            watch.rows(rows)
+            checkpoints.save(step, state, mi_bits=task.score(rows) if scheduled else -math.inf)
+
+        # The order is the same for every task, and matters: save; stop if asked; draw a batch, then step; and read the
+        # metrics of the step before only when the next one is under way, so that no accelerator waits for Python.
+        # SIGTERM waits for the end of a step, but not of many: a stride may take minutes.
+        entered.enter_context(parallel.finishing_steps() if task.stride == 1 else contextlib.nullcontext())
+        while True:
+            first = step == 0 and last is None and task.evaluate is not None
+            due = step == task.steps or first or (step > start and step % task.save_every == 0)
+            if due:
+                save(scheduled=True)
+            if parallel.stop_asked():
+                # Rows of `evaluate` are of regular saves: such a task goes on from the last of these.
+                if not due and step > start and task.evaluate is None:
+                    save(scheduled=False)
+                raise parallel.Stopped
+            if step == task.steps:
+                return state, rows
+            size = min(task.stride, task.steps - step)
+            state, metrics = advance(state, step, size)
+            read_metrics()
+            step += size
+            pending = step, metrics

@@ -1,0 +1,191 @@
+"""A job's mapped steps, each with the abstract arguments it is compiled for: what runs, the plan and tests share."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Key
+
+from mirigor_jax import encoding, fitting, parallel, training
+from mirigor_jax.data.augment import Augmentation
+from mirigor_jax.data.preprocess import image_keys
+from mirigor_jax.mi import fit
+from mirigor_jax.mi.critics import CosineCritic
+from mirigor_jax.models.frozen import FrozenEncoder
+from mirigor_jax.models.heads import MLP
+from mirigor_jax.objectives import Objective
+from mirigor_jax.runs.job import Job, make_objective, validation_k
+from mirigor_jax.training import TrainState
+
+WITHIN_BATCH = P(None, parallel.AXIS)  # (batches, pairs, …) with every batch's pairs spread over the devices
+
+
+def _modules(
+    job: Job, objective: Objective, axis_name: str | None
+) -> tuple[nn.Module, nn.Module, optax.GradientTransformation]:
+    """Encoder, head and optimizer."""
+    config, t = job.config, job.config.train
+    optimizer = training.make_optimizer(
+        t.optimizer,
+        learning_rate=t.learning_rate,
+        steps=t.steps,
+        warmup_steps=t.warmup_steps,
+        weight_decay=t.weight_decay,
+    )
+    encoder: Any = job.encoder(axis_name if t.global_batch_norm else None)
+    head = MLP(tuple(config.head.hidden), objective.outputs or config.head.features, encoder.dtype)
+    return encoder, head, optimizer
+
+
+def init_state(job: Job, key: Key[Array, ""]) -> TrainState:
+    """The state before the first step; also the untrained encoder, which no number of classes makes another."""
+    modules = _modules(job, make_objective(job.config, job.num_classes or 2), None)
+    return training.init_state(*modules, job.config.data.size, key)
+
+
+def make_train_step(job: Job, mesh: Mesh, held: int = 0) -> tuple[Any, tuple[Any, Any, Any]]:
+    """The compiled-for-`mesh` train step (state donated), and the abstract (state, batch, held images) it takes.
+
+    held: how many images the devices hold, of which batches then are rows; 0 for batches of images.
+    Raises InputError for an objective that there is not, or that needs labels.
+    """
+    config, objective = job.config, job.objective
+    # XLA:CPU runs the collectives of BatchNorm on one device too, and fuses less around them.
+    encoder, head, optimizer = _modules(job, objective, parallel.AXIS if mesh.size > 1 else None)
+    step = partial(
+        training.train_step,
+        encoder=encoder,
+        head=head,
+        objective=objective,
+        optimizer=optimizer,
+        accumulate=config.train.accumulate,
+        augmentation=job.augmentation,
+        seed=config.seed,
+    )
+    mapped = parallel.map_step(
+        step,
+        mesh,
+        (parallel.REPLICATED, parallel.SHARDED, parallel.REPLICATED),
+        (parallel.REPLICATED, parallel.REPLICATED),
+        donate=(0,),
+    )
+    state = jax.eval_shape(partial(init_state, job), jax.random.key(0))
+    k, shape = config.train.k, (config.data.size, config.data.size, 3)
+    view = jax.ShapeDtypeStruct((k,), jnp.int32) if held else jax.ShapeDtypeStruct((k, *shape), jnp.uint8)
+    images = jax.ShapeDtypeStruct((held, *shape), jnp.uint8) if held else None
+    batch = dict.fromkeys(training.views_of(objective), view)
+    if objective.labelled:
+        batch |= dict.fromkeys(("c_x", "c_y"), jax.ShapeDtypeStruct((k,), jnp.int32))
+    batch = parallel.abstract(batch, mesh, parallel.SHARDED)
+    return mapped, (parallel.abstract(state, mesh), batch, parallel.abstract(images, mesh))
+
+
+def make_encode_step(
+    job: Job, mesh: Mesh, frozen: FrozenEncoder | None = None, augmentation: Augmentation | None = None
+) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
+    """The mapped encode step, and the abstract (frozen tree, images, keys) it takes.
+
+    frozen: None for the encoder that the job trains.
+    """
+    config = job.config
+    if frozen is None:
+        state = jax.eval_shape(partial(init_state, job), jax.random.key(0))
+        tree = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
+        frozen = FrozenEncoder(job.encoder(), tree)
+    step = partial(encoding.encode_step, **frozen.options, augmentation=augmentation)
+    specs = (parallel.REPLICATED, parallel.SHARDED, parallel.SHARDED)
+    mapped = parallel.map_step(step, mesh, specs, parallel.SHARDED)
+    n, size = config.features.batch_size, config.data.size
+    images = jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8)
+    keys = None if augmentation is None else jax.eval_shape(partial(image_keys, n=n), jax.random.key(0), 0)
+    batch = parallel.abstract((images, keys), mesh, parallel.SHARDED)
+    return mapped, (parallel.abstract(frozen.variables, mesh), *batch)
+
+
+def critic_of(job: Job) -> tuple[CosineCritic, optax.GradientTransformation]:
+    """The critic of the job's estimate, and its optimizer."""
+    config = job.config
+    critic = CosineCritic(tuple(config.head.hidden), config.head.features)
+    return critic, optax.adam(optax.cosine_decay_schedule(config.estimate.learning_rate, config.estimate.steps))
+
+
+def init_critic(job: Job, h: Any, key: Key[Array, ""]) -> fitting.CriticState:
+    """The critic before its first step, for representations like h (k, d)."""
+    return fit.init_critic(*critic_of(job), h, key)
+
+
+def critic_key(job: Job) -> Key[Array, ""]:
+    """The root of what the critic's fit draws."""
+    return jax.random.fold_in(jax.random.key(job.config.seed), 1)
+
+
+def critic_keys(job: Job, steps: Array) -> Key[Array, " n"]:
+    """A key for each of these steps of the critic."""
+    return jax.vmap(partial(jax.random.fold_in, critic_key(job)))(steps)
+
+
+def make_critic_step(
+    job: Job, mesh: Mesh, features: Any, frozen: FrozenEncoder | None = None
+) -> tuple[Any, tuple[Any, Any, Any, Any, Any]]:
+    """The mapped chunk of critic steps (state donated), and the abstract (state, frozen, batch, validation, keys).
+
+    The batch is a Bank of cached features or, where there is a `frozen` encoder to represent them, a batch of images
+    {"x", "y"} a step. features: the standardised parts, or their shapes. Returns (state, metrics) when called.
+    """
+    config, (critic, optimizer) = job.config, critic_of(job)
+    e, streamed = config.estimate, frozen is not None
+    h, h_x = (
+        jax.ShapeDtypeStruct(features[part][name].shape, jax.dtypes.canonicalize_dtype(features[part][name].dtype))
+        for part, name in (("fit", "h"), ("validation", "h_x"))
+    )
+    tree: Any = {}
+    if frozen is not None:
+        views: Any = partial(encoding.encode_pairs, **frozen.options, augmentation=job.augmentation)
+        column = jax.ShapeDtypeStruct(h.shape[1:], h.dtype)
+        tree = {"encoder": frozen.variables, "mean": column, "scale": column}
+    else:
+        views = partial(fit.draw_pairs, k=e.fit_k, axis_name=parallel.AXIS)
+    step = partial(fit.estimate_step, views=views, critic=critic, optimizer=optimizer, axis_name=parallel.AXIS)
+    chunk = partial(fitting.fit_chunk, step=step, validate=_bounds(job), streamed=streamed)
+    replicated, layout = parallel.REPLICATED, WITHIN_BATCH if streamed else parallel.REPLICATED
+    specs = (replicated, replicated, layout, WITHIN_BATCH, replicated)
+    mapped = parallel.map_step(chunk, mesh, specs, (replicated, replicated), donate=(0,))
+
+    steps, held_k = min(e.eval_every, e.steps), validation_k(config, h_x.shape[0], mesh.size)
+    like = jax.ShapeDtypeStruct((2, h.shape[1]), h.dtype)
+    state = jax.eval_shape(partial(init_critic, job), like, critic_key(job))
+    batch = _abstract_bank(h, job.pairing.num_classes or 1)
+    if streamed:
+        images = jax.ShapeDtypeStruct((steps, e.fit_k, config.data.size, config.data.size, 3), jnp.uint8)
+        batch = {"x": images, "y": images}
+    held_out = jax.ShapeDtypeStruct((h_x.shape[0] // held_k, held_k, h_x.shape[1]), h_x.dtype)
+    keys = jax.eval_shape(partial(critic_keys, job), jnp.arange(steps))
+    validation = parallel.abstract((held_out, held_out), mesh, WITHIN_BATCH)
+    state, tree, keys = parallel.abstract((state, tree, keys), mesh)
+    return mapped, (state, tree, parallel.abstract(batch, mesh, layout), validation, keys)
+
+
+def _abstract_bank(h: Any, classes: int) -> Any:
+    def of(shape: tuple[int, ...], dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    index = of((classes,), jnp.int32)
+    return fit.Bank(h, of(h.shape[:1], jnp.int32), index, index, of((classes, classes), h.dtype))
+
+
+def make_read_step(job: Job, mesh: Mesh) -> Any:
+    """The mapped reading of held-out batches, (params, h_x, h_y) → (strict, paper's form), nats of each batch."""
+    replicated = parallel.REPLICATED
+    specs = (replicated, WITHIN_BATCH, WITHIN_BATCH)
+    return parallel.map_step(_bounds(job), mesh, specs, (replicated, replicated))
+
+
+def _bounds(job: Job) -> Any:
+    critic, _ = critic_of(job)
+    return partial(fit.bounds, critic=critic, axis_name=parallel.AXIS)

@@ -1,0 +1,50 @@
+"""What a run's config is parsed to, and that parsing it changes neither the config nor the process."""
+
+import jax
+import numpy as np
+import pytest
+from small import cdp, image_set
+
+from mirigor_jax import config_files
+from mirigor_jax.errors import InputError
+from mirigor_jax.runs.job import parse, precision, under, without_images
+
+
+def test_parsing_changes_nothing_outside_of_the_job(tmp_path):
+    np.savez(tmp_path / "set.npz", images=np.zeros((1500, 12, 12), np.uint8), labels=np.arange(1500) % 3)
+    arguments = image_set(f"npz:{tmp_path / 'set.npz'}", tmp_path / "run", "--config.encoder.dtype=float64")
+    config = config_files.parse(arguments)[0]
+    before, x64 = config.to_json(), jax.config.values["jax_enable_x64"]
+    with precision(config):
+        job = parse(config)
+    assert (config.to_json(), jax.config.values["jax_enable_x64"]) == (before, x64)
+    assert (config.data.size, job.config.data.size) == (None, 12)
+    assert [one.name for one in (job, *job.others)] == ["class", "simclr"]
+    assert [set(one.config.sha256) for one in (job, *job.others)] == [{"source"}] * 2
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_double_precision_lasts_as_long_as_its_run(dtype):
+    config = config_files.parse(cdp(f"--config.encoder.dtype={dtype}"))[0]
+    before = jax.config.values["jax_enable_x64"]
+
+    def interrupted():
+        with precision(config):
+            assert jax.config.values["jax_enable_x64"] == (dtype == "float64")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert jax.config.values["jax_enable_x64"] == before
+
+
+def test_a_leaf_s_argument_is_named_by_its_key():
+    with pytest.raises(InputError, match=r"^train\.k=1: too few"), under("train."):
+        raise InputError("k=1: too few")
+    config = config_files.parse(cdp("--config.data.pairing=simclr", "--config.data.augment.crop=1.0"))[0]
+    with pytest.raises(InputError, match=r"^data\.augment\.crop=1: expected"):
+        without_images(config, parse(config_files.parse(cdp())[0]).pairing)
+    for key, value in (("train.optimizer", "adam"), ("train.objective", "none"), ("train.accumulate", 3)):
+        with pytest.raises(InputError, match=f"^{key}={value}|^{key}='{value}' is unknown"):
+            parse(config_files.parse(cdp(f"--config.{key}={value}"))[0])

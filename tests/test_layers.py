@@ -1,0 +1,109 @@
+"""How the rooms of the package import one another: only downwards, in no circle, and nothing heavy without need."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "mirigor_jax"
+# From the lowest layer to the highest: a module imports what is in its own layer or below.
+LAYERS = (
+    ("errors", "files", "parallel", "memory", "fitting", "softmax"),
+    ("tables", "drawing", "progress", "checkpoint", "monitoring", "config_files"),
+    ("data", "models"),
+    ("probes",),
+    ("mi",),
+    ("objectives", "encoding", "training", "metrics"),
+    ("runs",),
+    ("studies", "plan"),
+    ("main",),
+)
+ALLOWED: set[tuple[str, str]] = set()  # imports that go up all the same: (module, what it imports)
+NO_CONFIG = "ConfigDict"
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module's syntax tree by its dotted name, without the package's own name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if name:
+            found[name] = ast.parse(path.read_text())
+    return found
+
+
+def imported(tree: ast.Module, known: dict[str, ast.Module]) -> set[str]:
+    """The package's modules that a module imports, within functions too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
+            inside = ".".join((node.module or "").split(".")[1:])
+            for alias in node.names:
+                longer = f"{inside}.{alias.name}".strip(".")
+                found.add(longer if longer in known else inside)
+        elif isinstance(node, ast.Import):
+            found |= {name.name.partition(".")[2] for name in node.names if name.name.startswith(f"{PACKAGE.name}.")}
+    return found - {""}
+
+
+def layer(name: str) -> int:
+    room = name.split(".")[0]
+    return next(i for i, rooms in enumerate(LAYERS) if room in rooms)
+
+
+KNOWN = modules()
+GRAPH = {name: imported(tree, KNOWN) for name, tree in KNOWN.items()}
+
+
+def test_every_module_has_a_layer_and_every_import_is_of_a_module():
+    assert {name.split(".")[0] for name in KNOWN} == {room for rooms in LAYERS for room in rooms}
+    assert {target for targets in GRAPH.values() for target in targets} <= KNOWN.keys()
+
+
+def test_imports_only_go_down():
+    up = {(name, target) for name, targets in GRAPH.items() for target in targets if layer(target) > layer(name)}
+    assert up == ALLOWED
+
+
+def test_no_imports_go_round_in_a_circle():
+    TopologicalSorter(GRAPH).prepare()
+
+
+def test_mi_needs_neither_probes_nor_pictures():
+    rooms = {
+        target.split(".")[0] for name, targets in GRAPH.items() if layer(name) == layer("mi") for target in targets
+    }
+    assert not rooms & {"probes", "runs", "studies"}
+    importers = {name for name, targets in GRAPH.items() if "drawing" in targets and name.startswith("mi")}
+    assert importers == {"mi.picture"}
+
+
+def test_only_the_rooms_of_runs_know_config_dicts():
+    knowing = {name.split(".")[0] for name, tree in KNOWN.items() if NO_CONFIG in {
+        getattr(node, "id", getattr(node, "name", None)) for node in ast.walk(tree)
+    }}  # fmt: skip
+    assert knowing <= {"config_files", "runs", "studies", "plan", "main"}
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("mirigor_jax", "jax matplotlib grain tensorflow_datasets"),
+        ("mirigor_jax.mi", "matplotlib grain tensorflow_datasets ml_collections mirigor_jax.probes"),
+        ("mirigor_jax.config_files", "jax matplotlib grain tensorflow_datasets"),
+        ("mirigor_jax.data.sources", "jax tensorflow_datasets array_record"),
+    ],
+)
+def test_what_is_heavy_is_imported_by_those_who_need_it(module, heavy):
+    command = f"import sys, {module}; print(*({set(heavy.split())!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_types_are_there_for_those_who_check_theirs():
+    assert (PACKAGE / "py.typed").exists()
