@@ -7,7 +7,7 @@ from small import cdp, image_set
 
 from mirigor_jax import config_files
 from mirigor_jax.errors import InputError
-from mirigor_jax.runs.job import parse, precision, under, without_images
+from mirigor_jax.runs.job import parse, precision, re_estimated, under, without_images
 
 
 def test_parsing_changes_nothing_outside_of_the_job(tmp_path):
@@ -48,3 +48,10 @@ def test_a_leaf_s_argument_is_named_by_its_key():
     for key, value in (("train.optimizer", "adam"), ("train.objective", "none"), ("train.accumulate", 3)):
         with pytest.raises(InputError, match=f"^{key}={value}|^{key}='{value}' is unknown"):
             parse(config_files.parse(cdp(f"--config.{key}={value}"))[0])
+
+
+def test_a_re_estimate_on_fewer_pairs_than_the_run_s_own_is_reported():
+    own = config_files.parse(cdp())[0]
+    fewer, _ = re_estimated(own, pairing="none", k=16, test=32)
+    found = parse(fewer).of(own)
+    assert (found.config, found.name, found.pairing.shared) == (own, "color", ("color",))

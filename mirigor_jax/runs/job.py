@@ -116,8 +116,11 @@ class Job:
         return models.build(e.name, size=self.config.data.size, axis_name=axis_name, **options)
 
     def of(self, config: ConfigDict) -> "Job":
-        """The job of another config with the same images. Raises InputError as `parse` does."""
-        return _parse(config, self.images)
+        """The job of another config with the same images, to report on: that there are enough of them isn't asked."""
+        pairing = _pairing(config, self.images)
+        classes = _classes(self.images, pairing)
+        num_classes = None if classes is None else classes.num_classes
+        return Job(config, pairing, _augmentation(config), num_classes, self.images)
 
     def without_augmentation(self) -> "Job":
         """The job of the same images as they are, paired at random: what probes and metrics are fitted on."""
