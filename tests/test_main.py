@@ -205,7 +205,6 @@ def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys, m
     assert report(finished) == found
 
 
-@pytest.mark.usefixtures("shallow")
 @pytest.mark.slow
 @pytest.mark.parametrize("pairing", ["simclr", "color+simclr"])
 def test_augmented_views_are_estimated_and_plain_images_evaluated(tmp_path, pairing):
@@ -246,7 +245,6 @@ def test_a_streamed_estimate_fits_on_fresh_images(finished):
     assert streamed["k"] == 64
 
 
-@pytest.mark.usefixtures("shallow")
 @pytest.mark.slow
 def test_an_untrained_encoder_certifies_little_where_redrawn_pairs_would_certify_all(tmp_path):
     """All of a random encoder's rows are distinct, so a redrawn bank holds I = H(C); fresh images say what it knows."""
@@ -417,7 +415,6 @@ def test_k_of_the_paper_and_epsilon_one_by_one():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("shallow")
 def test_a_training_that_diverges_says_what_to_do(tmp_path, capsys):
     diverging = ["--config.train.optimizer=sgd", "--config.train.learning_rate=1e30", "--config.train.warmup_steps=0"]
     assert main(cdp(*diverging, f"--workdir={tmp_path / 'run'}")) == 2

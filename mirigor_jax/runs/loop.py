@@ -59,11 +59,11 @@ def drive(
         last = checkpoints.last
         state = task.begin() if last is None else checkpoints.restore(last, task.like)
         rows = [row for row in folder.rows(rows_file) if last is not None and row["step"] <= last]
+        watch.rows(rows)
         if last == task.steps:
             return state, rows
         if last is not None:
             print(f"  {task.label} continues from step {last:,} of {task.steps:,}", flush=True)
-        watch.rows(rows)
         start = step = last or 0
         advance = entered.enter_context(task.open(start))
         progress = Progress(task.label, task.steps, "steps")
