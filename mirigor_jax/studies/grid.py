@@ -75,8 +75,11 @@ def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
 def _finished_cells(source: RunFolder) -> list[str]:
     """The names of the runs in a study's folder. Raises InputError where it is none."""
     try:
-        return [row["cell"] for row in source.read("study.json")["rows"]]
-    except (failures(source.path), ValueError, KeyError, TypeError) as error:
+        found = source.read("study.json")
+        if found is None:
+            raise FileNotFoundError("no study.json there")
+        return [row["cell"] for row in found["rows"]]
+    except (failures(source.path), ValueError, KeyError) as error:
         raise InputError(f"study.sources: '{source}' is no study's folder; run that study first ({error})") from error
 
 
