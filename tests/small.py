@@ -1,11 +1,12 @@
 """What several test files share: the shipped configs shrunk, a user's environment, and this machine's speed."""
 
 import json
+import math
 import os
 import time
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import flax.linen as nn
 import jax
@@ -89,6 +90,166 @@ def report(folder: Any) -> dict[str, Any]:
     found = json.loads((folder / "report.json").read_text())
     del found["run"], found["workdir"], found["name"]
     return found
+
+
+class Point(TypedDict):
+    """The estimates of a run at one K."""
+
+    k: int
+    batches: int
+    strict_bits: float
+    t_lower_bits: float | None
+    t_upper_bits: float | None
+    ceiling_bits: float
+    paper_bits: float
+    paper_ceiling_bits: float
+    reach_bits: float | None
+
+
+class EstimateEntry(TypedDict):
+    """An estimate in a run's report.json."""
+
+    name: str
+    value_bits: float
+    value_nats: float
+    kind: str
+    k: int
+    ceiling_bits: float
+    t_lower_bits: float | None
+    t_upper_bits: float | None
+    lower_bits: float | None
+    upper_bits: float | None
+    confidence: float
+    certificate: str | None
+    verdict: str
+    pairs: int
+    seed_bits: list[float]
+    bound_bits: float | None
+    note: str
+    warnings: list[str]
+    entropy_bits: float | None
+    shared: list[str]
+    strict_bits: float
+    paper_bits: float
+    paper_k: int
+    reach_bits: float | None
+    curve: list[Point]
+    routes: dict[str, Any]
+    fit: dict[str, Any]
+    conclusions: list[str]
+
+
+class ImageReport(TypedDict):
+    """A run's report.json."""
+
+    name: str
+    workdir: str
+    truth: dict[str, Any]
+    in_training: dict[str, Any] | None
+    estimate: EstimateEntry
+    estimates: dict[str, EstimateEntry]
+    linear: dict[str, float]
+    measured: dict[str, str | None]
+    metrics: dict[str, float]
+    run: dict[str, Any]
+
+
+def estimate_entry(**changes: Any) -> EstimateEntry:
+    """An estimate of all three attributes of CDP, as report.json has it, with these fields changed."""
+    history = {"step": [0, 700, 1400], "fit_bits": [0.0, 5.0, 5.9], "validation_bits": [0.0, 5.1, 5.9]}
+    entry: Any = {
+        "name": "all",
+        "value_bits": 5.9712,
+        "value_nats": 4.1389,
+        "kind": "lower bound",
+        "k": 2048,
+        "ceiling_bits": 11.0,
+        "t_lower_bits": 5.9604,
+        "t_upper_bits": 5.9826,
+        "lower_bits": 5.9623,
+        "upper_bits": 6.0,
+        "confidence": 0.95,
+        "certificate": "classifier",
+        "verdict": "certified",
+        "pairs": 0,
+        "seed_bits": [],
+        "bound_bits": None,
+        "note": "",
+        "warnings": [],
+        "entropy_bits": 6.0,
+        "shared": ["color", "digit", "position"],
+        "strict_bits": 5.9712,
+        "paper_bits": 6.0008,
+        "paper_k": 256,
+        "reach_bits": 5.978,
+        "curve": [
+            Point(
+                k=256,
+                batches=32,
+                strict_bits=5.8051,
+                t_lower_bits=5.8011,
+                t_upper_bits=5.8093,
+                ceiling_bits=8.0,
+                paper_bits=6.0008,
+                paper_ceiling_bits=8.9972,
+                reach_bits=5.8109,
+            ),
+            Point(
+                k=8192,
+                batches=1,
+                strict_bits=5.9807,
+                t_lower_bits=-math.inf,
+                t_upper_bits=math.inf,
+                ceiling_bits=13.0,
+                paper_bits=6.0004,
+                paper_ceiling_bits=13.9999,
+                reach_bits=None,
+            ),
+        ],
+        "routes": {"classifier": {"lower_bits": 5.9623, "errors": 0, "images": 4096}, "posterior": None},
+        "fit": {"steps": 1500, "best_step": 1400, "k": 512, "history": history},
+        "conclusions": ["I(h_X;h_Y) is at least 5.962 bits.", "More test images narrow it.", "A larger K does not."],
+    }
+    if unknown := changes.keys() - entry.keys():
+        raise KeyError(f"no estimate has {unknown}")
+    return entry | changes
+
+
+def image_report(
+    config: dict[str, Any] | None = None,
+    estimates: dict[str, EstimateEntry] | None = None,
+    **changes: Any,
+) -> ImageReport:
+    """A run's report with these estimates, the first of which is its own, and with these parts changed.
+
+    config: the settings that the test is about, of the run's config.
+    """
+    estimates = estimates or {"all": estimate_entry()}
+    own = next(iter(estimates.values()))
+    whole: Any = {
+        "name": "cdp",
+        "workdir": "runs/cdp",
+        "truth": {"entropy_bits": 6.0, "mutual_information_bits": 3.3004, "shared": ["color", "digit", "position"]},
+        "in_training": {"mi_bits": 5.7897, "ceiling_bits": 6.9887, "k": 64, "steps": 300, "loss_nats": 0.83},
+        "estimate": own,
+        "estimates": estimates,
+        "linear": {"color": 1.0, "digit": 0.99949, "all": 0.5},
+        "measured": {"class": None, "augmentation": None},
+        "metrics": {},
+        "run": {
+            "seconds": {"train": 72.04, "encode": 20.1, "total": 92.2},
+            "peak_memory_gib": 1.256,
+            "devices": "1 × cpu",
+            "versions": {"jax": "0.10.2"},
+            "revision": "abc123",
+            "stages": {},
+            "config": config or {},
+            "seed": 7,
+        },
+    }
+    if unknown := changes.keys() - whole.keys():
+        raise KeyError(f"no report has {unknown}")
+    return whole | changes
 
 
 def user_environment() -> dict[str, str]:

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from small import ImageReport, estimate_entry, image_report
 
 from mirigor_jax.runs import figures
 
@@ -22,25 +23,24 @@ CASES = {
 
 def make_report(
     *, entropy=6.0, true=6.0, paper=6.0008, strict=5.971, lower=5.962, upper=6.0, verdict="certified"
-) -> dict:
+) -> ImageReport:
+    first, last = estimate_entry()["curve"]
     curve = [
-        {"k": 256, "strict_bits": strict - 0.15, "t_lower_bits": strict - 0.16, "t_upper_bits": strict - 0.14,
-         "paper_bits": paper, "reach_bits": strict - 0.13},
-        {"k": 2048, "strict_bits": strict, "t_lower_bits": -np.inf, "t_upper_bits": np.inf,
-         "paper_bits": paper - 0.001, "reach_bits": None},
+        first | {"strict_bits": strict - 0.15, "t_lower_bits": strict - 0.16, "t_upper_bits": strict - 0.14,
+                 "paper_bits": paper, "reach_bits": strict - 0.13},
+        last | {"k": 2048, "strict_bits": strict, "paper_bits": paper - 0.001},
     ]  # fmt: skip
-    estimate = {
-        "k": 2048, "paper_k": 256, "paper_bits": paper, "strict_bits": strict, "t_lower_bits": strict - 0.012,
-        "t_upper_bits": strict + 0.01, "lower_bits": lower, "upper_bits": upper, "confidence": 0.95, "verdict": verdict,
-        "curve": curve,
-        "fit": {"k": 512, "best_step": 100, "history": {"step": [0, 100, 200], "fit_bits": [0.1, 5.0, 5.9],
-                                                        "validation_bits": [None, 5.1, 5.0]}},
-    }  # fmt: skip
-    return {
-        "truth": {"entropy_bits": entropy, "mutual_information_bits": true},
-        "in_training": {"mi_bits": 1.583, "ceiling_bits": 1.585, "k": 2},
-        "estimate": estimate,
-    }
+    estimate = estimate_entry(
+        paper_bits=paper, strict_bits=strict, t_lower_bits=strict - 0.012, t_upper_bits=strict + 0.01,
+        lower_bits=lower, upper_bits=upper, verdict=verdict, curve=curve,
+        fit={"k": 512, "best_step": 100, "history": {"step": [0, 100, 200], "fit_bits": [0.1, 5.0, 5.9],
+                                                     "validation_bits": [None, 5.1, 5.0]}},
+    )  # fmt: skip
+    return image_report(
+        estimates={"all": estimate},
+        truth={"entropy_bits": entropy, "mutual_information_bits": true},
+        in_training={"mi_bits": 1.583, "ceiling_bits": 1.585, "k": 2},
+    )
 
 
 def draw_training(n=300, true_bits=3.3):

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from small import cdp, report, user_environment
+from small import cdp, image_report, report, user_environment
 
 from mirigor_jax import config_files, encoding, fitting
 from mirigor_jax.errors import InputError
@@ -54,6 +54,15 @@ def test_a_run_leaves_its_report_and_says_what_it_does(finished):
     text = (finished.parent / "stdout").read_text()
     for said in ("run folder:", "expect about", "steps", "in-training I", "H(C)", "report.md"):
         assert said in text
+
+
+def test_the_tests_own_report_is_like_a_real_one(finished):
+    real, made = json.loads((finished / "report.json").read_text()), image_report()
+    assert made.keys() == real.keys()
+    assert made["estimate"].keys() == real["estimate"].keys()
+    assert made["estimate"]["curve"][0].keys() == real["estimate"]["curve"][0].keys()
+    assert made["run"].keys() == real["run"].keys()
+    assert made["measured"].keys() == real["measured"].keys()
 
 
 def test_in_training_mi_is_eq_4_of_the_logged_loss(finished):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
+from small import EstimateEntry, estimate_entry, image_report
 
 from mirigor_jax import config_files
 from mirigor_jax.errors import InputError
@@ -107,15 +108,13 @@ def finished(folder: Path, *, strict: float, accuracy: float, spread: float = 0.
     wave = spread * np.array([1, -1, 1, -1, 1, -1, 1, -1])
     batches = {"2": 0 * wave, "4": strict + wave, "16": np.array([strict, strict])}
     np.savez(folder / "estimates" / "class" / "batches.npz", **batches)
-    estimate = {"strict_bits": strict, "lower_bits": strict - 0.1006, "paper_bits": strict + 0.1, "k": 16}
-    estimate["entropy_bits"] = 1.0
+    numbers = {"lower_bits": strict - 0.1006, "paper_bits": strict + 0.1, "k": 16, "entropy_bits": 1.0}
+    estimates = {"class": estimate_entry(strict_bits=strict, **numbers)}
+    if views:
+        estimates["simclr"] = estimate_entry(strict_bits=7.0, **numbers)
     measured = dict.fromkeys(("class_alignment", "class_uniformity", "class_tolerance", "knn_accuracy"), 0.25)
-    return {
-        "estimates": {"class": estimate} | ({"simclr": estimate | {"strict_bits": 7.0}} if views else {}),
-        "metrics": measured | {"class_contrastive_loss_nats": 1.5},
-        "linear": {"class": accuracy, "corrupted": 0.1},
-        "run": {"config": CONFIG},
-    }
+    metrics, linear = measured | {"class_contrastive_loss_nats": 1.5}, {"class": accuracy, "corrupted": 0.1}
+    return image_report(CONFIG, estimates, metrics=metrics, linear=linear)
 
 
 @pytest.fixture
@@ -206,18 +205,15 @@ def test_a_panel_a_metric_shows_every_encoder(rows):
     assert quality.draw(rows[:2]) == {}
 
 
-def objectives_rows() -> list[dict]:
-    done = {
-        "estimates": {
-            "class": {"strict_bits": 3.0, "lower_bits": 2.5, "entropy_bits": math.log2(10)},
-            "simclr": {"strict_bits": 6.0},
-        },
-        "linear": {"class": 0.9},
-    }
+def two_estimates(strict: float, lower: float, classes: int) -> dict[str, EstimateEntry]:
+    of_class = estimate_entry(strict_bits=strict, lower_bits=lower, entropy_bits=math.log2(classes))
+    return {"class": of_class, "simclr": estimate_entry(strict_bits=6.0)}
 
+
+def objectives_rows() -> list[dict]:
     def row(pairing, objective, seed, accuracy):
         config = {"data": {"pairing": pairing}, "train": {"objective": objective}, "seed": seed}
-        report = done | {"run": {"config": config}, "linear": {"class": accuracy}}
+        report = image_report(config, two_estimates(3.0, 2.5, 10), linear={"class": accuracy})
         return cases.objectives_row(report, Path("x") / f"cifar10-a-seed={seed}")
 
     return [row("simclr", "simclr", 0, 0.9), row("simclr", "simclr", 1, 0.92), row("class", "simclr", 0, 0.95)]
@@ -239,16 +235,10 @@ def test_objectives_stand_beside_the_papers():
 
 
 def test_negatives_are_called_by_what_they_are():
-    done = {
-        "estimates": {
-            "class": {"strict_bits": 1.0, "lower_bits": 0.9, "entropy_bits": math.log2(5)},
-            "simclr": {"strict_bits": 6.0},
-        }
-    }
     rows = []
     for named, accuracy in (("", 0.8), ("own", 0.81), ("classes:second-half", 0.82), ("folder:x/photo", 0.7)):
         config = {"data": {"negatives": named}, "seed": 0}
-        report = done | {"run": {"config": config}, "linear": {"class": accuracy}}
+        report = image_report(config, two_estimates(1.0, 0.9, 5), linear={"class": accuracy})
         rows.append(cases.negatives_row(report, Path("x") / "fashion-a-seed=0"))
     text = cases.negatives_table(rows)
     assert "| D, of the same batch | 1 | 80.00 | – | 1.000 | [0.900, 2.322] | 6.000 |" in text

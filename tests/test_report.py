@@ -7,47 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import ImageReport, estimate_entry, image_report
 
 from mirigor_jax.runs import report
 
 
-def make_report(**changes) -> dict:
-    """A run on all three attributes; changes go to its estimate."""
-    estimate = {
-        "name": "all", "value_bits": 5.9712, "kind": "lower bound", "k": 2048, "ceiling_bits": 11.0,
-        "t_lower_bits": 5.9604, "t_upper_bits": 5.9826, "lower_bits": 5.9623, "upper_bits": 6.0, "confidence": 0.95,
-        "certificate": "classifier", "verdict": "certified", "paper_bits": 6.0008, "paper_k": 256,
-        "strict_bits": 5.9712, "reach_bits": 5.978,
-        "curve": [
-            {"k": 256, "batches": 32, "paper_bits": 6.0008, "paper_ceiling_bits": 8.9972, "strict_bits": 5.8051,
-             "t_lower_bits": 5.8011, "t_upper_bits": 5.8093, "ceiling_bits": 8.0, "reach_bits": 5.8109},
-            {"k": 8192, "batches": 1, "paper_bits": 6.0004, "paper_ceiling_bits": 13.9999, "strict_bits": 5.9807,
-             "t_lower_bits": -np.inf, "t_upper_bits": np.inf, "ceiling_bits": 13.0, "reach_bits": None},
-        ],
-        "routes": {"classifier": {"lower_bits": 5.9623, "errors": 0, "images": 4096}, "posterior": None},
-        "fit": {"steps": 1500, "best_step": 1400, "k": 512, "history": {"step": [0], "fit_bits": [0.0]}},
-        "conclusions": ["I(h_X;h_Y) is at least 5.962 bits.", "More test images narrow it.", "A larger K does not."],
-        **changes,
-    }  # fmt: skip
-    return {
-        "name": "cdp",
-        "workdir": "runs/cdp",
-        "truth": {"entropy_bits": 6.0, "mutual_information_bits": 3.3004, "shared": ["color", "digit", "position"]},
-        "in_training": {"mi_bits": 5.7897, "ceiling_bits": 6.9887, "k": 64, "steps": 300, "loss_nats": 0.83},
-        "estimate": estimate,
-        "estimates": {"all": estimate, "digit": {**estimate, "name": "digit", "value_bits": 1.9902, "k": 777}},
-        "linear": {"color": 1.0, "digit": 0.99949, "all": 0.5},
-        "metrics": {},
-        "run": {
-            "seconds": {"train": 72.04, "encode": 20.1, "total": 92.2},
-            "devices": "1 × cpu",
-            "peak_memory_gib": 1.256,
-            "versions": {"jax": "0.10.2"},
-            "config": {},
-            "seed": 7,
-            "revision": "abc123",
-        },
-    }
+def make_report(**changes) -> ImageReport:
+    """A run on all three attributes with another estimate of the digit; changes go to both."""
+    own = estimate_entry(**changes)
+    return image_report(estimates={"all": own, "digit": own | {"name": "digit", "value_bits": 1.9902, "k": 777}})
 
 
 def lines(text: str) -> list[str]:

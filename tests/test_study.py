@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from small import batch_size, user_environment
+from small import ImageReport, batch_size, estimate_entry, image_report, user_environment
 from small import study as a_study
 
 from mirigor_jax import config_files
@@ -347,14 +347,9 @@ def strength_row(family: str, strength: float, best: str) -> dict:
         "data": {"pairing": "simclr", "augment": strengths | {family: strength}},
     }
     names = ("paper_bits", "t_lower_bits", "t_upper_bits", "lower_bits")
-    own = {**dict.fromkeys(names, 1.0), "strict_bits": 9 - strength, "upper_bits": None, "paper_k": 256}
-    done = {
-        "run": {"config": config},
-        "estimate": {**own, "ceiling_bits": 11.0},
-        "truth": {"entropy_bits": None},
-        "in_training": None,
-        "linear": {task: 0.5 + (task == best) / 4 for task in TASKS},
-    }
+    own = estimate_entry(**dict.fromkeys(names, 1.0), strict_bits=9 - strength, upper_bits=None)
+    accuracies = {task: 0.5 + (task == best) / 4 for task in TASKS}
+    done = image_report(config, {"simclr": own}, truth={"entropy_bits": None}, in_training=None, linear=accuracies)
     return infomin_strength.row(done, Path())
 
 
@@ -432,30 +427,17 @@ def test_redraws_of_a_bank_certify_where_nothing_is_and_fresh_images_do_not():
     assert last[True]["redrawn_bits"] > 5.99
 
 
-def certified_report(paper_bits: float, lower_bits: float, entropy_bits: float = 6.0) -> dict:
-    curve = [{"k": k, "strict_bits": 5.0, "paper_bits": paper_bits, "reach_bits": 5.5} for k in (64, 256)]
-    estimate = {
-        "curve": curve,
-        "paper_k": 256,
-        "strict_bits": 5.0,
-        "t_lower_bits": None,
-        "t_upper_bits": None,
-        "paper_bits": paper_bits,
-        "lower_bits": lower_bits,
-        "upper_bits": entropy_bits,
-        "entropy_bits": entropy_bits,
-        "confidence": 0.95,
-        "routes": {"classifier": {"lower_bits": 1.0}, "posterior": {"lower_bits": lower_bits}},
-    }
+def certified_report(paper_bits: float, lower_bits: float, entropy_bits: float = 6.0) -> ImageReport:
+    first, _ = estimate_entry()["curve"]
+    curve = [first | {"k": k, "strict_bits": 5.0, "paper_bits": paper_bits, "reach_bits": 5.5} for k in (64, 256)]
+    estimate = estimate_entry(
+        name="certified", curve=curve, strict_bits=5.0, t_lower_bits=None, t_upper_bits=None, paper_bits=paper_bits,
+        lower_bits=lower_bits, upper_bits=entropy_bits, entropy_bits=entropy_bits,
+        routes={"classifier": {"lower_bits": 1.0}, "posterior": {"lower_bits": lower_bits}},
+    )  # fmt: skip
     config = {"encoder": {"name": "resnet18"}, "data": {"pairing": "all"}, "train": {"k": 64, "steps": 9}, "seed": 0}
-    return {
-        "estimate": estimate,
-        "estimates": {"certified": estimate},
-        "run": {"config": config},
-        "in_training": None,
-        "truth": {"entropy_bits": entropy_bits},
-        "linear": {"all": 1.0},
-    }
+    truth = {"entropy_bits": entropy_bits}
+    return image_report(config, {"certified": estimate}, in_training=None, truth=truth, linear={"all": 1.0})
 
 
 @pytest.mark.parametrize(
