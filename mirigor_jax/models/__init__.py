@@ -1,4 +1,4 @@
-"""These are the encoders, and ENCODERS builds each by its name."""
+"""The encoders: ENCODERS has each by its name, and build makes one."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""This chooses the dtype that encoders compute in."""
+"""The dtypes that encoders compute in."""
 
 import jax
 

@@ -1,4 +1,4 @@
-"""A frozen encoder keeps its weights, and knows how its images are normalized."""
+"""A frozen encoder: its module, its weights, and how its images are normalized."""
 
 from dataclasses import dataclass
 from typing import Any

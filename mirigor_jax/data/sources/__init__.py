@@ -1,4 +1,4 @@
-"""These are sets of images from outside: read by the reader of their kind, split into parts, cut to some classes."""
+"""Labelled sets of images from outside: SOURCES reads each format; here sets are split in parts and cut to classes."""
 
 import difflib
 from collections.abc import Callable, Sequence

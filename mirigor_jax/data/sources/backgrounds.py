@@ -1,4 +1,4 @@
-"""This makes the backgrounds that CDP draws on, procedural ones or crops of photographs."""
+"""Backgrounds that CDP draws on: procedural ones, or crops of photographs."""
 
 from collections.abc import Iterator
 from pathlib import Path

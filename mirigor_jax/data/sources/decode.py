@@ -1,4 +1,4 @@
-"""This makes square RGB images of one size out of image files, and counts those that are broken."""
+"""Image files as square RGB images of one size, and a count of those that are broken."""
 
 import os
 from collections.abc import Callable, Iterator

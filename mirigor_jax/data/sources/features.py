@@ -1,4 +1,4 @@
-"""This reads representations that somebody computed elsewhere, and that stand in for images."""
+"""The reader of representations that were computed elsewhere and stand in for images."""
 
 from collections.abc import Sequence
 

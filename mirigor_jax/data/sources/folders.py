@@ -1,4 +1,4 @@
-"""This reads folders of image files, a folder a class."""
+"""The reader of folders of image files, a folder a class."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""This reads IDX files, the format of MNIST."""
+"""The reader of IDX files, the format of MNIST."""
 
 import gzip
 import math

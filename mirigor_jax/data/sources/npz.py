@@ -1,4 +1,4 @@
-"""This reads images and labels from an .npz file, under the names that are in use."""
+"""The reader of .npz files of images and labels, under the names that are in use."""
 
 import zipfile
 import zlib

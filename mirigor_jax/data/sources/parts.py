@@ -1,4 +1,4 @@
-"""A part of a source is a reader of its rows and their classes; these functions make it, of arrays in memory too."""
+"""A part of a source: a reader of its rows, and their classes; also of arrays in memory."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""This reads image sets that TFDS has prepared."""
+"""The reader of image sets that TFDS has prepared."""
 
 import io
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""This converts a public checkpoint to safetensors, once: python -m mirigor_jax.models.pretrained FROM TO."""
+"""Convert a public checkpoint to safetensors, once: python -m mirigor_jax.models.pretrained FROM TO."""
 
 import argparse
 import sys
