@@ -24,6 +24,7 @@ from mirigor_jax.files import replace_figure, replace_json, replace_text
 from mirigor_jax.plan import chips, report, search
 from mirigor_jax.plan.chips import gib
 from mirigor_jax.plan.work import STAGES, prepare
+from mirigor_jax.runs.job import Job, precision
 
 
 def run(
@@ -44,15 +45,11 @@ def run(
     where = chips.find(topology)
     print(f"plan folder: {folder}", flush=True)
     job = prepare(config, classes)
-    rows, notes = [], []
-    for stage in only:
-        try:
-            rows.append(search.measure(STAGES[stage](job, where.devices), where, stage))
-        except InputError as error:
-            notes.append(f"{stage}: {error}")
-    trained = next((row for row in rows if row["stage"] == "train"), None)
-    found = trained and search.search(job, where, trained)
-    curve = list(search.scaling(job, where, rows)) if sweep else []
+    with precision(job.config):
+        rows, notes = _measured(job, where, only)
+        trained = next((row for row in rows if row["stage"] == "train"), None)
+        found = trained and search.search(job, where, trained)
+        curve = list(search.scaling(job, where, rows)) if sweep else []
     versions = {name: version(name) for name in ("mirigor-jax", "jax", "libtpu")}
     text = report.report(rows, notes, where, found, curve, versions)
     print(text)
@@ -70,6 +67,17 @@ def run(
         replace_figure(folder / "scaling.png", report.scaling(curve, where.name.partition(":")[0]))
     if trained and not trained["fits"]:
         raise InputError(_too_large(job.config, trained, found))
+
+
+def _measured(job: Job, where: chips.Slice, stages: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """What each stage needs, and why it was not planned where it could not be."""
+    rows, notes = [], []
+    for stage in stages:
+        try:
+            rows.append(search.measure(STAGES[stage](job, where.devices), where, stage))
+        except InputError as error:
+            notes.append(f"{stage}: {error}")
+    return rows, notes
 
 
 def _too_large(config: ConfigDict, row: dict[str, Any], found: dict[str, Any] | None) -> str:
