@@ -4,6 +4,7 @@ import importlib.util
 import json
 import string
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -329,6 +330,48 @@ def _known(name: str) -> chips.Slice:
     if name != "v5e:2x2":
         raise InputError(f"unknown --topology={name}; known are v5e:2x2, 2x4")
     return a_slice(name)
+
+
+class Compiled:
+    """A program as XLA:TPU hands it over: what it needs of HBM comes to 15 GiB."""
+
+    def as_text(self) -> str:
+        return PROGRAM
+
+    def memory_analysis(self) -> SimpleNamespace:
+        parts = {"argument": 8, "output": 4, "temp": 3, "alias": 1, "generated_code": 1}
+        return SimpleNamespace(**{f"{name}_size_in_bytes": size * 2**30 for name, size in parts.items()})
+
+    def cost_analysis(self) -> dict[str, float]:
+        return {"flops": 1.0, "bytes accessed": 2.0}
+
+
+def test_a_stage_takes_as_long_as_the_slowest_of_its_parts():
+    step = SimpleNamespace(lower=lambda *arguments: SimpleNamespace(compile=Compiled))
+    where = a_slice("v5e:2x2")
+    row = search.measure(work.Work(step, (), "train.k=8", 16, 8), where, "train")
+    assert (row["fits"], row["hbm"]["needed_bytes"], row["hbm"]["results_bytes"]) == (True, 15 * 2**30, 3 * 2**30)
+    # Seven products take 19.1 µs; five messages over one link and what is reduced, two hops there and back, 17.1 µs.
+    compute, network = 7 * 2 * 1024 * 512 * 512 / 197e12, 5 * 2**17 / 50e9 + 4e-6
+    assert row["binds"] == "compute"
+    assert (row["seconds"]["at_best"], row["seconds"]["network"]) == (pytest.approx(compute), pytest.approx(network))
+    assert row["images_per_second"] == 2 * row["pairs_per_second"] == pytest.approx(16 / compute)
+    text = report.report([row], [], where, None, [], {"mirigor-jax": "1", "jax": "2", "libtpu": "3"})
+    assert "compute binds" in text
+
+
+def test_a_batch_that_does_not_fit_is_one_line_that_says_which_does(monkeypatch, tmp_path, capsys):
+    def compile_work(of: work.Work, where: chips.Slice, label: str):
+        return (Compiled() if of.pairs <= 12 else None), 2**30 * of.pairs, 0.0
+
+    monkeypatch.setattr(chips, "find", lambda name: a_slice(name)._replace(devices=jax.devices()[:4]))
+    monkeypatch.setattr(search, "compile_work", compile_work)
+    monkeypatch.setattr(command, "version", lambda name: "1")
+    arguments = ["--config=configs/cdp.py", *TINY, "--topology=v5e:2x2", "--only=train", f"--workdir={tmp_path}"]
+    assert command.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said == "error: train.k=16 needs 16.00 GiB of 15.75 GiB a chip of v5e:2x2; train.k=12 fits\n"
+    assert json.loads((tmp_path / "plan.json").read_text())["largest"]["fails_at_k"] == 16
 
 
 def test_without_the_compiler_the_command_that_brings_it_is_named(monkeypatch):
