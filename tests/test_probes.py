@@ -68,6 +68,14 @@ def test_few_steps_suffice_for_correlated_features_and_fewer_along_a_path():
     assert excess(np.logspace(-1, -4, 13).tolist(), 2) < 1e-6  # started at the fit before, 3e-5; at zero, 1e-3
 
 
+def test_a_fit_ends_once_its_newton_decrement_is_below_what_float32_tells():
+    features, labels = clusters(np.random.default_rng(13), 600, 8, 4, noise=3)
+    given = {"l2": [1e-1], "validation_features": features, "validation_labels": labels}
+    few, many = (fit_linear(features, labels, 4, max_steps=n, **given) for n in (6, 100))
+    np.testing.assert_array_equal(few.kernel, many.kernel)
+    assert above_the_optimum(few, features, labels) < 1e-6
+
+
 def test_a_path_of_penalties_gives_each_its_own_optimum():
     features, labels = clusters(np.random.default_rng(1), 500, 6, 3, noise=2)
     given = {"validation_features": features, "validation_labels": labels}
@@ -252,6 +260,14 @@ def test_labels_without_a_law_leave_the_mlp_at_chance_and_end_its_fit():
     assert looks[-1][0] == probe.step + 200  # its patience
     kept = log_loss(softmax(probe.logits(x_validation).astype(float), axis=1), y_validation)
     assert kept == pytest.approx(losses[probe.step], abs=1e-3)
+
+
+def test_the_mlp_s_fit_ends_at_its_last_step():
+    rng, looks = np.random.default_rng(12), []
+    (x, y), (x_validation, y_validation) = (xor(rng, 100) for _ in range(2))
+    given = {"validation_features": x_validation, "validation_labels": y_validation}
+    fit_mlp(x, y, 2, **given, hidden=(4,), dropout=(0.0,), max_steps=200, report=lambda *look: looks.append(look[:2]))
+    assert looks == [(100, 200), (200, 200)]
 
 
 @pytest.mark.slow

@@ -238,6 +238,14 @@ def test_optimizers_decay_matrices_alone_and_follow_the_schedule(name):
     assert seen[-1] < max(seen)  # and falls at the end
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+def test_optimizers_without_decay_leave_what_has_no_gradient(name):
+    optimizer = training.make_optimizer(name, learning_rate=0.1, steps=10, warmup_steps=0, weight_decay=0.0)
+    params = {"kernel": jnp.ones((2, 2))}
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_array_equal(updates["kernel"], 0.0)
+
+
 def test_unknown_optimizer_is_named():
     with pytest.raises(InputError, match=r"'adam'.*adamw"):
         training.make_optimizer("adam", learning_rate=1.0, steps=1, warmup_steps=0, weight_decay=0.0)
