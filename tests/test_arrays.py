@@ -8,14 +8,14 @@ import numpy as np
 import optax
 import pytest
 from scipy.spatial import cKDTree
-from scipy.special import digamma
+from scipy.special import digamma, ndtri
 
 from mirigor_jax import mi
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import api, fit, read
 from mirigor_jax.mi.distributions import Gaussian, MultivariateNormal
 from mirigor_jax.mi.estimators import ESTIMATORS, anchored
-from mirigor_jax.mi.gaussian import gaussian_base
+from mirigor_jax.mi.gaussian import gaussian_base, squash
 
 QUICK = {"steps": 200, "batch_size": 32}
 
@@ -237,6 +237,13 @@ def test_the_base_is_the_gaussian_density_ratio():
     u, v = gaussian_base(parts_x, parts_y)
     error = np.sum(u[2] * v[2], axis=1) - np.asarray(law.log_ratio(jnp.asarray(parts_x[2]), jnp.asarray(parts_y[2])))
     assert np.sqrt(np.mean(error**2)) < 0.05
+
+
+def test_values_are_scaled_by_their_quartiles_and_rare_ones_by_their_deviation():
+    """A normal column by its quartiles, a column of 0 and a few 1 by its deviation, a constant one not at all."""
+    by = np.stack([ndtri(np.linspace(0.001, 0.999, 999)), np.arange(999) % 10 == 0, np.full(999, 3.0)], axis=1)
+    wide, rare = by[:, 1].std(), np.array([[1.0, 1.0, 5.0]])
+    np.testing.assert_allclose(squash(rare, by), 2 * np.arcsinh([[1 / 2, 1 / wide / 2, 2 / 2]]), rtol=1e-2)
 
 
 def test_the_base_claims_nothing_of_noise():

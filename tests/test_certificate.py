@@ -498,6 +498,7 @@ def test_t_interval_against_scipy():
     ("lower", "upper", "reach", "word"),
     [
         (5.96, 6.0, 5.8, "certified"),  # a certificate without K may close what K cannot
+        (0.0, 0.1, 0.0, "certified"),  # the tolerance itself is within
         (5.80, 6.0, 5.95, "bounded"),
         (5.80, 6.0, 5.81, "k-limited"),
         (5.80, None, 5.81, "bounded"),
@@ -574,6 +575,7 @@ def test_conclusions_of_a_certified_run():
     [
         ({"lower_bits": 4.0}, "2.000 bits are open, so I = H(C) may not be concluded", "met to within"),
         ({"errors": 50}, "the classifier made 50 errors", "made no error"),
+        ({"errors": 1000}, "it errs on at most 25.55 % of them", "made no error"),  # beta.ppf(0.95, 1001, 3096)
         ({"strict_bits": 5.0}, "0.811 below, which longer training", "larger K"),
         ({"paper_bits": 5.9}, "not a bound: it may exceed I.", "passes the upper end"),
         ({"certificate": "posterior"}, "(posterior certificate, 4,096 fresh pairs)", "(classifier"),
