@@ -120,6 +120,19 @@ def test_pyplot_is_never_touched():
     assert subprocess.run([sys.executable, "-c", program, "/dev/null"], check=False).returncode == 0
 
 
+def test_the_geometry_stands_in_the_order_of_its_legend_around_each_tick():
+    values = {"class": (0.1, -3.0, 0.8), "augmentation": (0.2, -2.0, 0.7)}
+    names = ("alignment", "uniformity", "tolerance")
+    found = {f"{key}_{name}": one for key in values for name, one in zip(names, values[key], strict=True)}
+    right = figures.metrics(found).axes[1]
+    handles, labels = right.get_legend_handles_labels()
+    assert labels == ["T_class", "T_SimCLR"]
+    for bars, heights, beside in zip(handles, values.values(), (-0.2, 0.2), strict=True):
+        assert [bar.get_height() for bar in bars] == list(heights)
+        centres = [bar.get_x() + bar.get_width() / 2 for bar in bars]
+        np.testing.assert_allclose(centres, right.get_xticks() + beside)
+
+
 def test_pair_sheet_shows_each_view_over_its_caption():
     figure, x, y = draw_pairs()
     figure.draw_without_rendering()

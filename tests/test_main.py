@@ -19,7 +19,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.main import main
 from mirigor_jax.mi import fit
-from mirigor_jax.runs import job, loop
+from mirigor_jax.runs import figures, job, loop
 from mirigor_jax.runs.features import encode_split, load
 from mirigor_jax.runs.folder import RunFolder
 
@@ -40,6 +40,7 @@ def test_a_run_leaves_its_report_and_says_what_it_does(finished):
     own = found["estimate"]
     assert found["truth"] == {"entropy_bits": 1.0, "mutual_information_bits": 1.0, "shared": ["color"]}
     assert set(found["linear"]) == {"color", "digit", "position", "all"}
+    assert (found["in_training"]["k"], found["in_training"]["steps"]) == (8, 6)
     assert found["in_training"]["ceiling_bits"] == pytest.approx(np.log2(15))
     assert found["in_training"]["mi_bits"] <= found["in_training"]["ceiling_bits"]
     assert own["strict_bits"] == own["value_bits"] <= own["ceiling_bits"] == 6.0
@@ -156,6 +157,22 @@ def test_a_kill_between_a_result_and_its_note_loses_the_note_alone(finished, tmp
         (folder / "stages.json").unlink()
     assert main(cdp(f"--workdir={folder}")) == 0
     assert report(folder) == report(finished)
+
+
+def test_the_picture_of_the_training_has_its_own_ceiling_and_entropy(finished, tmp_path, monkeypatch):
+    folder, drawn, training = tmp_path / "run", [], figures.training
+
+    def draw(*columns, **levels):
+        drawn.append(training(*columns, **levels))
+        return drawn[-1]
+
+    shutil.copytree(finished, folder)
+    stages = json.loads((folder / "stages.json").read_text())
+    (folder / "stages.json").write_text(json.dumps({name: stages[name] for name in stages if name != "report"}))
+    monkeypatch.setattr(figures, "training", draw)
+    assert main(cdp(f"--workdir={folder}")) == 0
+    levels = {line.get_label().split()[0]: line.get_ydata()[0] for line in drawn[0].axes[1].lines[2:]}
+    assert levels == {"ceiling": pytest.approx(np.log2(15)), "H(C)": 1.0}
 
 
 def test_two_processes_do_not_share_a_run(finished, capsys):

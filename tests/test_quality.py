@@ -163,6 +163,14 @@ def test_a_row_reads_both_pairings_the_class_and_the_batches(rows):
     json.dumps(rows)
 
 
+def test_a_run_of_few_batches_is_compared_with_none(rows, tmp_path):
+    done = finished(tmp_path / "few", strict=0.8, accuracy=0.85)
+    np.savez(tmp_path / "few" / "estimates" / "class" / "batches.npz", **{"16": np.full(7, 0.8)})
+    few = {"cell": "few", **quality.row(done, tmp_path / "few")}
+    assert few["batches"] is None
+    assert quality.neighbours([rows[0], few, rows[1]]) == []
+
+
 def test_a_run_that_was_not_measured_is_named(tmp_path):
     with pytest.raises(InputError, match=r"x' has no estimate `class`, or no metrics; give it evaluate.metrics=True"):
         quality.row(finished(tmp_path / "x", strict=1.0, accuracy=1.0) | {"metrics": {}}, tmp_path / "x")

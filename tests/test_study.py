@@ -457,6 +457,8 @@ def test_where_the_papers_form_leaves_the_certified_interval(paper, lower, outsi
     assert set(drawn) == {"certified", "reach"}
     rings = next(x for x in drawn["certified"].axes[0].lines if x.get_label().startswith("outside of"))
     assert list(rings.get_xdata()) == ([pytest.approx(6 - paper)] if outside else [])
+    short = {line.get_label().partition(",")[0]: line.get_xdata()[0] for line in drawn["certified"].axes[0].lines[3:5]}
+    assert short == {"strict InfoNCE at the largest K": 1.0, "paper's form": pytest.approx(6 - paper)}
 
 
 @pytest.mark.slow
