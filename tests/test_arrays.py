@@ -226,6 +226,7 @@ def test_anchors_are_what_a_loop_says():
             np.testing.assert_allclose([p, *n], [q, *m], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_base_is_the_gaussian_density_ratio():
     """Canonical directions found in 40,000 rows of an unequal, correlated normal pair."""
     covariance = np.eye(5)

@@ -70,6 +70,7 @@ def test_the_best_critic_has_the_least_loss_and_reads_the_mutual_information(nam
     assert all(look(f + rng.normal(size=f.shape), -LOG_R + rng.normal(size=f.shape))[1] > best for _ in range(20))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_nwj_of_the_log_ratio_itself_is_short():
     np.testing.assert_allclose(estimators.nwj(*population(LOG_R)), I - 1 / math.e, rtol=1e-12)
@@ -204,6 +205,7 @@ def test_derange_gives_every_other_row_alike():
     assert all(stats.chisquare(np.delete(row, i)).pvalue > 1e-3 for i, row in enumerate(counts))
 
 
+@pytest.mark.slow
 def test_shuffle_draws_every_permutation_alike():
     keys = jax.random.split(jax.random.key(0), 6000)
     partners = np.asarray(jax.vmap(partial(estimators.shuffle, n=3))(keys))[:, :, 0]

@@ -167,6 +167,7 @@ def test_classifier_coverage_on_fresh_images():
 # the posterior
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("joint", "accuracy", "n"),
     [
@@ -192,6 +193,7 @@ def test_posterior_coverage_on_fresh_pairs(joint, accuracy, n, calibrated):
     assert np.mean(lowers) > truth - 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("accuracy", "n", "posterior"),
     [
@@ -358,6 +360,7 @@ def test_scores_of_any_size_keep_to_the_window():
         assert certificate.window_nats[0] - 1e-9 <= certificate.value_bits * np.log(2) <= certificate.window_nats[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("correlation", "scale"), [(0.5, 1.0), (0.999, 1.0), (0.8, 5.0)])
 def test_batches_chosen_on_validation_are_near_the_best_on_test(correlation, scale):
     rng = np.random.default_rng(24)

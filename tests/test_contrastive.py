@@ -91,6 +91,7 @@ def test_nt_xent_gradient_in_temperature_is_the_slope(block):
     np.testing.assert_allclose(slope, rise / 2e-6, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_at_a_size_scored_in_blocks_value_and_gradient_are_exact():
     z = [x.astype(np.float32) for x in embeddings(2048, 64, seed=3)]
     loss, gradients = value_and_gradients(nt_xent, *z, temperature=0.1)
@@ -140,6 +141,7 @@ def test_info_nce_of_embeddings_is_that_of_their_scores(block):
     np.testing.assert_allclose(gradients, expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("block", [None, 4])
 def test_uniformity_is_the_mean_over_pairs_of_distances(block):
@@ -203,6 +205,7 @@ def test_the_blockwise_program_holds_nothing_of_k_squared(loss):
     assert max(sizes(program)) <= 2 * k * d
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nt_xent", "info_nce"])
 def test_on_a_ring_no_device_holds_every_row(name):
     k, d = 4096, 16
@@ -249,6 +252,7 @@ def test_blocks_work_inside_scan_checkpoint_and_vmap():
     np.testing.assert_allclose(slopes, 3 * np.stack(gradients, axis=1), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [None, 100])
 def test_bfloat16_is_summed_in_float32(block):
     z = tuple(jnp.array(z, jnp.bfloat16) for z in embeddings(256, 64, seed=6))
@@ -268,6 +272,7 @@ def kernels(monkeypatch):
     monkeypatch.setattr(contrastive, "_tile_size", lambda *_: 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize(("k", "d"), [(70, 5), (64, 16), (150, 20)])  # not whole blocks of anchors, partners; and whole
 def test_kernels_give_nt_xent_and_its_gradient(k, d):

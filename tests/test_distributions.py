@@ -249,6 +249,7 @@ def test_maps_are_their_functions_and_invertible(homeomorphism, function):
     np.testing.assert_allclose(homeomorphism.inverse(mapped), x, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_normal_cdf_stays_finite_where_it_saturates():
     x = jnp.array([[5.2], [7.0]], jnp.float32)
     assert NORMAL_CDF.forward(x)[1] == 1

@@ -92,6 +92,7 @@ def test_the_interval_covers_the_bound_at_its_own_k(batches, k, rho):
     assert 0.92 <= covered <= 0.98
 
 
+@pytest.mark.slow
 def test_the_paired_interval_covers_and_is_narrower_than_two():
     """The same pairs under two critics, one of them the log density ratio at 0.7 of its scale."""
     good, worse = (gaussian_scores(np.random.default_rng(1), 600, 128, 0.9, gain) for gain in (1.0, 0.7))

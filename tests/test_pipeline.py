@@ -23,6 +23,7 @@ def test_batches_are_consecutive_rows_however_they_are_read(options):
     assert take(iterator, 9) == np.arange(54).reshape(9, 6).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"threads": 0}, {"threads": 3, "prefetch": 8}, {"workers": 1}])
 def test_what_goes_on_begins_at_a_later_batch(options):
     iterator = iter(batches(rows, batch_size=4, first=3, **options))

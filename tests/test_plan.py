@@ -294,6 +294,7 @@ def test_imagenet_is_planned_without_its_images(pairing):
         assert frozen == {}
 
 
+@pytest.mark.slow
 def test_batches_that_leave_chips_idle_are_refused():
     config, _, _ = config_files.parse(["--config=configs/cdp.py", *TINY])
     config.train.k, config.estimate.fit_k = 12, 20

@@ -40,6 +40,7 @@ def test_it_is_its_formula(d):
     np.testing.assert_allclose(ours, log_det, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [6, 7])
 def test_the_inverse_undoes_it_and_log_det_is_the_jacobians(d):
     variables, x = weights(d), rows(d)

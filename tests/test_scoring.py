@@ -59,6 +59,7 @@ def test_the_anchor_loss_is_least_at_the_density_ratio(name, k, nu):
     np.testing.assert_allclose(np.exp(found.x), RATIO, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", RULES)
 def test_without_an_anchor_a_factor_is_lost(name):

@@ -493,6 +493,7 @@ def test_a_run_without_in_training_mi_keeps_its_loss_and_the_checkpoint_where_it
     assert jax.tree.map(jnp.shape, frozen["params"]) == jax.tree.map(jnp.shape, untrained.params["encoder"])
 
 
+@pytest.mark.slow
 def test_labelled_objectives_ask_for_classes_and_for_outputs_of_their_own():
     mesh = parallel.make_mesh(1)
     for name, outputs in (("cross_entropy", 10), ("rotation", 4), ("supcon", 64)):

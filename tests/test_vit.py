@@ -152,6 +152,7 @@ def test_swin_s_buffers_are_left_out():
     assert renamed("swin", buffers) == ({}, list(buffers))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["deit_distilled", "cait", "pit", "swin"])
 def test_bfloat16_leaves_parameters_norms_softmax_and_features_in_float32(case):
     _, name, arguments = CASES[case]
@@ -184,6 +185,7 @@ def test_tokens_that_a_shift_brought_together_have_finite_gradients():
     assert jnp.any(of_variables["params"]["relative_position_bias_table"] != 0)
 
 
+@pytest.mark.slow
 def test_convolution_by_channel_is_lax_s():
     r = np.random.default_rng(0)
     x, kernel = (r.normal(size=shape).astype(np.float32) for shape in ((2, 7, 7, 3), (3, 3, 1, 6)))
