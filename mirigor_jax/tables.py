@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from html import escape
 from typing import TypeGuard
 
 
@@ -47,3 +48,12 @@ def interval(lower: float | None, upper: float | None) -> str:
 def ends(lower: float | None, upper: float | None) -> str:
     """Both ends of an interval."""
     return f"[{bits(lower)}, {bits(upper)}]"
+
+
+def html(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for notebooks."""
+    lines = [
+        f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+        for tag, cells in (("th", header), *(("td", row) for row in rows))
+    ]
+    return f"<table>{''.join(lines)}</table>"

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.text import Text
 from small import ImageReport, estimate_entry, image_report
 
+from mirigor_jax.metrics import METRICS, picture
 from mirigor_jax.runs import figures
 
 CASES = {
@@ -77,6 +78,7 @@ DRAWN = {  # name: a function that draws it
     "one pair": lambda: draw_pairs(1)[0],
     "long captions": lambda: draw_pairs(place="row 3 column 4")[0],
     "training": lambda: draw_training()[0],
+    "metrics": lambda: picture.evaluation(dict.fromkeys(METRICS, 0.123)),
     "linear": lambda: figures.linear({"color": 1.0, "all": 0.5}, {"color": 0.25, "all": 1 / 64}),
     **{f"bars, {name}": lambda case=case: figures.bars(make_report(**case)) for name, case in CASES.items()},
     **{
@@ -124,7 +126,7 @@ def test_the_geometry_stands_in_the_order_of_its_legend_around_each_tick():
     values = {"class": (0.1, -3.0, 0.8), "augmentation": (0.2, -2.0, 0.7)}
     names = ("alignment", "uniformity", "tolerance")
     found = {f"{key}_{name}": one for key in values for name, one in zip(names, values[key], strict=True)}
-    right = figures.metrics(found).axes[1]
+    right = picture.evaluation(found).axes[1]
     handles, labels = right.get_legend_handles_labels()
     assert labels == ["T_class", "T_SimCLR"]
     for bars, heights, beside in zip(handles, values.values(), (-0.2, 0.2), strict=True):

@@ -8,9 +8,13 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.spatial.distance import pdist
 from scipy.special import ive, logsumexp
+from small import image_report
 
-from mirigor_jax import metrics, probes
+from mirigor_jax import config_files, metrics, probes
 from mirigor_jax.errors import InputError
+from mirigor_jax.mi.labels import Design
+from mirigor_jax.runs import report
+from mirigor_jax.studies import quality
 
 
 def unbalanced(seed=0):
@@ -128,8 +132,7 @@ def test_label_nmi_of_a_channel_is_its_capacity_over_the_entropy():
 
 @pytest.fixture
 def small_mlp(monkeypatch):
-    small = partial(probes.fit_mlp, hidden=(16,), dropout=(0.1,), learning_rate=1e-2)
-    monkeypatch.setattr(probes, "fit_mlp", small)
+    monkeypatch.setattr(probes, "fit_mlp", partial(probes.fit_mlp, hidden=(16,), dropout=(0.1,), learning_rate=1e-2))
 
 
 @pytest.mark.slow
@@ -148,7 +151,7 @@ def test_every_metric_of_points_on_a_circle():
     turned = angles[order] + 0.1 * np.sign(np.sin(angles[order]))  # a gap opens at 0, another closes at pi
     views = {"h_x": circle(angles[order]), "h_y": circle(turned)}
     splits["test"] = part(angles[order]) | views
-    found = metrics.evaluate(splits, l2=[1e-4], temperature=0.5, k=64, max_steps=300)
+    found = metrics.evaluate_parts(splits, metrics.Options((1e-4,), temperature=0.5, k=64, mlp_steps=300)).values
 
     of_view_y = np.log(np.mean(np.exp(-2 * pdist(views["h_y"]) ** 2)))
     uniformity = np.log((n * ive(0, 4) - 1) / (n - 1))  # the mean of e^{-4 + 4 cos}, itself left out
@@ -171,11 +174,108 @@ def test_every_metric_of_points_on_a_circle():
         "linear_nmi": pytest.approx(0.95, abs=0.05),
         "mlp_nmi": pytest.approx(0.9, abs=0.1),
     }
-    unlabelled = metrics.evaluate({"test": views}, l2=[], temperature=0.5, k=64)
-    assert unlabelled == {name: value for name, value in found.items() if name.startswith("augmentation_")}
+    unlabeled = metrics.evaluate_parts({"test": views}, metrics.Options(temperature=0.5, k=64)).values
+    assert unlabeled == {name: value for name, value in found.items() if name.startswith("augmentation_")}
+
+
+@pytest.fixture
+def table():
+    """METRICS, which the test may change, without those that need a probe to be fitted for long."""
+    kept = dict(metrics.METRICS)
+    for name in ("mlp_accuracy", "mlp_nmi", "linear_accuracy", "linear_nmi"):
+        del metrics.METRICS[name]
+    yield metrics.METRICS
+    metrics.METRICS.clear()
+    metrics.METRICS.update(kept)
+
+
+def clusters(n=900):
+    """Points around three centers, labels that are words, and two views of 80 images."""
+    rng = np.random.default_rng(6)
+    classes = np.arange(n) % 3
+    h = (3 * np.eye(3, 4)[classes] + rng.normal(size=(n, 4))).astype(np.float32)
+    views = rng.normal(size=(1, 80, 4)) + 0.3 * rng.normal(size=(2, 80, 4))
+    return h, np.array(["a", "b", "c"])[classes], tuple(views.astype(np.float32))
+
+
+def test_evaluate_measures_the_test_rows_of_the_split_that_estimates_have(table):
+    h, labels, views = clusters()
+    found = metrics.evaluate(h, labels, views=views, k=16, seed=2)
+    design = Design.of(labels, seed=2, confidence=0.95)
+    parts = {
+        name: {"h": h[rows], "labels": design.classes[rows]}
+        for name, rows in (("fit", design.fit), ("validation", design.validation), ("test", design.test))
+    }
+    parts["test"] |= {"h_x": views[0], "h_y": views[1]}
+    assert found == metrics.evaluate_parts(parts, metrics.Options(k=16, seed=2))
+    assert list(found.values) == list(table)
+    assert found.values["class_tolerance"] == metrics.tolerance(h[design.test], design.classes[design.test])
+    alone = metrics.evaluate(h, labels, k=16, seed=2).values
+    assert alone == {name: value for name, value in found.values.items() if not name.startswith("augmentation")}
+    assert list(metrics.evaluate(h, views=views).values) == [n for n in table if n.startswith("augmentation")]
+
+
+def test_an_evaluation_prints_each_metric_with_unit_and_arrow():
+    found = metrics.Evaluation({"class_contrastive_loss_nats": 3.25, "knn_accuracy": 0.5, "mlp_nmi": np.nan}, 64, 0.5)
+    lines = [" ".join(line.split()) for line in str(found).splitlines()]
+    assert lines == [
+        "on test images; contrastive losses at K = 64 and temperature 0.5:",
+        "contrastive loss, class, nats ↓ 3.250",
+        "kNN accuracy, % ↑ 50.00",
+        "NMI, MLP ↑ –",
+    ]
+    assert "<td>kNN accuracy, % ↑</td><td>50.00</td>" in found._repr_html_()
+    assert found.to_dict()["values"]["knn_accuracy"] == 0.5
+
+
+def test_a_metric_registered_in_a_config_file_is_in_report_picture_and_ranking(table, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "import numpy as np\n"
+        "from mirigor_jax.metrics import METRICS, Metric\n"
+        "def norm(x):\n"
+        "    return np.linalg.norm(x.h, axis=1).mean()\n"
+        "def error(x):\n"
+        "    return np.mean(x.probes['knn'].logits(x.h).argmax(axis=1) != x.labels)\n"
+        'METRICS["norm"] = Metric("mean length", None, "m", ("h",), norm)\n'
+        'METRICS["error"] = Metric("error", "lower", "%", ("knn",), error)\n'
+        "def get_config(arg):\n"
+        "    from ml_collections import ConfigDict\n"
+        "    return ConfigDict()\n"
+    )
+    config_files.load_config(str(mine))
+    h, labels, _ = clusters()
+    found = metrics.evaluate(h, labels)
+    test = Design.of(labels, seed=0, confidence=0.95).test
+    assert found.values["norm"] == pytest.approx(np.linalg.norm(h[test], axis=1).mean())
+    assert found.values["error"] == pytest.approx(1 - found.values["knn_accuracy"])
+    settings = {"estimate": {"paper_k": 64}, "train": {"temperature": 0.1}}
+    text = report.markdown(image_report(settings, metrics=found.values), report.IMAGE_FORM)
+    pairs, probed = ([line for line in text.splitlines() if of in line] for of in ("mean length, m |", "| error, % ↓"))
+    assert (len(pairs), len(probed)) == (1, 1)
+    assert f"| images | – | – | – | – | – | {found.values['norm']:.3f} |" in text
+    assert f"{100 * found.values['error']:.2f} |" in text.partition(probed[0])[2].splitlines()[2]
+    assert "error, % ↓" in report.table(image_report(settings, metrics=found.values), report.IMAGE_FORM)
+    ticks = [" ".join(tick.get_text().split()) for ax in found.figure().axes for tick in ax.get_xticklabels()]
+    assert {"mean length, m", "error, % ↓", "kNN accuracy, % ↑"} <= set(ticks)
+    assert (quality.ranked()["error"].sign, "norm" in quality.ranked()) == (-1, False)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (metrics.Metric("x", None, "", ("lable",), lambda x: 0.0), "metric 'mine' needs 'lable'; expected any of h, l"),
+        (metrics.Metric("alignment", "lower", "", ("h", "labels"), lambda x: 0.0), "'class_alignment' and 'mine' are"),
+    ],
+)
+def test_a_metric_that_cannot_be_computed_or_told_apart_is_named(table, metric, message):
+    table["mine"] = metric
+    with pytest.raises(InputError, match=message):
+        metrics.evaluate_parts({"test": {}}, metrics.Options())
 
 
 LABELS = np.array([0, 0, 1])
+ROWS = np.ones((20, 2))
 
 
 @pytest.mark.parametrize(
@@ -190,6 +290,11 @@ LABELS = np.array([0, 0, 1])
         (lambda: metrics.tolerance(np.ones((3, 2)), np.arange(3)), "3 images of 3 classes"),
         (lambda: metrics.class_alignment(np.ones((3, 2)), np.arange(3)), "a class of two or more"),
         (lambda: metrics.label_nmi(np.ones((3, 2)), np.ones(3, int)), "labels hold 1 class"),
+        (lambda: metrics.evaluate(ROWS, np.arange(20) % 2, views=(ROWS, ROWS[:3])), r"shapes \(20, 2\) and \(3, 2\)"),
+        (lambda: metrics.evaluate(ROWS, np.arange(30) % 2), "h has 20 rows and labels 30: expected one label a row"),
+        (lambda: metrics.evaluate(ROWS, np.arange(20) % 3), "class 2 has 6 rows, expected 10 or more of every class"),
+        (lambda: metrics.evaluate(ROWS, views=(ROWS,)), r"views holds 1 array\(s\), expected two"),
+        (lambda: metrics.evaluate(ROWS), "no metric"),
     ],
 )
 def test_what_is_not_defined_is_refused_in_one_line(call, message):

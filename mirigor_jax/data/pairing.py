@@ -258,6 +258,19 @@ def rank_in_class(sorted_classes: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"
     return np.arange(len(sorted_classes)) - np.searchsorted(sorted_classes, sorted_classes)
 
 
+def split_in_classes(
+    classes: Int[np.ndarray, " n"], rng: np.random.Generator
+) -> tuple[Int[np.ndarray, " f"], Int[np.ndarray, " v"], Int[np.ndarray, " t"]]:
+    """The rows of three parts (fit, validation, test): 60 : 20 : 20 of every class, at random.
+
+    classes: each row's, in 0..c-1.
+    """
+    rows = by_class(np.arange(len(classes)), classes, rng)
+    place = (rank_in_class(classes[rows]) + 0.5) / np.bincount(classes)[classes[rows]]
+    part = np.searchsorted([0.6, 0.8], place)
+    return rows[part == 0], rows[part == 1], rows[part == 2]
+
+
 def fresh_pairs(
     rows: Int[np.ndarray, " n"],
     classes: Int[np.ndarray, " m"],

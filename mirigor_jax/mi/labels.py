@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Shaped
 from scipy.special import entr
 
 from mirigor_jax import fitting, parallel, softmax
-from mirigor_jax.data.pairing import by_class, fresh_pairs, rank_in_class
+from mirigor_jax.data.pairing import fresh_pairs, split_in_classes
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import api, fit
 from mirigor_jax.mi.certificates import mix_posterior
@@ -161,21 +161,12 @@ class Design:
 
     @classmethod
     def of(cls, labels: Any, seed: int, confidence: float) -> "Design":
-        names, classes, counts = np.unique(_labels(labels), return_inverse=True, return_counts=True)
         if not 0.5 <= confidence < 1:
             raise InputError(f"confidence = {confidence}: expected in [0.5, 1); 0.95 is usual")
-        if len(names) < 2:
-            raise InputError(f"labels hold {len(names)} class: H(C) is 0, and so is I_class; give two classes or more")
-        least = int(counts.argmin())
-        rare = f"class {names[least].item()!r} has {counts[least]} rows"
-        if counts[least] < LEAST_ROWS:
-            raise InputError(f"{rare}, expected {LEAST_ROWS} or more of every class; drop or merge rare classes")
+        classes, rare = classes_of(labels)
         rng = np.random.default_rng(seed)
-        rows = by_class(np.arange(len(classes)), classes, rng)
-        place = (rank_in_class(classes[rows]) + 0.5) / counts[classes[rows]]
-        part = np.searchsorted([0.6, 0.8], place)
-        fitted, validation, test = (rows[part == i] for i in range(3))
-        law, risk = counts / len(classes), RUN_OUT * (1 - confidence)
+        fitted, validation, test = split_in_classes(classes, rng)
+        law, risk = np.bincount(classes) / len(classes), RUN_OUT * (1 - confidence)
         pairs = fresh_pairs(validation, classes, law, risk, rng), fresh_pairs(test, classes, law, risk, rng)
         if (fewest := min(map(len, pairs))) < LEAST_PAIRS:
             raise InputError(
@@ -193,6 +184,22 @@ class Design:
                 f"k = {k:,}: the test part has {tested:,} pairs, K must be from 2 to that; lower it, or None"
             )
         return k
+
+
+def classes_of(labels: Any) -> tuple[Int[np.ndarray, " n"], str]:
+    """Each row's class in 0..c-1, and a sentence on the class with the fewest rows.
+
+    labels: (n,) integers, strings or bools, from any framework.
+    Raises InputError for other labels, for one class, and for a class of fewer than LEAST_ROWS rows.
+    """
+    names, classes, counts = np.unique(_labels(labels), return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise InputError(f"labels hold {len(names)} class: H(C) is 0, and so is I_class; give two classes or more")
+    least = int(counts.argmin())
+    rare = f"class {names[least].item()!r} has {counts[least]} rows"
+    if counts[least] < LEAST_ROWS:
+        raise InputError(f"{rare}, expected {LEAST_ROWS} or more of every class; drop or merge rare classes")
+    return classes, rare
 
 
 def _labels(labels: Any) -> Shaped[np.ndarray, " n"]:

@@ -149,42 +149,6 @@ def linear(accuracies: dict[str, float], chance: dict[str, float]) -> Figure:
     return figure
 
 
-def metrics(found: dict[str, float]) -> Figure:
-    """Left: what the probes get right, in %. Right: alignment, uniformity and tolerance under each pairing.
-
-    found: as `metrics.evaluate` gives it; what is not in it is not drawn.
-    """
-    figure, (left, right) = panels("probes of the frozen encoder, %", "geometry of the unit representations")
-    probes = {
-        "linear": ("linear_accuracy", LINEAR),
-        "kNN": ("knn_accuracy", LINEAR),
-        "MLP": ("mlp_accuracy", LINEAR),
-        "NMI,\nlinear": ("linear_nmi", STRICT),
-        "NMI,\nMLP": ("mlp_nmi", STRICT),
-    }
-    shown = {name: (100 * found[key], colour) for name, (key, colour) in probes.items() if key in found}
-    if shown:
-        heights, colours = zip(*shown.values(), strict=True)
-        bars = left.bar(list(shown), heights, color=colours, width=0.6)
-        left.bar_label(bars, fmt="%.2f", padding=3, fontsize=8, color=INK)
-        left.set(ylim=(min(0, *heights), 108))
-    words = {"alignment": "alignment ↓", "uniformity": "uniformity ↓", "tolerance": "tolerance ↑"}
-    pairings = [
-        (f"{key}_", label, colour)
-        for key, label, colour in (("class", "T_class", CERTIFIED), ("augmentation", "T_SimCLR", PAPER))
-        if f"{key}_alignment" in found
-    ]
-    for i, (prefix, label, colour) in enumerate(pairings):
-        x = np.arange(len(words)) + 0.4 * (i - (len(pairings) - 1) / 2)
-        bars = right.bar(x, [found[prefix + name] for name in words], color=colour, width=0.36, label=label)
-        right.bar_label(bars, fmt="%.3f", padding=3, fontsize=8, color=INK)
-    right.axhline(0, color=INK, linewidth=0.8)
-    right.set_xticks(range(len(words)), list(words.values()))
-    right.margins(y=0.15)
-    legends(right)
-    return figure
-
-
 def critic(estimate: dict[str, Any]) -> Figure:
     """The critic's fit with the step chosen on validation; the estimates, reach(K) and the ceilings against K."""
     fit, upper = estimate["fit"], estimate["upper_bits"]

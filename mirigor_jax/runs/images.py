@@ -98,11 +98,11 @@ def _evaluate(job: Job, folder: RunFolder, features: Features) -> None:
         accuracies[task] = probes.accuracy(probe, *both_views(features["test"], classes))
         print(f"  {task}: {100 * accuracies[task]:.2f} % of test images", flush=True)
     if job.config.evaluate.metrics:
-        folder.write("evaluate/metrics.json", _metrics(job, folder, features))
+        folder.write("evaluate/metrics.json", _metrics(job, folder, features).values)
     folder.write("evaluate/linear.json", accuracies)
 
 
-def _metrics(job: Job, folder: RunFolder, features: Features) -> dict[str, float]:
+def _metrics(job: Job, folder: RunFolder, features: Features) -> metrics.Evaluation:
     """Every metric, of `evaluate.classes`; None: of those that the pairing shares, or of the task that counts."""
     config, population = job.config, job.images
     parts: Features = {name: {} for name in PARTS}
@@ -115,6 +115,9 @@ def _metrics(job: Job, folder: RunFolder, features: Features) -> dict[str, float
         for name in PARTS:
             h, labels = both_views(features[name], classes)
             parts[name] |= {"h": h, "labels": labels}
+    else:
+        plain = features["test"]
+        parts["test"]["h"] = plain["h"] if "h" in plain else np.concatenate([plain["h_x"], plain["h_y"]])
     views = folder / "estimates" / "simclr" / "features"
     if views.exists("test.npz"):
         of_views = views.arrays("test.npz")
@@ -125,9 +128,15 @@ def _metrics(job: Job, folder: RunFolder, features: Features) -> dict[str, float
         progress.total = steps
         progress.update(step, note)
 
-    options = {"temperature": config.train.temperature, "k": config.estimate.paper_k, "seed": config.seed}
-    options["max_steps"] = config.evaluate.mlp_steps
-    return metrics.evaluate(parts, l2=tuple(config.evaluate.l2), report=look, **options)
+    options = metrics.Options(
+        l2=tuple(config.evaluate.l2),
+        temperature=config.train.temperature,
+        k=config.estimate.paper_k,
+        mlp_steps=config.evaluate.mlp_steps,
+        seed=config.seed,
+        on_progress=look,
+    )
+    return metrics.evaluate_parts(parts, options)
 
 
 def write_report(job: Job, folder: RunFolder) -> None:
@@ -182,7 +191,8 @@ def _draw(job: Job, folder: RunFolder, parts: dict[str, Any]) -> dict[str, Figur
         "critic": figures.critic(parts["estimate"]),
     }
     if parts["metrics"]:
-        drawn["metrics"] = figures.metrics(parts["metrics"])
+        options = job.config.estimate.paper_k, job.config.train.temperature
+        drawn["metrics"] = metrics.Evaluation(parts["metrics"], *options).figure()
     if parts["linear"]:
         drawn["linear"] = figures.linear(parts["linear"], chance)
     rows = folder.rows("train/metrics.jsonl")

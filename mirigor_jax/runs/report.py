@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from mirigor_jax import tables
+from mirigor_jax import metrics, tables
 from mirigor_jax.files import AnyPath, replace_json, replace_text
 from mirigor_jax.runs.folder import RunFolder, provenance
 
@@ -26,20 +26,6 @@ class Form(NamedTuple):
 
 
 HEADER: Row = ("quantity", "value", "what it is")
-
-METRICS = {
-    "alignment": "alignment ↓",
-    "uniformity": "uniformity ↓",
-    "tolerance": "tolerance ↑",
-    "contrastive_loss_nats": "contrastive loss, nats ↓",
-}
-PROBES = {
-    "linear_accuracy": "linear ↑",
-    "knn_accuracy": "kNN ↑",
-    "mlp_accuracy": "MLP ↑",
-    "linear_nmi": "NMI, linear ↑",
-    "mlp_nmi": "NMI, MLP ↑",
-}
 
 CAPTIONS = {
     "estimators": "Each estimator's value with its t-interval, and what is certified of the mutual information.",
@@ -280,33 +266,28 @@ def _linear_rows(report: Report) -> list[Row]:
 
 
 def _metric_rows(report: Report) -> list[Row]:
-    found = report["metrics"]
-    alike = [
-        (f"{pairing} {what}", f"{found[f'{pairing}_{name}']:z.3f}", "")
-        for pairing in ("augmentation", "class")
-        for name, what in METRICS.items()
-        if f"{pairing}_{name}" in found
+    values = metrics.shown(report["metrics"])
+    return [
+        (metric.title, metric.text(value), "on test images" if metric.group == "probes" else "")
+        for metric, value in values
     ]
-    shown = [
-        (f"{what} accuracy", f"{100 * found[name]:.2f} %", "on test images")
-        for name, what in (("knn_accuracy", "kNN"), ("mlp_accuracy", "MLP"))
-        if name in found
-    ]
-    return [*alike, *shown]
 
 
 def _metrics(report: Report) -> list[str]:
-    """The encoder's row: a line a pairing as in Lee et al. 2023, Table IV, and the probes' accuracies."""
-    found, lines = report["metrics"], []
-    for pairing, name in (("augmentation", "T_SimCLR"), ("class", "T_class")):
-        if f"{pairing}_alignment" in found:
-            of = report["estimates"].get(report["measured"][pairing])
-            mi = "–" if of is None else f"{tables.bits(of['strict_bits'])}; {_certified(of)}"
-            lines.append((name, mi, *(f"{found[f'{pairing}_{metric}']:z.3f}" for metric in METRICS)))
-    grids = [tables.grid(("pairing", "strict InfoNCE; certified, bits", *METRICS.values()), lines)]
-    if known := {name: found[name] for name in PROBES if name in found}:
-        cells = [f"{100 * x:.2f} %" if name.endswith("accuracy") else f"{x:.3f}" for name, x in known.items()]
-        grids.append(tables.grid([PROBES[name] for name in known], [cells]))
+    """The encoder's rows: a line a pairing as in Lee et al. 2023, Table IV, and what the probes read."""
+    columns, rows = metrics.grouped(report["metrics"], "augmentation", "class", "images")
+    lines = []
+    for group, values in rows.items():
+        of = report["estimates"].get(report["measured"].get(group))
+        mi = "–" if of is None else f"{tables.bits(of['strict_bits'])}; {_certified(of)}"
+        lines.append(
+            (metrics.row_name(group), mi, *(metric.text(x) for metric, x in zip(columns, values, strict=True)))
+        )
+    grids = [tables.grid(("pairing", "strict InfoNCE; certified, bits", *(one.column for one in columns)), lines)]
+    columns, rows = metrics.grouped(report["metrics"], "probes")
+    for values in rows.values():
+        cells = [metric.text(value) for metric, value in zip(columns, values, strict=True)]
+        grids.append(tables.grid([metric.column for metric in columns], [cells]))
     config = report["run"]["config"]
     k, temperature = config["estimate"]["paper_k"], config["train"]["temperature"]
     legend = (

@@ -6,7 +6,7 @@ After Lee et al. 2023, Tables I, II and IV-IX; their numbers are in paper_qualit
 import csv
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -26,28 +26,6 @@ from mirigor_jax.studies.rows import Row
 
 RESAMPLES = 2000
 LEAST_BATCHES = 8  # for the t-interval of a paired difference
-# Every metric's heading, and 1 where more is better, -1 where less is.
-METRICS = {
-    "class_bits": ("I_class, strict ↑", 1),
-    "class_lower_bits": ("I_class, certified end ↑", 1),
-    "class_paper_bits": ("I_class, paper's form ↑", 1),
-    "simclr_bits": ("I_SimCLR, strict ↑", 1),
-    "simclr_lower_bits": ("I_SimCLR, certified end ↑", 1),
-    "simclr_paper_bits": ("I_SimCLR, paper's form ↑", 1),
-    "class_alignment": ("alignment, class ↓", -1),
-    "class_uniformity": ("uniformity, class ↓", -1),
-    "class_tolerance": ("tolerance, class ↑", 1),
-    "class_contrastive_loss_nats": ("contrastive loss, class ↓", -1),
-    "bound_nats": ("bound of supervised loss ↓", -1),
-    "augmentation_alignment": ("alignment, SimCLR ↓", -1),
-    "augmentation_uniformity": ("uniformity, SimCLR ↓", -1),
-    "augmentation_tolerance": ("tolerance, SimCLR ↑", 1),
-    "augmentation_contrastive_loss_nats": ("contrastive loss, SimCLR ↓", -1),
-    "knn_accuracy": ("kNN accuracy ↑", 1),
-    "mlp_accuracy": ("MLP accuracy ↑", 1),
-    "linear_nmi": ("NMI, linear ↑", 1),
-    "mlp_nmi": ("NMI, MLP ↑", 1),
-}
 # Which of ours each of the paper's columns is.
 PAPERS = {
     "class_alignment": "class_alignment",
@@ -60,6 +38,46 @@ PAPERS = {
 CAPTIONS = {
     "quality": "Linear accuracy against each metric, a dot an encoder, after Lee et al. 2023, Tables I and II.",
 }
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A number that may rank encoders as their linear accuracy does.
+
+    title: its words in tables and pictures.
+    sign: 1 if more is better, -1 if less is.
+    text: its value in words; a dash for None.
+    """
+
+    title: str
+    sign: int
+    text: Callable[[float | None], str]
+
+
+def _lower_end(value: float | None) -> str:
+    return tables.bits(tables.down(value))
+
+
+ESTIMATES = {
+    "class_bits": Ranked("I_class, strict ↑", 1, tables.bits),
+    "class_lower_bits": Ranked("I_class, certified end ↑", 1, _lower_end),
+    "class_paper_bits": Ranked("I_class, paper's form ↑", 1, tables.bits),
+    "simclr_bits": Ranked("I_SimCLR, strict ↑", 1, tables.bits),
+    "simclr_lower_bits": Ranked("I_SimCLR, certified end ↑", 1, _lower_end),
+    "simclr_paper_bits": Ranked("I_SimCLR, paper's form ↑", 1, tables.bits),
+}
+BOUND = {"bound_nats": Ranked("bound of supervised loss, nats ↓", -1, tables.bits)}
+RANKED_BY = "linear_accuracy"  # what the others are to order as
+
+
+def ranked() -> dict[str, Ranked]:
+    """The estimates, every metric that has a better end, and the bound, by their names in a row."""
+    measured = {
+        name: Ranked(metric.title, 1 if metric.better == "higher" else -1, metric.text)
+        for name, metric in metrics.METRICS.items()
+        if metric.better and name != RANKED_BY
+    }
+    return ESTIMATES | measured | BOUND
 
 
 @dataclass(frozen=True)
@@ -116,14 +134,14 @@ def row(done: Report, folder: AnyPath) -> Row:
         raise InputError(f"'{folder}' has no estimate `class`, or no metrics; give it evaluate.metrics=True")
     labels = read_arrays(folder / "features" / "test.npz")["labels"][:, 0]
     sizes = np.unique(labels, return_counts=True)[1]
-    found = {name: measured.get(name) for name in METRICS}
+    found = {name: measured.get(name) for name in ranked()}
     for pairing in ("class", "simclr"):
         of = estimates.get(pairing, {})
         found |= {f"{pairing}_bits": of.get("strict_bits"), f"{pairing}_lower_bits": of.get("lower_bits")}
         found[f"{pairing}_paper_bits"] = of.get("paper_bits")
     found["bound_nats"] = metrics.supervised_loss_bound_nats(
         measured["class_contrastive_loss_nats"],
-        # as many pairs a batch as `metrics.evaluate` had: of each class half its images at most
+        # as many pairs a batch as the metric had: of each class half its images at most
         k=min(config["estimate"]["paper_k"], int(np.sum(sizes // 2))),
         temperature=config["train"]["temperature"],
         least_frequency=float(sizes.min() / len(labels)),
@@ -163,10 +181,10 @@ def paper() -> dict[str, Row]:
 def correlations(rows: Sequence[Row]) -> dict[str, Correlation | None]:
     """Each metric's, over the encoders that have it; its sign is turned where less is better."""
     found = {}
-    for name, (_, sign) in METRICS.items():
+    for name, one in ranked().items():
         known = [(row["metrics"][name], row["accuracy"]) for row in rows if row["metrics"].get(name) is not None]
         values, accuracies = np.array(known, float).reshape(-1, 2).T
-        found[name] = correlation(sign * values, accuracies)
+        found[name] = correlation(one.sign * values, accuracies)
     return found
 
 
@@ -198,34 +216,30 @@ def neighbours(rows: Sequence[Row], confidence: float = 0.95) -> list[Row]:
     return found
 
 
-def _number(name: str, value: float | None) -> str:
-    """Accuracies in percent; lower ends rounded down."""
-    if value is None:
-        return "–"
-    if name.endswith("accuracy"):
-        return f"{100 * value:.2f}"
-    return f"{tables.round_down(value) if 'lower' in name else value:z.3f}"
+def _percent(accuracy: float) -> str:
+    return f"{100 * accuracy:.2f}"
 
 
 def table(rows: Sequence[Row]) -> str:
     """Every encoder with every metric, the correlations, the ranking's neighbours, and the paper's numbers beside."""
     ranking = sorted(rows, key=lambda row: -row["accuracy"])
-    header = ("encoder", "accuracy, %", "H(C)", *(heading for heading, _ in METRICS.values()))
+    numbers = ranked()
+    header = ("encoder", "accuracy, %", "H(C)", *(one.title for one in numbers.values()))
     lines = [
         (
             row["cell"],
-            _number("accuracy", row["accuracy"]),
+            _percent(row["accuracy"]),
             f"{row['entropy_bits']:.3f}",
-            *(_number(name, row["metrics"][name]) for name in METRICS),
+            *(one.text(row["metrics"][name]) for name, one in numbers.items()),
         )
         for row in ranking
     ]
     above = [row["cell"] for row in ranking if row["metrics"]["class_bits"] > row["entropy_bits"]]
     legend = (
-        f"MI in bits, strict InfoNCE at K = {max(row['k'] for row in rows):,}, losses in nats, accuracies of the test "
-        "images in percent. The contrastive losses are at the temperature of each one's training; the bound "
-        "is what the class's proves of the mean classifier's loss (after Bao et al. 2022): among encoders of one "
-        "temperature it has their order, and from log C upwards any guess is within it. Strict I_class is above "
+        f"MI in bits, strict InfoNCE at K = {max(row['k'] for row in rows):,}, accuracies of the test images. The "
+        "contrastive losses are at the temperature of each one's training; the bound is what the class's proves of the "
+        "mean classifier's loss (after Bao et al. 2022): among encoders of one temperature it has their order, and "
+        "from log C upwards any guess is within it. Strict I_class is above "
         f"H(C) for {', '.join(above) or 'no encoder'}."
     )
     sections = [tables.grid(header, lines), legend, "## Which metric ranks as accuracy does", *_correlated(rows)]
@@ -241,10 +255,10 @@ def _correlated(rows: Sequence[Row]) -> tuple[str, str]:
     for of in paper().values():
         scenarios.setdefault(of["table"], []).append(of)
     papers = [correlations(of) for of in scenarios.values()]
-    lines = []
+    lines, numbers = [], ranked()
     for name, one in correlations(rows).items():
         theirs = [found for of in papers if (found := of[name])]
-        line = [METRICS[name][0], "–" if one is None else str(one.n)]
+        line = [numbers[name].title, "–" if one is None else str(one.n)]
         for kind in ("pearson", "kendall"):
             ranges = [getattr(found, kind) for found in theirs]
             line.append("–" if one is None else _interval(getattr(one, kind), getattr(one, f"{kind}_interval")))
@@ -281,12 +295,14 @@ def _compared(pairs: Sequence[Row]) -> tuple[str, str]:
 
 
 def _beside(rows: Sequence[Row]) -> tuple[str, str]:
-    shown = ("accuracy", *PAPERS.values())
-    header = ("encoder", *("accuracy, %" if name == "accuracy" else METRICS[name][0] for name in shown))
+    shown = {name: ranked()[name] for name in PAPERS.values()}
+    header = ("encoder", "accuracy, %", *(one.title for one in shown.values()))
     lines = []
     for row in rows:
-        ours, theirs = ({"accuracy": one["accuracy"], **one["metrics"]} for one in (row, row["paper"]))
-        lines.append((row["cell"], *(f"{_number(n, ours[n])} / {_number(n, theirs[n])}" for n in shown)))
+        theirs = row["paper"]
+        pairs = [(one.text(row["metrics"][name]), one.text(theirs["metrics"][name])) for name, one in shown.items()]
+        both = [(_percent(row["accuracy"]), _percent(theirs["accuracy"])), *pairs]
+        lines.append((row["cell"], *(f"{ours} / {papers}" for ours, papers in both)))
     legend = "Ours / the paper's (Lee et al. 2023, Tables IV–IX)."
     return tables.grid(header, lines), legend
 
@@ -295,9 +311,9 @@ def draw(rows: Sequence[Row]) -> dict[str, Figure]:
     """`quality`: a panel a metric, accuracy against it."""
     found = correlations(rows)
     panels = {}
-    for name, (heading, _) in METRICS.items():
+    for name, number in ranked().items():
         if one := found[name]:
-            words = f"{heading}: ρ = {one.pearson:z.2f}, τ = {one.kendall:z.2f}"
+            words = f"{number.title}: ρ = {one.pearson:z.2f}, τ = {one.kendall:z.2f}"
             panels[words] = [row["metrics"][name] for row in rows]
     return {"quality": picture(panels, [row["accuracy"] for row in rows])} if panels else {}
 

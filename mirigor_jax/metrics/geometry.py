@@ -1,4 +1,4 @@
-"""What a frozen encoder's representations are like: alignment, uniformity, tolerance, contrastive loss, NMI, probes.
+"""What representations are like, as functions of arrays: alignment, uniformity, tolerance, contrastive loss, NMI.
 
 A pairing says which two views are alike: two images of a class, or two augmentations (h_x, h_y) of an image. The
 conventions are Wang & Isola's (2020): unit rows (made so here), squared distances, t = 2, no image its own partner.
@@ -6,7 +6,6 @@ Code that leaves rows as they are or takes t = 1 gives other numbers.
 """
 
 import math
-from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Integer
 from scipy.special import entr, log_softmax
 
-from mirigor_jax import fitting, probes
+from mirigor_jax.data.pairing import by_class, rank_in_class
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi.contrastive import nt_xent, uniformity
+from mirigor_jax.mi import contrastive
 
 
 def alignment(
@@ -57,15 +56,21 @@ def tolerance(h: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndarray | 
     return float(np.average(cosines, weights=sizes * (sizes - 1)))
 
 
+def uniformity(h: Float[np.ndarray | Array, "n d"]) -> float:
+    """Log of the mean of e^(-2 |x - y|^2) over all pairs of distinct unit rows: least, which is best, if spread evenly.
+
+    Source: Wang & Isola 2020, section 4.1.2, with t = 2.
+    """
+    return float(_uniformity(jnp.asarray(h)))
+
+
 def class_pairs(labels: Integer[np.ndarray | Array, " n"], seed: int = 0) -> Int[np.ndarray, "m 2"]:
     """Rows of same-class pairs, drawn at random and in random order: as many as there may be with no row in two."""
-    rng, labels = np.random.default_rng(seed), np.asarray(labels)
-    order = rng.permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    classes = labels[order]
-    rank = np.arange(len(order)) - np.searchsorted(classes, classes)
-    first = np.flatnonzero((rank[:-1] % 2 == 0) & (classes[:-1] == classes[1:]))
-    return rng.permutation(order[first[:, None] + np.arange(2)[None, :]])
+    rng, labels = np.random.default_rng(seed), np.asarray(labels).astype(np.int64)
+    rows = by_class(np.arange(len(labels)), labels, rng)
+    classes = labels[rows]
+    first = np.flatnonzero((rank_in_class(classes)[:-1] % 2 == 0) & (classes[:-1] == classes[1:]))
+    return rng.permutation(rows[first[:, None] + np.arange(2)[None, :]])
 
 
 def contrastive_loss_nats(
@@ -130,70 +135,6 @@ def label_nmi(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray | Arr
     return float(1 + np.mean(log_posterior[np.arange(len(truth)), truth]) / entropy_nats)
 
 
-def evaluate(
-    features: Mapping[str, Mapping[str, np.ndarray]],
-    *,
-    l2: Sequence[float],
-    temperature: float = 0.1,
-    k: int = 256,
-    max_steps: int = 20_000,
-    seed: int = 0,
-    report: fitting.Report | None = None,
-) -> dict[str, float]:
-    """Every metric of the part "test" that its arrays allow, by probes made on the parts "fit" and "validation".
-
-    h (n, d) and labels (n,) of every part give `class_*` (same-class pairing), accuracies of the linear, kNN and MLP
-    probes, and the NMI that the first and last show; h_x and h_y (m, d) of the test part, two augmentations of each
-    image, give `augmentation_*`. These need no labels; their tolerance is the mean cosine of the pairs.
-    l2: the linear probe's penalties. temperature, k (all pairs, where there are fewer): of the contrastive loss, by the
-    cosines of h itself. max_steps,
-    report: of the MLP. Raises InputError as the functions called do.
-    Source: Lee et al. 2023, Tables IV-IX.
-    """
-    test = features["test"]
-    found: dict[str, float] = {}
-    if "h_x" in test:
-        h_x, h_y = test["h_x"], test["h_y"]
-        distance = alignment(h_x, h_y)
-        found |= {
-            "augmentation_alignment": distance,
-            # of each view alone, as in Wang & Isola's code: a pair's two are not independent
-            "augmentation_uniformity": (_uniformity(h_x) + _uniformity(h_y)) / 2,
-            "augmentation_tolerance": 1 - distance / 2,
-            "augmentation_contrastive_loss_nats": contrastive_loss_nats(h_x, h_y, temperature, min(k, len(h_x))),
-        }
-    if "labels" in test:
-        h, labels = test["h"], test["labels"]
-        x, y = class_pairs(labels, seed).T
-        found |= {
-            "class_alignment": class_alignment(h, labels),
-            "class_uniformity": _uniformity(h),
-            "class_tolerance": tolerance(h, labels),
-            "class_contrastive_loss_nats": contrastive_loss_nats(h[x], h[y], temperature, min(k, len(x))),
-        }
-        num_classes = 1 + max(int(part["labels"].max()) for part in features.values())
-        part = features["fit"]["h"], features["fit"]["labels"], num_classes
-        h_validation, of_validation = features["validation"]["h"], features["validation"]["labels"]
-        linear = probes.fit_linear(*part, l2=l2, validation_features=h_validation, validation_labels=of_validation)
-        knn = probes.fit_knn(*part)
-        mlp = probes.fit_mlp(
-            *part,
-            validation_features=h_validation,
-            validation_labels=of_validation,
-            max_steps=max_steps,
-            seed=seed,
-            report=report,
-        )
-        found |= {
-            "linear_accuracy": probes.accuracy(linear, h, labels),
-            "knn_accuracy": probes.accuracy(knn, h, labels),
-            "mlp_accuracy": probes.accuracy(mlp, h, labels),
-            "linear_nmi": label_nmi(linear.logits(h) / linear.temperature, labels),
-            "mlp_nmi": label_nmi(mlp.logits(h) / mlp.temperature, labels),
-        }
-    return found
-
-
 def _unit(h: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n d"]:
     rows = np.asarray(h, np.float64)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
@@ -225,11 +166,7 @@ def _check_views(h_x, h_y) -> None:
 def _mean_nt_xent(
     z_x: Float[Array, "b k d"], z_y: Float[Array, "b k d"], temperature: float | Array
 ) -> Float[Array, ""]:
-    return jnp.mean(lax.map(lambda batch: nt_xent(batch[0], batch[1], temperature), (z_x, z_y)))
+    return jnp.mean(lax.map(lambda batch: contrastive.nt_xent(batch[0], batch[1], temperature), (z_x, z_y)))
 
 
-def _uniformity(h: Float[np.ndarray | Array, "n d"]) -> float:
-    return float(_jitted_uniformity(jnp.asarray(h)))
-
-
-_jitted_uniformity = jax.jit(uniformity)
+_uniformity = jax.jit(contrastive.uniformity)

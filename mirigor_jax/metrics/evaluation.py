@@ -1,0 +1,131 @@
+"""Every metric of some features at once, and what is returned: values that print, plot and go into a report."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mirigor_jax import fitting, tables
+from mirigor_jax.data.pairing import split_in_classes
+from mirigor_jax.errors import InputError
+from mirigor_jax.metrics.table import ARRAYS, METRICS, PROBES, Inputs, Options, Parts, check_table, shown
+from mirigor_jax.mi import api
+from mirigor_jax.mi.labels import classes_of
+
+PARTS = ("fit", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every metric of an encoder's features, on test images.
+
+    values: by the names in METRICS; accuracies and NMI in 0..1.
+    k, temperature: of the contrastive losses; k pairs, or all that there are.
+    Tables and pictures show the metrics that METRICS has now.
+    """
+
+    values: dict[str, float]
+    k: int
+    temperature: float
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Each metric's title and its value in words."""
+        return [(metric.title, metric.text(value)) for metric, value in shown(self.values)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON has them."""
+        return dataclasses.asdict(self)
+
+    def figure(self) -> Any:
+        """What probes read, and the other metrics by pairing: a matplotlib Figure."""
+        from mirigor_jax.metrics import picture  # matplotlib is imported for those who draw
+
+        return picture.evaluation(self.values)
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self._header()}:", *tables.aligned(("", ""), self.rows(), "<>")[1:]])
+
+    def _repr_html_(self) -> str:
+        return tables.html((self._header(), ""), self.rows())
+
+    def _header(self) -> str:
+        return f"on test images; contrastive losses at K = {self.k:,} and temperature {self.temperature:g}"
+
+
+def evaluate(
+    h: Any,
+    labels: Any = None,
+    *,
+    views: Sequence[Any] | None = None,
+    l2: Sequence[float] = Options.l2,
+    temperature: float = Options.temperature,
+    k: int = Options.k,
+    mlp_steps: int = Options.mlp_steps,
+    seed: int = Options.seed,
+    on_progress: fitting.Report | None = None,
+) -> Evaluation:
+    """Every metric of METRICS that the arrays allow, of representations h (n, d) and labels (n,).
+
+    Rows are split at random within classes, 60 : 20 : 20, as `mi.estimate_labels` splits them: probes are fitted on the
+    first part and choose on the second; the third is measured.
+    h: (n, d). Representations of images, one row an image, from any framework.
+    labels: (n,) integers, strings or bools. The images' classes; None: only metrics that need no labels.
+    views: (h_x, h_y), each (m, d). Representations of two augmentations of each of m test images; None: no metrics of
+        augmentations.
+    l2, temperature, k, mlp_steps, on_progress: as in `Options`.
+    seed: of the split, the same-class pairs and the MLP probe.
+    Raises InputError for arrays that do not fit each other, NaN, other dtypes, one class, and classes of few rows.
+    Source: Lee et al. 2023, Tables IV-IX.
+
+        print(evaluate(h, labels))
+    """
+    rows = api.as_rows(h, "h").astype(np.float32)
+    parts: dict[str, dict[str, np.ndarray]] = {name: {} for name in PARTS}
+    if labels is None:
+        parts["test"]["h"] = rows
+    else:
+        classes, _ = classes_of(labels)
+        if len(classes) != len(rows):
+            raise InputError(f"h has {len(rows):,} rows and labels {len(classes):,}: expected one label a row")
+        for name, part in zip(PARTS, split_in_classes(classes, np.random.default_rng(seed)), strict=True):
+            parts[name] = {"h": rows[part], "labels": classes[part]}
+    if views is not None and len(views) != 2:
+        raise InputError(f"views holds {len(views)} array(s), expected two, h_x and h_y: augmentations of each image")
+    for name, view in zip(("h_x", "h_y"), views or (), strict=False):
+        parts["test"][name] = api.as_rows(view, name).astype(np.float32)
+    return evaluate_parts(parts, Options(tuple(l2), temperature, k, mlp_steps, seed, on_progress))
+
+
+def evaluate_parts(parts: Parts, options: Options) -> Evaluation:
+    """Every metric of the part "test" that the arrays allow, by probes fitted on "fit" and "validation".
+
+    parts: h (n, d) and labels (n,) of every part, if there are any; h_x and h_y (m, d) of the test part, two
+        augmentations of each image, if there are any.
+    Raises InputError as the metrics do, and if METRICS has an entry that cannot be computed.
+    """
+    check_table()
+    test = parts["test"]
+    known = {need for need, arrays in ARRAYS.items() if all(name in test for name in arrays)}
+    if "labels" in known:
+        known |= PROBES.keys()
+    allowed = {name: metric for name, metric in METRICS.items() if set(metric.needs) <= known}
+    if not allowed:
+        raise InputError("no metric can be computed without labels or views; give one of them")
+    none = np.zeros((0, 0), np.float32)
+    inputs = Inputs(
+        h=test.get("h", none),
+        labels=test.get("labels", np.zeros(0, np.int32)),
+        h_x=test.get("h_x", none),
+        h_y=test.get("h_y", none),
+        probes={},
+        options=options,
+    )
+    # What takes no fit comes first, so that arrays that do not fit each other are refused at once.
+    values = {name: metric.compute(inputs) for name, metric in allowed.items() if metric.group != "probes"}
+    needed = {need for metric in allowed.values() for need in metric.needs}
+    fitted = {name: fit(parts, options) for name, fit in PROBES.items() if name in needed}
+    probed = dataclasses.replace(inputs, probes=fitted)
+    values |= {name: metric.compute(probed) for name, metric in allowed.items() if metric.group == "probes"}
+    return Evaluation({name: float(values[name]) for name in allowed}, options.k, options.temperature)

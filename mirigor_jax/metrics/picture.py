@@ -1,0 +1,44 @@
+"""The picture of an evaluation. Nothing is read, saved or shown here."""
+
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mirigor_jax.drawing import CERTIFIED, INK, LINEAR, PAPER, STRICT, floats, legends, panels
+from mirigor_jax.metrics.table import Group, grouped, row_name
+
+COLORS: dict[Group, str] = {"class": CERTIFIED, "augmentation": PAPER, "images": STRICT, "probes": LINEAR}
+
+
+def evaluation(values: Mapping[str, float]) -> Figure:
+    """Left: what the probes read. Right: the other metrics, a bar a pairing.
+
+    values: of the metrics, by their names in METRICS.
+    """
+    figure, (left, right) = panels("probes of the frozen encoder", "geometry of the unit representations")
+    _bars(left, values, "probes")
+    _bars(right, values, "class", "augmentation", "images")
+    legends(right)
+    return figure
+
+
+def _bars(ax: Axes, values: Mapping[str, float], *groups: Group) -> None:
+    """Bars of each metric around its tick, one a group that has it."""
+    columns, rows = grouped(values, *groups)
+    heights = np.array([floats(row) for row in rows.values()]).reshape(len(rows), len(columns))
+    drawn = np.isfinite(heights)
+    step = 0.8 / max(1, drawn.sum(axis=0).max(initial=1))
+    beside = step * (np.cumsum(drawn, axis=0) - 1 - (drawn.sum(axis=0, keepdims=True) - 1) / 2)
+    for group, row, shift in zip(rows, heights, beside, strict=True):
+        x, width = np.arange(len(columns)) + shift, min(0.6, 0.9 * step)
+        bars = ax.bar(x, row, color=COLORS[group], width=width, label=row_name(group))
+        texts = [metric.text(value) if np.isfinite(value) else "" for metric, value in zip(columns, row, strict=True)]
+        ax.bar_label(bars, texts, padding=3, fontsize=7, color=INK)
+    ax.axhline(0, color=INK, linewidth=0.8)
+    # An arrow stays beside its word.
+    words = [textwrap.fill(metric.column.replace(" ↑", "\u00a0↑").replace(" ↓", "\u00a0↓"), 12) for metric in columns]
+    ax.set_xticks(range(len(columns)), words)
+    ax.margins(y=0.15)

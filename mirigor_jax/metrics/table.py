@@ -1,0 +1,212 @@
+"""Every metric in one table: how it is called, which way it is better, its unit, what it needs, and how it is computed.
+
+A new metric is one entry, in a config file too:
+
+    METRICS["class_spread"] = Metric("spread", "lower", "", ("h", "labels"), lambda x: spread(x.h, x.labels))
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from mirigor_jax import fitting, probes, tables
+from mirigor_jax.errors import InputError
+from mirigor_jax.metrics import geometry
+
+# The arrays of each part, "fit", "validation" and "test", by name; see `evaluate_parts`.
+Parts = Mapping[str, Mapping[str, np.ndarray]]
+ARRAYS = {"h": ("h",), "labels": ("h", "labels"), "views": ("h_x", "h_y")}  # what a need other than a probe asks for
+ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+Group = Literal["augmentation", "class", "images", "probes"]
+GROUPS: dict[Group, str] = {"augmentation": "SimCLR", "class": "class", "images": "", "probes": ""}
+
+
+def row_name(group: Group) -> str:
+    """What a group's row of a table is called: as Lee et al. 2023 call the pairing, where it is of one."""
+    return f"T_{GROUPS[group]}" if GROUPS[group] else group
+
+
+@dataclass(frozen=True)
+class Options:
+    """How metrics are computed; the defaults are the command line's.
+
+    l2: the penalties that the linear probe chooses from.
+    temperature, k: of the contrastive losses, by the cosines of the features; k pairs, or all where there are fewer.
+    mlp_steps: the most that the MLP probe is fitted for.
+    seed: of the same-class pairs and of the MLP.
+    on_progress: called as on_progress(step, steps, note) at every look of the MLP at validation.
+    """
+
+    l2: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2)
+    temperature: float = 0.1
+    k: int = 256
+    mlp_steps: int = 20_000
+    seed: int = 0
+    on_progress: fitting.Report | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a metric may compute with: the test part, and the probes fitted on the two others.
+
+    h: (n, d). Features of plain images.
+    labels: (n,). Their classes, 0..c-1.
+    h_x, h_y: (m, d). Features of two augmentations of each image.
+    probes: the probes that some metric needs, by their names in PROBES.
+    An array that the features do not have is empty; a metric is computed only if they have all that it needs.
+    """
+
+    h: Float[np.ndarray, "n d"]
+    labels: Integer[np.ndarray, " n_labels"]
+    h_x: Float[np.ndarray, "m d_x"]
+    h_y: Float[np.ndarray, "m_y d_y"]
+    probes: Mapping[str, probes.Probe]
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of an encoder's features.
+
+    heading: its name in tables and pictures, without unit and arrow; unique among the metrics of its group.
+    better: "higher", "lower", or None if neither is.
+    unit: "%" (of a value in 0..1), "nats" and so on; "" for a plain number.
+    needs: any of "h", "labels" (with h), "views" and the names in PROBES.
+    compute: the value, from what it needs.
+    """
+
+    heading: str
+    better: Literal["higher", "lower"] | None
+    unit: str
+    needs: tuple[str, ...]
+    compute: Callable[[Inputs], float]
+
+    @property
+    def group(self) -> Group:
+        """The metrics that share a row of a table: of a pairing of two alike views, of images alone, or of probes."""
+        if set(self.needs) & PROBES.keys():
+            return "probes"
+        return "augmentation" if "views" in self.needs else "class" if "labels" in self.needs else "images"
+
+    @property
+    def column(self) -> str:
+        """The heading with unit and arrow: a column of its group's table."""
+        return ", ".join(filter(None, (self.heading, self.unit))) + ARROWS[self.better]
+
+    @property
+    def title(self) -> str:
+        """The column's words, which pairing they are about among them: unique in METRICS."""
+        return ", ".join(filter(None, (self.heading, GROUPS[self.group], self.unit))) + ARROWS[self.better]
+
+    def text(self, value: float | None) -> str:
+        """The value in the metric's unit, without the unit; a dash for None and NaN."""
+        if self.unit == "%" and tables.known(value):
+            return f"{100 * value:.2f}"
+        return tables.bits(value)
+
+
+def check_table() -> None:
+    """Raises InputError if a metric needs what nobody makes, or if two have one title."""
+    titles: dict[str, str] = {}
+    for name, metric in METRICS.items():
+        if unknown := set(metric.needs) - ARRAYS.keys() - PROBES.keys():
+            raise InputError(f"metric '{name}' needs '{min(unknown)}'; expected any of {', '.join((*ARRAYS, *PROBES))}")
+        if (other := titles.setdefault(metric.title, name)) != name:
+            raise InputError(f"metrics '{other}' and '{name}' are both called '{metric.title}'; change one heading")
+
+
+def shown(values: Mapping[str, float]) -> list[tuple[Metric, float]]:
+    """The metric of each value; values of metrics that METRICS does not have are left out."""
+    return [(METRICS[name], value) for name, value in values.items() if name in METRICS]
+
+
+def grouped(values: Mapping[str, float], *groups: Group) -> tuple[list[Metric], dict[Group, list[float | None]]]:
+    """The metrics of these groups as a table: a metric a column, and by group its value in each column.
+
+    A group without a metric has no row; a value that a group does not have is None.
+    """
+    columns: dict[str, Metric] = {}
+    found: dict[Group, dict[str, float]] = {}
+    for metric, value in shown(values):
+        if metric.group in groups:
+            columns.setdefault(metric.column, metric)
+            found.setdefault(metric.group, {})[metric.column] = value
+    return list(columns.values()), {
+        group: [found[group].get(column) for column in columns] for group in groups if group in found
+    }
+
+
+def _labeled(parts: Parts) -> dict[str, Any]:
+    """The arguments that every fit of a probe takes."""
+    num_classes = 1 + max(int(part["labels"].max()) for part in parts.values())
+    return {"features": parts["fit"]["h"], "labels": parts["fit"]["labels"], "num_classes": num_classes}
+
+
+def _validation(parts: Parts) -> dict[str, Any]:
+    part = parts["validation"]
+    return {"validation_features": part["h"], "validation_labels": part["labels"]}
+
+
+def _linear(parts: Parts, options: Options) -> probes.Probe:
+    return probes.fit_linear(**_labeled(parts), **_validation(parts), l2=options.l2)
+
+
+def _knn(parts: Parts, options: Options) -> probes.Probe:
+    return probes.fit_knn(**_labeled(parts))
+
+
+def _mlp(parts: Parts, options: Options) -> probes.Probe:
+    how: dict[str, Any] = {"max_steps": options.mlp_steps, "seed": options.seed, "report": options.on_progress}
+    return probes.fit_mlp(**_labeled(parts), **_validation(parts), **how)
+
+
+# Probes by name: a fit on the parts "fit" and "validation", once for all metrics that need it.
+PROBES: dict[str, Callable[[Parts, Options], probes.Probe]] = {"linear": _linear, "knn": _knn, "mlp": _mlp}
+
+
+def _view_uniformity(x: Inputs) -> float:
+    """Of each view alone, as in Wang & Isola's code: a pair's two are not independent."""
+    return (geometry.uniformity(x.h_x) + geometry.uniformity(x.h_y)) / 2
+
+
+def _contrastive_loss(h_x: Float[np.ndarray, "n d"], h_y: Float[np.ndarray, "n d"], options: Options) -> float:
+    return geometry.contrastive_loss_nats(h_x, h_y, options.temperature, min(options.k, len(h_x)))
+
+
+def _class_loss(x: Inputs) -> float:
+    rows_x, rows_y = geometry.class_pairs(x.labels, x.options.seed).T
+    return _contrastive_loss(x.h[rows_x], x.h[rows_y], x.options)
+
+
+def _accuracy(name: str) -> Callable[[Inputs], float]:
+    return lambda x: probes.accuracy(x.probes[name], x.h, x.labels)
+
+
+def _nmi(name: str) -> Callable[[Inputs], float]:
+    return lambda x: geometry.label_nmi(x.probes[name].logits(x.h) / x.probes[name].temperature, x.labels)
+
+
+# Source: Lee et al. 2023, Tables IV-IX; NMI: Gosch 2020.
+METRICS: dict[str, Metric] = {
+    "augmentation_alignment": Metric("alignment", "lower", "", ("views",), lambda x: geometry.alignment(x.h_x, x.h_y)),
+    "augmentation_uniformity": Metric("uniformity", "lower", "", ("views",), _view_uniformity),
+    # no class is there to share: the mean cosine of the pairs
+    "augmentation_tolerance": Metric(
+        "tolerance", "higher", "", ("views",), lambda x: 1 - geometry.alignment(x.h_x, x.h_y) / 2
+    ),
+    "augmentation_contrastive_loss_nats": Metric(
+        "contrastive loss", "lower", "nats", ("views",), lambda x: _contrastive_loss(x.h_x, x.h_y, x.options)
+    ),
+    "class_alignment": Metric("alignment", "lower", "", ("labels",), lambda x: geometry.class_alignment(x.h, x.labels)),
+    "class_uniformity": Metric("uniformity", "lower", "", ("labels",), lambda x: geometry.uniformity(x.h)),
+    "class_tolerance": Metric("tolerance", "higher", "", ("labels",), lambda x: geometry.tolerance(x.h, x.labels)),
+    "class_contrastive_loss_nats": Metric("contrastive loss", "lower", "nats", ("labels",), _class_loss),
+    "linear_accuracy": Metric("linear accuracy", "higher", "%", ("linear",), _accuracy("linear")),
+    "knn_accuracy": Metric("kNN accuracy", "higher", "%", ("knn",), _accuracy("knn")),
+    "mlp_accuracy": Metric("MLP accuracy", "higher", "%", ("mlp",), _accuracy("mlp")),
+    "linear_nmi": Metric("NMI, linear", "higher", "", ("linear",), _nmi("linear")),
+    "mlp_nmi": Metric("NMI, MLP", "higher", "", ("mlp",), _nmi("mlp")),
+}
