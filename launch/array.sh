@@ -46,7 +46,7 @@ from mirigor_jax import config_files, errors, files
 
 try:
     config, name, workdir = config_files.parse(config_files.of_job(sys.argv[1:])[0])
-    if config.kind != "study":
+    if "study" not in config:
         raise errors.InputError(f"{name} is one run, expected a study; launch/slurm.sbatch and launch/tpu_vm.sh run it")
     read = []
     for source in filter(None, config.study.sources.split(",")):

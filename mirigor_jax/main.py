@@ -31,21 +31,18 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         argv, peers, watched = config_files.of_job(argv)
+        keep_compiled_programs()  # before JAX is imported, which a config file may do
         config, name, workdir = config_files.parse(argv)
-        keep_compiled_programs()
         import jax
 
         # JAX starts only for a command line that is right
-        from mirigor_jax import memory, monitoring, parallel
-        from mirigor_jax.runs.kinds import KINDS
-        from mirigor_jax.studies import grid, invertible
+        from mirigor_jax import kinds, memory, monitoring, parallel
 
         parallel.start(**peers)
         memory.keep_freed_memory()
         with contextlib.nullcontext() if parallel.is_main() else contextlib.redirect_stdout(io.StringIO()):
             try:
-                kinds = {**KINDS, "study": grid.run, "invertible": invertible.run}
-                kinds[config.kind](config, name, workdir, monitoring.Watch(**watched))
+                kinds.run(config, name, workdir, monitoring.Watch(**watched))
             except parallel.Stopped:
                 print("stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
                 return 143

@@ -22,12 +22,10 @@ from small import batch_size, cdp, user_environment
 from small import report as read_report
 from test_watch import scalars
 
-from mirigor_jax import config_files, files
+from mirigor_jax import config_files, files, kinds
 from mirigor_jax.data import array_files, sources
 from mirigor_jax.errors import InputError
 from mirigor_jax.runs.folder import RunFolder
-from mirigor_jax.runs.kinds import KINDS
-from mirigor_jax.studies import grid
 
 JOB, WATCHED = cdp(), ("--tensorboard", "--profile")
 STUDY = [option for option in batch_size(Path()) if not option.startswith("--workdir")]
@@ -211,7 +209,7 @@ WRONG = {
 def test_what_is_not_in_a_bucket_is_named_in_one_line(server, named):
     config, *rest = config_files.parse([*WRONG[named]])
     with pytest.raises(InputError, match=re.escape(named)) as raised:
-        {**KINDS, "study": grid.run}[config.kind](config, *rest)
+        kinds.run(config, *rest)
     assert "\n" not in str(raised.value)
     assert objects(server, "run/") == objects(server, "other/") == []
 

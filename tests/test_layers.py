@@ -20,6 +20,7 @@ LAYERS = (
     ("objectives", "encoding", "training", "metrics"),
     ("runs",),
     ("studies", "plan"),
+    ("kinds",),
     ("main",),
 )
 ALLOWED: set[tuple[str, str]] = set()  # imports that go up all the same: (module, what it imports)
@@ -87,7 +88,7 @@ def test_only_the_rooms_of_runs_know_config_dicts():
     knowing = {name.split(".")[0] for name, tree in KNOWN.items() if NO_CONFIG in {
         getattr(node, "id", getattr(node, "name", None)) for node in ast.walk(tree)
     }}  # fmt: skip
-    assert knowing <= {"config_files", "runs", "studies", "plan", "main"}
+    assert knowing <= {"config_files", "runs", "studies", "plan", "kinds", "main"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from small import cdp, image_report, report, user_environment
 
-from mirigor_jax import config_files, encoding, fitting
+from mirigor_jax import config_files, encoding, fitting, kinds
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.main import main
@@ -429,6 +429,31 @@ def test_configs_are_found_from_any_directory(tmp_path, monkeypatch):
     mine.write_text("import common\ndef get_config(arg): return common.base()")
     with pytest.raises(ZeroDivisionError):  # a config of one's own imports the common.py beside it
         config_files.parse([f"--config={mine}"])
+
+
+def test_a_kind_of_run_registered_in_a_config_file_is_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(kinds, "RUN_KINDS", dict(kinds.RUN_KINDS))
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from ml_collections import ConfigDict\n"
+        "from mirigor_jax.kinds import RUN_KINDS, RunKind\n"
+        "def run(config, name, workdir, watch):\n"
+        "    print(f'{name} in {workdir}: {config.answer}')\n"
+        "RUN_KINDS['mine'] = RunKind(run, is_watched=False)\n"
+        "def get_config(arg):\n"
+        "    return ConfigDict({'kind': arg or 'mine', 'answer': 42})\n"
+    )
+    assert main([f"--config={mine}", f"--workdir={tmp_path}"]) == 0
+    assert f"mine in {tmp_path}: 42" in capsys.readouterr().out
+    assert main([f"--config={mine}", "--profile"]) == 2
+    assert "a job of kind mine has none" in capsys.readouterr().err
+    assert main([f"--config={mine}:mien"]) == 2
+    assert (
+        "unknown kind 'mien'; choose one of images, restore, arrays, study, invertible, mine" in capsys.readouterr().err
+    )
+    monkeypatch.setattr(kinds.jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="a job of kind arrays is one process's"):
+        kinds.run(config_files.parse(["--config=configs/arrays.py"])[0], "run", None)
 
 
 def test_k_of_the_paper_and_epsilon_one_by_one():

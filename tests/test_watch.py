@@ -15,12 +15,11 @@ import pytest
 from small import cdp, report, user_environment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mirigor_jax import config_files
+from mirigor_jax import config_files, kinds
 from mirigor_jax import monitoring as watching
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.monitoring import Stage, Watch
-from mirigor_jax.runs import arrays
 
 
 def scalars(folder: Path) -> list[dict[str, float]]:
@@ -112,7 +111,7 @@ def test_flags_are_told_from_the_configs_arguments():
 def test_what_cannot_be_watched_is_told(tmp_path, monkeypatch):
     arguments = ["--config=configs/arrays.py", f"--workdir={tmp_path / 'run'}"]
     with pytest.raises(InputError, match="--tensorboard and --profile"):
-        arrays.run(*config_files.parse(arguments), Watch(profile=True))
+        kinds.run(*config_files.parse(arguments), Watch(profile=True))
     monkeypatch.setattr(watching.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install -e '\.\[tensorboard\]'"):
         Watch(tensorboard=True)

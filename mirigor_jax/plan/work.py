@@ -81,7 +81,7 @@ def prepare(config: ConfigDict, classes: int | None) -> Job:
 
     classes: that they have. Raises InputError where the config is wrong, trains nothing, or needs their number.
     """
-    if config.kind != "images" or config.encoder.path or config.data.source.startswith("features:"):
+    if "train" not in config or config.encoder.path or config.data.source.startswith("features:"):
         raise InputError("the plan is for runs that train an encoder of images, as configs/cdp.py does")
     if config.data.size is None:
         raise InputError("data.size=None takes the images' own, and the plan reads none; give --config.data.size=N")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,12 +18,9 @@ from mirigor_jax.runs.folder import RunFolder, digest
 
 def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
     """Run or resume, and write the report. Raises InputError for what the user can put right."""
+    del watch  # nothing is trained that it shows
     folder = RunFolder.at(workdir or f"runs/{name}")
     print(f"run folder: {folder}", flush=True)
-    if jax.process_count() > 1:
-        raise InputError("a job of kind arrays is one process's; start it without the others")
-    if watch != UNWATCHED:
-        raise InputError("--tensorboard and --profile are of trainings and their critics; arrays have none")
     if config.x is None or (config.y is None) == (config.labels is None):
         raise InputError("give --config.x=FILE and either --config.y=FILE or --config.labels=FILE: paired rows")
     if not config.estimators:

@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
@@ -35,8 +34,6 @@ def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWAT
     """
     folder = RunFolder.at(workdir or f"runs/{name}")
     print(f"run folder: {folder}", flush=True)
-    if jax.process_count() > 1:
-        raise InputError(f"a job of kind {config.kind} is one process's; start it without the others")
     if unknown := set(config.objectives) - invertible_encoders.OBJECTIVES.keys():
         raise InputError(f"unknown objective '{min(unknown)}'; choose from {', '.join(invertible_encoders.OBJECTIVES)}")
     for key, least in (("k", 2), ("steps", 1), ("record_every", 1), ("probed", 1), ("layers", 1)):
