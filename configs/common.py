@@ -227,7 +227,7 @@ def study(name: str, scale: str) -> ConfigDict:
     config.study.name = name  # its table and its figures
     config.study.only = ""  # 3/16: that run alone
     config.study.sources = ""  # folders of other studies, joined by commas, whose finished runs are its cells too
-    config.study.cells = ()  # {"name", "run": {key of config.run: value}}, a run each
+    config.study.cells = ()  # a run each: {"name", "run": {key of config.run: value}, "tags": what its row says of it}
     config.study.estimates = ()  # what configs/estimate.py would be asked of every run
     config.run = base()
     config.run.update_from_flattened_dict(at_scale(scale))

@@ -15,7 +15,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import parse
-from mirigor_jax.studies import cases, grid, quality
+from mirigor_jax.studies import cases, grid, negatives, objectives, quality
 
 # What Lee et al. 2023 print below Tables IV-IX: Pearson's ρ and Kendall's τ of every column with accuracy.
 PRINTED = {
@@ -219,40 +219,40 @@ def two_estimates(strict: float, lower: float, classes: int) -> dict[str, Estima
 
 
 def objectives_rows() -> list[dict]:
-    def row(pairing, objective, seed, accuracy):
-        config = {"data": {"pairing": pairing}, "train": {"objective": objective}, "seed": seed}
-        report = image_report(config, two_estimates(3.0, 2.5, 10), linear={"class": accuracy})
-        return cases.objectives_row(report, Path("x") / f"cifar10-a-seed={seed}")
+    def row(case, seed, accuracy):
+        report = image_report({"seed": seed}, two_estimates(3.0, 2.5, 10), linear={"class": accuracy})
+        return {"set": "cifar10", "case": case, **cases.row(report, Path("x"))}
 
-    return [row("simclr", "simclr", 0, 0.9), row("simclr", "simclr", 1, 0.92), row("class", "simclr", 0, 0.95)]
+    return [row("SimCLR", 0, 0.9), row("SimCLR", 1, 0.92), row("class", 0, 0.95)]
 
 
 def test_objectives_stand_beside_the_papers():
     rows = objectives_rows()
-    text = cases.objectives_table(rows)
+    text = objectives.table(rows)
     assert "| SimCLR | 2 | 91.00 ± 1.41 | 93.0 | 3.000 ± 0.000 | [2.500, 3.322] | 6.000 ± 0.000 |" in text
     assert "| class | 1 | 95.00 | 93.1 | 3.000 | [2.500, 3.322] | 6.000 |" in text
     assert "| best known, unsupervised |  |  | 94.1 |  |  |  |" in text
-    left = cases.picture(rows, cases.PAPER_OBJECTIVES["cifar10"]).axes[0]
+    left = cases.picture(rows, objectives.PAPER["cifar10"]).axes[0]
     ours, paper = (line.get_xydata().tolist() for line in left.lines)
     assert ours == [[0, 90.0], [0, 92.0], [1, 95.0]]
     assert paper == [[0, 93.0], [2, 94.1], [1, 93.1], [3, 96.0]]
     others = [row | {"set": "fashion"} for row in rows]
-    assert "| class | 1 | 95.00 | – |" in cases.objectives_table(others)
-    assert "best known, unsupervised |" not in cases.objectives_table(others)
+    assert "| class | 1 | 95.00 | – |" in objectives.table(others)
+    assert "best known, unsupervised |" not in objectives.table(others)
 
 
 def test_negatives_are_called_by_what_they_are():
     rows = []
-    for named, accuracy in (("", 0.8), ("own", 0.81), ("classes:second-half", 0.82), ("folder:x/photo", 0.7)):
-        config = {"data": {"negatives": named}, "seed": 0}
-        report = image_report(config, two_estimates(1.0, 0.9, 5), linear={"class": accuracy})
-        rows.append(cases.negatives_row(report, Path("x") / "fashion-a-seed=0"))
-    text = cases.negatives_table(rows)
+    tags = [cell.tags for cell in shipped("negatives", "others=x/photo,seeds=1")]
+    for said, accuracy in zip(tags, (0.8, 0.81, 0.82, 0.7, 0.7, 0.7, 0.7), strict=True):
+        report = image_report({"seed": 0}, two_estimates(1.0, 0.9, 5), linear={"class": accuracy})
+        rows.append(said | cases.row(report, Path("x")))
+    text = negatives.table(rows)
+    assert {row["set"] for row in rows} == {"fashion"}
     assert "| D, of the same batch | 1 | 80.00 | – | 1.000 | [0.900, 2.322] | 6.000 |" in text
     assert "| the other half of the classes | 1 | 82.00 |" in text
     assert "| photo | 1 | 70.00 |" in text
-    assert [point[1] for point in cases.picture(rows, {}).axes[0].lines[0].get_xydata()] == [80, 81, 82, 70]
+    assert [point[1] for point in cases.picture(rows, {}).axes[0].lines[0].get_xydata()] == [80, 81, 82, 70, 70, 70, 70]
 
 
 def test_every_negatives_cell_is_a_run(images, tmp_path):
@@ -260,7 +260,8 @@ def test_every_negatives_cell_is_a_run(images, tmp_path):
     Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(tmp_path / "photo" / "a.png")
     more = (f"--config.run.data.source={images}", "--config.run.estimate.k=32")
     cells = shipped("negatives", f"others={tmp_path / 'photo'},seeds=1", *more)
-    assert {cell.config.data.negatives for cell in cells} == {*cases.NEGATIVES, f"folder:{tmp_path / 'photo'}"}
+    known = {spec for spec, _ in negatives.NEGATIVES.values()}
+    assert {cell.config.data.negatives for cell in cells} == {*known, f"folder:{tmp_path / 'photo'}"}
     for cell in cells:
         population = parse(cell.config).images
         assert population.sets["train"].sizes == (2,)
@@ -352,10 +353,11 @@ def test_a_bad_list_of_encoders_is_one_line(arguments, tmp_path, monkeypatch, ca
 def test_objectives_are_those_of_the_paper(name):
     cells = shipped("objectives", f"set={name},seeds=2")
     trained = [(cell.config.data.pairing, cell.config.train.objective) for cell in cells]
-    assert set(trained) == set(cases.LOSSES)
+    assert set(trained) == {(pairing, objective) for pairing, objective, _ in objectives.LOSSES.values()}
     assert len(cells) == 10
-    paper = cases.PAPER_OBJECTIVES.get(name, {})
-    assert set(paper) <= {*cases.LOSSES.values(), cases.BEST_KNOWN}
+    paper = objectives.PAPER.get(name, {})
+    assert set(paper) <= {*(words for _, _, words in objectives.LOSSES.values()), cases.BEST_KNOWN}
+    assert {cell.tags["set"] for cell in cells} == {name}
     assert bool(paper) == (name != "fashion")
     assert {cell.name.partition("-")[0] for cell in cells} == {name}
 

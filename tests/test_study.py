@@ -252,6 +252,47 @@ def test_studies_are_among_the_shipped_configs():
     assert "configs/common.py" not in known
 
 
+def test_a_study_registered_in_a_config_file_has_its_table_and_its_tags(real, tmp_path, monkeypatch):
+    """Its two runs were made, and its folder claimed, before cells had tags; a third is another study's."""
+    monkeypatch.setattr(images, "run", replay(real, []))
+    shutil.copy("configs/common.py", tmp_path / "common.py")
+    program = """
+import common
+from matplotlib.figure import Figure
+from mirigor_jax.studies.table import STUDIES, Study
+def table(rows):
+    return " ".join(f"{row['color']}: {row['bits']:.2f}" for row in rows)
+def row(done, folder):
+    return {"bits": done["estimate"]["strict_bits"]}
+STUDIES["mine"] = Study(row, table, lambda rows: {"mine": Figure()}, {"mine": "My picture."}, tags=("color",))
+def get_config(arg):
+    config = common.study("mine", "laptop")
+    config.study.cells = tuple({"name": f"k={k}", "run": {"train.k": k}, TAGS} for k in (2, 4))
+    return config
+"""
+    old, mine, folder = tmp_path / "old.py", tmp_path / "mine.py", tmp_path / "run"
+    old.write_text(program.replace(', tags=("color",)', "").replace("TAGS", "").replace("row['color']", "row['cell']"))
+    mine.write_text(program.replace("TAGS", '"tags": {"color": f"red-{k}"}'))
+    kept = dict(STUDIES)
+    try:
+        assert main([f"--config={old}", f"--workdir={folder}"]) == 0
+        assert "k=2: " in (folder / "study.md").read_text()
+        assert main([f"--config={mine}", f"--workdir={folder}"]) == 0
+        text, rows = (folder / "study.md").read_text(), read(folder)["rows"]
+        assert f"red-2: {rows[0]['bits']:.2f} red-4: {rows[1]['bits']:.2f}" in text
+        assert "![mine](figures/mine.png)\n\nMy picture." in text
+        # Of a study that another one reads, the rows have the tags.
+        more = [f"--config={mine}", f"--config.study.sources={folder}", f"--workdir={tmp_path / 'more'}"]
+        assert main([*more, "--config.study.only=1/4"]) == 0
+        assert [row["color"] for row in read(tmp_path / "more")["rows"]] == ["red-2", "red-2", "red-4"]
+        mine.write_text(program.replace("TAGS", ""))
+        with pytest.raises(InputError, match="k=2: study mine needs a tag 'color' of each cell"):
+            grid.cells_of(config_files.parse([f"--config={mine}"])[0], RunFolder(tmp_path / "x"))
+    finally:
+        STUDIES.clear()
+        STUDIES.update(kept)
+
+
 def test_one_run_of_a_study_for_job_arrays(finished, replayed, tmp_path, capsys):
     folder = tmp_path / "study"
     assert main(batch_size(folder, "--config.study.only=2/2")) == 0
@@ -333,24 +374,24 @@ def test_infomin_strength_varies_one_augmentation_at_a_time():
     assert (on.count(("jitter",)), on.count(("crop",)), len(cells)) == (8, 8, 22)
     assert [sorted(set(part)) for part in (alone[:8], alone[8:])] == [alone[:8], alone[8:]]
     assert [data.pairing for data in cells].count("simclr") == 17
+    for cell, names in zip(shipped("infomin_strength"), on, strict=True):
+        family, strength = cell.tags["family"], cell.tags["strength"]
+        data = cell.config.data
+        assert family == ("class and all" if data.pairing == "class+simclr" else names[0] if len(names) == 1 else "all")
+        assert strength == (data.augment[names[0]] if len(names) == 1 else pytest.approx(data.augment.crop / 0.92))
     for cell in shipped("infomin_strength")[::8]:
         parse(cell.config)
 
 
 def strength_row(family: str, strength: float, best: str) -> dict:
     """A row whose MI falls with the strength and whose accuracies are told apart by the strength."""
-    strengths = {"crop": 0.0, "flip": 0.0, "jitter": 0.0, "grey": 0.0, "blur": 0.0}
-    config = {
-        "encoder": {"name": "resnet18"},
-        "train": {"k": 64, "steps": 320},
-        "seed": 0,
-        "data": {"pairing": "simclr", "augment": strengths | {family: strength}},
-    }
+    data = {"pairing": "simclr"}
+    config = {"encoder": {"name": "resnet18"}, "train": {"k": 64, "steps": 320}, "seed": 0, "data": data}
     names = ("paper_bits", "t_lower_bits", "t_upper_bits", "lower_bits")
     own = estimate_entry(**dict.fromkeys(names, 1.0), strict_bits=9 - strength, upper_bits=None)
     accuracies = {task: 0.5 + (task == best) / 4 for task in TASKS}
     done = image_report(config, {"simclr": own}, truth={"entropy_bits": None}, in_training=None, linear=accuracies)
-    return infomin_strength.row(done, Path())
+    return {"family": family, "strength": strength, **infomin_strength.row(done, Path())}
 
 
 def test_the_best_strength_of_every_task_is_told():
@@ -359,7 +400,6 @@ def test_the_best_strength_of_every_task_is_told():
         strength_row("jitter", 1.0, "digit"),
         strength_row("crop", 0.3, "all"),
     ]
-    assert [(row["family"], row["strength"]) for row in rows] == [("jitter", 0.5), ("jitter", 1.0), ("crop", 0.3)]
     lines = [line for line in infomin_strength.table(rows).splitlines() if line.startswith(("| jitter", "| crop"))]
     assert lines[0].startswith("| jitter | 0.5 | 8.500 | 1.000 | ≥ 1.000 | **75.00** | 50.00 | **50.00** | **50.00** |")
     assert "| 50.00 | **75.00** |" in lines[1]

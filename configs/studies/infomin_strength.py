@@ -27,10 +27,10 @@ def get_config(arg: str = "") -> ConfigDict:
     of_all = {s: {name: s * strength for name, strength in full.items()} for s in OF_ALL}
     none = of_all[0.0]
     cells = (
-        *((f"jitter={s:g}", "simclr", {**none, "jitter": s}) for s in JITTER),
-        *((f"crop={s:g}", "simclr", {**none, "crop": s}) for s in CROP),
-        ("simclr", "simclr", full),
-        *((f"class+simclr={s:g}", "class+simclr", strengths) for s, strengths in of_all.items()),
+        *((f"jitter={s:g}", "simclr", {**none, "jitter": s}, "jitter", s) for s in JITTER),
+        *((f"crop={s:g}", "simclr", {**none, "crop": s}, "crop", s) for s in CROP),
+        ("simclr", "simclr", full, "all", 1.0),
+        *((f"class+simclr={s:g}", "class+simclr", strengths, "class and all", s) for s, strengths in of_all.items()),
     )
     settings = common.at_batch_size(64, args.pairs or (204_800 if paper else 20_480))
     config.study.cells = tuple(
@@ -38,12 +38,13 @@ def get_config(arg: str = "") -> ConfigDict:
             "name": f"{name}-seed={seed}",
             "run": {
                 "data.pairing": pairing,
-                **{f"data.augment.{key}": float(strength) for key, strength in strengths.items()},
+                **{f"data.augment.{key}": float(value) for key, value in strengths.items()},
                 "seed": seed,
                 **settings,
             },
+            "tags": {"family": family, "strength": strength},
         }
-        for name, pairing, strengths in cells
+        for name, pairing, strengths, family, strength in cells
         for seed in range(args.seeds)
     )
     return config

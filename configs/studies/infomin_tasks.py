@@ -10,7 +10,8 @@ Should print: high accuracy and I_class = H(C) on the diagonal and wherever all 
 import common
 from ml_collections import ConfigDict
 
-TASKS = ("color", "digit", "position", "all")
+from mirigor_jax.studies.rows import TASKS
+
 PAIRS = {"resnet18": 20_480, "resnet50": 40_960}
 
 

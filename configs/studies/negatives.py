@@ -13,14 +13,7 @@ from pathlib import Path
 import common
 from ml_collections import ConfigDict
 
-NEGATIVES = {
-    "in-batch": "",
-    "own": "own",
-    "other-half": "classes:second-half",
-    "cdp": "cdp",
-    "uniform": "uniform",
-    "gaussian": "gaussian",
-}
+from mirigor_jax.studies.negatives import NEGATIVES
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -35,10 +28,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.run.data.classes = "first-half"
     config.run.estimate.also = ("class",)
     config.run.evaluate.metrics = False
-    negatives = NEGATIVES | {Path(path).name: f"folder:{path}" for path in args.others or ()}
+    others = {Path(path).name: (f"folder:{path}", Path(path).name) for path in args.others or ()}
     config.study.cells = tuple(
-        {"name": f"{args.set}-{name}-seed={seed}", "run": {"data.negatives": spec, "seed": seed}}
-        for name, spec in negatives.items()
+        {
+            "name": f"{args.set}-{name}-seed={seed}",
+            "run": {"data.negatives": spec, "seed": seed},
+            "tags": {"set": args.set, "case": words},
+        }
+        for name, (spec, words) in (NEGATIVES | others).items()
         for seed in range(args.seeds)
     )
     return config

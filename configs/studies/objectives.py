@@ -11,14 +11,7 @@ Should print: linear accuracy and I_class of SimCLR, decoupled, SupCon, same-cla
 import common
 from ml_collections import ConfigDict
 
-# Pairing and objective.
-LOSSES = {
-    "simclr": ("simclr", "simclr"),
-    "decoupled": ("simclr", "decoupled"),
-    "class": ("class", "simclr"),
-    "supcon": ("simclr", "supcon"),
-    "cross_entropy": ("class", "cross_entropy"),
-}
+from mirigor_jax.studies.objectives import LOSSES
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -31,8 +24,9 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "name": f"{args.set}-{loss}-seed={seed}",
             "run": {"data.pairing": pairing, "train.objective": objective, "seed": seed},
+            "tags": {"set": args.set, "case": words},
         }
-        for loss, (pairing, objective) in LOSSES.items()
+        for loss, (pairing, objective, words) in LOSSES.items()
         for seed in range(args.seeds)
     )
     return config

@@ -24,6 +24,7 @@ from mirigor_jax.drawing import (
 from mirigor_jax.files import AnyPath
 from mirigor_jax.runs.report import Report
 from mirigor_jax.studies.rows import Row, groups, mean, run_row
+from mirigor_jax.studies.table import STUDIES, Study
 
 CAPTIONS = {
     "batch_size": "MI in and after training, and linear accuracy, against K_Tr, after Lee et al. 2023, Fig. 4.",
@@ -122,3 +123,6 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
 def draw(rows: Sequence[Row]) -> dict[str, Figure]:
     """The study's one picture."""
     return {"batch_size": picture(rows)}
+
+
+STUDIES["batch_size"] = Study(row, table, draw, CAPTIONS)

@@ -1,7 +1,6 @@
-"""The studies `objectives` and `negatives`: one run a case. After Lee et al. 2023, Tables III and X."""
+"""What the studies `objectives` and `negatives` share: one run a case, whose accuracy may stand beside the paper's."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -13,85 +12,13 @@ from mirigor_jax.runs.report import Report
 from mirigor_jax.studies.rows import Row, groups, mean
 
 BEST_KNOWN = "best known, unsupervised"
-LOSSES = {  # by pairing and objective
-    ("simclr", "simclr"): "SimCLR",
-    ("simclr", "decoupled"): "decoupled",
-    ("class", "simclr"): "class",
-    ("simclr", "supcon"): "SupCon",
-    ("class", "cross_entropy"): "cross-entropy",
-}
-NEGATIVES = {  # by data.negatives; a folder has its name
-    "": "D, of the same batch",
-    "own": "D, drawn apart",
-    "classes:second-half": "the other half of the classes",
-    "cdp": "CDP images",
-    "uniform": "uniform noise",
-    "gaussian": "Gaussian noise",
-}
-# Linear accuracy in percent; L_class of the paper is the contrastive loss of same-class pairs.
-# Source: Lee et al. 2023, Table III, and what it cites.
-PAPER_OBJECTIVES = {
-    "cifar10": {"SimCLR": 93.0, BEST_KNOWN: 94.1, "class": 93.1, "SupCon": 96.0},
-    "imagenet100": {"SimCLR": 77.8, BEST_KNOWN: 84.5, "class": 87.4, "SupCon": 87.6},
-    "imagenet1k": {"SimCLR": 69.1, BEST_KNOWN: 76.4, "class": 75.2, "SupCon": 78.7},
-}
-OBJECTIVES_CAPTIONS = {
-    "objectives": "Linear accuracy and I_class by the objective of training, after Lee et al. 2023, Table III.",
-}
+TAGS = ("set", "case")  # the images, and what is compared
 
 
-def objectives_row(done: Report, folder: AnyPath) -> Row:
-    """The case is what trained the encoder."""
-    config = done["run"]["config"]
-    return _case_row(LOSSES[config["data"]["pairing"], config["train"]["objective"]], done, folder)
-
-
-def objectives_table(rows: Sequence[Row]) -> str:
-    """A line a case, with the paper's accuracy where it has one."""
-    legend = (
-        "Linear accuracy of the encoder that each loss trains; MI in bits; ± is the standard deviation over seeds. "
-        "SimCLR's, decoupled and SupCon see two augmentations of an image, class two images of a class as they are, "
-        "cross-entropy images as they are. The paper's: Lee et al. 2023, Table III, which has CIFAR-10, ImageNet-100 "
-        "and ImageNet-1k. It cites SupCon of CIFAR-10 and ImageNet-1k (Khosla et al. 2020), SimCLR of ImageNet-1k "
-        "(Chen et al. 2020) and the best known unsupervised results: 94.1 % (SWD) of CIFAR-10, 84.5 % (MoCo-v2 + "
-        "MoCHi) of ImageNet-100, 76.4 % (HCA) of ImageNet-1k."
-    )
-    return f"{_case_table('loss', rows, PAPER_OBJECTIVES.get(rows[0]['set'], {}))}\n\n{legend}"
-
-
-def draw_objectives(rows: Sequence[Row]) -> dict[str, Figure]:
-    """The study's one picture."""
-    return {"objectives": picture(rows, PAPER_OBJECTIVES.get(rows[0]["set"], {}))}
-
-
-def negatives_row(done: Report, folder: AnyPath) -> Row:
-    """The case is where its negatives came from."""
-    named = done["run"]["config"]["data"]["negatives"]
-    return _case_row(NEGATIVES.get(named, Path(named.partition(":")[2]).name), done, folder)
-
-
-def negatives_table(rows: Sequence[Row]) -> str:
-    """A line a case."""
-    legend = (
-        "Linear accuracy on D, half of the classes, of the encoder that SimCLR trains on D with negatives of D⁻; MI in "
-        "bits; ± is the standard deviation over seeds. In the paper (Lee et al. 2023, appendix C and Table X) D⁻ = the "
-        "other half is better than D⁻ = D, by 1.92 points of CIFAR-10's first five classes and 0.77 of CIFAR-100's "
-        "first fifty, and PACS's cartoons, art, photographs and sketches, and uniform noise, are worse."
-    )
-    return f"{_case_table('negatives D⁻', rows, {})}\n\n{legend}"
-
-
-def draw_negatives(rows: Sequence[Row]) -> dict[str, Figure]:
-    """The study's one picture."""
-    return {"negatives": picture(rows, {})}
-
-
-def _case_row(case: str, done: Report, folder: AnyPath) -> Row:
-    """A run by its case and set of images: its accuracy, and what the encoder knows of the class and of the image."""
+def row(done: Report, folder: AnyPath) -> Row:
+    """A run's accuracy, and what the encoder knows of the class and of the image."""
     of_class = done["estimates"]["class"]
     return {
-        "set": folder.name.partition("-")[0],
-        "case": case,
         "seed": done["run"]["config"]["seed"],
         "accuracy": done["linear"]["class"],
         **{name: of_class[name] for name in ("strict_bits", "lower_bits", "entropy_bits")},
@@ -99,7 +26,12 @@ def _case_row(case: str, done: Report, folder: AnyPath) -> Row:
     }
 
 
-def _case_table(heading: str, rows: Sequence[Row], paper: Mapping[str, float]) -> str:
+def table(heading: str, rows: Sequence[Row], paper: Mapping[str, float]) -> str:
+    """A line a case.
+
+    heading: of the cases.
+    paper: its accuracy in % by case.
+    """
     header = (heading, "seeds", "accuracy, %", "the paper's", "I_class, strict", "certified", "I_SimCLR, strict")
     lines = [
         (

@@ -7,8 +7,8 @@ apart, counted and read.
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -30,11 +30,16 @@ from mirigor_jax.studies.table import STUDIES
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study. config: what it is trained with; None where another study trained it."""
+    """One run of a study.
+
+    config: what it is trained with; None if another study trained it.
+    tags: what its row says of it beside what it measured, by name.
+    """
 
     name: str
     folder: RunFolder
     config: ConfigDict | None
+    tags: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
@@ -48,7 +53,7 @@ def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWAT
         raise InputError(f"unknown study '{config.study.name}'; choose one of {', '.join(STUDIES)}")
     cells = cells_of(config, folder)
     chosen = _chosen(config.study.only, cells)
-    folder.claim(config)
+    folder.claim(_without_tags(config))
     failures = _work(cells, chosen, config.study.estimates, watch)
     _tabulate(config, folder, cells, failures)
     if failures:
@@ -63,22 +68,36 @@ def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
             raise InputError(f"{cell['name']}: unknown config key '{min(unknown)}'; {near(min(unknown), list(known))}")
         own = ConfigDict(config.run.to_dict())
         own.update_from_flattened_dict(cell["run"])
-        cells.append(Cell(cell["name"], folder / cell["name"], own))
+        cells.append(Cell(cell["name"], folder / cell["name"], own, dict(cell.get("tags", {}))))
+    tags = STUDIES[config.study.name].tags
     for source in map(RunFolder.at, filter(None, config.study.sources.split(","))):
         cells += [
-            Cell(f"{source.name.removeprefix('studies-')}/{name}", source / name, None)
-            for name in parallel.from_main(_finished_cells, source)
+            Cell(f"{source.name.removeprefix('studies-')}/{name}", source / name, None, said)
+            for name, said in parallel.from_main(_finished_cells, source, tags)
         ]
+    for cell in cells:
+        if missing := [tag for tag in tags if tag not in cell.tags]:
+            raise InputError(f"{cell.name}: study {config.study.name} needs a tag '{missing[0]}' of each cell; give it")
     return cells
 
 
-def _finished_cells(source: RunFolder) -> list[str]:
-    """The names of the runs in a study's folder. Raises InputError where it is none."""
+def _without_tags(config: ConfigDict) -> ConfigDict:
+    """The settings that results depend on: a folder belongs to these, whatever its table says beside them."""
+    own = ConfigDict(config.to_dict())
+    own.study.cells = tuple({"name": cell["name"], "run": cell["run"]} for cell in config.study.cells)
+    return own
+
+
+def _finished_cells(source: RunFolder, tags: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """The name of each run in a study's folder, and those of these tags that its row has.
+
+    Raises InputError if the folder is no study's.
+    """
     try:
         found = source.read("study.json")
         if found is None:
             raise FileNotFoundError("no study.json there")
-        return [row["cell"] for row in found["rows"]]
+        return [(row["cell"], {tag: row[tag] for tag in tags if tag in row}) for row in found["rows"]]
     except (failures(source.path), ValueError, KeyError) as error:
         raise InputError(f"study.sources: '{source}' is no study's folder; run that study first ({error})") from error
 
@@ -165,6 +184,7 @@ def _write_table(
             "cell": cell.name,
             "seconds": _seconds(cell, done, wanted),
             "devices": done["run"]["devices"],
+            **cell.tags,
             **study.row(done, cell.folder.path),
         }
         for cell, done in found

@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mirigor_jax import tables
-from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.drawing import (
     CEILING,
     CERTIFIED,
@@ -24,6 +23,7 @@ from mirigor_jax.drawing import (
 from mirigor_jax.files import AnyPath
 from mirigor_jax.runs.report import Report
 from mirigor_jax.studies.rows import TASKS, Row, groups, mean, run_row
+from mirigor_jax.studies.table import STUDIES, Study
 
 CAPTIONS = {
     "infomin_strength": "Accuracy against MI as the augmentation's strength rises, after Lee et al. 2023, Fig. 5.",
@@ -31,14 +31,8 @@ CAPTIONS = {
 
 
 def row(done: Report, folder: AnyPath) -> Row:
-    """Which augmentations a run had, told by those that are on: one alone, all, or all of them beside the class."""
-    row, strengths = run_row(done), done["run"]["config"]["data"]["augment"]
-    on = [name for name, strength in strengths.items() if strength]
-    alone = on[0] if len(on) == 1 else "all"
-    family = alone if row["pairing"] == "simclr" else "class and all"
-    of_all = strengths["crop"] / Augmentation().crop
-    told = {"family": family, "strength": strengths.get(family, of_all)}
-    return {**row, **told, "ceiling_k_bits": done["estimate"]["ceiling_bits"]}
+    """What every study reads of a run, and log2 K of its estimate. Tags: which augmentation the run had, how strong."""
+    return {**run_row(done), "ceiling_k_bits": done["estimate"]["ceiling_bits"]}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -139,3 +133,6 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
 def draw(rows: Sequence[Row]) -> dict[str, Figure]:
     """The study's one picture."""
     return {"infomin_strength": picture(rows)}
+
+
+STUDIES["infomin_strength"] = Study(row, table, draw, CAPTIONS, tags=("family", "strength"))

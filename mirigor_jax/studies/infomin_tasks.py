@@ -11,6 +11,7 @@ from mirigor_jax.drawing import INK
 from mirigor_jax.files import AnyPath
 from mirigor_jax.runs.report import Report
 from mirigor_jax.studies.rows import TASKS, Row, groups, mean, run_row
+from mirigor_jax.studies.table import STUDIES, Study
 
 CAPTIONS = {
     "infomin_tasks": "Accuracy and I_class of each task for each training pairing, after Lee et al. 2023, Figs. 6, 7.",
@@ -93,3 +94,6 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
 def draw(rows: Sequence[Row]) -> dict[str, Figure]:
     """The study's one picture."""
     return {"infomin_tasks": picture(rows)}
+
+
+STUDIES["infomin_tasks"] = Study(row, table, draw, CAPTIONS)

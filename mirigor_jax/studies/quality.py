@@ -23,6 +23,7 @@ from mirigor_jax.files import AnyPath, read_arrays
 from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.runs.report import Report
 from mirigor_jax.studies.rows import Row
+from mirigor_jax.studies.table import STUDIES, Study
 
 RESAMPLES = 2000
 LEAST_BATCHES = 8  # for the t-interval of a paired difference
@@ -335,3 +336,6 @@ def picture(panels: Mapping[str, Sequence[float | None]], accuracies: Sequence[f
     for ax in grid[:, 0]:
         ax.set_ylabel("linear accuracy, %", fontsize=9, color=INK)
     return figure
+
+
+STUDIES["quality"] = Study(row, table, draw, CAPTIONS)

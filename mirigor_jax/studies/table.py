@@ -1,13 +1,17 @@
-"""Every study by its name."""
+"""Every study in one table, by its name.
+
+A new study is a module of this package, which enters it here, and a config in configs/studies/; or a config file alone:
+
+    STUDIES["mine"] = Study(row, table, draw, captions={"mine": "What the picture shows."})
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
 from mirigor_jax.files import AnyPath
 from mirigor_jax.runs.report import Report
-from mirigor_jax.studies import batch_size, cases, certified, infomin_strength, infomin_tasks, quality
 from mirigor_jax.studies.rows import Row
 
 
@@ -15,24 +19,18 @@ from mirigor_jax.studies.rows import Row
 class Study:
     """What a study makes of its finished runs.
 
-    row: a run's report and folder → its numbers, plain values. table: the rows → Markdown. draw: the rows → figures.
+    row: a run's report and folder -> its numbers, plain values. The grid adds the cell's name, time, devices and tags.
+    table: the rows -> Markdown.
+    draw: the rows -> figures by their names.
     captions: of the figures, by their names and in their order.
+    tags: what every cell of its config says of itself, by name.
     """
 
     row: Callable[[Report, AnyPath], Row]
     table: Callable[[Sequence[Row]], str]
     draw: Callable[[Sequence[Row]], dict[str, Figure]]
-    captions: Mapping[str, str]
+    captions: Mapping[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
 
 
-STUDIES = {
-    "batch_size": Study(batch_size.row, batch_size.table, batch_size.draw, batch_size.CAPTIONS),
-    "infomin_tasks": Study(infomin_tasks.row, infomin_tasks.table, infomin_tasks.draw, infomin_tasks.CAPTIONS),
-    "infomin_strength": Study(
-        infomin_strength.row, infomin_strength.table, infomin_strength.draw, infomin_strength.CAPTIONS
-    ),
-    "quality": Study(quality.row, quality.table, quality.draw, quality.CAPTIONS),
-    "objectives": Study(cases.objectives_row, cases.objectives_table, cases.draw_objectives, cases.OBJECTIVES_CAPTIONS),
-    "negatives": Study(cases.negatives_row, cases.negatives_table, cases.draw_negatives, {}),
-    "certified": Study(certified.row, certified.table, certified.draw, certified.CAPTIONS),
-}
+STUDIES: dict[str, Study] = {}

@@ -1,0 +1,38 @@
+"""The study `negatives`: need negatives be of the data? After Lee et al. 2023, appendix C and Table X."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from mirigor_jax.studies import cases
+from mirigor_jax.studies.rows import Row
+from mirigor_jax.studies.table import STUDIES, Study
+
+# By the name of a cell: data.negatives, and what the table calls them.
+NEGATIVES = {
+    "in-batch": ("", "D, of the same batch"),
+    "own": ("own", "D, drawn apart"),
+    "other-half": ("classes:second-half", "the other half of the classes"),
+    "cdp": ("cdp", "CDP images"),
+    "uniform": ("uniform", "uniform noise"),
+    "gaussian": ("gaussian", "Gaussian noise"),
+}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line a case."""
+    legend = (
+        "Linear accuracy on D, half of the classes, of the encoder that SimCLR trains on D with negatives of D⁻; MI in "
+        "bits; ± is the standard deviation over seeds. In the paper (Lee et al. 2023, appendix C and Table X) D⁻ = the "
+        "other half is better than D⁻ = D, by 1.92 points of CIFAR-10's first five classes and 0.77 of CIFAR-100's "
+        "first fifty, and PACS's cartoons, art, photographs and sketches, and uniform noise, are worse."
+    )
+    return f"{cases.table('negatives D⁻', rows, {})}\n\n{legend}"
+
+
+def draw(rows: Sequence[Row]) -> dict[str, Figure]:
+    """The study's one picture."""
+    return {"negatives": cases.picture(rows, {})}
+
+
+STUDIES["negatives"] = Study(cases.row, table, draw, tags=cases.TAGS)
