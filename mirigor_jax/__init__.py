@@ -1,0 +1,43 @@
+"""Contrastive learning and certified mutual information in JAX.
+
+    import mirigor_jax as mj
+
+    print(mj.mi.estimate(x, y))  # I(X;Y) of paired rows, with an interval and a certificate
+
+Python imports a public name at its first use, so that `import mirigor_jax` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+__all__ = ["InputError", "__version__", "cdp", "metrics", "mi", "models", "objectives", "probes"]
+
+if TYPE_CHECKING:  # type checkers and editors read this, Python reads _HOMES
+    from mirigor_jax import metrics, mi, models, objectives, probes
+    from mirigor_jax.data import cdp
+    from mirigor_jax.errors import InputError
+else:
+    # MODULE, or MODULE:NAME, of each public name. A test compares it with __all__ and the imports above.
+    _HOMES = {
+        "InputError": "mirigor_jax.errors:InputError",
+        "cdp": "mirigor_jax.data.cdp",
+        "metrics": "mirigor_jax.metrics",
+        "mi": "mirigor_jax.mi",
+        "models": "mirigor_jax.models",
+        "objectives": "mirigor_jax.objectives",
+        "probes": "mirigor_jax.probes",
+    }
+
+    def __getattr__(name: str) -> object:
+        # PEP 562. Type checkers must not see it: they would take every name for one of the package's.
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, _, attribute = _HOMES[name].partition(":")
+        value = import_module(module)
+        globals()[name] = getattr(value, attribute) if attribute else value
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -12,7 +12,6 @@ import optax
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Integer
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from mirigor_jax.errors import InputError
@@ -170,6 +169,8 @@ def standardise(
 
 def best_temperature(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray, " n"]) -> float:
     """The temperature, from e^-5 to e^5, at which the logits' log-loss is least. Source: Guo et al. 2017, 4.2."""
+    from scipy.optimize import minimize_scalar  # here, as it takes a tenth of a second to import
+
     log_temperature = minimize_scalar(
         lambda t: _log_loss(logits / np.exp(t), labels), bounds=(-5, 5), method="bounded"
     ).x

@@ -14,8 +14,15 @@ from scipy.spatial.distance import pdist
 
 from mirigor_jax import parallel
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi import contrastive, estimators, fused
-from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi, uniformity
+from mirigor_jax.mi import contrastive, estimators
+from mirigor_jax.mi.contrastive import (
+    FUSED_ROWS,
+    fused_is_faster,
+    info_nce_embeddings,
+    nt_xent,
+    nt_xent_mi,
+    uniformity,
+)
 
 
 def value_and_gradients(loss, *z, **options):
@@ -334,15 +341,15 @@ def test_kernels_are_taken_where_they_were_measured_to_be_faster(monkeypatch):
     class H100:
         platform, compute_capability = "gpu", "9.0"
 
-    large = jnp.zeros((fused.LEAST, 128))
-    assert not fused.takes(large)
+    large = jnp.zeros((FUSED_ROWS, 128))
+    assert not fused_is_faster(large)
     monkeypatch.setattr(parallel, "platform", lambda: "gpu")
     monkeypatch.setattr(jax, "devices", lambda: [H100])
-    assert fused.takes(large)
-    assert not fused.takes(jnp.zeros((fused.LEAST, 129)))  # no room on the chip
-    assert not fused.takes(large[1:])
-    assert not fused.takes(large.astype(jnp.float16))
+    assert fused_is_faster(large)
+    assert not fused_is_faster(jnp.zeros((FUSED_ROWS, 129)))  # no room on the chip
+    assert not fused_is_faster(large[1:])
+    assert not fused_is_faster(large.astype(jnp.float16))
     with jax.default_matmul_precision("highest"):
-        assert not fused.takes(large)
+        assert not fused_is_faster(large)
     monkeypatch.setattr(H100, "compute_capability", "8.0")
-    assert not fused.takes(large)
+    assert not fused_is_faster(large)

@@ -95,7 +95,11 @@ def test_only_the_rooms_of_runs_know_config_dicts():
     ("module", "heavy"),
     [
         ("mirigor_jax", "jax matplotlib grain tensorflow_datasets"),
-        ("mirigor_jax.mi", "matplotlib grain tensorflow_datasets ml_collections mirigor_jax.probes"),
+        (
+            "mirigor_jax.mi",
+            "matplotlib grain tensorflow_datasets ml_collections orbax PIL scipy.stats scipy.optimize "
+            "jax.experimental.pallas mirigor_jax.mi.fused mirigor_jax.probes",
+        ),
         ("mirigor_jax.config_files", "jax matplotlib grain tensorflow_datasets"),
         ("mirigor_jax.data.sources", "jax tensorflow_datasets array_record"),
     ],

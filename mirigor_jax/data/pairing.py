@@ -8,8 +8,6 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt32
-from scipy import stats
-from scipy.optimize import root_scalar
 from scipy.special import entr
 
 from mirigor_jax.errors import InputError
@@ -193,6 +191,8 @@ def parse(
     if mi_bits is None:
         return pairing(**(epsilon or {}))
 
+    from scipy.optimize import root_scalar  # here, as it takes a tenth of a second to import
+
     def redrawn(t: float) -> Pairing:
         return pairing(**{n: t * _independent(m) for n, m in zip(names, sizes, strict=True)})
 
@@ -283,6 +283,8 @@ def fresh_pairs(
     As many as there may be while a class runs out of its rows with probability <= risk (union bound over binomials).
     Should one do so, draws end there; the caller's confidence has to pay for that.
     """
+    from scipy import stats  # here, as it takes half a second to import
+
     available = np.bincount(classes[rows], minlength=len(law)) // 2
     draws = bisect_left(
         range(1, int(available.sum()) + 1), True, key=lambda n: stats.binom.sf(available, n, law).sum() > risk

@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 from scipy.special import logsumexp
 
 from mirigor_jax.errors import InputError
@@ -15,6 +14,8 @@ def clopper_pearson_upper(errors: int, n: int, confidence: float) -> float:
     """
     if not 0 <= errors <= n or n < 1:
         raise InputError(f"{errors} errors in {n} images: expected 0 <= errors <= images and at least one image")
+    from scipy import stats  # here, as it takes half a second to import
+
     return 1.0 if errors == n else float(stats.beta.ppf(confidence, errors + 1, n - errors))
 
 
@@ -85,5 +86,7 @@ def t_interval(values: Float[np.ndarray, " m"], confidence: float) -> tuple[floa
     """Two-sided t-interval of the mean over m disjoint batches, an approximation; (-inf, inf) for fewer than two."""
     if len(values) < 2:
         return -np.inf, np.inf
+    from scipy import stats  # here, as it takes half a second to import
+
     half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)

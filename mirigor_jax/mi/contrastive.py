@@ -14,6 +14,7 @@ round a ring rather than gather them.
 import math
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 from typing import Any, TypeVar
 
 import jax
@@ -25,8 +26,8 @@ from jaxtyping import Array, Float
 
 from mirigor_jax import parallel
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi import fused
 
+FUSED_ROWS = 2**14  # with fewer rows `fused`'s programs leave the chip idle
 Scalar = TypeVar("Scalar", float, Array)
 
 
@@ -71,7 +72,23 @@ def _tile_size(z: Float[Array, "n d"], block: int | None, axis_name: str | None)
     size, whole = {"cpu": (512, 2**20), "tpu": (2048, 2**24)}.get(parallel.platform(), (8192, 2**26))
     if len(z) * max(z.shape) * _devices(axis_name) <= whole:
         return None
-    return 0 if fused.takes(z) else size
+    return 0 if fused_is_faster(z) else size
+
+
+def fused_is_faster(z: Float[Array, "n d"]) -> bool:
+    """Whether `fused`'s kernels are the fastest for these rows here; measured on an H100, whose chip the sizes fill."""
+    if parallel.platform() != "gpu" or getattr(jax.devices()[0], "compute_capability", None) != "9.0":
+        return False
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    known = z.dtype in (jnp.float32, jnp.bfloat16) and z.shape[1] <= 128
+    return known and precision in (None, "default", "tensorfloat32") and len(z) >= FUSED_ROWS
+
+
+def _kernels() -> ModuleType:
+    """`fused`, imported at its first use: it brings Pallas, which only large batches on a GPU need."""
+    from mirigor_jax.mi import fused
+
+    return fused
 
 
 def _sweep(
@@ -163,7 +180,7 @@ def _log_normalizers(
         return tuple(jnp.logaddexp(x, logsumexp(scores, axis=axis)) for x, axis in zip(sums, (1, 0), strict=True))
 
     sums = jnp.full_like(a[:, 0], empty, dtype), jnp.full_like(b[:, 0], empty, dtype)
-    sweep = partial(_sweep, update, block=block) if block else fused.log_sums
+    sweep = partial(_sweep, update, block=block) if block else _kernels().log_sums
     return _round(sweep, (a,), (b,), sums, axis_name=axis_name, itself=itself)
 
 
@@ -182,7 +199,7 @@ def _backward(block, axis_name, itself, saved, cotangents):
 
     rows, columns = (a, of_a, cotangents[0]), (b, of_b, cotangents[1])
     sums = jnp.zeros_like(a, _accumulator(a, b)), jnp.zeros_like(b, _accumulator(a, b))
-    sweep = partial(_sweep, update, block=block) if block else fused.gradients
+    sweep = partial(_sweep, update, block=block) if block else _kernels().gradients
     g_a, g_b = _round(sweep, rows, columns, sums, axis_name=axis_name, itself=itself)
     return g_a.astype(a.dtype), g_b.astype(b.dtype)
 

@@ -15,24 +15,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from mirigor_jax import parallel
 
 ANCHORS, PARTNERS = 128, 64  # of a program, and at a time
 LOG2_E = math.log2(math.e)
-LEAST = 2**14  # rows: with fewer the programs leave the chip idle
 EMPTY = float(jnp.finfo(jnp.float32).min)  # what a log-sum of nothing is
 Arrays = tuple[Array, ...]
-
-
-def takes(z: Float[Array, "n d"]) -> bool:
-    """Whether the kernels are what is fastest for these rows here; measured on an H100, where the sizes fill a chip."""
-    if parallel.platform() != "gpu" or getattr(jax.devices()[0], "compute_capability", None) != "9.0":
-        return False
-    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    known = z.dtype in (jnp.float32, jnp.bfloat16) and z.shape[1] <= 128
-    return known and precision in (None, "default", "tensorfloat32") and len(z) >= LEAST
 
 
 def log_sums(

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
-from scipy import special, stats
+from scipy import special
 
 from mirigor_jax.mi.estimators import Anchors, Estimator, anchored, info_nce_symmetric
 from mirigor_jax.mi.fit import Recipe
@@ -145,6 +145,8 @@ def jackknife_interval(value: float, without: Float[np.ndarray, " folds"], confi
     """
     if (folds := len(without)) < 2:
         return -math.inf, math.inf
+    from scipy import stats  # here, as it takes half a second to import
+
     error = math.sqrt((folds - 1) / folds * np.sum((without - without.mean()) ** 2))
     half = float(stats.t.ppf((1 + confidence) / 2, folds - 1)) * error
     return value - half, value + half

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from mirigor_jax.mi.certificates import Certificate
 from mirigor_jax.mi.confidence import clopper_pearson_upper
@@ -163,6 +162,8 @@ def reach_bits(k: int, class_probabilities: Float[np.ndarray, " c"]) -> float:
 
 def _mean_log2(trials: int, p: float) -> float:
     """E log2(1 + B), B ~ Bin(trials, p); what lies outside the summed window has probability < 1e-15."""
+    from scipy import stats  # here, as it takes half a second to import
+
     centre, radius = trials * p, 10 * np.sqrt(trials * p * (1 - p)) + 30
     successes = np.arange(max(0, int(centre - radius)), min(trials, int(centre + radius)) + 1)
     return float(np.sum(stats.binom.pmf(successes, trials, p) * np.log2(1 + successes)))
