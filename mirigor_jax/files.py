@@ -87,16 +87,17 @@ def replace_bytes(path: AnyPath, data: bytes) -> None:
 
 def replace_json(path: AnyPath, value: Any) -> None:
     """Write strict JSON to `path`, atomically: NaN and infinities become null, arrays and tuples lists."""
-    replace_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    replace_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value as strict JSON has it: None for NaN and infinities, lists for arrays and tuples."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

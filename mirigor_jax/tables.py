@@ -50,10 +50,11 @@ def ends(lower: float | None, upper: float | None) -> str:
     return f"[{bits(lower)}, {bits(upper)}]"
 
 
-def html(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for notebooks."""
-    lines = [
-        f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
-        for tag, cells in (("th", header), *(("td", row) for row in rows))
-    ]
-    return f"<table>{''.join(lines)}</table>"
+def html(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
+    """An HTML table for notebooks, and a paragraph a note below it."""
+
+    def row(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    table = "".join([row("th", header), *(row("td", cells) for cells in rows)])
+    return f"<table>{table}</table>" + "".join(f"<p>{escape(note)}</p>" for note in notes)

@@ -1,27 +1,45 @@
 """What may be claimed about I(h_X;h_Y) on fresh images, and in which words. Host side, numpy in float64."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from jaxtyping import Float
 
+from mirigor_jax.files import plain
 from mirigor_jax.mi.certificates import Certificate
 from mirigor_jax.mi.confidence import clopper_pearson_upper
-from mirigor_jax.tables import round_down
+from mirigor_jax.tables import bits, ends, html, round_down
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+else:
+    Figure = Any  # matplotlib is imported by those who draw
 
 Verdict = Literal["certified", "bounded", "k-limited", "not-a-bound"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One estimate of I(h_X;h_Y) and the interval that can be defended; bits throughout.
+    """One estimate of I(h_X;h_Y), and the interval that can be defended. Bits unless a name says nats.
 
-    value_bits may pass every bound unless `kind` is a bound; `t_*` is the approximate interval of its mean, while
-    [lower_bits, upper_bits] holds at `confidence`, by the named certificate. None: no such end is known.
-    pairs: test pairs read. seed_bits: each seed's own value; value_bits is the seeds' averaged critic's. bound_bits:
-    strict InfoNCE of the same critic, where the estimator itself is no bound. note: its bias, in words.
+    name: the estimator's.
+    value_bits: the estimate, by the critics' averaged scores. It may exceed I unless `kind` is "lower bound".
+    kind: what the value's mean is to I: "lower bound", "plug-in" or "not a bound".
+    k: pairs of a batch that the value is read on.
+    ceiling_bits: the most that the value can reach at this k; inf if there is no limit.
+    t_lower_bits, t_upper_bits: the approximate two-sided interval of the value's mean; infinite if it has none.
+    lower_bits, upper_bits: I is in between at `confidence`, by the certificate; None if no such end is known.
+    confidence: of both intervals.
+    certificate: which one gives lower_bits, or None.
+    verdict: what the certified interval allows, in one word; see `verdict`.
+    pairs: test pairs that were read.
+    seed_bits: each critic's own value.
+    bound_bits: strict InfoNCE of the same critic, if the estimator itself is no bound.
+    note: the estimator's bias, in words.
+    warnings: what speaks against the data, in words.
     """
 
     name: str
@@ -44,19 +62,21 @@ class Estimate:
 
     @property
     def value_nats(self) -> float:
+        """value_bits in nats."""
         return self.value_bits * float(np.log(2))
 
     @property
     def mean_bits(self) -> float:
-        """The mean of the seeds' own values."""
+        """The mean of the critics' own values."""
         return float(np.mean(self.seed_bits or self.value_bits))
 
     @property
     def spread_bits(self) -> float | None:
-        """Their standard deviation; None for a single seed."""
+        """Their standard deviation; None for a single critic."""
         return float(np.std(self.seed_bits, ddof=1)) if len(self.seed_bits) > 1 else None
 
     def __str__(self) -> str:
+        """The estimate and what is certified, in a sentence."""
         estimate = f"{self.name} at K = {self.k:,} reads {self.value_bits:z.3f} bits ({self.kind})"
         if self.spread_bits is not None:
             estimate += f", {self.mean_bits:z.3f} ± {self.spread_bits:.3f} over {len(self.seed_bits)} seeds"
@@ -68,18 +88,47 @@ class Estimate:
         by = f"by the {self.certificate} certificate" if self.certificate else "without a certificate"
         return f"{estimate}; the MI {claim}, {by} ({self.verdict})."
 
-    def figure(self) -> Any:
-        """The estimate with its interval, certificate, ceiling and seeds: a matplotlib Figure."""
-        from mirigor_jax.mi import picture  # matplotlib is imported for those who draw
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, what is derived from them and the sentence, for JSON; None for a number that is not finite."""
+        derived = {"value_nats": self.value_nats, "mean_bits": self.mean_bits, "spread_bits": self.spread_bits}
+        return dict(plain({**vars(self), **derived, **self._derived(), "sentence": str(self)}))
+
+    def figure(self) -> Figure:
+        """The estimate with its interval, certificate, ceiling and critics: a matplotlib Figure."""
+        from mirigor_jax.mi import picture
 
         return picture.estimators([self])
+
+    def _derived(self) -> dict[str, Any]:
+        return {}
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """Headings and cells for tables."""
+        percent = f"{100 * self.confidence:.6g} %"
+        return [
+            ("estimator", self.name),
+            ("kind", self.kind),
+            ("bits", bits(self.value_bits)),
+            (f"t-interval, {percent}", ends(self.t_lower_bits, self.t_upper_bits)),
+            (f"certified, {percent}", _certified(self.lower_bits, self.upper_bits)),
+            ("certificate", self.certificate or "–"),
+            ("InfoNCE", bits(self.bound_bits)),
+            ("K", f"{self.k:,}"),
+            ("ceiling", bits(self.ceiling_bits)),
+        ]
+
+    def _repr_html_(self) -> str:
+        """A table of one row, for notebooks."""
+        header, cells = zip(*self._rows(), strict=True)
+        return html(header, [cells], [str(self), *self.warnings])
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelEstimate(Estimate):
     """The Estimate of I_class = I(h_X;h_Y), X and Y independent images of a class C ~ p(c).
 
-    entropy_bits: H(C), the most it can be. routes: every certificate's lower end on the test part, and its counts.
+    entropy_bits: H(C), the most that I_class can be.
+    routes: every certificate's lower end on the test part, in bits, and its counts.
     """
 
     entropy_bits: float
@@ -87,26 +136,86 @@ class LabelEstimate(Estimate):
 
     @property
     def nmi(self) -> float:
-        """I_class / H(C), as the estimate has it. Source: Lee et al. 2023; Gosch 2020 (normalised MI)."""
+        """I_class / H(C), as the estimate has it. Source: Lee et al. 2023; Gosch 2020 (normalized MI)."""
         return self.value_bits / self.entropy_bits
 
     @property
     def nmi_lower(self) -> float:
-        """What I_class / H(C) is at least, as certified."""
+        """The certified lower end of I_class / H(C)."""
         return (self.lower_bits or 0.0) / self.entropy_bits
 
     def __str__(self) -> str:
+        """The estimate, what is certified and the share of H(C), in two sentences."""
         floor = round_down(self.nmi_lower)
         return (
             f"{super().__str__()} Of H(C) = {self.entropy_bits:.3f} bits that is {self.nmi:.3f}, at least {floor:.3f}."
         )
 
+    def _derived(self) -> dict[str, Any]:
+        return {"nmi": self.nmi, "nmi_lower": self.nmi_lower}
+
+    def _rows(self) -> list[tuple[str, str]]:
+        share = f"{self.nmi:z.3f}, ≥ {round_down(self.nmi_lower):.3f}"
+        return [*super()._rows(), ("H(C)", bits(self.entropy_bits)), ("NMI", share)]
+
+
+@dataclass(frozen=True)
+class Estimates(Sequence[tuple[Estimate, ...]]):
+    """The Estimates of several data sets by several estimators: estimates[i][j] is of data set i by estimator j."""
+
+    rows: tuple[tuple[Estimate, ...], ...]
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Estimate, ...]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[tuple[Estimate, ...], ...]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[Estimate, ...] | tuple[tuple[Estimate, ...], ...]:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        """A sentence an estimate, a line each."""
+        return "\n".join(f"{name}: {one}" if name else str(one) for name, one in self._named())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The estimates' dictionaries, in the same order."""
+        return {"estimates": [[one.to_dict() for one in row] for row in self.rows]}
+
+    def figure(self) -> Figure:
+        """All estimates below each other, each with its interval, certificate and ceiling: a matplotlib Figure."""
+        from mirigor_jax.mi import picture
+
+        named = [replace(one, name=f"{one.name}, {name}") if name else one for name, one in self._named()]
+        return picture.estimators(named)
+
+    def _named(self) -> list[tuple[str, Estimate]]:
+        """Every estimate, with its data set's name if there are several."""
+        several = len(self.rows) > 1
+        return [(f"data set {i}" if several else "", one) for i, row in enumerate(self.rows) for one in row]
+
+    def _repr_html_(self) -> str:
+        """A table of one row an estimate, for notebooks."""
+        named = self._named()
+        cells = [[name, *(cell for _, cell in one._rows())] for name, one in named]
+        header = ["", *(heading for heading, _ in named[0][1]._rows())] if named else []
+        notes = dict.fromkeys(warning for _, one in named for warning in one.warnings)
+        return html(header, cells, list(notes))
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two encoders' strict InfoNCE at the same K on the same test pairs, a less b; bits.
+    """Two encoders' strict InfoNCE at the same K on the same test pairs; bits.
 
-    `t_*`: the paired t-interval of the difference, for these two critics. reach_bits: the most any encoder shows at K.
+    a, b: the encoders' estimates.
+    difference_bits: a's strict InfoNCE less b's.
+    t_lower_bits, t_upper_bits: the paired t-interval of the difference, for these two critics.
+    k: pairs of a batch.
+    reach_bits: the most that any encoder shows at this K.
+    confidence: of the interval.
     """
 
     a: LabelEstimate
@@ -120,7 +229,7 @@ class Comparison:
 
     @property
     def larger(self) -> str | None:
-        """The encoder whose bound is larger, "A" or "B"; None where the data cannot tell."""
+        """The encoder whose bound is larger, "A" or "B"; None if the data cannot tell."""
         return "A" if self.t_lower_bits > 0 else "B" if self.t_upper_bits < 0 else None
 
     @property
@@ -129,6 +238,7 @@ class Comparison:
         return min(self.a.value_bits, self.b.value_bits) > self.reach_bits - 0.05
 
     def __str__(self) -> str:
+        """Which is larger, by how much, and what that does not say, in sentences."""
         found = f"{self.larger}'s is larger" if self.larger else "the data cannot tell which is larger"
         sentence = (
             f"At K = {self.k:,} strict InfoNCE reads {self.a.value_bits:.3f} bits for A and {self.b.value_bits:.3f} "
@@ -142,6 +252,32 @@ class Comparison:
                 f" (H(C) = {self.a.entropy_bits:.3f}): labels and K tell them apart no further."
             )
         return sentence
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, which is larger and the sentence, for JSON; None for a number that is not finite."""
+        both = {"a": self.a.to_dict(), "b": self.b.to_dict()}
+        derived = {"larger": self.larger, "saturated": self.saturated, "sentence": str(self)}
+        return dict(plain({**vars(self), **both, **derived}))
+
+    def figure(self) -> Figure:
+        """Both estimates, A above B, each with its interval and certificate: a matplotlib Figure."""
+        from mirigor_jax.mi import picture
+
+        return picture.estimators([replace(self.a, name="A"), replace(self.b, name="B")])
+
+    def _repr_html_(self) -> str:
+        """A table of A, B and their difference, for notebooks."""
+        rows = [[name, *(cell for _, cell in one._rows()[2:])] for name, one in (("A", self.a), ("B", self.b))]
+        header = ["encoder", *(heading for heading, _ in self.a._rows()[2:])]
+        difference = ["A − B", bits(self.difference_bits), ends(self.t_lower_bits, self.t_upper_bits)]
+        return html(header, [*rows, difference + [""] * (len(header) - len(difference))], [str(self)])
+
+
+def _certified(lower_bits: float | None, upper_bits: float | None) -> str:
+    """The certified interval in a table's cell."""
+    if lower_bits is None:
+        return "–"
+    return f"≥ {round_down(lower_bits):.3f}" if upper_bits is None else ends(round_down(lower_bits), upper_bits)
 
 
 def _claim(lower_bits: float, upper_bits: float | None, confidence: float) -> str:
