@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no base": {"base": False},
     "separable critic": {"critic": "separable"},
     "64 wide": {"critic": mi.JointCritic((64, 64))},
-    "3 seeds averaged": {"seeds": 3},
+    "3 seeds averaged": {"num_critics": 3},
     "NWJ": {"estimators": ["nwj"]},
     "anchor plug-in": {"estimators": ["anchor"]},
 }

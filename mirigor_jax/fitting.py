@@ -10,7 +10,7 @@ import optax
 from jax import lax
 from jaxtyping import Array
 
-Report = Callable[[int, int, str], None]  # (step, of how many, what validation says)
+OnProgress = Callable[[int, int, str], None]  # (step, of how many, what validation says)
 
 
 class CriticState(NamedTuple):

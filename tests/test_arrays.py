@@ -1,6 +1,8 @@
 """mi.estimate on arrays: right where the truth is known, honest where it cannot be, and clear about bad input."""
 
 import re
+from dataclasses import replace
+from inspect import Parameter, signature
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +16,9 @@ from mirigor_jax import mi
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import api, fit, read
 from mirigor_jax.mi.distributions import Gaussian, MultivariateNormal
-from mirigor_jax.mi.estimators import ESTIMATORS, anchored
+from mirigor_jax.mi.estimators import ESTIMATORS, resolve
 from mirigor_jax.mi.gaussian import gaussian_base, squash
+from mirigor_jax.mi.values import anchored
 
 QUICK = {"steps": 200, "batch_size": 32}
 
@@ -140,7 +143,7 @@ def test_fits_together_are_the_fits_alone():
 
 @pytest.mark.slow
 def test_seeds_give_a_mean_a_spread_and_a_better_bound(gaussian):
-    found = mi.estimate(*gaussian, seeds=3, base=False, **QUICK)
+    found = mi.estimate(*gaussian, num_critics=3, base=False, **QUICK)
     assert len(found.seed_bits) == 3
     assert found.mean_bits == pytest.approx(np.mean(found.seed_bits))
     assert found.spread_bits == pytest.approx(np.std(found.seed_bits, ddof=1))
@@ -261,15 +264,15 @@ def test_a_large_k_is_read_in_blocks(gaussian):
     params = [recipe.critic.init(jax.random.key(s), x[0], y[0], method="scores")["params"] for s in range(2)]
     stacked = {"f": jax.tree.map(lambda *p: jnp.stack(p), *params)}
     scores = sum(recipe.scores(p, x[0], y[0]) for p in params) / 2
-    for anchors, expected in (("x", mi.info_nce(scores)), ("both", mi.info_nce_symmetric(scores))):
-        found = read.read_info_nce(recipe, anchors, stacked, x, y)
+    for name, expected in (("info_nce", mi.info_nce(scores)), ("info_nce_symmetric", mi.info_nce_symmetric(scores))):
+        found = read.read_by_sums(recipe, ESTIMATORS[name]().of_sums, stacked, x, y)
         np.testing.assert_allclose(found, [expected], atol=1e-5)
 
 
 @pytest.mark.slow
 def test_the_interval_covers_what_it_is_about():
     """InfoNCE of the exact density ratio at K = 200, jackknifed in one batch: 300 fresh samples, nominal 95 %."""
-    law, estimator = Gaussian(2, 0.8), api.resolve("info_nce_symmetric")
+    law, estimator = Gaussian(2, 0.8), resolve("info_nce_symmetric")
 
     @jax.jit
     def sample(key):
@@ -334,7 +337,8 @@ HOLED = np.where(np.arange(400).reshape(200, 2) % 191 == 7, np.nan, X)
         (X, Y, {"negatives": "all"}, "unknown negatives 'all'; choose of in-batch, derange, shuffle"),
         (X, Y, {"estimator": "nt_xent"}, "it needs critic='cosine'"),
         (X, Y, {"batch_size": 121}, "batch_size = 121 exceeds the 120 pairs of the fit part"),
-        (X, Y, {"seeds": 0}, "seeds = 0: expected above 0"),
+        (X, Y, {"num_critics": 0}, "num_critics = 0: expected above 0"),
+        (X, Y, {"weight_decay": -1.0}, "weight_decay = -1.0: expected 0 or more"),
         (X, Y, {"confidence": 95.0}, r"confidence = 95.0: expected in \[0.5, 1\)"),
     ],
 )
@@ -353,3 +357,53 @@ def test_the_fewest_pairs_that_are_taken_suffice():
 def test_data_sets_of_one_call_have_one_shape():
     with pytest.raises(InputError, match=r"data sets have shapes .*\(200, 1\).*: expected the same of all"):
         mi.estimate_all([(X, Y), (X[:, :1], Y)])
+
+
+def test_only_what_needs_no_score_matrix_is_read_at_a_large_k(monkeypatch):
+    monkeypatch.setattr(api, "WHOLE", 30)
+    with pytest.raises(InputError, match="k = 35: beyond 30 only info_nce and info_nce_symmetric are read, not dv"):
+        mi.estimate_all([(X, Y)], estimators=["info_nce", "dv"], k=35)
+
+
+def test_both_calls_show_the_same_options_and_say_what_each_is():
+    """What `help` and editors see: every option by its name, with a type, and a line in the docstring."""
+    one, all_ = (dict(signature(call).parameters) for call in (mi.estimate, mi.estimate_all))
+    shared = one.keys() - {"x", "y", "estimator"}
+    assert shared == all_.keys() - {"pairs", "estimators"}
+    for name in shared:
+        assert (one[name].default, one[name].annotation) == (all_[name].default, all_[name].annotation)
+        assert one[name].kind is all_[name].kind is Parameter.KEYWORD_ONLY
+        assert f"        {name}: " in mi.estimate.__doc__
+        assert re.search(rf"\b{name}\b", mi.estimate_all.__doc__)
+
+
+class Asked(Exception):
+    """Raised with what was to be fitted, instead of a fit."""
+
+
+def own_estimator() -> mi.Estimator:
+    plain = mi.estimators.js()
+    return mi.Estimator("own", "not a bound", "a copy", plain.value, plain.loss)
+
+
+def test_an_estimator_of_ones_own_is_one_entry(monkeypatch):
+    def fit_members(recipe, *others):
+        raise Asked(recipe.estimators)
+
+    monkeypatch.setattr(fit, "fit_members", fit_members)
+    monkeypatch.setitem(mi.ESTIMATORS, "own", own_estimator)
+    other = mi.estimators.smile(tau=1.0)
+    with pytest.raises(Asked) as asked:
+        mi.estimate_all([(X, Y)], estimators=["own", other])
+    (own, second), *_ = asked.value.args
+    assert (own.name, second) == ("own", other)
+    with pytest.raises(Asked) as again:
+        mi.estimate(X, Y, estimator="own")
+    assert again.value.args == ((own,),)  # the same object, so that no program is compiled twice
+
+
+@pytest.mark.slow
+def test_an_estimator_of_ones_own_is_estimated_as_the_shipped_one(monkeypatch, gaussian):
+    monkeypatch.setitem(mi.ESTIMATORS, "own", own_estimator)
+    own, shipped = (mi.estimate(*gaussian, estimator=name, **QUICK) for name in ("own", "js"))
+    assert own == replace(shipped, name="own", kind="not a bound", note="a copy")

@@ -59,9 +59,9 @@ def asked(monkeypatch) -> list[dict]:
     """What the library is asked for; its answers are made up."""
     calls = []
 
-    def estimate_all(pairs, *, estimators, report, **options):
+    def estimate_all(pairs, *, estimators, on_progress, **options):
         calls.append({"pairs": pairs, "estimators": list(estimators), **options})
-        report(1, 9, "0.5 bits on validation")
+        on_progress(1, 9, "0.5 bits on validation")
         return [[make_estimate(name) for name in estimators] for _ in pairs]
 
     monkeypatch.setattr(mi, "estimate_all", estimate_all)
@@ -193,7 +193,7 @@ def test_the_config_reaches_the_library_and_what_is_missing_alone_is_done(folder
     np.testing.assert_array_equal(first.pop("pairs"), [[column[:, None] for column in pairs()]])
     assert first == {
         "estimators": ["nwj", "mine", "anchor"], "critic": "separable", "k": 50, "batch_size": 32,
-        "seeds": 3, "seed": 7, "confidence": 0.9,
+        "num_critics": 3, "seed": 7, "confidence": 0.9,
     }  # fmt: skip
     (folder / "run/estimates/mine/estimate.json").unlink()
     assert main([*command, "--config.y=y.csv"]) == 0  # the same numbers from another file

@@ -3,6 +3,7 @@
 import itertools
 import math
 from functools import partial
+from inspect import signature
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi import estimators
+from mirigor_jax.mi import estimators, values
 from mirigor_jax.mi.estimators import ESTIMATORS
 
 COUNTS = np.array([[6, 1, 1], [1, 4, 2], [2, 1, 6]])
@@ -73,7 +74,7 @@ def test_the_best_critic_has_the_least_loss_and_reads_the_mutual_information(nam
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_nwj_of_the_log_ratio_itself_is_short():
-    np.testing.assert_allclose(estimators.nwj(*population(LOG_R)), I - 1 / math.e, rtol=1e-12)
+    np.testing.assert_allclose(values.nwj(*population(LOG_R)), I - 1 / math.e, rtol=1e-12)
 
 
 @pytest.mark.usefixtures("float64")
@@ -107,7 +108,7 @@ def test_negatives_of_the_own_view_pass_the_truth(name, anchors):
     classes = jnp.array(list(itertools.product((0, 1), repeat=6)))
     views = jnp.concatenate([classes, classes], axis=1) if anchors == "all" else classes
     scores = jnp.where(views[:, :, None] == views[:, None, :], 0.0, -1e4)
-    bits = jnp.mean(jax.vmap(lambda s: estimator.value(*estimators.anchored(s, anchors)))(scores)) / math.log(2)
+    bits = jnp.mean(jax.vmap(lambda s: estimator.value(*values.anchored(s, anchors)))(scores)) / math.log(2)
     np.testing.assert_allclose(bits, 1.0055 if anchors == "all" else 0.8648, atol=5e-5)
 
 
@@ -189,7 +190,7 @@ def test_mine_divides_by_the_running_mean_of_all_steps():
 
 def test_off_diagonal_is_cyclic():
     scores = np.arange(36.0).reshape(6, 6)
-    positives, negatives = estimators.off_diagonal(jnp.array(scores))
+    positives, negatives = values.off_diagonal(jnp.array(scores))
     np.testing.assert_array_equal(positives, np.diagonal(scores))
     expected = [[scores[i, (i + 1 + j) % 6] for j in range(5)] for i in range(6)]
     np.testing.assert_array_equal(negatives, expected)
@@ -198,7 +199,7 @@ def test_off_diagonal_is_cyclic():
 @pytest.mark.slow
 def test_derange_gives_every_other_row_alike():
     keys = jax.random.split(jax.random.key(0), 4000)
-    partners = np.asarray(jax.vmap(partial(estimators.derange, n=5))(keys))[:, :, 0]
+    partners = np.asarray(jax.vmap(partial(values.derange, n=5))(keys))[:, :, 0]
     assert np.all(np.sort(partners, axis=1) == np.arange(5))
     counts = np.stack([np.bincount(partners[:, i], minlength=5) for i in range(5)])
     assert np.all(np.diagonal(counts) == 0)
@@ -208,7 +209,7 @@ def test_derange_gives_every_other_row_alike():
 @pytest.mark.slow
 def test_shuffle_draws_every_permutation_alike():
     keys = jax.random.split(jax.random.key(0), 6000)
-    partners = np.asarray(jax.vmap(partial(estimators.shuffle, n=3))(keys))[:, :, 0]
+    partners = np.asarray(jax.vmap(partial(values.shuffle, n=3))(keys))[:, :, 0]
     assert stats.chisquare(np.unique(partners @ [9, 3, 1], return_counts=True)[1]).pvalue > 1e-3
     assert len(np.unique(partners, axis=0)) == 6
 
@@ -226,7 +227,7 @@ def test_shuffled_negatives_cannot_pass_log_n(permutations):
 
     def nwj(same, other):
         scores = jnp.where(jnp.array(x == y), same, other)[:, None]
-        return estimators.nwj(jnp.full(len(x), same), scores)
+        return values.nwj(jnp.full(len(x), same), scores)
 
     # NWJ is concave: it is largest where its slope is 0.
     share = 1 / symbols if permutations == "cycles" else (1 - 1 / n) / symbols + 1 / n
@@ -298,7 +299,7 @@ def test_a_bfloat16_matrix_is_summed_in_float32():
     matrix = jnp.array(np.random.default_rng(2).normal(size=(300, 300)), jnp.bfloat16)
     wide = np.asarray(matrix, np.float64)
     expected = math.log(300) + np.mean(np.diagonal(wide) - logsumexp(wide, axis=1))
-    np.testing.assert_allclose(estimators.info_nce(matrix), expected, rtol=1e-4)
+    np.testing.assert_allclose(values.info_nce(matrix), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -307,8 +308,37 @@ def test_a_bfloat16_matrix_is_summed_in_float32():
         ("smile", {"tau": 0.0}, "tau = 0.0"),
         ("mine", {"rate": 1.0}, "rate = 1.0"),
         ("mine", {"rate": 0.0}, "rate = 0.0"),
+        ("anchor", {"nu": 0.0}, "nu = 0.0: without an anchor"),
     ],
 )
 def test_options_that_make_no_sense(name, options, message):
     with pytest.raises(InputError, match=message):
         ESTIMATORS[name](**options)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_constructor_is_public_and_says_what_it_is(name):
+    """Its parameters have a default, a type and a line each; it names its source, and gives one object."""
+    constructor = getattr(estimators, name)
+    assert constructor is ESTIMATORS[name]
+    assert constructor().name == name
+    assert constructor() is constructor()
+    assert "Source: " in constructor.__doc__
+    for parameter in signature(constructor).parameters.values():
+        assert parameter.default is not parameter.empty
+        assert parameter.annotation is not parameter.empty
+        assert f"    {parameter.name}: " in constructor.__doc__
+
+
+def test_a_constructors_argument_reaches_the_value():
+    scores = jnp.zeros(3), jnp.full((3, 2), 9.0)
+    for tau in (1.0, 2.0):
+        np.testing.assert_allclose(estimators.smile(tau=tau).value(*scores), -tau, rtol=1e-6)
+    assert estimators.smile(tau=1.0) is estimators.smile(tau=1.0) != estimators.smile(tau=2.0)
+
+
+def test_a_name_is_what_the_table_says_now(monkeypatch):
+    monkeypatch.setitem(ESTIMATORS, "own", partial(estimators.smile, tau=2.0))
+    assert estimators.resolve("own") is estimators.smile(tau=2.0)
+    monkeypatch.setitem(ESTIMATORS, "own", estimators.js)
+    assert estimators.resolve("own") is estimators.js()

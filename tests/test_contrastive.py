@@ -14,7 +14,7 @@ from scipy.spatial.distance import pdist
 
 from mirigor_jax import parallel
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi import contrastive, estimators
+from mirigor_jax.mi import contrastive, values
 from mirigor_jax.mi.contrastive import (
     FUSED_ROWS,
     fused_is_faster,
@@ -140,11 +140,11 @@ def test_info_nce_of_embeddings_is_that_of_their_scores(block):
     for i in range(9):
         for axis in (scores[i], scores[:, i]):
             by_loop += 0.5 * (scores[i, i] - math.log(sum(math.exp(s) for s in axis))) / 9
-    np.testing.assert_allclose(estimators.info_nce_symmetric(jnp.array(scores)), math.log(9) + by_loop, rtol=1e-12)
+    np.testing.assert_allclose(values.info_nce_symmetric(jnp.array(scores)), math.log(9) + by_loop, rtol=1e-12)
     z = jnp.array(z_x), jnp.array(z_y)
     ours, gradients = value_and_gradients(info_nce_embeddings, *z, block=block)
     np.testing.assert_allclose(ours, math.log(9) + by_loop, rtol=1e-12)
-    _, expected = value_and_gradients(lambda x, y: estimators.info_nce_symmetric(x @ y.T), *z)
+    _, expected = value_and_gradients(lambda x, y: values.info_nce_symmetric(x @ y.T), *z)
     np.testing.assert_allclose(gradients, expected, atol=1e-12)
 
 
@@ -295,7 +295,7 @@ def test_kernels_give_nt_xent_and_its_gradient(k, d):
 def test_kernels_give_info_nce_and_uniformity():
     z_x, z_y = (x.astype(np.float32) for x in embeddings(130, 3, seed=9))
     value, gradients = value_and_gradients(info_nce_embeddings, z_x, z_y)
-    expected, slopes = value_and_gradients(lambda x, y: estimators.info_nce_symmetric(x @ y.T), z_x, z_y)
+    expected, slopes = value_and_gradients(lambda x, y: values.info_nce_symmetric(x @ y.T), z_x, z_y)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(gradients, slopes, atol=1e-5 * np.abs(slopes).max())
     distances = pdist(z_x / np.linalg.norm(z_x, axis=1, keepdims=True))

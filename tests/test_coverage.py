@@ -24,7 +24,7 @@ from mirigor_jax.mi.certificates import (
 )
 from mirigor_jax.mi.critics import JointCritic
 from mirigor_jax.mi.distributions import BENCHMARK
-from mirigor_jax.mi.estimators import info_nce
+from mirigor_jax.mi.values import info_nce
 
 pytestmark = pytest.mark.slow
 

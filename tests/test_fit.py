@@ -17,7 +17,8 @@ from mirigor_jax.encoding import encode_pairs, encode_step
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import fit
 from mirigor_jax.mi.critics import CosineCritic, SeparableCritic
-from mirigor_jax.mi.estimators import ESTIMATORS
+from mirigor_jax.mi.estimators import ESTIMATORS, Estimator
+from mirigor_jax.mi.values import dv
 from mirigor_jax.models.resnet import make_encoder
 
 
@@ -229,3 +230,20 @@ def test_eight_devices_estimate_as_one():
     one, eight = estimate(1), estimate(8)
     assert one[0][0][0] > 0.5  # it found something to agree on
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), eight, one)
+
+
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_estimators_that_are_fitted_together_keep_each_its_own_carry(chosen):
+    """Two that count their steps, by one and by ten, in carries of different form."""
+
+    def counting(name, carry, after):
+        return Estimator(name, "not a bound", "", dv, lambda carry, *scores: (-dv(*scores), after(carry)), carry=carry)
+
+    one, ten = counting("one", (0.0,), lambda c: (c[0] + 1,)), counting("ten", (5.0, 0.0), lambda c: (c[0], c[1] + 10))
+    recipe = fit.Recipe(SeparableCritic((2,), 2), (one, ten), batch_size=4)
+    rows = np.random.default_rng(0).normal(size=(2, 1, 8, 2)).astype(np.float32)
+    data, member = fit.Pairs(*map(jnp.asarray, rows)), fit.Member(jnp.int32(0), jnp.int32(chosen), jnp.int32(3))
+    state = fit.start_critic(member, data, data, recipe=recipe)
+    for _ in range(2):
+        state, _ = fit.critic_step(state, (data, member), jnp.arange(4), jax.random.key(0), recipe=recipe)
+    assert jax.tree.map(float, state.carry) == [((2.0,), (5.0, 0.0)), ((0.0,), (5.0, 20.0))][chosen]

@@ -81,7 +81,7 @@ def test_twenty_five_fits_at_once_cost_less_than_fifteen():
 
     def seconds(data, seeds):
         start = time.perf_counter()
-        mi.estimate_all(data, seeds=seeds)
+        mi.estimate_all(data, num_critics=seeds)
         return time.perf_counter() - start
 
     assert seconds(pairs[:1], 1) < ONE_FIT * calibration_seconds()  # with compilation

@@ -279,7 +279,7 @@ def test_value_and_certificate_are_of_the_test_rows_alone():
 @pytest.mark.slow
 def test_unbalanced_classes_have_their_own_entropy():
     c = np.repeat([0, 1, 2], [2400, 1200, 400])
-    found = estimate_labels(clusters((0, 6, 12), 0, c), c, seeds=2, **FAST)
+    found = estimate_labels(clusters((0, 6, 12), 0, c), c, num_critics=2, **FAST)
     entropy = stats.entropy([0.6, 0.3, 0.1], base=2)
     assert found.entropy_bits == found.upper_bits == pytest.approx(entropy)
     assert found.value_bits == pytest.approx(exact_bits((0, 6, 12), np.array([0.6, 0.3, 0.1])), abs=0.15)
@@ -355,6 +355,13 @@ def test_a_monitor_of_two_views_estimates_their_information(monkeypatch):
     assert options == {"k": 64}
 
 
+def test_a_monitor_refuses_an_option_that_its_estimate_does_not_have():
+    images = np.zeros((100, 2))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'batch_size'"):
+        monitor(lambda p, x: x, [(images, np.arange(100) % 2)], batch_size=4)
+    monitor(lambda p, x: x, [(images, images)], batch_size=4)
+
+
 def test_a_monitor_refuses_what_it_cannot_read():
     images = np.zeros((100, 4, 4, 3), np.float32)
     with pytest.raises(InputError, match=r"gave 0 batches, expected some"):
@@ -390,7 +397,7 @@ BAD = {
     "K beyond the test part": ((H, C), {"k": 401}, "k = 401: the test part has 3.. pairs, K must be from 2 to that"),
     "K of one": ((H, C), {"k": 1}, "k = 1: "),
     "confidence": ((H, C), {"confidence": 95.0}, r"confidence = 95.0: expected in \[0.5, 1\)"),
-    "seeds": ((H, C), {"seeds": 0}, "seeds = 0, steps = 1000: expected 1 or more"),
+    "num_critics": ((H, C), {"num_critics": 0}, "num_critics = 0, steps = 1000: expected 1 or more"),
 }
 
 

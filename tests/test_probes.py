@@ -250,7 +250,7 @@ def test_labels_without_a_law_leave_the_mlp_at_chance_and_end_its_fit():
         4,
         validation_features=x_validation,
         validation_labels=y_validation,
-        report=lambda *look: looks.append(look),
+        on_progress=lambda *look: looks.append(look),
         **(SMALL | {"max_steps": 10_000}),
     )
     assert accuracy(probe, fresh, rng.permutation(truth)) == pytest.approx(0.25, abs=0.04)
@@ -266,7 +266,9 @@ def test_the_mlp_s_fit_ends_at_its_last_step():
     rng, looks = np.random.default_rng(12), []
     (x, y), (x_validation, y_validation) = (xor(rng, 100) for _ in range(2))
     given = {"validation_features": x_validation, "validation_labels": y_validation}
-    fit_mlp(x, y, 2, **given, hidden=(4,), dropout=(0.0,), max_steps=200, report=lambda *look: looks.append(look[:2]))
+    fit_mlp(
+        x, y, 2, **given, hidden=(4,), dropout=(0.0,), max_steps=200, on_progress=lambda *look: looks.append(look[:2])
+    )
     assert looks == [(100, 200), (200, 200)]
 
 

@@ -1,6 +1,7 @@
 """The public names: all there, each imported at its first use, and seen by type checkers."""
 
 import ast
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -36,12 +37,72 @@ def test_a_name_is_imported_at_its_first_use():
         "import sys, mirigor_jax as mj\n"
         "assert 'jax' not in sys.modules\n"
         "mj.InputError\n"
-        "assert not {'jax', 'mirigor_jax.mi'} & sys.modules.keys()\n"
-        "mj.mi\n"
-        "assert 'mirigor_jax.mi' in sys.modules and 'mirigor_jax.metrics' not in sys.modules\n"
+        "assert 'mirigor_jax.errors' in sys.modules and 'jax' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_the_version_is_the_installed_one():
     assert mj.__version__ == version("mirigor-jax")
+
+
+def test_the_public_names_of_mi_are_there():
+    assert set(mj.mi.__all__) <= vars(mj.mi).keys()
+    certificates = {"classifier_lower_bits", "posterior_lower_bits", "info_nce_lower_bits"}
+    assert certificates | {"InputError", "estimators", "uniformity"} <= set(mj.mi.__all__)
+
+
+USER = """
+from collections.abc import Callable
+
+import mirigor_jax as mj
+from mirigor_jax import InputError, mi
+
+try:
+    cdp = mj.cdp.make(size=32)
+except InputError as error:
+    print(error)
+
+
+def report(step: int, steps: int, note: str) -> None:
+    print(step, steps, note)
+
+
+found: mi.Estimate = mi.estimate([1.0], [2.0], estimator=mi.estimators.smile(tau=1.0), on_progress=report)
+bits: float = found.value_bits
+lower: float | None = found.lower_bits
+as_json: dict[str, object] = found.to_dict()
+found.figure().savefig("estimate.png")
+for row in mi.estimate_all([([1.0], [2.0])], estimators=["nwj", "js"], num_critics=2):
+    for one in row:
+        print(one.name, one.k, one.t_lower_bits)
+of_classes: mi.LabelEstimate = mi.estimate_labels([[1.0]], ["a"], k=64)
+nmi: float = of_classes.nmi
+larger: str | None = mi.compare([[1.0]], [[2.0]], ["a"]).larger
+know: Callable[[object], mi.Estimate] = mi.monitor(lambda params, x: x, [])
+mi.ESTIMATORS["own"] = mi.estimators.js
+"""
+WRONG = {
+    'mi.estimate([1.0], [2.0], estimators="nwj")': "call-arg",
+    "mi.estimators.smile(tao=1.0)": "call-arg",
+    'mi.estimators.smile(tau="1")': "arg-type",
+    "mj.estimat": "attr-defined",
+    "found.value_bit": "attr-defined",
+    "text: str = found.value_bits": "assignment",
+    "mi.estimate([1.0], [2.0], on_progress=len)": "arg-type",
+}
+
+
+@pytest.mark.slow
+def test_a_users_program_is_type_checked(tmp_path):
+    """By mypy --strict, which finds every mistake in it and nothing else."""
+    program = tmp_path / "program.py"
+    program.write_text(USER + "\n".join(WRONG) + "\n")
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-error-summary"]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    options = [f"--cache-dir={tmp_path / 'cache'}", "--config-file=", str(program)]
+    done = subprocess.run([*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    first = USER.count("\n") + 1
+    expected = {(first + i, code) for i, code in enumerate(WRONG.values())}
+    lines = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert {(int(line.split(":")[1]), line.rsplit("[", 1)[1].rstrip("]")) for line in lines} == expected, done.stdout

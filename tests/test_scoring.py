@@ -12,8 +12,9 @@ from scipy import optimize
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import scoring
-from mirigor_jax.mi.estimators import ESTIMATORS, off_diagonal
+from mirigor_jax.mi.estimators import ESTIMATORS
 from mirigor_jax.mi.scoring import anchor_loss
+from mirigor_jax.mi.values import off_diagonal
 
 RULES = {
     "log": scoring.log_score,

@@ -64,7 +64,7 @@ def evaluate(
     k: int = Options.k,
     mlp_steps: int = Options.mlp_steps,
     seed: int = Options.seed,
-    on_progress: fitting.Report | None = None,
+    on_progress: fitting.OnProgress | None = None,
 ) -> Evaluation:
     """Every metric of METRICS that the arrays allow, of representations h (n, d) and labels (n,).
 

@@ -45,7 +45,7 @@ class Options:
     k: int = 256
     mlp_steps: int = 20_000
     seed: int = 0
-    on_progress: fitting.Report | None = None
+    on_progress: fitting.OnProgress | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +159,7 @@ def _knn(parts: Parts, options: Options) -> probes.Probe:
 
 
 def _mlp(parts: Parts, options: Options) -> probes.Probe:
-    how: dict[str, Any] = {"max_steps": options.mlp_steps, "seed": options.seed, "report": options.on_progress}
+    how: dict[str, Any] = {"max_steps": options.mlp_steps, "seed": options.seed, "on_progress": options.on_progress}
     return probes.fit_mlp(**_labeled(parts), **_validation(parts), **how)
 
 

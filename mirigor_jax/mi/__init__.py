@@ -1,32 +1,69 @@
-"""Mutual information of paired representations: estimates, bounds, certificates. Usable alone on arrays."""
+"""Mutual information of paired representations: estimates, bounds, certificates. Usable alone on arrays.
 
-from mirigor_jax.mi import distributions
+    from mirigor_jax import mi
+
+    print(mi.estimate(x, y))  # I(X;Y) of paired rows
+    print(mi.estimate_labels(h, labels))  # I_class of representations and their classes
+
+Below these calls: `estimators` (constructors for `estimate`), `values` (functions of scores), `scoring` (proper scoring
+rules), `critics`, `distributions` (known mutual information), and the certificates as functions of arrays.
+"""
+
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi import critics, distributions, estimators, scoring, values
 from mirigor_jax.mi.api import CRITICS, estimate, estimate_all
-from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi
+from mirigor_jax.mi.certificates import (
+    Certificate,
+    InfoNCECertificate,
+    classifier_lower_bits,
+    info_nce_lower_bits,
+    info_nce_lower_bits_at,
+    posterior_lower_bits,
+)
+from mirigor_jax.mi.confidence import clopper_pearson_upper, mean_lower_bound, t_interval
+from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi, uniformity
 from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, SeparableCritic
-from mirigor_jax.mi.estimators import ESTIMATORS, info_nce, info_nce_symmetric
+from mirigor_jax.mi.estimators import ESTIMATORS, Estimator
 from mirigor_jax.mi.labels import compare, estimate_labels, monitor
-from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate
+from mirigor_jax.mi.results import Comparison, Estimate, Estimates, LabelEstimate
+from mirigor_jax.mi.values import info_nce, info_nce_symmetric
 
 __all__ = [
     "CRITICS",
     "ESTIMATORS",
     "BilinearCritic",
+    "Certificate",
     "Comparison",
     "CosineCritic",
     "Estimate",
+    "Estimates",
+    "Estimator",
+    "InfoNCECertificate",
+    "InputError",
     "JointCritic",
     "LabelEstimate",
     "SeparableCritic",
+    "classifier_lower_bits",
+    "clopper_pearson_upper",
     "compare",
+    "critics",
     "distributions",
     "estimate",
     "estimate_all",
     "estimate_labels",
+    "estimators",
     "info_nce",
     "info_nce_embeddings",
+    "info_nce_lower_bits",
+    "info_nce_lower_bits_at",
     "info_nce_symmetric",
+    "mean_lower_bound",
     "monitor",
     "nt_xent",
     "nt_xent_mi",
+    "posterior_lower_bits",
+    "scoring",
+    "t_interval",
+    "uniformity",
+    "values",
 ]

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, cast
 
 import flax.linen as nn
@@ -12,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from mirigor_jax import fitting
 from mirigor_jax.errors import InputError
+from mirigor_jax.fitting import OnProgress
 from mirigor_jax.mi import fit, read
 from mirigor_jax.mi.certificates import info_nce_lower_bits
 from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.mi.critics import BasedCritic, BilinearCritic, CosineCritic, JointCritic, SeparableCritic
-from mirigor_jax.mi.estimators import ESTIMATORS, Estimator
+from mirigor_jax.mi.estimators import ESTIMATORS, Estimator, resolve
 from mirigor_jax.mi.gaussian import features, gaussian_base, normal_scores
-from mirigor_jax.mi.results import Estimate
+from mirigor_jax.mi.results import Estimate, Estimates
 
 PARTS = (0.6, 0.2)  # of the pairs for the fit and for validation; the rest is the test part
 LEAST = 110  # pairs: a default batch to fit on, and eight batches of two to certify by
@@ -44,21 +43,64 @@ def estimate(
     estimator: str | Estimator = "info_nce_symmetric",
     critic: str | nn.Module = "joint",
     k: int | None = None,
-    seeds: int = 1,
+    negatives: str = "in-batch",
+    batch_size: int = 64,
+    steps: int = 3000,
+    learning_rate: float = 6e-3,
+    weight_decay: float = 1e-2,
+    base: bool = True,
+    num_critics: int = 1,
     seed: int = 0,
     confidence: float = 0.95,
-    **fitting: Any,
+    on_progress: OnProgress | None = None,
 ) -> Estimate:
-    """I(X;Y) of n independent pairs of rows, with its interval, and a certificate where the estimator allows one.
+    """Estimate I(X;Y) of n independent pairs of rows, with an interval, and a certificate if the estimator is a bound.
 
-    x, y: (n, dx) and (n, dy), or (n,), of numbers from any framework. The pairs are split into disjoint parts: the
-    critic is fitted on the first, its step chosen on the second, and the third is read once. estimator: a name of
-    `ESTIMATORS`, or what one of its builders made. The other arguments are `estimate_all`'s; InputError as it raises.
+    The pairs are split at random into three disjoint parts, 60 : 20 : 20. The critic is fitted on the first, its step
+    is chosen on the second (validation), and the third (test) is read once.
 
         print(mi.estimate(x, y))
+
+    Args:
+        x: (n, dx) or (n,) numbers, an array of any framework. n is 110 at least.
+        y: (n, dy) or (n,) numbers. Row i is the partner of x's row i.
+        estimator: a name of `ESTIMATORS`, or what a constructor returns, such as `mi.estimators.smile(tau=1.0)`.
+        critic: a name of `CRITICS`, or a module with their `scores`.
+        k: pairs of a batch when the test part is read, at least 2. None: all of them, up to 4,096.
+        negatives: "in-batch" (all other rows of the batch), "derange" (one of them) or "shuffle" (one, perhaps itself).
+        batch_size: pairs of a step of the fit.
+        steps: most steps of the fit, which ends early once validation gains no more.
+        learning_rate: of AdamW at the first step, above 0. It falls by a cosine over `steps`.
+        weight_decay: of AdamW, at least 0.
+        base: whether the critic starts from the Gaussian copula's density ratio, and learns what that lacks.
+        num_critics: critics that are fitted, at least 1. The value is that of their averaged scores.
+        seed: of the split, the critics' start and the batches.
+        confidence: in [0.5, 1). Of the interval (a t-interval by a delete-a-fold jackknife) and of the certificate
+            (`info_nce_lower_bits` of the same scores, for lower bounds only).
+        on_progress: called as on_progress(step, steps, note) at every look at validation.
+
+    Returns:
+        The `Estimate`, in bits.
+
+    Raises:
+        InputError: something cannot be estimated, or an option is out of its limits.
     """
-    fitting |= {"critic": critic, "k": k, "seeds": seeds, "seed": seed, "confidence": confidence}
-    return estimate_all([(x, y)], estimators=[estimator], **fitting)[0][0]
+    return estimate_all(
+        [(x, y)],
+        estimators=[estimator],
+        critic=critic,
+        k=k,
+        negatives=negatives,
+        batch_size=batch_size,
+        steps=steps,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        base=base,
+        num_critics=num_critics,
+        seed=seed,
+        confidence=confidence,
+        on_progress=on_progress,
+    )[0][0]
 
 
 def estimate_all(
@@ -73,42 +115,46 @@ def estimate_all(
     learning_rate: float = 6e-3,
     weight_decay: float = 1e-2,
     base: bool = True,
-    seeds: int = 1,
+    num_critics: int = 1,
     seed: int = 0,
     confidence: float = 0.95,
-    report: fitting.Report | None = None,
-) -> list[list[Estimate]]:
-    """Every estimator on every data set, `estimates[i][j]` of pairs[i] by estimators[j], fitted all at once.
+    on_progress: OnProgress | None = None,
+) -> Estimates:
+    """Estimate I(X;Y) of every data set by every estimator, all critics fitted at once.
 
-    pairs: data sets (x, y) of equal shapes. critic: a name of `CRITICS`, or a module with their `scores`.
-    k: pairs that are each other's candidates when the test part is read (K_Est); None: all of them, up to 4,096.
-    negatives, batch_size, steps, learning_rate, weight_decay: of the fit, which stops early by validation.
-    base: start from the Gaussian copula's density ratio, and learn what that lacks (`gaussian_base`).
-    seeds: critics fitted each; the estimate is that of their averaged scores. seed: of the split, critics and batches.
-    confidence: of the interval (a delete-a-fold jackknife's t-interval) and of the certificate, `info_nce_lower_bits`
-    of the same scores, which only lower bounds get.
-    report: called as report(step, steps, note) at every look at validation.
-    Raises InputError for what cannot be estimated, naming it.
+        print(mi.estimate_all([(x, y)], estimators=["nwj", mi.estimators.smile(tau=1.0)]))
+
+    Args:
+        pairs: data sets (x, y), as `estimate` takes them, of equal shapes.
+        estimators: names of `ESTIMATORS`, or what their constructors return.
+        critic, k, negatives, batch_size, steps, learning_rate, weight_decay, base, num_critics, seed, confidence,
+        on_progress: as in `estimate`, the same for all.
+
+    Returns:
+        `Estimates`, whose [i][j] is the `Estimate` of pairs[i] by estimators[j].
+
+    Raises:
+        InputError: as `estimate` does, or the data sets have different shapes.
     """
     chosen = [resolve(estimator) for estimator in estimators]
     inner = _critic(critic, chosen, negatives)
-    numbers = {"batch_size": batch_size, "steps": steps, "seeds": seeds, "learning_rate": learning_rate}
-    if bad := [f"{name} = {value}" for name, value in numbers.items() if not 0 < value < math.inf]:
-        raise InputError(f"{', '.join(bad)}: expected above 0")
-    if not 0.5 <= confidence < 1:
-        raise InputError(f"confidence = {confidence}: expected in [0.5, 1); 0.95 is usual")
+    _check_options(
+        {"batch_size": batch_size, "steps": steps, "num_critics": num_critics, "learning_rate": learning_rate},
+        weight_decay,
+        confidence,
+    )
     sets = _split(pairs, seed)
     fitted_on, tested_on = (len(sets[0].x[part]) for part in (0, 2))
     if batch_size > fitted_on:
         raise InputError(f"batch_size = {batch_size} exceeds the {fitted_on:,} pairs of the fit part; lower it")
-    k = _check_k(k, tested_on, chosen)
+    reading = _Reading(_check_k(k, tested_on, chosen), num_critics, confidence)
 
     found: dict[tuple[int, int], Estimate] = {}
     groups: dict[tuple[bool, bool], list[int]] = {}
     for index, one in enumerate(chosen):
-        groups.setdefault((one.needs_u, one.anchors == "all"), []).append(index)
-    for (_, all_anchors), indices in groups.items():
-        based = base and not all_anchors  # the base scores x against y alone
+        groups.setdefault((one.needs_u, one.within_views), []).append(index)
+    for (_, within_views), indices in groups.items():
+        based = base and not within_views  # the base scores x against y alone
         recipe = fit.Recipe(
             critic=BasedCritic(inner, sets[0].rank) if based else inner,
             estimators=tuple(chosen[index] for index in indices),
@@ -118,9 +164,27 @@ def estimate_all(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
         )
-        group = _estimate_group(recipe, sets, based, k=k, seeds=seeds, seed=seed, confidence=confidence, report=report)
+        group = _estimate_group(recipe, sets, reading, based=based, seed=seed, on_progress=on_progress)
         found |= {(d, indices[e]): one for (d, e), one in group.items()}
-    return [[found[d, e] for e in range(len(chosen))] for d in range(len(sets))]
+    return Estimates(tuple(tuple(found[d, e] for e in range(len(chosen))) for d in range(len(sets))))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How fitted critics are read: pairs a batch, critics whose scores are averaged, confidence."""
+
+    k: int
+    num_critics: int
+    confidence: float
+
+
+def _check_options(above_zero: dict[str, int | float], weight_decay: float, confidence: float) -> None:
+    if bad := [f"{name} = {value}" for name, value in above_zero.items() if not 0 < value < math.inf]:
+        raise InputError(f"{', '.join(bad)}: expected above 0")
+    if not 0 <= weight_decay < math.inf:
+        raise InputError(f"weight_decay = {weight_decay}: expected 0 or more; 0.01 is usual")
+    if not 0.5 <= confidence < 1:
+        raise InputError(f"confidence = {confidence}: expected in [0.5, 1); 0.95 is usual")
 
 
 def _split(pairs: Sequence[tuple[Any, Any]], seed: int) -> list["Split"]:
@@ -138,35 +202,34 @@ def _check_k(k: int | None, tested_on: int, estimators: Sequence[Estimator]) -> 
         raise InputError(
             f"k = {k:,}: expected from 2 to the {tested_on:,} pairs of the test part; lower it, or give None"
         )
-    if k > WHOLE and any(not one.name.startswith("info_nce") for one in estimators):
-        raise InputError(f"k = {k:,}: beyond {WHOLE:,} only info_nce and info_nce_symmetric are read; lower it")
+    if k > WHOLE and (whole := [one.name for one in estimators if one.of_sums is None]):
+        able = " and ".join(name for name in ESTIMATORS if resolve(name).of_sums is not None)
+        raise InputError(f"k = {k:,}: beyond {WHOLE:,} only {able} are read, not {', '.join(whole)}; lower it")
     return k
 
 
 def _estimate_group(
     recipe: fit.Recipe,
     sets: Sequence["Split"],
-    based: bool,
+    reading: _Reading,
     *,
-    k: int,
-    seeds: int,
+    based: bool,
     seed: int,
-    confidence: float,
-    report: fitting.Report | None,
+    on_progress: OnProgress | None,
 ) -> dict[tuple[int, int], Estimate]:
     """The estimates of data set d by the recipe's estimator e, at (d, e), fitted all at once."""
-    found = {}
+    found, count = {}, reading.num_critics
     parts = ([one.rows(part, based) for one in sets] for part in range(3))
     fit_part, validation, test = (fit.Pairs(*(np.stack(view) for view in zip(*part, strict=True))) for part in parts)
-    members = np.indices((len(sets), len(recipe.estimators), seeds)).reshape(3, -1).astype(np.int32)
-    roots = np.random.SeedSequence(seed).generate_state(seeds) >> 1
+    members = np.indices((len(sets), len(recipe.estimators), count)).reshape(3, -1).astype(np.int32)
+    roots = np.random.SeedSequence(seed).generate_state(count) >> 1
     member = fit.Member(members[0], members[1], roots[members[2]].astype(np.int32))
-    params, _ = fit.fit_members(recipe, fit_part, validation, member, report)
-    for at in range(0, members.shape[1], seeds):
+    params, _ = fit.fit_members(recipe, fit_part, validation, member, on_progress)
+    for at in range(0, members.shape[1], count):
         d, e = int(members[0, at]), int(members[1, at])
-        own = jax.tree.map(lambda leaf, at=at: leaf[at : at + seeds], params)
+        own = jax.tree.map(lambda leaf, at=at: leaf[at : at + count], params)
         held_out = [(np.asarray(part.x[d]), np.asarray(part.y[d])) for part in (validation, test)]
-        one = _read(recipe, recipe.estimators[e], own, held_out[0], held_out[1], k, seeds, confidence)
+        one = _read(recipe, recipe.estimators[e], own, (held_out[0], held_out[1]), reading)
         found[d, e] = replace(one, warnings=sets[d].warnings)
     return found
 
@@ -175,77 +238,70 @@ def _read(
     recipe: fit.Recipe,
     estimator: Estimator,
     params: Any,
-    validation: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray],
-    k: int,
-    seeds: int,
-    confidence: float,
+    held_out: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    reading: _Reading,
 ) -> Estimate:
-    """The Estimate of fitted critics: the test part's one reading."""
-
-    def batches(part: tuple[np.ndarray, np.ndarray], size: int) -> list[np.ndarray]:
-        count = min(len(part[0]) // size, max(ENTRIES // size**2, 1) if size <= WHOLE else len(part[0]))
-        return [rows[: count * size].reshape(count, size, -1) for rows in part]
-
-    x, y = batches(test, k)
+    """The Estimate of fitted critics: the test part's one reading. held_out: (x, y) of validation, and of test."""
+    (validation, test), k = held_out, reading.k
+    x, y = _batches(test, k)
     # The certificate chooses its own K, so what it gets is scored in batches as large as memory lets them be.
     size = min(len(test[0]), WHOLE if len(test[0]) <= WHOLE else BATCH)
     scores, certified, bound = None, None, None
     if k <= WHOLE:
         scores, u = read.read_scores(recipe, params, x, y)
         folds = min(FOLDS, k // 2)
-        seed_nats, value, without = (np.asarray(v, np.float64) for v in read.read(estimator, scores, u, folds))
-        interval = read.jackknife_interval(float(value), without, confidence)
+        each_nats, value, without = (np.asarray(v, np.float64) for v in read.read(estimator, scores, u, folds))
+        interval = read.jackknife_interval(float(value), without, reading.confidence)
     else:
-        critics = [jax.tree.map(lambda leaf, s=s: leaf[s : s + 1], params) for s in range(seeds)] if seeds > 1 else []
-        *each, values = (
-            np.asarray(read.read_info_nce(recipe, estimator.anchors, one, x, y), np.float64)
-            for one in [*critics, params]
-        )
-        seed_nats = np.mean(each or [values], axis=1)
-        value, interval = values.mean(), t_interval(values, confidence)
+        each_nats, values = _read_by_sums(recipe, estimator, params, (x, y), reading.num_critics)
+        value, interval = values.mean(), t_interval(values, reading.confidence)
     if estimator.kind == "lower bound":
         if scores is None or k != size:
-            scores, _ = read.read_scores(recipe, params, *batches(test, size))
-        rehearsal, _ = read.read_scores(recipe, params, *batches(validation, min(size, len(validation[0]))))
-        averaged = [np.asarray(of_seeds).mean(axis=0) for of_seeds in (rehearsal, scores)]
-        certified = info_nce_lower_bits(averaged[0], averaged[1], confidence)
-    elif scores is not None and estimator.anchors != "all":
+            scores, _ = read.read_scores(recipe, params, *_batches(test, size))
+        rehearsal, _ = read.read_scores(recipe, params, *_batches(validation, min(size, len(validation[0]))))
+        averaged = [np.asarray(every).mean(axis=0) for every in (rehearsal, scores)]
+        certified = info_nce_lower_bits(averaged[0], averaged[1], reading.confidence)
+    elif scores is not None and not estimator.within_views:
         bound = float(np.mean(read.strict_info_nce(jnp.mean(scores, axis=0)))) / math.log(2)
-    ceiling = estimator.ceiling(2 * k - 2 if estimator.anchors == "all" else k - 1)
     bits = 1 / math.log(2)
     return Estimate(
         name=estimator.name,
         value_bits=float(value) * bits,
         kind=estimator.kind,
         k=k,
-        ceiling_bits=math.inf if ceiling is None else ceiling * bits,
+        ceiling_bits=estimator.ceiling_at(k) * bits,
         t_lower_bits=interval[0] * bits,
         t_upper_bits=interval[1] * bits,
         lower_bits=None if certified is None else certified.lower_bits,
         upper_bits=None,
-        confidence=confidence,
+        confidence=reading.confidence,
         certificate=None if certified is None else "infonce",
         verdict="not-a-bound" if certified is None else "bounded",
         pairs=len(x) * k,
-        seed_bits=tuple(float(v) * bits for v in seed_nats),
+        seed_bits=tuple(float(v) * bits for v in each_nats),
         bound_bits=bound,
         note=estimator.note,
     )
 
 
-@lru_cache
-def _named(name: str) -> Estimator:
-    return ESTIMATORS[name]()
+def _batches(part: tuple[np.ndarray, np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Disjoint batches of `size` rows of x and of y, as many as there are, or as ENTRIES scores may be held of."""
+    count = min(len(part[0]) // size, max(ENTRIES // size**2, 1) if size <= WHOLE else len(part[0]))
+    x, y = (rows[: count * size].reshape(count, size, -1) for rows in part)
+    return x, y
 
 
-def resolve(estimator: str | Estimator) -> Estimator:
-    """The estimator of that name, by its defaults, or the given one."""
-    if isinstance(estimator, Estimator):
-        return estimator
-    if estimator not in ESTIMATORS:
-        raise InputError(f"unknown estimator '{estimator}'; choose of {', '.join(ESTIMATORS)}")
-    return _named(estimator)
+def _read_by_sums(
+    recipe: fit.Recipe, estimator: Estimator, params: Any, batches: tuple[np.ndarray, np.ndarray], num_critics: int
+) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " b"]]:
+    """(each critic's mean over batches, the averaged critic's value of each batch), in nats, without a score matrix."""
+    assert estimator.of_sums is not None  # `_check_k` has seen to that
+    alone = [jax.tree.map(lambda leaf, s=s: leaf[s : s + 1], params) for s in range(num_critics)]
+    *each, values = (
+        np.asarray(read.read_by_sums(recipe, estimator.of_sums, one, *batches), np.float64)
+        for one in [*(alone if num_critics > 1 else []), params]
+    )
+    return np.mean(each or [values], axis=1), values
 
 
 def _critic(critic: str | nn.Module, estimators: Sequence[Estimator], negatives: str) -> nn.Module:
@@ -256,10 +312,7 @@ def _critic(critic: str | nn.Module, estimators: Sequence[Estimator], negatives:
     if negatives not in ("in-batch", "derange", "shuffle"):
         raise InputError(f"unknown negatives '{negatives}'; choose of in-batch, derange, shuffle")
     for one in estimators:
-        if one.anchors == "all" and not isinstance(critic, CosineCritic):
-            raise InputError(f"{one.name} scores rows of one view against each other; it needs critic='cosine'")
-        if one.anchors == "all" and negatives != "in-batch":
-            raise InputError(f"{one.name} takes its negatives from the batch; negatives='{negatives}' is not for it")
+        one.check(critic, negatives)
     return critic
 
 

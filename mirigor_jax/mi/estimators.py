@@ -1,279 +1,273 @@
-"""Variational estimates of mutual information as functions of a critic's scores f(x, y). Nats.
+"""Estimators: what trains a critic, and what is reported of its held-out scores. One constructor each, in ESTIMATORS.
 
-`positives` holds f(x_i, y_i) of n pairs, `negatives[i]` f of x_i with m other y. Expectations over negatives are
-means, never sums. Scores of any size give finite values and gradients; sums run in float32 or wider.
+`mi.estimate(x, y, estimator=...)` takes a name of ESTIMATORS, or what a constructor returns:
+`estimator=mi.estimators.smile(tau=1.0)`. The same arguments give the same object, so that no program is compiled twice.
+An estimator of your own is one entry of ESTIMATORS: a function without required arguments that returns an `Estimator`.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from functools import lru_cache, partial
+from typing import Any, Literal, ParamSpec, cast
 
-import jax
+import flax.linen as nn
 import jax.numpy as jnp
-from jax import lax
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
 from mirigor_jax.errors import InputError
+from mirigor_jax.mi import values
+from mirigor_jax.mi.critics import CosineCritic
 from mirigor_jax.mi.scoring import Rule, anchor_loss, log_score
+from mirigor_jax.mi.values import Anchors, LogSums, Nats, Negatives, Positives
 
-Positives = Float[Array, " n"]
-Negatives = Float[Array, "n m"]
-Nats = Float[Array, ""]
-Anchors = Literal["x", "both", "all"]
-
-
-def info_nce(scores: Float[Array, "k k"]) -> Nats:
-    """Strict InfoNCE lower bound of I(X;Y), in nats; at most log k.
-
-    scores: row i scores x_i against every y_j; the diagonal holds the positives. Negatives come from the other view
-    alone, which is what makes it a bound for every critic.
-    Source: Poole et al. 2019, eq. 10.
-    """
-    (scores,) = _wide(scores)
-    return math.log(scores.shape[0]) - jnp.mean(logsumexp(scores - jnp.diagonal(scores)[:, None], axis=1))
-
-
-def info_nce_symmetric(scores: Float[Array, "k k"]) -> Nats:
-    """The mean of InfoNCE over rows and over columns, in nats: each direction is a bound, so their mean is one."""
-    return 0.5 * (info_nce(scores) + info_nce(scores.T))
-
-
-def off_diagonal(scores: Float[Array, "k k"]) -> tuple[Float[Array, " k"], Float[Array, "k k-1"]]:
-    """In-batch positives and negatives of a score matrix: the diagonal, and negatives[i, j] = scores[i, (i+1+j) % k].
-
-    The order is cyclic, so that a column of negatives can be left out without looking at scores.
-    """
-    k = scores.shape[0]
-    # Row i of [scores | scores], read on from its own start in rows one longer, begins at its diagonal: no gather.
-    skewed = jnp.pad(jnp.tile(scores, 2).reshape(-1), (0, k)).reshape(k, 2 * k + 1)
-    return skewed[:, 0], skewed[:, 1:k]
-
-
-def derange(key: Array, n: int) -> Int[Array, "n 1"]:
-    """One partner for each of n ≥ 2 rows, never its own: a random cycle through all rows (Sattolo 1986).
-
-    Every other row is as likely as the next, so negatives are draws from p(x)p(y).
-    """
-    rows = jax.random.permutation(key, n)
-    return jnp.zeros((n, 1), rows.dtype).at[rows, 0].set(jnp.roll(rows, 1))
-
-
-def shuffle(key: Array, n: int) -> Int[Array, "n 1"]:
-    """One partner for each of n rows by a random permutation, which keeps about one row's own partner.
-
-    Negatives then follow (1−1/n) p(x)p(y) + p(x,y)/n, and no bound read on them can pass log n.
-    Source: Belghazi et al. 2018, Algorithm 1; Gosch 2020.
-    """
-    return jax.random.permutation(key, n)[:, None]
-
-
-def dv(positives: Positives, negatives: Negatives) -> Nats:
-    """E_P f − log E_Q e^f, best at f = log dP/dQ + any constant. Source: Donsker & Varadhan 1975; Gosch 2020, Eq. 4."""
-    positives, negatives = _wide(positives, negatives)
-    return jnp.mean(positives) - _log_mean_exp(negatives)
-
-
-def nwj(positives: Positives, negatives: Negatives) -> Nats:
-    """E_P f − E_Q e^{f−1}, best at f = 1 + log dP/dQ. Source: Nguyen et al. 2010; Gosch 2020, Eq. 5."""
-    positives, negatives = _wide(positives, negatives)
-    return jnp.mean(positives) - _exp(_log_mean_exp(negatives) - 1)
-
-
-def js_loss(positives: Positives, negatives: Negatives) -> Nats:
-    """E_P log(1 + e^{−f}) + E_Q log(1 + e^f), least at f = log dP/dQ.
-
-    Source: Nowozin et al. 2016; Gosch 2020, Eq. 7 (negated).
-    """
-    positives, negatives = _wide(positives, negatives)
-    return jnp.mean(jax.nn.softplus(-positives)) + jnp.mean(jax.nn.softplus(negatives))
-
-
-def flo(positives: Positives, negatives: Negatives, u: Positives) -> Nats:
-    """E_P[1 − u(x,y) − e^{−u(x,y)} · mean_j e^{f(x,y_j) − f(x,y)}] over the m negatives y_j; best at u = −log dP/dQ.
-
-    u: a second critic's scores of the positive pairs. Source: Guo et al. 2022 (Fenchel–Legendre optimisation).
-    """
-    positives, negatives, u = _wide(positives, negatives, u)
-    return jnp.mean(1 - u - _exp(_log_mean_exp(negatives, axis=1) - positives - u))
-
-
-def plug_in(positives: Positives, negatives: Negatives) -> Nats:
-    """E_P f: I(X;Y) where f = log dP/dQ, and no bound of it otherwise."""
-    del negatives
-    (positives,) = _wide(positives)
-    return jnp.mean(positives)
-
-
-def _wide(*scores: Array) -> list[Array]:
-    return [s.astype(jnp.promote_types(s.dtype, jnp.float32)) for s in scores]
-
-
-def _log_mean_exp(a: Array, axis: int | None = None) -> Array:
-    return logsumexp(a, axis=axis) - math.log(a.size if axis is None else a.shape[axis])
-
-
-def _exp(a: Array) -> Array:
-    """e^a, going on along its tangent above a = 40, where Adam's squared gradients would overflow float32.
-
-    A bound that subtracts it stays one: up there what is subtracted, 10^17 and more, is all that is left to see.
-    """
-    return jnp.exp(jnp.minimum(a, 40.0)) * (1 + jnp.maximum(a - 40.0, 0.0))
+P = ParamSpec("P")
+Loss = Callable[..., tuple[Nats, Any]]
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """An objective for the critic, and what is reported of its held-out scores.
+    """An objective for the critic, and what is reported of its held-out scores. Nats throughout.
 
-    value(positives, negatives): nats. loss(carry, positives, negatives): (nats to minimise, next step's carry), from
-    `carry` at the first step; () for all but MINE. Where `needs_u` is set both take a third array, u(x_i, y_i).
-    kind: what the mean of `value` over fresh pairs is to I(X;Y); note: its bias in words.
-    ceiling(m): the most nats `value` can reach with m negatives a row, or None.
-    anchors: whose negatives are read from a batch's score matrix, see `anchored`.
+    name: as results and tables have it.
+    kind: what the mean of `value` over fresh pairs is to I(X;Y).
+    note: its bias, in words.
+    value: (positives, negatives) → nats; with a third array u(x_i, y_i) if `needs_u`.
+    loss: (carry, positives, negatives) → (nats to minimize, the next step's carry); with u too if `needs_u`.
+    ceiling: m negatives a row → the most that `value` can reach, or None.
+    carry: of the loss at the first step, numbers in nested tuples; () if the loss has none.
+    needs_u: whether a second critic u is fitted, whose best is −log dP/dQ.
+    anchors: which rows of a batch's score matrix are read, see `values.anchored`.
+    of_sums: (positives, row sums, column sums) → `value` of a batch without its score matrix, see
+    `values.info_nce_of_sums`; None if `value` needs the matrix, which limits K.
     """
 
     name: str
     kind: Literal["lower bound", "plug-in", "not a bound"]
     note: str
     value: Callable[..., Nats]
-    loss: Callable[..., tuple[Nats, Any]]
+    loss: Loss
     ceiling: Callable[[int], float | None] = lambda m: None
     carry: Any = ()
     needs_u: bool = False
     anchors: Anchors = "x"
+    of_sums: Callable[[LogSums, LogSums, LogSums], Nats] | None = None
+
+    @property
+    def within_views(self) -> bool:
+        """Whether it also scores rows of one view against each other, by a critic that takes either view."""
+        return self.anchors == "all"
+
+    def views(self, x: Float[Array, "k p"], y: Float[Array, "k q"]) -> tuple[Float[Array, "n _"], Float[Array, "n _"]]:
+        """The rows that the critic scores against each other: x and y, or [x; y] and itself."""
+        if not self.within_views:
+            return x, y
+        both = jnp.concatenate([x, y])
+        return both, both
+
+    def pairs(self, rows: int) -> int:
+        """How many pairs a score matrix of so many rows is of."""
+        return rows // 2 if self.within_views else rows
+
+    def rows(self, pairs: Int[Array, " m"], k: int) -> Int[Array, " n"]:
+        """The rows that these of k pairs have in the score matrix."""
+        return jnp.concatenate([pairs, pairs + k]) if self.within_views else pairs
+
+    def read(self, scores: Float[Array, "n n"], u: Positives | None = None) -> Nats:
+        """`value` of a batch's score matrix; u: of the positives, if `needs_u`."""
+        return self.value(*values.anchored(scores, self.anchors), *(() if u is None else (u,)))
+
+    def ceiling_at(self, k: int) -> float:
+        """The most nats that `value` can reach with k pairs a batch; inf if there is no limit."""
+        ceiling = self.ceiling(2 * k - 2 if self.within_views else k - 1)
+        return math.inf if ceiling is None else ceiling
+
+    def check(self, critic: nn.Module, negatives: str) -> None:
+        """Raise InputError if it cannot be fitted by this critic, or with these negatives."""
+        if self.within_views and not isinstance(critic, CosineCritic):
+            raise InputError(f"{self.name} scores rows of one view against each other; it needs critic='cosine'")
+        if self.within_views and negatives != "in-batch":
+            raise InputError(f"{self.name} takes its negatives from the batch; negatives='{negatives}' is not for it")
 
 
-def anchored(scores: Float[Array, "k k"], anchors: Anchors) -> tuple[Positives, Negatives]:
-    """Positives and negatives of a batch's score matrix, one row an anchor.
+def maximize(value: Callable[..., Nats]) -> Loss:
+    """The loss that is a value's negative, without a carry."""
+    return lambda carry, *scores: (-value(*scores), carry)
 
-    "x": every x against all y. "both": then every y against all x. "all": the matrix is of the n = k/2 pairs' 2n
-    representations [x; y] against each other; every one is an anchor, its negatives all others but its partner.
+
+def minimize(objective: Callable[..., Nats]) -> Loss:
+    """The loss that is this objective, without a carry."""
+    return lambda carry, *scores: (objective(*scores), carry)
+
+
+def _once(constructor: Callable[P, Estimator]) -> Callable[P, Estimator]:
+    """A constructor whose same arguments give the same object: programs compiled for it are found by it."""
+    return cast(Callable[P, Estimator], lru_cache(constructor))
+
+
+def _log_candidates(m: int) -> float:
+    return math.log(m + 1)
+
+
+@_once
+def info_nce() -> Estimator:
+    """InfoNCE: tell y_i among all y of the batch by x_i alone. A lower bound, at most log K.
+
+    Source: van den Oord et al. 2018, Eq. 4; Poole et al. 2019, eq. 10.
     """
-    if anchors == "x":
-        return off_diagonal(scores)
-    if anchors == "both":
-        of_x, of_y = off_diagonal(scores), off_diagonal(scores.T)
-        return jnp.concatenate([of_x[0], of_y[0]]), jnp.concatenate([of_x[1], of_y[1]])
-    _, others = off_diagonal(scores)
-    partner = scores.shape[0] // 2 - 1  # `others` goes on cyclically from the anchor, so partners share a column
-    return others[:, partner], jnp.delete(others, partner, axis=1, assume_unique_indices=True)
+    return _info_nce("info_nce", "x", values.info_nce_of_sums)
 
 
-def _classified(positives: Positives, negatives: Negatives) -> Nats:
-    """log(m+1) less the cross-entropy of the positive among its row's m+1 candidates."""
-    positives, negatives = _wide(positives, negatives)
-    k = negatives.shape[1] + 1
-    return math.log(k) - jnp.mean(jax.nn.softplus(logsumexp(negatives - positives[:, None], axis=1)))
+@_once
+def info_nce_symmetric() -> Estimator:
+    """The mean of InfoNCE from x to y and from y to x. A lower bound, at most log K.
+
+    Source: van den Oord et al. 2018, Eq. 4; Poole et al. 2019, eq. 10.
+    """
+    return _info_nce("info_nce_symmetric", "both", values.info_nce_symmetric_of_sums)
 
 
-def _info_nce_estimator(anchors: Anchors = "x") -> Estimator:
-    """Source: van den Oord et al. 2018, Eq. 4; Poole et al. 2019, eq. 10."""
-    name = "info_nce" if anchors == "x" else "info_nce_symmetric"
+def _info_nce(name: str, anchors: Anchors, of_sums: Callable[[LogSums, LogSums, LogSums], Nats]) -> Estimator:
     note = "cannot pass log K for K candidates, the positive among them; biased down by more as I nears it"
-    loss = _maximise(_classified)
-    return Estimator(name, "lower bound", note, _classified, loss, lambda m: math.log(m + 1), anchors=anchors)
+    value = values.classified
+    return Estimator(
+        name, "lower bound", note, value, maximize(value), _log_candidates, anchors=anchors, of_sums=of_sums
+    )
 
 
-def _nt_xent_estimator() -> Estimator:
-    """log(2K−1) − L_NT-Xent. Source: Lee et al. 2023, Eq. 4."""
+@_once
+def nt_xent() -> Estimator:
+    """log(2K−1) − L_NT-Xent, whose negatives are of both views. Not a bound; it takes critic="cosine".
+
+    Source: Lee et al. 2023, Eq. 4.
+    """
     note = "ceiling log(2K−1); negatives come in dependent pairs, half of them from the anchor's own view"
-    loss = _maximise(_classified)
-    return Estimator("nt_xent", "not a bound", note, _classified, loss, lambda m: math.log(m + 1), anchors="all")
+    value = values.classified
+    return Estimator("nt_xent", "not a bound", note, value, maximize(value), _log_candidates, anchors="all")
 
 
-def _dv_estimator() -> Estimator:
+@_once
+def dv() -> Estimator:
+    """Donsker and Varadhan's E_P f − log E_Q e^f. Not a bound with finitely many negatives.
+
+    Source: Donsker & Varadhan 1975; Gosch 2020, Eq. 4.
+    """
     note = "a lower bound with endless negatives; with finitely many the log of their mean biases it up"
-    return Estimator("dv", "not a bound", note, dv, _maximise(dv))
+    return Estimator("dv", "not a bound", note, values.dv, maximize(values.dv))
 
 
-def _mine_estimator(rate: float = 0.01) -> Estimator:
-    """DV with the gradient ∇E_P f − ∇E_Q e^f / a, where a is the running mean of E_Q e^f over all steps so far.
+@_once
+def mine(rate: float = 0.01) -> Estimator:
+    """DV's value; the critic follows MINE's gradient, in which a running mean stands for the batch's E_Q e^f.
 
-    rate: weight of the newest step. The running mean's start is corrected for, as Adam's are.
+    rate: in (0, 1). Weight of the newest step in the running mean; smaller is less biased, and slower.
+    Raises InputError for another rate.
     Source: Belghazi et al. 2018, §3.2.
     """
     if not 0 < rate < 1:
         raise InputError(f"rate = {rate}: the weight of the newest step must be between 0 and 1; use 0.01")
-
-    def average(log_average, log_new):
-        return jnp.logaddexp(math.log1p(-rate) + log_average, math.log(rate) + log_new)
-
-    def loss(carry, positives: Positives, negatives: Negatives) -> tuple[Nats, Any]:
-        positives, negatives = _wide(positives, negatives)
-        log_mean = _log_mean_exp(negatives)
-        log_sum, log_weight = average(carry[0], lax.stop_gradient(log_mean)), average(carry[1], 0.0)
-        log_a = log_sum - log_weight
-        # log E ≤ E/a − 1 + log a touches at the running mean; its slope is MINE's gradient.
-        return jnp.exp(log_mean - log_a) - 1 + log_a - jnp.mean(positives), (log_sum, log_weight)
-
     note = "DV's bias of the reported value; the running mean only removes that of the gradient"
-    return Estimator("mine", "not a bound", note, dv, loss, carry=(-math.inf, -math.inf))
+    loss = partial(values.mine_loss, rate=rate)
+    return Estimator("mine", "not a bound", note, values.dv, loss, carry=(-math.inf, -math.inf))
 
 
-def _nwj_estimator() -> Estimator:
+@_once
+def nwj() -> Estimator:
+    """Nguyen, Wainwright and Jordan's E_P f − E_Q e^{f−1}. An unbiased lower bound, of a variance that grows with e^I.
+
+    Source: Nguyen et al. 2010; Gosch 2020, Eq. 5.
+    """
     note = "unbiased for a lower bound; its variance grows with e^I"
-    return Estimator("nwj", "lower bound", note, nwj, _maximise(nwj))
+    return Estimator("nwj", "lower bound", note, values.nwj, maximize(values.nwj))
 
 
-def _js_estimator() -> Estimator:
+@_once
+def js() -> Estimator:
+    """The plug-in E_P f of a critic fitted by Jensen–Shannon, whose best f is log dP/dQ. Not a bound.
+
+    Source: Nowozin et al. 2016; Gosch 2020, Eq. 7.
+    """
     note = "consistent as the critic nears log dP/dQ; off either way until then"
-    return Estimator("js", "plug-in", note, plug_in, _minimise(js_loss))
+    return Estimator("js", "plug-in", note, values.plug_in, minimize(values.js_loss))
 
 
-def _js_nwj_estimator() -> Estimator:
-    def value(positives: Positives, negatives: Negatives) -> Nats:
-        positives, negatives = _wide(positives, negatives)
-        return nwj(positives + 1, negatives + 1)  # NWJ's best critic is 1 above the one JS finds
+@_once
+def js_nwj() -> Estimator:
+    """NWJ's value of a critic fitted by Jensen–Shannon, which trains more steadily. A lower bound.
 
+    Source: Poole et al. 2019.
+    """
     note = "unbiased for a lower bound; its variance grows with e^I"
-    return Estimator("js_nwj", "lower bound", note, value, _minimise(js_loss))
+    return Estimator("js_nwj", "lower bound", note, values.js_nwj, minimize(values.js_loss))
 
 
-def _smile_estimator(tau: float = 5.0) -> Estimator:
-    """Trained as JS; E_P f − log E_Q clip(e^f, e^{−τ}, e^τ). Source: Song & Ermon 2020."""
+@_once
+def smile(tau: float = 5.0) -> Estimator:
+    """DV's value with the negatives' e^f clipped to [e^−τ, e^τ], of a critic fitted by Jensen–Shannon. Not a bound.
+
+    tau: nats, above 0. Half width of the clip; smaller has less variance, and more bias.
+    Raises InputError for another tau.
+    Source: Song & Ermon 2020.
+    """
     if not tau > 0:
         raise InputError(f"tau = {tau}: the clip's half width, in nats, must be above 0; use 5")
-
-    def value(positives: Positives, negatives: Negatives) -> Nats:
-        return dv(positives, jnp.clip(negatives, -tau, tau))
-
     note = "clipping trades variance for bias: it can exceed I by what the clipped negatives hold"
-    return Estimator("smile", "not a bound", note, value, _minimise(js_loss))
+    return Estimator("smile", "not a bound", note, partial(values.smile, tau=tau), minimize(values.js_loss))
 
 
-def _flo_estimator() -> Estimator:
+@_once
+def flo() -> Estimator:
+    """Fenchel–Legendre optimization: a bound of one pair at a time, with a second critic u. A lower bound.
+
+    Source: Guo et al. 2022.
+    """
     note = "unbiased for a lower bound; loose until u nears −log dP/dQ"
-    return Estimator("flo", "lower bound", note, flo, _maximise(flo), needs_u=True)
+    return Estimator("flo", "lower bound", note, values.flo, maximize(values.flo), needs_u=True)
 
 
-def _anchor_estimator(nu: float = 1.0, rule: Rule = log_score) -> Estimator:
+@_once
+def anchor(nu: float = 1.0, rule: Rule = log_score) -> Estimator:
+    """The plug-in E_P f of a critic fitted by InfoNCE with an anchor class, whose best f is log dP/dQ. Not a bound.
+
+    nu: above 0. Prior odds of the anchor class, that no candidate is the partner, to each candidate.
+    rule: proper scoring rule, such as `mi.scoring.log_score` or `mi.scoring.tsallis(2.0)`.
+    Raises InputError for another nu.
+    Source: Ryu et al. 2025.
+    """
+    if not nu > 0:
+        raise InputError(f"nu = {nu}: without an anchor (nu = 0, InfoNCE) dP/dQ is known up to a factor; use nu = 1")
+
     def objective(positives: Positives, negatives: Negatives) -> Nats:
         return anchor_loss(positives, negatives, nu, rule)
 
     note = "consistent as the critic nears log dP/dQ; off either way until then"
-    return Estimator("anchor", "plug-in", note, plug_in, _minimise(objective))
-
-
-def _minimise(objective: Callable[..., Nats]) -> Callable[..., tuple[Nats, Any]]:
-    return lambda carry, *scores: (objective(*scores), carry)
-
-
-def _maximise(value: Callable[..., Nats]) -> Callable[..., tuple[Nats, Any]]:
-    return lambda carry, *scores: (-value(*scores), carry)
+    return Estimator("anchor", "plug-in", note, values.plug_in, minimize(objective))
 
 
 ESTIMATORS: dict[str, Callable[..., Estimator]] = {
-    "info_nce": _info_nce_estimator,
-    "info_nce_symmetric": partial(_info_nce_estimator, "both"),
-    "nt_xent": _nt_xent_estimator,
-    "dv": _dv_estimator,
-    "mine": _mine_estimator,
-    "nwj": _nwj_estimator,
-    "js": _js_estimator,
-    "js_nwj": _js_nwj_estimator,
-    "smile": _smile_estimator,
-    "flo": _flo_estimator,
-    "anchor": _anchor_estimator,
+    "info_nce": info_nce,
+    "info_nce_symmetric": info_nce_symmetric,
+    "nt_xent": nt_xent,
+    "dv": dv,
+    "mine": mine,
+    "nwj": nwj,
+    "js": js,
+    "js_nwj": js_nwj,
+    "smile": smile,
+    "flo": flo,
+    "anchor": anchor,
 }
+
+
+def resolve(estimator: str | Estimator) -> Estimator:
+    """The estimator of that name, by its defaults, or the given one. Raises InputError for an unknown name."""
+    if isinstance(estimator, Estimator):
+        return estimator
+    if estimator not in ESTIMATORS:
+        raise InputError(f"unknown estimator '{estimator}'; choose of {', '.join(ESTIMATORS)}")
+    return _by_defaults(ESTIMATORS[estimator])
+
+
+@lru_cache
+def _by_defaults(constructor: Callable[..., Estimator]) -> Estimator:
+    return constructor()

@@ -21,9 +21,10 @@ from jaxtyping import Array, Float, Int
 
 from mirigor_jax import parallel
 from mirigor_jax.data.pairing import class_index
-from mirigor_jax.fitting import CriticState, Report, fit_chunk, fresh, update
+from mirigor_jax.fitting import CriticState, OnProgress, fit_chunk, fresh, update
 from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi
-from mirigor_jax.mi.estimators import Estimator, anchored, derange, shuffle
+from mirigor_jax.mi.estimators import Estimator
+from mirigor_jax.mi.values import anchored, derange, shuffle
 
 Views = Callable[[Any, Any, Array], tuple[Array, Array]]
 Negatives = Literal["in-batch", "derange", "shuffle"]
@@ -147,7 +148,7 @@ class Member(NamedTuple):
 class Recipe:
     """How the critics of a group are fitted, each on its own.
 
-    Estimators of a group read the same scores: they agree in needs_u, and in whether their anchors are "all".
+    Estimators of a group read the same scores: they agree in needs_u and within_views.
     The rate falls by a cosine over `steps`. Every `look` steps comes a look at validation, `look_batches` of
     `look_size` pairs at most; the fits end when none of them has found its best in the last `patience` steps.
     """
@@ -191,17 +192,26 @@ def critic_step(
     x, y = data.x[member.data, rows], data.y[member.data, rows]
 
     def loss_fn(params):
-        return _objective(params, state.carry, member, x, y, *jax.random.split(key), recipe=recipe)
+        partner_key, dropout = jax.random.split(key)
+        return _objective(params, state.carry, member, (x, y), partner_key, dropout=dropout, recipe=recipe)
 
     (loss, carry), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     return update(state, recipe.optimizer, gradients)._replace(carry=carry), -loss
 
 
-def _objective(params, carry, member: Member, x, y, partner_key, dropout, *, recipe: Recipe) -> tuple[Array, Any]:
-    """(loss in nats, carry) of the member's estimator on a batch."""
-    one, own = recipe.estimators[0], jnp.arange(x.shape[0])[:, None]
-    if one.anchors == "all":
-        x = y = jnp.concatenate([x, y])
+def _objective(
+    params: Any,
+    carries: tuple[Any, ...],
+    member: Member,
+    pairs: tuple[Array, Array],
+    partner_key: Array,
+    *,
+    dropout: Array | None,
+    recipe: Recipe,
+) -> tuple[Array, tuple[Any, ...]]:
+    """(loss in nats, every estimator's next carry) by the member's estimator on a batch; the others' stay."""
+    one, own = recipe.estimators[0], jnp.arange(len(pairs[0]))[:, None]
+    x, y = one.views(*pairs)
     partners = None
     if recipe.negatives != "in-batch":
         draw = {"derange": derange, "shuffle": shuffle}[recipe.negatives]
@@ -210,12 +220,13 @@ def _objective(params, carry, member: Member, x, y, partner_key, dropout, *, rec
     # u is best at -log dP/dQ, so that of a critic that starts near log dP/dQ is its negative.
     u = (-recipe.scores(params["u"], x, y, own, dropout)[:, 0],) if one.needs_u else ()
 
-    def loss(estimator: Estimator, carry):
+    def loss(at: int, carries: tuple[Any, ...]) -> tuple[Array, tuple[Any, ...]]:
+        estimator = recipe.estimators[at]
         read = anchored(scores, estimator.anchors) if partners is None else (scores[:, 0], scores[:, 1:])
-        value, after = estimator.loss(carry, *read, *u)
-        return value, carry if estimator.carry == () else after
+        value, after = estimator.loss(carries[at], *read, *u)
+        return value, (*carries[:at], after, *carries[at + 1 :])
 
-    return lax.switch(member.estimator, [partial(loss, estimator) for estimator in recipe.estimators], carry)
+    return lax.switch(member.estimator, [partial(loss, at) for at in range(len(recipe.estimators))], carries)
 
 
 def _validate(params, data: Pairs, member: Member, *, recipe: Recipe) -> tuple[Array]:
@@ -225,16 +236,16 @@ def _validate(params, data: Pairs, member: Member, *, recipe: Recipe) -> tuple[A
     batches = min(x.shape[0] // size, recipe.look_batches)
     x, y = (v[: batches * size].reshape(batches, size, v.shape[1]) for v in (x, y))
     keys = jax.random.split(jax.random.key(0), batches)
-    carry = _first_carry(recipe)
+    carries = _first_carries(recipe)
     losses, _ = lax.map(
-        lambda b: _objective(params, carry, member, b[0], b[1], b[2], None, recipe=recipe), (x, y, keys)
+        lambda b: _objective(params, carries, member, b[:2], b[2], dropout=None, recipe=recipe), (x, y, keys)
     )
     return (-jnp.mean(losses),)
 
 
-def _first_carry(recipe: Recipe) -> Any:
-    carries = [estimator.carry for estimator in recipe.estimators if estimator.carry != ()]
-    return jax.tree.map(jnp.float32, carries[0]) if carries else ()
+def _first_carries(recipe: Recipe) -> tuple[Any, ...]:
+    """Each estimator's carry before the first step; a member's own is all that it changes."""
+    return tuple(jax.tree.map(jnp.float32, estimator.carry) for estimator in recipe.estimators)
 
 
 def start_critic(member: Member, data: Pairs, validation: Pairs, *, recipe: Recipe) -> CriticState:
@@ -246,7 +257,7 @@ def start_critic(member: Member, data: Pairs, validation: Pairs, *, recipe: Reci
         name: recipe.critic.init(key, x, y, method="scores")["params"] for name, key in zip(names, keys, strict=True)
     }
     (best,) = _validate(params, validation, member, recipe=recipe)
-    return fresh(params, recipe.optimizer, best.dtype)._replace(best_nats=best, carry=_first_carry(recipe))
+    return fresh(params, recipe.optimizer, best.dtype)._replace(best_nats=best, carry=_first_carries(recipe))
 
 
 def _epochs(n: int, seed: int, done: int, steps: int, size: int) -> Int[np.ndarray, "steps size"]:
@@ -312,7 +323,7 @@ def _programs(recipe: Recipe, mesh: Mesh) -> tuple[Any, Any]:
 
 
 def fit_members(
-    recipe: Recipe, data: Pairs, validation: Pairs, members: Member, report: Report | None = None
+    recipe: Recipe, data: Pairs, validation: Pairs, members: Member, on_progress: OnProgress | None = None
 ) -> tuple[Any, Int[np.ndarray, " m"]]:
     """Fit m critics at once, one program split over the devices; each keeps its best step of validation.
 
@@ -333,9 +344,9 @@ def fit_members(
         rows = np.stack([_epochs(n, int(seed), done, recipe.look, recipe.batch_size) for seed in seeds])
         state, looked = chunk(state, parallel.shard(rows, mesh), members, data, validation)
         done, best_step = done + recipe.look, np.asarray(state.best_step)
-        if report is not None:
+        if on_progress is not None:
             bits = float(jnp.mean(looked["validation_nats"])) / math.log(2)
-            report(min(done, recipe.steps), recipe.steps, f"{bits:z.3f} bits on validation")
-    if report is not None and done < recipe.steps:
-        report(done, done, f"stopped: nothing gained in {recipe.patience:,} steps")
+            on_progress(min(done, recipe.steps), recipe.steps, f"{bits:z.3f} bits on validation")
+    if on_progress is not None and done < recipe.steps:
+        on_progress(done, done, f"stopped: nothing gained in {recipe.patience:,} steps")
     return jax.tree.map(lambda leaf: leaf[:m], jax.device_get(state.best_params)), best_step[:m]

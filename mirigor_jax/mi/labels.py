@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from inspect import signature
 from itertools import islice
 from typing import Any
 
@@ -21,15 +22,16 @@ from scipy.special import entr
 from mirigor_jax import fitting, parallel, softmax
 from mirigor_jax.data.pairing import fresh_pairs, split_in_classes
 from mirigor_jax.errors import InputError
+from mirigor_jax.fitting import OnProgress
 from mirigor_jax.mi import api, fit
 from mirigor_jax.mi.certificates import mix_posterior
 from mirigor_jax.mi.certify import LEAST_PAIRS, RUN_OUT, HeldOut, batch_rows, certify
 from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.mi.critics import CosineCritic, PosteriorCritic
-from mirigor_jax.mi.estimators import info_nce_symmetric
 from mirigor_jax.mi.gaussian import squash
 from mirigor_jax.mi.read import in_batches, independent_values, mean_scores
 from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate, reach_bits, verdict
+from mirigor_jax.mi.values import info_nce_symmetric
 
 BATCH = 256  # pairs a step of the fit
 LOOK, PATIENCE = 50, 300  # steps between looks at validation; without a gain, to the end of the fit
@@ -45,33 +47,49 @@ def estimate_labels(
     *,
     k: int | None = None,
     seed: int = 0,
-    seeds: int = 1,
+    num_critics: int = 1,
     steps: int = 1000,
     confidence: float = 0.95,
     tolerance_bits: float = 0.1,
-    report: fitting.Report | None = None,
+    on_progress: OnProgress | None = None,
 ) -> LabelEstimate:
-    """I_class = I(h_X;h_Y) of representations h (n, d) under same-class pairing, certified, with H(C) and NMI.
+    """Estimate I_class = I(h_X;h_Y) of representations under same-class pairing, certified, with H(C) and NMI.
 
-    labels: (n,) integers, strings or bools; both from any framework. The population meant has the classes' frequencies
-    exactly as in `labels`, and images independent given their class; rows must be a sample of it (no two views of one
-    image, no copies).
-    Rows are split at random within classes, 60 : 20 : 20. A linear probe, and critics starting from its posterior, are
-    fitted on the first part; their penalty and stop, and the certificate's route, are chosen on the second; the third
-    is read once. Its pairs have independent classes from those frequencies, and each row is in one pair at most; so
-    that classes do not run out of rows, pairs are fewer than rows would allow, the more so the fewer rows a class has.
-    The value is strict InfoNCE at k pairs (None: all test pairs, up to 4,096) of the averaged scores of `seeds`
-    critics; its t-interval is over pairs. The lower end is the best route's of `certify`; the upper end is H(C).
-    seed: of split, pairs and critics. steps: most of the fit. tolerance_bits: the width up to which an interval counts
-    as certified. report: called as report(step, steps, note) at every look at validation.
-    Raises InputError for what cannot be estimated: lengths that differ, NaN, other dtypes, one class, few rows, k.
-    Source: Lee et al. 2023, §III-A (same-class sampling), Theorems III.1 and III.2; Poole et al. 2019, eq. 10.
+    The population has the classes' frequencies exactly as in `labels`, and its images are independent given their
+    class; rows must be a sample of it (no two views of one image, no copies).
+    Rows are split at random within classes, 60 : 20 : 20. A linear probe, and critics that start from its posterior,
+    are fitted on the first part; the second (validation) chooses their penalty, their stop and the certificate; the
+    third (test) is read once. Its pairs have independent classes of those frequencies, and each row is in one pair at
+    most. So that classes do not run out of rows, there are fewer pairs than half the rows; the fewer rows a class has,
+    the fewer pairs.
+    The value is strict InfoNCE, its t-interval is over pairs, the lower end is the best certificate's on validation,
+    and the upper end is H(C).
 
         print(mi.estimate_labels(h, labels))
+
+    Args:
+        h: (n, d) numbers, an array of any framework. 10 rows of every class at least.
+        labels: (n,) integers, strings or bools. The class of each row.
+        k: pairs of a batch when the test part is read, at least 2. None: all test pairs, up to 4,096.
+        seed: of the split, the pairs and the critics.
+        num_critics: critics that are fitted, at least 1. The value is that of their averaged scores.
+        steps: most steps of the fit, which ends early once validation gains no more.
+        confidence: in [0.5, 1). Of the t-interval and of the certificates.
+        tolerance_bits: bits. The interval's width up to which the verdict is "certified".
+        on_progress: called as on_progress(step, steps, note) at every look at validation.
+
+    Returns:
+        The `LabelEstimate`, in bits.
+
+    Raises:
+        InputError: lengths differ, values are NaN or of another dtype, there is one class only, a class has too few
+            rows, or an option is out of its limits.
+
+    Source: Lee et al. 2023, §III-A (same-class sampling), Theorems III.1 and III.2; Poole et al. 2019, eq. 10.
     """
     design = Design.of(labels, seed, confidence)
     (rows,) = _representations([h], labels)
-    options = _Options(design.check_k(k), seed, seeds, steps, confidence, tolerance_bits, report)
+    options = _Options(design.check_k(k), seed, num_critics, steps, confidence, tolerance_bits, on_progress)
     found, _ = _measure(design, rows, options)
     return found
 
@@ -83,20 +101,33 @@ def compare(
     *,
     k: int | None = None,
     seed: int = 0,
-    seeds: int = 1,
+    num_critics: int = 1,
     steps: int = 1000,
     confidence: float = 0.95,
     tolerance_bits: float = 0.1,
-    report: fitting.Report | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Comparison:
-    """Is encoder A's I_class larger than B's? Their strict InfoNCE on the same test pairs, and the paired difference.
+    """Compare two encoders: is A's I_class larger than B's? By strict InfoNCE on the same test pairs.
 
-    h_a: (n, d), h_b: (n, e), row i of both the same image, of class labels[i]. Each has its own critic; everything else
-    is shared and as in `estimate_labels`, whose arguments and errors these are.
+    Each encoder has its own critic; the split, the pairs and the batches are shared.
+
+        print(mi.compare(h_a, h_b, labels))
+
+    Args:
+        h_a: (n, d) numbers. Encoder A's representations.
+        h_b: (n, e) numbers. Encoder B's of the same images, in the same order.
+        labels: (n,) integers, strings or bools. The class of each image.
+        k, seed, num_critics, steps, confidence, tolerance_bits, on_progress: as in `estimate_labels`.
+
+    Returns:
+        The `Comparison`: both estimates, and their paired difference with its interval, in bits.
+
+    Raises:
+        InputError: as `estimate_labels` does.
     """
     design = Design.of(labels, seed, confidence)
     both = _representations([h_a, h_b], labels)
-    options = _Options(k := design.check_k(k), seed, seeds, steps, confidence, tolerance_bits, report)
+    options = _Options(k := design.check_k(k), seed, num_critics, steps, confidence, tolerance_bits, on_progress)
     (a, of_a), (b, of_b) = (_measure(design, h, options) for h in both)
     difference = (of_a - of_b) / math.log(2)
     t_lower, t_upper = t_interval(difference, confidence)
@@ -111,21 +142,34 @@ def monitor(
     num_batches: int | None = None,
     **options: Any,
 ) -> Callable[[Any], Estimate]:
-    """A function params → Estimate for a training loop: how much does the encoder know by now?
+    """Make a function params → Estimate for a training loop: how much does the encoder know by now?
 
-    apply: (params, images) → representations (n, d); jitted here, once. batches: of (images_x, images_y), two views
-    each, which `estimate` measures, or of (images, labels), which `estimate_labels` does; options are theirs.
-    The first num_batches (None: all) are read here and kept, so that every call reads the same images, by the same
-    split and seed, and only the parameters change. Give images that training does not see.
+    The batches are read here and kept, so that every call reads the same images by the same split and seed, and only
+    the parameters change. Give images that training does not see.
 
         know = mi.monitor(lambda params, x: model.apply(params, x), validation_batches)
         for step in ...: print(know(state.params))
 
-    Raises InputError where the batches end early; its result raises it for representations that are not (n, d).
+    Args:
+        apply: (params, images) → representations (n, d). Jitted here, once.
+        batches: (images_x, images_y), two views each, which `estimate` measures; or (images, labels), which
+            `estimate_labels` measures.
+        num_batches: how many are read. None: all.
+        options: those of `estimate`, or of `estimate_labels`; their `on_progress` too.
+
+    Returns:
+        The function; its result is an `Estimate`, or a `LabelEstimate` if there are labels.
+
+    Raises:
+        InputError: the batches end early. The function raises it if representations are not (n, d), and as the
+            estimate does.
+        TypeError: the estimate has no such option.
     """
     kept = list(islice(batches, num_batches))
     if len(kept) < (num_batches or 1):
         raise InputError(f"the iterator gave {len(kept)} batches, expected {num_batches or 'some'}; give a fresh one")
+    has_labels = np.ndim(kept[0][1]) == 1
+    signature(estimate_labels if has_labels else api.estimate).bind(None, None, **options)
     encode = jax.jit(apply)
 
     def represent(params: Any, view: int) -> np.ndarray:
@@ -139,7 +183,7 @@ def monitor(
             parts.append(np.asarray(h))
         return np.concatenate(parts)
 
-    if np.ndim(kept[0][1]) == 1:
+    if has_labels:
         labels = np.concatenate([np.asarray(batch[1]) for batch in kept])
         return lambda params: estimate_labels(represent(params, 0), labels, **options)
     return lambda params: api.estimate(represent(params, 0), represent(params, 1), **options)
@@ -230,11 +274,11 @@ class _Options:
 
     k: int
     seed: int
-    seeds: int
+    num_critics: int
     steps: int
     confidence: float
     tolerance_bits: float
-    report: fitting.Report | None
+    on_progress: OnProgress | None
 
 
 def _measure(
@@ -262,7 +306,7 @@ def _measure(
         return independent_values(scores(critics, 1, k))
 
     own = values(params)
-    alone = [values(jax.tree.map(lambda x, s=s: x[s : s + 1], params)).mean() for s in range(options.seeds)]
+    alone = [values(jax.tree.map(lambda x, s=s: x[s : s + 1], params)).mean() for s in range(options.num_critics)]
     t_lower, t_upper = t_interval(own / math.log(2), options.confidence)
     entropy = float(entr(law).sum()) / math.log(2)
     lower = found[route]["lower_bits"]
@@ -338,22 +382,22 @@ def _warnings(design: Design, h: Float[np.ndarray, "n d"]) -> tuple[str, ...]:
 
 
 def _fit_critics(critic: PosteriorCritic, design: Design, inputs: Float[np.ndarray, "n d"], options: _Options) -> Any:
-    """Parameters of `seeds` critics, stacked, fitted at once on redrawn pairs; the best of validation, or the start."""
-    seeds, steps, report = options.seeds, options.steps, options.report
-    if seeds < 1 or steps < 1:
-        raise InputError(f"seeds = {seeds}, steps = {steps}: expected 1 or more")
+    """Parameters of the critics, stacked, fitted at once on redrawn pairs; the best of validation, or the start."""
+    count, steps, on_progress = options.num_critics, options.steps, options.on_progress
+    if count < 1 or steps < 1:
+        raise InputError(f"num_critics = {count}, steps = {steps}: expected 1 or more")
     pairs = design.pairs[0]
     validation = tuple(in_batches(inputs[rows], min(len(pairs), 2 * BATCH)) for rows in pairs.T)
     bank = fit.make_bank(inputs[design.fit], design.classes[design.fit], np.diag(design.law))
-    roots = jax.vmap(partial(jax.random.fold_in, jax.random.key(options.seed)))(jnp.arange(seeds))
+    roots = jax.vmap(partial(jax.random.fold_in, jax.random.key(options.seed)))(jnp.arange(count))
     start, chunk = _programs(critic, steps)
-    state, done, best_step = start(validation, roots), 0, np.zeros(seeds, int)
+    state, done, best_step = start(validation, roots), 0, np.zeros(count, int)
     while done < steps and done - best_step.max() < PATIENCE:
         state, looked = chunk(state, bank, validation, roots)
         done, best_step = done + LOOK, np.asarray(state.best_step)
-        if report is not None:
+        if on_progress is not None:
             bits = float(np.mean(looked["validation_nats"])) / math.log(2)
-            report(min(done, steps), steps, f"strict InfoNCE {bits:z.3f} bits on validation")
+            on_progress(min(done, steps), steps, f"strict InfoNCE {bits:z.3f} bits on validation")
     return jax.device_get(state.best_params)
 
 

@@ -1,6 +1,7 @@
 """What fitted critics show: scores of held-out pairs, the values read off them, and these values' intervals."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,9 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 from scipy import special
 
-from mirigor_jax.mi.estimators import Anchors, Estimator, anchored, info_nce_symmetric
+from mirigor_jax.mi.estimators import Estimator
 from mirigor_jax.mi.fit import Recipe
+from mirigor_jax.mi.values import info_nce_symmetric
 
 
 def in_batches(rows: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, "b k d"]:
@@ -32,8 +34,7 @@ def read_scores(
     """
 
     def one(p, x, y):
-        if recipe.estimators[0].anchors == "all":
-            x = y = jnp.concatenate([x, y])
+        x, y = recipe.estimators[0].views(x, y)
         # Some rows at a time: a joint critic's layers are as large as all the pairs together.
         rows = lax.map(lambda row: recipe.scores(p["f"], row[None], y)[0], x, batch_size=128)
         own = jnp.arange(x.shape[0])[:, None]
@@ -51,17 +52,14 @@ def read(
     InfoNCE, DV, NWJ and FLO are concave in the scores, so the averaged critic shows no less than the seeds' mean.
     """
 
-    def value(scores, u):
-        return estimator.value(*anchored(scores, estimator.anchors), *(() if u is None else (u,)))
-
     def over_batches(scores, u):
-        return jnp.mean(lax.map(lambda batch: value(*batch), (scores, u)))
+        return jnp.mean(lax.map(lambda batch: estimator.read(*batch), (scores, u)))
 
-    k = scores.shape[-1] // (2 if estimator.anchors == "all" else 1)
+    k = estimator.pairs(scores.shape[-1])
     averaged = jax.tree.map(lambda v: jnp.mean(v, axis=0), (scores, u))
 
     def without(keep):
-        rows = jnp.concatenate([keep, keep + k]) if estimator.anchors == "all" else keep
+        rows = estimator.rows(keep, k)
         scores, u = averaged
         return over_batches(scores[:, rows][:, :, rows], None if u is None else u[:, keep])
 
@@ -77,11 +75,18 @@ def strict_info_nce(scores: Float[Array | np.ndarray, "b k k"]) -> Float[Array, 
     return lax.map(info_nce_symmetric, scores)
 
 
-@partial(jax.jit, static_argnames=("recipe", "anchors"))
-def read_info_nce(
-    recipe: Recipe, anchors: Anchors, params: Any, x: Float[Array, "b k p"], y: Float[Array, "b k q"]
+@partial(jax.jit, static_argnames=("recipe", "of_sums"))
+def read_by_sums(
+    recipe: Recipe,
+    of_sums: Callable[..., Array],
+    params: Any,
+    x: Float[Array | np.ndarray, "b k p"],
+    y: Float[Array | np.ndarray, "b k q"],
 ) -> Float[Array, " b"]:
-    """Strict InfoNCE of the seeds' averaged critic at a K whose score matrix would not fit, in nats of each batch."""
+    """An estimator's value of the seeds' averaged critic at a K whose score matrix would not fit, in nats, by batch.
+
+    of_sums: the estimator's, which makes do with each row's and each column's sum.
+    """
 
     def batch(pair):
         x, y = pair
@@ -96,8 +101,7 @@ def read_info_nce(
 
         blocks = jnp.arange(0, k, size), x.reshape(-1, size, x.shape[1])
         of_y, (positives, of_x) = lax.scan(rows, jnp.full(k, -jnp.inf, x.dtype), blocks)
-        sums = jnp.mean(of_x) if anchors == "x" else 0.5 * (jnp.mean(of_x) + jnp.mean(of_y))
-        return math.log(k) + jnp.mean(positives) - sums
+        return of_sums(positives, of_x, of_y)
 
     return lax.map(batch, (x, y))
 

@@ -69,13 +69,13 @@ def fit_mlp(
     max_steps: int = 20_000,
     patience: int = 2000,
     seed: int = 0,
-    report: fitting.Report | None = None,
+    on_progress: fitting.OnProgress | None = None,
 ) -> MLPProbe:
     """Minimise cross-entropy + weight_decay/2 |parameters|^2 by Adam, 512 images a step, one dropout rate a layer.
 
     Every 100 steps comes a look at validation, and the fit with the least log-loss there is kept; it ends at the look
     after `patience` steps without a gain, or after max_steps. The temperature then minimises that log-loss.
-    report: called as report(step, steps, note) at every look.
+    on_progress: called as on_progress(step, steps, note) at every look.
     Raises InputError as `fit_linear` does, and for other than one dropout rate a layer or no step.
     Source: Gosch 2020, C.2, whose fits last 1000 epochs, without a choice among them.
     """
@@ -96,9 +96,9 @@ def fit_mlp(
     options = {"classifier": classifier, "learning_rate": learning_rate, "weight_decay": weight_decay}
     while state.step < max_steps and state.step - state.best_step < patience:
         state, looked = _chunk(state, part, validation, fit_key, **options)
-        if report is not None:
+        if on_progress is not None:
             loss_nats = -float(looked["validation_nats"])
-            report(min(int(state.step), max_steps), max_steps, f"log-loss {loss_nats:.3f} nats on validation")
+            on_progress(min(int(state.step), max_steps), max_steps, f"log-loss {loss_nats:.3f} nats on validation")
     params = jax.device_get(state.best_params)
     logits, truth = np.asarray(_scores(classifier, params, validation[0])), np.asarray(validation_labels)
     return MLPProbe(

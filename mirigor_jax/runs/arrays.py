@@ -55,20 +55,20 @@ def _estimate(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarra
         progress.update(step, note)
 
     def options(*names: str) -> dict[str, Any]:
-        return {name: config[name] for name in names if config[name] is not None} | {"report": look}
+        given = {name: config[name] for name in names if config[name] is not None}
+        return {**given, "num_critics": config.seeds, "on_progress": look}
 
     with folder.stage("estimate", not missing) as work:
         if not work:
             return
         found: Sequence[mi.Estimate]
         if config.y is None:
-            found = [mi.estimate_labels(x, y, **options("k", "steps", "seeds", "seed", "confidence"))]
+            found = [mi.estimate_labels(x, y, **options("k", "steps", "seed", "confidence"))]
         else:
-            more = options("critic", "k", "batch_size", "steps", "seeds", "seed", "confidence")
+            more = options("critic", "k", "batch_size", "steps", "seed", "confidence")
             [found] = mi.estimate_all([(x, y)], estimators=missing, **more)
         for name, result in zip(missing, found, strict=True):
-            more = {"value_nats": result.value_nats, "mean_bits": result.mean_bits, "spread_bits": result.spread_bits}
-            folder.write(f"estimates/{name}/estimate.json", {**vars(result), **more, "sentence": str(result)})
+            folder.write(f"estimates/{name}/estimate.json", result.to_dict())
 
 
 def _report(config: ConfigDict, folder: RunFolder) -> None:

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from mirigor_jax import probes
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi.estimators import info_nce
+from mirigor_jax.mi.values import info_nce
 from mirigor_jax.models.realnvp import RealNVP
 from mirigor_jax.monitoring import UNWATCHED_STAGE, Stage
 from mirigor_jax.runs import loop

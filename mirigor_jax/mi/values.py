@@ -1,0 +1,190 @@
+"""Variational estimates of mutual information as functions of a critic's scores f(x, y). Nats.
+
+`positives` holds f(x_i, y_i) of n pairs, `negatives[i]` f of x_i with m other y. Expectations over negatives are
+means, never sums. Scores of any size give finite values and gradients; sums run in float32 or wider.
+"""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Int
+
+Positives = Float[Array, " n"]
+Negatives = Float[Array, "n m"]
+Nats = Float[Array, ""]
+LogSums = Float[Array, "..."]
+Carry = tuple[Array | float, Array | float]
+Anchors = Literal["x", "both", "all"]
+
+
+def info_nce(scores: Float[Array, "k k"]) -> Nats:
+    """Strict InfoNCE lower bound of I(X;Y), in nats; at most log k.
+
+    scores: row i scores x_i against every y_j; the diagonal holds the positives. Negatives come from the other view
+    alone, which is what makes it a bound for every critic.
+    Source: Poole et al. 2019, eq. 10.
+    """
+    (scores,) = _wide(scores)
+    return math.log(scores.shape[0]) - jnp.mean(logsumexp(scores - jnp.diagonal(scores)[:, None], axis=1))
+
+
+def info_nce_symmetric(scores: Float[Array, "k k"]) -> Nats:
+    """The mean of InfoNCE over rows and over columns, in nats: each direction is a bound, so their mean is one."""
+    return 0.5 * (info_nce(scores) + info_nce(scores.T))
+
+
+def info_nce_of_sums(positives: LogSums, row_sums: LogSums, column_sums: LogSums) -> Nats:
+    """`info_nce` of K pairs without their score matrix.
+
+    positives: f(x_i, y_i), of any shape.
+    row_sums, column_sums: log Σ_j e^{f(x_i, y_j)} of each x_i, and log Σ_i of each y_j.
+    """
+    del column_sums
+    return math.log(positives.size) + jnp.mean(positives) - jnp.mean(row_sums)
+
+
+def info_nce_symmetric_of_sums(positives: LogSums, row_sums: LogSums, column_sums: LogSums) -> Nats:
+    """`info_nce_symmetric` of K pairs without their score matrix; arguments as `info_nce_of_sums` has them."""
+    sums = 0.5 * (jnp.mean(row_sums) + jnp.mean(column_sums))
+    return math.log(positives.size) + jnp.mean(positives) - sums
+
+
+def anchored(scores: Float[Array, "k k"], anchors: Anchors) -> tuple[Positives, Negatives]:
+    """Positives and negatives of a batch's score matrix, one row an anchor.
+
+    "x": every x against all y. "both": then every y against all x. "all": the matrix is of the n = k/2 pairs' 2n
+    representations [x; y] against each other; every one is an anchor, its negatives all others but its partner.
+    """
+    if anchors == "x":
+        return off_diagonal(scores)
+    if anchors == "both":
+        of_x, of_y = off_diagonal(scores), off_diagonal(scores.T)
+        return jnp.concatenate([of_x[0], of_y[0]]), jnp.concatenate([of_x[1], of_y[1]])
+    _, others = off_diagonal(scores)
+    partner = scores.shape[0] // 2 - 1  # `others` goes on cyclically from the anchor, so partners share a column
+    return others[:, partner], jnp.delete(others, partner, axis=1, assume_unique_indices=True)
+
+
+def off_diagonal(scores: Float[Array, "k k"]) -> tuple[Float[Array, " k"], Float[Array, "k k-1"]]:
+    """In-batch positives and negatives of a score matrix: the diagonal, and negatives[i, j] = scores[i, (i+1+j) % k].
+
+    The order is cyclic, so that a column of negatives can be left out without looking at scores.
+    """
+    k = scores.shape[0]
+    # Row i of [scores | scores], read on from its own start in rows one longer, begins at its diagonal: no gather.
+    skewed = jnp.pad(jnp.tile(scores, 2).reshape(-1), (0, k)).reshape(k, 2 * k + 1)
+    return skewed[:, 0], skewed[:, 1:k]
+
+
+def derange(key: Array, n: int) -> Int[Array, "n 1"]:
+    """One partner for each of n ≥ 2 rows, never its own: a random cycle through all rows (Sattolo 1986).
+
+    Every other row is as likely as the next, so negatives are draws from p(x)p(y).
+    """
+    rows = jax.random.permutation(key, n)
+    return jnp.zeros((n, 1), rows.dtype).at[rows, 0].set(jnp.roll(rows, 1))
+
+
+def shuffle(key: Array, n: int) -> Int[Array, "n 1"]:
+    """One partner for each of n rows by a random permutation, which keeps about one row's own partner.
+
+    Negatives then follow (1−1/n) p(x)p(y) + p(x,y)/n, and no bound read on them can pass log n.
+    Source: Belghazi et al. 2018, Algorithm 1; Gosch 2020.
+    """
+    return jax.random.permutation(key, n)[:, None]
+
+
+def dv(positives: Positives, negatives: Negatives) -> Nats:
+    """E_P f − log E_Q e^f, best at f = log dP/dQ + any constant. Source: Donsker & Varadhan 1975; Gosch 2020, Eq. 4."""
+    positives, negatives = _wide(positives, negatives)
+    return jnp.mean(positives) - _log_mean_exp(negatives)
+
+
+def nwj(positives: Positives, negatives: Negatives) -> Nats:
+    """E_P f − E_Q e^{f−1}, best at f = 1 + log dP/dQ. Source: Nguyen et al. 2010; Gosch 2020, Eq. 5."""
+    positives, negatives = _wide(positives, negatives)
+    return jnp.mean(positives) - _exp(_log_mean_exp(negatives) - 1)
+
+
+def js_loss(positives: Positives, negatives: Negatives) -> Nats:
+    """E_P log(1 + e^{−f}) + E_Q log(1 + e^f), least at f = log dP/dQ.
+
+    Source: Nowozin et al. 2016; Gosch 2020, Eq. 7 (negated).
+    """
+    positives, negatives = _wide(positives, negatives)
+    return jnp.mean(jax.nn.softplus(-positives)) + jnp.mean(jax.nn.softplus(negatives))
+
+
+def flo(positives: Positives, negatives: Negatives, u: Positives) -> Nats:
+    """E_P[1 − u(x,y) − e^{−u(x,y)} · mean_j e^{f(x,y_j) − f(x,y)}] over the m negatives y_j; best at u = −log dP/dQ.
+
+    u: a second critic's scores of the positive pairs. Source: Guo et al. 2022 (Fenchel–Legendre optimisation).
+    """
+    positives, negatives, u = _wide(positives, negatives, u)
+    return jnp.mean(1 - u - _exp(_log_mean_exp(negatives, axis=1) - positives - u))
+
+
+def plug_in(positives: Positives, negatives: Negatives) -> Nats:
+    """E_P f: I(X;Y) where f = log dP/dQ, and no bound of it otherwise."""
+    del negatives
+    (positives,) = _wide(positives)
+    return jnp.mean(positives)
+
+
+def classified(positives: Positives, negatives: Negatives) -> Nats:
+    """log(m+1) less the cross-entropy of the positive among its row's m+1 candidates."""
+    positives, negatives = _wide(positives, negatives)
+    k = negatives.shape[1] + 1
+    return math.log(k) - jnp.mean(jax.nn.softplus(logsumexp(negatives - positives[:, None], axis=1)))
+
+
+def mine_loss(carry: Carry, positives: Positives, negatives: Negatives, *, rate: float) -> tuple[Nats, Carry]:
+    """DV's negative with the gradient −∇E_P f + ∇E_Q e^f / a, where a is the running mean of E_Q e^f over the steps.
+
+    carry: log of the weighted sum of the steps' E_Q e^f, and of the weights; (−inf, −inf) before the first step. Their
+    quotient corrects for the start, as Adam's does.
+    rate: in (0, 1). Weight of the newest step.
+    Returns the loss and the carry of the next step.
+    Source: Belghazi et al. 2018, §3.2.
+    """
+
+    def average(log_average: Array | float, log_new: Array | float) -> Array:
+        return jnp.logaddexp(math.log1p(-rate) + log_average, math.log(rate) + log_new)
+
+    positives, negatives = _wide(positives, negatives)
+    log_mean = _log_mean_exp(negatives)
+    log_sum, log_weight = average(carry[0], lax.stop_gradient(log_mean)), average(carry[1], 0.0)
+    log_a = log_sum - log_weight
+    # log E ≤ E/a − 1 + log a touches at the running mean; its slope is MINE's gradient.
+    return jnp.exp(log_mean - log_a) - 1 + log_a - jnp.mean(positives), (log_sum, log_weight)
+
+
+def js_nwj(positives: Positives, negatives: Negatives) -> Nats:
+    """`nwj` of f + 1: NWJ's best critic is 1 above f = log dP/dQ, which `js_loss` finds. Source: Poole et al. 2019."""
+    positives, negatives = _wide(positives, negatives)
+    return nwj(positives + 1, negatives + 1)
+
+
+def smile(positives: Positives, negatives: Negatives, *, tau: float) -> Nats:
+    """E_P f − log E_Q clip(e^f, e^{−τ}, e^τ). Source: Song & Ermon 2020."""
+    return dv(positives, jnp.clip(negatives, -tau, tau))
+
+
+def _wide(*scores: Array) -> list[Array]:
+    return [s.astype(jnp.promote_types(s.dtype, jnp.float32)) for s in scores]
+
+
+def _log_mean_exp(a: Array, axis: int | None = None) -> Array:
+    return logsumexp(a, axis=axis) - math.log(a.size if axis is None else a.shape[axis])
+
+
+def _exp(a: Array) -> Array:
+    """e^a, going on along its tangent above a = 40, where Adam's squared gradients would overflow float32.
+
+    A bound that subtracts it stays one: up there what is subtracted, 10^17 and more, is all that is left to see.
+    """
+    return jnp.exp(jnp.minimum(a, 40.0)) * (1 + jnp.maximum(a - 40.0, 0.0))
