@@ -46,7 +46,7 @@ def shared_legend(figure: Figure, axes: Sequence[Axes] | np.ndarray) -> None:
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
 
 
-def line_of_means(ax: Axes, k: np.ndarray, values: np.ndarray, colour: str, marker: str, label: str) -> None:
+def line_of_means(ax: Axes, k: np.ndarray, values: np.ndarray, colour: str, marker: str, *, label: str) -> None:
     """Every run's value, faint, and the line through the means of those of one k."""
     sizes = np.unique(k)
     ax.plot(k, values, marker, color=colour, markersize=3, alpha=0.5)

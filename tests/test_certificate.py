@@ -188,7 +188,7 @@ def test_posterior_coverage_on_fresh_pairs(joint, accuracy, n, calibrated):
     truth, lowers = critic_bits(joint, symbols, posterior), []
     for _ in range(400):
         c_x, c_y, s_x, s_y = draw(rng, joint, symbols, n)
-        lowers.append(posterior_lower_bits(posterior[s_x], posterior[s_y], c_x, c_y, joint, 0.8))
+        lowers.append(posterior_lower_bits(posterior[s_x], posterior[s_y], c_x, c_y, joint, confidence=0.8))
     assert np.mean(np.array(lowers) <= truth) >= 0.8
     assert np.mean(lowers) > truth - 0.6
 
@@ -210,7 +210,7 @@ def test_partition_function_coverage_on_fresh_pairs(accuracy, n, posterior):
     uppers = []
     for _ in range(100):
         c_x, c_y, s_x, s_y = draw(rng, joint, symbols, n)
-        uppers.append(partition_upper_bound(posterior[s_x], posterior[s_y], c_x, c_y, joint, 0.8))
+        uppers.append(partition_upper_bound(posterior[s_x], posterior[s_y], c_x, c_y, joint, confidence=0.8))
     assert np.mean(np.array(uppers) >= truth) >= 0.8
     assert np.mean(uppers) < truth + 0.02
 
@@ -222,7 +222,7 @@ def test_posterior_certificate_closes_on_its_critic_with_many_pairs():
     symbols = np.array([[0.9, 0.1, 0.0], [0.05, 0.85, 0.1], [0.1, 0.2, 0.7]])
     posterior = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.2, 0.1, 0.7]])
     c_x, c_y, s_x, s_y = draw(rng, joint, symbols, 1_000_000)
-    lower = posterior_lower_bits(posterior[s_x], posterior[s_y], c_x, c_y, joint, 0.95)
+    lower = posterior_lower_bits(posterior[s_x], posterior[s_y], c_x, c_y, joint, confidence=0.95)
     truth = critic_bits(joint, symbols, posterior)
     assert truth - 0.01 < lower < truth < information_bits(symbols.T @ joint @ symbols)
 
@@ -231,7 +231,7 @@ def test_posterior_certificate_closes_on_its_critic_with_many_pairs():
 def test_posterior_certificate_of_classes_that_tell_nothing_is_zero(joint):
     c_x, c_y = np.divmod(np.arange(60) % joint.size, joint.shape[1])
     q_x, q_y = np.eye(joint.shape[0])[c_x], np.eye(joint.shape[1])[c_y]
-    assert posterior_lower_bits(q_x, q_y, c_x, c_y, joint, 0.95) == 0
+    assert posterior_lower_bits(q_x, q_y, c_x, c_y, joint, confidence=0.95) == 0
     assert classifier_lower_bits(0, 60, np.ones(1), 0.95) == 0
 
 
@@ -243,7 +243,7 @@ def test_posterior_certificate_of_ten_classes_at_ninety_percent():
     lowers = []
     for _ in range(100):
         c_x, c_y, s_x, s_y = draw(rng, joint, symbols, 10_000)
-        lowers.append(posterior_lower_bits(symbols[s_x], symbols[s_y], c_x, c_y, joint, 0.95))
+        lowers.append(posterior_lower_bits(symbols[s_x], symbols[s_y], c_x, c_y, joint, confidence=0.95))
     assert np.mean(np.array(lowers) <= truth) >= 0.95
     assert np.mean(lowers) > 1.95
 
@@ -255,7 +255,9 @@ def test_posterior_certificate_of_three_channels():
     c_x, c_y, _, _ = draw(rng, joint, np.eye(64), 8192)
     truth = information_bits(joint)
     assert truth == pytest.approx(3.3, abs=0.01)
-    assert truth - 0.01 < posterior_lower_bits(np.eye(64)[c_x], np.eye(64)[c_y], c_x, c_y, joint, 0.95) < truth
+    assert (
+        truth - 0.01 < posterior_lower_bits(np.eye(64)[c_x], np.eye(64)[c_y], c_x, c_y, joint, confidence=0.95) < truth
+    )
 
 
 @pytest.mark.slow
@@ -270,10 +272,10 @@ def test_redrawn_pairs_certify_noise_and_fresh_pairs_do_not():
         bank = posterior.reshape(classes, 10, classes)  # ten images of each class
         c = rng.integers(classes, size=100_000)
         q_x, q_y = (bank[c, rng.integers(10, size=len(c))] for _ in range(2))
-        claimed["redrawn"] += posterior_lower_bits(q_x, q_y, c, c, joint, 0.95) > 0
+        claimed["redrawn"] += posterior_lower_bits(q_x, q_y, c, c, joint, confidence=0.95) > 0
         c = np.repeat(np.arange(classes), 5)
         q_x, q_y = bank[:, :5].reshape(20, classes), bank[:, 5:].reshape(20, classes)
-        claimed["fresh"] += posterior_lower_bits(q_x, q_y, c, c, joint, 0.95) > 0
+        claimed["fresh"] += posterior_lower_bits(q_x, q_y, c, c, joint, confidence=0.95) > 0
     assert claimed["fresh"] == 0
     assert claimed["redrawn"] > 6  # a 95 % interval may be wrong in 1.5 of 30
 
@@ -605,13 +607,13 @@ def test_impossible_counts_values_and_tables_are_refused():
             bound(np.array([0.5, 1.5]), 0.0, 1.0, 0.95)
     q, c = np.full((3, 2), 0.5), np.array([0, 0, 1])
     with pytest.raises(InputError, match=r"sums to 0\.8"):
-        posterior_lower_bits(q, q, c, c, np.diag([0.4, 0.4]), 0.95)
+        posterior_lower_bits(q, q, c, c, np.diag([0.4, 0.4]), confidence=0.95)
     with pytest.raises(InputError, match="no class empty"):
-        posterior_lower_bits(q, q, c, c, np.diag([1.0, 0.0]), 0.95)
+        posterior_lower_bits(q, q, c, c, np.diag([1.0, 0.0]), confidence=0.95)
     with pytest.raises(InputError, match=r"rows of q_y sum to 2\b"):
-        posterior_lower_bits(q, 2 * q, c, c, np.diag([0.5, 0.5]), 0.95)
+        posterior_lower_bits(q, 2 * q, c, c, np.diag([0.5, 0.5]), confidence=0.95)
     with pytest.raises(InputError, match="probability 0"):
-        posterior_lower_bits(q, q, c, c[::-1].copy(), np.diag([0.5, 0.5]), 0.95)
+        posterior_lower_bits(q, q, c, c[::-1].copy(), np.diag([0.5, 0.5]), confidence=0.95)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

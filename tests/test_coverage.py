@@ -194,7 +194,7 @@ def test_classifier_and_posterior_certificates_of_a_ninety_percent_encoder():
         q_x, q_y = posteriors(rng, c), posteriors(rng, c)
         errors = int(np.sum(q_x.argmax(axis=1) != c))
         by_classifier.append(by_errors(errors))
-        by_posterior.append(posterior_lower_bits(q_x, q_y, c, c, joint, CONFIDENCE))
+        by_posterior.append(posterior_lower_bits(q_x, q_y, c, c, joint, confidence=CONFIDENCE))
     # Clopper-Pearson's limit covers in hardly more than 95 %, which 400 repeats cannot tell from less: summed exactly.
     law = stats.binom(PAIRS, 1 - accuracy)
     counts = range(int(law.ppf(1e-6)), int(law.ppf(1 - 1e-6)))

@@ -35,7 +35,7 @@ def test_every_row_is_encoded_once_on_one_device_as_on_eight(tmp_path, rows, aug
     found = {}
     for devices in (1, 8):
         mesh = parallel.make_mesh(64, jax.devices()[:devices])
-        encode(job, frozen, {"fit": (read, rows)}, RunFolder(tmp_path / str(devices)), mesh, augmentation)
+        encode(job, frozen, {"fit": (read, rows)}, RunFolder(tmp_path / str(devices)), mesh, augmentation=augmentation)
         found[devices] = dict(np.load(tmp_path / str(devices) / "fit.npz"))
     np.testing.assert_array_equal(found[8]["labels"], np.arange(rows))
     np.testing.assert_allclose(found[8]["h"], found[1]["h"], rtol=1e-5, atol=1e-6)

@@ -205,7 +205,7 @@ def test_routes_rest_on_the_posteriors_and_predictions_that_are_given():
         "errors": errors,
         "images": 512,
     }
-    lower = posterior_lower_bits(part.q_x, part.q_y, part.c_x, part.c_y, joint, 0.95)
+    lower = posterior_lower_bits(part.q_x, part.q_y, part.c_x, part.c_y, joint, confidence=0.95)
     assert found["posterior"] == {"lower_bits": lower, "pairs": 512}
     right = certify.routes(replace(part, predicted=part.c), held_out(0), joint, 0.95)
     assert right["classifier"]["errors"] == 0

@@ -357,7 +357,7 @@ def test_a_stage_takes_as_long_as_the_slowest_of_its_parts():
     assert row["binds"] == "compute"
     assert (row["seconds"]["at_best"], row["seconds"]["network"]) == (pytest.approx(compute), pytest.approx(network))
     assert row["images_per_second"] == 2 * row["pairs_per_second"] == pytest.approx(16 / compute)
-    text = report.report([row], [], where, None, [], {"mirigor-jax": "1", "jax": "2", "libtpu": "3"})
+    text = report.report([row], [], where, None, [], versions={"mirigor-jax": "1", "jax": "2", "libtpu": "3"})
     assert "compute binds" in text
 
 

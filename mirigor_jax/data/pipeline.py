@@ -39,7 +39,7 @@ def batches(
     if batch_size < 1 or batch_size % process_count:
         raise InputError(f"batch size {batch_size}: expected a multiple of the {process_count} processes")
 
-    read_batch = partial(_read_batch, read, batch_size, num_examples, process_index, process_count)
+    read_batch = partial(_read_batch, read, batch_size, num_examples, (process_index, process_count))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     count = ENDLESS if num_examples is None else -(-num_examples // batch_size)
     dataset = grain.MapDataset.range(first, count).map(read_batch)
@@ -58,8 +58,10 @@ def _as_it_is(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _read_batch(
-    read: Callable, batch_size: int, num_examples: int | None, process_index: int, process_count: int, index: int
+    read: Callable, batch_size: int, num_examples: int | None, process: tuple[int, int], index: int
 ) -> dict[str, np.ndarray]:
+    """A process's part of batch `index`. process: its index, and of how many."""
+    process_index, process_count = process
     start = index * batch_size
     rows = batch_size if num_examples is None else min(batch_size, num_examples - start)
     return read(start + rows * process_index // process_count, start + rows * (process_index + 1) // process_count)

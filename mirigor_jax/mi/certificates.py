@@ -67,8 +67,8 @@ def posterior_lower_bits(
     c_x: Integer[np.ndarray, " n"],
     c_y: Integer[np.ndarray, " n"],
     joint: Float[np.ndarray, "a b"],
-    confidence: float,
     *,
+    confidence: float,
     mixing: float = 1e-3,
 ) -> float:
     """Certificate of a class posterior: lower end of I(h_X;h_Y) for any known dependency of the classes, in bits.
@@ -105,7 +105,7 @@ def posterior_lower_bits(
     excess = np.log(np.sum(q_x @ ratio * q_y, axis=1)) - log_ratio[c_x, c_y]
     window = float(f_low - possible.max()), float(f_high - possible.min())
     joint_term = np.sum(joint * log_ratio) + mean_lower_bound(excess, *window, 1 - 0.9 * risk)
-    partition = max(partition_upper_bound(q_x, q_y, c_x, c_y, joint, 1 - 0.1 * risk), float(corners.min()))
+    partition = max(partition_upper_bound(q_x, q_y, c_x, c_y, joint, confidence=1 - 0.1 * risk), float(corners.min()))
     return max(0.0, float((joint_term - np.log(partition)) / np.log(2)))
 
 
@@ -115,6 +115,7 @@ def partition_upper_bound(
     c_x: Integer[np.ndarray, " n"],
     c_y: Integer[np.ndarray, " n"],
     joint: Float[np.ndarray, "a b"],
+    *,
     confidence: float,
 ) -> float:
     """Upper confidence limit of E_Q[q_x^T W q_y], the partition function of `posterior_lower_bits`; same arguments.

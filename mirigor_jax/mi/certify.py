@@ -51,7 +51,7 @@ def routes(
     A classifier certifies only where the views share their class.
     validation: what InfoNCE's batches are chosen on. Scores are those of a critic that has not seen either part.
     """
-    lower = posterior_lower_bits(part.q_x, part.q_y, part.c_x, part.c_y, joint, confidence)
+    lower = posterior_lower_bits(part.q_x, part.q_y, part.c_x, part.c_y, joint, confidence=confidence)
     found: dict[Certificate, dict[str, Any]] = {"posterior": {"lower_bits": lower, "pairs": len(part.q_x)}}
     if _exact(joint):
         errors, images, law = int(np.sum(part.predicted != part.c)), len(part.c), joint.diagonal()

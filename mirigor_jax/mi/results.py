@@ -344,12 +344,16 @@ def conclusions(
     shared_exactly: both views have the same class C, so that upper_bits is H(C); else it is I(C;C').
     reach_bits: the most any critic shows at k, or an upper bound of it. Theorems: Lee et al. 2023.
     """
-    sentences = _claims(lower_bits, upper_bits, confidence, certificate, n, errors)
-    sentences += _theorems(lower_bits, upper_bits, confidence, n, errors, shared_exactly, tolerance_bits)
-    sentences += _readings(upper_bits, strict_bits, t_lower_bits, t_upper_bits, k, paper_bits, paper_k)
+    sentences = _claims(lower_bits, upper_bits, confidence, certificate, n=n, errors=errors)
+    sentences += _theorems(
+        lower_bits, upper_bits, confidence, n, errors, shared_exactly=shared_exactly, tolerance_bits=tolerance_bits
+    )
+    sentences += _readings(
+        upper_bits, strict_bits, t_lower_bits, t_upper_bits, k, paper_bits=paper_bits, paper_k=paper_k
+    )
     if upper_bits == 0:
         return sentences
-    return sentences + _remedies(upper_bits, certificate, errors, strict_bits, k, reach_bits)
+    return sentences + _remedies(upper_bits, certificate, errors, strict_bits, k, reach_bits=reach_bits)
 
 
 def _claims(
@@ -357,6 +361,7 @@ def _claims(
     upper_bits: float | None,
     confidence: float,
     certificate: Certificate | None,
+    *,
     n: int,
     errors: int | None,
 ) -> list[str]:
@@ -381,6 +386,7 @@ def _theorems(
     confidence: float,
     n: int,
     errors: int | None,
+    *,
     shared_exactly: bool,
     tolerance_bits: float,
 ) -> list[str]:
@@ -413,6 +419,7 @@ def _readings(
     t_lower_bits: float,
     t_upper_bits: float,
     k: int,
+    *,
     paper_bits: float,
     paper_k: int,
 ) -> list[str]:
@@ -438,6 +445,7 @@ def _remedies(
     errors: int | None,
     strict_bits: float,
     k: int,
+    *,
     reach_bits: float,
 ) -> list[str]:
     """What would raise the strict estimate, and what would narrow the certified interval."""

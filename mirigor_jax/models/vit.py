@@ -58,7 +58,7 @@ def _norm(dtype, name, epsilon=1e-6):
     return nn.LayerNorm(epsilon=epsilon, dtype=_wide(dtype), param_dtype=_wide(dtype), name=name)
 
 
-def _conv(width, kernel, stride, dtype, name, padding=0, **options):
+def _conv(width, kernel, stride, dtype, name, *, padding=0, **options):
     kernel, strides = (kernel, kernel), (stride, stride)
     return nn.Conv(width, kernel, strides, padding, dtype=dtype, param_dtype=_wide(dtype), name=name, **options)
 
@@ -87,7 +87,7 @@ def _repeat(token, like):
     return jnp.broadcast_to(token, (like.shape[0], *token.shape[1:])).astype(like.dtype)
 
 
-def _attend(q, k, v, bias=None, before=lambda logits: logits, after=lambda weights: weights):
+def _attend(q, k, v, bias=None, *, before=lambda logits: logits, after=lambda weights: weights):
     """softmax(q·k/√d + bias)·v of (…, tokens, heads, d); before, after: maps of (…, heads, q, k) around the softmax."""
     wide = _wide(q.dtype)
     logits = jnp.einsum("...qhd,...khd->...hqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=wide)
@@ -105,8 +105,9 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x, bias=None):
         qkv = _dense(3 * x.shape[-1], self.dtype, "qkv")(x).reshape(*x.shape[:-1], 3, self.heads, -1)
-        mixed = [partial(self.mix, name=name) for name in ("proj_l", "proj_w")] if self.talking else []
-        return _dense(x.shape[-1], self.dtype, "proj")(_attend(*jnp.moveaxis(qkv, -3, 0), bias, *mixed))
+        names = {"before": "proj_l", "after": "proj_w"} if self.talking else {}
+        mixed = {when: partial(self.mix, name=name) for when, name in names.items()}
+        return _dense(x.shape[-1], self.dtype, "proj")(_attend(*jnp.moveaxis(qkv, -3, 0), bias, **mixed))
 
     def mix(self, maps, name):
         mixing = _dense(self.heads, _wide(self.dtype), name)

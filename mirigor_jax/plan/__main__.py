@@ -51,7 +51,7 @@ def run(
         found = trained and search.search(job, where, trained)
         curve = list(search.scaling(job, where, rows)) if sweep else []
     versions = {name: version(name) for name in ("mirigor-jax", "jax", "libtpu")}
-    text = report.report(rows, notes, where, found, curve, versions)
+    text = report.report(rows, notes, where, found, curve, versions=versions)
     print(text)
     plan: dict[str, Any] = {
         "note": report.NOTE,

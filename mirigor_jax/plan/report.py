@@ -21,6 +21,7 @@ def report(
     where: Slice,
     found: dict[str, Any] | None,
     curve: list[dict[str, Any]],
+    *,
     versions: dict[str, str],
 ) -> str:
     """Tables in Markdown: the stages side by side, the largest batch, the scaling."""

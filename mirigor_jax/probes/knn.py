@@ -29,8 +29,8 @@ class NearestNeighbours:
 
     def logits(self, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Log of each class's votes (n, c), up to a term of the row's; -inf for a class without any."""
-        rows = max(1, KNN_SCORES // len(self.features))
-        votes = _log_votes(self.features, self.labels, self.tau, jnp.asarray(features), self.num_classes, self.k, rows)
+        sizes = {"num_classes": self.num_classes, "k": self.k, "rows": max(1, KNN_SCORES // len(self.features))}
+        votes = _log_votes(self.features, self.labels, self.tau, jnp.asarray(features), **sizes)
         return np.asarray(votes)
 
 
@@ -61,6 +61,7 @@ def _log_votes(
     labels: Integer[Array, " n"],
     tau: float | Array,
     h: Float[Array, "m d"],
+    *,
     num_classes: int,
     k: int,
     rows: int,

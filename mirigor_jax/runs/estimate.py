@@ -43,12 +43,12 @@ from mirigor_jax.runs.steps import (
 
 
 def estimate_stage(
-    job: Job, folder: RunFolder, name: str, features: RunFolder, clock: RunFolder, watch: Watch = UNWATCHED
+    job: Job, folder: RunFolder, name: str, features: RunFolder, clock: RunFolder, *, watch: Watch = UNWATCHED
 ) -> None:
     """Encode what `features` lacks, then estimate into estimates/`name`. clock: the folder that counts the time."""
     target = folder / "estimates" / name
     watched, done = watch.of(folder.path, target.path), target.exists("estimate.json")
-    encode_stage(job, folder, features, clock, job.augmentation, watch, done=done)
+    encode_stage(job, folder, features, clock, augmentation=job.augmentation, watch=watch, done=done)
     with clock.stage("estimate", done) as work:
         if work:
             paired = job.images.paired(load(features), job.pairing)

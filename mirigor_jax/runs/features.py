@@ -35,9 +35,9 @@ def encode_stage(
     folder: RunFolder,
     features: RunFolder,
     clock: RunFolder,
+    *,
     augmentation: Augmentation | None,
     watch: Watch = UNWATCHED,
-    *,
     done: bool,
 ) -> None:
     """The three parts of a features folder, unless what they are for is done.
@@ -52,7 +52,8 @@ def encode_stage(
     with clock.stage("encode", done or all(features.exists(f"{part}.npz") for part in parts)) as work:
         if work:
             frozen = None if job.holds_features else freeze(job, folder, mesh)
-            encode(job, frozen, parts, features, mesh, augmentation, watch.of(folder.path, features.path))
+            watched = watch.of(folder.path, features.path)
+            encode(job, frozen, parts, features, mesh, augmentation=augmentation, watch=watched)
 
 
 def _labelled(read: Read) -> Read:
@@ -167,6 +168,7 @@ def encode(
     splits: dict[str, tuple[Callable[[int, int], dict[str, np.ndarray]], int]],
     folder: RunFolder,
     mesh: Mesh,
+    *,
     augmentation: Augmentation | None = None,
     watch: Stage = UNWATCHED_STAGE,
 ) -> None:

@@ -43,15 +43,15 @@ def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWAT
         with folder.lock():
             if not job.has_encoder:
                 train_stage(job, folder, watch)
-            estimate_stage(job, folder, job.name, own_features(job, folder), folder, watch)
+            estimate_stage(job, folder, job.name, own_features(job, folder), folder, watch=watch)
             for other in job.others:
-                add_estimate(job.config, other, folder, other.name, folder, watch)
+                add_estimate(job.config, other, folder, other.name, folder, watch=watch)
             evaluate_stage(job, folder, watch)
             parallel.from_main(write_report, job, folder)
 
 
 def add_estimate(
-    own: ConfigDict, job: Job, folder: RunFolder, name: str, clock: RunFolder, watch: Watch = UNWATCHED
+    own: ConfigDict, job: Job, folder: RunFolder, name: str, clock: RunFolder, *, watch: Watch = UNWATCHED
 ) -> None:
     """Another estimate of a run's encoder, into estimates/`name`. own: the run's config; clock: counts the time.
 
@@ -71,7 +71,7 @@ def add_estimate(
             features = folder / "features"  # whose images serve every pairing
         elif all(flatten(config)[key] == flatten(own)[key] for key in same):
             parallel.from_main(_share_fit_part, folder / "features", features)
-    estimate_stage(job, folder, name, features, clock, watch)
+    estimate_stage(job, folder, name, features, clock, watch=watch)
 
 
 def _share_fit_part(there: RunFolder, here: RunFolder) -> None:
@@ -84,7 +84,7 @@ def evaluate_stage(job: Job, folder: RunFolder, watch: Watch = UNWATCHED) -> Non
     done = folder.exists("evaluate/linear.json")
     if job.augmentation is not None:
         plain = job.without_augmentation()
-        encode_stage(plain, folder, folder / "features", folder, None, watch, done=done)
+        encode_stage(plain, folder, folder / "features", folder, augmentation=None, watch=watch, done=done)
     with folder.stage("evaluate", done) as work:
         if work:
             parallel.from_main(_evaluate, job, folder, load(folder / "features"))

@@ -45,7 +45,7 @@ def re_estimate(folder: RunFolder, watch: Watch = UNWATCHED, **asked: Any) -> No
                 f"the encoder or the features of the run in '{folder}' are no longer what it was made from"
             )
         with folder.lock():
-            add_estimate(own, job, folder, name, folder / "estimates" / name, watch)
+            add_estimate(own, job, folder, name, folder / "estimates" / name, watch=watch)
             parallel.from_main(write_report, job.of(own), folder)
 
 

@@ -56,6 +56,7 @@ def publish(
     parts: dict[str, Any],
     drawn: dict[str, Figure],
     form: Form,
+    *,
     captions: Mapping[str, str] = CAPTIONS,
 ) -> None:
     """Write and print the report: the parts of this kind of run, and what its stages noted."""

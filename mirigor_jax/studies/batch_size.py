@@ -97,17 +97,19 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
             style(ax, f"{encoder}: {title}")
         accuracy, whole, close = column
         accuracy.axhspan(96.0, 99.8, color=ENTROPY, alpha=0.3, linewidth=0, label="the paper: 96.0 to 99.8 %")
-        line_of_means(accuracy, k, floats([100 * row["accuracy"]["all"] for row in runs]), LINEAR, "s", "all classes")
+        line_of_means(
+            accuracy, k, floats([100 * row["accuracy"]["all"] for row in runs]), LINEAR, "s", label="all classes"
+        )
         ceiling = floats([row["ceiling_bits"] for row in runs])
         whole.plot(k, ceiling, color=CEILING, linestyle="--", label="ceiling log₂(2K−1), K = K_Tr")
         in_training = floats([row["in_training_bits"] for row in runs])
-        line_of_means(whole, k, in_training, IN_TRAINING, "v", "in-training MI")
+        line_of_means(whole, k, in_training, IN_TRAINING, "v", label="in-training MI")
         for ax in (whole, close):
             ax.axhline(6.0, color=ENTROPY, linewidth=4, alpha=0.6, label="the paper: “almost constant at 6 bits”")
             ax.axhline(entropy, color=INK, linewidth=0.8, label=f"H(C) = {entropy:.3f} bits")
             paper, strict = (floats([row[name] for row in runs]) for name in ("paper_bits", "strict_bits"))
-            line_of_means(ax, k, paper, PAPER, "s", f"paper's form, K = {paper_k}, not a bound")
-            line_of_means(ax, k, strict, STRICT, "o", "strict InfoNCE")
+            line_of_means(ax, k, paper, PAPER, "s", label=f"paper's form, K = {paper_k}, not a bound")
+            line_of_means(ax, k, strict, STRICT, "o", label="strict InfoNCE")
         sizes = np.unique(k)
         lower = [min(row["lower_bits"] for row in runs if row["k"] == size) for size in sizes]
         upper = runs[0]["upper_bits"]

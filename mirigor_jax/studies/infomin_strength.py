@@ -111,8 +111,8 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
             above.plot(at, mean, color=colour, marker="o", markersize=5, label=task)
             ring = {"markersize": 13, "markerfacecolor": "none"}
             above.plot(at[mean.argmax()], mean.max(), "o", color=colour, **ring)
-        line_of_means(below, strength, paper, PAPER, "s", f"paper's form, K = {runs[0]['paper_k']}, not a bound")
-        line_of_means(below, strength, strict, STRICT, "o", "strict InfoNCE")
+        line_of_means(below, strength, paper, PAPER, "s", label=f"paper's form, K = {runs[0]['paper_k']}, not a bound")
+        line_of_means(below, strength, strict, STRICT, "o", label="strict InfoNCE")
         lower = [min(row["lower_bits"] for row in runs if row["strength"] == level) for level in levels]
         below.plot(levels, lower, "_", color=CERTIFIED, markersize=14, markeredgewidth=3, label="certified: at least")
         below.axhline(

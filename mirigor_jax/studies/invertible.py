@@ -75,7 +75,7 @@ def _report(config: ConfigDict, folder: RunFolder) -> None:
         "correlation": {name: invertible_encoders.correlation(rows) for name, rows in found.items()},
     }
     drawn = {"invertible": picture(found, ceiling_bits=ceiling)}
-    publish(config, folder, parts, drawn, INVERTIBLE_FORM, CAPTIONS)
+    publish(config, folder, parts, drawn, INVERTIBLE_FORM, captions=CAPTIONS)
 
 
 def _invertible_sections(report: Report) -> list[str]:
