@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = ["InputError", "__version__", "cdp", "metrics", "mi", "models", "objectives", "probes"]
+__all__ = ["InputError", "__version__", "cdp", "evaluate", "metrics", "mi", "models", "objectives", "probes"]
 
 if TYPE_CHECKING:  # type checkers and editors read this, Python reads _HOMES
     from mirigor_jax import metrics, mi, models, objectives, probes
     from mirigor_jax.data import cdp
     from mirigor_jax.errors import InputError
+    from mirigor_jax.metrics import evaluate
 else:
     # MODULE, or MODULE:NAME, of each public name. A test compares it with __all__ and the imports above.
     _HOMES = {
         "InputError": "mirigor_jax.errors:InputError",
         "cdp": "mirigor_jax.data.cdp",
+        "evaluate": "mirigor_jax.metrics:evaluate",
         "metrics": "mirigor_jax.metrics",
         "mi": "mirigor_jax.mi",
         "models": "mirigor_jax.models",

@@ -78,6 +78,7 @@ for row in mi.estimate_all([([1.0], [2.0])], estimators=["nwj", "js"], num_criti
         print(one.name, one.k, one.t_lower_bits)
 of_classes: mi.LabelEstimate = mi.estimate_labels([[1.0]], ["a"], k=64)
 nmi: float = of_classes.nmi
+metrics: dict[str, float] = mj.evaluate([[1.0]], ["a"], k=64).values
 larger: str | None = mi.compare([[1.0]], [[2.0]], ["a"]).larger
 know: Callable[[object], mi.Estimate] = mi.monitor(lambda params, x: x, [])
 mi.ESTIMATORS["own"] = mi.estimators.js
