@@ -126,15 +126,16 @@ def base() -> ConfigDict:
     config.features.checkpoint = "last"  # or best
 
     config.estimate = ConfigDict()
-    config.estimate.k = 2048
-    config.estimate.paper_k = 256
-    config.estimate.curve = (64, 256, 1024)
-    config.estimate.fit_k = 512
+    config.estimate.estimators = ("info_nce_symmetric", "nt_xent")  # of mi.ESTIMATORS, to read the critic by
+    config.estimate.k = 2048  # pairs a test batch: the candidates that InfoNCE is quoted at
+    config.estimate.nt_xent_k = 256  # the same of the NT-Xent estimate, and of the contrastive losses among the metrics
+    config.estimate.k_curve = (64, 256, 1024)  # further K to read the test part at
+    config.estimate.batch_size = 512  # pairs that the critic is fitted on at a time
     config.estimate.steps = 1500
     config.estimate.learning_rate = 1e-3
     config.estimate.eval_every = 100
     config.estimate.stream = False
-    config.estimate.also = ()  # further pairings to estimate the encoder under, as configs/estimate.py does
+    config.estimate.extra_pairings = ()  # further pairings to estimate the encoder under, as configs/estimate.py does
     config.estimate.confidence = 0.95
     config.estimate.tolerance_bits = 0.1
 
@@ -150,8 +151,8 @@ def evaluate_images(config: ConfigDict, k_est: int) -> None:
     """Settings of a run on a set of images: all of them, I_class and I_SimCLR, and every metric."""
     config.features.update({"fit": None, "validation": None, "test": None})
     config.estimate.k = k_est
-    config.estimate.also = ("class", "simclr")
-    config.estimate.fit_k = 256  # views of one image are fitted on with the encoder in the step
+    config.estimate.extra_pairings = ("class", "simclr")
+    config.estimate.batch_size = 256  # views of one image are fitted on with the encoder in the step
     config.estimate.steps = 1000
     config.evaluate.metrics = True
 

@@ -170,7 +170,7 @@ def bench_estimate() -> Iterator[Row]:
     images, steps, k = 20_000, 2000, 256
     timed = 1 if jax.default_backend() == "cpu" else 20
     config = image_config("resnet18", 64, 64, k)
-    config.estimate.update(fit_k=k, k=k)
+    config.estimate.update(batch_size=k, k=k)
     yield (
         cached := measure("critic step, encoder in the loop", "steps/s", *critic_works(config, 200, timed), rounds=5)
     )

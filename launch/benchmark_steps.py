@@ -206,7 +206,7 @@ def with_best_threads(work: Work) -> Work:
 
 def critic_works(config: ConfigDict, cached_steps: int, streamed_steps: int) -> tuple[Work, Work]:
     """Critic steps on cached features, and on images through the frozen encoder."""
-    k, mesh, rng = config.estimate.fit_k, parallel.make_mesh(1, jax.devices()[:1]), np.random.default_rng(0)
+    k, mesh, rng = config.estimate.batch_size, parallel.make_mesh(1, jax.devices()[:1]), np.random.default_rng(0)
     labels, h = rng.integers(0, 64, 4096).astype(np.int32), rng.normal(size=(4096, 512)).astype(np.float32)
     job = job_of(config)
     state = fresh_state(config)

@@ -1,17 +1,20 @@
 """What several test files share: the shipped configs shrunk, a user's environment, and this machine's speed."""
 
 import json
-import math
 import os
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+
+from mirigor_jax.mi.results import Curve, Reading
+from mirigor_jax.runs.schema import EstimateEntry, Fit, History, ImageReport, InTraining, Run, Truth
 
 # Convolutions by Eigen's threads instead of YNNPACK train a small ResNet up to 1.8 times as fast on some CPUs.
 EIGEN = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
@@ -19,9 +22,9 @@ EIGEN = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 # What every shrunk run of images has in common, under the key of the run's own config.
 IMAGES = {
     "features.batch_size": "64",
-    "estimate.paper_k": "32",
-    "estimate.curve": "(16,)",
-    "estimate.fit_k": "32",
+    "estimate.nt_xent_k": "32",
+    "estimate.k_curve": "(16,)",
+    "estimate.batch_size": "32",
     "estimate.steps": "20",
     "estimate.eval_every": "10",
     "evaluate.l2": "(1e-3,)",
@@ -92,127 +95,58 @@ def report(folder: Any) -> dict[str, Any]:
     return found
 
 
-class Point(TypedDict):
-    """The estimates of a run at one K."""
-
-    k: int
-    batches: int
-    strict_bits: float
-    t_lower_bits: float | None
-    t_upper_bits: float | None
-    ceiling_bits: float
-    paper_bits: float
-    paper_ceiling_bits: float
-    reach_bits: float | None
-
-
-class EstimateEntry(TypedDict):
-    """An estimate in a run's report.json."""
-
-    name: str
-    value_bits: float
-    value_nats: float
-    kind: str
-    k: int
-    ceiling_bits: float
-    t_lower_bits: float | None
-    t_upper_bits: float | None
-    lower_bits: float | None
-    upper_bits: float | None
-    confidence: float
-    certificate: str | None
-    verdict: str
-    pairs: int
-    seed_bits: list[float]
-    bound_bits: float | None
-    note: str
-    warnings: list[str]
-    entropy_bits: float | None
-    shared: list[str]
-    strict_bits: float
-    paper_bits: float
-    paper_k: int
-    reach_bits: float | None
-    curve: list[Point]
-    routes: dict[str, Any]
-    fit: dict[str, Any]
-    conclusions: list[str]
-
-
-class ImageReport(TypedDict):
-    """A run's report.json."""
-
-    name: str
-    workdir: str
-    truth: dict[str, Any]
-    in_training: dict[str, Any] | None
-    estimate: EstimateEntry
-    estimates: dict[str, EstimateEntry]
-    linear: dict[str, float]
-    measured: dict[str, str | None]
-    metrics: dict[str, float]
-    run: dict[str, Any]
+def reading(bits: float, batches: int = 32, **more: float | None) -> Reading:
+    """What an estimator reads at one K, with a t-interval of several batches; more: of its fields."""
+    ends = {"t_lower_bits": bits - 0.004, "t_upper_bits": bits + 0.004} if batches > 1 else {}
+    missing = dict.fromkeys(("t_lower_bits", "t_upper_bits", "ceiling_bits", "max_bits"))
+    return Reading(**{"bits": bits, "batches": batches, **missing, **ends, **more})
 
 
 def estimate_entry(**changes: Any) -> EstimateEntry:
-    """An estimate of all three attributes of CDP, as report.json has it, with these fields changed."""
-    history = {"step": [0, 700, 1400], "fit_bits": [0.0, 5.0, 5.9], "validation_bits": [0.0, 5.1, 5.9]}
-    entry: Any = {
-        "name": "all",
-        "value_bits": 5.9712,
-        "value_nats": 4.1389,
-        "kind": "lower bound",
-        "k": 2048,
-        "ceiling_bits": 11.0,
-        "t_lower_bits": 5.9604,
-        "t_upper_bits": 5.9826,
-        "lower_bits": 5.9623,
-        "upper_bits": 6.0,
-        "confidence": 0.95,
-        "certificate": "classifier",
-        "verdict": "certified",
-        "pairs": 0,
-        "seed_bits": [],
-        "bound_bits": None,
-        "note": "",
-        "warnings": [],
-        "entropy_bits": 6.0,
-        "shared": ["color", "digit", "position"],
-        "strict_bits": 5.9712,
-        "paper_bits": 6.0008,
-        "paper_k": 256,
-        "reach_bits": 5.978,
-        "curve": [
-            Point(
-                k=256,
-                batches=32,
-                strict_bits=5.8051,
-                t_lower_bits=5.8011,
-                t_upper_bits=5.8093,
-                ceiling_bits=8.0,
-                paper_bits=6.0008,
-                paper_ceiling_bits=8.9972,
-                reach_bits=5.8109,
-            ),
-            Point(
-                k=8192,
-                batches=1,
-                strict_bits=5.9807,
-                t_lower_bits=-math.inf,
-                t_upper_bits=math.inf,
-                ceiling_bits=13.0,
-                paper_bits=6.0004,
-                paper_ceiling_bits=13.9999,
-                reach_bits=None,
-            ),
-        ],
-        "routes": {"classifier": {"lower_bits": 5.9623, "errors": 0, "images": 4096}, "posterior": None},
-        "fit": {"steps": 1500, "best_step": 1400, "k": 512, "history": history},
-        "conclusions": ["I(h_X;h_Y) is at least 5.962 bits.", "More test images narrow it.", "A larger K does not."],
-    }
-    if unknown := changes.keys() - entry.keys():
-        raise KeyError(f"no estimate has {unknown}")
-    return entry | changes
+    """An estimate of all three attributes of CDP, as report.json has it, with these fields changed.
+
+    The curves end at the values that are quoted, unless they are given.
+    """
+    history = History((0, 700, 1400), (0.0, 5.0, 5.9), (0.0, 5.1, 5.9))
+    entry = EstimateEntry(
+        name="all",
+        shared=("color", "digit", "position"),
+        k=2048,
+        info_nce_bits=5.9712,
+        t_lower_bits=5.9604,
+        t_upper_bits=5.9826,
+        ceiling_bits=11.0,
+        max_info_nce_bits=5.978,
+        nt_xent_bits=6.0008,
+        lower_bits=5.9623,
+        upper_bits=6.0,
+        confidence=0.95,
+        certificate="classifier",
+        certificates={
+            "classifier": {"lower_bits": 5.9623, "errors": 0, "images": 4096},
+            "infonce": {"lower_bits": 5.7, "k": 512, "batches": 16},
+        },
+        verdict="certified",
+        entropy_bits=6.0,
+        curve={},
+        fit=Fit(steps=1500, best_step=1400, k=512, history=history),
+        conclusions=("I(h_X;h_Y) is at least 5.962 bits.", "More test images narrow it.", "A larger K does not."),
+    )
+    entry = replace(entry, **changes)
+    if entry.curve:
+        return entry
+    last = reading(
+        entry.info_nce_bits, 4, t_lower_bits=entry.t_lower_bits, t_upper_bits=entry.t_upper_bits,
+        ceiling_bits=entry.ceiling_bits, max_bits=entry.max_info_nce_bits,
+    )  # fmt: skip
+    first = reading(5.8051, t_lower_bits=5.8011, t_upper_bits=5.8093, ceiling_bits=8.0, max_bits=5.8109)
+    whole = reading(5.9807, 1, ceiling_bits=13.0)
+    curve = {"info_nce_symmetric": Curve("InfoNCE", "lower bound", entry.k, {256: first, entry.k: last, 8192: whole})}
+    if entry.nt_xent_bits is not None:
+        at = {256: reading(entry.nt_xent_bits, ceiling_bits=8.9972), entry.k: reading(6.0006, 4, ceiling_bits=11.9996),
+              8192: reading(6.0004, 1, ceiling_bits=13.9999)}  # fmt: skip
+        curve["nt_xent"] = Curve("NT-Xent estimate", "not a bound", 256, at)
+    return replace(entry, curve=curve)
 
 
 def image_report(
@@ -225,31 +159,28 @@ def image_report(
     config: the settings that the test is about, of the run's config.
     """
     estimates = estimates or {"all": estimate_entry()}
-    own = next(iter(estimates.values()))
-    whole: Any = {
-        "name": "cdp",
-        "workdir": "runs/cdp",
-        "truth": {"entropy_bits": 6.0, "mutual_information_bits": 3.3004, "shared": ["color", "digit", "position"]},
-        "in_training": {"mi_bits": 5.7897, "ceiling_bits": 6.9887, "k": 64, "steps": 300, "loss_nats": 0.83},
-        "estimate": own,
-        "estimates": estimates,
-        "linear": {"color": 1.0, "digit": 0.99949, "all": 0.5},
-        "measured": {"class": None, "augmentation": None},
-        "metrics": {},
-        "run": {
-            "seconds": {"train": 72.04, "encode": 20.1, "total": 92.2},
-            "peak_memory_gib": 1.256,
-            "devices": "1 × cpu",
-            "versions": {"jax": "0.10.2"},
-            "revision": "abc123",
-            "stages": {},
-            "config": config or {},
-            "seed": 7,
-        },
-    }
-    if unknown := changes.keys() - whole.keys():
-        raise KeyError(f"no report has {unknown}")
-    return whole | changes
+    report = ImageReport(
+        name="cdp",
+        workdir="runs/cdp",
+        truth=Truth(6.0, 3.3004, ("color", "digit", "position")),
+        in_training=InTraining("simclr", None, k=64, steps=300, loss_nats=0.83, mi_bits=5.7897, ceiling_bits=6.9887),
+        estimate=next(iter(estimates.values())),
+        estimates=estimates,
+        linear={"color": 1.0, "digit": 0.99949, "all": 0.5},
+        measured={"class": None, "augmentation": None},
+        metrics={},
+        run=Run(
+            seconds={"train": 72.04, "encode": 20.1, "total": 92.2},
+            peak_memory_gib=1.256,
+            devices="1 × cpu",
+            versions={"jax": "0.10.2"},
+            revision="abc123",
+            stages={},
+            config=config or {},
+            seed=7,
+        ),
+    )
+    return replace(report, **changes)
 
 
 def user_environment() -> dict[str, str]:

@@ -16,6 +16,7 @@ from mirigor_jax.data import array_files
 from mirigor_jax.main import main
 from mirigor_jax.mi import Estimate, picture
 from mirigor_jax.runs import report
+from mirigor_jax.runs.schema import ArrayEntry, ArrayReport, Run, Truth
 
 CONFIG = "--config=configs/arrays.py"
 
@@ -165,7 +166,7 @@ def test_a_run_ends_with_table_report_and_figure_and_is_not_done_twice(folder, c
     found = json.loads((run / "report.json").read_text())
     assert list(found["estimates"]) == ["info_nce_symmetric", "smile"]
     assert found["estimate"] == found["estimates"]["info_nce_symmetric"]
-    assert found["truth"] == {}
+    assert found["truth"] == {"entropy_bits": None, "mutual_information_bits": None, "shared": []}
     for name, one in found["estimates"].items():
         assert one == json.loads((run / "estimates" / name / "estimate.json").read_text())
         assert one["value_bits"] == pytest.approx(1.68, abs=0.6)  # rows stayed paired: shuffled they read 0
@@ -231,27 +232,29 @@ def test_labels_instead_of_y(folder, capsys):
     np.savez("h.npz", x=h, labels=labels)
     assert main([f"{CONFIG}:seeds=2,steps=100", "--config.x=h.npz", "--config.labels=h.npz", "--workdir=run"]) == 0
     found = json.loads(Path("run/report.json").read_text())
-    assert found["truth"] == {"entropy_bits": 1.0}
+    assert found["truth"]["entropy_bits"] == 1.0
     assert found["estimates"] == {"labels": found["estimate"]}
     assert 0.4 < found["estimate"]["lower_bits"] <= found["estimate"]["upper_bits"] == 1.0
     assert len(found["estimate"]["seed_bits"]) == 2
     said = capsys.readouterr().out
     assert "H(C) = 1.000" in said
     assert f"[{np.floor(1000 * found['estimate']['lower_bits']) / 1000:.3f}, 1.000]" in said
-    assert "the certificate" in Path("run/report.md").read_text()
+    assert "the chosen one" in Path("run/report.md").read_text()
 
 
-def make_report(*estimates: Estimate) -> dict:
-    more = {"sentence": "A sentence."}
-    found = {e.name: {**vars(e), "mean_bits": e.mean_bits, "spread_bits": e.spread_bits, **more} for e in estimates}
-    run = {
-        "seconds": {"estimate": 9.87}, "devices": "1 × cpu", "peak_memory_gib": 1.0, "versions": {"jax": "0"},
-        "config": {"kind": "arrays"}, "seed": 7, "revision": None,
-    }  # fmt: skip
-    return {
-        "name": "arrays", "workdir": "runs/arrays", "truth": {}, "estimate": found[estimates[0].name],
-        "estimates": found, "run": run,
-    }  # fmt: skip
+def make_report(*estimates: Estimate) -> ArrayReport:
+    found = {
+        one.name: ArrayEntry(
+            **vars(one), value_nats=one.value_nats, mean_bits=one.mean_bits, spread_bits=one.spread_bits, sentence="So."
+        )
+        for one in estimates
+    }
+    run = Run(
+        seconds={"estimate": 9.87}, devices="1 × cpu", peak_memory_gib=1.0, versions={"jax": "0"}, revision=None,
+        stages={}, config={"kind": "arrays"}, seed=7,
+    )  # fmt: skip
+    own = found[estimates[0].name]
+    return ArrayReport(name="arrays", workdir="runs/arrays", truth=Truth(), estimate=own, estimates=found, run=run)
 
 
 @pytest.mark.parametrize(

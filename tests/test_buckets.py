@@ -154,7 +154,7 @@ def test_processes_share_a_run_in_a_bucket(server, local):
     said = [process.communicate(timeout=500) for process in each]
     assert [process.returncode for process in each] == [0, 0], said
     both, one = report("gs://bucket/runs/both"), report(local)
-    for name in ("strict_bits", "lower_bits", "paper_bits"):
+    for name in ("info_nce_bits", "lower_bits", "nt_xent_bits"):
         assert both["estimate"][name] == pytest.approx(one["estimates"]["color"][name], rel=1e-3, abs=1e-3)
 
 

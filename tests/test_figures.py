@@ -3,14 +3,17 @@
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
-from small import ImageReport, estimate_entry, image_report
+from small import estimate_entry, image_report, reading
 
 from mirigor_jax.metrics import METRICS, picture
+from mirigor_jax.mi.results import Curve
 from mirigor_jax.runs import figures
+from mirigor_jax.runs.schema import Fit, History, ImageReport, Truth
 
 CASES = {
     "certified": {},
@@ -25,23 +28,28 @@ CASES = {
 def make_report(
     *, entropy=6.0, true=6.0, paper=6.0008, strict=5.971, lower=5.962, upper=6.0, verdict="certified"
 ) -> ImageReport:
-    first, last = estimate_entry()["curve"]
-    curve = [
-        first | {"strict_bits": strict - 0.15, "t_lower_bits": strict - 0.16, "t_upper_bits": strict - 0.14,
-                 "paper_bits": paper, "reach_bits": strict - 0.13},
-        last | {"k": 2048, "strict_bits": strict, "paper_bits": paper - 0.001},
-    ]  # fmt: skip
+    ends = {"t_lower_bits": strict - 0.012, "t_upper_bits": strict + 0.01}
+    most = {"ceiling_bits": 8.0, "max_bits": strict - 0.13}
+    of_info_nce = {
+        256: reading(strict - 0.15, t_lower_bits=strict - 0.16, t_upper_bits=strict - 0.14, **most),
+        2048: reading(strict, 4, ceiling_bits=11.0, **ends),
+    }
+    of_nt_xent = {
+        256: reading(paper, 1, ceiling_bits=8.997179),
+        2048: reading(paper - 0.001, 1, ceiling_bits=11.999648),
+    }
     estimate = estimate_entry(
-        paper_bits=paper, strict_bits=strict, t_lower_bits=strict - 0.012, t_upper_bits=strict + 0.01,
-        lower_bits=lower, upper_bits=upper, verdict=verdict, curve=curve,
-        fit={"k": 512, "best_step": 100, "history": {"step": [0, 100, 200], "fit_bits": [0.1, 5.0, 5.9],
-                                                     "validation_bits": [None, 5.1, 5.0]}},
+        nt_xent_bits=paper, info_nce_bits=strict, lower_bits=lower, upper_bits=upper, verdict=verdict,
+        curve={"info_nce_symmetric": Curve("InfoNCE", "lower bound", 2048, of_info_nce),
+               "nt_xent": Curve("NT-Xent estimate", "not a bound", 256, of_nt_xent)},
+        fit=Fit(200, 100, 512, History((0, 100, 200), (0.1, 5.0, 5.9), (None, 5.1, 5.0))), **ends,
     )  # fmt: skip
-    return image_report(
-        estimates={"all": estimate},
-        truth={"entropy_bits": entropy, "mutual_information_bits": true},
-        in_training={"mi_bits": 1.583, "ceiling_bits": 1.585, "k": 2},
-    )
+    in_training = replace(image_report().in_training, mi_bits=1.583, ceiling_bits=1.585, k=2)
+    return image_report(estimates={"all": estimate}, truth=Truth(entropy, true), in_training=in_training)
+
+
+def draw_bars(report: ImageReport):
+    return figures.bars(report.truth, report.in_training, report.estimate)
 
 
 def draw_training(n=300, true_bits=3.3):
@@ -80,9 +88,9 @@ DRAWN = {  # name: a function that draws it
     "training": lambda: draw_training()[0],
     "metrics": lambda: picture.evaluation(dict.fromkeys(METRICS, 0.123)),
     "linear": lambda: figures.linear({"color": 1.0, "all": 0.5}, {"color": 0.25, "all": 1 / 64}),
-    **{f"bars, {name}": lambda case=case: figures.bars(make_report(**case)) for name, case in CASES.items()},
+    **{f"bars, {name}": lambda case=case: draw_bars(make_report(**case)) for name, case in CASES.items()},
     **{
-        f"critic, {name}": lambda case=case: figures.critic(make_report(**case)["estimate"])
+        f"critic, {name}": lambda case=case: figures.critic(make_report(**case).estimate)
         for name, case in CASES.items()
     },
 }
@@ -176,7 +184,7 @@ def test_training_draws_the_values_their_mean_and_the_references():
 
 
 def test_bars_are_the_numbers():
-    figure = figures.bars(make_report())
+    figure = draw_bars(make_report())
     whole, close = figure.axes
     tops = [(bar.get_y(), bar.get_y() + bar.get_height()) for container in whole.containers[:3] for bar in container]
     assert tops == [(0, 6.0), (0, 1.583), (0, 6.0008), (0, 5.971), (0, 5.962), (5.962, pytest.approx(6.0))]
@@ -190,8 +198,8 @@ def test_bars_are_the_numbers():
     ticks = [label.get_text() for label in whole.get_xticklabels()]
     assert ticks[1:] == [
         "in-training\nK = 2",
-        "paper's form\nK = 256",
-        "strict InfoNCE\nK = 2048",
+        "NT-Xent estimate\nK = 256",
+        "InfoNCE\nK = 2048",
         "certified\nat 95 %",
     ]
     (ceiling,) = by_label(whole)["ceiling log₂(2K−1) = 1.585 bits"].get_segments()
@@ -213,7 +221,7 @@ def test_bars_are_the_numbers():
     ],
 )
 def test_bars_write_what_is_known_of_the_interval(case, written):
-    figure = figures.bars(make_report(**CASES[case]))
+    figure = draw_bars(make_report(**CASES[case]))
     found = texts(figure)
     assert written in found
     assert "-0.000" not in found
@@ -222,9 +230,7 @@ def test_bars_write_what_is_known_of_the_interval(case, written):
 
 
 def test_bars_without_training_or_truth():
-    report = make_report(true=None, entropy=None)
-    report["in_training"] = None
-    whole, _ = figures.bars(report).axes
+    whole, _ = draw_bars(replace(make_report(true=None, entropy=None), in_training=None)).axes
     assert [bar.get_height() for bar in whole.containers[0]] == [6.0008, 5.971]
     np.testing.assert_allclose(whiskers(whole)[:, 0], [1])
 
@@ -241,20 +247,25 @@ def test_linear_draws_percent_and_chance():
 
 
 def test_critic_draws_the_fit_and_the_curve():
-    fit, curve = figures.critic(make_report()["estimate"]).axes
+    fit, curve = figures.critic(make_report().estimate).axes
     lines = by_label(fit)
     np.testing.assert_array_equal(lines["fit part"].get_xydata(), [(0, 0.1), (100, 5.0), (200, 5.9)])
     np.testing.assert_array_equal(lines["validation part"].get_xydata(), [(0, np.nan), (100, 5.1), (200, 5.0)])
     assert lines["chosen: step 100"].get_xdata()[0] == 100
     lines = by_label(curve)
-    np.testing.assert_allclose(lines["strict InfoNCE, t-interval"].get_xydata(), [(256, 5.821), (2048, 5.971)])
-    np.testing.assert_allclose(lines["paper's form (not a bound)"].get_xydata(), [(256, 6.0008), (2048, 5.9998)])
-    np.testing.assert_allclose(lines["reach(K)"].get_xydata(), [(256, 5.841), (2048, np.nan)])
-    np.testing.assert_allclose(whiskers(curve), [(256, 5.811, 5.831)])  # one batch has no interval
-    np.testing.assert_allclose(lines["upper end = 6.000"].get_ydata(), 6.0)
-    np.testing.assert_allclose(lines["ceiling log₂ K: 8.0 to 11.0 (above)"].get_ydata(), [8, 11])
+    points = {name: lines[name].get_xydata() for name in lines if "K" not in name}
+    np.testing.assert_allclose(points["InfoNCE, lower bound, t-interval"], [(256, 5.821), (2048, 5.971)])
+    np.testing.assert_allclose(points["NT-Xent estimate, not a bound, t-interval"], [(256, 6.0008), (2048, 5.9998)])
+    np.testing.assert_allclose(points["InfoNCE of an optimal critic"], [(256, 5.841), (2048, np.nan)])
+    assert "NT-Xent estimate of an optimal critic" not in points
+    # One batch has no interval.
     np.testing.assert_allclose(
-        lines["ceiling log₂(2K−1): 9.0 to 12.0 (above)"].get_ydata(), [8.997179, 11.999648], atol=1e-6
+        [w for w in whiskers(curve) if np.isfinite(w).all()], [(256, 5.811, 5.831), (2048, 5.959, 5.981)]
+    )
+    np.testing.assert_allclose(lines["upper end = 6.000"].get_ydata(), 6.0)
+    np.testing.assert_allclose(lines["ceiling of InfoNCE: 8.0 to 11.0 (above)"].get_ydata(), [8, 11])
+    np.testing.assert_allclose(
+        lines["ceiling of NT-Xent estimate: 9.0 to 12.0 (above)"].get_ydata(), [8.997179, 11.999648], atol=1e-6
     )
     assert curve.get_ylim()[1] < 6.1
     assert [label.get_text() for label in curve.get_xticklabels()] == ["256", "2048"]

@@ -18,8 +18,11 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.mi import fit
 from mirigor_jax.mi.critics import CosineCritic, SeparableCritic
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator
-from mirigor_jax.mi.values import dv
+from mirigor_jax.mi.read import read_embeddings
+from mirigor_jax.mi.values import anchored, dv
 from mirigor_jax.models.resnet import make_encoder
+
+BOTH = tuple(ESTIMATORS[name]() for name in ("info_nce_symmetric", "nt_xent"))
 
 
 def draw(bank, k, seed=0, devices=1):
@@ -153,11 +156,28 @@ def test_bounds_of_a_perfect_critic_are_what_theory_says():
     params["mlp"]["Dense_0"]["kernel"] = jnp.eye(64)
     mesh = parallel.make_mesh(256)
     within = P(None, "data")
-    read = partial(fit.bounds, critic=critic, axis_name=parallel.AXIS)
+    read = partial(read_embeddings, critic=critic, estimators=BOTH, axis_name=parallel.AXIS)
     read = parallel.map_step(read, mesh, (P(), within, within), (P(), P()))
     strict, paper = (np.asarray(x, np.float64) / math.log(2) for x in read(params, h, h))
     assert abs(strict.mean() - 5.811) < 4 * strict.std() / math.sqrt(200) + 1e-3
     assert abs(paper.mean() - 6.003) < 4 * paper.std() / math.sqrt(200) + 1e-3
+
+
+def test_every_estimator_reads_a_batch_that_devices_share_as_the_whole_matrix():
+    """The formula of the scores of all pairs, whether embeddings are gathered for it or not."""
+    names = [name for name in ESTIMATORS if not ESTIMATORS[name]().needs_u]
+    h = np.random.default_rng(0).normal(size=(2, 3, 16, 5)).astype(np.float32)
+    critic = CosineCritic(hidden=(), features=4, temperature=0.5)
+    params = critic.init(jax.random.key(0), h[0, 0], h[1, 0])["params"]
+    estimators = tuple(ESTIMATORS[name]() for name in names)
+    mesh, within = parallel.make_mesh(16), P(None, "data")
+    read = partial(read_embeddings, critic=critic, estimators=estimators, axis_name=parallel.AXIS)
+    found = parallel.map_step(read, mesh, (P(), within, within), (P(),) * len(names))(params, *h)
+    for name, estimator, values in zip(names, estimators, found, strict=True):
+        x, y = (np.concatenate(h, axis=1) if estimator.anchors == "all" else view for view in (h[0], h[1]))
+        scores = [critic.apply({"params": params}, a, b, method="scores") for a, b in zip(x, y, strict=True)]
+        expected = [estimator.value(*anchored(one, estimator.anchors)) for one in scores]
+        np.testing.assert_allclose(values, expected, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
 def test_fit_keeps_the_best_critic_of_validation():
@@ -176,7 +196,7 @@ def test_fit_keeps_the_best_critic_of_validation():
         optimizer=optimizer,
         axis_name=parallel.AXIS,
     )
-    read = partial(fit.bounds, critic=critic, axis_name=parallel.AXIS)
+    read = partial(read_embeddings, critic=critic, estimators=BOTH, axis_name=parallel.AXIS)
     chunk = parallel.map_step(
         partial(fitting.fit_chunk, step=step, validate=read, streamed=False),
         mesh,
@@ -217,7 +237,7 @@ def test_eight_devices_estimate_as_one():
             optimizer=optimizer,
             axis_name=parallel.AXIS,
         )
-        read = partial(fit.bounds, critic=critic, axis_name=parallel.AXIS)
+        read = partial(read_embeddings, critic=critic, estimators=BOTH, axis_name=parallel.AXIS)
         within = P(None, "data")
         chunk = partial(fitting.fit_chunk, step=step, validate=read, streamed=False)
         chunk = parallel.map_step(chunk, mesh, (P(), P(), P(), within, P()), (P(), P()))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import image_report
 
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.image_set import ImageSet
@@ -175,13 +176,11 @@ def test_the_correlation_leaves_the_untrained_critic_out():
 
 @pytest.mark.parametrize(("error", "words"), [(3e-6, "the maps are invertible"), (3e-4, "does not show that the maps")])
 def test_the_report_says_whether_the_maps_are_invertible(error, words):
-    found = {
-        "name": "invertible", "workdir": "runs/invertible", "ceiling_bits": 8.0,
-        "over_training": {"infonce": [row(0, held_out_bits=0.0), row(100, inverse_error=error), row(200)]},
-        "correlation": {"infonce": 0.987},
-        "run": {"seconds": {"total": 1.0}, "devices": "1 × cpu", "peak_memory_gib": 1.0, "versions": {}, "seed": 0,
-                "revision": None, "config": {"kind": "invertible"}},
-    }  # fmt: skip
+    found = invertible.InvertibleReport(
+        name="invertible", workdir="runs/invertible", ceiling_bits=8.0,
+        over_training={"infonce": [row(0, held_out_bits=0.0), row(100, inverse_error=error), row(200)]},
+        correlation={"infonce": 0.987}, run=image_report().run,
+    )  # fmt: skip
     for form in (report.markdown, report.table):
         text = " ".join(form(found, invertible.INVERTIBLE_FORM).replace("|", " ").split())
         assert words in text

@@ -14,9 +14,9 @@ from mirigor_jax.mi import api, certify, labels
 from mirigor_jax.mi.certificates import classifier_lower_bits, posterior_lower_bits, stratified_trials
 from mirigor_jax.mi.confidence import clopper_pearson_upper, t_interval
 from mirigor_jax.mi.distributions import Discrete
+from mirigor_jax.mi.estimators import max_info_nce_bits
 from mirigor_jax.mi.labels import compare, estimate_labels, monitor
 from mirigor_jax.mi.read import in_batches, independent_values, pair_values
-from mirigor_jax.mi.results import reach_bits
 
 # One size, so that what one test compiles serves the next.
 N, D, CLASSES = 4000, 4, 4
@@ -42,7 +42,7 @@ def exact_bits(means, law):
 
 
 def info_nce_loop(scores):
-    """Strict InfoNCE, both directions averaged, in nats, term by term."""
+    """InfoNCE, both directions averaged, in nats, term by term."""
     k, total = len(scores), 0.0
     for i in range(k):
         total += math.log(k) + scores[i, i] - math.log(sum(math.exp(s) for s in scores[i]))
@@ -167,63 +167,88 @@ def held_out(seed, *, right=1.0, scale=8.0, exact=True, n=512):
     )
     q_x, q_y = (special.softmax(scale * h.astype(np.float64), axis=1) for h in (h_x, h_y))
     scores = scale * in_batches(h_x, 32) @ in_batches(h_y, 32).swapaxes(1, 2)
-    return certify.HeldOut(q_x, q_y, c_x, c_y, h_x.argmax(axis=1), c_x, scores)
+    return certify.HeldOut(scores, certify.Classified(q_x, q_y, c_x, c_y, h_x.argmax(axis=1), c_x))
+
+
+def seen(part, **changes):
+    """The part with these changes to what models say of its classes."""
+    return replace(part, classified=replace(part.classified, **changes))
 
 
 def ignorant(part):
     """The part as a model sees it that takes one class to be the likeliest whatever the representation."""
-    law = np.tile(special.softmax([1.0, 0.0, 0.0, 0.0]), (len(part.c), 1))
-    return replace(part, q_x=law, q_y=law, predicted=np.zeros_like(part.c))
+    law = np.tile(special.softmax([1.0, 0.0, 0.0, 0.0]), (len(part.classified.c), 1))
+    return seen(part, q_x=law, q_y=law, predicted=np.zeros_like(part.classified.c))
 
 
-def test_the_route_is_validations_choice_and_every_route_is_below_the_truth():
+def test_the_certificate_is_validations_choice_and_every_one_is_below_the_truth():
     joint = np.eye(4) / 4
-    route, found = certify.certify(held_out(0), held_out(1), joint, 0.95)
+    certificate, found = certify.certify(held_out(0), held_out(1), joint, 0.95)
     assert set(found) == {"classifier", "posterior", "infonce"}
     assert all(0 < one["lower_bits"] < 2 for one in found.values())
-    assert route != "infonce"
+    assert certificate != "infonce"
     # A model that knows nothing leaves the critic's scores, whatever the test part would have preferred.
-    route, found = certify.certify(ignorant(held_out(0)), ignorant(held_out(1)), joint, 0.95)
-    assert route == "infonce"
-    route, found = certify.certify(ignorant(held_out(0)), held_out(1), joint, 0.95)
-    assert route == "infonce"
+    certificate, found = certify.certify(ignorant(held_out(0)), ignorant(held_out(1)), joint, 0.95)
+    assert certificate == "infonce"
+    certificate, found = certify.certify(ignorant(held_out(0)), held_out(1), joint, 0.95)
+    assert certificate == "infonce"
     # A model that fails on the test part only is still the choice, though scores would serve better there.
     failing = replace(held_out(1, right=0.3), scores=held_out(1).scores)
-    route, found = certify.certify(held_out(0), failing, joint, 0.95)
-    assert route != "infonce"
-    assert found["infonce"]["lower_bits"] > found[route]["lower_bits"]
+    certificate, found = certify.certify(held_out(0), failing, joint, 0.95)
+    assert certificate != "infonce"
+    assert found["infonce"]["lower_bits"] > found[certificate]["lower_bits"]
 
 
-def test_routes_rest_on_the_posteriors_and_predictions_that_are_given():
+def test_certificates_rest_on_the_posteriors_and_predictions_that_are_given():
     """The classifier's errors are of its own predictions, whatever the posteriors say, and the other way around."""
     joint, law, part = np.eye(4) / 4, np.full(4, 0.25), held_out(1, right=0.9)
-    found = certify.routes(part, held_out(0), joint, 0.95)
-    errors = int(np.sum(part.predicted != part.c))
+    found = certify.lower_ends(part, held_out(0), joint, 0.95)
+    own = part.classified
+    errors = int(np.sum(own.predicted != own.c))
     assert 0 < errors < 60
     assert found["classifier"] == {
         "lower_bits": classifier_lower_bits(errors, 512, law, 0.95),
         "errors": errors,
         "images": 512,
     }
-    lower = posterior_lower_bits(part.q_x, part.q_y, part.c_x, part.c_y, joint, confidence=0.95)
+    lower = posterior_lower_bits(own.q_x, own.q_y, own.c_x, own.c_y, joint, confidence=0.95)
     assert found["posterior"] == {"lower_bits": lower, "pairs": 512}
-    right = certify.routes(replace(part, predicted=part.c), held_out(0), joint, 0.95)
+    right = certify.lower_ends(seen(part, predicted=own.c), held_out(0), joint, 0.95)
     assert right["classifier"]["errors"] == 0
     assert (right["posterior"], right["infonce"]) == (found["posterior"], found["infonce"])
-    blurred = certify.routes(replace(ignorant(part), predicted=part.predicted), held_out(0), joint, 0.95)
+    blurred = certify.lower_ends(seen(ignorant(part), predicted=own.predicted), held_out(0), joint, 0.95)
     assert blurred["posterior"]["lower_bits"] == 0 < lower
     assert blurred["classifier"] == found["classifier"]
     # Of rows that are a fixed number of each class, so many errors are as telling as in fewer draws.
-    apart = certify.routes(replace(part, stratified=True), held_out(0), joint, 0.95)["classifier"]
-    assert apart["images"] == stratified_trials(errors, np.bincount(part.c), law, 0.95) < 512
+    apart = certify.lower_ends(seen(part, stratified=True), held_out(0), joint, 0.95)["classifier"]
+    assert apart["images"] == stratified_trials(errors, np.bincount(own.c), law, 0.95) < 512
 
 
-def test_classes_that_differ_between_views_have_no_classifier_route():
+def test_classes_that_differ_between_views_have_no_classifiers_certificate():
     joint = 0.7 * np.eye(4) / 4 + 0.3 / 16
-    route, found = certify.certify(held_out(0, exact=False, n=4096), held_out(1, exact=False, n=4096), joint, 0.95)
+    certificate, found = certify.certify(
+        held_out(0, exact=False, n=4096), held_out(1, exact=False, n=4096), joint, 0.95
+    )
     assert set(found) == {"posterior", "infonce"}
     truth = float(np.sum(joint * np.log2(joint * 16)))
-    assert 0 < found[route]["lower_bits"] <= truth
+    assert 0 < found[certificate]["lower_bits"] <= truth
+
+
+def test_pairs_without_classes_have_the_certificates_of_their_scores(monkeypatch):
+    validation, test = (replace(held_out(seed), classified=None) for seed in (0, 1))
+    certificate, found = certify.certify(validation, test, None, 0.95)
+    assert certificate == "infonce"
+    assert found == {"infonce": certify.lower_ends(held_out(1), held_out(0), np.eye(4) / 4, 0.95)["infonce"]}
+
+    # One more is one entry: chosen by validation's scores, told in its own words.
+    def half(part, validation, joint, confidence):
+        return {"lower_bits": 1.99 if part is validation else 0.5, "halves": 2}
+
+    mine = certify.Certificate("half", "by halves", half, evidence=lambda counts: f"{counts['halves']} halves")
+    monkeypatch.setitem(certify.CERTIFICATES, "half", mine)
+    certificate, found = certify.certify(validation, test, None, 0.95)
+    assert (certificate, found["half"]) == ("half", {"lower_bits": 0.5, "halves": 2})
+    assert certify.most_bits("half", 1.0) == math.inf > certify.most_bits("infonce", 1.0) == 1.0
 
 
 def test_perfect_representations_hold_all_of_the_class():
@@ -232,13 +257,13 @@ def test_perfect_representations_hold_all_of_the_class():
     rows = np.concatenate([np.flatnonzero(c == i)[: N // CLASSES] for i in range(CLASSES)])
     found = estimate_labels(x[rows], c[rows], tolerance_bits=0.15, **FAST)
     assert found.entropy_bits == found.upper_bits == 2.0
-    assert found.value_bits == pytest.approx(reach_bits(found.k, np.full(4, 0.25)), abs=0.04)
+    assert found.value_bits == pytest.approx(max_info_nce_bits(found.k, np.full(4, 0.25)), abs=0.04)
     assert found.t_lower_bits < found.value_bits < found.t_upper_bits
     assert 1.85 < found.lower_bits < 2
-    assert found.lower_bits == found.routes[found.certificate]["lower_bits"]
+    assert found.lower_bits == found.certificates[found.certificate]["lower_bits"]
     assert found.verdict == "certified"
-    assert found.routes["classifier"]["errors"] == 0
-    assert found.routes["classifier"]["images"] == N // 5
+    assert found.certificates["classifier"]["errors"] == 0
+    assert found.certificates["classifier"]["images"] == N // 5
     assert found.nmi == pytest.approx(found.value_bits / 2)
     assert f"at least {math.floor(500 * found.lower_bits) / 1000:.3f}." in str(found)
     assert any("test rows stand in the fit or validation part" in said for said in found.warnings)
@@ -250,7 +275,7 @@ def test_clusters_hold_what_integration_says(means):
     found = estimate_labels(clusters(means, 0), C, **FAST)
     assert found.t_lower_bits < truth < found.t_upper_bits + 0.05
     assert found.value_bits == pytest.approx(truth, abs=0.12)  # its standard error is 0.04
-    assert max(route["lower_bits"] for route in found.routes.values()) < truth
+    assert max(counts["lower_bits"] for counts in found.certificates.values()) < truth
     assert found.lower_bits > truth - 0.35
     assert found.upper_bits == pytest.approx(2.0)
     assert found.verdict == "bounded"
@@ -262,7 +287,7 @@ def test_distinct_rows_that_know_nothing_certify_nothing():
     h = np.random.default_rng(0).normal(size=(N, D))
     assert len(np.unique(h, axis=0)) == N
     found = estimate_labels(h, C, **FAST)
-    assert all(route["lower_bits"] == 0 for route in found.routes.values())
+    assert all(counts["lower_bits"] == 0 for counts in found.certificates.values())
     assert found.nmi_lower == 0
     assert abs(found.value_bits) < 0.03
     assert found.t_lower_bits < 0.01

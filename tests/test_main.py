@@ -1,25 +1,28 @@
 """The whole job through `main`: shipped configs shrunk, resumed, re-estimated, and given wrong input."""
 
 import json
+import math
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from small import cdp, image_report, report, user_environment
+from scipy import stats
+from small import cdp, report, user_environment
 
 from mirigor_jax import config_files, encoding, fitting, kinds
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.main import main
 from mirigor_jax.mi import fit
-from mirigor_jax.runs import figures, job, loop
+from mirigor_jax.runs import figures, job, loop, renamed, schema
 from mirigor_jax.runs.features import encode_split, load
 from mirigor_jax.runs.folder import RunFolder
 
@@ -43,10 +46,12 @@ def test_a_run_leaves_its_report_and_says_what_it_does(finished):
     assert (found["in_training"]["k"], found["in_training"]["steps"]) == (8, 6)
     assert found["in_training"]["ceiling_bits"] == pytest.approx(np.log2(15))
     assert found["in_training"]["mi_bits"] <= found["in_training"]["ceiling_bits"]
-    assert own["strict_bits"] == own["value_bits"] <= own["ceiling_bits"] == 6.0
+    of_info_nce, of_nt_xent = own["curve"].values()
+    assert own["info_nce_bits"] == of_info_nce["at"]["64"]["bits"] <= own["ceiling_bits"] == 6.0
+    assert own["nt_xent_bits"] == of_nt_xent["at"]["32"]["bits"]
     assert 0.0 <= own["lower_bits"] <= own["upper_bits"] == 1.0
-    assert [row["k"] for row in own["curve"]] == [16, 32, 64]
-    assert [row["batches"] for row in own["curve"]] == [8, 4, 2]
+    for curve in (of_info_nce, of_nt_xent):
+        assert {k: reading["batches"] for k, reading in curve["at"].items()} == {"16": 8, "32": 4, "64": 2}
     assert found["estimates"] == {"color": own}
     assert found["run"]["config"] == json.loads((finished / "config.json").read_text())
     assert {p.name for p in (finished / "figures").glob("*.png")} == {
@@ -57,13 +62,91 @@ def test_a_run_leaves_its_report_and_says_what_it_does(finished):
         assert said in text
 
 
-def test_the_tests_own_report_is_like_a_real_one(finished):
-    real, made = json.loads((finished / "report.json").read_text()), image_report()
-    assert made.keys() == real.keys()
-    assert made["estimate"].keys() == real["estimate"].keys()
-    assert made["estimate"]["curve"][0].keys() == real["estimate"]["curve"][0].keys()
-    assert made["run"].keys() == real["run"].keys()
-    assert made["measured"].keys() == real["measured"].keys()
+def test_a_real_report_has_the_schemas_fields_and_the_values_of_the_batches(finished):
+    written = json.loads((finished / "report.json").read_text())
+    found = schema.read(schema.ImageReport, written)
+    assert json.loads(json.dumps(asdict(found))) == written  # nothing else is in it
+    own, batches = found.estimate, np.load(finished / "estimates" / "color" / "batches.npz")
+    for k, reading in own.info_nce.at.items():
+        assert reading.bits == pytest.approx(batches[str(k)].mean())
+        half = stats.t.ppf(0.975, reading.batches - 1) * batches[str(k)].std(ddof=1) / math.sqrt(reading.batches)
+        assert (reading.t_lower_bits, reading.t_upper_bits) == pytest.approx((reading.bits - half, reading.bits + half))
+        assert (reading.ceiling_bits, own.curve["nt_xent"].at[k].ceiling_bits) == (math.log2(k), math.log2(2 * k - 1))
+
+
+@pytest.mark.slow
+def test_a_run_whose_settings_and_estimate_are_of_an_older_version_is_restored(finished, tmp_path, capsys):
+    """Its keys and estimate.json as they were called then: what is read of the kept critic is the same."""
+    folder, values = tmp_path / "older", report(finished)
+    shutil.copytree(finished, folder)
+    config = json.loads((folder / "config.json").read_text())
+    for old, new in renamed.CONFIG_KEYS.items():
+        section, _, name = new.partition(".")
+        if section == "estimate":
+            config[section][old.partition(".")[2]] = config[section].pop(name)
+    del config["estimate"]["estimators"]
+    (folder / "config.json").write_text(json.dumps(config))
+    older = {"name": "color", "strict_bits": 0.1, "paper_bits": 0.2, "curve": [], "routes": {}}
+    (folder / "estimates" / "color" / "estimate.json").write_text(json.dumps(older))
+    (folder / "report.json").write_text(json.dumps({"name": "older", "estimate": older, "estimates": {"color": older}}))
+
+    assert main(["--config=configs/estimate.py:pairing=color,k_est=32", f"--config.restore={folder}"]) == 0
+    assert "estimate color: of an older version, made again" in capsys.readouterr().out
+    found = report(folder)
+    assert set(found["estimates"]) == {"color", "color-k=32"}
+    for name in ("info_nce_bits", "nt_xent_bits", "t_lower_bits", "max_info_nce_bits", "lower_bits"):
+        assert found["estimate"][name] == pytest.approx(values["estimate"][name], abs=1e-5)  # on eight devices
+    assert found["estimate"]["fit"] == values["estimate"]["fit"]
+    assert main(cdp(f"--workdir={folder}")) == 0  # and by its own command
+
+
+MINE = """
+from dataclasses import replace
+from mirigor_jax import config_files, mi
+
+def get_config(arg=""):
+    mi.ESTIMATORS["mine_too"] = lambda: replace(mi.ESTIMATORS["dv"](), name="mine_too", heading="Mine")
+    mi.CERTIFICATES["vow"] = mi.Certificate(
+        "vow", "a vow", lambda *given: {"lower_bits": 0.99, "vows": 3}, lambda counts: f"{counts['vows']} vows"
+    )
+    config, _ = config_files.load_config("configs/cdp.py")
+    config.estimate.estimators = ("info_nce_symmetric", "mine_too")
+    return config
+"""
+
+
+@pytest.mark.slow
+def test_an_estimator_and_a_certificate_of_a_config_file_are_in_its_runs(finished, tmp_path):
+    """On the encoder and the features that are there."""
+    folder = tmp_path / "mine"
+    shutil.copytree(
+        finished, folder, ignore=shutil.ignore_patterns("config.json", "estimate.json", "report.*", ".lock")
+    )
+    config = json.loads((finished / "config.json").read_text())
+    config["estimate"]["estimators"] = ["info_nce_symmetric", "mine_too"]
+    (folder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mine.py").write_text(MINE)
+    command = [f"--config={tmp_path / 'mine.py'}", *cdp(f"--workdir={folder}")[1:]]
+    done = subprocess.run(
+        [sys.executable, "-m", "mirigor_jax.main", *command],
+        env=user_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found, real = (
+        schema.read(schema.ImageReport, json.loads((f / "report.json").read_text())) for f in (folder, finished)
+    )
+    own = found.estimate
+    assert (own.certificate, own.lower_bits) == ("vow", 0.99)
+    assert "(vow certificate, 3 vows)" in own.conclusions[0]
+    assert own.info_nce.quoted.bits == pytest.approx(real.estimate.info_nce.quoted.bits, abs=1e-5)
+    assert own.nt_xent_bits is None
+    assert (own.curve["mine_too"].heading, own.curve["mine_too"].k) == ("Mine", 64)
+    assert set(own.curve["mine_too"].at) == {16, 32, 64}
+    assert "| post-training MI, Mine |" in (folder / "report.md").read_text()
+    assert "vow, the chosen one" in (folder / "report.md").read_text()
 
 
 def test_in_training_mi_is_eq_4_of_the_logged_loss(finished):
@@ -234,7 +317,7 @@ def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys, m
 @pytest.mark.slow
 @pytest.mark.parametrize("pairing", ["simclr", "color+simclr"])
 def test_augmented_views_are_estimated_and_plain_images_evaluated(tmp_path, pairing):
-    command = cdp(f"--config.data.pairing={pairing}", "--config.estimate.also=('color',)")
+    command = cdp(f"--config.data.pairing={pairing}", "--config.estimate.extra_pairings=('color',)")
     assert main([*command, f"--workdir={tmp_path}"]) == 0
     found = json.loads((tmp_path / "report.json").read_text())
     plain, augmented = (
@@ -281,9 +364,9 @@ def test_an_untrained_encoder_certifies_little_where_redrawn_pairs_would_certify
     own = found["estimate"]
     assert found["in_training"] is None
     assert own["upper_bits"] == 6.0
-    assert all(route["lower_bits"] < 4.0 for route in own["routes"].values())
+    assert all(counts["lower_bits"] < 4.0 for counts in own["certificates"].values())
     assert own["lower_bits"] < 4.0
-    assert own["strict_bits"] < 4.0
+    assert own["info_nce_bits"] < 4.0
     # Only InfoNCE needs a K, and at 256 pairs no critic comes within 0.1 of 6 bits.
     assert own["verdict"] == ("k-limited" if own["certificate"] == "infonce" else "bounded")
     bank = load(RunFolder(tmp_path / "untrained" / "features"))["test"]
@@ -317,7 +400,19 @@ BAD = {
     "negative seed": (cdp("--config.seed=-1"), "seed=-1"),
     "no critic step": (cdp("--config.estimate.steps=0"), "estimate.steps=0: expected at least 1"),
     "endless chunk": (cdp("--config.estimate.eval_every=0"), "estimate.eval_every=0: expected at least 1"),
-    "K of the curve": (cdp("--config.estimate.curve=(0,)"), "estimate.curve=.*0.*: expected at least 2"),
+    "estimator that there is not": (
+        cdp("--config.estimate.estimators=('info_nce_symmetric','mien')"),
+        "estimate.estimators: unknown estimator 'mien'",
+    ),
+    "estimators without the main one": (
+        cdp("--config.estimate.estimators=('nt_xent',)"),
+        "expected 'info_nce_symmetric', which the critic is fitted by",
+    ),
+    "estimator of two critics": (
+        cdp("--config.estimate.estimators=('info_nce_symmetric','flo')"),
+        "'flo' needs a second critic",
+    ),
+    "K of the curve": (cdp("--config.estimate.k_curve=(0,)"), "estimate.k_curve=.*0.*: expected at least 2"),
     "penalty": (cdp("--config.evaluate.l2=(-1.0,)"), "evaluate.l2=.*-1.0.*: expected at least 0"),
     "temperature": (cdp("--config.train.temperature=0.0"), "train.temperature=0.0: expected a number above 0"),
     "parts of a batch": (cdp("--config.train.accumulate=3"), "train.accumulate=3 does not divide a device's"),

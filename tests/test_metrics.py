@@ -249,7 +249,7 @@ def test_a_metric_registered_in_a_config_file_is_in_report_picture_and_ranking(t
     test = Design.of(labels, seed=0, confidence=0.95).test
     assert found.values["norm"] == pytest.approx(np.linalg.norm(h[test], axis=1).mean())
     assert found.values["error"] == pytest.approx(1 - found.values["knn_accuracy"])
-    settings = {"estimate": {"paper_k": 64}, "train": {"temperature": 0.1}}
+    settings = {"estimate": {"nt_xent_k": 64}, "train": {"temperature": 0.1}}
     text = report.markdown(image_report(settings, metrics=found.values), report.IMAGE_FORM)
     pairs, probed = ([line for line in text.splitlines() if of in line] for of in ("mean length, m |", "| error, % ↓"))
     assert (len(pairs), len(probed)) == (1, 1)

@@ -230,10 +230,10 @@ TINY = (
     "--config.features.validation=512",
     "--config.features.test=512",
     "--config.estimate.k=256",
-    "--config.estimate.fit_k=64",
+    "--config.estimate.batch_size=64",
     "--config.estimate.steps=8",
     "--config.estimate.eval_every=4",
-    "--config.estimate.curve=(64,)",
+    "--config.estimate.k_curve=(64,)",
 )
 
 
@@ -297,7 +297,7 @@ def test_imagenet_is_planned_without_its_images(pairing):
 @pytest.mark.slow
 def test_batches_that_leave_chips_idle_are_refused():
     config, _, _ = config_files.parse(["--config=configs/cdp.py", *TINY])
-    config.train.k, config.estimate.fit_k = 12, 20
+    config.train.k, config.estimate.batch_size = 12, 20
     job = work.prepare(config, None)
     with pytest.raises(InputError, match=r"train\.k=12 do not divide over 8 chips; use multiples of 8"):
         work.train_work(job, jax.devices())

@@ -97,9 +97,9 @@ def test_pairs_share_a_class_use_no_image_twice_and_follow_the_classes_frequenci
 
 
 def test_a_certificate_pays_for_the_classes_that_may_run_out(finished):
-    """The route's lower end, from the stored features, at the higher confidence and not at the plain one."""
+    """The certificate's lower end, from the stored features, at the higher confidence and not at the plain one."""
     found = read(finished)["estimate"]
-    own = found["routes"]["classifier"]
+    own = found["certificates"]["classifier"]
     law = np.array(COUNTS["_test"]) / 600
     paid = classifier_lower_bits(own["errors"], own["images"], law, 0.95 + RUN_OUT * 0.05)
     assert own["lower_bits"] == pytest.approx(paid)
@@ -210,7 +210,7 @@ def test_negatives_that_cannot_be_are_named_before_anything_is_written(images, t
 @pytest.mark.slow
 def test_negatives_of_another_set_train_without_an_in_training_mi(images, tmp_path):
     options = ("--config.data.negatives=classes:second-half", "--config.data.classes=first-half")
-    assert main(job(images, tmp_path / "run", *options, "--config.estimate.also=()", pairing="simclr")) == 0
+    assert main(job(images, tmp_path / "run", *options, "--config.estimate.extra_pairings=()", pairing="simclr")) == 0
     found = read(tmp_path / "run")
     assert found["in_training"] is None
     assert len((tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()) == 6
@@ -271,7 +271,7 @@ EARLY = {
     "no such stage": (["--config=configs/images.py:encoder=lenet5", "--config.encoder.stage=B2"], "one of L0, L1"),
     "images too small": (["--config=configs/images.py:encoder=lenet5,size=3"], "these have 3 pixels"),
     "another pairing's K": (["--config=configs/images.py:pairing=simclr,k_est=512"], "or leave rare classes out"),
-    "another pairing's name": (["--config=configs/images.py", "--config.estimate.also=('kind',)"], "'kind'"),
+    "another pairing's name": (["--config=configs/images.py", "--config.estimate.extra_pairings=('kind',)"], "'kind'"),
 }
 
 

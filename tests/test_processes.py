@@ -194,7 +194,10 @@ def await_training(folder: Path, processes: list[subprocess.Popen]) -> None:
     [
         ("train.k=9", "a batch of 9 does not divide over 2 devices"),
         ("features.batch_size=63", "a batch of 63 does not divide over 2 devices"),
-        ("estimate.k=65", "batches of 16, 32, 64, 65 pairs (estimate.k, paper_k, fit_k, curve; validation) do"),
+        (
+            "estimate.k=65",
+            "batches of 16, 32, 64, 65 pairs (estimate.k, nt_xent_k, k_curve, batch_size; validation) do",
+        ),
     ],
 )
 def test_wrong_input_is_told_once_and_ends_all(tmp_path, change, message):

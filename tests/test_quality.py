@@ -2,19 +2,21 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
-from small import EstimateEntry, estimate_entry, image_report
+from small import estimate_entry, image_report
 
 from mirigor_jax import config_files
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import parse
+from mirigor_jax.runs.schema import EstimateEntry, ImageReport
 from mirigor_jax.studies import cases, grid, negatives, objectives, quality
 
 # What Lee et al. 2023 print below Tables IV-IX: Pearson's ρ and Kendall's τ of every column with accuracy.
@@ -94,12 +96,14 @@ def test_the_papers_tables_are_whole():
 CONFIG = {
     "data": {"pairing": "class"},
     "train": {"objective": "simclr", "temperature": 0.5},
-    "estimate": {"paper_k": 3},
+    "estimate": {"nt_xent_k": 3},
     "seed": 4,
 }
 
 
-def finished(folder: Path, *, strict: float, accuracy: float, spread: float = 0.0, views: bool = True) -> dict:
+def finished(
+    folder: Path, *, strict: float, accuracy: float, spread: float = 0.0, views: bool = True, **changes
+) -> ImageReport:
     """A run's report and what the row reads of its folder: eight batches at K = 2 and 4, two at K = 16."""
     classes = np.tile([[0, 2], [0, 1], [1, 0], [1, 0], [1, 1]], (2, 1))
     (folder / "features").mkdir(parents=True)
@@ -108,13 +112,13 @@ def finished(folder: Path, *, strict: float, accuracy: float, spread: float = 0.
     wave = spread * np.array([1, -1, 1, -1, 1, -1, 1, -1])
     batches = {"2": 0 * wave, "4": strict + wave, "16": np.array([strict, strict])}
     np.savez(folder / "estimates" / "class" / "batches.npz", **batches)
-    numbers = {"lower_bits": strict - 0.1006, "paper_bits": strict + 0.1, "k": 16, "entropy_bits": 1.0}
-    estimates = {"class": estimate_entry(strict_bits=strict, **numbers)}
+    numbers = {"lower_bits": strict - 0.1006, "nt_xent_bits": strict + 0.1, "k": 16, "entropy_bits": 1.0}
+    estimates = {"class": estimate_entry(info_nce_bits=strict, **numbers)}
     if views:
-        estimates["simclr"] = estimate_entry(strict_bits=7.0, **numbers)
+        estimates["simclr"] = estimate_entry(info_nce_bits=7.0, **numbers)
     measured = dict.fromkeys(("class_alignment", "class_uniformity", "class_tolerance", "knn_accuracy"), 0.25)
     metrics, linear = measured | {"class_contrastive_loss_nats": 1.5}, {"class": accuracy, "corrupted": 0.1}
-    return image_report(CONFIG, estimates, metrics=metrics, linear=linear)
+    return image_report(CONFIG, estimates, **{"metrics": metrics, "linear": linear, **changes})
 
 
 @pytest.fixture
@@ -137,7 +141,7 @@ def rows(tmp_path) -> list[dict]:
 def test_the_bound_is_at_as_many_pairs_as_its_loss_had(tmp_path):
     """Four and six images of two classes make five pairs: nine candidates beside an anchor, whatever K was asked."""
     done = finished(tmp_path, strict=0.5, accuracy=0.5)
-    done["run"] = {"config": CONFIG | {"estimate": {"paper_k": 256}}}
+    done = replace(done, run=replace(done.run, config=CONFIG | {"estimate": {"nt_xent_k": 256}}))
     gap = math.log((math.exp(4) - 1) / 4) - 1 + 4 / (math.exp(4) - 1)
     bound_nats = quality.row(done, tmp_path)["metrics"]["bound_nats"]
     assert bound_nats == pytest.approx(1.5 + math.log(1 / (2 / 5 * 9)) + gap)
@@ -145,7 +149,7 @@ def test_the_bound_is_at_as_many_pairs_as_its_loss_had(tmp_path):
 
 def test_a_row_reads_both_pairings_the_class_and_the_batches(rows):
     first, third = rows[0]["metrics"], rows[2]["metrics"]
-    assert (rows[0]["accuracy"], first["class_bits"], first["simclr_bits"], first["class_paper_bits"]) == (
+    assert (rows[0]["accuracy"], first["class_bits"], first["simclr_bits"], first["class_nt_xent_bits"]) == (
         0.8,
         0.9,
         7,
@@ -153,7 +157,7 @@ def test_a_row_reads_both_pairings_the_class_and_the_batches(rows):
     )
     assert (first["class_lower_bits"], first["class_alignment"], first["mlp_nmi"]) == (0.9 - 0.1006, 0.25, None)
     assert (third["simclr_bits"], third["simclr_lower_bits"]) == (None, None)
-    assert rows[0]["batches"] == {"k": 4, "strict_bits": [0.9] * 8}
+    assert rows[0]["batches"] == {"k": 4, "info_nce_bits": [0.9] * 8}
     # Least frequency 2/5, five candidates, an interval of width 4.
     gap = math.log((math.exp(4) - 1) / 4) - 1 + 4 / (math.exp(4) - 1)
     assert first["bound_nats"] == pytest.approx(1.5 + math.log(1 / (2 / 5 * 5)) + gap)
@@ -173,7 +177,7 @@ def test_a_run_of_few_batches_is_compared_with_none(rows, tmp_path):
 
 def test_a_run_that_was_not_measured_is_named(tmp_path):
     with pytest.raises(InputError, match=r"x' has no estimate `class`, or no metrics; give it evaluate.metrics=True"):
-        quality.row(finished(tmp_path / "x", strict=1.0, accuracy=1.0) | {"metrics": {}}, tmp_path / "x")
+        quality.row(finished(tmp_path / "x", strict=1.0, accuracy=1.0, metrics={}), tmp_path / "x")
 
 
 def test_neighbours_in_the_ranking_are_compared_on_the_same_batches(rows):
@@ -191,8 +195,8 @@ def test_the_table_tells_encoders_correlations_neighbours_and_the_paper(rows):
     assert [line.split(" | ")[0] for line in encoders[2:6]] == ["| b", "| a", "| resnet50s-imagenet100-swav", "| d"]
     assert encoders[2].startswith("| b | 90.00 | 1.000 | 0.700 | 0.599 | 0.800 | 7.000 |")
     assert encoders[4].startswith("| resnet50s-imagenet100-swav | 70.00 | 1.000 | 0.650 | 0.549 | 0.750 | – |")
-    assert "Strict I_class is above H(C) for d." in text
-    [line] = [line for line in correlated if line.startswith("| I_class, paper's form ↑ | 4 |")]
+    assert "I_class by InfoNCE is above H(C) for d." in text
+    [line] = [line for line in correlated if line.startswith("| I_class, NT-Xent ↑ | 4 |")]
     assert "0.634 to 0.979" in line
     assert "0.467 to 0.891" in line
     [line] = [line for line in correlated if line.startswith("| alignment, class ↓")]
@@ -208,14 +212,14 @@ def test_a_panel_a_metric_shows_every_encoder(rows):
     figure = quality.draw(rows)["quality"]
     panels = {ax.get_title(loc="left").partition(":")[0]: ax for ax in figure.axes if ax.get_title(loc="left")}
     assert "alignment, class ↓" not in panels  # all alike
-    points = panels["I_class, strict ↑"].lines[0].get_xydata()
+    points = panels["I_class, InfoNCE ↑"].lines[0].get_xydata()
     assert points.tolist() == [[0.9, 80.0], [0.7, 90.0], [0.65, 70.0], [1.2, 50.0]]
     assert quality.draw(rows[:2]) == {}
 
 
 def two_estimates(strict: float, lower: float, classes: int) -> dict[str, EstimateEntry]:
-    of_class = estimate_entry(strict_bits=strict, lower_bits=lower, entropy_bits=math.log2(classes))
-    return {"class": of_class, "simclr": estimate_entry(strict_bits=6.0)}
+    of_class = estimate_entry(info_nce_bits=strict, lower_bits=lower, entropy_bits=math.log2(classes))
+    return {"class": of_class, "simclr": estimate_entry(info_nce_bits=6.0)}
 
 
 def objectives_rows() -> list[dict]:
@@ -292,10 +296,10 @@ def test_quality_trains_enough_encoders_and_measures_all_alike(images):
     assert len(cells) >= 16
     for config in cells.values():
         parse(config)
-        assert {config.data.pairing, *config.estimate.also} >= {"class", "simclr"}
+        assert {config.data.pairing, *config.estimate.extra_pairings} >= {"class", "simclr"}
         assert (config.evaluate.metrics, config.evaluate.classes) == (True, "class")
     same = {
-        (tuple(sorted(c.features.items(), key=str)), c.estimate.k, c.estimate.fit_k, c.estimate.steps, c.seed)
+        (tuple(sorted(c.features.items(), key=str)), c.estimate.k, c.estimate.batch_size, c.estimate.steps, c.seed)
         for c in cells.values()
     }
     assert len(same) == 1
@@ -371,8 +375,9 @@ def test_features_of_several_encoders_are_ranked(tmp_path):
         h[:, :3] += scale * np.eye(3, dtype=np.float32).repeat(300, axis=0)
         np.savez(tmp_path / f"{name}.npz", h=h, labels=labels)
     (tmp_path / "paths").write_text("".join(f"{n},features:{tmp_path}/{n}.npz\n" for n in ("good", "fair", "bad")))
-    shrunk = ("estimate.k=16", "estimate.paper_k=8", "estimate.curve=(4,)", "estimate.fit_k=32", "estimate.steps=20",
-              "estimate.eval_every=10", "evaluate.mlp_steps=50", "features.batch_size=64")  # fmt: skip
+    shrunk = ("estimate.k=16", "estimate.nt_xent_k=8", "estimate.k_curve=(4,)", "estimate.batch_size=32",
+              "estimate.steps=20", "estimate.eval_every=10", "evaluate.mlp_steps=50",
+              "features.batch_size=64")  # fmt: skip
     command = [f"--config=configs/studies/quality.py:set=own,paths={tmp_path / 'paths'}", f"--workdir={tmp_path / 'x'}"]
     assert main([*command, *(f"--config.run.{key}" for key in shrunk)]) == 0
     found = json.loads((tmp_path / "x" / "study.json").read_text())["rows"]

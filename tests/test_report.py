@@ -2,20 +2,25 @@
 
 import json
 import os
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small import ImageReport, estimate_entry, image_report
+from small import estimate_entry, image_report
 
-from mirigor_jax.runs import report
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi.results import Curve
+from mirigor_jax.runs import report, schema
+from mirigor_jax.runs.schema import EstimateEntry, History, ImageReport, Truth
 
 
 def make_report(**changes) -> ImageReport:
     """A run on all three attributes with another estimate of the digit; changes go to both."""
     own = estimate_entry(**changes)
-    return image_report(estimates={"all": own, "digit": own | {"name": "digit", "value_bits": 1.9902, "k": 777}})
+    digit = estimate_entry(**changes | {"name": "digit", "info_nce_bits": 1.9902, "k": 777})
+    return image_report(estimates={"all": own, "digit": digit})
 
 
 def lines(text: str) -> list[str]:
@@ -40,8 +45,8 @@ def test_every_number_has_its_unit_and_its_kind(form):
         "H(C) 6.000 bits entropy of the class (color, digit, position)",
         "true MI, I(X;Y) 3.300 bits exact; no encoder can exceed it",
         "in-training MI 5.790 bits not a bound; K = 64, ceiling 6.989 bits",
-        "post-training MI, paper's form 6.001 bits not a bound; K = 256, ceiling 8.997 bits",
-        "post-training MI, strict InfoNCE 5.971 bits lower bound; K = 2048, ceiling 11.000 bits",
+        "post-training MI, NT-Xent estimate 6.001 bits not a bound; K = 256, ceiling 8.997 bits",
+        "post-training MI, InfoNCE 5.971 bits lower bound; K = 2048, ceiling 11.000 bits",
         "its t-interval [5.960, 5.983] bits approximate, at 95 %, over disjoint batches",
         "I(h_X;h_Y) lies in [5.962, 6.000] bits certified; classifier certificate at 95 %",
         "estimate digit 1.990 bits lower bound, K = 777; in [5.962, 6.000] bits at 95 %: certified",
@@ -82,20 +87,16 @@ def test_each_verdict(form, changes, expected):
 
 @BOTH
 def test_what_was_not_measured_is_not_mentioned(form):
-    bare = make_report(t_lower_bits=-np.inf, t_upper_bits=np.inf)
-    del bare["linear"]
-    bare["in_training"] = None
-    bare["truth"] = {"entropy_bits": None}
-    bare["estimates"] = {"all": bare["estimate"]}
+    own = estimate_entry(t_lower_bits=None, t_upper_bits=None)
+    bare = image_report(estimates={"all": own}, linear={}, in_training=None, truth=Truth())
     found = "\n".join(line for line in lines(form(bare)) if not line.startswith("K "))
     for absent in ("in-training", "inear", "its t-interval", "H(C)", "true MI", "digit", "None", "nan", "inf]"):
         assert absent not in found
 
 
 def test_table_fits_a_terminal_and_ends_with_the_path():
-    wide = make_report()
-    wide["run"]["seconds"] = {f"stage{i}": 1234.5 for i in range(9)}
-    text = report.table(wide, FORM)
+    run = replace(make_report().run, seconds={f"stage{i}": 1234.5 for i in range(9)})
+    text = report.table(replace(make_report(), run=run), FORM)
     assert max(map(len, text.splitlines())) <= 100
     assert text.splitlines()[-1] == "report: runs/cdp/report.md"
 
@@ -106,12 +107,12 @@ def test_markdown_opens_with_the_headline_and_lists_the_rest():
     assert "\n- More test images narrow it.\n- A larger K does not.\n" in text
     assert text.count("at least 5.962 bits") == 1
     found = lines(text)
-    assert "classifier, the certificate 5.962 bits 0 errors, 4,096 images" in found
-    assert "256 32 5.805 [5.801, 5.809] bits 5.811 8.000 6.001 8.997" in found
-    assert "8192 1 5.981 [–, –] bits – 13.000 6.000 14.000" in found
+    assert "classifier, the chosen one 5.962 bits 0 errors, 4,096 images" in found
+    assert "256 32 5.805 [5.801, 5.809] 5.811 8.000 6.001 [5.997, 6.005] 8.997" in found
+    assert "8192 1 5.981 [–, –] – 13.000 6.000 [–, –] 14.000" in found
     facts = {"- seed: 7", "- revision: abc123", "- devices: 1 × cpu; peak memory 1.26 GiB", "- versions: jax 0.10.2"}
     assert facts <= set(found)
-    assert "No route gave a certificate." in report.markdown(make_report(routes={"classifier": None}), FORM)
+    assert "No certificate applies." in report.markdown(make_report(certificates={}), FORM)
 
 
 def test_markdown_tables_have_as_many_cells_as_headings():
@@ -122,29 +123,25 @@ def test_markdown_tables_have_as_many_cells_as_headings():
 
 
 def test_json_is_strict_and_comes_back(tmp_path):
-    history = {"step": np.arange(2), "fit_bits": (np.inf, np.float32(0.5)), "validation_bits": np.array([0.2, np.nan])}
-    written = make_report(reach_bits=np.nan)
-    written["estimate"]["fit"]["history"] = history
+    odd = History((0, 1), (np.inf, np.float32(0.5)), (0.2, np.nan))
+    fit = estimate_entry().fit
+    written = make_report(max_info_nce_bits=np.nan, fit=replace(fit, history=odd))
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
     report.write(tmp_path, written, FORM)
     text = (tmp_path / "report.json").read_text(encoding="utf-8")
-    read = json.loads(text, parse_constant=refuse)
-    expected = make_report(reach_bits=None)
-    for point in expected["estimate"]["curve"]:
-        point |= {name: None for name, value in point.items() if value is not None and not np.isfinite(value)}
-    plain_history = {"step": [0, 1], "fit_bits": [None, 0.5], "validation_bits": [0.2, None]}
-    expected["estimate"]["fit"]["history"] = plain_history
-    assert read == expected
+    read = schema.read(ImageReport, json.loads(text, parse_constant=refuse))
+    plain = replace(fit, history=History((0, 1), (None, 0.5), (0.2, None)))
+    assert read == make_report(max_info_nce_bits=None, fit=plain)
     assert "1 × cpu" in text  # readable by people too, not escaped
 
 
 def test_a_report_read_back_reads_the_same(tmp_path):
     first = make_report()
     report.write(tmp_path, first, FORM)
-    read = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    read = schema.read(ImageReport, json.loads((tmp_path / "report.json").read_text(encoding="utf-8")))
     assert report.markdown(read, FORM) == report.markdown(first, FORM)
     assert report.table(read, FORM) == report.table(first, FORM)
 
@@ -162,7 +159,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch, file, 
 
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(OSError, match="killed"):
-        report.write(tmp_path, make_report(strict_bits=1.0), FORM)
+        report.write(tmp_path, make_report(info_nce_bits=1.0), FORM)
     # report.json, which says that the run is finished, is never newer than report.md
     assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in (file, *others)} == old
     assert sorted(os.listdir(tmp_path)) == ["report.json", "report.md"]
@@ -177,3 +174,33 @@ def test_pictures_that_exist_are_shown(tmp_path):
     shown = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
     assert shown == ["figures/bars.png", "figures/pairs.png", "figures/own.png"]
     assert "Fig. 4" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"strict_bits": 5.9}, r"EstimateEntry is of another version \(strict_bits\); make it again"),
+        (
+            {"curve": {"nt_xent": {"k": 256}}},
+            r"EstimateEntry.curve.nt_xent is of another version \(at, heading, kind\)",
+        ),
+        ({"fit": None}, "EstimateEntry.fit is None: expected the fields of Fit"),
+    ],
+)
+def test_an_estimate_of_other_fields_is_named(change, said):
+    with pytest.raises(InputError, match=said):
+        schema.read(EstimateEntry, asdict(estimate_entry()) | change)
+
+
+def test_another_estimator_has_its_own_row_and_columns_without_what_it_lacks():
+    own = estimate_entry()
+    smile = Curve(
+        "SMILE",
+        "not a bound",
+        2048,
+        {k: replace(x, bits=4.25, ceiling_bits=None, max_bits=None) for k, x in own.info_nce.at.items()},
+    )
+    text = report.markdown(image_report(estimates={"all": replace(own, curve=own.curve | {"smile": smile})}), FORM)
+    assert "post-training MI, SMILE 4.250 bits not a bound; K = 2048" in lines(text)
+    header = next(line for line in text.splitlines() if line.startswith("| K | batches |"))
+    assert header.endswith("| SMILE, bits | SMILE: t-interval |")

@@ -21,7 +21,7 @@ BOUND = dataclasses.replace(
     t_lower_bits=1.25, t_upper_bits=1.75, warnings=(),
 )  # fmt: skip
 LABELS = LabelEstimate(
-    **vars(BOUND) | {"upper_bits": 2.0}, entropy_bits=2.0, routes={"infonce": {"lower_bits": 1.23456, "k": 8}}
+    **vars(BOUND) | {"upper_bits": 2.0}, entropy_bits=2.0, certificates={"infonce": {"lower_bits": 1.23456, "k": 8}}
 )
 OTHER = dataclasses.replace(LABELS, value_bits=1.0, t_lower_bits=0.75, t_upper_bits=1.25)
 COMPARISON = Comparison(LABELS, OTHER, 0.5, 0.25, 0.75, 80, 1.9, 0.95)
@@ -87,7 +87,7 @@ def test_a_dictionary_has_the_fields_what_follows_from_them_and_null_for_what_is
     assert (found["ceiling_bits"], found["t_lower_bits"], found["lower_bits"]) == (None, None, None)
     assert (found["seed_bits"], found["sentence"]) == ([1.4, 1.7], str(ESTIMATE))
     assert found["value_nats"] == pytest.approx(1.5 * np.log(2))
-    assert LABELS.to_dict().keys() - BOUND.to_dict().keys() == {"entropy_bits", "routes", "nmi", "nmi_lower"}
+    assert LABELS.to_dict().keys() - BOUND.to_dict().keys() == {"entropy_bits", "certificates", "nmi", "nmi_lower"}
     of_both = COMPARISON.to_dict()
     assert (of_both["a"], of_both["larger"], of_both["saturated"]) == (LABELS.to_dict(), "A", False)
 

@@ -12,16 +12,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from small import ImageReport, batch_size, estimate_entry, image_report, user_environment
+from small import batch_size, estimate_entry, image_report, reading, user_environment
 from small import study as a_study
 
 from mirigor_jax import config_files
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
+from mirigor_jax.mi.results import Curve
 from mirigor_jax.models import resnet
 from mirigor_jax.runs import images, loop
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import parse, re_estimated
+from mirigor_jax.runs.schema import ImageReport, Truth
 from mirigor_jax.studies import certified, grid, infomin_strength, infomin_tasks
 from mirigor_jax.studies.rows import TASKS
 from mirigor_jax.studies.table import STUDIES
@@ -62,7 +64,7 @@ def replay(real: Path, names: list[str]):
             path = Path(workdir) / "report.json"
             report = json.loads(path.read_text())
             report["run"]["config"] = json.loads(config.to_json())
-            report["estimate"]["strict_bits"] += config.train.k / 100
+            report["estimate"]["info_nce_bits"] += config.train.k / 100
             path.write_text(json.dumps(report))
 
     return run
@@ -102,7 +104,7 @@ def test_the_table_is_what_the_runs_reports_say(finished):
         run = json.loads((finished / name / "report.json").read_text())
         own, k = run["estimate"], run["run"]["config"]["train"]["k"]
         assert (name, k * run["run"]["config"]["train"]["steps"]) == (f"resnet18-k={k}-seed=0", 12)
-        assert row["strict_bits"] == own["strict_bits"]
+        assert row["info_nce_bits"] == own["info_nce_bits"]
         floor = math.floor(1000 * own["lower_bits"]) / 1000
         assert line == [
             "resnet18",
@@ -111,9 +113,9 @@ def test_the_table_is_what_the_runs_reports_say(finished):
             "4.000",
             f"{run['in_training']['mi_bits']:.3f}",
             f"{np.log2(2 * k - 1):.3f}",
-            f"{own['paper_bits']:z.3f}",
+            f"{own['nt_xent_bits']:z.3f}",
             "≈ 6",
-            f"{own['strict_bits']:z.3f}",
+            f"{own['info_nce_bits']:z.3f}",
             f"[{floor:.3f}, 4.000]",
             f"{100 * run['linear']['all']:.2f}",
             "96.0–99.8",
@@ -237,10 +239,10 @@ def test_a_run_is_finished_once_it_has_every_estimate_that_is_wanted(real):
 
 def test_a_re_estimate_is_named_after_what_differs():
     own = shipped("batch_size")[0].config
-    config, name = re_estimated(own, pairing="color", seed=3, k=64, curve=(8, 16), checkpoint="best")
-    assert name == "color-seed=3-checkpoint=best-curve=8+16-k=64"
+    config, name = re_estimated(own, pairing="color", seed=3, k=64, k_curve=(8, 16), checkpoint="best")
+    assert name == "color-seed=3-checkpoint=best-k=64-k_curve=8+16"
     assert (config.data.pairing, config.seed, config.estimate.k) == ("color", 3, 64)
-    assert (list(config.estimate.curve), config.features.checkpoint) == ([8, 16], "best")
+    assert (list(config.estimate.k_curve), config.features.checkpoint) == ([8, 16], "best")
     assert (own.data.pairing, own.seed, own.estimate.k) == ("all", 0, 2048)
     with pytest.raises(KeyError):
         re_estimated(own, kk=64)
@@ -263,7 +265,7 @@ from mirigor_jax.studies.table import STUDIES, Study
 def table(rows):
     return " ".join(f"{row['color']}: {row['bits']:.2f}" for row in rows)
 def row(done, folder):
-    return {"bits": done["estimate"]["strict_bits"]}
+    return {"bits": done.estimate.info_nce_bits}
 STUDIES["mine"] = Study(row, table, lambda rows: {"mine": Figure()}, {"mine": "My picture."}, tags=("color",))
 def get_config(arg):
     config = common.study("mine", "laptop")
@@ -387,10 +389,10 @@ def strength_row(family: str, strength: float, best: str) -> dict:
     """A row whose MI falls with the strength and whose accuracies are told apart by the strength."""
     data = {"pairing": "simclr"}
     config = {"encoder": {"name": "resnet18"}, "train": {"k": 64, "steps": 320}, "seed": 0, "data": data}
-    names = ("paper_bits", "t_lower_bits", "t_upper_bits", "lower_bits")
-    own = estimate_entry(**dict.fromkeys(names, 1.0), strict_bits=9 - strength, upper_bits=None)
+    names = ("nt_xent_bits", "t_lower_bits", "t_upper_bits", "lower_bits")
+    own = estimate_entry(**dict.fromkeys(names, 1.0), info_nce_bits=9 - strength, upper_bits=None)
     accuracies = {task: 0.5 + (task == best) / 4 for task in TASKS}
-    done = image_report(config, {"simclr": own}, truth={"entropy_bits": None}, in_training=None, linear=accuracies)
+    done = image_report(config, {"simclr": own}, truth=Truth(), in_training=None, linear=accuracies)
     return {"family": family, "strength": strength, **infomin_strength.row(done, Path())}
 
 
@@ -419,11 +421,11 @@ def infomin_row(pairing: str, seed: int) -> dict:
         "accuracy": {task: value / 100 for task, value in at.items()},
         "estimates": {
             task: {
-                "strict_bits": value / 100,
+                "info_nce_bits": value / 100,
                 "lower_bits": value / 200,
                 "upper_bits": 2.0,
                 "entropy_bits": 2.0,
-                "paper_bits": 1.0,
+                "nt_xent_bits": 1.0,
             }
             for task, value in at.items()
         },
@@ -467,16 +469,19 @@ def test_redraws_of_a_bank_certify_where_nothing_is_and_fresh_images_do_not():
     assert last[True]["redrawn_bits"] > 5.99
 
 
-def certified_report(paper_bits: float, lower_bits: float, entropy_bits: float = 6.0) -> ImageReport:
-    first, _ = estimate_entry()["curve"]
-    curve = [first | {"k": k, "strict_bits": 5.0, "paper_bits": paper_bits, "reach_bits": 5.5} for k in (64, 256)]
+def certified_report(nt_xent_bits: float, lower_bits: float, entropy_bits: float = 6.0) -> ImageReport:
+    def curve(heading: str, kind: str, bits: float, most: float | None) -> Curve:
+        return Curve(heading, kind, 256, {k: reading(bits, max_bits=most) for k in (64, 256)})
+
     estimate = estimate_entry(
-        name="certified", curve=curve, strict_bits=5.0, t_lower_bits=None, t_upper_bits=None, paper_bits=paper_bits,
+        name="certified", info_nce_bits=5.0, t_lower_bits=None, t_upper_bits=None, nt_xent_bits=nt_xent_bits,
         lower_bits=lower_bits, upper_bits=entropy_bits, entropy_bits=entropy_bits,
-        routes={"classifier": {"lower_bits": 1.0}, "posterior": {"lower_bits": lower_bits}},
+        curve={"info_nce_symmetric": curve("InfoNCE", "lower bound", 5.0, 5.5),
+               "nt_xent": curve("NT-Xent estimate", "not a bound", nt_xent_bits, None)},
+        certificates={"classifier": {"lower_bits": 1.0}, "posterior": {"lower_bits": lower_bits}},
     )  # fmt: skip
     config = {"encoder": {"name": "resnet18"}, "data": {"pairing": "all"}, "train": {"k": 64, "steps": 9}, "seed": 0}
-    truth = {"entropy_bits": entropy_bits}
+    truth = Truth(entropy_bits)
     return image_report(config, {"certified": estimate}, in_training=None, truth=truth, linear={"all": 1.0})
 
 
@@ -489,7 +494,7 @@ def certified_report(paper_bits: float, lower_bits: float, entropy_bits: float =
         (6.0004, 5.98, "", "within"),
     ],
 )
-def test_where_the_papers_form_leaves_the_certified_interval(paper, lower, outside, said, tmp_path):
+def test_where_nt_xent_leaves_the_certified_interval(paper, lower, outside, said, tmp_path):
     row = {"cell": "a", **certified.row(certified_report(paper, lower), tmp_path)}
     assert row["outside"] == outside
     assert f"| {said} |" in certified.table([row])
@@ -498,7 +503,7 @@ def test_where_the_papers_form_leaves_the_certified_interval(paper, lower, outsi
     rings = next(x for x in drawn["certified"].axes[0].lines if x.get_label().startswith("outside of"))
     assert list(rings.get_xdata()) == ([pytest.approx(6 - paper)] if outside else [])
     short = {line.get_label().partition(",")[0]: line.get_xdata()[0] for line in drawn["certified"].axes[0].lines[3:5]}
-    assert short == {"strict InfoNCE at the largest K": 1.0, "paper's form": pytest.approx(6 - paper)}
+    assert short == {"InfoNCE at the largest K": 1.0, "NT-Xent estimate": pytest.approx(6 - paper)}
 
 
 @pytest.mark.slow
@@ -537,7 +542,7 @@ def test_the_shrunk_studies_end_to_end(tmp_path, real):
     rows = {row["pairing"]: row for row in read(tmp_path / "tasks")["rows"]}
     run = json.loads((tmp_path / "tasks" / "resnet18-digit-seed=0" / "report.json").read_text())
     assert set(run["estimates"]) == set(TASKS)
-    assert rows["digit"]["estimates"]["color"]["strict_bits"] == run["estimates"]["color"]["strict_bits"]
+    assert rows["digit"]["estimates"]["color"]["info_nce_bits"] == run["estimates"]["color"]["info_nce_bits"]
 
     strength = "configs/studies/infomin_strength.py:pairs=128"
     assert main(a_study(strength, tmp_path / "strength", "--config.study.only=17/22")) == 0
@@ -554,7 +559,7 @@ def test_the_shrunk_studies_end_to_end(tmp_path, real):
     assert set(found["failures"]) == {f"{real.name}/{CELLS[0]}"}
     assert {path: path.stat().st_mtime_ns for path in before} == before
     untrained = found["rows"][0]
-    assert [point["k"] for point in untrained["curve"]] == [32, 64, 256]
+    assert list(untrained["info_nce"]) == ["32", "64", "256"]
     assert all(point["redrawn_bits"] > 3.9 for point in untrained["trap"])
     assert {path.stem for path in (tmp_path / "certified" / "figures").glob("*.png")} == {"certified", "reach", "trap"}
 

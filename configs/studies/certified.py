@@ -21,5 +21,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.study.sources = f"runs/studies-batch_size{suffix},runs/studies-infomin_tasks{suffix}"
     config.study.cells = ({"name": "untrained", "run": {"train.steps": 0}},)
     curve = tuple(k for k in CURVE if k < args.k)
-    config.study.estimates = ({"name": "certified", "k": args.k, "test": args.k, "curve": curve},)
+    config.study.estimates = ({"name": "certified", "k": args.k, "test": args.k, "k_curve": curve},)
     return config

@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = common.study("infomin_strength", args.scale)
     config.run.encoder.name = args.encoder or ("resnet50" if paper else "resnet18")
     # Views of one image are fitted on as they are drawn, with the encoder in the step.
-    config.run.estimate.update({"fit_k": 256, "steps": 1500 if paper else 300, "eval_every": 50})
+    config.run.estimate.update({"batch_size": 256, "steps": 1500 if paper else 300, "eval_every": 50})
     full = dict(config.run.data.augment)
     of_all = {s: {name: s * strength for name, strength in full.items()} for s in OF_ALL}
     none = of_all[0.0]

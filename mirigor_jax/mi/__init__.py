@@ -13,13 +13,13 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.mi import critics, distributions, estimators, scoring, values
 from mirigor_jax.mi.api import CRITICS, estimate, estimate_all
 from mirigor_jax.mi.certificates import (
-    Certificate,
     InfoNCECertificate,
     classifier_lower_bits,
     info_nce_lower_bits,
     info_nce_lower_bits_at,
     posterior_lower_bits,
 )
+from mirigor_jax.mi.certify import CERTIFICATES, Certificate
 from mirigor_jax.mi.confidence import clopper_pearson_upper, mean_lower_bound, t_interval
 from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi, uniformity
 from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, SeparableCritic
@@ -29,6 +29,7 @@ from mirigor_jax.mi.results import Comparison, Estimate, Estimates, LabelEstimat
 from mirigor_jax.mi.values import info_nce, info_nce_symmetric
 
 __all__ = [
+    "CERTIFICATES",
     "CRITICS",
     "ESTIMATORS",
     "BilinearCritic",

@@ -262,7 +262,7 @@ def _read(
         averaged = [np.asarray(every).mean(axis=0) for every in (rehearsal, scores)]
         certified = info_nce_lower_bits(averaged[0], averaged[1], reading.confidence)
     elif scores is not None and not estimator.within_views:
-        bound = float(np.mean(read.strict_info_nce(jnp.mean(scores, axis=0)))) / math.log(2)
+        bound = float(np.mean(read.symmetric_info_nce(jnp.mean(scores, axis=0)))) / math.log(2)
     bits = 1 / math.log(2)
     return Estimate(
         name=estimator.name,

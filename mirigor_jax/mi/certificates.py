@@ -7,7 +7,6 @@ in which any encoder with distinct rows, an untrained one too, determines the cl
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Integer
@@ -15,8 +14,6 @@ from scipy.special import entr, xlogy
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.confidence import clopper_pearson_upper, mean_lower_bound, plug_in_lower_bound, t_interval
-
-Certificate = Literal["classifier", "posterior", "infonce"]
 
 
 def classifier_lower_bits(
@@ -146,7 +143,7 @@ def partition_upper_bound(
 
 @dataclass(frozen=True)
 class InfoNCECertificate:
-    """Lower end of I(X;Y) from strict InfoNCE on disjoint batches of k fresh pairs, and what stands beside it; bits.
+    """Lower end of I(X;Y) from InfoNCE on disjoint batches of k fresh pairs, and what stands beside it; bits.
 
     lower_bits holds at the confidence that was asked for. value_bits is the mean over batches, each of which lies in
     `window_nats`. The others read one partition into batches: plug_in_lower_bits, the looser empirical Bernstein end
@@ -221,7 +218,7 @@ def info_nce_lower_bits_at(
     partitions: int = 8,
     seed: int = 0,
 ) -> InfoNCECertificate:
-    """Betting bound of E[b] <= I(X;Y), b being strict InfoNCE of k pairs, both directions averaged, kept in a window.
+    """Betting bound of E[b] <= I(X;Y), b being InfoNCE of k pairs, both directions averaged, kept in a window.
 
     scores: as `info_nce_lower_bits`'s test. Batches are diagonal blocks under `partitions` random partitions of each
     matrix's rows. k, weight: chosen without a look at these scores.

@@ -260,7 +260,7 @@ def info_nce_embeddings(
     block: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Strict InfoNCE with scores z_x·z_y, in nats: a lower bound of I(X;Y), at most log k.
+    """InfoNCE with scores z_x·z_y, in nats: a lower bound of I(X;Y), at most log k.
 
     The mean of both directions, each with the k candidates of the other view alone. Embeddings are taken as they are:
     divide one side by a temperature for cosine critics. block, axis_name: as in `nt_xent`.

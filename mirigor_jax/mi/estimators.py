@@ -7,22 +7,28 @@ An estimator of your own is one entry of ESTIMATORS: a function without required
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, Literal, ParamSpec, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import values
+from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent_mi
+from mirigor_jax.mi.contrastive import nt_xent as nt_xent_loss
 from mirigor_jax.mi.critics import CosineCritic
 from mirigor_jax.mi.scoring import Rule, anchor_loss, log_score
 from mirigor_jax.mi.values import Anchors, LogSums, Nats, Negatives, Positives
 
 P = ParamSpec("P")
 Loss = Callable[..., tuple[Nats, Any]]
+MAIN = "info_nce_symmetric"  # what the critics of runs are fitted by: a bound
+NT_XENT = "nt_xent"  # the estimate of Lee et al. 2023, Eq. 4
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,17 @@ class Estimator:
     note: its bias, in words.
     value: (positives, negatives) → nats; with a third array u(x_i, y_i) if `needs_u`.
     loss: (carry, positives, negatives) → (nats to minimize, the next step's carry); with u too if `needs_u`.
-    ceiling: m negatives a row → the most that `value` can reach, or None.
+    candidates: k pairs a batch → how many candidates an anchor has, whose log `value` can't pass; None: no ceiling.
     carry: of the loss at the first step, numbers in nested tuples; () if the loss has none.
     needs_u: whether a second critic u is fitted, whose best is −log dP/dQ.
     anchors: which rows of a batch's score matrix are read, see `values.anchored`.
     of_sums: (positives, row sums, column sums) → `value` of a batch without its score matrix, see
     `values.info_nce_of_sums`; None if `value` needs the matrix, which limits K.
+    heading: what reports of runs call it; empty for its name.
+    max_bits: (k, class probabilities) → the most that any critic shows of k pairs that share their class, in bits, in
+    expectation; None if it is not known.
+    of_embeddings: (z_x, z_y, temperature, axis name) → `value` of a batch that devices share, by a cosine critic's unit
+    embeddings; None if they have to be gathered for the score matrix.
     """
 
     name: str
@@ -47,11 +58,14 @@ class Estimator:
     note: str
     value: Callable[..., Nats]
     loss: Loss
-    ceiling: Callable[[int], float | None] = lambda m: None
+    candidates: Callable[[int], int] | None = None
     carry: Any = ()
     needs_u: bool = False
     anchors: Anchors = "x"
     of_sums: Callable[[LogSums, LogSums, LogSums], Nats] | None = None
+    heading: str = ""
+    max_bits: Callable[[int, Float[np.ndarray, " c"]], float] | None = None
+    of_embeddings: Callable[..., Nats] | None = None
 
     @property
     def within_views(self) -> bool:
@@ -79,8 +93,14 @@ class Estimator:
 
     def ceiling_at(self, k: int) -> float:
         """The most nats that `value` can reach with k pairs a batch; inf if there is no limit."""
-        ceiling = self.ceiling(2 * k - 2 if self.within_views else k - 1)
-        return math.inf if ceiling is None else ceiling
+        return math.inf if self.candidates is None else math.log(self.candidates(k))
+
+    def read_embeddings(self, z_x: Array, z_y: Array, temperature: Array, axis_name: str) -> Nats:
+        """`value` of a batch that the axis's devices share, by the unit embeddings that this device has."""
+        if self.of_embeddings is not None:
+            return self.of_embeddings(z_x, z_y, temperature, axis_name)
+        x, y = self.views(*(lax.all_gather(z, axis_name, tiled=True) for z in (z_x, z_y)))
+        return self.read(x / temperature @ y.T)
 
     def check(self, critic: nn.Module, negatives: str) -> None:
         """Raise InputError if it cannot be fitted by this critic, or with these negatives."""
@@ -105,8 +125,32 @@ def _once(constructor: Callable[P, Estimator]) -> Callable[P, Estimator]:
     return cast(Callable[P, Estimator], lru_cache(constructor))
 
 
-def _log_candidates(m: int) -> float:
-    return math.log(m + 1)
+def max_info_nce_bits(k: int, class_probabilities: Float[np.ndarray, " c"]) -> float:
+    """The most any critic's InfoNCE shows, in expectation, at batches of k pairs that share their class.
+
+    The optimal critic scores same-class pairs alone: log2 K - sum_c p_c E log2(1 + Bin(K-1, p_c)), summed exactly.
+    Source: Poole et al. 2019, eq. 10, at the density ratio of same-class sampling (Lee et al. 2023, III-A).
+    """
+    probabilities, counts = np.unique(class_probabilities, return_counts=True)
+    return float(np.log2(k) - sum(m * p * _mean_log2(k - 1, p) for p, m in zip(probabilities, counts, strict=True)))
+
+
+def _mean_log2(trials: int, p: float) -> float:
+    """E log2(1 + B), B ~ Bin(trials, p); what lies outside the summed window has probability < 1e-15."""
+    from scipy import stats  # here, as it takes half a second to import
+
+    centre, radius = trials * p, 10 * np.sqrt(trials * p * (1 - p)) + 30
+    successes = np.arange(max(0, int(centre - radius)), min(trials, int(centre + radius)) + 1)
+    return float(np.sum(stats.binom.pmf(successes, trials, p) * np.log2(1 + successes)))
+
+
+def _info_nce_of_embeddings(z_x: Array, z_y: Array, temperature: Array, axis_name: str) -> Nats:
+    return info_nce_embeddings(z_x / temperature, z_y, axis_name=axis_name)
+
+
+def _nt_xent_of_embeddings(z_x: Array, z_y: Array, temperature: Array, axis_name: str) -> Nats:
+    loss = nt_xent_loss(z_x, z_y, temperature, axis_name=axis_name)
+    return nt_xent_mi(loss, z_x.shape[0] * lax.axis_size(axis_name))
 
 
 @_once
@@ -115,7 +159,8 @@ def info_nce() -> Estimator:
 
     Source: van den Oord et al. 2018, Eq. 4; Poole et al. 2019, eq. 10.
     """
-    return _info_nce("info_nce", "x", values.info_nce_of_sums)
+    one = _info_nce("info_nce", "x", values.info_nce_of_sums)
+    return replace(one, heading="one-sided InfoNCE")
 
 
 @_once
@@ -124,14 +169,23 @@ def info_nce_symmetric() -> Estimator:
 
     Source: van den Oord et al. 2018, Eq. 4; Poole et al. 2019, eq. 10.
     """
-    return _info_nce("info_nce_symmetric", "both", values.info_nce_symmetric_of_sums)
+    one = _info_nce(MAIN, "both", values.info_nce_symmetric_of_sums)
+    return replace(one, heading="InfoNCE", of_embeddings=_info_nce_of_embeddings)
 
 
 def _info_nce(name: str, anchors: Anchors, of_sums: Callable[[LogSums, LogSums, LogSums], Nats]) -> Estimator:
     note = "cannot pass log K for K candidates, the positive among them; biased down by more as I nears it"
     value = values.classified
     return Estimator(
-        name, "lower bound", note, value, maximize(value), _log_candidates, anchors=anchors, of_sums=of_sums
+        name,
+        "lower bound",
+        note,
+        value,
+        maximize(value),
+        candidates=lambda k: k,
+        anchors=anchors,
+        of_sums=of_sums,
+        max_bits=max_info_nce_bits,
     )
 
 
@@ -143,7 +197,17 @@ def nt_xent() -> Estimator:
     """
     note = "ceiling log(2K−1); negatives come in dependent pairs, half of them from the anchor's own view"
     value = values.classified
-    return Estimator("nt_xent", "not a bound", note, value, maximize(value), _log_candidates, anchors="all")
+    return Estimator(
+        NT_XENT,
+        "not a bound",
+        note,
+        value,
+        maximize(value),
+        candidates=lambda k: 2 * k - 1,
+        anchors="all",
+        heading="NT-Xent estimate",
+        of_embeddings=_nt_xent_of_embeddings,
+    )
 
 
 @_once
@@ -246,8 +310,8 @@ def anchor(nu: float = 1.0, rule: Rule = log_score) -> Estimator:
 
 ESTIMATORS: dict[str, Callable[..., Estimator]] = {
     "info_nce": info_nce,
-    "info_nce_symmetric": info_nce_symmetric,
-    "nt_xent": nt_xent,
+    MAIN: info_nce_symmetric,
+    NT_XENT: nt_xent,
     "dv": dv,
     "mine": mine,
     "nwj": nwj,

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from mirigor_jax import parallel
 from mirigor_jax.data.pairing import class_index
 from mirigor_jax.fitting import CriticState, OnProgress, fit_chunk, fresh, update
-from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi
+from mirigor_jax.mi.contrastive import info_nce_embeddings
 from mirigor_jax.mi.estimators import Estimator
 from mirigor_jax.mi.values import anchored, derange, shuffle
 
@@ -89,7 +89,7 @@ def estimate_step(
     optimizer: optax.GradientTransformation,
     axis_name: str,
 ) -> tuple[CriticState, Array]:
-    """One update of the critic on this device's pairs: maximise strict InfoNCE with the encoder frozen.
+    """One update of the critic on this device's pairs: maximise InfoNCE with the encoder frozen.
 
     views: (frozen, batch, key) → (h_x, h_y). Streamed images: `batch` the images, `frozen` the encoder's parameter
     tree; cached features: `batch` a Bank, `frozen` empty. No gradient reaches either.
@@ -104,29 +104,6 @@ def estimate_step(
 
     loss, gradients = lax.pmean(jax.value_and_grad(loss_fn)(state.params), axis_name)
     return update(state, optimizer, gradients), -loss
-
-
-def bounds(
-    params: Any,
-    h_x: Float[Array, "m k d"],
-    h_y: Float[Array, "m k d"],
-    *,
-    critic: nn.Module,
-    axis_name: str,
-) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """Strict InfoNCE and the paper's form on each of m batches, in nats; this device holds k pairs of each.
-
-    Source: Poole et al. 2019, eq. 10; Lee et al. 2023, Eq. 4.
-    """
-
-    def one(pair):
-        z_x, z_y, temperature = critic.apply({"params": params}, *pair)
-        strict = info_nce_embeddings(z_x / temperature, z_y, axis_name=axis_name)
-        paper = nt_xent(z_x, z_y, temperature, axis_name=axis_name)
-        k = z_x.shape[0] * lax.axis_size(axis_name)
-        return lax.pmean((strict, nt_xent_mi(paper, k)), axis_name)
-
-    return lax.map(one, (h_x, h_y))
 
 
 class Pairs(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri
 
-from mirigor_jax.mi.read import strict_info_nce
+from mirigor_jax.mi.read import symmetric_info_nce
 
 RANK = 256  # most canonical directions that a critic starts from
 
@@ -79,7 +79,7 @@ def gaussian_base(
         u, v = embed(factor * seen, a[1][:500], b[1][:500])
         # The correlations were measured on these very rows: each must earn its place (Schwarz 1978).
         price = np.count_nonzero(factor * seen) * math.log(len(a[1])) / (2 * len(a[1]))
-        return float(strict_info_nce((u @ v.T)[None])[0]) - price
+        return float(symmetric_info_nce((u @ v.T)[None])[0]) - price
 
     best = max((1.0, 0.95, 0.8, 0.5, 0.0), key=validated)
     u, v = zip(*(embed(best * seen, *rows) for rows in zip(a, b, strict=True)), strict=True)

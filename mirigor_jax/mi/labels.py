@@ -25,12 +25,13 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import OnProgress
 from mirigor_jax.mi import api, fit
 from mirigor_jax.mi.certificates import mix_posterior
-from mirigor_jax.mi.certify import LEAST_PAIRS, RUN_OUT, HeldOut, batch_rows, certify
+from mirigor_jax.mi.certify import LEAST_PAIRS, RUN_OUT, Classified, HeldOut, batch_rows, certify, most_bits
 from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.mi.critics import CosineCritic, PosteriorCritic
+from mirigor_jax.mi.estimators import max_info_nce_bits
 from mirigor_jax.mi.gaussian import squash
 from mirigor_jax.mi.read import in_batches, independent_values, mean_scores
-from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate, reach_bits, verdict
+from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate, verdict
 from mirigor_jax.mi.values import info_nce_symmetric
 
 BATCH = 256  # pairs a step of the fit
@@ -62,7 +63,7 @@ def estimate_labels(
     third (test) is read once. Its pairs have independent classes of those frequencies, and each row is in one pair at
     most. So that classes do not run out of rows, there are fewer pairs than half the rows; the fewer rows a class has,
     the fewer pairs.
-    The value is strict InfoNCE, its t-interval is over pairs, the lower end is the best certificate's on validation,
+    The value is InfoNCE, its t-interval is over pairs, the lower end is the best certificate's on validation,
     and the upper end is H(C).
 
         print(mi.estimate_labels(h, labels))
@@ -107,7 +108,7 @@ def compare(
     tolerance_bits: float = 0.1,
     on_progress: OnProgress | None = None,
 ) -> Comparison:
-    """Compare two encoders: is A's I_class larger than B's? By strict InfoNCE on the same test pairs.
+    """Compare two encoders: is A's I_class larger than B's? By InfoNCE on the same test pairs.
 
     Each encoder has its own critic; the split, the pairs and the batches are shared.
 
@@ -131,8 +132,8 @@ def compare(
     (a, of_a), (b, of_b) = (_measure(design, h, options) for h in both)
     difference = (of_a - of_b) / math.log(2)
     t_lower, t_upper = t_interval(difference, confidence)
-    reach = reach_bits(k, design.law)
-    return Comparison(a, b, float(difference.mean()), t_lower, t_upper, k, reach, confidence)
+    most = max_info_nce_bits(k, design.law)
+    return Comparison(a, b, float(difference.mean()), t_lower, t_upper, k, most, confidence)
 
 
 def monitor(
@@ -300,7 +301,7 @@ def _measure(
     size = batch_rows(len(design.pairs[1]), len(design.pairs[0]))
     validation, test = (_held_out(design, h, probe, part, scores(params, part, size)) for part in range(2))
     paid = options.confidence + RUN_OUT * (1 - options.confidence)
-    route, found = certify(validation, test, np.diag(law), paid)
+    certificate, certificates = certify(validation, test, np.diag(law), paid)
 
     def values(critics: Any) -> Float[np.ndarray, " v"]:
         return independent_values(scores(critics, 1, k))
@@ -309,7 +310,7 @@ def _measure(
     alone = [values(jax.tree.map(lambda x, s=s: x[s : s + 1], params)).mean() for s in range(options.num_critics)]
     t_lower, t_upper = t_interval(own / math.log(2), options.confidence)
     entropy = float(entr(law).sum()) / math.log(2)
-    lower = found[route]["lower_bits"]
+    lower = certificates[certificate]["lower_bits"]
     result = LabelEstimate(
         name="same-class InfoNCE",
         value_bits=float(own.mean()) / math.log(2),
@@ -321,14 +322,13 @@ def _measure(
         lower_bits=lower,
         upper_bits=entropy,
         confidence=options.confidence,
-        certificate=route,
-        # The other routes do without K, so that no K limits what they can show.
-        verdict=verdict(lower, entropy, options.tolerance_bits, reach_bits(k, law) if route == "infonce" else math.inf),
+        certificate=certificate,
+        verdict=verdict(lower, entropy, options.tolerance_bits, most_bits(certificate, max_info_nce_bits(k, law))),
         pairs=len(design.pairs[1]) // k * k,
         seed_bits=tuple(float(value) / math.log(2) for value in alone),
         warnings=warnings,
         entropy_bits=entropy,
-        routes=found,
+        certificates=certificates,
     )
     return result, own
 
@@ -353,16 +353,16 @@ def _held_out(
 ) -> HeldOut:
     """Validation (part 0) or the test part (1) as the probe and the critics see it."""
     (x, y), rows, classes = design.pairs[part].T, (design.validation, design.test)[part], design.classes
-    return HeldOut(
+    seen = Classified(
         q_x=softmax.class_posterior(probe, h[x]),
         q_y=softmax.class_posterior(probe, h[y]),
         c_x=classes[x],
         c_y=classes[y],
         predicted=probe.logits(h[rows]).argmax(axis=1),
         c=classes[rows],
-        scores=scores,
         stratified=True,
     )
+    return HeldOut(scores, seen)
 
 
 def _warnings(design: Design, h: Float[np.ndarray, "n d"]) -> tuple[str, ...]:
@@ -397,7 +397,7 @@ def _fit_critics(critic: PosteriorCritic, design: Design, inputs: Float[np.ndarr
         done, best_step = done + LOOK, np.asarray(state.best_step)
         if on_progress is not None:
             bits = float(np.mean(looked["validation_nats"])) / math.log(2)
-            on_progress(min(done, steps), steps, f"strict InfoNCE {bits:z.3f} bits on validation")
+            on_progress(min(done, steps), steps, f"InfoNCE {bits:z.3f} bits on validation")
     return jax.device_get(state.best_params)
 
 

@@ -15,9 +15,9 @@ def estimators(estimates: Sequence[Any], *, true_bits: float | None = None) -> F
 
     Lower bounds and others differ in colour and in the word under the name; beside others is the InfoNCE of the same
     critic. At the right: the value, the certified lower end, the ceiling.
-    estimates: each an `Estimate`, or its entry in report.json.
+    estimates: each an `Estimate`, or with the same fields.
     """
-    rows = [one if isinstance(one, dict) else vars(one) for one in estimates]
+    rows = [vars(one) for one in estimates]
     names = ("value_bits", "t_lower_bits", "t_upper_bits", "lower_bits", "upper_bits", "bound_bits", "ceiling_bits")
     value, t_lower, t_upper, lower, upper, bound, ceiling = (floats([row[name] for row in rows]) for name in names)
     y = np.arange(len(rows))

@@ -14,6 +14,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 from scipy import special
 
+from mirigor_jax.mi.critics import CosineCritic
 from mirigor_jax.mi.estimators import Estimator
 from mirigor_jax.mi.fit import Recipe
 from mirigor_jax.mi.values import info_nce_symmetric
@@ -22,6 +23,27 @@ from mirigor_jax.mi.values import info_nce_symmetric
 def in_batches(rows: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, "b k d"]:
     """Disjoint batches of k rows; the rows left over are not used."""
     return rows[: len(rows) // k * k].reshape(-1, k, rows.shape[1])
+
+
+def read_embeddings(
+    params: Any,
+    h_x: Float[Array, "m k d"],
+    h_y: Float[Array, "m k d"],
+    *,
+    critic: CosineCritic,
+    estimators: tuple[Estimator, ...],
+    axis_name: str,
+) -> tuple[Float[Array, " m"], ...]:
+    """What each estimator reads of each of m batches, in nats; this device holds k pairs of each.
+
+    critic: one for all estimators, with embeddings and a temperature.
+    """
+
+    def one(pair):
+        embedded = critic.apply({"params": params}, *pair)
+        return lax.pmean(tuple(estimator.read_embeddings(*embedded, axis_name) for estimator in estimators), axis_name)
+
+    return lax.map(one, (h_x, h_y))
 
 
 @partial(jax.jit, static_argnames="recipe")
@@ -70,8 +92,8 @@ def read(
 
 
 @jax.jit
-def strict_info_nce(scores: Float[Array | np.ndarray, "b k k"]) -> Float[Array, " b"]:
-    """Strict InfoNCE of each batch's scores, both directions averaged, in nats."""
+def symmetric_info_nce(scores: Float[Array | np.ndarray, "b k k"]) -> Float[Array, " b"]:
+    """InfoNCE of each batch's scores, both directions averaged, in nats."""
     return lax.map(info_nce_symmetric, scores)
 
 
@@ -120,7 +142,7 @@ def mean_scores(
 
 
 def pair_values(scores: Float[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
-    """What each pair adds to strict InfoNCE, as an anchor and as the others' candidate; nats. Their mean is the value.
+    """What each pair adds to InfoNCE, as an anchor and as the others' candidate; nats. Their mean is the value.
 
     Both directions are averaged. Deviations from the mean are the pairs' influence on it, to first order in 1/k.
     Source: Poole et al. 2019, eq. 10; Jaeckel 1972 (infinitesimal jackknife).
@@ -134,7 +156,7 @@ def pair_values(scores: Float[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
 
 
 def independent_values(scores: Float[np.ndarray, "b k k"]) -> Float[np.ndarray, " v"]:
-    """Values whose mean is strict InfoNCE at k, for its t-interval: of batches where there are eight, else of pairs.
+    """Values whose mean is InfoNCE at k, for its t-interval: of batches where there are eight, else of pairs.
 
     With pairs for values no second batch is needed, so that k can be as large as the sample.
     """

@@ -1,16 +1,13 @@
-"""What may be claimed about I(h_X;h_Y) on fresh images, and in which words. Host side, numpy in float64."""
+"""What is returned of I(h_X;h_Y): estimates, curves and comparisons, and what is claimed in a word or a sentence."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
-from jaxtyping import Float
 
 from mirigor_jax.files import plain
-from mirigor_jax.mi.certificates import Certificate
-from mirigor_jax.mi.confidence import clopper_pearson_upper
+from mirigor_jax.mi.certify import Counts
 from mirigor_jax.tables import bits, ends, html, round_down
 
 if TYPE_CHECKING:
@@ -37,7 +34,7 @@ class Estimate:
     verdict: what the certified interval allows, in one word; see `verdict`.
     pairs: test pairs that were read.
     seed_bits: each critic's own value.
-    bound_bits: strict InfoNCE of the same critic, if the estimator itself is no bound.
+    bound_bits: InfoNCE of the same critic, if the estimator itself is no bound.
     note: the estimator's bias, in words.
     warnings: what speaks against the data, in words.
     """
@@ -52,7 +49,7 @@ class Estimate:
     lower_bits: float | None
     upper_bits: float | None
     confidence: float
-    certificate: Certificate | None
+    certificate: str | None
     verdict: Verdict
     pairs: int = 0
     seed_bits: tuple[float, ...] = ()
@@ -84,9 +81,9 @@ class Estimate:
             estimate += f", its critic's InfoNCE bound {self.bound_bits:z.3f} bits"
         if self.lower_bits is None:
             return f"{estimate}; nothing is certified."
-        claim = _claim(self.lower_bits, self.upper_bits, self.confidence)
+        claimed = claim(self.lower_bits, self.upper_bits, self.confidence)
         by = f"by the {self.certificate} certificate" if self.certificate else "without a certificate"
-        return f"{estimate}; the MI {claim}, {by} ({self.verdict})."
+        return f"{estimate}; the MI {claimed}, {by} ({self.verdict})."
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, what is derived from them and the sentence, for JSON; None for a number that is not finite."""
@@ -123,16 +120,58 @@ class Estimate:
         return html(header, [cells], [str(self), *self.warnings])
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What an estimator reads of the test part at one K.
+
+    bits: the mean over the batches.
+    batches: how many disjoint batches of K pairs.
+    t_lower_bits, t_upper_bits: the mean's approximate t-interval over the batches; None of one batch.
+    ceiling_bits: the most that the estimator can be at K; None: it has no ceiling.
+    max_bits: the most that any critic shows at K, in expectation; None: not known.
+    """
+
+    bits: float
+    batches: int
+    t_lower_bits: float | None
+    t_upper_bits: float | None
+    ceiling_bits: float | None
+    max_bits: float | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An estimator's readings of one fitted critic on the test part.
+
+    heading: how reports call the estimator. kind: what it is to I: "lower bound", "plug-in" or "not a bound".
+    k: the K at which it is quoted.
+    at: its reading at each K.
+    """
+
+    heading: str
+    kind: str
+    k: int
+    at: dict[int, Reading]
+
+    @property
+    def quoted(self) -> Reading:
+        return self.at[self.k]
+
+    @property
+    def is_bound(self) -> bool:
+        return self.kind == "lower bound"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelEstimate(Estimate):
     """The Estimate of I_class = I(h_X;h_Y), X and Y independent images of a class C ~ p(c).
 
     entropy_bits: H(C), the most that I_class can be.
-    routes: every certificate's lower end on the test part, in bits, and its counts.
+    certificates: every certificate's lower end on the test part, in bits, and its counts.
     """
 
     entropy_bits: float
-    routes: dict[Certificate, dict[str, Any]]
+    certificates: dict[str, Counts]
 
     @property
     def nmi(self) -> float:
@@ -208,13 +247,13 @@ class Estimates(Sequence[tuple[Estimate, ...]]):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two encoders' strict InfoNCE at the same K on the same test pairs; bits.
+    """Two encoders' InfoNCE at the same K on the same test pairs; bits.
 
     a, b: the encoders' estimates.
-    difference_bits: a's strict InfoNCE less b's.
+    difference_bits: a's InfoNCE less b's.
     t_lower_bits, t_upper_bits: the paired t-interval of the difference, for these two critics.
     k: pairs of a batch.
-    reach_bits: the most that any encoder shows at this K.
+    max_info_nce_bits: the most that any encoder shows at this K.
     confidence: of the interval.
     """
 
@@ -224,7 +263,7 @@ class Comparison:
     t_lower_bits: float
     t_upper_bits: float
     k: int
-    reach_bits: float
+    max_info_nce_bits: float
     confidence: float
 
     @property
@@ -235,20 +274,20 @@ class Comparison:
     @property
     def saturated(self) -> bool:
         """Whether both show, to 0.05 bits, all that can be shown at K."""
-        return min(self.a.value_bits, self.b.value_bits) > self.reach_bits - 0.05
+        return min(self.a.value_bits, self.b.value_bits) > self.max_info_nce_bits - 0.05
 
     def __str__(self) -> str:
         """Which is larger, by how much, and what that does not say, in sentences."""
         found = f"{self.larger}'s is larger" if self.larger else "the data cannot tell which is larger"
         sentence = (
-            f"At K = {self.k:,} strict InfoNCE reads {self.a.value_bits:.3f} bits for A and {self.b.value_bits:.3f} "
+            f"At K = {self.k:,} InfoNCE reads {self.a.value_bits:.3f} bits for A and {self.b.value_bits:.3f} "
             f"for B: {found} (A - B = {self.difference_bits:z.3f}, paired {100 * self.confidence:.6g} % t-interval "
             f"[{self.t_lower_bits:z.3f}, {self.t_upper_bits:z.3f}]). This compares two lower bounds of I_class, each "
             "by its own critic, not the two I_class."
         )
         if self.saturated:
             sentence += (
-                f" Both are at the {self.reach_bits:.3f} bits that are the most to be seen at this K"
+                f" Both are at the {self.max_info_nce_bits:.3f} bits that are the most to be seen at this K"
                 f" (H(C) = {self.a.entropy_bits:.3f}): labels and K tell them apart no further."
             )
         return sentence
@@ -280,33 +319,14 @@ def _certified(lower_bits: float | None, upper_bits: float | None) -> str:
     return f"≥ {round_down(lower_bits):.3f}" if upper_bits is None else ends(round_down(lower_bits), upper_bits)
 
 
-def _claim(lower_bits: float, upper_bits: float | None, confidence: float) -> str:
+def claim(lower_bits: float, upper_bits: float | None, confidence: float) -> str:
     """The interval in words."""
     upper = "" if upper_bits is None else f" of at most {upper_bits:.3f}"
     return f"is at least {round_down(lower_bits):.3f}{upper} bits, at {100 * confidence:.6g} % confidence"
 
 
-def reach_bits(k: int, class_probabilities: Float[np.ndarray, " c"]) -> float:
-    """The most any critic's strict InfoNCE shows, in expectation, at batches of k pairs that share their class.
-
-    The optimal critic scores same-class pairs alone: log2 K - sum_c p_c E log2(1 + Bin(K-1, p_c)), summed exactly.
-    Source: Poole et al. 2019, eq. 10, at the density ratio of same-class sampling (Lee et al. 2023, III-A).
-    """
-    values, counts = np.unique(class_probabilities, return_counts=True)
-    return float(np.log2(k) - sum(m * p * _mean_log2(k - 1, p) for p, m in zip(values, counts, strict=True)))
-
-
-def _mean_log2(trials: int, p: float) -> float:
-    """E log2(1 + B), B ~ Bin(trials, p); what lies outside the summed window has probability < 1e-15."""
-    from scipy import stats  # here, as it takes half a second to import
-
-    centre, radius = trials * p, 10 * np.sqrt(trials * p * (1 - p)) + 30
-    successes = np.arange(max(0, int(centre - radius)), min(trials, int(centre + radius)) + 1)
-    return float(np.sum(stats.binom.pmf(successes, trials, p) * np.log2(1 + successes)))
-
-
-def verdict(lower_bits: float | None, upper_bits: float | None, tolerance_bits: float, reach_bits: float) -> Verdict:
-    """In one word what [lower_bits, upper_bits] allows; reach_bits is the most any critic can show at the run's K.
+def verdict(lower_bits: float | None, upper_bits: float | None, tolerance_bits: float, most_bits: float) -> Verdict:
+    """In one word what [lower_bits, upper_bits] allows; most_bits: the most that could be shown at the run's K.
 
     `certified`: the ends meet within the tolerance. `k-limited`: they do not, and no critic could make them at this K.
     `bounded`: they do not, or there is no upper end. `not-a-bound`: no lower end, the estimator gives no guarantee.
@@ -317,161 +337,4 @@ def verdict(lower_bits: float | None, upper_bits: float | None, tolerance_bits: 
         return "bounded"
     if upper_bits - lower_bits <= tolerance_bits:
         return "certified"
-    return "k-limited" if reach_bits < upper_bits - tolerance_bits else "bounded"
-
-
-def conclusions(
-    *,
-    lower_bits: float | None,
-    upper_bits: float | None,
-    confidence: float,
-    certificate: Certificate | None,
-    n: int,
-    errors: int | None,
-    shared_exactly: bool,
-    tolerance_bits: float,
-    strict_bits: float,
-    t_lower_bits: float,
-    t_upper_bits: float,
-    k: int,
-    reach_bits: float,
-    paper_bits: float,
-    paper_k: int,
-) -> list[str]:
-    """What the numbers of one estimate allow, what they do not, and what would narrow them; one sentence each.
-
-    n: fresh pairs behind the certificate; errors: of the classifier on one image of each pair, None without one.
-    shared_exactly: both views have the same class C, so that upper_bits is H(C); else it is I(C;C').
-    reach_bits: the most any critic shows at k, or an upper bound of it. Theorems: Lee et al. 2023.
-    """
-    sentences = _claims(lower_bits, upper_bits, confidence, certificate, n=n, errors=errors)
-    sentences += _theorems(
-        lower_bits, upper_bits, confidence, n, errors, shared_exactly=shared_exactly, tolerance_bits=tolerance_bits
-    )
-    sentences += _readings(
-        upper_bits, strict_bits, t_lower_bits, t_upper_bits, k, paper_bits=paper_bits, paper_k=paper_k
-    )
-    if upper_bits == 0:
-        return sentences
-    return sentences + _remedies(upper_bits, certificate, errors, strict_bits, k, reach_bits=reach_bits)
-
-
-def _claims(
-    lower_bits: float | None,
-    upper_bits: float | None,
-    confidence: float,
-    certificate: Certificate | None,
-    *,
-    n: int,
-    errors: int | None,
-) -> list[str]:
-    """What is certified, and of which images."""
-    if upper_bits == 0:
-        sentences = ["The views share nothing, so I(h_X;h_Y) = 0 for every encoder, by data processing."]
-    elif lower_bits is None or certificate is None:
-        sentences = ["Nothing is certified: every number here is a point estimate."]
-    else:
-        evidence = f"{errors:,} errors in {n:,} images" if certificate == "classifier" else f"{n:,} fresh pairs"
-        claim = _claim(lower_bits, upper_bits, confidence)
-        sentences = [
-            f"On fresh images I(h_X;h_Y) {claim} ({certificate} certificate, {evidence}).",
-            "Of images drawn otherwise (other class frequencies, nuisances or pairings) nothing is claimed.",
-        ]
-    return sentences
-
-
-def _theorems(
-    lower_bits: float | None,
-    upper_bits: float | None,
-    confidence: float,
-    n: int,
-    errors: int | None,
-    *,
-    shared_exactly: bool,
-    tolerance_bits: float,
-) -> list[str]:
-    """What the theorems about views that share their class allow."""
-    sentences = []
-    if not shared_exactly:
-        end = "I(C;C') of the pairing is still the upper end" if upper_bits is not None else "no upper end is known"
-        sentences.append(f"The views do not share their class exactly: Theorems III.1 and III.2 do not apply; {end}.")
-    elif upper_bits:
-        gap = upper_bits - (lower_bits or 0.0)
-        met = f"it is met to within {gap:.3f} bits, which I = H(C) may still lack"
-        missed = f"{gap:.3f} bits are open, so I = H(C) may not be concluded"
-        sentences.append(
-            f"Theorem III.1, a lower bound that meets H(C) = {upper_bits:.3f} bits makes I = H(C): "
-            f"{met if gap <= tolerance_bits else missed}."
-        )
-        if errors is not None:
-            rate = clopper_pearson_upper(errors, n, confidence)
-            sentences.append(
-                f"Theorem III.2, a classifier of C that never errs makes I = H(C): {errors:,} errors in {n:,} images "
-                f"show only that it errs on at most {math.ceil(1e4 * rate) / 100:.2f} % of them, so no equality may be "
-                "concluded."
-            )
-    return sentences
-
-
-def _readings(
-    upper_bits: float | None,
-    strict_bits: float,
-    t_lower_bits: float,
-    t_upper_bits: float,
-    k: int,
-    *,
-    paper_bits: float,
-    paper_k: int,
-) -> list[str]:
-    """What strict InfoNCE and the paper's form read, and what these numbers are not."""
-    interval = (
-        f"its t-interval over disjoint batches, [{t_lower_bits:.3f}, {t_upper_bits:.3f}], is an approximation and no "
-        "part of the certificate"
-        if np.isfinite(t_lower_bits)
-        else "one batch has no t-interval"
-    )
-    sentences = [f"Strict InfoNCE reads {strict_bits:.3f} bits at K = {k:,}; {interval}."]
-    excess = None if upper_bits is None else paper_bits - upper_bits
-    sentences.append(
-        f"The paper's form reads {paper_bits:.3f} bits at K = {paper_k:,} and is not a bound: it may exceed I"
-        + (f", and here passes the upper end by {excess:.3f} bits." if excess is not None and excess > 0 else ".")
-    )
-    return sentences
-
-
-def _remedies(
-    upper_bits: float | None,
-    certificate: Certificate | None,
-    errors: int | None,
-    strict_bits: float,
-    k: int,
-    *,
-    reach_bits: float,
-) -> list[str]:
-    """What would raise the strict estimate, and what would narrow the certified interval."""
-    sentences = []
-    if upper_bits is not None and strict_bits >= upper_bits - 0.02:
-        sentences.append(
-            "The strict estimate is at the upper end: neither a larger K nor longer training can add to it."
-        )
-    elif reach_bits - strict_bits <= 0.02:
-        sentences.append(
-            f"At K = {k:,} no critic should show more than {reach_bits:.3f} bits: the strict estimate is there, "
-            "and only a larger K can raise it."
-        )
-    else:
-        sentences.append(
-            f"At K = {k:,} no critic is expected to show more than {reach_bits:.3f} bits: the strict estimate is "
-            f"{reach_bits - strict_bits:.3f} below, which longer training of encoder or critic may recover."
-        )
-    if certificate == "classifier" and errors == 0:
-        sentences.append(
-            "The certified interval narrows with more fresh test images only: the classifier made no error."
-        )
-    elif certificate is not None:
-        wrong = "" if errors is None else f", as the classifier made {errors:,} errors"
-        sentences.append(
-            f"The certified interval narrows with a better encoder, longer training or a stronger probe{wrong}; more "
-            "fresh test images remove only the margin for their number."
-        )
-    return sentences
+    return "k-limited" if most_bits < upper_bits - tolerance_bits else "bounded"

@@ -22,7 +22,7 @@ Anchors = Literal["x", "both", "all"]
 
 
 def info_nce(scores: Float[Array, "k k"]) -> Nats:
-    """Strict InfoNCE lower bound of I(X;Y), in nats; at most log k.
+    """InfoNCE lower bound of I(X;Y), in nats; at most log k.
 
     scores: row i scores x_i against every y_j; the diagonal holds the positives. Negatives come from the other view
     alone, which is what makes it a bound for every critic.

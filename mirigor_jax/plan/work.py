@@ -56,15 +56,15 @@ def estimate_work(job: Job, devices: Sequence[Any]) -> Work:
     encoder, (tree, *_) = make_encode_step(job, parallel.make_mesh(1, devices))
     images = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.uint8)
     (d,) = jax.eval_shape(encoder, tree, images, None).shape[1:]
-    tested = f.test or max(e.k, e.paper_k, *e.curve)
+    tested = f.test or max(e.k, e.nt_xent_k, *e.k_curve)
     rows = {("fit", "h"): f.fit, ("validation", "h_x"): f.validation, ("test", "h_x"): tested}
     features = {part: {name: jax.ShapeDtypeStruct((n, d), jnp.float32)} for (part, name), n in rows.items()}
-    sizes = f"batches of {', '.join(map(str, sorted({*batch_sizes(config, tested), e.fit_k})))} pairs"
+    sizes = f"batches of {', '.join(map(str, sorted({*batch_sizes(config, tested), e.batch_size})))} pairs"
     mesh = _all_of(critic_mesh(config, tested, f.validation, devices), devices, sizes)
     frozen = FrozenEncoder(job.encoder(), tree) if job.streams else None
     step, arguments = make_critic_step(job, mesh, features, frozen)
-    pairs = e.fit_k * min(e.eval_every, e.steps)
-    return Work(step, arguments, f"estimate.fit_k={e.fit_k}", 2 * pairs if frozen else 0, pairs)
+    pairs = e.batch_size * min(e.eval_every, e.steps)
+    return Work(step, arguments, f"estimate.batch_size={e.batch_size}", 2 * pairs if frozen else 0, pairs)
 
 
 STAGES = {"train": train_work, "encode": encode_work, "estimate": estimate_work}

@@ -1,5 +1,6 @@
 """A run on arrays in files: estimates of I(X;Y), or of I_class where there are labels, side by side."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from mirigor_jax.monitoring import UNWATCHED, Watch
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs import report
 from mirigor_jax.runs.folder import RunFolder, digest
+from mirigor_jax.runs.schema import ArrayEntry, Truth, read
 
 
 def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
@@ -47,7 +49,7 @@ def _names(config: ConfigDict) -> list[str]:
 
 def _estimate(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarray) -> None:
     """Estimate what is not in estimates/ yet, all of it in one program. y: the samples' partners, or their labels."""
-    missing = [name for name in _names(config) if not folder.exists(f"estimates/{name}/estimate.json")]
+    missing = [name for name in _names(config) if _finished(folder, name) is None]
     progress = Progress("critics", 0, "steps")
 
     def look(step: int, steps: int, note: str) -> None:
@@ -68,16 +70,23 @@ def _estimate(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarra
             more = options("critic", "k", "batch_size", "steps", "seed", "confidence")
             [found] = mi.estimate_all([(x, y)], estimators=missing, **more)
         for name, result in zip(missing, found, strict=True):
-            folder.write(f"estimates/{name}/estimate.json", result.to_dict())
+            entry = read(ArrayEntry, result.to_dict())
+            folder.write(f"estimates/{name}/estimate.json", dataclasses.asdict(entry))
+
+
+def _finished(folder: RunFolder, name: str) -> ArrayEntry | None:
+    """The estimate of that name; None if there is none, or one of another version, which is to be made again."""
+    found = folder.read(f"estimates/{name}/estimate.json")
+    try:
+        return None if found is None else read(ArrayEntry, found)
+    except InputError:
+        return None
 
 
 def _report(config: ConfigDict, folder: RunFolder) -> None:
-    found = {name: folder.read(f"estimates/{name}/estimate.json") for name in _names(config)}
+    read_back = {name: _finished(folder, name) for name in _names(config)}
+    found = {name: one for name, one in read_back.items() if one is not None}
     first = next(iter(found.values()))
-    parts = {
-        "truth": {"entropy_bits": first["entropy_bits"]} if config.y is None else {},
-        "estimate": first,
-        "estimates": found,
-    }
+    parts = {"truth": Truth(entropy_bits=first.entropy_bits), "estimate": first, "estimates": found}
     drawn = {"estimators": picture.estimators(list(found.values()))}
     report.publish(config, folder, parts, drawn, report.ARRAY_FORM)

@@ -1,12 +1,14 @@
 """Post-training MI estimation: fit a critic on the frozen representation, read the test part once, certify.
 
-Critic, probe, calibration and the certificate's route are chosen on validation; the test part enters nothing but the
-values reported.
+Critic, probe, calibration and certificate are chosen on validation; the test part enters nothing but the values
+reported.
 """
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,18 +21,21 @@ from mirigor_jax import parallel, probes
 from mirigor_jax.data.pairing import ByClass, SameImage
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.data.population import Features
+from mirigor_jax.errors import InputError
 from mirigor_jax.mi import fit
-from mirigor_jax.mi.certificates import Certificate
-from mirigor_jax.mi.certify import HeldOut, batch_rows, certify, info_nce_route
+from mirigor_jax.mi.certify import Classified, Counts, HeldOut, batch_rows, certify, most_bits
+from mirigor_jax.mi.conclusions import conclusions
 from mirigor_jax.mi.confidence import t_interval
+from mirigor_jax.mi.estimators import MAIN, NT_XENT, Estimator
 from mirigor_jax.mi.read import in_batches, mean_scores
-from mirigor_jax.mi.results import Estimate, reach_bits, verdict
+from mirigor_jax.mi.results import Curve, Estimate, Reading, verdict
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.monitoring import UNWATCHED, UNWATCHED_STAGE, Stage, Watch
 from mirigor_jax.runs import loop
 from mirigor_jax.runs.features import encode_stage, freeze, load
 from mirigor_jax.runs.folder import RunFolder
-from mirigor_jax.runs.job import Job, batch_sizes, critic_mesh, validation_k
+from mirigor_jax.runs.job import Job, batch_sizes, critic_mesh, quoted_k, validation_k
+from mirigor_jax.runs.schema import EstimateEntry, Fit, History, read
 from mirigor_jax.runs.steps import (
     WITHIN_BATCH,
     critic_key,
@@ -42,19 +47,50 @@ from mirigor_jax.runs.steps import (
 )
 
 
+@dataclass(frozen=True)
+class Measured:
+    """An estimate of a run's encoder, and what it rests on.
+
+    curve: by estimator its readings at every K. certificates: every one's lower end and counts.
+    batch_bits: for each K InfoNCE of every batch of the test part, with which another encoder's can be compared.
+    fit: how the critic was fitted.
+    """
+
+    estimate: Estimate
+    curve: dict[str, Curve]
+    certificates: dict[str, Counts]
+    batch_bits: dict[int, np.ndarray]
+    fit: Fit
+
+
+def finished_estimate(folder: RunFolder) -> EstimateEntry | None:
+    """What estimate.json holds; None if there is none, or one of another version, which is to be made again."""
+    found = folder.read("estimate.json")
+    try:
+        return None if found is None else read(EstimateEntry, found)
+    except InputError:
+        return None
+
+
 def estimate_stage(
     job: Job, folder: RunFolder, name: str, features: RunFolder, clock: RunFolder, *, watch: Watch = UNWATCHED
 ) -> None:
-    """Encode what `features` lacks, then estimate into estimates/`name`. clock: the folder that counts the time."""
+    """Encode what `features` lacks, then estimate into estimates/`name`. clock: the folder that counts the time.
+
+    What is written is estimate.json, an `EstimateEntry`, and batches.npz, InfoNCE of every batch by K.
+    """
     target = folder / "estimates" / name
-    watched, done = watch.of(folder.path, target.path), target.exists("estimate.json")
+    watched, done = watch.of(folder.path, target.path), finished_estimate(target) is not None
     encode_stage(job, folder, features, clock, augmentation=job.augmentation, watch=watch, done=done)
     with clock.stage("estimate", done) as work:
         if work:
             paired = job.images.paired(load(features), job.pairing)
             mesh = critic_mesh(job.config, len(paired["test"]["h_x"]), len(paired["validation"]["h_x"]))
             frozen = freeze(job, folder, mesh) if job.streams else None
-            estimate(job, name, paired, target, mesh, frozen=frozen, watch=watched)
+            measured = estimate(job, name, paired, target, mesh, frozen=frozen, watch=watched)
+            if measured is not None:
+                target.write_arrays("batches.npz", {str(k): bits for k, bits in measured.batch_bits.items()})
+                target.write("estimate.json", dataclasses.asdict(entry(job, measured)))
         elif watch.tensorboard:
             watched.rows(target.rows("fit.jsonl"))
 
@@ -68,65 +104,87 @@ def estimate(
     *,
     frozen: FrozenEncoder | None = None,
     watch: Stage = UNWATCHED_STAGE,
-) -> None:
-    """Write `folder`/estimate.json: the Estimate of I(h_X;h_Y) under the job's pairing, and what it rests on.
+) -> Measured | None:
+    """The estimate of I(h_X;h_Y) under the job's pairing, called `name`; None on all processes but the first.
 
-    Beside it batches.npz: for each K the strict InfoNCE of every batch of the test part, in bits.
-    frozen: the encoder, if the critic is fitted on streamed images instead of the fit part's representations. watch:
-    as `fit_critic` takes it.
+    folder: where the fit's checkpoints and rows go.
+    frozen: the encoder, if the critic is fitted on streamed images instead of the fit part's representations.
+    watch: as `fit_critic` takes it.
     """
-    e, pairing = job.config.estimate, job.pairing
+    e, upper = job.config.estimate, job.pairing.mutual_information_bits
     mean, scale = scaling(features)
     features = standardize(features, mean, scale)
     encoder = None if frozen is None else (frozen, mean, scale)
     params, fitted = fit_critic(job, features, folder, mesh, encoder=encoder, watch=watch)
-    curve, of_batches = read_curve(job, params, features["test"], mesh)
+    curve, batch_bits = read_curve(job, params, features["test"], mesh)
     if not parallel.is_main():
-        return
+        return None
     # Pairs may depend on each other with this probability, which the certificate pays for.
-    route, found = certify_critic(job, params, features, e.confidence + job.images.risk(pairing))
-    at = {row["k"]: row for row in curve}
-    own, paper_k = at[e.k], e.paper_k if e.paper_k in at else e.k
-    result = _result(job, name, own, route, found[route]["lower_bits"] if route else 0.0)
-    folder.write_arrays("batches.npz", of_batches)
-    folder.write(
-        "estimate.json",
-        {
-            **vars(result),
-            "value_nats": result.value_nats,
-            "entropy_bits": pairing.entropy_bits,
-            "shared": list(pairing.shared),
-            "strict_bits": own["strict_bits"],
-            "paper_bits": at[paper_k]["paper_bits"],
-            "paper_k": paper_k,
-            "reach_bits": own["reach_bits"],
-            "curve": curve,
-            "routes": found,
-            "fit": fitted,
-        },
-    )
-
-
-def _result(job: Job, name: str, own: dict[str, Any], route: Certificate | None, lower: float) -> Estimate:
-    """own: the row of the curve at the estimate's K. lower: the end that the route certifies."""
-    e, upper = job.config.estimate, job.pairing.mutual_information_bits
-    return Estimate(
+    certificate, certificates = certify_critic(job, params, features, e.confidence + job.images.risk(job.pairing))
+    lower = certificates[certificate]["lower_bits"] if certificate else 0.0
+    quoted = curve[MAIN].quoted
+    result = Estimate(
         name=name,
-        value_bits=own["strict_bits"],
-        kind="lower bound",
+        value_bits=quoted.bits,
+        kind=curve[MAIN].kind,
         k=e.k,
-        ceiling_bits=own["ceiling_bits"],
-        t_lower_bits=own["t_lower_bits"],
-        t_upper_bits=own["t_upper_bits"],
+        ceiling_bits=math.log2(e.k),
+        t_lower_bits=-math.inf if quoted.t_lower_bits is None else quoted.t_lower_bits,
+        t_upper_bits=math.inf if quoted.t_upper_bits is None else quoted.t_upper_bits,
         lower_bits=lower,
         upper_bits=upper,
         confidence=e.confidence,
-        certificate=route,
-        # The other routes do without K, so that no K limits what they can show.
-        verdict=verdict(
-            lower, upper, e.tolerance_bits, own["reach_bits"] or own["ceiling_bits"] if route == "infonce" else math.inf
+        certificate=certificate,
+        verdict=verdict(lower, upper, e.tolerance_bits, most_bits(certificate, quoted.max_bits or math.log2(e.k))),
+    )
+    return Measured(result, curve, certificates, batch_bits, fitted)
+
+
+def entry(job: Job, measured: Measured) -> EstimateEntry:
+    """The estimate as estimate.json and report.json have it."""
+    own, pairing, quoted = measured.estimate, job.pairing, measured.curve[MAIN].quoted
+    upper = own.upper_bits
+    return EstimateEntry(
+        name=own.name,
+        shared=tuple(pairing.shared),
+        k=own.k,
+        info_nce_bits=own.value_bits,
+        t_lower_bits=quoted.t_lower_bits,
+        t_upper_bits=quoted.t_upper_bits,
+        ceiling_bits=own.ceiling_bits,
+        max_info_nce_bits=quoted.max_bits,
+        nt_xent_bits=measured.curve[NT_XENT].quoted.bits if NT_XENT in measured.curve else None,
+        lower_bits=own.lower_bits,
+        upper_bits=upper,
+        confidence=own.confidence,
+        certificate=own.certificate,
+        certificates=measured.certificates,
+        verdict=own.verdict,
+        entropy_bits=pairing.entropy_bits,
+        curve=measured.curve,
+        fit=measured.fit,
+        conclusions=tuple(
+            conclusions(
+                lower_bits=own.lower_bits,
+                upper_bits=upper,
+                confidence=own.confidence,
+                certificate=own.certificate,
+                certificates=measured.certificates,
+                shared_exactly=_same(upper, pairing.entropy_bits),
+                tolerance_bits=job.config.estimate.tolerance_bits,
+                curve=measured.curve,
+                # If the classes pass through channels no critic shows more than their information, nor than log2 k.
+                max_info_nce_bits=min(math.inf if upper is None else upper, quoted.max_bits or own.ceiling_bits),
+            )
         ),
     )
+
+
+def _same(upper_bits: float | None, entropy_bits: float | None) -> bool:
+    """Whether the views share all of their class."""
+    if upper_bits is None or entropy_bits is None:
+        return False
+    return math.isclose(upper_bits, entropy_bits, abs_tol=1e-9)
 
 
 def scaling(features: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -158,12 +216,12 @@ def fit_critic(
     *,
     encoder: tuple[FrozenEncoder, np.ndarray, np.ndarray] | None = None,
     watch: Stage = UNWATCHED_STAGE,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, Fit]:
     """Fit the critic on the fit part (or on streamed images), keep the best by validation.
 
     features: standardised. encoder: of streamed images, with the mean and scale of its representations.
     watch: of fit.jsonl's rows, and of a chunk of steps.
-    Returns its parameters and {"steps", "best_step", "k", "history"}; goes on from `folder`'s checkpoint.
+    Returns its parameters and how they were found; goes on from `folder`'s checkpoint.
     """
     e = job.config.estimate
     chunk, (abstract, *_) = make_critic_step(job, mesh, features, None if encoder is None else encoder[0])
@@ -204,11 +262,11 @@ def fit_critic(
         open=steps_from,
         row=row,
         score=score,
-        note=lambda rows: f"strict InfoNCE {score(rows):.3f} bits on validation",
+        note=lambda rows: f"InfoNCE {score(rows):.3f} bits on validation",
     )
     state, rows = loop.drive(task, folder, "fit.jsonl", (folder / "critic").path, watch)
-    history = {name: [row[name] for row in rows] for name in ("step", "fit_bits", "validation_bits")}
-    return state.best_params, {"steps": e.steps, "best_step": int(state.best_step), "k": e.fit_k, "history": history}
+    history = History(*(tuple(row[name] for row in rows) for name in ("step", "fit_bits", "validation_bits")))
+    return state.best_params, Fit(e.steps, int(state.best_step), e.batch_size, history)
 
 
 def _data(
@@ -228,7 +286,7 @@ def _data(
     iterator = iter(
         batches(
             job.images.pairs(pairing, "critic"),
-            batch_size=config.estimate.fit_k,
+            batch_size=config.estimate.batch_size,
             first=first,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -248,33 +306,37 @@ def _data(
 
 def read_curve(
     job: Job, params: Any, test: dict[str, np.ndarray], mesh: Mesh
-) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """The test part at every K, in bits: strict InfoNCE with its t-interval over disjoint batches, the paper's form.
-
-    Also each K's batches by themselves, with which another encoder's of the same pairs can be compared.
-    """
-    read, pairing = make_read_step(job, mesh), job.pairing
+) -> tuple[dict[str, Curve], dict[int, np.ndarray]]:
+    """Every estimator's readings of the test part at every K; and for each K InfoNCE of every batch, in bits."""
+    read_step, pairing, confidence = make_read_step(job, mesh), job.pairing, job.config.estimate.confidence
     law = None if isinstance(pairing, SameImage) or not pairing.exact else pairing.law
-    rows, of_batches = [], {}
-    for k in batch_sizes(job.config, len(test["h_x"])):
-        nats = read(params, *pairs_in_batches(test, k, mesh))
-        strict, paper = (np.asarray(x, np.float64) / math.log(2) for x in nats)
-        t_lower, t_upper = t_interval(strict, job.config.estimate.confidence)
-        of_batches[str(k)] = strict
-        rows.append(
-            {
-                "k": k,
-                "batches": len(strict),
-                "strict_bits": float(strict.mean()),
-                "t_lower_bits": t_lower,
-                "t_upper_bits": t_upper,
-                "ceiling_bits": math.log2(k),
-                "paper_bits": float(paper.mean()),
-                "paper_ceiling_bits": math.log2(2 * k - 1),
-                "reach_bits": None if law is None else reach_bits(k, law),
-            }
-        )
-    return rows, of_batches
+    sizes = batch_sizes(job.config, len(test["h_x"]))
+    at: dict[str, dict[int, Reading]] = {name: {} for name in job.estimators}
+    batch_bits = {}
+    for k in sizes:
+        nats = read_step(params, *pairs_in_batches(test, k, mesh))
+        for (name, estimator), values in zip(job.estimators.items(), nats, strict=True):
+            bits = np.asarray(values, np.float64) / math.log(2)
+            at[name][k] = _reading(estimator, k, bits, confidence, law)
+            if name == MAIN:
+                batch_bits[k] = bits
+    return {
+        name: Curve(estimator.heading or name, estimator.kind, quoted_k(job.config, name, sizes), at[name])
+        for name, estimator in job.estimators.items()
+    }, batch_bits
+
+
+def _reading(estimator: Estimator, k: int, bits: np.ndarray, confidence: float, law: np.ndarray | None) -> Reading:
+    """bits: of each batch. law: of the classes, if pairs share theirs exactly."""
+    t_lower, t_upper = t_interval(bits, confidence)
+    return Reading(
+        bits=float(bits.mean()),
+        batches=len(bits),
+        t_lower_bits=t_lower if math.isfinite(t_lower) else None,
+        t_upper_bits=t_upper if math.isfinite(t_upper) else None,
+        ceiling_bits=None if estimator.candidates is None else math.log2(estimator.candidates(k)),
+        max_bits=None if law is None or estimator.max_bits is None else estimator.max_bits(k, law),
+    )
 
 
 def both_views(pairs: dict[str, np.ndarray], pairing: ByClass) -> tuple[np.ndarray, np.ndarray]:
@@ -300,10 +362,10 @@ def fit_probe(job: Job, features: Features, pairing: ByClass) -> probes.LinearPr
 
 def certify_critic(
     job: Job, params: Any, features: Features, confidence: float
-) -> tuple[Certificate | None, dict[Certificate, dict[str, Any]]]:
-    """`certify` of the fitted critic and the class probe: (route, all routes on test).
+) -> tuple[str | None, dict[str, Counts]]:
+    """`certify` of the fitted critic and the class probe: (certificate, every one's counts on test).
 
-    Where no attribute is shared, I = 0 needs no certificate; where the views share their image, there is InfoNCE's.
+    If no attribute is shared, I = 0 needs no certificate; if the views share their image, no class is known of them.
     """
     pairing = job.pairing
     if pairing.num_classes == 1:
@@ -317,8 +379,8 @@ def certify_critic(
         return np.asarray(mean_scores(critic, stacked, x, y))
 
     if isinstance(pairing, SameImage):
-        found = info_nce_route(scores(features["validation"]), scores(features["test"]), confidence)
-        return "infonce", {"infonce": found}
+        validation, test = (HeldOut(scores(features[part])) for part in ("validation", "test"))
+        return certify(validation, test, None, confidence)
 
     probe = fit_probe(job, features, pairing)
 
@@ -328,6 +390,7 @@ def certify_critic(
         q_x, q_y = probes.class_posterior(probe, h_x), probes.class_posterior(probe, h_y)
         c_x, c_y = pairing.classes(pairs["labels_x"]), pairing.classes(pairs["labels_y"])
         # One image of each pair: the two share their class, so their errors are not independent trials.
-        return HeldOut(q_x, q_y, c_x, c_y, probe.logits(h_x).argmax(axis=1), c_x, scores(pairs))
+        seen = Classified(q_x, q_y, c_x, c_y, probe.logits(h_x).argmax(axis=1), c_x)
+        return HeldOut(scores(pairs), seen)
 
     return certify(held_out("validation"), held_out("test"), pairing.joint(), confidence)

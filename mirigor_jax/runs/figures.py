@@ -3,7 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from itertools import cycle
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -25,7 +25,11 @@ from mirigor_jax.drawing import (
     t_interval,
     write,
 )
+from mirigor_jax.mi.results import Curve
+from mirigor_jax.runs.schema import EstimateEntry, InTraining, Truth
 from mirigor_jax.tables import round_down
+
+OTHERS = (PAPER, IN_TRAINING, LINEAR, ENTROPY)  # colours of the estimators beside InfoNCE, in their order
 
 
 def pair_sheet(
@@ -82,26 +86,25 @@ def training(
     return figure
 
 
-def bars(report: dict[str, Any]) -> Figure:
+def bars(truth: Truth, in_training: InTraining | None, estimate: EstimateEntry) -> Figure:
     """H(C), in-training MI and post-training MI of one run in bits, as in Lee et al. 2023, Fig. 4.
 
-    Left: bars from zero. Right: the post-training part close up. The strict estimate carries its t-interval; the last
-    bar is filled up to the certified lower end (MI is at least 0) and hatched from there to the upper end.
+    Left: bars from zero. Right: the post-training part close up. InfoNCE carries its t-interval; the last bar is filled
+    up to the certified lower end (MI is at least 0) and hatched from there to the upper end.
     """
-    truth, estimate, in_training = report["truth"], report["estimate"], report.get("in_training") or {}
-    entropy, true = truth.get("entropy_bits"), truth.get("mutual_information_bits")
-    columns = [
-        ("H(C)", entropy, ENTROPY),
-        (f"in-training\nK = {in_training.get('k')}", in_training.get("mi_bits"), IN_TRAINING),
-        (f"paper's form\nK = {estimate['paper_k']}", estimate["paper_bits"], PAPER),
-        (f"strict InfoNCE\nK = {estimate['k']}", estimate["strict_bits"], STRICT),
-    ]
-    labels, heights, colours = zip(*[column for column in columns if column[1] is not None], strict=True)
+    entropy, true = truth.entropy_bits, truth.mutual_information_bits
+    columns = [] if entropy is None else [("H(C)", entropy, ENTROPY)]
+    if in_training is not None:
+        columns += [(f"in-training\nK = {in_training.k}", in_training.mi_bits, IN_TRAINING)]
+    first = len(columns)  # of the post-training ones
+    read = [*zip(estimate.others, cycle(OTHERS), strict=False), (estimate.info_nce, STRICT)]
+    columns += [(f"{curve.heading}\nK = {curve.k}", curve.quoted.bits, colour) for curve, colour in read]
+    labels, heights, colours = zip(*columns, strict=True)
     strict, last = len(labels) - 1, len(labels)
-    t_lower, t_upper = floats([estimate["t_lower_bits"]]), floats([estimate["t_upper_bits"]])
-    lower, upper = estimate["lower_bits"], estimate["upper_bits"]
+    t_lower, t_upper = floats([estimate.t_lower_bits]), floats([estimate.t_upper_bits])
+    lower, upper = estimate.lower_bits, estimate.upper_bits
     floor = 0.0 if lower is None else lower
-    certificate = "no certificate" if lower is None else f"at {100 * estimate['confidence']:g} %"
+    certificate = "no certificate" if lower is None else f"at {100 * estimate.confidence:g} %"
 
     figure, (whole, close) = panels("in-training and post-training MI, bits", "post-training, close up", ratios=(5, 3))
     whole.bar(range(last), heights, color=colours, width=0.6)
@@ -113,9 +116,9 @@ def bars(report: dict[str, Any]) -> Figure:
             hollow[0].set(edgecolor=CERTIFIED, hatch="////")
         t_interval(ax, floats([strict]), t_lower, t_upper, INK)
         references(ax, entropy, true)
-        ax.set_xticks(range(last + 1), [*labels, f"{estimate['verdict']}\n{certificate}"])
-    if in_training:
-        ceiling, bar = in_training["ceiling_bits"], strict - 2
+        ax.set_xticks(range(last + 1), [*labels, f"{estimate.verdict}\n{certificate}"])
+    if in_training is not None:
+        ceiling, bar = in_training.ceiling_bits, first - 1
         label = f"ceiling log₂(2K−1) = {ceiling:.3f} bits"
         whole.hlines(ceiling, bar - 0.4, bar + 0.4, color=CEILING, linestyle="--", label=label)
     for position, height in enumerate(heights):
@@ -127,10 +130,10 @@ def bars(report: dict[str, Any]) -> Figure:
         write(whole, last, lower, f"≥ {round_down(lower):.3f}")
     whole.margins(y=0.1)
 
-    near = floats([*heights[-2:], *t_lower, *t_upper, lower, upper])
+    near = floats([*heights[first:], *t_lower, *t_upper, lower, upper])
     low, high = np.nanmin(near), np.nanmax(near)
     margin = max(0.01, 0.1 * (high - low))
-    close.set(xlim=(last - 2.5, last + 0.5), ylim=(low - margin, high + margin))
+    close.set(xlim=(first - 0.5, last + 0.5), ylim=(low - margin, high + margin))
     legends(whole)
     return figure
 
@@ -149,35 +152,43 @@ def linear(accuracies: dict[str, float], chance: dict[str, float]) -> Figure:
     return figure
 
 
-def critic(estimate: dict[str, Any]) -> Figure:
-    """The critic's fit with the step chosen on validation; the estimates, reach(K) and the ceilings against K."""
-    fit, upper = estimate["fit"], estimate["upper_bits"]
-    figure, (left, right) = panels(f"fit of the critic at K = {fit['k']}, bits", "estimates on test images, bits")
-    step, fitted, validation = (floats(fit["history"][name]) for name in ("step", "fit_bits", "validation_bits"))
-    left.plot(step, validation, color=STRICT, linewidth=2.5, label="validation part")
-    left.plot(step, fitted, color=INK, linewidth=1, linestyle="--", label="fit part")
-    left.axvline(fit["best_step"], color=INK, linestyle=":", label=f"chosen: step {fit['best_step']:,}")
+def critic(estimate: EstimateEntry) -> Figure:
+    """The critic's fit with the step chosen on validation; each estimator, its ceiling and its most against K."""
+    fit, upper = estimate.fit, estimate.upper_bits
+    figure, (left, right) = panels(f"fit of the critic at K = {fit.k}, bits", "estimates on test images, bits")
+    left.plot(
+        fit.history.step, floats(fit.history.validation_bits), color=STRICT, linewidth=2.5, label="validation part"
+    )
+    left.plot(fit.history.step, floats(fit.history.fit_bits), color=INK, linewidth=1, linestyle="--", label="fit part")
+    left.axvline(fit.best_step, color=INK, linestyle=":", label=f"chosen: step {fit.best_step:,}")
     left.set_xlabel("critic step")
 
-    k, strict, t_lower, t_upper, paper, reach = (
-        floats([point[name] for point in estimate["curve"]])
-        for name in ("k", "strict_bits", "t_lower_bits", "t_upper_bits", "paper_bits", "reach_bits")
-    )
-    right.plot(k, paper, color=PAPER, marker="s", label="paper's form (not a bound)")
-    right.plot(k, strict, color=STRICT, marker="o", label="strict InfoNCE, t-interval")
-    t_interval(right, k, t_lower, t_upper, STRICT)
-    if np.isfinite(reach).any():
-        right.plot(k, reach, color=INK, linestyle=":", label="reach(K)")
+    drawn = [*zip(estimate.others, cycle(OTHERS), cycle("s^vD"), strict=False), (estimate.info_nce, STRICT, "o")]
+    for curve, colour, marker in drawn:
+        k, bits, t_lower, t_upper, most = _points(curve)
+        bound = "lower bound" if curve.is_bound else "not a bound"
+        right.plot(k, bits, color=colour, marker=marker, label=f"{curve.heading}, {bound}, t-interval")
+        t_interval(right, k, t_lower, t_upper, colour)
+        if np.isfinite(most).any():
+            right.plot(k, most, color=colour, linestyle=":", label=f"{curve.heading} of an optimal critic")
     if upper is not None:
         right.axhline(upper, color=CERTIFIED, linewidth=2, alpha=0.7, label=f"upper end = {upper:.3f}")
     # The frame is set first: ceilings far above the estimates would flatten everything else.
     right.set_ylim(right.get_ylim())
-    for name, ceiling, style in (("log₂ K", np.log2(k), "-."), ("log₂(2K−1)", np.log2(2 * k - 1), "--")):
-        outside = " (above)" if ceiling[0] > right.get_ylim()[1] else ""
-        label = f"ceiling {name}: {ceiling[0]:.1f} to {ceiling[-1]:.1f}{outside}"
-        right.plot(k, ceiling, color=CEILING, linestyle=style, label=label)
+    for (curve, _, _), style in zip(reversed(drawn), cycle(("-.", "--", ":")), strict=False):
+        ceiling = floats([reading.ceiling_bits for reading in curve.at.values()])
+        if np.isfinite(ceiling).any():
+            outside = " (above)" if ceiling[0] > right.get_ylim()[1] else ""
+            label = f"ceiling of {curve.heading}: {ceiling[0]:.1f} to {ceiling[-1]:.1f}{outside}"
+            right.plot(k, ceiling, color=CEILING, linestyle=style, label=label)
     right.set_xscale("log", base=2)
     right.set_xticks(k, [f"{value:.0f}" for value in k])
     right.set_xlabel("K, pairs a batch")
     legends(left, right)
     return figure
+
+
+def _points(curve: Curve) -> tuple[np.ndarray, ...]:
+    """K, values, lower and upper ends of the t-intervals, and an optimal critic's values; NaN for what is not known."""
+    columns = [(k, x.bits, x.t_lower_bits, x.t_upper_bits, x.max_bits) for k, x in curve.at.items()]
+    return tuple(floats(column) for column in zip(*columns, strict=True))

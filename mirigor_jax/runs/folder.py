@@ -33,6 +33,7 @@ from mirigor_jax.files import (
     replace_figure,
     replace_json,
 )
+from mirigor_jax.runs.renamed import current
 
 PACKAGES = ("mirigor-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # Settings that may change when a run or a study is continued, since no result depends on them; of arrays the content
@@ -109,7 +110,10 @@ class RunFolder:
         parallel.from_main(_claim, self.path, config)
 
     def config(self) -> dict[str, Any] | None:
-        """The config that claimed the folder; None where there is none. Raises InputError where it can't be read."""
+        """The config that claimed the folder, under today's names; None if there is none.
+
+        Raises InputError if it can't be read.
+        """
         return parallel.from_main(_read_config, self.path)
 
     def give_up(self) -> None:
@@ -200,7 +204,7 @@ def _claim(folder: AnyPath, config: ConfigDict) -> None:
 def _read_config(folder: AnyPath) -> dict[str, Any] | None:
     path = folder / "config.json"
     try:
-        return json.loads(path.read_text()) if path.is_file() else None
+        return current(json.loads(path.read_text())) if path.is_file() else None
     except (failures(path), ValueError) as error:
         raise InputError(f"'{path}' is no readable config ({error}); give another run folder") from error
 

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
 from mirigor_jax.data.population import STREAMS, Collected, Population, Rendered
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import locate
+from mirigor_jax.mi.api import WHOLE
 from mirigor_jax.mi.certificates import classifier_lower_bits
 from mirigor_jax.mi.certify import LEAST_PAIRS, RUN_OUT
+from mirigor_jax.mi.estimators import MAIN, Estimator, resolve
 from mirigor_jax.models import pretrained
 from mirigor_jax.models.dtypes import compute_dtype
 from mirigor_jax.models.frozen import FrozenEncoder
@@ -40,7 +42,9 @@ LEAST = {
     **dict.fromkeys(("train.checkpoint_every", "features.fit", "features.batch_size", "head.features"), 1),
     **dict.fromkeys(("estimate.steps", "estimate.eval_every"), 1),
     "data.images": 1,
-    **dict.fromkeys(("features.validation", "estimate.k", "estimate.fit_k", "estimate.paper_k", "estimate.curve"), 2),
+    **dict.fromkeys(
+        ("features.validation", "estimate.k", "estimate.batch_size", "estimate.nt_xent_k", "estimate.k_curve"), 2
+    ),
 }
 # Settings that may be None, by whether the images are CDP's: of a set of images all are taken then.
 OPTIONAL = {True: ("data.images",), False: ("data.images", *(f"features.{part}" for part in PARTS))}
@@ -55,7 +59,7 @@ class Job:
     pairing: which two views are a pair. augmentation: of each view; None where there is none.
     num_classes: that a labelled objective tells apart; None without labels.
     population: where the images come from; None where they are not read, as in a plan.
-    others: the further estimates that `estimate.also` asks for.
+    others: the further estimates that `estimate.extra_pairings` asks for.
     """
 
     config: ConfigDict
@@ -100,6 +104,11 @@ class Job:
     def objective(self) -> Objective:
         """What the encoder is trained for. Raises InputError for one that there is not, or that needs labels."""
         return make_objective(self.config, self.num_classes)
+
+    @property
+    def estimators(self) -> dict[str, Estimator]:
+        """What reads the fitted critic, by name. Raises InputError for what can't."""
+        return _estimators(self.config)
 
     def encoder(self, axis_name: str | None = None) -> nn.Module:
         """The encoder that is trained. axis_name: of the devices that BatchNorm spans.
@@ -222,10 +231,10 @@ def re_estimated(
 ) -> tuple[ConfigDict, str]:
     """A run's config as a re-estimate changes it, and the estimate's name: made from what differs where none is given.
 
-    changes: any of k, steps, stream, curve, test and checkpoint.
+    changes: any of k, steps, stream, k_curve, test and checkpoint.
     """
     config = ConfigDict(own.to_dict())
-    config.estimate.also = ()
+    config.estimate.extra_pairings = ()
     config.lock()  # so that an unknown change raises KeyError
     if pairing is not None or mi is not None:
         config.data.pairing = own.data.pairing if pairing is None else pairing
@@ -233,8 +242,8 @@ def re_estimated(
         config.data.epsilon = dict.fromkeys(own.data.epsilon)
     for key, value in changes.items():
         section = config.features if key in ("test", "checkpoint") else config.estimate
-        section[key] = list(value) if key == "curve" else value
-    words = [f"{key}={'+'.join(map(str, x)) if key == 'curve' else x}" for key, x in sorted(changes.items())]
+        section[key] = list(value) if key == "k_curve" else value
+    words = [f"{key}={'+'.join(map(str, x)) if key == 'k_curve' else x}" for key, x in sorted(changes.items())]
     if seed is not None:
         config.seed = seed
         words = [f"seed={seed}", *words]
@@ -258,9 +267,15 @@ def make_objective(config: ConfigDict, num_classes: int | None) -> Objective:
 
 
 def batch_sizes(config: ConfigDict, pairs: int) -> list[int]:
-    """The K at which so many test pairs are read: the run's own, the paper's, and smaller ones for the curve."""
+    """The K at which so many test pairs are read: those at which estimators are quoted, and the curve's."""
     e = config.estimate
-    return sorted({e.k, *(k for k in (e.paper_k, *e.curve) if k <= pairs)})
+    return sorted({e.k, *(k for k in (e.nt_xent_k, *e.k_curve) if k <= pairs)})
+
+
+def quoted_k(config: ConfigDict, name: str, sizes: Sequence[int]) -> int:
+    """The K at which an estimator is quoted: `estimate.NAME_k` if there is such a key, and it is read, else `k`."""
+    k = config.estimate.get(f"{name}_k", config.estimate.k)
+    return k if k in sizes else config.estimate.k
 
 
 def validation_k(config: ConfigDict, pairs: int, devices: int) -> int:
@@ -274,13 +289,13 @@ def critic_mesh(config: ConfigDict, pairs: int, validation: int, devices: Any = 
     Raises InputError where several processes would have to leave devices idle.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = {*batch_sizes(config, pairs), config.estimate.fit_k, validation_k(config, validation, len(devices))}
+    sizes = {*batch_sizes(config, pairs), config.estimate.batch_size, validation_k(config, validation, len(devices))}
     try:
         return parallel.make_mesh(math.gcd(*sizes), devices)
     except InputError:
         raise InputError(
-            f"batches of {', '.join(map(str, sorted(sizes)))} pairs (estimate.k, paper_k, fit_k, curve; validation) do "
-            f"not all divide over {len(devices)} devices; use multiples of {len(devices)}"
+            f"batches of {', '.join(map(str, sorted(sizes)))} pairs (estimate.k, nt_xent_k, k_curve, batch_size; "
+            f"validation) do not all divide over {len(devices)} devices; use multiples of {len(devices)}"
         ) from None
 
 
@@ -334,6 +349,24 @@ def _check_encoder(job: Job) -> None:
         raise InputError(f"encoder.stage='{stage}' is unknown; choose one of {', '.join(stages)}")
 
 
+def _estimators(config: ConfigDict) -> dict[str, Estimator]:
+    """The estimators that the config names. Raises InputError for one that can't read the critic of a run on images."""
+    e, names = config.estimate, tuple(config.estimate.estimators)
+    if names[:1] != (MAIN,):
+        raise InputError(f"estimate.estimators={names}: expected '{MAIN}', which the critic is fitted by, first")
+    with under("estimate.estimators: "):
+        found = {name: resolve(name) for name in names}
+    for name, estimator in found.items():
+        if estimator.needs_u:
+            raise InputError(f"estimate.estimators: '{name}' needs a second critic, and a run on images fits one")
+        if estimator.of_embeddings is None and max(e.k, e.nt_xent_k, *e.k_curve) > WHOLE:
+            raise InputError(
+                f"estimate.estimators: '{name}' reads whole score matrices, of at most {WHOLE:,} pairs; lower "
+                "estimate.k, nt_xent_k and k_curve to that"
+            )
+    return found
+
+
 def _check_pairs(job: Job, pairs: int, validation: int) -> None:
     """Raises InputError (1) if so many test or validation pairs can't give an estimate or a certificate, (2) if its
     batches do not divide over the devices of several processes.
@@ -359,6 +392,7 @@ def _check_pairs(job: Job, pairs: int, validation: int) -> None:
             f"{validation} validation pairs are too few to choose on; raise features.validation, or give images"
         )
     critic_mesh(job.config, pairs, validation)
+    _estimators(job.config)
 
 
 def _holds_features(config: ConfigDict) -> bool:
@@ -389,7 +423,7 @@ def _further(config: ConfigDict, population: Population) -> list[ConfigDict]:
         return not (_holds_features(config) and augmentation) and (bool(population.names) or not shared)
 
     strengths = config.data.augment.to_dict()
-    also = [text for text in config.estimate.also if possible(*augment.parse(text, strengths))]
+    also = [text for text in config.estimate.extra_pairings if possible(*augment.parse(text, strengths))]
     found = [re_estimated(config, pairing=pairing) for pairing in also]
     return [more for more, name in found if name != estimate_name(config)]
 

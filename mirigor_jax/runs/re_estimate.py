@@ -8,9 +8,11 @@ from mirigor_jax import parallel
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import failures, reason
 from mirigor_jax.monitoring import UNWATCHED, Watch
+from mirigor_jax.runs.estimate import estimate_stage, finished_estimate
+from mirigor_jax.runs.features import own_features
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.images import add_estimate, write_report
-from mirigor_jax.runs.job import digests, parse, precision, re_estimated
+from mirigor_jax.runs.job import digests, estimate_name, parse, precision, re_estimated
 
 
 def run(overrides: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
@@ -46,7 +48,21 @@ def re_estimate(folder: RunFolder, watch: Watch = UNWATCHED, **asked: Any) -> No
             )
         with folder.lock():
             add_estimate(own, job, folder, name, folder / "estimates" / name, watch=watch)
+            _renew(own, folder, watch)
             parallel.from_main(write_report, job.of(own), folder)
+
+
+def _renew(own: ConfigDict, folder: RunFolder, watch: Watch) -> None:
+    """Make the estimates of an older version again: from their critics' checkpoints, if they are there."""
+    for path in (one.path.parent for one in folder.matches("estimates/*/estimate.json")):
+        if finished_estimate(RunFolder(path)) is not None:
+            continue
+        print(f"estimate {path.name}: of an older version, made again", flush=True)
+        job = parse(ConfigDict(RunFolder(path).config() or own.to_dict()))
+        if path.name == estimate_name(own):
+            estimate_stage(job, folder, job.name, own_features(job, folder), folder, watch=watch)
+        else:
+            add_estimate(own, job, folder, path.name, RunFolder(path), watch=watch)
 
 
 def _restorable(folder: RunFolder) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Key
 from mirigor_jax import encoding, fitting, parallel, training
 from mirigor_jax.data.augment import Augmentation
 from mirigor_jax.data.preprocess import image_keys
-from mirigor_jax.mi import fit
+from mirigor_jax.mi import fit, read
 from mirigor_jax.mi.critics import CosineCritic
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.models.heads import MLP
@@ -150,9 +150,9 @@ def make_critic_step(
         column = jax.ShapeDtypeStruct(h.shape[1:], h.dtype)
         tree = {"encoder": frozen.variables, "mean": column, "scale": column}
     else:
-        views = partial(fit.draw_pairs, k=e.fit_k, axis_name=parallel.AXIS)
+        views = partial(fit.draw_pairs, k=e.batch_size, axis_name=parallel.AXIS)
     step = partial(fit.estimate_step, views=views, critic=critic, optimizer=optimizer, axis_name=parallel.AXIS)
-    chunk = partial(fitting.fit_chunk, step=step, validate=_bounds(job), streamed=streamed)
+    chunk = partial(fitting.fit_chunk, step=step, validate=_reading(job), streamed=streamed)
     replicated, layout = parallel.REPLICATED, WITHIN_BATCH if streamed else parallel.REPLICATED
     specs = (replicated, replicated, layout, WITHIN_BATCH, replicated)
     mapped = parallel.map_step(chunk, mesh, specs, (replicated, replicated), donate=(0,))
@@ -162,7 +162,7 @@ def make_critic_step(
     state = jax.eval_shape(partial(init_critic, job), like, critic_key(job))
     batch = _abstract_bank(h, job.pairing.num_classes or 1)
     if streamed:
-        images = jax.ShapeDtypeStruct((steps, e.fit_k, config.data.size, config.data.size, 3), jnp.uint8)
+        images = jax.ShapeDtypeStruct((steps, e.batch_size, config.data.size, config.data.size, 3), jnp.uint8)
         batch = {"x": images, "y": images}
     held_out = jax.ShapeDtypeStruct((h_x.shape[0] // held_k, held_k, h_x.shape[1]), h_x.dtype)
     keys = jax.eval_shape(partial(critic_keys, job), jnp.arange(steps))
@@ -180,12 +180,13 @@ def _abstract_bank(h: Any, classes: int) -> Any:
 
 
 def make_read_step(job: Job, mesh: Mesh) -> Any:
-    """The mapped reading of held-out batches, (params, h_x, h_y) → (strict, paper's form), nats of each batch."""
+    """The mapped reading of held-out batches: (params, h_x, h_y) → by estimator of the job, nats of each batch."""
     replicated = parallel.REPLICATED
     specs = (replicated, WITHIN_BATCH, WITHIN_BATCH)
-    return parallel.map_step(_bounds(job), mesh, specs, (replicated, replicated))
+    return parallel.map_step(_reading(job), mesh, specs, (replicated,) * len(job.estimators))
 
 
-def _bounds(job: Job) -> Any:
+def _reading(job: Job) -> Any:
     critic, _ = critic_of(job)
-    return partial(fit.bounds, critic=critic, axis_name=parallel.AXIS)
+    estimators = tuple(job.estimators.values())
+    return partial(read.read_embeddings, critic=critic, estimators=estimators, axis_name=parallel.AXIS)

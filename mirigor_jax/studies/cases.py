@@ -8,21 +8,21 @@ from matplotlib.figure import Figure
 from mirigor_jax import tables
 from mirigor_jax.drawing import CERTIFIED, ENTROPY, INK, LINEAR, STRICT, panels, shared_legend
 from mirigor_jax.files import AnyPath
-from mirigor_jax.runs.report import Report
+from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import Row, groups, mean
 
 BEST_KNOWN = "best known, unsupervised"
 TAGS = ("set", "case")  # the images, and what is compared
 
 
-def row(done: Report, folder: AnyPath) -> Row:
+def row(done: ImageReport, folder: AnyPath) -> Row:
     """A run's accuracy, and what the encoder knows of the class and of the image."""
-    of_class = done["estimates"]["class"]
+    of_class = done.estimates["class"]
     return {
-        "seed": done["run"]["config"]["seed"],
-        "accuracy": done["linear"]["class"],
-        **{name: of_class[name] for name in ("strict_bits", "lower_bits", "entropy_bits")},
-        "simclr_bits": done["estimates"]["simclr"]["strict_bits"],
+        "seed": done.run.config["seed"],
+        "accuracy": done.linear["class"],
+        **{name: getattr(of_class, name) for name in ("info_nce_bits", "lower_bits", "entropy_bits")},
+        "simclr_bits": done.estimates["simclr"].info_nce_bits,
     }
 
 
@@ -32,14 +32,14 @@ def table(heading: str, rows: Sequence[Row], paper: Mapping[str, float]) -> str:
     heading: of the cases.
     paper: its accuracy in % by case.
     """
-    header = (heading, "seeds", "accuracy, %", "the paper's", "I_class, strict", "certified", "I_SimCLR, strict")
+    header = (heading, "seeds", "accuracy, %", "the paper's", "I_class, InfoNCE", "certified", "I_SimCLR, InfoNCE")
     lines = [
         (
             case,
             str(len(same)),
             mean([100 * row["accuracy"] for row in same], ".2f"),
             f"{paper[case]:.1f}" if case in paper else "–",
-            mean([row["strict_bits"] for row in same]),
+            mean([row["info_nce_bits"] for row in same]),
             f"[{tables.round_down(min(row['lower_bits'] for row in same)):.3f}, {same[0]['entropy_bits']:.3f}]",
             mean([row["simclr_bits"] for row in same]),
         )
@@ -51,7 +51,7 @@ def table(heading: str, rows: Sequence[Row], paper: Mapping[str, float]) -> str:
 
 
 def picture(rows: Sequence[dict[str, Any]], paper: Mapping[str, float]) -> Figure:
-    """By case: linear accuracy in %, with the paper's, and strict I_class in bits below H(C).
+    """By case: linear accuracy in %, with the paper's, and I_class by InfoNCE in bits below H(C).
 
     rows: of the studies objectives (a loss is a case) and negatives (a D⁻ is), one a run. paper: accuracy in % by case.
     """
@@ -64,8 +64,8 @@ def picture(rows: Sequence[dict[str, Any]], paper: Mapping[str, float]) -> Figur
         left.plot(
             [names.index(case) for case in paper], list(paper.values()), "_", color=INK, label="the paper's", **bar
         )
-    strict, lower = ([row[name] for row in rows] for name in ("strict_bits", "lower_bits"))
-    right.plot(place, strict, "o", color=STRICT, label="strict InfoNCE")
+    strict, lower = ([row[name] for row in rows] for name in ("info_nce_bits", "lower_bits"))
+    right.plot(place, strict, "o", color=STRICT, label="InfoNCE")
     right.plot(place, lower, "_", color=CERTIFIED, label="certified: at least", **bar)
     right.axhline(rows[0]["entropy_bits"], color=ENTROPY, label="H(C)", zorder=1.5)
     for ax in (left, right):

@@ -1,5 +1,6 @@
-"""The study `certified`: where does the paper's form leave what can be proven? With the trap of redrawn test images."""
+"""The study `certified`: where does the NT-Xent estimate leave what is proven? With the trap of redrawn test images."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,38 +12,45 @@ from mirigor_jax import tables
 from mirigor_jax.drawing import CEILING, CERTIFIED, ENTROPY, GRID, INK, PAPER, STRICT, floats, panels, shared_legend
 from mirigor_jax.files import AnyPath, read_arrays
 from mirigor_jax.mi.certificates import classifier_lower_bits
-from mirigor_jax.runs.report import Report
-from mirigor_jax.studies.rows import Row, run_row
+from mirigor_jax.mi.certify import CERTIFICATES
+from mirigor_jax.runs.schema import ImageReport
+from mirigor_jax.studies.rows import Row, nt_xent, run_row
 from mirigor_jax.studies.table import STUDIES, Study
 
 REDRAWS = 65_536  # as many as one likes: they cost nothing, and hold nothing new
 CAPTIONS = {
-    "certified": "The paper's form beside what each route proves; a ring marks where it leaves the certified interval.",
-    "reach": "Strict InfoNCE of every encoder against K, and reach(K), the most that any critic can show.",
+    "certified": "The NT-Xent estimate beside what each certificate proves; a ring: it leaves the certified interval.",
+    "reach": "InfoNCE of every encoder against K, and what an optimal critic shows.",
     "trap": "An untrained encoder: what redraws of a bank of test images claim, and what fresh images prove.",
 }
 
 
-def row(done: Report, folder: AnyPath) -> Row:
-    """The estimate `certified` of a run: the paper's form, the strict one at every K, all routes, the interval."""
-    found = done["estimates"]["certified"]
-    paper, lower, upper = (found[name] for name in ("paper_bits", "lower_bits", "upper_bits"))
+def row(done: ImageReport, folder: AnyPath) -> Row:
+    """The estimate `certified` of a run: NT-Xent and InfoNCE at every K, all certificates, the interval."""
+    found = done.estimates["certified"]
+    of_nt_xent, lower = nt_xent(done, found), found.lower_bits or 0.0
+    bits, upper = of_nt_xent.quoted.bits, math.inf if found.upper_bits is None else found.upper_bits
     # What the table's three decimals can't show is not called outside.
-    outside = "above" if paper - upper > 5e-4 else "below" if lower - paper > 5e-4 else ""
+    outside = "above" if bits - upper > 5e-4 else "below" if lower - bits > 5e-4 else ""
+    names = ("nt_xent_bits", "info_nce_bits", "entropy_bits", "confidence", "t_lower_bits", "t_upper_bits")
     row = {
         **run_row(done),
-        **{name: found[name] for name in ("paper_bits", "paper_k", "strict_bits", "entropy_bits", "confidence")},
-        **{name: found[name] for name in ("lower_bits", "upper_bits", "t_lower_bits", "t_upper_bits")},
+        **{name: getattr(found, name) for name in names},
+        "nt_xent_k": of_nt_xent.k,
+        "lower_bits": lower,
+        "upper_bits": upper,
         "outside": outside,
-        "excess_bits": paper - (upper if outside == "above" else lower) if outside else 0.0,
-        "curve": found["curve"],
-        "routes": {name: route["lower_bits"] for name, route in found["routes"].items()},
+        "excess_bits": bits - (upper if outside == "above" else lower) if outside else 0.0,
+        "info_nce": {k: reading.bits for k, reading in found.info_nce.at.items()},
+        "max_info_nce": {k: reading.max_bits for k, reading in found.info_nce.at.items()},
+        "nt_xent": {k: reading.bits for k, reading in of_nt_xent.at.items()},
+        "certificates": {name: counts["lower_bits"] for name, counts in found.certificates.items()},
         "trap": None,
     }
     if row["steps"] == 0 and row["pairing"] == "all":
         test = read_arrays(folder / "estimates" / "certified" / "features" / "test.npz")
         classes = np.unique(test["labels_x"], axis=0, return_inverse=True)[1]
-        row["trap"] = trap(test["h_x"], classes, round(2 ** row["entropy_bits"]), found["confidence"])
+        row["trap"] = trap(test["h_x"], classes, round(2 ** row["entropy_bits"]), found.confidence)
     return row
 
 
@@ -87,44 +95,41 @@ def _nearest(h: Float[np.ndarray, "n d"], bank: Float[np.ndarray, "b d"]) -> Int
 
 def table(rows: Sequence[Row]) -> str:
     """A line a run and a line an H(C), and what the trap says where a row has one."""
-    ks = sorted({point["k"] for row in rows for point in row["curve"]})
+    ks = sorted({k for row in rows for k in row["info_nce"]})
     header = (
         "run",
         "H(C)",
-        f"paper's form, K = {rows[0]['paper_k']}",
-        *(f"strict, K = {k:,}" for k in ks),
-        "(a) classifier",
-        "(b) posterior",
-        "(c) InfoNCE",
+        f"NT-Xent estimate, K = {rows[0]['nt_xent_k']}",
+        *(f"InfoNCE, K = {k:,}" for k in ks),
+        *(certificate.heading for certificate in CERTIFICATES.values()),
         "certified",
-        "paper's form lies",
+        "NT-Xent estimate lies",
     )
     lines = []
     for row in rows:
-        strict = {point["k"]: point["strict_bits"] for point in row["curve"]}
+        info_nce, lower = row["info_nce"], row["certificates"]
         lines.append(
             (
                 row["cell"],
                 f"{row['entropy_bits']:.3f}",
-                f"{row['paper_bits']:.3f}",
-                *(f"{strict[k]:z.3f}" if k in strict else "–" for k in ks),
-                *(
-                    f"{tables.round_down(row['routes'][route]):.3f}" if route in row["routes"] else "–"
-                    for route in ("classifier", "posterior", "infonce")
-                ),
+                f"{row['nt_xent_bits']:.3f}",
+                *(f"{info_nce[k]:z.3f}" if k in info_nce else "–" for k in ks),
+                *(f"{tables.round_down(lower[name]):.3f}" if name in lower else "–" for name in CERTIFICATES),
                 f"[{tables.round_down(row['lower_bits']):.3f}, {row['upper_bits']:.3f}]",
                 f"**{row['outside']}, by {abs(row['excess_bits']):.3f}**" if row["outside"] else "within",
             )
         )
     entropies = sorted({row["entropy_bits"] for row in rows}, reverse=True)
     for entropy in entropies:
-        reach = {p["k"]: p["reach_bits"] for row in rows if row["entropy_bits"] == entropy for p in row["curve"]}
-        cells = (f"{reach[k]:.3f}" if reach.get(k) is not None else "–" for k in ks)
-        lines.append((f"reach(K) at {entropy:g} bits", f"{entropy:.3f}", "", *cells, "", "", "", "", ""))
+        most = {k: bits for row in rows if row["entropy_bits"] == entropy for k, bits in row["max_info_nce"].items()}
+        cells = [tables.bits(most.get(k)) for k in ks]
+        empty = [""] * (len(CERTIFICATES) + 2)
+        lines.append((f"optimal critic at {entropy:g} bits", f"{entropy:.3f}", "", *cells, *empty))
     legend = (
-        f"Bits; each route's lower end holds at {100 * rows[0]['confidence']:g} % on fresh images, and the certificate "
-        "is the route that validation chose. reach(K) is the most that any critic can show at that K. The paper's form "
-        "(Lee et al. 2023, Eq. 4) is no bound: where it leaves the certified interval it is off by at least that."
+        f"Bits; each certificate's lower end holds at {100 * rows[0]['confidence']:g} % on fresh images, and what is "
+        "certified is the lower end of the one that validation chose. An optimal critic's value is the most that any "
+        "critic shows at that K. The NT-Xent estimate (Lee et al. 2023, Eq. 4) is no bound: if it leaves the certified "
+        "interval it is off by at least that."
     )
     sections = [tables.grid(header, lines), legend]
     if trapped := next((row for row in rows if row["trap"]), None):
@@ -162,7 +167,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
 
 
 def _intervals(rows: Sequence[dict[str, Any]]) -> Figure:
-    """A row a run, by how much less than H(C): what the routes prove, and where the paper's form lies."""
+    """A row a run, by how much less than H(C): what the certificates prove, and where the NT-Xent estimate lies."""
     figure, (ax,) = panels("bits short of H(C), on a logarithmic scale; right of 0 no MI can be")
     figure.set_size_inches(9.6, 1.8 + 0.24 * len(rows))
     ax.grid(False, axis="y")
@@ -170,19 +175,15 @@ def _intervals(rows: Sequence[dict[str, Any]]) -> Figure:
     y, entropy = np.arange(len(rows)), floats([row["entropy_bits"] for row in rows])
     lower, upper, paper, strict = (
         entropy - floats([row[name] for row in rows])
-        for name in ("lower_bits", "upper_bits", "paper_bits", "strict_bits")
+        for name in ("lower_bits", "upper_bits", "nt_xent_bits", "info_nce_bits")
     )
     label = f"certified at {100 * rows[0]['confidence']:g} %: MI is in here"
     ax.barh(y, lower - upper, 0.7, upper, color=CERTIFIED, alpha=0.3, label=label)
-    for route, marker, words in (
-        ("classifier", "<", "route (a), classifier"),
-        ("posterior", "D", "route (b), class posterior"),
-        ("infonce", ">", "route (c), InfoNCE on disjoint batches"),
-    ):
-        ends = entropy - floats([row["routes"].get(route) for row in rows])
-        ax.plot(ends, y, marker, color=INK, markersize=4, label=words)
-    ax.plot(strict, y, "o", color=STRICT, markersize=5, label="strict InfoNCE at the largest K")
-    ax.plot(paper, y, "s", color=PAPER, markersize=5, label=f"paper's form, K = {rows[0]['paper_k']}")
+    for (name, certificate), marker in zip(CERTIFICATES.items(), "D<>v^Pd", strict=False):
+        ends = entropy - floats([row["certificates"].get(name) for row in rows])
+        ax.plot(ends, y, marker, color=INK, markersize=4, label=f"certificate: {certificate.heading}")
+    ax.plot(strict, y, "o", color=STRICT, markersize=5, label="InfoNCE at the largest K")
+    ax.plot(paper, y, "s", color=PAPER, markersize=5, label=f"NT-Xent estimate, K = {rows[0]['nt_xent_k']}")
     outside = np.array([bool(row["outside"]) for row in rows])
     ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "color": CEILING}
     ax.plot(paper[outside], y[outside], "o", label="outside of its bar by over 0.0005 bit", **ring)
@@ -198,13 +199,14 @@ def _intervals(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _reach(rows: Sequence[dict[str, Any]]) -> Figure:
-    """A panel an H(C): every encoder's strict InfoNCE against K below reach(K), and the paper's form."""
+    """A panel an H(C): every encoder's InfoNCE against K below an optimal critic's, and the NT-Xent estimate."""
     entropies = sorted({row["entropy_bits"] for row in rows}, reverse=True)
     figure, axes = panels(*(f"H(C) = {entropy:.3f} bits: estimates, bits" for entropy in entropies))
     for ax, entropy in zip(axes, entropies, strict=True):
         group = [row for row in rows if row["entropy_bits"] == entropy]
         for first, row in enumerate(group):
-            k, strict, paper = (floats([p[name] for p in row["curve"]]) for name in ("k", "strict_bits", "paper_bits"))
+            curves = row["info_nce"], row["info_nce"].values(), row["nt_xent"].values()
+            k, strict, paper = (floats([*values]) for values in curves)
             trained = row["steps"] > 0
             style: dict[str, Any] = {
                 "linewidth": 1,
@@ -212,13 +214,15 @@ def _reach(rows: Sequence[dict[str, Any]]) -> Figure:
                 "alpha": 0.7,
                 "linestyle": "-" if trained else ":",
             }
-            ax.plot(k, paper, color=PAPER, marker="s", label=None if first else "paper's form (not a bound)", **style)
-            ax.plot(k, strict, color=STRICT, marker="o", label=None if first else "strict InfoNCE", **style)
+            ax.plot(
+                k, paper, color=PAPER, marker="s", label=None if first else "NT-Xent estimate (not a bound)", **style
+            )
+            ax.plot(k, strict, color=STRICT, marker="o", label=None if first else "InfoNCE", **style)
             if not trained:
                 ax.annotate(row["cell"], (k[1], strict[1]), (6, -6), textcoords="offset points", fontsize=8, color=INK)
-        curve = max((row["curve"] for row in group), key=len)
-        k, reach = (floats([point[name] for point in curve]) for name in ("k", "reach_bits"))
-        ax.plot(k, reach, color=INK, linewidth=2, label="reach(K): the most any critic shows")
+        most = max((row["max_info_nce"] for row in group), key=len)
+        k, bits = floats([*most]), floats([*most.values()])
+        ax.plot(k, bits, color=INK, linewidth=2, label="an optimal critic: the most at K")
         ax.axhline(entropy, color=ENTROPY, label="H(C)", zorder=1.5)
         ax.set_xscale("log", base=2)
         ax.set_xticks(k, [f"{size:,.0f}" for size in k], rotation=30)

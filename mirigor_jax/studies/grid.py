@@ -24,7 +24,8 @@ from mirigor_jax.runs import images
 from mirigor_jax.runs.folder import LockedError, RunFolder
 from mirigor_jax.runs.job import re_estimated
 from mirigor_jax.runs.re_estimate import re_estimate
-from mirigor_jax.runs.report import Report, pictures
+from mirigor_jax.runs.report import pictures
+from mirigor_jax.runs.schema import ImageReport, read
 from mirigor_jax.studies.table import STUDIES
 
 
@@ -112,16 +113,18 @@ def _chosen(only: str, cells: Sequence[Cell]) -> Sequence[Cell]:
     return [cells[int(number) - 1]]
 
 
-def finished(cell: Cell, wanted: Sequence[dict[str, Any]]) -> Report | None:
+def finished(cell: Cell, wanted: Sequence[dict[str, Any]]) -> ImageReport | None:
     """The run's report where it is there, with every estimate that is wanted of it."""
     found = cell.folder.read("report.json")
-    if found is None or not _names(found, wanted) <= found["estimates"].keys():
+    try:
+        report = None if found is None else read(ImageReport, found)
+    except InputError:  # of another version: the run makes its estimates again
         return None
-    return found
+    return report if report is not None and _names(report, wanted) <= report.estimates.keys() else None
 
 
-def _names(found: Report, wanted: Sequence[dict[str, Any]]) -> set[str]:
-    return {re_estimated(ConfigDict(found["run"]["config"]), **asked)[1] for asked in wanted}
+def _names(found: ImageReport, wanted: Sequence[dict[str, Any]]) -> set[str]:
+    return {re_estimated(ConfigDict(found.run.config), **asked)[1] for asked in wanted}
 
 
 def _work(
@@ -176,14 +179,14 @@ def _tabulate(config: ConfigDict, folder: RunFolder, cells: Sequence[Cell], fail
 
 
 def _write_table(
-    config: ConfigDict, folder: RunFolder, found: Sequence[tuple[Cell, Report | None]], failures: dict[str, str]
+    config: ConfigDict, folder: RunFolder, found: Sequence[tuple[Cell, ImageReport | None]], failures: dict[str, str]
 ) -> None:
     study, wanted = STUDIES[config.study.name], config.study.estimates
     rows = [
         {
             "cell": cell.name,
             "seconds": _seconds(cell, done, wanted),
-            "devices": done["run"]["devices"],
+            "devices": done.run.devices,
             **cell.tags,
             **study.row(done, cell.folder.path),
         }
@@ -213,8 +216,8 @@ def _write_table(
     print("\n" + "\n\n".join(sections[1:]) + f"\nstudy: {folder / 'study.md'}", flush=True)
 
 
-def _seconds(cell: Cell, done: Report, wanted: Sequence[dict[str, Any]]) -> float:
+def _seconds(cell: Cell, done: ImageReport, wanted: Sequence[dict[str, Any]]) -> float:
     """What the study's own stages took: the run's, unless another study made it, and those of its re-estimates."""
     noted = [cell.folder.read(f"estimates/{name}/stages.json") or {} for name in _names(done, wanted)]
     stages = [stage for one in noted for stage in one.values()]
-    return sum((s["seconds"] for s in stages), done["run"]["seconds"]["total"] if cell.config is not None else 0.0)
+    return sum((s["seconds"] for s in stages), done.run.seconds["total"] if cell.config is not None else 0.0)

@@ -21,7 +21,7 @@ from mirigor_jax.drawing import (
     style,
 )
 from mirigor_jax.files import AnyPath
-from mirigor_jax.runs.report import Report
+from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import TASKS, Row, groups, mean, run_row
 from mirigor_jax.studies.table import STUDIES, Study
 
@@ -30,9 +30,9 @@ CAPTIONS = {
 }
 
 
-def row(done: Report, folder: AnyPath) -> Row:
+def row(done: ImageReport, folder: AnyPath) -> Row:
     """What every study reads of a run, and log2 K of its estimate. Tags: which augmentation the run had, how strong."""
-    return {**run_row(done), "ceiling_k_bits": done["estimate"]["ceiling_bits"]}
+    return {**run_row(done), "ceiling_k_bits": done.estimate.ceiling_bits}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -40,8 +40,8 @@ def table(rows: Sequence[Row]) -> str:
     header = (
         "augmentation",
         "strength",
-        "strict, bits",
-        f"paper's form, K = {rows[0]['paper_k']}",
+        "InfoNCE, bits",
+        f"NT-Xent estimate, K = {rows[0]['nt_xent_k']}",
         "certified",
         *TASKS,
     )
@@ -63,8 +63,8 @@ def table(rows: Sequence[Row]) -> str:
             (
                 family,
                 f"{strength:g}",
-                mean([row["strict_bits"] for row in same]),
-                mean([row["paper_bits"] for row in same]),
+                mean([row["info_nce_bits"] for row in same]),
+                mean([row["nt_xent_bits"] for row in same]),
                 f"≥ {lower:.3f}" if upper is None else f"[{lower:.3f}, {upper:.3f}]",
                 *accuracies,
             )
@@ -72,7 +72,7 @@ def table(rows: Sequence[Row]) -> str:
     legend = (
         "MI of the two views under the augmentation that the encoder was trained with, in bits; accuracies on images "
         "without augmentation, in percent, each task's best of its augmentation in bold. Views of one image have no "
-        f"known upper end, and strict InfoNCE can't pass log₂ K = {same[0]['ceiling_k_bits']:.3f} bits. In the paper's "
+        f"known upper end, and InfoNCE can't pass log₂ K = {same[0]['ceiling_k_bits']:.3f} bits. In the paper's "
         "words (Lee et al. 2023, §IV-C and Fig. 5) all four tasks' accuracies follow a reverse U and peak at the same "
         "MI, by colour jitter as by crops."
     )
@@ -96,12 +96,14 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
     for (family, title), (above, below) in zip(titles.items(), grid.T, strict=True):
         style(above, f"{title}: accuracy in % against MI in bits")
         style(below, f"{title}: MI in bits against strength")
-        above.set_xlabel("strict InfoNCE under the training's own augmentation, bits")
+        above.set_xlabel("InfoNCE under the training's own augmentation, bits")
         below.set_xlabel("strength")
         runs = [row for row in rows if row["family"] == family]
         if not runs:
             continue
-        strength, strict, paper = (floats([row[n] for row in runs]) for n in ("strength", "strict_bits", "paper_bits"))
+        strength, strict, paper = (
+            floats([row[n] for row in runs]) for n in ("strength", "info_nce_bits", "nt_xent_bits")
+        )
         levels = np.unique(strength)
         at = [strict[strength == level].mean() for level in levels]
         for task, colour in colours.items():
@@ -111,19 +113,19 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
             above.plot(at, mean, color=colour, marker="o", markersize=5, label=task)
             ring = {"markersize": 13, "markerfacecolor": "none"}
             above.plot(at[mean.argmax()], mean.max(), "o", color=colour, **ring)
-        line_of_means(below, strength, paper, PAPER, "s", label=f"paper's form, K = {runs[0]['paper_k']}, not a bound")
-        line_of_means(below, strength, strict, STRICT, "o", label="strict InfoNCE")
+        line_of_means(
+            below, strength, paper, PAPER, "s", label=f"NT-Xent estimate, K = {runs[0]['nt_xent_k']}, not a bound"
+        )
+        line_of_means(below, strength, strict, STRICT, "o", label="InfoNCE")
         lower = [min(row["lower_bits"] for row in runs if row["strength"] == level) for level in levels]
         below.plot(levels, lower, "_", color=CERTIFIED, markersize=14, markeredgewidth=3, label="certified: at least")
-        below.axhline(
-            runs[0]["ceiling_k_bits"], color=CEILING, linestyle="--", label="log₂ K, the most strict InfoNCE shows"
-        )
+        below.axhline(runs[0]["ceiling_k_bits"], color=CEILING, linestyle="--", label="log₂ K, the most InfoNCE shows")
         if runs[0]["entropy_bits"] is not None:
             below.axhline(runs[0]["entropy_bits"], color=ENTROPY, label="H(C)", zorder=1.5)
     above, below = grid.T[0]
     for row in [row for row in rows if row["family"] == "all"]:
         for task, colour in colours.items():
-            above.plot(row["strict_bits"], 100 * row["accuracy"][task], "*", color=colour, markersize=11)
+            above.plot(row["info_nce_bits"], 100 * row["accuracy"][task], "*", color=colour, markersize=11)
     above.plot([], [], "*", color=INK, label="all of SimCLR's, strength 1")
     above.plot([], [], "o", color=INK, markersize=13, markerfacecolor="none", label="a task's best")
     shared_legend(figure, [above, *grid[1]])

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from mirigor_jax import tables
 from mirigor_jax.drawing import INK
 from mirigor_jax.files import AnyPath
-from mirigor_jax.runs.report import Report
+from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import TASKS, Row, groups, mean, run_row
 from mirigor_jax.studies.table import STUDIES, Study
 
@@ -18,10 +18,10 @@ CAPTIONS = {
 }
 
 
-def row(done: Report, folder: AnyPath) -> Row:
+def row(done: ImageReport, folder: AnyPath) -> Row:
     """A run and its estimate of every task."""
-    names = ("strict_bits", "lower_bits", "upper_bits", "entropy_bits", "paper_bits")
-    tasks = {task: {name: done["estimates"][task][name] for name in names} for task in TASKS}
+    names = ("info_nce_bits", "lower_bits", "upper_bits", "entropy_bits", "nt_xent_bits")
+    tasks = {task: {name: getattr(done.estimates[task], name) for name in names} for task in TASKS}
     return {**run_row(done), "estimates": tasks}
 
 
@@ -41,11 +41,11 @@ def table(rows: Sequence[Row]) -> str:
         def information(same: Sequence[Row], task: str) -> str:
             of = [row["estimates"][task] for row in same]
             lower = tables.round_down(min(one["lower_bits"] for one in of))
-            return f"{mean([one['strict_bits'] for one in of])} in [{lower:.3f}, {of[0]['upper_bits']:.3f}]"
+            return f"{mean([one['info_nce_bits'] for one in of])} in [{lower:.3f}, {of[0]['upper_bits']:.3f}]"
 
         sections += [f"## {encoder}", matrix("accuracy, %", accuracy), matrix("I_class, bits", information)]
     legend = (
-        "I_class: strict InfoNCE, in the interval certified for it. The paper gives its heat maps (Lee et al. 2023, "
+        "I_class: InfoNCE, in the interval certified for it. The paper gives its heat maps (Lee et al. 2023, "
         "Figs. 6 and 7) no numbers; in its words (§IV-C) the diagonal is high, all four tasks are high when all is "
         "shared in training, and position is high whatever is."
     )
@@ -55,7 +55,7 @@ def table(rows: Sequence[Row]) -> str:
 def picture(rows: Sequence[dict[str, Any]]) -> Figure:
     """Two heat maps an encoder, training pairing across, evaluated task up: accuracy, and I_class as a share of H(C).
 
-    rows: of the study infomin_tasks, one a run; a cell is the mean over seeds. I_class is strict InfoNCE; below it
+    rows: of the study infomin_tasks, one a run; a cell is the mean over seeds. I_class is InfoNCE; below it
     stands the certified lower end. As Lee et al. 2023, Figs. 6 and 7, lay them out.
     """
     encoders, tasks = (list(dict.fromkeys(row["encoder"] for row in rows))), list(rows[0]["estimates"])
@@ -68,7 +68,7 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
             for line, task in enumerate(tasks if runs else []):
                 of = [row["estimates"][task] for row in runs]
                 accuracy[line, column] = 100 * np.mean([row["accuracy"][task] for row in runs])
-                strict[line, column] = 100 * np.mean([one["strict_bits"] / one["entropy_bits"] for one in of])
+                strict[line, column] = 100 * np.mean([one["info_nce_bits"] / one["entropy_bits"] for one in of])
                 lower[line, column] = min(one["lower_bits"] for one in of)
         for ax, title, values, note in (
             (left, "linear accuracy, %", accuracy, None),

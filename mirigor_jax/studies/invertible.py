@@ -6,6 +6,7 @@ After Tschannen et al. 2020, section 3.1, and Fig. 1.
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -18,13 +19,27 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.models.realnvp import RealNVP
 from mirigor_jax.monitoring import UNWATCHED, Watch
 from mirigor_jax.runs.folder import RunFolder
-from mirigor_jax.runs.report import Form, Report, publish
+from mirigor_jax.runs.report import Form, publish
+from mirigor_jax.runs.schema import Report
 from mirigor_jax.studies import invertible_encoders
 
 INVERTIBLE = 1e-4  # the largest error of an inverse, and of a log-determinant in nats, that counts as none
 CAPTIONS = {
     "invertible": "InfoNCE, accuracy and invertibility over training, after Tschannen et al. 2020, Fig. 1.",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvertibleReport(Report):
+    """report.json of such a run.
+
+    ceiling_bits: log2 K. over_training: by objective, the rows of `invertible_encoders.train`.
+    correlation: of InfoNCE and accuracy over training, by objective; None where one of them does not change.
+    """
+
+    ceiling_bits: float
+    over_training: dict[str, list[dict[str, Any]]]
+    correlation: dict[str, float | None]
 
 
 def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
@@ -69,7 +84,6 @@ def _report(config: ConfigDict, folder: RunFolder) -> None:
     found = {name: (folder / name).rows("records.jsonl") for name in config.objectives}
     ceiling = math.log2(config.k)
     parts = {
-        "truth": {},
         "ceiling_bits": ceiling,
         "over_training": found,
         "correlation": {name: invertible_encoders.correlation(rows) for name, rows in found.items()},
@@ -78,15 +92,15 @@ def _report(config: ConfigDict, folder: RunFolder) -> None:
     publish(config, folder, parts, drawn, INVERTIBLE_FORM, captions=CAPTIONS)
 
 
-def _invertible_sections(report: Report) -> list[str]:
+def _invertible_sections(report: InvertibleReport) -> list[str]:
     return [tables.grid(*_over_training(report)), _invertible_legend(report)]
 
 
-def _invertible_lines(report: Report) -> list[str]:
+def _invertible_lines(report: InvertibleReport) -> list[str]:
     return [*tables.aligned(*_over_training(report), "<>>>>>>>"), "", *textwrap.wrap(_invertible_legend(report), 100)]
 
 
-def _over_training(report: Report) -> tuple[list[str], list[list[str]]]:
+def _over_training(report: InvertibleReport) -> tuple[list[str], list[list[str]]]:
     """Header and rows: where each objective started from and where it came to."""
     rows = [
         [
@@ -99,20 +113,20 @@ def _over_training(report: Report) -> tuple[list[str], list[list[str]]]:
             f"{row['log_det_error_nats']:.1e}",
             f"{row['inverse_error']:.1e}",
         ]
-        for name, found in report["over_training"].items()
+        for name, found in report.over_training.items()
         for row in (found[0], found[-1])
     ]
     return ["objective", "step", "InfoNCE", "training", "accuracy", "log|det J|", "its error", "inverse"], rows
 
 
-def _invertible_legend(report: Report) -> str:
+def _invertible_legend(report: InvertibleReport) -> str:
     """What the columns of `_over_training` are, what bounds all records, and how estimate and accuracy go together."""
-    records = [row for rows in report["over_training"].values() for row in rows]
+    records = [row for rows in report.over_training.values() for row in rows]
     worst = {key: max(row[key] for row in records) for key in ("log_det_error_nats", "inverse_error")}
-    correlations = [f"{name} {value:+.2f}" for name, value in report["correlation"].items() if tables.known(value)]
+    correlations = [f"{name} {value:+.2f}" for name, value in report.correlation.items() if tables.known(value)]
     words = [
         f"InfoNCE in bits on test images and, the mean since the record before, in training; its ceiling is "
-        f"{tables.bits(report['ceiling_bits'])} bits",
+        f"{tables.bits(report.ceiling_bits)} bits",
         "the accuracy is a linear probe's, of the top half; log|det J| in nats of both encoders, its error against the "
         "Jacobian's, and the largest error of the inverse",
         f"at every record these errors are at most {worst['log_det_error_nats']:.1e} and {worst['inverse_error']:.1e}: "
@@ -152,4 +166,4 @@ def picture(runs: Mapping[str, Sequence[dict[str, Any]]], *, ceiling_bits: float
     return figure
 
 
-INVERTIBLE_FORM = Form(_invertible_sections, _invertible_lines)
+INVERTIBLE_FORM = Form(InvertibleReport, _invertible_sections, _invertible_lines)

@@ -117,7 +117,7 @@ def explained(z: Float[Array, "k d"], classes: Float[Array, "k c"], ridge: float
 
 
 def train_step(state: State, part: Part, *, settings: Settings, objective: Objective) -> tuple[State, Float[Array, ""]]:
-    """One update on k images of the part, drawn by the seed and the step; the strict InfoNCE of these, in nats.
+    """One update on k images of the part, drawn by the seed and the step; the InfoNCE of these, in nats.
 
     Encoders and the bilinear critic (van den Oord et al. 2018, Eq. 3) raise InfoNCE; adversarial encoders also lower
     what a linear classifier of the top half tells of the class, down to nothing.
@@ -159,7 +159,7 @@ def jacobians(params: dict[str, Any], x: Float[Array, "n d"], *, encoder: RealNV
 def measure(params: dict[str, Any], parts: Mapping[str, Part], settings: Settings, l2: Sequence[float]) -> Row:
     """What training has come to, read on test images.
 
-    held_out_bits: strict InfoNCE at K = k with the critic in training, the mean over disjoint batches; accuracy: of a
+    held_out_bits: InfoNCE at K = k with the critic in training, the mean over disjoint batches; accuracy: of a
     linear probe of the top half, 0..1; log_det_nats: log |det J| of both encoders, the mean over images;
     log_det_error_nats: its largest difference from slogdet of the Jacobian at a few; inverse_error: the largest
     |g⁻¹(g(x)) − x| of all pixels, which go from −1 to 1.

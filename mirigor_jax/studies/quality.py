@@ -21,7 +21,7 @@ from mirigor_jax.drawing import INK, STRICT, floats, style
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, read_arrays
 from mirigor_jax.mi.confidence import t_interval
-from mirigor_jax.runs.report import Report
+from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import Row
 from mirigor_jax.studies.table import STUDIES, Study
 
@@ -33,8 +33,8 @@ PAPERS = {
     "class_uniformity": "class_uniformity",
     "class_tolerance": "class_tolerance",
     "contrastive_loss": "augmentation_contrastive_loss_nats",
-    "simclr_bits": "simclr_paper_bits",
-    "class_bits": "class_paper_bits",
+    "simclr_bits": "simclr_nt_xent_bits",
+    "class_bits": "class_nt_xent_bits",
 }
 CAPTIONS = {
     "quality": "Linear accuracy against each metric, a dot an encoder, after Lee et al. 2023, Tables I and II.",
@@ -60,12 +60,12 @@ def _lower_end(value: float | None) -> str:
 
 
 ESTIMATES = {
-    "class_bits": Ranked("I_class, strict ↑", 1, tables.bits),
+    "class_bits": Ranked("I_class, InfoNCE ↑", 1, tables.bits),
     "class_lower_bits": Ranked("I_class, certified end ↑", 1, _lower_end),
-    "class_paper_bits": Ranked("I_class, paper's form ↑", 1, tables.bits),
-    "simclr_bits": Ranked("I_SimCLR, strict ↑", 1, tables.bits),
+    "class_nt_xent_bits": Ranked("I_class, NT-Xent ↑", 1, tables.bits),
+    "simclr_bits": Ranked("I_SimCLR, InfoNCE ↑", 1, tables.bits),
     "simclr_lower_bits": Ranked("I_SimCLR, certified end ↑", 1, _lower_end),
-    "simclr_paper_bits": Ranked("I_SimCLR, paper's form ↑", 1, tables.bits),
+    "simclr_nt_xent_bits": Ranked("I_SimCLR, NT-Xent ↑", 1, tables.bits),
 }
 BOUND = {"bound_nats": Ranked("bound of supervised loss, nats ↓", -1, tables.bits)}
 RANKED_BY = "linear_accuracy"  # what the others are to order as
@@ -125,36 +125,36 @@ def correlation(
     return Correlation(n, *of(*differences), *of(*map(np.sign, differences)))
 
 
-def row(done: Report, folder: AnyPath) -> Row:
+def row(done: ImageReport, folder: AnyPath) -> Row:
     """An encoder's numbers, its test batches under the class pairing, and what the paper has of it (None: nothing).
 
     Raises InputError for a run that was not evaluated as configs/images.py and configs/encoder.py do.
     """
-    estimates, measured, config = done["estimates"], done["metrics"], done["run"]["config"]
+    estimates, measured, config = done.estimates, done.metrics, done.run.config
     if "class" not in estimates or "class_alignment" not in measured:
         raise InputError(f"'{folder}' has no estimate `class`, or no metrics; give it evaluate.metrics=True")
     labels = read_arrays(folder / "features" / "test.npz")["labels"][:, 0]
     sizes = np.unique(labels, return_counts=True)[1]
     found = {name: measured.get(name) for name in ranked()}
     for pairing in ("class", "simclr"):
-        of = estimates.get(pairing, {})
-        found |= {f"{pairing}_bits": of.get("strict_bits"), f"{pairing}_lower_bits": of.get("lower_bits")}
-        found[f"{pairing}_paper_bits"] = of.get("paper_bits")
+        of = estimates.get(pairing)
+        for name, field in (("bits", "info_nce_bits"), ("lower_bits", "lower_bits"), ("nt_xent_bits", "nt_xent_bits")):
+            found[f"{pairing}_{name}"] = None if of is None else getattr(of, field)
     found["bound_nats"] = metrics.supervised_loss_bound_nats(
         measured["class_contrastive_loss_nats"],
         # as many pairs a batch as the metric had: of each class half its images at most
-        k=min(config["estimate"]["paper_k"], int(np.sum(sizes // 2))),
+        k=min(config["estimate"]["nt_xent_k"], int(np.sum(sizes // 2))),
         temperature=config["train"]["temperature"],
         least_frequency=float(sizes.min() / len(labels)),
     )
     batches = read_arrays(folder / "estimates" / "class" / "batches.npz")
     k = max((int(k) for k, values in batches.items() if len(values) >= LEAST_BATCHES), default=None)
     return {
-        "accuracy": done["linear"]["class"],
-        "entropy_bits": estimates["class"]["entropy_bits"],
-        "k": estimates["class"]["k"],
+        "accuracy": done.linear["class"],
+        "entropy_bits": estimates["class"].entropy_bits,
+        "k": estimates["class"].k,
         "metrics": found,
-        "batches": None if k is None else {"k": k, "strict_bits": batches[str(k)].tolist()},
+        "batches": None if k is None else {"k": k, "info_nce_bits": batches[str(k)].tolist()},
         # The pairs follow from the classes' order and the seed: equal here, they are the same images'.
         "test": hashlib.sha256(labels.tobytes()).hexdigest()[:12] + f"-seed={config['seed']}",
         "paper": paper().get(folder.name),
@@ -190,7 +190,7 @@ def correlations(rows: Sequence[Row]) -> dict[str, Correlation | None]:
 
 
 def neighbours(rows: Sequence[Row], confidence: float = 0.95) -> list[Row]:
-    """Each encoder a in the order of I_class with its next b: strict InfoNCE of a less b's on the same test batches.
+    """Each encoder a in the order of I_class with its next b: InfoNCE of a less b's on the same test batches.
 
     Rows {"a", "b", "k", "difference_bits", "t_lower_bits", "t_upper_bits", "accuracy"}, accuracy a's less b's. Only
     where both were read at one K on one test part. The paired t-interval is of two lower bounds, each by its run's
@@ -201,7 +201,7 @@ def neighbours(rows: Sequence[Row], confidence: float = 0.95) -> list[Row]:
     for a, b in pairwise(ranking):
         if not a["batches"] or not b["batches"] or (a["test"], a["batches"]["k"]) != (b["test"], b["batches"]["k"]):
             continue
-        difference = np.subtract(a["batches"]["strict_bits"], b["batches"]["strict_bits"])
+        difference = np.subtract(a["batches"]["info_nce_bits"], b["batches"]["info_nce_bits"])
         lower, upper = t_interval(difference, confidence)
         found.append(
             {
@@ -237,10 +237,10 @@ def table(rows: Sequence[Row]) -> str:
     ]
     above = [row["cell"] for row in ranking if row["metrics"]["class_bits"] > row["entropy_bits"]]
     legend = (
-        f"MI in bits, strict InfoNCE at K = {max(row['k'] for row in rows):,}, accuracies of the test images. The "
+        f"MI in bits, InfoNCE at K = {max(row['k'] for row in rows):,}, accuracies of the test images. The "
         "contrastive losses are at the temperature of each one's training; the bound is what the class's proves of the "
         "mean classifier's loss (after Bao et al. 2022): among encoders of one temperature it has their order, and "
-        "from log C upwards any guess is within it. Strict I_class is above "
+        "from log C upwards any guess is within it. I_class by InfoNCE is above "
         f"H(C) for {', '.join(above) or 'no encoder'}."
     )
     sections = [tables.grid(header, lines), legend, "## Which metric ranks as accuracy does", *_correlated(rows)]
@@ -289,7 +289,7 @@ def _compared(pairs: Sequence[Row]) -> tuple[str, str]:
         lines.append((pair["a"], pair["b"], difference, larger, f"{100 * pair['accuracy']:+.2f}"))
     header = ("a", "b", "I_class of a − b, bits", "larger", "accuracy of a − b, points")
     legend = (
-        f"Strict InfoNCE at K = {pairs[0]['k']:,} on the same test batches, with the paired 95 % t-interval, each for "
+        f"InfoNCE at K = {pairs[0]['k']:,} on the same test batches, with the paired 95 % t-interval, each for "
         "itself: it compares two lower bounds, each by its own critic, not the two I_class."
     )
     return tables.grid(header, lines), legend

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from matplotlib.figure import Figure
 
 from mirigor_jax.files import AnyPath
-from mirigor_jax.runs.report import Report
+from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import Row
 
 
@@ -26,7 +26,7 @@ class Study:
     tags: what every cell of its config says of itself, by name.
     """
 
-    row: Callable[[Report, AnyPath], Row]
+    row: Callable[[ImageReport, AnyPath], Row]
     table: Callable[[Sequence[Row]], str]
     draw: Callable[[Sequence[Row]], dict[str, Figure]]
     captions: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,136 @@
+"""What the numbers of one estimate of a run allow, what they do not, and what would narrow them, in sentences."""
+
+from collections.abc import Mapping
+
+from mirigor_jax.mi.certify import CERTIFICATES, Counts
+from mirigor_jax.mi.results import Curve, claim
+
+
+def conclusions(
+    *,
+    lower_bits: float | None,
+    upper_bits: float | None,
+    confidence: float,
+    certificate: str | None,
+    certificates: Mapping[str, Counts],
+    shared_exactly: bool,
+    tolerance_bits: float,
+    curve: Mapping[str, Curve],
+    max_info_nce_bits: float,
+) -> list[str]:
+    """What the numbers of one estimate allow, what they do not, and what would narrow them; one sentence each.
+
+    certificate: the chosen one of `certificates`, every one's counts on test; None: nothing is certified.
+    shared_exactly: both views have the same class C, so that upper_bits is H(C); else it is I(C;C').
+    curve: each estimator's readings of the same critic, InfoNCE's first.
+    max_info_nce_bits: the most InfoNCE shows at the K at which it is quoted, or an upper bound of it.
+    Source: Lee et al. 2023, Theorems III.1 and III.2.
+    """
+    sentences = _claims(lower_bits, upper_bits, confidence, certificate, certificates)
+    gap_bits = None if upper_bits is None or not shared_exactly else upper_bits - (lower_bits or 0.0)
+    sentences += _theorems(upper_bits, gap_bits, tolerance_bits, confidence, certificates)
+    info_nce, *others = curve.values()
+    sentences += [_reading(info_nce), *(_other_reading(other, upper_bits) for other in others)]
+    if upper_bits == 0:
+        return sentences
+    sentences += [_remedy_of_the_estimate(info_nce, upper_bits, max_info_nce_bits)]
+    return sentences + ([] if certificate is None else [_remedy_of_the_interval(certificate, certificates)])
+
+
+def _claims(
+    lower_bits: float | None,
+    upper_bits: float | None,
+    confidence: float,
+    certificate: str | None,
+    certificates: Mapping[str, Counts],
+) -> list[str]:
+    """What is certified, and of which images."""
+    if upper_bits == 0:
+        return ["The views share nothing, so I(h_X;h_Y) = 0 for every encoder, by data processing."]
+    if lower_bits is None or certificate is None:
+        return ["Nothing is certified: every number here is a point estimate."]
+    claimed = claim(lower_bits, upper_bits, confidence)
+    evidence = CERTIFICATES[certificate].evidence(certificates[certificate])
+    return [
+        f"On fresh images I(h_X;h_Y) {claimed} ({certificate} certificate, {evidence}).",
+        "Of images drawn otherwise (other class frequencies, nuisances or pairings) nothing is claimed.",
+    ]
+
+
+def _theorems(
+    upper_bits: float | None,
+    gap_bits: float | None,
+    tolerance_bits: float,
+    confidence: float,
+    certificates: Mapping[str, Counts],
+) -> list[str]:
+    """What the theorems on views that share their class allow. gap_bits: H(C) less the lower end; None: other views."""
+    if gap_bits is None:
+        end = "I(C;C') of the pairing is still the upper end" if upper_bits is not None else "no upper end is known"
+        return [f"The views do not share their class exactly: Theorems III.1 and III.2 do not apply; {end}."]
+    if not upper_bits:
+        return []
+    met = f"it is met to within {gap_bits:.3f} bits, which I = H(C) may still lack"
+    missed = f"{gap_bits:.3f} bits are open, so I = H(C) may not be concluded"
+    first = (
+        f"Theorem III.1, a lower bound that meets H(C) = {upper_bits:.3f} bits makes I = H(C): "
+        f"{met if gap_bits <= tolerance_bits else missed}."
+    )
+    told = ((CERTIFICATES[name].theorem, counts) for name, counts in certificates.items())
+    return [first, *(theorem(counts, confidence) for theorem, counts in told if theorem is not None)]
+
+
+def _reading(info_nce: Curve) -> str:
+    """What InfoNCE reads, and what this number is not."""
+    quoted = info_nce.quoted
+    interval = (
+        "one batch has no t-interval"
+        if quoted.t_lower_bits is None
+        else f"its t-interval over disjoint batches, [{quoted.t_lower_bits:.3f}, {quoted.t_upper_bits:.3f}], is an "
+        "approximation and no part of the certificate"
+    )
+    return f"{info_nce.heading} reads {quoted.bits:.3f} bits at K = {info_nce.k:,}; {interval}."
+
+
+def _other_reading(other: Curve, upper_bits: float | None) -> str:
+    """What another estimator reads of the same critic, and whether it may exceed I."""
+    bits = other.quoted.bits
+    sentence = f"The {other.heading} reads {bits:.3f} bits at K = {other.k:,}"
+    if other.is_bound:
+        return f"{sentence} and is a lower bound too."
+    sentence += " and is not a bound: it may exceed I"
+    if upper_bits is None or bits <= upper_bits:
+        return f"{sentence}."
+    return f"{sentence}, and here passes the upper end by {bits - upper_bits:.3f} bits."
+
+
+def _remedy_of_the_estimate(info_nce: Curve, upper_bits: float | None, max_info_nce_bits: float) -> str:
+    """What would raise InfoNCE."""
+    bits, k = info_nce.quoted.bits, info_nce.k
+    if upper_bits is not None and bits >= upper_bits - 0.02:
+        return "InfoNCE is at the upper end: neither a larger K nor longer training can add to it."
+    if max_info_nce_bits - bits <= 0.02:
+        return (
+            f"At K = {k:,} no critic should show more than {max_info_nce_bits:.3f} bits: InfoNCE is there, and only a "
+            "larger K can raise it."
+        )
+    return (
+        f"At K = {k:,} no critic is expected to show more than {max_info_nce_bits:.3f} bits: InfoNCE is "
+        f"{max_info_nce_bits - bits:.3f} below, which longer training of encoder or critic may recover."
+    )
+
+
+def _remedy_of_the_interval(certificate: str, certificates: Mapping[str, Counts]) -> str:
+    """What would narrow the certified interval."""
+    counted = {
+        name: one.mistakes(certificates[name])
+        for name, one in CERTIFICATES.items()
+        if one.mistakes is not None and name in certificates
+    }
+    if counted.get(certificate) == 0:
+        return f"The certified interval narrows with more fresh test images only: the {certificate} made no error."
+    wrong = "".join(f", as the {name} made {errors:,} errors" for name, errors in counted.items() if errors)
+    return (
+        f"The certified interval narrows with a better encoder, longer training or a stronger probe{wrong}; more fresh "
+        "test images remove only the margin for their number."
+    )

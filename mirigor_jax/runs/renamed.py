@@ -1,0 +1,49 @@
+"""Settings that older versions called otherwise: what they made can be read, continued and restored."""
+
+import copy
+from typing import Any
+
+# Old dotted key → today's.
+CONFIG_KEYS: dict[str, str] = {
+    "estimate.curve": "estimate.k_curve",
+    "estimate.paper_k": "estimate.nt_xent_k",
+    "estimate.fit_k": "estimate.batch_size",
+    "estimate.also": "estimate.extra_pairings",
+}
+# Settings that an older config lacks, with what was done before they were there.
+ADDED: dict[str, Any] = {"estimate.estimators": ["info_nce_symmetric", "nt_xent"]}
+
+
+def current(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored config under today's names: of a run on images, or of a study of such runs; others as they are."""
+    config = copy.deepcopy(config)
+    if "estimate" in config and "train" in config:
+        for old, new in CONFIG_KEYS.items():
+            _move(config, old, new)
+        for key, value in ADDED.items():
+            section, _, name = key.partition(".")
+            config[section].setdefault(name, value)
+    if "run" in config:
+        config["run"] = current(config["run"])
+    for cell in config.get("study", {}).get("cells", ()):
+        cell["run"] = {CONFIG_KEYS.get(key, key): value for key, value in cell["run"].items()}
+    for asked in config.get("study", {}).get("estimates", ()):
+        if "curve" in asked:
+            asked["k_curve"] = asked.pop("curve")
+    return config
+
+
+def _move(config: dict[str, Any], old: str, new: str) -> None:
+    """Move a setting, if it is there, making the sections that its new name needs."""
+    *sections, name = old.split(".")
+    section: Any = config
+    for key in sections:
+        section = section.get(key) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or name not in section:
+        return
+    value = section.pop(name)
+    *sections, name = new.split(".")
+    section = config
+    for key in sections:
+        section = section.setdefault(key, {})
+    section[name] = value
