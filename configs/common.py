@@ -62,13 +62,14 @@ def base() -> ConfigDict:
     config.data.source = "cdp"  # or fashion_mnist, tfds:NAME, folder:PATH, idx:PATH, npz:PATH
     config.data.size = placeholder(int)  # pixels; of an image set None for its own
     config.data.update({"size": 64})
-    config.data.colors = 4
-    config.data.digits = (2, 3, 4, 5)
-    config.data.grid = (2, 2)
-    config.data.mixing = 0.45
-    config.data.jitter = 0  # pixels; more makes the digits' shape slower to learn
-    config.data.background = "spectrum"  # or folder:PATH, tfds:NAME
-    config.data.glyphs = "font"  # or idx:PATH of an IDX images file
+    config.data.cdp = ConfigDict()  # of source=cdp
+    config.data.cdp.colors = 4
+    config.data.cdp.digits = (2, 3, 4, 5)
+    config.data.cdp.grid = (2, 2)
+    config.data.cdp.mixing = 0.45
+    config.data.cdp.jitter = 0  # pixels; more makes the digits' shape slower to learn
+    config.data.cdp.background = "spectrum"  # or folder:PATH, tfds:NAME
+    config.data.cdp.glyphs = "font"  # or idx:PATH of an IDX images file
     config.data.pairing = "all"  # all | none | attributes joined by +, and +simclr; class+simclr | simclr
     config.data.mi = placeholder(float)  # bits; None: the attributes are shared exactly
     config.data.epsilon = ConfigDict({name: placeholder(float) for name in ("color", "digit", "position")})

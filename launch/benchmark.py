@@ -94,7 +94,7 @@ def bench_cdp() -> Iterator[Row]:
     Each row's peer is what it adds to: the pipeline to host memory, and on to the device.
     """
     data = cdp.make()
-    read = partial(data.pairs, pairing.parse("all", data.names, data.sizes), 0, 0)
+    read = partial(pairing.parse("all", data.space).draw, data, 0, 0)
     pairs, count = 256, 40
 
     def render() -> int:

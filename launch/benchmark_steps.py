@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from mirigor_jax import config_files, parallel
 from mirigor_jax.data import cdp, pairing
+from mirigor_jax.data.attributes import uniform
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.mi import ESTIMATORS, JointCritic
 from mirigor_jax.mi.fit import Member, Pairs, Recipe, critic_step, make_bank, start_critic
@@ -57,7 +58,7 @@ def image_config(name: str, width: int, size: int, images: int) -> ConfigDict:
 
 def job_of(config: ConfigDict) -> Job:
     """The job of 64 equally frequent classes, whose images are not read."""
-    return without_images(config, pairing.parse("all", ("class",), (64,)))
+    return without_images(config, pairing.parse("all", uniform(("class",), (64,))))
 
 
 def fresh_state(config: ConfigDict) -> TrainState:
@@ -240,9 +241,9 @@ def fed_work(config: ConfigDict, steps: int, held: int) -> Work:
     """Training steps on CDP images as a run reads them."""
     k, mesh = config.train.k, parallel.make_mesh(1, jax.devices()[:1])
     data = cdp.make(size=config.data.size)
-    law = pairing.parse("all", data.names, data.sizes)
+    shared = pairing.parse("all", data.space)
     images = data.finite(0, 0, held) if held else None
-    read = images.row_pairs(law, 0, 1) if images else partial(data.pairs, law, 0, 0)
+    read = images.row_pairs(shared, 0, 1) if images else partial(shared.draw, data, 0, 0)
     threads = max(2, len(os.sched_getaffinity(0)) - 2)
     iterator = iter(batches(read, batch_size=k, threads=threads, prefetch=max(8, threads), place=views_on(mesh)))
     on_device = parallel.place(images.read(np.arange(held)), mesh) if images else None

@@ -43,7 +43,7 @@ def cdp(*arguments: str, encoder: str = LENET) -> list[str]:
     small = {
         "data.size": 32,
         "data.pairing": "color",
-        "data.colors": 2,
+        "data.cdp.colors": 2,
         "train.k": 8,
         "train.steps": 6,
         "train.checkpoint_every": 1,
@@ -72,8 +72,8 @@ def study(config: str, folder: Path, *arguments: str) -> list[str]:
     """A study of runs of seconds on CDP."""
     small = {
         "data.size": 32,
-        "data.colors": 2,
-        "data.digits": "(2,3)",
+        "data.cdp.colors": 2,
+        "data.cdp.digits": "(2,3)",
         "encoder.width": 4,
         "features.fit": 256,
         "features.validation": 64,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from small import calibration_seconds, user_environment
 
-from mirigor_jax.data import sources
+from mirigor_jax.data.sources.table import FASHION_MNIST
 
 # The most that these runs may take, as multiples of the calibration.
 MAIN, SMALL_BATCHES = 60, 90
@@ -101,7 +101,7 @@ def test_an_untrained_encoder_is_not_certified(tmp_path):
     assert own["info_nce_bits"] < 5.6
 
 
-@pytest.mark.skipif(not sources.FASHION_MNIST.is_dir(), reason="apt-get install dataset-fashion-mnist")
+@pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="apt-get install dataset-fashion-mnist")
 def test_fashion_mnist_trained_holds_more_of_its_classes_than_untrained(tmp_path):
     """T_class on real images: the certificate stays below H(C) = log2 10, and an untrained encoder's far below it."""
     options = ("--config.estimate.extra_pairings=()", "--config.evaluate.metrics=False")

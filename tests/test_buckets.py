@@ -23,7 +23,8 @@ from small import report as read_report
 from test_watch import scalars
 
 from mirigor_jax import config_files, files, kinds
-from mirigor_jax.data import array_files, sources
+from mirigor_jax.data import array_files
+from mirigor_jax.data.sources.table import labelled
 from mirigor_jax.errors import InputError
 from mirigor_jax.runs.folder import RunFolder
 
@@ -257,7 +258,7 @@ def test_samples_and_features_are_read_from_a_bucket(server):
     put(server, "data/x.csv", "a,b\n1,2\n3,4\n".encode("utf-8-sig"))
     np.testing.assert_array_equal(array_files.read("gs://bucket/data/x.csv", "x"), [[1, 2], [3, 4]])
     np.testing.assert_array_equal(array_files.read("gs://bucket/data/h.npz:h", "x"), np.ones((4, 2)))
-    assert len(sources.labelled("features:gs://bucket/data/h.npz")["train"]) > 0
+    assert len(labelled("features:gs://bucket/data/h.npz")["train"]) > 0
 
 
 @pytest.mark.parametrize("text", ["gs://bucket/locked", ""])

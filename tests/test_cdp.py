@@ -45,7 +45,7 @@ def test_the_papers_alphabets(paper):
 def test_larger_alphabets_pass_six_bits(large):
     assert large.sizes == (8, 3, 16)
     assert large.value_names[2][6] == "row 2 column 3"
-    assert pairing.parse("all", large.names, large.sizes).entropy_bits == pytest.approx(math.log2(384))
+    assert pairing.parse("all", large.space).entropy_bits == pytest.approx(math.log2(384))
 
 
 def test_colors_are_far_apart():
@@ -64,8 +64,8 @@ def test_attributes_are_uniform_and_independent(images, request):
 
 
 def test_an_image_depends_on_its_index_alone(paper):
-    shared = pairing.parse("color+digit", paper.names, paper.sizes, mi_bits=2.5)
-    for read in (paper.images, lambda *index: paper.pairs(shared, *index)):
+    shared = pairing.parse("color+digit", paper.space, mi_bits=2.5)
+    for read in (paper.images, lambda *index: shared.draw(paper, *index)):
         whole = read(5, 2, 100, 400)
         cuts = [100, 101, 117, 300, 400]
         parts = [read(5, 2, start, stop) for start, stop in itertools.pairwise(cuts)]
@@ -168,8 +168,8 @@ def test_the_views_nuisances_are_independent():
     """One attribute value only, so that whatever the views had in common would be a nuisance."""
     one = {"colors": 1, "digits": (3,), "grid": (1, 1)}
     bare, whole = cdp.make(mixing=0.0, **one), cdp.make(**one)
-    law = pairing.parse("all", bare.names, bare.sizes)
-    glyphs, images = bare.pairs(law, 0, 0, 0, 4000), whole.pairs(law, 0, 0, 0, 4000)
+    law = pairing.parse("all", bare.space)
+    glyphs, images = (law.draw(data, 0, 0, 0, 4000) for data in (bare, whole))
 
     def features(view):
         ink = glyphs[view][..., 0].astype(float)
@@ -189,8 +189,8 @@ def test_the_views_nuisances_are_independent():
 
 
 def test_pairs_follow_their_pairing(paper):
-    law = pairing.parse("color+position", paper.names, paper.sizes, epsilon={"color": 0.2})
-    batch = paper.pairs(law, 7, 0, 0, 30_000)
+    law = pairing.parse("color+position", paper.space, epsilon={"color": 0.2})
+    batch = law.draw(paper, 7, 0, 0, 30_000)
     x, y = batch["attributes_x"], batch["attributes_y"]
     assert (x[:, 2] == y[:, 2]).all()
     assert chi2_contingency(np.histogram2d(x[:, 1], y[:, 1], bins=4)[0]).pvalue > 0.01
@@ -201,7 +201,7 @@ def test_pairs_follow_their_pairing(paper):
 def test_attributes_tell_what_is_shown():
     """Over black, the ink's colour and place are read off the pixels of both views."""
     images = cdp.make(mixing=0.0)
-    batch = images.pairs(pairing.parse("none", images.names, images.sizes), 0, 0, 0, 500)
+    batch = pairing.parse("none", images.space).draw(images, 0, 0, 0, 500)
     for view in "xy":
         shown, attributes = batch[view], batch[f"attributes_{view}"]
         np.testing.assert_array_equal(shown.max((1, 2)), [list(cdp.COLORS.values())[c] for c in attributes[:, 0]])

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from scipy import stats
 
 from mirigor_jax import fitting, parallel
+from mirigor_jax.data.attributes import uniform
 from mirigor_jax.data.pairing import parse
 from mirigor_jax.encoding import encode_pairs, encode_step
 from mirigor_jax.errors import InputError
@@ -36,7 +37,7 @@ def draw(bank, k, seed=0, devices=1):
 @pytest.mark.parametrize("mi", [None, 1.5, 0.0])
 def test_drawn_pairs_follow_the_joint_law_of_their_classes(mi):
     # Each row is its own label, so that the drawn classes can be counted. Classes of very unequal size.
-    law = parse("a", ("a",), (3,), mi_bits=mi).joint()
+    law = parse("a", uniform("a", (3,)), mi_bits=mi).joint()
     classes = len(law)
     labels = np.repeat(np.arange(classes), [200, 30, 170][:classes]).astype(np.int32)
     rows = np.stack([labels, np.arange(len(labels))], axis=1).astype(np.float32)

@@ -113,7 +113,7 @@ def test_only_the_rooms_of_runs_know_config_dicts():
             "jax.experimental.pallas mirigor_jax.mi.fused mirigor_jax.probes",
         ),
         ("mirigor_jax.config_files", "jax matplotlib grain tensorflow_datasets"),
-        ("mirigor_jax.data.sources", "jax tensorflow_datasets array_record"),
+        ("mirigor_jax.data.sources.table", "jax tensorflow_datasets array_record"),
     ],
 )
 def test_what_is_heavy_is_imported_by_those_who_need_it(module, heavy):

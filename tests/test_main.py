@@ -332,7 +332,7 @@ def test_augmented_views_are_estimated_and_plain_images_evaluated(tmp_path, pair
         assert found["estimate"]["upper_bits"] == pytest.approx(1.0)  # two colours
     # The evaluation's images are independent and as rendered.
     population = job.parse(config_files.parse(cdp())[0]).images
-    drawn = population.pairs(population.law("none"), "test")(0, 128)
+    drawn = population.pairs(population.pairing("none"), "test")(0, 128)
     np.testing.assert_array_equal(plain["labels_y"], drawn["attributes_y"])
     assert not np.allclose(plain["h_x"], augmented["h_x"])
     again = tmp_path / "again"
@@ -387,8 +387,8 @@ BAD = {
     "odd size": (cdp("--config.data.size=33"), "image size 33.*even"),
     "tiny size": (cdp("--config.data.size=16"), "image size 16.*32"),
     "MI beyond the alphabet": (cdp("--config.data.mi=1.5"), "mi=1.5 bits.*0 to 1"),
-    "background folder missing": (cdp("--config.data.background=folder:nowhere"), "nowhere"),
-    "IDX file missing": (cdp("--config.data.glyphs=idx:nowhere-images-idx3-ubyte"), "nowhere-images-idx3-ubyte"),
+    "background folder missing": (cdp("--config.data.cdp.background=folder:nowhere"), "nowhere"),
+    "IDX file missing": (cdp("--config.data.cdp.glyphs=idx:nowhere-images-idx3-ubyte"), "nowhere-images-idx3-ubyte"),
     "restore nothing": (["--config=configs/estimate.py", "--config.restore=nowhere"], "'nowhere' is not a run folder"),
     "test part below K": (cdp("--config.estimate.k=256"), "128 test pairs.*k_est=256"),
     "test part below the certificate": (
@@ -441,7 +441,7 @@ def test_bad_input_is_one_line_and_exit_code_2(case, tmp_path, monkeypatch, caps
 def test_broken_files_are_named(tmp_path, capsys):
     folder = tmp_path / "photographs"
     folder.mkdir()
-    background = f"--config.data.background=folder:{folder}"
+    background = f"--config.data.cdp.background=folder:{folder}"
     assert main(cdp(background, f"--workdir={tmp_path / 'run'}")) == 2
     assert str(folder) in capsys.readouterr().err  # empty
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n not a picture")
@@ -449,7 +449,7 @@ def test_broken_files_are_named(tmp_path, capsys):
     assert "broken.png" in capsys.readouterr().err
     idx = tmp_path / "train-images-idx3-ubyte"
     idx.write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 28, 0, 0, 0, 28]))
-    assert main(cdp(f"--config.data.glyphs=idx:{idx}", f"--workdir={tmp_path / 'run'}")) == 2
+    assert main(cdp(f"--config.data.cdp.glyphs=idx:{idx}", f"--workdir={tmp_path / 'run'}")) == 2
     assert idx.name in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

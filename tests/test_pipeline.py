@@ -38,7 +38,7 @@ def test_what_goes_on_begins_at_a_later_batch(options):
 @pytest.mark.parametrize("options", [{"threads": 2}, {"workers": 1}])
 def test_image_pairs_are_those_of_a_single_read(options):
     images = cdp.make(size=32)
-    read = partial(images.pairs, parse("color", images.names, images.sizes), 0, 0)
+    read = partial(parse("color", images.space).draw, images, 0, 0)
     iterator = iter(batches(read, batch_size=6, **options))
     streamed, direct = [next(iterator) for _ in range(4)], read(0, 24)
     for name, values in direct.items():

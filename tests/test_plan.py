@@ -15,6 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from mirigor_jax import config_files, parallel
 from mirigor_jax.data import pairing
+from mirigor_jax.data.attributes import uniform
 from mirigor_jax.errors import InputError
 from mirigor_jax.memory import needed_bytes
 from mirigor_jax.mi import fit
@@ -242,7 +243,7 @@ TINY = (
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
     config, _, _ = config_files.parse(["--config=configs/cdp.py", *TINY, f"--config.estimate.stream={stream}"])
-    law = pairing.parse("all", ("color", "digit"), (2, 3))
+    law = pairing.parse("all", uniform(("color", "digit"), (2, 3)))
     job = without_images(config, law)
     rng, mesh = np.random.default_rng(0), parallel.make_mesh(64)
     h = rng.normal(size=(512, 8)).astype(np.float32)

@@ -12,7 +12,7 @@ from scipy import stats
 from small import encoder, image_set
 
 from mirigor_jax import config_files
-from mirigor_jax.data import sources
+from mirigor_jax.data.sources.noise import noise_images
 from mirigor_jax.main import main
 from mirigor_jax.mi.certificates import classifier_lower_bits
 from mirigor_jax.mi.certify import RUN_OUT
@@ -76,22 +76,22 @@ def test_features_are_of_every_image_once_and_of_its_class(finished, images):
 def test_pairs_share_a_class_use_no_image_twice_and_follow_the_classes_frequencies(images, tmp_path):
     config = config_files.parse(job(images, tmp_path))[0]
     parsed = parse(config)
-    population, law = parsed.images, parsed.pairing
-    rows = population._rows("test", law)
+    population, pairing = parsed.images, parsed.pairing
+    rows = population._rows("test", pairing)
     classes = np.load(images)["labels_test"]
     assert len(np.unique(rows)) == rows.size
     np.testing.assert_array_equal(classes[rows[:, 0]], classes[rows[:, 1]])
     expected = len(rows) * np.array(COUNTS["_test"]) / 600
     assert stats.chisquare(np.bincount(classes[rows[:, 0]]), expected).pvalue > 1e-3
-    assert population.risk(law) == pytest.approx(RUN_OUT * 0.05)
+    assert population.risk(pairing) == pytest.approx(RUN_OUT * 0.05)
     # What validation chooses must not depend on the test: its pairs' classes are drawn apart.
-    validation = population.sets["validation"].attributes[population._rows("validation", law)[:, 0], 0]
+    validation = population.sets["validation"].attributes[population._rows("validation", pairing)[:, 0], 0]
     assert np.mean(validation == classes[rows[: len(validation), 0]]) < 0.6
     # What is encoded once serves every pairing: representations in pairs are those of the pairs' images.
     h = np.arange(600, dtype=np.float32)[:, None]
     held = {"h": h, "labels": classes[:, None].astype(np.int32)}
     part = {"fit": held, "validation": held, "test": held}
-    paired = population.paired(part, law)["test"]
+    paired = population.paired(part, pairing)["test"]
     np.testing.assert_array_equal(paired["h_x"][:, 0], rows[:, 0])
     np.testing.assert_array_equal(paired["labels_y"][:, 0], classes[rows[:, 1]])
 
@@ -181,7 +181,7 @@ def test_classes_of_the_same_source_are_salted_as_it_is_and_another_file_is_told
 
 def test_noise_is_of_the_distribution_it_is_called_by_and_of_its_row():
     for kind, cdf in (("uniform", lambda k: (k + 1) / 256), ("gaussian", lambda k: stats.norm.cdf((k - 127) / 64))):
-        noise = sources.noise(kind, count=40, size=32, seed=3)
+        noise = noise_images(kind, count=40, size=32, seed=3)
         pixels = noise.read(np.arange(40))
         for level in (20, 64, 127, 200):  # 122,880 bytes: a standard error of 0.0014 at most
             assert np.mean(pixels <= level) == pytest.approx(cdf(level), abs=0.006)
@@ -247,9 +247,9 @@ def test_images_without_labels_are_paired_by_themselves_alone(tmp_path):
     np.savez(tmp_path / "plain.npz", images=pixels)
     config = config_files.parse(job(tmp_path / "plain.npz", tmp_path, pairing="simclr"))[0]
     parsed = parse(config)
-    population, law = parsed.images, parsed.pairing
+    population, pairing = parsed.images, parsed.pairing
     assert parsed.others == ()
-    assert (law.num_classes, population.tasks) == (None, ())
+    assert (pairing.num_classes, population.tasks) == (None, ())
 
 
 @pytest.mark.slow

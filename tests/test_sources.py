@@ -11,8 +11,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from scipy.stats import binomtest, chisquare, entropy, kstest
 
-from mirigor_jax.data import sources
-from mirigor_jax.data.sources import labelled
+from mirigor_jax.data.sources import table as sources
+from mirigor_jax.data.sources.table import labelled
 from mirigor_jax.errors import InputError
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -384,7 +384,7 @@ def test_an_unprepared_set_comes_with_its_command(tmp_path, tfds_dir, monkeypatc
         (
             "photos",
             {},
-            "unknown image set 'photos': use tfds:NAME, .*, fashion_mnist or features:PATH",
+            "unknown image set 'photos': use cdp, tfds:NAME, .*, fashion_mnist or features:PATH",
         ),
         ("npz:", {}, "unknown image set 'npz:'"),
         ("npz:{}/none.npz", {}, "none.npz cannot be read"),

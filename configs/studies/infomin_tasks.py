@@ -2,7 +2,7 @@
 
 python -m mirigor_jax.main --config=configs/studies/infomin_tasks.py               a laptop: 8 runs, 3 re-estimates each
 python -m mirigor_jax.main --config=configs/studies/infomin_tasks.py:scale=paper   the paper's widths
-python -m mirigor_jax.main --config=configs/studies/infomin_tasks.py --config.run.data.jitter=4    harder digits
+python -m mirigor_jax.main --config=configs/studies/infomin_tasks.py --config.run.data.cdp.jitter=4    harder digits
 
 Should print: high accuracy and I_class = H(C) on the diagonal and wherever all attributes were shared.
 """
@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     args = common.parse_arg(arg, scale="laptop", encoders=("resnet18", "resnet50"), pairs=int, seeds=1)
     config = common.study("infomin_tasks", args.scale)
     # Digits that keep their place can be read off an untrained encoder; moving ones have to be learned.
-    config.run.data.jitter = 2
+    config.run.data.cdp.jitter = 2
     paper = args.scale == "paper"
     config.study.cells = tuple(
         {

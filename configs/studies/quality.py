@@ -20,6 +20,7 @@ from typing import Any
 import common
 from ml_collections import ConfigDict
 
+from mirigor_jax.data.sources.table import holds_features
 from mirigor_jax.errors import InputError
 
 SMALL_NET = {"train.learning_rate": 1e-3}
@@ -112,6 +113,6 @@ def _given(paths: str | None, prefix: str) -> dict[str, dict[str, Any]]:
         name, path, layout, *more = [*(part.strip() for part in line.split(",")), "", ""]
         if not name or not path or any(more) or "/" in name or prefix + name in cells:
             raise InputError(f"{paths}: '{line}' is not a new name, a path, and a layout where there is one")
-        key = "data.source" if path.startswith("features:") else "encoder.path"
+        key = "data.source" if holds_features(path) else "encoder.path"
         cells[prefix + name] = {key: path, **({"encoder.layout": layout} if layout else {})}
     return cells

@@ -4,8 +4,6 @@ Each is torchvision's definition on images in [0, 1]; what is drawn for an image
 Source: Chen et al. 2020, appendix A.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
 
 import jax
@@ -13,46 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from mirigor_jax.errors import InputError
+from mirigor_jax.data.augmentation import Augmentation
 
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue, as torchvision weighs them
 ASPECT = (3 / 4, 4 / 3)
 TRIES = 10  # to find a crop that fits, before the whole image is taken
 JITTERED = 0.8  # the share of images whose colours change at all
 SIGMA = (0.1, 2.0)  # of the blur, in pixels
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How strong each augmentation is; 0 leaves it out. The defaults are SimCLR's.
-
-    crop: a part of 1 - crop to 1 of the image's area becomes the image. flip, grey, blur: probabilities.
-    jitter: brightness, contrast and saturation change by up to 80 % and hue by up to 20 % of the colour circle, times
-    this, in random order, for 80 % of the images.
-    """
-
-    crop: float = 0.92
-    flip: float = 0.5
-    jitter: float = 1.0
-    grey: float = 0.2
-    blur: float = 0.5
-
-
-def parse(pairing: str, strengths: Mapping[str, float]) -> tuple[str, Augmentation | None]:
-    """`simclr` or `CLASS+simclr` → (CLASS, or nothing where an image is its own class; the augmentation of each view).
-
-    Other pairings come back as they are, with no augmentation.
-    Raises InputError for a strength outside its range.
-    """
-    *shared, last = pairing.split("+")
-    if last != "simclr":
-        return pairing, None
-    augmentation = Augmentation(**strengths)
-    for name, strength in asdict(augmentation).items():
-        most = {"crop": 0.99, "jitter": 2.5}.get(name, 1.0)  # a hue that has turned half round is back at 2.5
-        if not 0 <= strength <= most:
-            raise InputError(f"{name}={strength:g}: expected 0 (leaves it out) to {most:g}")
-    return "+".join(shared), augmentation
 
 
 def augment(

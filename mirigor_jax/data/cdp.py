@@ -10,8 +10,7 @@ from jaxtyping import Int, Int16, UInt8
 from numpy.lib.stride_tricks import as_strided
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from mirigor_jax.data.image_set import ImageSet
-from mirigor_jax.data.pairing import Pairing, SameImage, random_words
+from mirigor_jax.data.generated import GeneratedImages
 from mirigor_jax.data.sources.backgrounds import backgrounds
 from mirigor_jax.data.sources.idx import read_labelled_idx
 from mirigor_jax.errors import InputError
@@ -43,7 +42,7 @@ BLENDED_AT_ONCE = 128  # images, whose glyphs' boxes stay in cache
 
 
 @dataclass(frozen=True, eq=False)
-class CDP:
+class CDP(GeneratedImages):
     """A population of images with three independent, uniform attributes; `make` builds it.
 
     An image is a digit in its colour, alpha-blended into its cell over a dimmed background:
@@ -56,6 +55,7 @@ class CDP:
     """
 
     names: ClassVar[tuple[str, ...]] = ("color", "digit", "position")
+    title: ClassVar[str] = "CDP set"
     size: int
     grid: tuple[int, int]
     jitter: int
@@ -63,53 +63,6 @@ class CDP:
     backgrounds: UInt8[np.ndarray, "b rows s 3"]
     coverage: Int16[np.ndarray, "d v h w3"]
     palette: UInt8[np.ndarray, "c 3"]
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Number of values of each attribute."""
-        return tuple(len(values) for values in self.value_names)
-
-    def images(self, seed: int, stream: int, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Images [start, stop) of an endless i.i.d. stream: `image` uint8 (n, s, s, 3), `attributes` int32 (n, 3).
-
-        Image i of (seed, stream) is a function of these three numbers alone; streams are independent of each other.
-        """
-        attributes, nuisances = self._draw(random_words(seed, stream, start, stop))
-        return {"image": self.render(attributes, nuisances), "attributes": attributes}
-
-    def finite(self, seed: int, stream: int, n: int) -> ImageSet:
-        """The first n images of the stream, rendered when they are read."""
-        attributes, nuisances = self._draw(random_words(seed, stream, 0, n))
-        return ImageSet(
-            title="CDP set",
-            names=self.names,
-            value_names=self.value_names,
-            attributes=attributes,
-            read=lambda rows: self.render(attributes[rows], nuisances[rows]),
-        )
-
-    def pairs(
-        self, pairing: Pairing | SameImage, seed: int, stream: int, start: int, stop: int
-    ) -> dict[str, np.ndarray]:
-        """Positive pairs [start, stop): `x`, `y` uint8 (n, s, s, 3), `attributes_x`, `attributes_y` int32 (n, 3).
-
-        Of SameImage both views of pair i are image i of the stream. Else x is image 2i of the same stream, and y is
-        image 2i + 1 with its attributes drawn from the pairing's channel given x's: the views' nuisances are
-        independent. Use a stream for images or for pairs, not both.
-        """
-        if isinstance(pairing, SameImage):
-            image, attributes = self.images(seed, stream, start, stop).values()
-            return {"x": image, "y": image, "attributes_x": attributes, "attributes_y": attributes}
-        words = random_words(seed, stream, 2 * start, 2 * stop)
-        attributes_x, nuisances_x = self._draw(words[0::2])
-        _, nuisances_y = self._draw(words[1::2])
-        attributes_y = pairing.partner(attributes_x, words[1::2, :3] / 2.0**32)
-        return {
-            "x": self.render(attributes_x, nuisances_x),
-            "y": self.render(attributes_y, nuisances_y),
-            "attributes_x": attributes_x,
-            "attributes_y": attributes_y,
-        }
 
     def render(
         self, attributes: Int[np.ndarray, "n 3"], nuisances: Int[np.ndarray, "n 5"]
@@ -142,7 +95,7 @@ class CDP:
             boxes[part, top[part], left[part]] = change
         return images.reshape(n, size, size, 3)
 
-    def _draw(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Attributes int32 (n, 3) and nuisances int64 (n, 5), uniform, from eight 32-bit words an image."""
         strips, rows = self.backgrounds.shape[:2]
         _, variants, height, width3 = self.coverage.shape

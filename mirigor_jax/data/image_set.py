@@ -1,24 +1,14 @@
 """A finite set of images, sets made out of it, and positive pairs: as images, or as rows of what a device holds."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from mirigor_jax.data.pairing import (
-    AnyPairing,
-    ClassPairing,
-    SameImage,
-    by_class,
-    class_index,
-    fresh_pairs,
-    joint_values,
-    random_words,
-    rank_in_class,
-    shared_names,
-)
+from mirigor_jax.data.attributes import AttributeSpace
+from mirigor_jax.data.draws import by_class, random_words, rank_in_class
+from mirigor_jax.data.pairing import ByClass, Pairing, classes_of
 from mirigor_jax.errors import InputError
 
 TURNS = ("0°", "90°", "180°", "270°")  # counterclockwise
@@ -50,79 +40,40 @@ class ImageSet:
         """Rows [start, stop): `image` uint8 (k, s, s, 3), `attributes` int32 (k, a)."""
         return {"image": self.read(np.arange(start, stop)), "attributes": self.attributes[start:stop]}
 
-    def same_class(self, text: str) -> ClassPairing:
-        """Same-class sampling by the attributes that `text` names, its classes as frequent as in this set.
+    @property
+    def space(self) -> AttributeSpace:
+        """What pairings of these images are made of."""
+        return AttributeSpace(self.title, self.names, self.value_names, self.attributes)
 
-        text: "all", "none", or attributes joined by "+". Raises InputError for an unknown attribute, where there are no
-        labels, and where a class has no image here.
+    def same_class(self, text: str) -> ByClass:
+        """Same-class sampling by what a pairing's text names, its classes as frequent as in this set.
+
+        Raises InputError as `pairing.parse` does.
         """
-        if not self.names and text != "none":
-            raise InputError(
-                f"pairing {text!r} needs labels, and the {self.title} has none: give a labelled set, or pair the views "
-                "of an image by its augmentations"
-            )
-        shared = shared_names(text, self.names)
-        columns = tuple(map(self.names.index, shared))
-        num_classes = math.prod(self.sizes[a] for a in columns)
-        counts = np.bincount(joint_values(self.attributes, columns, self.sizes), minlength=num_classes)
-        if (empty := np.flatnonzero(counts == 0)).size:
-            raise InputError(
-                f"{empty.size} of {num_classes} classes have no image in the {self.title} "
-                f"(the first: {self._called(shared, int(empty[0]))}): give some, or leave these classes out"
-            )
-        return ClassPairing(self.names, self.sizes, shared, counts / len(self))
+        return classes_of(text, self.space)
 
-    def row_pairs(self, pairing: AnyPairing, seed: int, stream: int) -> Callable[[int, int], dict[str, np.ndarray]]:
+    def row_pairs(self, pairing: Pairing, seed: int, stream: int) -> Callable[[int, int], dict[str, np.ndarray]]:
         """(start, stop) → `x`, `y`, the rows int32 of positive pairs [start, stop) of an endless stream.
 
-        x is any row, and y any row of the class that the pairing gives to x's: same-class sampling from a finite set
-        (Lee et al. 2023, §III-A); of SameImage, x. Pair i of (seed, stream) is a function of these three numbers.
-        Raises InputError where a class has no image.
+        x is any row, and y the row that the pairing draws for it: sampling from a finite set (Lee et al. 2023, §III-A).
+        Pair i of (seed, stream) is a function of these three numbers. Raises InputError if a class has no image.
         """
-        if isinstance(pairing, SameImage):
-            n = np.uint64(len(self.attributes))
+        rows = pairing.rows(self.space)
 
-            def same(start: int, stop: int) -> dict[str, np.ndarray]:
-                words = random_words(seed, stream, start, stop)[:, 0].astype(np.uint64)
-                x = ((words * n) >> np.uint64(32)).astype(np.int32)
-                return {"x": x, "y": x}
+        def read(start: int, stop: int) -> dict[str, np.ndarray]:
+            x, y = rows(random_words(seed, stream, start, stop))
+            return {"x": x, "y": y}
 
-            return same
-        classes = pairing.classes(self.attributes)
-        index = class_index(classes, pairing.joint())
-
-        def rows(start: int, stop: int) -> dict[str, np.ndarray]:
-            of_x, of_class, of_y, *_ = random_words(seed, stream, start, stop).T.astype(np.uint64)
-            x = (of_x * np.uint64(len(classes))) >> np.uint64(32)
-            of_partner = np.sum((of_class / 2.0**32)[:, None] >= index.law[classes[x]], axis=1)
-            within = (of_y * index.sizes[of_partner].astype(np.uint64)) >> np.uint64(32)
-            y = index.order[index.starts[of_partner] + within.astype(np.int64)]
-            return {"x": x.astype(np.int32), "y": y.astype(np.int32)}
-
-        return rows
+        return read
 
     def fresh_rows(
-        self, pairing: ClassPairing, seed: int, stream: int, *, risk: float, least: int
+        self, pairing: Pairing, seed: int, stream: int, *, risk: float, least: int
     ) -> Int[np.ndarray, "p 2"]:
-        """Rows of independent pairs of the pairing's law, each image in one of them at most: what a certificate needs.
+        """Rows of independent pairs, each image in one of them at most: see `Pairing.fresh_rows`.
 
         Give every part a stream of its own: its pairs' classes are drawn by it.
-
-        As many as there may be while a class runs out of images with probability <= risk, by which the certificate's
-        confidence has to be raised. Raises InputError where these are fewer than `least`, naming the rarest class.
         """
-        classes = pairing.classes(self.attributes)
-        rng = np.random.default_rng([seed, stream])
-        pairs = fresh_pairs(np.arange(len(self)), classes, pairing.law, risk, rng)
-        if len(pairs) < least:
-            counts = np.bincount(classes, minlength=pairing.num_classes)
-            rarest = int(counts.argmin())
-            raise InputError(
-                f"the {self.title} gives {len(pairs):,} pairs of different images before a class may run out, expected "
-                f"{least:,}; the rarest, {self._called(pairing.shared, rarest)}, has {counts[rarest]:,}: give more "
-                "images, or leave rare classes out"
-            )
-        return pairs
+        return pairing.fresh_rows(self.space, risk, np.random.default_rng([seed, stream]), least=least)
 
     def pairs(self, rows: Int[np.ndarray, "p 2"], start: int, stop: int) -> dict[str, np.ndarray]:
         """Pairs [start, stop) of these: `x`, `y` uint8 (k, s, s, 3), `attributes_x`, `attributes_y` int32 (k, a)."""
@@ -198,9 +149,3 @@ class ImageSet:
     def _with(self, name: str, values: tuple[str, ...], attributes, column, read) -> "ImageSet":
         attributes = np.hstack([attributes, column[:, None].astype(np.int32)])
         return ImageSet(self.title, (*self.names, name), (*self.value_names, values), attributes, read)
-
-    def _called(self, shared: tuple[str, ...], index: int) -> str:
-        """A class by the names of its values."""
-        columns = [self.names.index(name) for name in shared]
-        values = np.unravel_index(index, [self.sizes[a] for a in columns])
-        return ", ".join(repr(self.value_names[a][int(v)]) for a, v in zip(columns, values, strict=True))

@@ -1,129 +1,225 @@
-"""Which attributes two views share, how exactly, and the mutual information that follows from it."""
+"""Which two views are a pair: what they share and what follows from it, the PAIRINGS by name, and their grammar."""
 
+import inspect
 import math
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int, UInt32
+from jaxtyping import Float, Int
 from scipy.special import entr
 
+from mirigor_jax.data.attributes import Attributes, AttributeSpace, Batch, Generator, Rows
+from mirigor_jax.data.augmentation import Augmentation
+from mirigor_jax.data.channels import Channel, channels
+from mirigor_jax.data.draws import ClassIndex, class_index, fresh_pairs, joint_values, rows_of_pairs
 from mirigor_jax.errors import InputError
 
+CERTIFICATES = ("posterior", "classifier", "infonce")
 
-@dataclass(frozen=True)
-class Pairing:
-    """Joint law of two views' attributes, each uniform and passed through its own symmetric channel.
 
-    Attribute a of m values keeps its value in the other view with probability 1 - epsilon, else it takes one of the
-    m - 1 others uniformly: shared exactly at epsilon = 0 (same-class sampling, Lee et al. 2023, §III-A), independent at
-    epsilon = (m - 1)/m.
+@runtime_checkable
+class Pairing(Protocol):
+    """The joint distribution of two views of a population's images, which answers for itself.
+
+    An own pairing most often is what `same_class` or `sharing` makes; anything with these answers will do.
     """
-
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
-    epsilon: tuple[float, ...]
 
     @property
     def shared(self) -> tuple[str, ...]:
-        """Names of the attributes that the views do not draw independently."""
-        return tuple(self.names[a] for a in self._shared)
+        """What the two views share: names of attributes, or words for a report."""
 
     @property
-    def exact(self) -> bool:
-        """Whether every shared attribute is equal in both views, so that they have a class in common."""
-        return all(self.epsilon[a] == 0 for a in self._shared)
+    def augmentation(self) -> Augmentation | None:
+        """The random augmentation of each view; None: the views are the images as they are."""
 
     @property
-    def num_classes(self) -> int:
-        """Number of joint values of the shared attributes; 1 when none is shared."""
-        return math.prod(self._radix)
+    def by_class(self) -> "ByClass | None":
+        """The pairing itself if it is one of classes; None if the views share none."""
 
     @property
-    def entropy_bits(self) -> float:
-        """H(C) of the shared attributes of one view."""
-        return math.fsum(math.log2(m) for m in self._radix)
+    def num_classes(self) -> int | None:
+        """Number of classes of a view, 1 if nothing is shared; None for a pairing without classes."""
 
     @property
-    def mutual_information_bits(self) -> float:
-        """Exact I of the two views' attributes: the sum of the shared channels' (Cover & Thomas 2006, eq. 7.23)."""
-        return math.fsum(_channel_mi_bits(self.sizes[a], self.epsilon[a]) for a in self._shared)
+    def entropy_bits(self) -> float | None:
+        """H(C) of a view's class C, bits; None for a pairing without classes."""
 
     @property
-    def law(self) -> Float[np.ndarray, " c"]:
+    def truth_bits(self) -> float | None:
+        """The true I(X;Y) of the two views, bits; None if it is not known."""
+
+    @property
+    def upper_bits(self) -> float | None:
+        """Bits that I(h_X;h_Y) cannot exceed, whatever the encoder; None if no such number is known."""
+
+    @property
+    def common_frequencies(self) -> Float[np.ndarray, " c"] | None:
+        """p(c) of the class that both views always have in common; None if their classes may differ."""
+
+    @property
+    def certificates(self) -> tuple[str, ...]:
+        """Names of the certificates that apply to pairs of this kind; none if the views are independent."""
+
+    @property
+    def needs_encoder_in_step(self) -> bool:
+        """Whether a critic is fitted on streamed images: a view can't be paired after it was encoded."""
+
+    def augmented(self, by: Augmentation) -> "Pairing":
+        """The pairing with each view augmented."""
+
+    def of(self, space: AttributeSpace) -> "Pairing":
+        """The same pairing of another set's images, by its frequencies. Raises InputError if a class has no image."""
+
+    def draw(self, images: Generator, seed: int, stream: int, start: int, stop: int) -> Batch:
+        """Pairs [start, stop) of images made to measure: `x`, `y`, `attributes_x`, `attributes_y`."""
+
+    def rows(self, space: AttributeSpace) -> Rows:
+        """(words (k, 8)) → rows x and y (k,) of the finite set with this space: k pairs of an endless stream.
+
+        A pair is a function of its words. Raises InputError if a class has no row.
+        """
+
+    def fresh_rows(
+        self, space: AttributeSpace, risk: float, rng: np.random.Generator, *, least: int
+    ) -> Int[np.ndarray, "p 2"]:
+        """Rows of independent pairs of a finite set, each row in one pair at most: what a certificate needs.
+
+        There are as many as possible while a class runs out of rows with probability <= risk, which the certificate has
+        to pay for if the pairing has classes. Raises InputError if these are fewer than `least`.
+        """
+
+
+@runtime_checkable
+class ByClass(Pairing, Protocol):
+    """A pairing whose views have classes: given these, they are independent."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def entropy_bits(self) -> float: ...
+
+    @property
+    def frequencies(self) -> Float[np.ndarray, " c"]:
         """p(c) over the classes of one view."""
-        return np.full(self.num_classes, 1 / self.num_classes)
 
-    def classes(self, attributes: Int[np.ndarray, "n a"]) -> Int[np.ndarray, " n"]:
-        """Index in [0, num_classes) of each row's shared attributes, the first of them the most significant digit."""
-        return joint_values(attributes, self._shared, self.sizes)
+    def classes(self, attributes: Attributes) -> Int[np.ndarray, " n"]:
+        """The class of each row, in [0, num_classes)."""
 
     def joint(self) -> Float[np.ndarray, "c c"]:
         """p(c, c') over the classes of the two views, in float64."""
-        joint: np.ndarray = np.ones((1, 1))
-        for a in self._shared:
-            m, epsilon = self.sizes[a], self.epsilon[a]
-            channel = np.full((m, m), epsilon / (m - 1))
-            np.fill_diagonal(channel, 1 - epsilon)
-            joint = np.kron(joint, channel / m)
-        return joint
-
-    def partner(self, attributes: Int[np.ndarray, "n a"], uniforms: Float[np.ndarray, "n a"]) -> Int[np.ndarray, "n a"]:
-        """The other view's attributes given this view's, from uniforms in [0, 1)."""
-        sizes, epsilon = np.array(self.sizes), np.array(self.epsilon)
-        others = np.maximum(sizes - 1, 1)
-        # u in [0, epsilon) is cut into m - 1 equal parts, the k-th of which moves the value on by k, cyclically.
-        step = np.ceil((epsilon - uniforms) * others / np.where(epsilon > 0, epsilon, 1))
-        return (attributes + np.maximum(step, 0).astype(attributes.dtype)) % sizes.astype(attributes.dtype)
-
-    @property
-    def _shared(self) -> tuple[int, ...]:
-        return tuple(a for a, m in enumerate(self.sizes) if self.epsilon[a] < _independent(m))
-
-    @property
-    def _radix(self) -> tuple[int, ...]:
-        return tuple(self.sizes[a] for a in self._shared)
 
 
 @dataclass(frozen=True, eq=False)
 class ClassPairing:
-    """Same-class sampling where classes are as frequent as they are: c ~ law, then x and y independently of class c.
+    """Same-class sampling with classes as frequent as they are: c ~ frequencies, x and y independent given class c.
 
-    A class is a joint value of the shared attributes. Where law is the classes' shares of a set of images, that is x
-    uniform over the set and y uniform over the images of x's class.
+    Of a finite set that is x uniform over the images and y uniform over the images of x's class.
+
+    space: of the images. The other fields: as `same_class` takes them.
     Source: Lee et al. 2023, §III-A.
     """
 
-    exact: ClassVar[bool] = True
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
+    space: AttributeSpace
     shared: tuple[str, ...]
-    law: Float[np.ndarray, " c"]
+    class_of: Callable[[Attributes], np.ndarray]
+    num_classes: int
+    class_name: Callable[[int], str]
+    augmentation: Augmentation | None = None
+    needs_encoder_in_step: bool = False
 
     @property
-    def num_classes(self) -> int:
-        """Number of joint values of the shared attributes; 1 when none is shared."""
-        return len(self.law)
+    def by_class(self) -> "ClassPairing":
+        return self
+
+    @cached_property
+    def frequencies(self) -> Float[np.ndarray, " c"]:
+        """p(c) over the classes of one view."""
+        return self._counts / len(self.space.values)
+
+    @property
+    def common_frequencies(self) -> Float[np.ndarray, " c"]:
+        return self.frequencies
 
     @property
     def entropy_bits(self) -> float:
         """H(C)."""
-        return float(entr(self.law).sum()) / math.log(2)
+        return float(entr(self.frequencies).sum()) / math.log(2)
 
     @property
-    def mutual_information_bits(self) -> float:
+    def truth_bits(self) -> float | None:
+        known = self.space.shows_attributes and self.augmentation is None
+        return self.entropy_bits if known else None
+
+    @property
+    def upper_bits(self) -> float:
         """The views' classes are equal, so that they share H(C), and the views H(C) at most."""
         return self.entropy_bits
 
-    def classes(self, attributes: Int[np.ndarray, "n a"]) -> Int[np.ndarray, " n"]:
-        """Index in [0, num_classes) of each row's shared attributes, the first of them the most significant digit."""
-        return joint_values(attributes, tuple(map(self.names.index, self.shared)), self.sizes)
+    @property
+    def certificates(self) -> tuple[str, ...]:
+        return () if self.num_classes == 1 else CERTIFICATES
+
+    def augmented(self, by: Augmentation) -> "ClassPairing":
+        return replace(self, augmentation=by)
+
+    def of(self, space: AttributeSpace) -> "ClassPairing":
+        found = replace(self, space=space)
+        if (empty := np.flatnonzero(found._counts == 0)).size:
+            raise InputError(
+                f"{empty.size} of {self.num_classes} classes have no image in the {space.title} "
+                f"(the first: {self.class_name(int(empty[0]))}): give some, or leave these classes out"
+            )
+        return found
+
+    def classes(self, attributes: Attributes) -> Int[np.ndarray, " n"]:
+        """The class of each row, in [0, num_classes)."""
+        return self.class_of(attributes)
 
     def joint(self) -> Float[np.ndarray, "c c"]:
         """p(c, c') over the classes of the two views."""
-        return np.diag(self.law)
+        return np.diag(self.frequencies)
+
+    def partner(self, attributes: Attributes, uniforms: Float[np.ndarray, "n a"]) -> Attributes:
+        """Attributes of the other view: any row of the space that is of this view's class."""
+        index, classes = self._index, self.classes(attributes)
+        within = (uniforms[:, 0] * index.sizes[classes]).astype(np.int64)
+        return self.space.values[index.order[index.starts[classes] + within]]
+
+    def draw(self, images: Generator, seed: int, stream: int, start: int, stop: int) -> Batch:
+        return images.pairs(self.partner, seed, stream, start, stop)
+
+    def rows(self, space: AttributeSpace) -> Rows:
+        """x is any row, and y any row of x's class."""
+        classes = self.classes(space.values)
+        return partial(rows_of_pairs, class_index(classes, self.joint()), classes)
+
+    def fresh_rows(
+        self, space: AttributeSpace, risk: float, rng: np.random.Generator, *, least: int
+    ) -> Int[np.ndarray, "p 2"]:
+        """Two rows of a class c ~ frequencies, again and again."""
+        classes = self.classes(space.values)
+        pairs = fresh_pairs(np.arange(len(classes)), classes, self.frequencies, risk, rng)
+        if len(pairs) < least:
+            counts = np.bincount(classes, minlength=self.num_classes)
+            rarest = int(counts.argmin())
+            raise InputError(
+                f"the {space.title} gives {len(pairs):,} pairs of different images before a class may run out, "
+                f"expected {least:,}; the rarest, {self.class_name(rarest)}, has {counts[rarest]:,}: give more images, "
+                "or leave rare classes out"
+            )
+        return pairs
+
+    @cached_property
+    def _counts(self) -> Int[np.ndarray, " c"]:
+        return np.bincount(self.class_of(self.space.values), minlength=self.num_classes)
+
+    @cached_property
+    def _index(self) -> ClassIndex:
+        return class_index(self.classes(self.space.values), self.joint())
 
 
 @dataclass(frozen=True)
@@ -133,184 +229,175 @@ class SameImage:
     T_SimCLR of Lee et al. 2023, Fig. 1(b).
     """
 
+    augmentation: Augmentation | None = None
     shared: tuple[str, ...] = ("the image",)
-    exact: bool = False
+    by_class: None = None
     num_classes: None = None
     entropy_bits: None = None
-    mutual_information_bits: None = None
+    truth_bits: None = None
+    upper_bits: None = None
+    common_frequencies: None = None
+    certificates: tuple[str, ...] = ("infonce",)
+    needs_encoder_in_step: bool = True
+
+    def augmented(self, by: Augmentation) -> "SameImage":
+        return replace(self, augmentation=by)
+
+    def of(self, space: AttributeSpace) -> "SameImage":
+        return self
+
+    def draw(self, images: Generator, seed: int, stream: int, start: int, stop: int) -> Batch:
+        """Both views of pair i are image i of the stream."""
+        image, attributes = images.images(seed, stream, start, stop).values()
+        return {"x": image, "y": image, "attributes_x": attributes, "attributes_y": attributes}
+
+    def rows(self, space: AttributeSpace) -> Rows:
+        """Any row, twice."""
+        n = np.uint64(len(space.values))
+
+        def twice(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            x = ((words[:, 0].astype(np.uint64) * n) >> np.uint64(32)).astype(np.int32)
+            return x, x
+
+        return twice
+
+    def fresh_rows(
+        self, space: AttributeSpace, risk: float, rng: np.random.Generator, *, least: int
+    ) -> Int[np.ndarray, "p 2"]:
+        """Every row with itself, in a random order, so that batches mix the classes."""
+        return np.stack([rng.permutation(len(space.values))] * 2, axis=1)
 
 
-ByClass = Pairing | ClassPairing
-AnyPairing = Pairing | ClassPairing | SameImage
+def sharing(space: AttributeSpace, shared: Sequence[str], channel: Channel | None = None) -> ByClass:
+    """The pairing of views that share these attributes: equal in both, unless a channel is asked for.
+
+    Raises InputError for an unknown attribute, for labels that are not there, for a class without images, and for a
+    channel between images that are what they are.
+    """
+    channel = channel or Channel()
+    if not space.names and shared:
+        raise _without_labels(space, "+".join(shared))
+    for name in (*shared, *(channel.epsilon or ())):
+        if name not in space.names:
+            known = f"{', '.join(PAIRINGS)}, or some of {'+'.join(space.names)}"
+            raise InputError(f"unknown attribute {name!r} in the pairing: use {known}")
+    if space.is_generated:
+        return replace(channels(shared, space.names, space.sizes, channel), shows_attributes=space.shows_attributes)
+    if channel.is_asked_for:
+        raise InputError("mi_bits and epsilon are for CDP, whose pairs are made to measure; leave them out")
+    columns, sizes = tuple(map(space.names.index, shared)), space.sizes
+    return same_class(
+        space,
+        lambda attributes: joint_values(attributes, columns, sizes),
+        math.prod(sizes[a] for a in columns),
+        shared=shared,
+        class_name=partial(_joint_name, [space.value_names[a] for a in columns]),
+    )
 
 
-def joint_values(
-    attributes: Int[np.ndarray, "n a"], shared: Sequence[int], sizes: Sequence[int]
-) -> Int[np.ndarray, " n"]:
-    """Index of each row's values in the columns `shared`, the first of them the most significant digit."""
-    index = np.zeros(len(attributes), np.int32)
-    for a in shared:
-        index = index * sizes[a] + attributes[:, a]
-    return index
+def same_class(
+    space: AttributeSpace,
+    class_of: Callable[[Attributes], np.ndarray],
+    num_classes: int,
+    *,
+    shared: Sequence[str],
+    class_name: Callable[[int], str] = "class {}".format,
+) -> ClassPairing:
+    """Same-class sampling by classes of any kind.
+
+    class_of: rows of attributes (n, a) → their classes (n,), from 0 to num_classes - 1.
+    shared: what a report says that the views share. class_name: what messages call a class.
+    Raises InputError if a class has no image.
+    """
+    return ClassPairing(space, tuple(shared), class_of, num_classes, class_name).of(space)
+
+
+def _all(space: AttributeSpace, channel: Channel | None = None) -> Pairing:
+    if not space.names:
+        raise _without_labels(space, "all")
+    return sharing(space, space.names, channel)
+
+
+def _none(space: AttributeSpace, channel: Channel | None = None) -> Pairing:
+    return sharing(space, (), channel)
+
+
+def _class(space: AttributeSpace, channel: Channel | None = None) -> Pairing:
+    return sharing(space, space.main, channel)
+
+
+def _one_image(space: AttributeSpace, channel: Channel | None = None) -> Pairing:
+    if channel is not None:
+        raise InputError(
+            "views of one image share the image itself: mi_bits and epsilon say nothing of it; leave them out"
+        )
+    return SameImage()
+
+
+AUGMENTED = "simclr"  # the word that augments each view; alone, it also makes both views one image's
+# What makes a pairing, by its name in `data.pairing`: (the population's AttributeSpace, the Channel that a user asks
+# for or None) → the pairing; a maker that has no use for a channel takes the space alone. Any other text is names of
+# attributes joined by "+".
+PAIRINGS: dict[str, Callable[..., Pairing]] = {"class": _class, "all": _all, "none": _none, AUGMENTED: _one_image}
+
+
+def split(text: str) -> tuple[str, bool]:
+    """(what a pairing's text says that the views share, whether each is augmented).
+
+    "color" → ("color", False); "class+simclr" → ("class", True); "simclr" → ("", True): two views of one image.
+    """
+    *shared, last = text.split("+")
+    return ("+".join(shared), True) if last == AUGMENTED else (text, False)
+
+
+def shares_image(text: str) -> bool:
+    """Whether a pairing's text names two augmented views of one image."""
+    return split(text) == ("", True)
 
 
 def parse(
     text: str,
-    names: Sequence[str],
-    sizes: Sequence[int],
+    space: AttributeSpace,
     *,
+    augmentation: Augmentation | None = None,
     mi_bits: float | None = None,
     epsilon: Mapping[str, float] | None = None,
 ) -> Pairing:
-    """The pairing that `text` names: "all", "none", or attributes joined by "+", as in "color+digit".
+    """The pairing that a text names: one of PAIRINGS, or attributes joined by "+"; with "+simclr", of augmented views.
 
-    The named attributes are shared exactly, unless
-    - `mi_bits` asks for less: each then is redrawn uniformly over all its values with one common probability t, that is
-      epsilon = t (m - 1)/m (equal epsilons where alphabets are equal), such that the views share mi_bits in total;
-    - `epsilon` gives the probability that an attribute differs, by name.
-    Raises InputError for an unknown attribute, an mi_bits outside [0, H(C)], an epsilon outside [0, (m - 1)/m] or of an
-    attribute that is not shared, and for mi_bits and epsilon together.
+    augmentation: that of "+simclr"; None: SimCLR's. mi_bits, epsilon: a channel between the views, see `Channel`.
+    Raises InputError for an unknown name, for a channel that the pairing has no use for, and as its maker does.
     """
-    shared = shared_names(text, names, *(epsilon or ()))
-    if mi_bits is not None and epsilon:
-        raise InputError(f"mi={mi_bits:g} and epsilon of {', '.join(epsilon)} are given: mi sets epsilon, give one")
-
-    def pairing(**given: float) -> Pairing:
-        values = [given.get(n, 0.0) if n in shared else _independent(m) for n, m in zip(names, sizes, strict=True)]
-        return Pairing(tuple(names), tuple(sizes), tuple(values))
-
-    for name, value in (epsilon or {}).items():
-        limit = _independent(sizes[names.index(name)])
-        if name not in shared:
-            raise InputError(f"epsilon of {name!r} is given, but pairing {text!r} does not share it: add it there")
-        if not 0 <= value <= limit:
-            raise InputError(
-                f"epsilon of {name!r} is {value:g}, expected 0 to {limit:.6g}, where the views are independent: "
-                "beyond it their information rises again"
-            )
-    if mi_bits is None:
-        return pairing(**(epsilon or {}))
-
-    from scipy.optimize import root_scalar  # here, as it takes a tenth of a second to import
-
-    def redrawn(t: float) -> Pairing:
-        return pairing(**{n: t * _independent(m) for n, m in zip(names, sizes, strict=True)})
-
-    entropy_bits = redrawn(0.0).entropy_bits
-    if not 0 <= mi_bits <= entropy_bits:
-        raise InputError(
-            f"mi={mi_bits:g} bits asked for, but pairing {text!r} can share 0 to {entropy_bits:g}: "
-            "ask for less, or share more or larger attributes"
-        )
-    if mi_bits == 0:
-        return redrawn(1.0)
-    excess = root_scalar(lambda t: redrawn(t).mutual_information_bits - mi_bits, bracket=(0, 1), xtol=1e-15)
-    return redrawn(excess.root)
+    shared, augmented = split(text)
+    make = PAIRINGS.get(shared or AUGMENTED)
+    channel = Channel(mi_bits, epsilon)
+    if make is None:
+        found: Pairing = sharing(space, shared.split("+"), channel)
+    elif not channel.is_asked_for:
+        found = make(space)
+    elif len(inspect.signature(make).parameters) == 1:
+        raise InputError(f"pairing {text!r} has no use for mi_bits and epsilon: leave them out")
+    else:
+        found = make(space, channel)
+    return found.augmented(augmentation or Augmentation()) if augmented else found
 
 
-def shared_names(text: str, names: Sequence[str], *others: str) -> tuple[str, ...]:
-    """The attributes that `text` names: "all", "none", or some joined by "+".
-
-    Raises InputError where these or the others are not among `names`.
-    """
-    shared = {"all": tuple(names), "none": ()}.get(text, tuple(text.split("+")))
-    for name in (*shared, *others):
-        if name not in names:
-            raise InputError(f"unknown attribute {name!r} in the pairing: use all, none, or some of {'+'.join(names)}")
-    return shared
+def classes_of(text: str, space: AttributeSpace) -> ByClass:
+    """The classes that a pairing's text tells apart. Raises InputError as `parse` does, and if it tells none apart."""
+    found = parse(text, space).by_class
+    if found is None:
+        raise InputError(f"pairing {text!r} has no classes to tell apart: use all, or some of {'+'.join(space.names)}")
+    return found
 
 
-class ClassIndex(NamedTuple):
-    """Where a set's classes stand: class c is order[starts[c] : starts[c] + sizes[c]]; law[c] sums p(·|c) up."""
-
-    order: Int[np.ndarray, " n"]
-    starts: Int[np.ndarray, " c"]
-    sizes: Int[np.ndarray, " c"]
-    law: Float[np.ndarray, "c c"]
-
-
-def class_index(classes: Int[np.ndarray, " n"], joint: Float[np.ndarray, "c c"]) -> ClassIndex:
-    """The index of rows of these classes, for drawing pairs whose classes follow p(c'|c) = joint[c, c'] / Σ joint[c].
-
-    Raises InputError where a class has no row.
-    """
-    sizes = np.bincount(classes, minlength=len(joint))
-    if (empty := np.flatnonzero(sizes == 0)).size:
-        raise InputError(
-            f"{empty.size} of {len(joint)} classes have none of the {len(classes):,} rows (the first: class "
-            f"{empty[0]}); give more images or rows, so that each class has some"
-        )
-    law = np.cumsum(joint, axis=1) / joint.sum(axis=1, keepdims=True)
-    law[:, -1] = 1.0
-    return ClassIndex(np.argsort(classes, kind="stable"), np.cumsum(sizes) - sizes, sizes, law)
-
-
-def by_class(
-    rows: Int[np.ndarray, " n"], classes: Int[np.ndarray, " m"], rng: np.random.Generator
-) -> Int[np.ndarray, " n"]:
-    """The rows in the order of their classes, at random within each."""
-    shuffled = rng.permutation(rows)
-    return shuffled[np.argsort(classes[shuffled], kind="stable")]
-
-
-def rank_in_class(sorted_classes: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """How many of its class stand before each."""
-    return np.arange(len(sorted_classes)) - np.searchsorted(sorted_classes, sorted_classes)
-
-
-def split_in_classes(
-    classes: Int[np.ndarray, " n"], rng: np.random.Generator
-) -> tuple[Int[np.ndarray, " f"], Int[np.ndarray, " v"], Int[np.ndarray, " t"]]:
-    """The rows of three parts (fit, validation, test): 60 : 20 : 20 of every class, at random.
-
-    classes: each row's, in 0..c-1.
-    """
-    rows = by_class(np.arange(len(classes)), classes, rng)
-    place = (rank_in_class(classes[rows]) + 0.5) / np.bincount(classes)[classes[rows]]
-    part = np.searchsorted([0.6, 0.8], place)
-    return rows[part == 0], rows[part == 1], rows[part == 2]
-
-
-def fresh_pairs(
-    rows: Int[np.ndarray, " n"],
-    classes: Int[np.ndarray, " m"],
-    law: Float[np.ndarray, " c"],
-    risk: float,
-    rng: np.random.Generator,
-) -> Int[np.ndarray, "draws 2"]:
-    """Independent draws of two rows of a class c ~ law, each row in one pair at most.
-
-    As many as there may be while a class runs out of its rows with probability <= risk (union bound over binomials).
-    Should one do so, draws end there; the caller's confidence has to pay for that.
-    """
-    from scipy import stats  # here, as it takes half a second to import
-
-    available = np.bincount(classes[rows], minlength=len(law)) // 2
-    draws = bisect_left(
-        range(1, int(available.sum()) + 1), True, key=lambda n: stats.binom.sf(available, n, law).sum() > risk
+def _without_labels(space: AttributeSpace, text: str) -> InputError:
+    return InputError(
+        f"pairing {text!r} needs labels, and the {space.title} has none: give a labelled set, or pair the views of an "
+        "image by its augmentations"
     )
-    drawn = rng.choice(len(law), draws, p=law)
-    order = np.argsort(drawn, kind="stable")
-    turn = np.empty(draws, int)
-    turn[order] = rank_in_class(drawn[order])
-    missing = np.flatnonzero(turn >= available[drawn])
-    drawn, turn = (values[: missing[0]] if missing.size else values for values in (drawn, turn))
-    sorted_rows = by_class(rows, classes, rng)
-    first = np.searchsorted(classes[sorted_rows], drawn) + 2 * turn
-    return sorted_rows[first[:, None] + np.arange(2)[None, :]]
 
 
-def random_words(seed: int, stream: int, start: int, stop: int) -> UInt32[np.ndarray, "n 8"]:
-    """Eight random words for each index of a stream: Philox (Salmon et al. 2011) keyed by both, counting."""
-    philox = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=start)
-    return philox.random_raw(4 * (stop - start)).view(np.uint32).reshape(-1, 8)
-
-
-def _independent(m: int) -> float:
-    """The epsilon at which a symmetric channel over m values passes nothing."""
-    return (m - 1) / m
-
-
-def _channel_mi_bits(m: int, epsilon: float) -> float:
-    lost_nats = entr(1 - epsilon) + (m - 1) * entr(epsilon / (m - 1))
-    return math.log2(m) - float(lost_nats) / math.log(2)
+def _joint_name(value_names: Sequence[Sequence[str]], index: int) -> str:
+    """A class by the names of its values."""
+    values = np.unravel_index(index, [len(names) for names in value_names])
+    return ", ".join(repr(names[int(value)]) for names, value in zip(value_names, values, strict=True))

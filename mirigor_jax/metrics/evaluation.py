@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mirigor_jax import fitting, tables
-from mirigor_jax.data.pairing import split_in_classes
+from mirigor_jax.data.draws import split_in_classes
 from mirigor_jax.errors import InputError
 from mirigor_jax.metrics.table import ARRAYS, METRICS, PROBES, Inputs, Options, Parts, check_table, shown
 from mirigor_jax.mi import api

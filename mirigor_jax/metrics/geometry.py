@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Integer
 from scipy.special import entr, log_softmax
 
-from mirigor_jax.data.pairing import by_class, rank_in_class
+from mirigor_jax.data.draws import by_class, rank_in_class
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import contrastive
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from mirigor_jax import parallel
-from mirigor_jax.data.pairing import class_index
+from mirigor_jax.data.draws import class_index
 from mirigor_jax.fitting import CriticState, OnProgress, fit_chunk, fresh, update
 from mirigor_jax.mi.contrastive import info_nce_embeddings
 from mirigor_jax.mi.estimators import Estimator
@@ -50,7 +50,7 @@ def make_bank(h: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], joint:
     """
     index = class_index(labels, joint)
     starts, sizes = (part.astype(np.int32) for part in (index.starts, index.sizes))
-    return Bank(h[index.order], labels[index.order].astype(np.int32), starts, sizes, index.law)
+    return Bank(h[index.order], labels[index.order].astype(np.int32), starts, sizes, index.cumulative)
 
 
 def draw_pairs(frozen: Any, bank: Bank, key: Array, *, k: int, axis_name: str) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int, Shaped
 from scipy.special import entr
 
 from mirigor_jax import fitting, parallel, softmax
-from mirigor_jax.data.pairing import fresh_pairs, split_in_classes
+from mirigor_jax.data.draws import fresh_pairs, split_in_classes
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import OnProgress
 from mirigor_jax.mi import api, fit

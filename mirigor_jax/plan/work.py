@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mirigor_jax import parallel, training
-from mirigor_jax.data import augment
-from mirigor_jax.data.pairing import ClassPairing, SameImage
+from mirigor_jax.data.attributes import uniform
+from mirigor_jax.data.augmentation import Augmentation
+from mirigor_jax.data.pairing import Pairing, SameImage, sharing, split
+from mirigor_jax.data.sources import table
 from mirigor_jax.errors import InputError
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.runs.job import Job, batch_sizes, critic_mesh, parse, precision, under, without_images
@@ -81,24 +82,30 @@ def prepare(config: ConfigDict, classes: int | None) -> Job:
 
     classes: that they have. Raises InputError where the config is wrong, trains nothing, or needs their number.
     """
-    if "train" not in config or config.encoder.path or config.data.source.startswith("features:"):
+    if "train" not in config or config.encoder.path or table.holds_features(config.data.source):
         raise InputError("the plan is for runs that train an encoder of images, as configs/cdp.py does")
     if config.data.size is None:
         raise InputError("data.size=None takes the images' own, and the plan reads none; give --config.data.size=N")
     config = copy.deepcopy(config)
     if config.encoder.dtype == "auto":
         config.encoder.dtype = "bfloat16"
-    if config.data.source == "cdp":
+    if table.find(config.data.source).is_generated:
         with precision(config):
             pairing = parse(config).pairing
         return without_images(config, pairing, pairing.num_classes)
-    shared, _ = augment.parse(config.data.pairing, config.data.augment.to_dict())
+    return without_images(config, _pairing(config, classes), classes)
+
+
+def _pairing(config: ConfigDict, classes: int | None) -> Pairing:
+    """The pairing of images that are not read: of so many classes, as frequent as one another."""
+    shared, augmented = split(config.data.pairing)
+    pairing: Pairing = SameImage()
     if shared and classes is None:
         raise InputError(f"data.pairing={config.data.pairing} is of classes: say how many there are by --classes=N")
-    if classes is None:
-        return without_images(config, SameImage())
-    pairing = ClassPairing(("class",), (classes,), ("class",), np.full(classes, 1 / classes))
-    return without_images(config, pairing, classes)
+    if shared and classes is not None:
+        pairing = sharing(uniform(("class",), (classes,), is_generated=False), ("class",))
+    with under("data.augment."):
+        return pairing.augmented(Augmentation(**config.data.augment)) if augmented else pairing
 
 
 def at_batch(job: Job, k: int) -> Job:

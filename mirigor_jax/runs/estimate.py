@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mirigor_jax import parallel, probes
-from mirigor_jax.data.pairing import ByClass, SameImage
+from mirigor_jax.data.pairing import ByClass
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.data.population import Features
 from mirigor_jax.errors import InputError
@@ -111,7 +111,7 @@ def estimate(
     frozen: the encoder, if the critic is fitted on streamed images instead of the fit part's representations.
     watch: as `fit_critic` takes it.
     """
-    e, upper = job.config.estimate, job.pairing.mutual_information_bits
+    e, upper = job.config.estimate, job.pairing.upper_bits
     mean, scale = scaling(features)
     features = standardize(features, mean, scale)
     encoder = None if frozen is None else (frozen, mean, scale)
@@ -277,11 +277,12 @@ def _data(
     first: int,
 ) -> tuple[Any, Any]:
     """What the critic's steps are given: (the frozen tree, a function of so many steps → their batch)."""
-    config, pairing = job.config, job.pairing
+    config, pairing, by_class = job.config, job.pairing, job.pairing.by_class
     if encoder is None:
-        assert not isinstance(pairing, SameImage)
-        classes = pairing.classes(features["fit"]["labels"])
-        bank = parallel.place(fit.make_bank(features["fit"]["h"], classes, pairing.joint()), mesh)
+        if by_class is None:
+            raise InputError("the pairing has no classes to pair features by; give --config.estimate.stream=True")
+        classes = by_class.classes(features["fit"]["labels"])
+        bank = parallel.place(fit.make_bank(features["fit"]["h"], classes, by_class.joint()), mesh)
         return {}, lambda size: bank
     iterator = iter(
         batches(
@@ -309,7 +310,7 @@ def read_curve(
 ) -> tuple[dict[str, Curve], dict[int, np.ndarray]]:
     """Every estimator's readings of the test part at every K; and for each K InfoNCE of every batch, in bits."""
     read_step, pairing, confidence = make_read_step(job, mesh), job.pairing, job.config.estimate.confidence
-    law = None if isinstance(pairing, SameImage) or not pairing.exact else pairing.law
+    frequencies = pairing.common_frequencies
     sizes = batch_sizes(job.config, len(test["h_x"]))
     at: dict[str, dict[int, Reading]] = {name: {} for name in job.estimators}
     batch_bits = {}
@@ -317,7 +318,7 @@ def read_curve(
         nats = read_step(params, *pairs_in_batches(test, k, mesh))
         for (name, estimator), values in zip(job.estimators.items(), nats, strict=True):
             bits = np.asarray(values, np.float64) / math.log(2)
-            at[name][k] = _reading(estimator, k, bits, confidence, law)
+            at[name][k] = _reading(estimator, k, bits, confidence, frequencies)
             if name == MAIN:
                 batch_bits[k] = bits
     return {
@@ -326,8 +327,8 @@ def read_curve(
     }, batch_bits
 
 
-def _reading(estimator: Estimator, k: int, bits: np.ndarray, confidence: float, law: np.ndarray | None) -> Reading:
-    """bits: of each batch. law: of the classes, if pairs share theirs exactly."""
+def _reading(estimator: Estimator, k: int, bits: np.ndarray, confidence: float, frequencies: np.ndarray | None) -> Reading:
+    """bits: of each batch. frequencies: of the classes, if pairs share theirs exactly."""
     t_lower, t_upper = t_interval(bits, confidence)
     return Reading(
         bits=float(bits.mean()),
@@ -335,7 +336,7 @@ def _reading(estimator: Estimator, k: int, bits: np.ndarray, confidence: float, 
         t_lower_bits=t_lower if math.isfinite(t_lower) else None,
         t_upper_bits=t_upper if math.isfinite(t_upper) else None,
         ceiling_bits=None if estimator.candidates is None else math.log2(estimator.candidates(k)),
-        max_bits=None if law is None or estimator.max_bits is None else estimator.max_bits(k, law),
+        max_bits=None if frequencies is None or estimator.max_bits is None else estimator.max_bits(k, frequencies),
     )
 
 
@@ -368,7 +369,7 @@ def certify_critic(
     If no attribute is shared, I = 0 needs no certificate; if the views share their image, no class is known of them.
     """
     pairing = job.pairing
-    if pairing.num_classes == 1:
+    if not pairing.certificates:
         return None, {}
     critic, _ = critic_of(job)
     stacked = jax.tree.map(lambda x: x[None], jax.device_get(params))
@@ -378,19 +379,19 @@ def certify_critic(
         x, y = (in_batches(pairs[view], size) for view in ("h_x", "h_y"))
         return np.asarray(mean_scores(critic, stacked, x, y))
 
-    if isinstance(pairing, SameImage):
+    if (by_class := pairing.by_class) is None:
         validation, test = (HeldOut(scores(features[part])) for part in ("validation", "test"))
         return certify(validation, test, None, confidence)
 
-    probe = fit_probe(job, features, pairing)
+    probe = fit_probe(job, features, by_class)
 
     def held_out(part: str) -> HeldOut:
         pairs = features[part]
         h_x, h_y = pairs["h_x"], pairs["h_y"]
         q_x, q_y = probes.class_posterior(probe, h_x), probes.class_posterior(probe, h_y)
-        c_x, c_y = pairing.classes(pairs["labels_x"]), pairing.classes(pairs["labels_y"])
+        c_x, c_y = by_class.classes(pairs["labels_x"]), by_class.classes(pairs["labels_y"])
         # One image of each pair: the two share their class, so their errors are not independent trials.
         seen = Classified(q_x, q_y, c_x, c_y, probe.logits(h_x).argmax(axis=1), c_x)
         return HeldOut(scores(pairs), seen)
 
-    return certify(held_out("validation"), held_out("test"), pairing.joint(), confidence)
+    return certify(held_out("validation"), held_out("test"), by_class.joint(), confidence)

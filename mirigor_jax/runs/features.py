@@ -44,10 +44,7 @@ def encode_stage(
 
     folder: the run's. clock: the folder that counts the time.
     """
-    parts = {
-        name: (_labelled(read), n)
-        for name, (read, n) in job.images.parts(job.pairing, augmentation is not None).items()
-    }
+    parts = {name: (_labelled(read), n) for name, (read, n) in job.images.parts(job.pairing).items()}
     mesh = parallel.make_mesh(job.config.features.batch_size)
     with clock.stage("encode", done or all(features.exists(f"{part}.npz") for part in parts)) as work:
         if work:

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from mirigor_jax import metrics, parallel, probes
 from mirigor_jax.config_files import flatten
 from mirigor_jax.data import augment
-from mirigor_jax.data.pairing import SameImage
-from mirigor_jax.data.population import Collected, Features
+from mirigor_jax.data.pairing import PAIRINGS, shares_image
+from mirigor_jax.data.population import Features
 from mirigor_jax.data.preprocess import image_keys
 from mirigor_jax.errors import InputError
 from mirigor_jax.monitoring import UNWATCHED, Watch
@@ -67,7 +67,7 @@ def add_estimate(
     features = target / "features"
     if job.augmentation is None:
         same = ("seed", "features.fit", "features.checkpoint")
-        if isinstance(job.population, Collected) and flatten(config.features) == flatten(own.features):
+        if job.images.pairs_features and flatten(config.features) == flatten(own.features):
             features = folder / "features"  # whose images serve every pairing
         elif all(flatten(config)[key] == flatten(own)[key] for key in same):
             parallel.from_main(_share_fit_part, folder / "features", features)
@@ -107,21 +107,19 @@ def _metrics(job: Job, folder: RunFolder, features: Features) -> metrics.Evaluat
     config, population = job.config, job.images
     parts: Features = {name: {} for name in PARTS}
     if population.names:
-        shared = job.pairing.num_classes not in (None, 1)
-        classes = job.pairing if shared else population.task(population.tasks[-1])
-        if config.evaluate.classes:
-            classes = population.task(config.evaluate.classes)
-        assert not isinstance(classes, SameImage)
+        classes = job.pairing.by_class
+        if config.evaluate.classes or classes is None or classes.num_classes == 1:
+            classes = population.task(config.evaluate.classes or population.tasks[-1])
         for name in PARTS:
             h, labels = both_views(features[name], classes)
             parts[name] |= {"h": h, "labels": labels}
     else:
         plain = features["test"]
         parts["test"]["h"] = plain["h"] if "h" in plain else np.concatenate([plain["h_x"], plain["h_y"]])
-    views = folder / "estimates" / "simclr" / "features"
-    if views.exists("test.npz"):
-        of_views = views.arrays("test.npz")
-        parts["test"] |= {name: of_views[name] for name in ("h_x", "h_y")}
+    for one in (job, *job.others):
+        if one.pairing.needs_encoder_in_step:
+            of_views = (folder / "estimates" / one.name / "features").arrays("test.npz")
+            parts["test"] |= {name: of_views[name] for name in ("h_x", "h_y")}
     progress = Progress("MLP probe", 0, "steps")
 
     def look(step: int, steps: int, note: str) -> None:
@@ -151,7 +149,7 @@ def write_report(job: Job, folder: RunFolder) -> None:
                 f"estimate {path.name}: of an older version, left out; configs/estimate.py makes it again", flush=True
             )
     parts = {
-        "truth": Truth(pairing.entropy_bits, _true_bits(job), tuple(pairing.shared)),
+        "truth": Truth(pairing.entropy_bits, pairing.truth_bits, tuple(pairing.shared)),
         "in_training": _in_training(job, folder),
         "estimate": estimates[job.name],
         "estimates": estimates,
@@ -165,8 +163,9 @@ def write_report(job: Job, folder: RunFolder) -> None:
 def _measured(job: Job, estimates: dict[str, EstimateEntry]) -> dict[str, str | None]:
     """Which estimate stands beside the metrics of each pairing, by name; None where there is none."""
     own = [job.name] if job.pairing.num_classes not in (None, 1) and job.augmentation is None else []
-    of_class = [name for name in (job.config.evaluate.classes, *own, "class", "all") if name in estimates]
-    return {"class": next(iter(of_class), None), "augmentation": "simclr" if "simclr" in estimates else None}
+    usual = [text for text in PAIRINGS if text in estimates and job.images.pairing(text).num_classes not in (None, 1)]
+    of_class = [name for name in (job.config.evaluate.classes, *own, *usual) if name in estimates]
+    return {"class": next(iter(of_class), None), "augmentation": next(filter(shares_image, estimates), None)}
 
 
 def _in_training(job: Job, folder: RunFolder) -> InTraining | None:
@@ -175,17 +174,11 @@ def _in_training(job: Job, folder: RunFolder) -> InTraining | None:
     return read(InTraining, summary) if summary and "mi_bits" in summary else None
 
 
-def _true_bits(job: Job) -> float | None:
-    """I(X;Y) where it is known: CDP's images show their class, others need not, nor do augmented views."""
-    known = job.config.data.source == "cdp" and job.augmentation is None
-    return job.pairing.mutual_information_bits if known else None
-
-
 def _draw(job: Job, folder: RunFolder, parts: dict[str, Any]) -> dict[str, Figure]:
     population = job.images
     drawn = {} if job.holds_features else {"pairs": _pair_sheet(job)}
     # Guessing the most frequent class.
-    chance = {task: float(population.task(task).law.max()) for task in population.tasks}
+    chance = {task: float(population.task(task).frequencies.max()) for task in population.tasks}
     drawn |= {
         "bars": figures.bars(parts["truth"], parts["in_training"], parts["estimate"]),
         "critic": figures.critic(parts["estimate"]),
@@ -204,7 +197,7 @@ def _draw(job: Job, folder: RunFolder, parts: dict[str, Any]) -> dict[str, Figur
             columns["mi_bits"],
             ceiling_bits=math.log2(2 * job.config.train.k - 1),
             entropy_bits=job.pairing.entropy_bits,
-            true_bits=_true_bits(job),
+            true_bits=job.pairing.truth_bits,
         )
     return drawn
 

@@ -17,11 +17,10 @@ from ml_collections import ConfigDict
 
 from mirigor_jax import models, objectives, parallel, training
 from mirigor_jax.config_files import flatten
-from mirigor_jax.data import augment, cdp, sources
-from mirigor_jax.data.augment import Augmentation
-from mirigor_jax.data.image_set import ImageSet
-from mirigor_jax.data.pairing import AnyPairing, ByClass, SameImage
-from mirigor_jax.data.population import STREAMS, Collected, Population, Rendered
+from mirigor_jax.data.augmentation import Augmentation
+from mirigor_jax.data.pairing import ByClass, Pairing, SameImage, split
+from mirigor_jax.data.population import Population
+from mirigor_jax.data.sources import table
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import locate
 from mirigor_jax.mi.api import WHOLE
@@ -33,6 +32,7 @@ from mirigor_jax.models.dtypes import compute_dtype
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.models.resnet import ResNet
 from mirigor_jax.objectives import Objective
+from mirigor_jax.runs import knobs
 
 PARTS = ("fit", "validation", "test")
 # Lower limits of numeric settings; tuples must not be empty.
@@ -46,7 +46,7 @@ LEAST = {
         ("features.validation", "estimate.k", "estimate.batch_size", "estimate.nt_xent_k", "estimate.k_curve"), 2
     ),
 }
-# Settings that may be None, by whether the images are CDP's: of a set of images all are taken then.
+# Settings that may be None, by whether the images are made to measure: of a set of images all are taken then.
 OPTIONAL = {True: ("data.images",), False: ("data.images", *(f"features.{part}" for part in PARTS))}
 POSITIVE = ("train.temperature", "train.learning_rate", "estimate.learning_rate")
 
@@ -56,15 +56,14 @@ class Job:
     """What a config of a run on images stands for.
 
     config: the config, with what it left to the images filled in.
-    pairing: which two views are a pair. augmentation: of each view; None where there is none.
+    pairing: which two views are a pair, and how each is augmented.
     num_classes: that a labelled objective tells apart; None without labels.
     population: where the images come from; None where they are not read, as in a plan.
     others: the further estimates that `estimate.extra_pairings` asks for.
     """
 
     config: ConfigDict
-    pairing: AnyPairing
-    augmentation: Augmentation | None
+    pairing: Pairing
     num_classes: int | None = None
     population: Population | None = None
     others: tuple["Job", ...] = field(default=())
@@ -81,6 +80,11 @@ class Job:
         return self.population
 
     @property
+    def augmentation(self) -> Augmentation | None:
+        """The augmentation of each view; None without one."""
+        return self.pairing.augmentation
+
+    @property
     def has_encoder(self) -> bool:
         """Whether there is an encoder already, so that none is trained."""
         return bool(self.config.encoder.path) or self.holds_features
@@ -88,12 +92,12 @@ class Job:
     @property
     def holds_features(self) -> bool:
         """Whether the source holds representations instead of images."""
-        return _holds_features(self.config)
+        return table.holds_features(self.config.data.source)
 
     @property
     def streams(self) -> bool:
-        """Whether the critic is fitted on fresh images, as it must be where an image's views are the pair."""
-        return self.config.estimate.stream or self.config.data.pairing == "simclr"
+        """Whether the critic is fitted on fresh images, with the encoder in the step."""
+        return self.config.estimate.stream or self.pairing.needs_encoder_in_step
 
     @property
     def classes(self) -> ByClass | None:
@@ -129,11 +133,11 @@ class Job:
         pairing = _pairing(config, self.images)
         classes = _classes(self.images, pairing)
         num_classes = None if classes is None else classes.num_classes
-        return Job(config, pairing, _augmentation(config), num_classes, self.images)
+        return Job(config, pairing, num_classes, self.images)
 
     def without_augmentation(self) -> "Job":
         """The job of the same images as they are, paired at random: what probes and metrics are fitted on."""
-        return replace(self, pairing=self.images.law("none"), augmentation=None)
+        return replace(self, pairing=self.images.pairing("none"))
 
     def public_encoder(self) -> FrozenEncoder:
         """The encoder of the checkpoint that the config names. Raises InputError as `pretrained.load` does."""
@@ -153,7 +157,7 @@ def parse(config: ConfigDict) -> Job:
     config = copy.deepcopy(config)
     _check_numbers(config)
     population = _population(config)
-    if config.data.size is None and not _holds_features(config):
+    if config.data.size is None and not table.holds_features(config.data.source):
         config.data.size = population.side
     _check_encoder(without_images(config, SameImage()))
     job = _parse(config, population)
@@ -164,27 +168,28 @@ def parse(config: ConfigDict) -> Job:
     return job
 
 
-def without_images(config: ConfigDict, pairing: AnyPairing, num_classes: int | None = None) -> Job:
+def without_images(config: ConfigDict, pairing: Pairing, num_classes: int | None = None) -> Job:
     """The job of a config whose images are not read, with this pairing: its steps can be made, and nothing else."""
-    return Job(config, pairing, _augmentation(config), num_classes)
+    return Job(config, pairing, num_classes)
 
 
 def _parse(config: ConfigDict, population: Population) -> Job:
     """The job of a config with checked numbers and this population."""
     d = config.data
-    augmentation = _augmentation(config)
-    if _holds_features(config) and (config.estimate.stream or augmentation is not None):
-        what = f"data.pairing='{d.pairing}' augments" if augmentation else "estimate.stream=True streams"
+    _, augmented = split(d.pairing)
+    has_features = table.holds_features(d.source)
+    if has_features and (config.estimate.stream or augmented):
+        what = f"data.pairing='{d.pairing}' augments" if augmented else "estimate.stream=True streams"
         raise InputError(f"{what} images, and data.source='{d.source}' has none; leave it out")
     pairing = _pairing(config, population)
     classes = _classes(population, pairing)
     if config.evaluate.classes:
         population.task(config.evaluate.classes)
     num_classes = None if classes is None else classes.num_classes
-    if not (config.encoder.path or _holds_features(config)):
+    if not (config.encoder.path or has_features):
         make_objective(config, num_classes)
     others = tuple(_parse(more, population) for more in _further(config, population))
-    job = Job(config, pairing, augmentation, num_classes, population, others)
+    job = Job(config, pairing, num_classes, population, others)
     _check_pairs(job, *(population.num_pairs(part, pairing) for part in ("test", "validation")))
     if d.resident not in ("auto", "always", "never"):
         raise InputError(f"data.resident='{d.resident}' is unknown; choose auto, always or never")
@@ -301,10 +306,9 @@ def critic_mesh(config: ConfigDict, pairs: int, validation: int, devices: Any = 
 
 def digests(config: ConfigDict) -> dict[str, str]:
     """Of the files that stand for an encoder or for images: the same name may hold another one tomorrow."""
-    kind, _, path = config.data.source.partition(":")
-    files = {"encoder": config.encoder.path, "source": path if kind in ("features", "npz") else ""}
-    kind, _, path = config.data.negatives.partition(":")
-    files["negatives"] = path if kind == "npz" else ""
+    d = config.data
+    named = {"source": table.content_of(d.source), "negatives": table.content_of(d.negatives)}
+    files = {"encoder": config.encoder.path, **named}
     found = {}
     for name in (name for name, file in files.items() if file):
         with locate(files[name]).open("rb") as file:
@@ -318,7 +322,7 @@ def _check_numbers(config: ConfigDict) -> None:
     if t.k < 2:
         raise InputError(f"train.k={t.k}: contrastive learning needs at least 2 pairs a batch, for one negative")
     for key, least in LEAST.items():
-        if flat[key] is None and key in OPTIONAL[config.data.source == "cdp"]:
+        if flat[key] is None and key in OPTIONAL[table.find(config.data.source).is_generated]:
             continue
         if not np.all(np.asarray(flat[key]) >= least) or not np.all(np.isfinite(flat[key])) or np.size(flat[key]) == 0:
             raise InputError(f"{key}={flat[key]}: expected at least {least}")
@@ -379,15 +383,15 @@ def _check_pairs(job: Job, pairs: int, validation: int) -> None:
         )
     if not 0.5 <= e.confidence < 1:
         raise InputError(f"estimate.confidence={e.confidence} is not in [0.5, 1); 0.95 is usual")
-    law = None if isinstance(pairing, SameImage) or not pairing.exact else pairing.law
-    if law is not None and len(law) > 1 and classifier_lower_bits(0, pairs, law, e.confidence) == 0:
+    common = pairing.common_frequencies
+    if common is not None and len(common) > 1 and classifier_lower_bits(0, pairs, common, e.confidence) == 0:
         raise InputError(
-            f"{pairs} test pairs are too few for a certificate over {len(law)} classes: even a classifier "
+            f"{pairs} test pairs are too few for a certificate over {len(common)} classes: even a classifier "
             "without errors would prove nothing; raise features.test to some thousands"
         )
-    if pairing.num_classes != 1 and pairs < LEAST_PAIRS:
+    if pairing.certificates and pairs < LEAST_PAIRS:
         raise InputError(f"{pairs} test pairs are too few for a certificate; raise features.test to some thousands")
-    if pairing.num_classes != 1 and validation < LEAST_PAIRS:
+    if pairing.certificates and validation < LEAST_PAIRS:
         raise InputError(
             f"{validation} validation pairs are too few to choose on; raise features.validation, or give images"
         )
@@ -395,94 +399,46 @@ def _check_pairs(job: Job, pairs: int, validation: int) -> None:
     _estimators(job.config)
 
 
-def _holds_features(config: ConfigDict) -> bool:
-    return config.data.source.startswith("features:")
-
-
-def _augmentation(config: ConfigDict) -> Augmentation | None:
+def _pairing(config: ConfigDict, population: Population) -> Pairing:
+    d = config.data
+    epsilon = {name: value for name, value in d.epsilon.items() if value is not None}
     with under("data.augment."):
-        return augment.parse(config.data.pairing, config.data.augment.to_dict())[1]
+        augmentation = Augmentation(**d.augment)
+    return population.pairing(d.pairing, augmentation=augmentation, mi_bits=d.mi, epsilon=epsilon)
 
 
-def _pairing(config: ConfigDict, population: Population) -> AnyPairing:
-    epsilon = {name: value for name, value in config.data.epsilon.items() if value is not None}
-    shared, _ = augment.parse(config.data.pairing, config.data.augment.to_dict())
-    return population.law(shared, mi_bits=config.data.mi, epsilon=epsilon)
-
-
-def _classes(population: Population, pairing: AnyPairing) -> ByClass | None:
-    if not isinstance(pairing, SameImage):
-        return pairing
+def _classes(population: Population, pairing: Pairing) -> ByClass | None:
+    if pairing.by_class is not None:
+        return pairing.by_class
     return population.task(population.tasks[-1]) if population.names else None
 
 
 def _further(config: ConfigDict, population: Population) -> list[ConfigDict]:
     """What else is estimated: no views of representations, and no classes without labels."""
 
-    def possible(shared: str, augmentation: Augmentation | None) -> bool:
-        return not (_holds_features(config) and augmentation) and (bool(population.names) or not shared)
+    def is_possible(shared: str, augmented: bool) -> bool:
+        return not (table.holds_features(config.data.source) and augmented) and (bool(population.names) or not shared)
 
-    strengths = config.data.augment.to_dict()
-    also = [text for text in config.estimate.extra_pairings if possible(*augment.parse(text, strengths))]
+    also = [text for text in config.estimate.extra_pairings if is_possible(*split(text))]
     found = [re_estimated(config, pairing=pairing) for pairing in also]
     return [more for more, name in found if name != estimate_name(config)]
 
 
 def _population(config: ConfigDict) -> Population:
     d, f = config.data, config.features
-    if d.source == "cdp":
-        if d.size is None:
-            raise InputError("data.size=None: CDP images are rendered at a size; give one, 64 for the paper's")
-        if d.negatives:
-            raise InputError(f"data.negatives='{d.negatives}' go with sets of images, not with CDP; leave them out")
-        return Rendered(_cdp(config, d.size), config.seed, {part: f[part] for part in PARTS}, d.images)
-    sets = _labelled_sets(config, d.source, d.size, d.classes)
-    limits = {"train": d.images, "fit": f.fit, "validation": f.validation, "test": f.test}
-    for stream, (name, limit) in enumerate(limits.items()):
-        images = sets["train" if name == "fit" else name]
-        few = limit is not None and limit < len(images)
-        order = np.random.default_rng([d.seed, stream]).permutation(len(images))
-        sets[name] = images.take(order[:limit]) if few else images
-    if d.negatives:
-        sets["negatives"] = _negatives(config, sets["train"])
-    return Collected(sets, config.seed, RUN_OUT * (1 - config.estimate.confidence))
-
-
-def _cdp(config: ConfigDict, size: int) -> cdp.CDP:
-    d = config.data
-    return cdp.make(
-        size=size,
-        colors=d.colors,
-        digits=tuple(d.digits),
-        grid=tuple(d.grid),
-        mixing=d.mixing,
-        jitter=d.jitter,
-        background=d.background,
-        glyphs=d.glyphs,
-        seed=d.seed,
-    )
-
-
-def _labelled_sets(config: ConfigDict, spec: str, size: int | None, classes: str) -> dict[str, ImageSet]:
-    d = config.data
-    own = {name: d[name] for name in ("rotations", "noise", "corrupted")} if spec == d.source else {}
-    return sources.labelled(spec, size=size, classes=classes, seed=d.seed, tfds_dir=d.tfds_dir, **own)
-
-
-def _negatives(config: ConfigDict, images: ImageSet) -> ImageSet:
-    """What `data.negatives` names: `own`, the training images; of their source `classes:…`; noise; another source.
-
-    Raises InputError as `sources.labelled` does, and where there is nothing to train.
-    """
-    d, (kind, _, argument) = config.data, config.data.negatives.partition(":")
-    if config.encoder.path or _holds_features(config):
+    source = table.find(d.source)
+    if source.is_generated and d.size is None:
+        raise InputError(f"data.size=None: images of '{d.source}' are rendered at a size; give one, such as 64")
+    if d.negatives and (config.encoder.path or source.holds_features):
         raise InputError(f"data.negatives='{d.negatives}' are for training, and the encoder is given; leave them out")
-    if d.negatives == "own":
-        return images
-    size = images.read(np.arange(1)).shape[1]
-    if d.negatives in ("uniform", "gaussian"):
-        return sources.noise(d.negatives, count=len(images), size=size, seed=d.seed)
-    if d.negatives == "cdp":
-        return _cdp(config, size).finite(config.seed, STREAMS["negatives"], len(images))
-    spec, classes = (d.source, argument) if kind == "classes" else (d.negatives, "all")
-    return _labelled_sets(config, spec, size, classes)["train"]
+    knobs.check(d)
+    request = table.Request(
+        seed=config.seed,
+        data_seed=d.seed,
+        size=d.size,
+        parts={"train": d.images, **{part: f[part] for part in PARTS}},
+        depletion_risk=RUN_OUT * (1 - config.estimate.confidence),
+        knobs={name: knobs.given(d, name) for name in table.SOURCES},
+        **{name: d[name] for name in knobs.OF_SETS},
+    )
+    return source.population(d.source, request)

@@ -5,6 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mirigor_jax import parallel
+from mirigor_jax.data.sources.table import holds_features
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import failures, reason
 from mirigor_jax.monitoring import UNWATCHED, Watch
@@ -75,7 +76,7 @@ def _restorable(folder: RunFolder) -> dict[str, Any]:
     own = folder.config() if found else None
     if own is None:
         raise InputError(f"config.restore='{folder}' is not a run folder: no config.json there; give a run's path")
-    has_encoder = bool(own["encoder"]["path"]) or own["data"]["source"].startswith("features:")
+    has_encoder = bool(own["encoder"]["path"]) or holds_features(own["data"]["source"])
     if not has_encoder and not any((path / "train").glob("[0-9]*")):
         raise InputError(f"no checkpoint in '{path / 'train'}'; finish the run first, then restore it")
     if not folder.exists("report.json"):

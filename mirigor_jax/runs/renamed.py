@@ -5,6 +5,13 @@ from typing import Any
 
 # Old dotted key → today's.
 CONFIG_KEYS: dict[str, str] = {
+    "data.colors": "data.cdp.colors",
+    "data.digits": "data.cdp.digits",
+    "data.grid": "data.cdp.grid",
+    "data.mixing": "data.cdp.mixing",
+    "data.jitter": "data.cdp.jitter",
+    "data.background": "data.cdp.background",
+    "data.glyphs": "data.cdp.glyphs",
     "estimate.curve": "estimate.k_curve",
     "estimate.paper_k": "estimate.nt_xent_k",
     "estimate.fit_k": "estimate.batch_size",

@@ -38,7 +38,7 @@ def train_stage(job: Job, folder: RunFolder, watch: Watch = UNWATCHED) -> None:
                 watched.rows(path.rows("metrics.jsonl"))
             return
         mesh = parallel.make_mesh(t.k)
-        parts = job.images.parts(job.pairing, job.augmentation is not None)
+        parts = job.images.parts(job.pairing)
         images = sum(n if name == "fit" else 2 * n for name, (_, n) in parts.items())
 
         def expect(seconds_a_step: float, steps: int) -> None:

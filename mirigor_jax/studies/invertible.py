@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from mirigor_jax import tables
-from mirigor_jax.data import sources
+from mirigor_jax.data.sources.table import labelled
 from mirigor_jax.drawing import CEILING, CERTIFIED, INK, STRICT, floats, legends, panels
 from mirigor_jax.errors import InputError
 from mirigor_jax.models.realnvp import RealNVP
@@ -54,7 +54,7 @@ def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWAT
     for key, least in (("k", 2), ("steps", 1), ("record_every", 1), ("probed", 1), ("layers", 1)):
         if config[key] < least:
             raise InputError(f"{key}={config[key]}: expected at least {least}")
-    sets = sources.labelled(config.source, size=config.size)
+    sets = labelled(config.source, size=config.size)
     if not sets["train"].names:
         raise InputError(f"source='{config.source}' has no labels, and the linear evaluation needs them; give some")
     if config.k > len(sets["test"]):

@@ -10,11 +10,9 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.files import locate
 
 
-def read_features(
-    argument: str, size: int | None, tfds_dir: str | None = None
-) -> tuple[dict[str, Part], Sequence[str]]:
+def read_features(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
     """Representations in place of images: whoever made them, they are read and paired in the same way."""
-    del size, tfds_dir
+    del size
     path = locate(argument)
     endings = {"train": "", "validation": "_validation", "test": "_test"}
     names = {part: ((f"h{ending}", f"labels{ending}"),) for part, ending in endings.items()}

@@ -15,9 +15,8 @@ from mirigor_jax.errors import InputError
 PHOTOGRAPHS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
-def read_folder(argument: str, size: int | None, tfds_dir: str | None = None) -> tuple[dict[str, Part], Sequence[str]]:
+def read_folder(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
     """The parts of a folder, each with a folder a class or with images alone. Raises InputError where one has none."""
-    del tfds_dir
     root = Path(argument).expanduser()
     if not root.is_dir():
         raise InputError(f"image folder {root} is not a folder: give one that holds a folder of images for each class")

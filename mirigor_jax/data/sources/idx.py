@@ -13,11 +13,8 @@ from mirigor_jax.data.sources.parts import Part, of_arrays
 from mirigor_jax.errors import InputError
 
 
-def read_idx_folder(
-    argument: str, size: int | None, tfds_dir: str | None = None
-) -> tuple[dict[str, Part], Sequence[str]]:
+def read_idx_folder(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
     """The parts of the folder of MNIST's four files. Raises InputError as `read_labelled_idx` does."""
-    del tfds_dir
     arrays = {}
     for part, prefix in (("train", "train"), ("test", "t10k")):
         path = Path(argument).expanduser() / f"{prefix}-images-idx3-ubyte"

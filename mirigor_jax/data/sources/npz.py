@@ -18,9 +18,8 @@ NPZ_NAMES = {  # ours, Keras' and MedMNIST's
 }
 
 
-def read_npz(argument: str, size: int | None, tfds_dir: str | None = None) -> tuple[dict[str, Part], Sequence[str]]:
+def read_npz(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
     """The parts of an .npz whose arrays are named as in NPZ_NAMES. Raises InputError for other arrays."""
-    del tfds_dir
     path = locate(argument)
     arrays = named_arrays(f"npz:{path}", path, NPZ_NAMES, "images, labels and, if there are any, images_test, ...")
     for part, (images, labels) in arrays.items():

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from PIL import Image
 
-from mirigor_jax.data.pairing import random_words
+from mirigor_jax.data.draws import random_words
 from mirigor_jax.data.sources.decode import Read, choose_side, cut
 
 

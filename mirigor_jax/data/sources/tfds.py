@@ -56,7 +56,7 @@ def open_part(name: str, builder: Any, part: str, decoders: dict[str, Any] | Non
         ) from None
 
 
-def read_tfds(name: str, size: int | None, tfds_dir: str | None = None) -> tuple[dict[str, Part], Sequence[str]]:
+def read_tfds(name: str, size: int | None, *, tfds_dir: str | None = None) -> tuple[dict[str, Part], Sequence[str]]:
     """The parts of a set that TFDS has prepared, read without TensorFlow. Raises InputError as the openers do."""
     import tensorflow_datasets as tfds
 

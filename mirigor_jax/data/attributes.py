@@ -1,0 +1,66 @@
+"""What pairings are made of: a population's attributes, and how images made to measure are drawn."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int, UInt32
+
+Batch = dict[str, np.ndarray]
+Attributes = Int[np.ndarray, "n a"]
+# Eight words a pair → its rows x and y in a finite set.
+Rows = Callable[[UInt32[np.ndarray, "k 8"]], tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]]
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Images made to measure, as a pairing draws from them; `generated.GeneratedImages` has both methods."""
+
+    def images(self, seed: int, stream: int, start: int, stop: int) -> Batch:
+        """Images [start, stop) of an endless stream: `image`, `attributes`."""
+
+    def pairs(
+        self, partner: Callable[[np.ndarray, np.ndarray], np.ndarray], seed: int, stream: int, start: int, stop: int
+    ) -> Batch:
+        """Pairs [start, stop): `x`, `y`, `attributes_x` and `attributes_y` = partner(attributes_x, uniforms)."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttributeSpace:
+    """What a population knows of its images' attributes, from which a pairing is made.
+
+    title: what messages call the images. names: of the attributes. value_names: of each attribute's values.
+    rows: (n, a), attributes as frequent as in the population; None: every combination is as frequent as another.
+    main: names of the attributes that make up an image's class.
+    is_generated: whether images are made to measure, so that a channel can be put between two views.
+    shows_attributes: whether every image shows its attributes, so that the views' MI is the attributes'.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    value_names: tuple[tuple[str, ...], ...]
+    rows: Attributes | None = None
+    main: tuple[str, ...] = ("class",)
+    is_generated: bool = False
+    shows_attributes: bool = False
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of values of each attribute."""
+        return tuple(len(values) for values in self.value_names)
+
+    @cached_property
+    def values(self) -> Attributes:
+        """Rows of attributes, int32 (n, a), as frequent as in the population."""
+        if self.rows is not None:
+            return self.rows
+        return np.indices(self.sizes, np.int32).reshape(len(self.sizes), -1).T
+
+
+def uniform(names: Sequence[str], sizes: Sequence[int], *, is_generated: bool = True) -> AttributeSpace:
+    """The space of independent, uniform attributes of so many values each, which every image shows if it is made."""
+    values = tuple(tuple(map(str, range(m))) for m in sizes)
+    main = tuple(names)
+    return AttributeSpace("images", main, values, main=main, is_generated=is_generated, shows_attributes=is_generated)

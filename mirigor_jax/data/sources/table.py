@@ -1,0 +1,267 @@
+"""SOURCES: every kind of image by its name in `data.source`, made to measure or read from outside."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mirigor_jax.data import cdp
+from mirigor_jax.data.generated import GeneratedImages
+from mirigor_jax.data.image_set import ImageSet
+from mirigor_jax.data.population import STREAMS, FinitePopulation, GeneratedPopulation, Population
+from mirigor_jax.data.sources.features import read_features
+from mirigor_jax.data.sources.folders import read_folder
+from mirigor_jax.data.sources.idx import read_idx_folder
+from mirigor_jax.data.sources.noise import noise_images
+from mirigor_jax.data.sources.npz import read_npz
+from mirigor_jax.data.sources.parts import Part
+from mirigor_jax.data.sources.split import choose, of_classes, three
+from mirigor_jax.data.sources.tfds import read_tfds
+from mirigor_jax.errors import InputError
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+NOISE_STREAM, CORRUPTION_STREAM = 100, 200  # far from those that pairs are drawn from
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run asks of its source.
+
+    seed: of the run's draws. data_seed: of what the source draws once for all of them. size: pixels; None: the images'
+    own. parts: how many images of `train` and `fit`, and images (of finite sets) or pairs of `validation` and `test`;
+    None: all, or of `train` an endless stream. depletion_risk: see `FinitePopulation`.
+    knobs: of each source, by its name, what it takes beside these.
+    classes, rotations, noise, corrupted: of finite sets, see `labelled`. negatives: see `FiniteSource.negatives`.
+    """
+
+    seed: int
+    data_seed: int
+    size: int | None
+    parts: Mapping[str, int | None]
+    depletion_risk: float
+    knobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    classes: str = "all"
+    rotations: bool = False
+    noise: float = 0.0
+    corrupted: float = 0.0
+    negatives: str = ""
+
+
+@dataclass(frozen=True)
+class GeneratedSource:
+    """Images made to measure.
+
+    make: (size=, seed=, **knobs) → the images; behind a colon's argument if there is one.
+    argument: what messages call that which stands behind the name and a colon; "": nothing does.
+    """
+
+    is_generated: ClassVar[bool] = True
+    holds_features: ClassVar[bool] = False
+    is_file: ClassVar[bool] = False
+    make: Callable[..., GeneratedImages]
+    argument: str = ""
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """What it takes beside size and seed, with the defaults."""
+        return _keywords(self.make)
+
+    def images(self, spec: str, *, size: int, seed: int, knobs: Mapping[str, Any]) -> GeneratedImages:
+        """The images that `spec` names. Raises InputError as `make` does."""
+        given = [spec.partition(":")[2]] if self.argument else []
+        return self.make(*given, size=size, seed=seed, **knobs)
+
+    def population(self, spec: str, request: Request) -> Population:
+        """The run's population. Raises InputError as `make` does."""
+        if request.size is None:
+            raise InputError(f"size=None: images of '{spec}' are rendered at a size; give one, 64 for the paper's CDP")
+        knobs = request.knobs.get(spec.partition(":")[0], {})
+        images = self.images(spec, size=request.size, seed=request.data_seed, knobs=knobs)
+        sizes = {name: n for name, n in request.parts.items() if name != "train" and n is not None}
+        return GeneratedPopulation(images, request.seed, sizes, request.parts["train"])
+
+
+@dataclass(frozen=True)
+class FiniteSource:
+    """Sets of images from outside, or of features that stand for images.
+
+    read: (what stands behind the name and a colon, the images' size or None, **knobs) → its parts by name, `train` at
+    least, and the names of its classes, none where it has no labels.
+    argument: what messages call that which stands there; "": nothing does.
+    holds_features: whether its rows are representations. is_file: whether the argument is the path of a file, whose
+    content then tells runs apart. shows_attributes: whether every image shows its class, so that the MI is known.
+    """
+
+    is_generated: ClassVar[bool] = False
+    read: Callable[..., tuple[dict[str, Part], Sequence[str]]]
+    argument: str = "PATH"
+    holds_features: bool = False
+    is_file: bool = False
+    shows_attributes: bool = False
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """What its reader takes by keyword, with the defaults."""
+        return _keywords(self.read)
+
+    def population(self, spec: str, request: Request) -> Population:
+        """The run's population. Raises InputError as `labelled` does."""
+        sets = _sets(spec, request, request.classes)
+        for stream, name in enumerate(("train", "fit", "validation", "test")):
+            images, limit = sets["train" if name == "fit" else name], request.parts[name]
+            few = limit is not None and limit < len(images)
+            order = np.random.default_rng([request.data_seed, stream]).permutation(len(images))
+            sets[name] = images.take(order[:limit]) if few else images
+        if request.negatives:
+            sets["negatives"] = _negatives(spec, request, sets["train"])
+        return FinitePopulation(sets, request.seed, request.depletion_risk, self.shows_attributes)
+
+
+Source = GeneratedSource | FiniteSource
+
+
+def find(spec: str) -> Source:
+    """The source that "NAME" or "NAME:ARGUMENT" names. Raises InputError for another one, or without its argument."""
+    name, _, argument = spec.partition(":")
+    source = SOURCES.get(name)
+    if source is None or bool(argument) != bool(source.argument):
+        *usual, last = (f"{name}:{one.argument}" if one.argument else name for name, one in SOURCES.items())
+        raise InputError(f"unknown image set {spec!r}: use {', '.join(usual)} or {last}")
+    return source
+
+
+def holds_features(spec: str) -> bool:
+    """Whether the source that "NAME:ARGUMENT" names has representations instead of images."""
+    source = SOURCES.get(spec.partition(":")[0])
+    return source is not None and source.holds_features
+
+
+def content_of(spec: str) -> str:
+    """The path of the file that stands for the source's images, whose content tells runs apart; "" without one."""
+    name, _, path = spec.partition(":")
+    return path if name in SOURCES and SOURCES[name].is_file else ""
+
+
+def labelled(
+    spec: str,
+    *,
+    size: int | None = None,
+    classes: str = "all",
+    rotations: bool = False,
+    noise: float = 0.0,
+    corrupted: float = 0.0,
+    seed: int = 0,
+    **knobs: Any,
+) -> dict[str, ImageSet]:
+    """The parts `train`, `validation` and `test` of a set of images, disjoint, their first attribute the `class`.
+
+    spec: tfds:NAME, a set that TFDS has prepared in tfds_dir= (None: its own place), read without TensorFlow;
+        folder:PATH, a folder a class, itself or in PATH/train and PATH/test or val, or images without labels;
+        idx:PATH, the folder of MNIST's four files; fashion_mnist, Debian's, else TFDS's;
+        npz:PATH, arrays named as in NPZ_NAMES, `labels` left out where there are none;
+        features:PATH, an .npz of h (n, d) and labels (n,), and h_test and so on if there are any: rows for images.
+        Where there is no validation part, a tenth of each class's training images are; no test part, a fifth of all.
+    size: pixels, to which the shorter side is resized (bilinear, antialiased) before the middle is cut out; None: their
+        own, where all are square and of one size. Grey images become RGB.
+    classes: all, first-half, second-half, file:PATH (one a line), or names or numbers joined by "+".
+    rotations: also the attribute `rotation`: training images at all four turns, the others at one each.
+    noise: share of salt-and-pepper pixels. corrupted: where above 0, also the attribute `corrupted`, the class redrawn
+        with that probability. seed: of these.
+    knobs: what the source's reader takes by keyword, such as tfds_dir.
+    Raises InputError for another spec, knob or class, a share outside 0 to 1, what can't be found or read, and sets
+    that are not prepared; a broken image raises it when it is read, naming it and counting all of its part.
+    """
+    for name, share in (("noise", noise), ("corrupted", corrupted)):
+        if not 0 <= share <= 1:
+            raise InputError(f"{name}={share:g}: expected a share, 0 to 1")
+    if size is not None and size < 1:
+        raise InputError(f"image size {size}: expected 1 pixel or more")
+    source = find(spec)
+    if isinstance(source, GeneratedSource):
+        raise InputError(f"{spec!r} is made to measure, and a set of images is needed: give one")
+    if useless := sorted(knobs.keys() - source.knobs):
+        raise InputError(f"{spec!r} has no use for {', '.join(useless)}: leave it out")
+    parts, class_names = source.read(spec.partition(":")[2], size, **knobs)
+    sets = three(spec, parts, class_names)
+    chosen = choose(classes, class_names)
+    if chosen != list(range(len(class_names))):
+        sets = {name: of_classes(images, chosen) for name, images in sets.items()}
+    for stream, (name, images) in enumerate(sets.items()):
+        if rotations:
+            images = images.turned() if name == "train" else images.turned_once(seed)
+        if noise:
+            images = images.salted(noise, seed, NOISE_STREAM + stream)
+        if corrupted:
+            images = images.corrupted(corrupted, seed, CORRUPTION_STREAM + stream)
+        sets[name] = images
+    return sets
+
+
+def _sets(spec: str, request: Request, classes: str) -> dict[str, ImageSet]:
+    return labelled(
+        spec,
+        size=request.size,
+        classes=classes,
+        rotations=request.rotations,
+        noise=request.noise,
+        corrupted=request.corrupted,
+        seed=request.data_seed,
+        **request.knobs.get(spec.partition(":")[0], {}),
+    )
+
+
+def _negatives(spec: str, request: Request, images: ImageSet) -> ImageSet:
+    """What `negatives` names: `own`, the training images; of their source `classes:…`; noise; another source.
+
+    Raises InputError as `labelled` does.
+    """
+    name, (kind, _, argument) = request.negatives, request.negatives.partition(":")
+    if name == "own":
+        return images
+    if kind == "classes":
+        return _sets(spec, request, argument)["train"]
+    size = images.read(np.arange(1)).shape[1]
+    if name in ("uniform", "gaussian"):
+        return noise_images(name, count=len(images), size=size, seed=request.data_seed)
+    source, knobs = find(name), request.knobs.get(kind, {})
+    if isinstance(source, GeneratedSource):
+        made = source.images(name, size=size, seed=request.data_seed, knobs=knobs)
+        return made.finite(request.seed, STREAMS["negatives"], len(images))
+    if name == spec:
+        return _sets(spec, request, "all")["train"]
+    return labelled(name, size=size, seed=request.data_seed, **knobs)["train"]
+
+
+def _keywords(function: Callable[..., Any]) -> dict[str, Any]:
+    """Its keyword-only parameters with their defaults, without those that every source has."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("size", "seed")}
+
+
+def _read_fashion_mnist(
+    argument: str, size: int | None, *, tfds_dir: str | None = None
+) -> tuple[dict[str, Part], Sequence[str]]:
+    """Debian's where it is installed, else TFDS's."""
+    del argument
+    if FASHION_MNIST.is_dir():
+        return read_idx_folder(str(FASHION_MNIST), size)[0], FASHION
+    try:
+        return read_tfds("fashion_mnist", size, tfds_dir=tfds_dir)
+    except InputError as error:
+        raise InputError(f"{error}; or, on Debian and Ubuntu, `apt-get install dataset-fashion-mnist`") from None
+
+
+# A source by its name, which stands before the colon in `data.source`.
+SOURCES: dict[str, Source] = {
+    "cdp": GeneratedSource(cdp.make),
+    "tfds": FiniteSource(read_tfds, argument="NAME"),
+    "folder": FiniteSource(read_folder),
+    "idx": FiniteSource(read_idx_folder),
+    "npz": FiniteSource(read_npz, is_file=True),
+    "fashion_mnist": FiniteSource(_read_fashion_mnist, argument=""),
+    "features": FiniteSource(read_features, holds_features=True, is_file=True),
+}

@@ -1,0 +1,180 @@
+"""Pairings and sources that a user's own config file adds by one entry each, and settings that have no effect."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+from small import IMAGES, cdp, image_set, options, user_environment
+
+from mirigor_jax import config_files
+from mirigor_jax.data.pairing import PAIRINGS
+from mirigor_jax.data.sources.table import SOURCES
+from mirigor_jax.errors import InputError
+from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.runs.job import parse
+from mirigor_jax.runs.renamed import CONFIG_KEYS, current
+
+OWN = '''
+import numpy as np
+from ml_collections import ConfigDict
+
+from mirigor_jax.config_files import load_config
+from mirigor_jax.data.generated import GeneratedImages
+from mirigor_jax.data.pairing import PAIRINGS, same_class
+from mirigor_jax.data.sources.parts import numbered
+from mirigor_jax.data.sources.table import SOURCES, FiniteSource, GeneratedSource
+
+PAIRINGS["halves"] = lambda space: same_class(space, lambda a: a[:, 0] // 2, 2, shared=("half of the values",))
+
+
+class Grey(GeneratedImages):
+    """One gray level an image, a little noisy."""
+
+    names, title = ("level",), "gray set"
+
+    def __init__(self, size, noise):
+        self.size, self.noise, self.value_names = size, noise, (tuple("abcd"),)
+
+    def draw(self, words):
+        return (words[:, :1] >> 30).astype(np.int32), words[:, 1:2] % np.uint32(self.noise)
+
+    def render(self, attributes, nuisances):
+        level = (60 * attributes + nuisances).astype(np.uint8)[:, :, None, None]
+        return np.broadcast_to(level, (len(level), self.size, self.size, 3)).copy()
+
+
+def grey(*, size, seed, noise=9):
+    return Grey(size, noise)
+
+
+def stripes(argument, size):
+    """Four classes of images, each a gray level."""
+    classes = (np.arange(1200) % int(argument)).astype(np.int32)
+    images = np.broadcast_to(60 * classes.astype(np.uint8)[:, None, None, None], (1200, size, size, 3))
+    return {"train": numbered(classes, lambda rows: images[rows])}, tuple(map(str, range(int(argument))))
+
+
+SOURCES["gray"] = GeneratedSource(grey)
+SOURCES["stripes"] = FiniteSource(stripes, argument="CLASSES")
+
+
+def get_config(arg):
+    config = load_config("configs/cdp.py")[0].unlock()
+    config.data.source, config.data.pairing, config.data.size = arg, "halves", 8
+    config.data.gray = ConfigDict({"noise": 9})
+    config.encoder.name = "mlp"
+    return config
+'''
+SMALL = {
+    **IMAGES,
+    "train.k": 8,
+    "train.steps": 4,
+    "features.fit": 256,
+    "features.validation": 64,
+    "features.test": 128,
+    "estimate.k": 32,
+}
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> Path:
+    """A config file of a user's own; what it adds goes again."""
+    for table, name in ((PAIRINGS, "halves"), (SOURCES, "gray"), (SOURCES, "stripes")):
+        monkeypatch.setitem(table, name, None)
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    return path
+
+
+@pytest.mark.parametrize("source", ["gray", "stripes:4"])
+def test_pairs_of_one_s_own_source_and_pairing(own, source):
+    """Gray levels tell the values: two in each half, the views independent within it."""
+    config = config_files.parse([f"--config={own}:{source}", *options(SMALL)])[0]
+    job = parse(config)
+    assert (job.pairing.shared, job.pairing.num_classes) == (("half of the values",), 2)
+    assert job.pairing.truth_bits == (1.0 if source == "gray" else None)
+    pairs = job.images.pairs(job.pairing, "train")(0, 4000)
+    x, y = (pairs[view][:, 0, 0, 0].astype(int) // 60 for view in ("x", "y"))
+    np.testing.assert_array_equal(x, pairs["attributes_x"][:, 0])
+    assert (x // 2 == y // 2).all()
+    table = np.histogram2d(x, y, bins=4)[0]
+    assert chisquare(table[table > 0]).pvalue > 1e-3
+    assert np.count_nonzero(table) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["gray", "stripes:4", "cdp"])
+def test_the_command_runs_what_one_s_own_config_adds(own, source):
+    """Colors are CDP's first attribute, so that `halves` pairs them too."""
+    command = [sys.executable, "-m", "mirigor_jax.main", f"--config={own}:{source}", *options(SMALL)]
+    size = ["--config.data.size=32"] if source == "cdp" else []
+    done = subprocess.run(
+        [*command, *size, f"--workdir={own.parent / 'run'}"], env=user_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((own.parent / "run" / "report.json").read_text())
+    assert set(found["estimates"]) == {"halves"}
+    assert found["truth"]["shared"] == ["half of the values"]
+    assert found["estimate"]["upper_bits"] == pytest.approx(1.0, abs=0.01)
+    assert found["truth"]["mutual_information_bits"] == (None if ":" in source else 1.0)
+    assert 0 <= found["estimate"]["lower_bits"] <= 1.01
+
+
+USELESS = {
+    "colors of a set": (
+        image_set,
+        "data.cdp.colors=3",
+        "colors=3 is of data.source='cdp', and data.source='npz",
+    ),
+    "TFDS's folder": (image_set, "data.tfds_dir=X", "data.tfds_dir='X' is of the sources tfds and fashion_mnist"),
+    "mi of a set": (image_set, "data.mi=0.5", "mi_bits and epsilon are for CDP"),
+    "classes of CDP": (cdp, "data.classes=first-half", "data.classes='first-half' is of sets of images"),
+    "noise of CDP": (cdp, "data.noise=0.5", "data.noise=0.5 is of sets of images"),
+    "negatives of CDP": (cdp, "data.negatives=own", "data.negatives='own' is of sets of images"),
+}
+
+
+@pytest.mark.parametrize("case", USELESS)
+def test_a_setting_without_effect_is_an_error_that_says_whose_it_is(tmp_path, case):
+    make, setting, message = USELESS[case]
+    np.savez(tmp_path / "set.npz", images=np.zeros((1500, 12, 12), np.uint8), labels=np.arange(1500) % 3)
+    arguments = [f"npz:{tmp_path / 'set.npz'}", tmp_path] if make is image_set else []
+    config = config_files.parse(make(*arguments, f"--config.{setting}"))[0]
+    with pytest.raises(InputError) as error:
+        parse(config)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("channel", ["data.mi=0.5", "data.epsilon.color=0.1"])
+def test_views_of_one_image_have_no_use_for_a_channel(channel):
+    config = config_files.parse(cdp("--config.data.pairing=simclr", f"--config.{channel}"))[0]
+    with pytest.raises(InputError, match="views of one image share the image itself"):
+        parse(config)
+
+
+def test_the_shipped_defaults_are_the_source_s_own():
+    config = config_files.parse(["--config=configs/cdp.py"])[0]
+    assert config.data.cdp.to_dict() == SOURCES["cdp"].knobs
+
+
+def test_a_stored_config_is_read_under_today_s_keys(tmp_path):
+    new = json.loads(config_files.parse(cdp("--config.data.cdp.jitter=3"))[0].to_json())
+    old = json.loads(json.dumps(new))
+    old["data"] |= old["data"].pop("cdp")
+    assert old["data"]["jitter"] == 3
+    assert current(old) == new == current(new)
+    study = {"run": old, "study": {"cells": [{"name": "a", "run": {"data.jitter": 2, "seed": 1}}]}}
+    cells = [{"name": "a", "run": {"data.cdp.jitter": 2, "seed": 1}}]
+    assert current(study) == {"run": new, "study": {"cells": cells}}
+    assert old["data"]["colors"] == 2  # the stored one is left as it is
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    folder = RunFolder(tmp_path)
+    assert folder.config() == new
+    folder.claim(config_files.parse(cdp("--config.data.cdp.jitter=3"))[0])
+    with pytest.raises(InputError, match=r"data\.cdp\.jitter differ"):
+        folder.claim(config_files.parse(cdp())[0])
+    assert {key.rpartition(".")[2] for key in CONFIG_KEYS} == set(SOURCES["cdp"].knobs)
