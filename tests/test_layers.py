@@ -103,6 +103,27 @@ def test_only_the_rooms_of_runs_know_config_dicts():
     assert knowing <= {"config_files", "runs", "studies", "plan", "kinds", "main"}
 
 
+KINDS = {"SameImage", "ClassPairing", "ChannelPairing", "GeneratedPopulation", "FinitePopulation"}
+NAMES = {"simclr", "class", "cdp", "features", "features:"}  # of pairings and of sources
+OTHERS = {"objectives"}  # an objective has the name of a pairing
+
+
+def test_nobody_outside_their_tables_asks_which_pairing_or_source_it_is():
+    asking = set()
+    for module, tree in KNOWN.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+                asked = {getattr(name, "id", getattr(name, "attr", None)) for name in ast.walk(node.args[1])} & KINDS
+            elif (isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq | ast.NotEq)) or getattr(
+                getattr(node, "func", None), "attr", ""
+            ) == "startswith":
+                asked = {one.value for one in ast.walk(node) if isinstance(one, ast.Constant)} & NAMES
+            else:
+                continue
+            asking |= {(module, name) for name in asked}
+    assert {one for one in asking if one[0] not in OTHERS} == set()
+
+
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
