@@ -177,4 +177,4 @@ def test_a_stored_config_is_read_under_today_s_keys(tmp_path):
     folder.claim(config_files.parse(cdp("--config.data.cdp.jitter=3"))[0])
     with pytest.raises(InputError, match=r"data\.cdp\.jitter differ"):
         folder.claim(config_files.parse(cdp())[0])
-    assert {key.rpartition(".")[2] for key in CONFIG_KEYS} == set(SOURCES["cdp"].knobs)
+    assert set(CONFIG_KEYS.values()) >= {f"data.cdp.{knob}" for knob in SOURCES["cdp"].knobs}

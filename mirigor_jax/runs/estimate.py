@@ -327,7 +327,9 @@ def read_curve(
     }, batch_bits
 
 
-def _reading(estimator: Estimator, k: int, bits: np.ndarray, confidence: float, frequencies: np.ndarray | None) -> Reading:
+def _reading(
+    estimator: Estimator, k: int, bits: np.ndarray, confidence: float, frequencies: np.ndarray | None
+) -> Reading:
     """bits: of each batch. frequencies: of the classes, if pairs share theirs exactly."""
     t_lower, t_upper = t_interval(bits, confidence)
     return Reading(
