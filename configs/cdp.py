@@ -21,9 +21,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.size = args.size
     config.data.pairing = args.pairing
     config.data.mi = args.mi
-    config.encoder.name = args.encoder
     config.estimate.k = args.k_est
     config.update_from_flattened_dict(common.at_scale(args.scale))
+    config.update_from_flattened_dict(common.encoder(args.encoder, config))
     # Every K_Tr up to 200 sees the same 20,000 pairs or so.
     pairs = max(20_000, 100 * args.k) * (10 if args.scale == "paper" else 1)
     config.update_from_flattened_dict(common.at_batch_size(args.k, pairs))

@@ -52,6 +52,14 @@ def at_scale(scale: str) -> dict[str, Any]:
     return scales[scale]
 
 
+def encoder(name: str, config: ConfigDict) -> dict[str, Any]:
+    """Settings that choose the encoder; of the config's options, which a scale or a set gave it, without those of others."""
+    from mirigor_jax import models  # which takes a second that most configs need not wait for
+
+    given = [option for option in ("width", "stem") if config.encoder[option] is not None]
+    return {"encoder.name": name, **{f"encoder.{option}": None for option in models.idle_options(name, given)}}
+
+
 def base() -> ConfigDict:
     """An image run at laptop scale: CDP data, ResNet-18 of width 16, 64 pairs a batch."""
     config = ConfigDict()
@@ -96,10 +104,11 @@ def base() -> ConfigDict:
     config.encoder.layout = placeholder(str)  # of it, where its keys don't tell; see models/pretrained/layouts.py
     config.encoder.stage = ""  # whose features to measure: B0 to B4, block0 to …, prelogits; the last unless given
     config.encoder.name = "resnet18"
-    config.encoder.width = 16
-    config.encoder.stem = "imagenet"
+    # Of ResNets; None: their own default, and the only value for an encoder without that option.
+    config.encoder.width = placeholder(int)  # channels of the first stage: 16, published 64
+    config.encoder.stem = placeholder(str)  # imagenet, or cifar for small images
+    config.encoder.remat = placeholder(bool)  # False; True: less memory for a third more arithmetic
     config.encoder.dtype = "auto"  # bfloat16 on accelerators, float32 on CPU
-    config.encoder.remat = False  # True: less memory for a third more arithmetic
 
     config.head = ConfigDict()
     config.head.hidden = (128,)

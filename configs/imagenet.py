@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = args.seed
     config.data.pairing = args.pairing
     config.data.size = args.size
-    config.encoder.name = args.encoder
+    config.update_from_flattened_dict(common.encoder(args.encoder, config))
     config.features.fit, config.features.validation = 100_000, 10_000  # of the training images; tested on all of TFDS's
     config.estimate.k = args.k_est
     return config

@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
         k=128,
         k_est=1024,
         encoder="resnet18",
-        width=16,
+        width=int,
         steps=1500,
         seed=0,
     )
@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.size = args.size
     config.data.pairing = args.pairing
     config.data.augment.update(common.GARMENTS)
-    config.encoder.name = args.encoder
+    config.update_from_flattened_dict(common.encoder(args.encoder, config))
     config.encoder.width = args.width
     config.train.k = args.k
     config.train.steps = args.steps

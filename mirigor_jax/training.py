@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Key, UInt8
 
 from mirigor_jax import parallel
@@ -122,6 +123,12 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state)
     return new_state, {"loss_nats": loss, "gradient_norm": optax.tree.norm(gradients)}
+
+
+def over_mesh(encoder: nn.Module, mesh: Mesh) -> nn.Module:
+    """The encoder whose batch statistics are of the images on all devices of the mesh, if it takes any."""
+    # XLA:CPU runs these collectives on one device too, and fuses less around them.
+    return encoder.clone(axis_name=parallel.AXIS) if mesh.size > 1 and hasattr(encoder, "axis_name") else encoder
 
 
 def views_of(objective: Objective) -> tuple[str, ...]:

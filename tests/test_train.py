@@ -323,7 +323,7 @@ def test_compute_dtype_leaves_parameters_in_float32(dtype):
         ({"name": "resnet19"}, "resnet19.*resnet18"),
         ({"stem": "vit"}, "vit.*imagenet"),
         ({"dtype": "fp16"}, "fp16.*bfloat16"),
-        ({"width": 0}, "width is 0"),
+        ({"width": 0}, "width=0: expected at least 1"),
     ],
 )
 def test_unknown_encoders_are_refused(change, message):
@@ -388,7 +388,7 @@ class Frozen(nn.Module):
 @pytest.mark.usefixtures("float64", "stem_only")
 def test_parts_give_the_whole_batch_s_loss_and_gradients(monkeypatch):
     real = Job.encoder
-    monkeypatch.setattr(Job, "encoder", lambda job, axis_name: Frozen(real(job, axis_name), job.config.encoder.dtype))
+    monkeypatch.setattr(Job, "encoder", lambda job: Frozen(real(job), job.config.encoder.dtype))
     # SGD's first update is the gradient itself.
     common = ("--config.encoder.dtype=float64", "--config.train.optimizer=sgd", "--config.train.warmup_steps=0")
     whole, parts = (steps(tiny(f"--config.train.accumulate={n}", *common), 2, 1) for n in (1, 4))

@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.study.cells = tuple(
         {
             "name": f"{encoder}-k={k}-seed={seed}",
-            "run": {"encoder.name": encoder, "seed": seed, **common.at_batch_size(k, pairs), **rate},
+            "run": {**common.encoder(encoder, config.run), "seed": seed, **common.at_batch_size(k, pairs), **rate},
         }
         for encoder in args.encoders
         for k in batch_sizes

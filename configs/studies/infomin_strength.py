@@ -20,7 +20,8 @@ def get_config(arg: str = "") -> ConfigDict:
     args = common.parse_arg(arg, scale="laptop", encoder=str, pairs=int, seeds=1)
     paper = args.scale == "paper"
     config = common.study("infomin_strength", args.scale)
-    config.run.encoder.name = args.encoder or ("resnet50" if paper else "resnet18")
+    usual = "resnet50" if paper else "resnet18"
+    config.run.update_from_flattened_dict(common.encoder(args.encoder or usual, config.run))
     # Views of one image are fitted on as they are drawn, with the encoder in the step.
     config.run.estimate.update({"batch_size": 256, "steps": 1500 if paper else 300, "eval_every": 50})
     full = dict(config.run.data.augment)

@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "name": f"{encoder}-{pairing}-seed={seed}",
             "run": {
-                "encoder.name": encoder,
+                **common.encoder(encoder, config.run),
                 "data.pairing": pairing,
                 "seed": seed,
                 # Digits alone are learned late, and by a narrow ResNet-50 later still.

@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     laptop = args.set == "fashion"
     config = common.study("negatives", "laptop" if laptop else "paper")
     common.on_set(config.run, args.set, args.pairs or (38_400 if laptop else None))
-    config.run.encoder.name = args.encoder
+    config.run.update_from_flattened_dict(common.encoder(args.encoder, config.run))
     config.run.data.size = 32  # of which CDP images can be, too
     config.run.data.pairing = "simclr"
     config.run.data.classes = "first-half"

@@ -19,7 +19,8 @@ def get_config(arg: str = "") -> ConfigDict:
     args = common.parse_arg(arg, set="fashion", encoder=str, pairs=int, seeds=1)
     config = common.study("objectives", "laptop" if args.set == "fashion" else "paper")
     common.on_set(config.run, args.set, args.pairs)
-    config.run.encoder.name = args.encoder or ("resnet18" if args.set == "fashion" else "resnet50")
+    usual = "resnet18" if args.set == "fashion" else "resnet50"
+    config.run.update_from_flattened_dict(common.encoder(args.encoder or usual, config.run))
     config.study.cells = tuple(
         {
             "name": f"{args.set}-{loss}-seed={seed}",

@@ -6,7 +6,7 @@ Source: He et al. 2016; stride in the 3×3 convolution of the bottleneck ("v1.5"
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -31,18 +31,26 @@ STEMS = ("imagenet", "cifar")
 
 
 def make_encoder(
-    name: str, *, width: int, stem: str, dtype: str, remat: bool = False, axis_name: str | None = None
+    name: str,
+    *,
+    width: int = 16,
+    stem: str = "imagenet",
+    dtype: str = "auto",
+    remat: bool = False,
+    axis_name: str | None = None,
 ) -> "ResNet":
-    """The encoder of this name at this width (64 is the published one).
+    """The encoder of this name.
 
+    width: channels of the first stage. 64 is the published width; a laptop trains 16.
     dtype: of the computations; `auto` is bfloat16 on the accelerators that multiply it faster, float32 on CPU.
+    stem, remat, axis_name: see `ResNet`.
     Raises InputError for an unknown name, stem or dtype, or a width below 1.
     """
     for what, value, known in (("encoder", name, STAGES), ("stem", stem, STEMS)):
         if value not in known:
             raise InputError(f"unknown {what} '{value}'; choose one of {', '.join(known)}")
     if width < 1:
-        raise InputError(f"encoder width is {width}; it must be at least 1")
+        raise InputError(f"width={width}: expected at least 1 channel in the first stage of {name}")
     dtype = compute_dtype(dtype)
     stages, block = STAGES[name]
     return ResNet(stages=stages, block=block, width=width, stem=stem, dtype=dtype, remat=remat, axis_name=axis_name)
@@ -70,6 +78,7 @@ class ResNet(nn.Module):
     axis_name: the mapped axis over which BatchNorm takes its statistics; None for this device's own.
     """
 
+    any_size: ClassVar[bool] = True
     stages: tuple[int, ...]
     block: str
     width: int = 64

@@ -13,7 +13,7 @@ from mirigor_jax.models.heads import MLP
 Features = Float[Array, "n d"] | dict[str, Float[Array, "n _"]]
 
 
-def make(name: str, *, dtype: str) -> nn.Module:
+def make(name: str, *, dtype: str = "auto") -> nn.Module:
     """The encoder of this name; dtype as `mirigor_jax.models.resnet.make_encoder` has it.
 
     Raises InputError for an unknown name or dtype.

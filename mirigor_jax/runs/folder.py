@@ -186,7 +186,7 @@ def _claim(folder: AnyPath, config: ConfigDict) -> None:
     except failures(folder) as error:
         raise InputError(f"run folder '{folder}' cannot be read ({reason(error)}); give another --workdir") from error
     if found:
-        here, there = flatten(mine), flatten(_read_config(folder) or {})
+        here, there = flatten(current(mine)), flatten(_read_config(folder) or {})
         differ = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k) and k not in FREE)
         if differ:
             other = "from other data" if all(k.startswith("sha256.") for k in differ) else "by another config"

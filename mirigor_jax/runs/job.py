@@ -30,7 +30,6 @@ from mirigor_jax.mi.estimators import MAIN, Estimator, resolve
 from mirigor_jax.models import pretrained
 from mirigor_jax.models.dtypes import compute_dtype
 from mirigor_jax.models.frozen import FrozenEncoder
-from mirigor_jax.models.resnet import ResNet
 from mirigor_jax.objectives import Objective
 from mirigor_jax.runs import knobs
 
@@ -114,8 +113,8 @@ class Job:
         """What reads the fitted critic, by name. Raises InputError for what can't."""
         return _estimators(self.config)
 
-    def encoder(self, axis_name: str | None = None) -> nn.Module:
-        """The encoder that is trained. axis_name: of the devices that BatchNorm spans.
+    def encoder(self) -> nn.Module:
+        """The encoder that is trained.
 
         Raises InputError where none is named, and as `models.build` does.
         """
@@ -125,8 +124,10 @@ class Job:
                 "no encoder is given: name a checkpoint by --config.encoder.path, features by "
                 "--config.data.source=features:FILE, or an encoder to train by --config.encoder.name"
             )
-        options = {"width": e.width, "stem": e.stem, "dtype": e.dtype, "remat": e.remat}
-        return models.build(e.name, size=self.config.data.size, axis_name=axis_name, **options)
+        options = {"width": e.width, "stem": e.stem, "dtype": None if e.dtype == "auto" else e.dtype, "remat": e.remat}
+        with under("encoder."):
+            models.check_options(e.name, options)
+        return models.build(e.name, size=self.config.data.size, **options)
 
     def of(self, config: ConfigDict) -> "Job":
         """The job of another config with the same images, to report on: that there are enough of them isn't asked."""
@@ -143,7 +144,7 @@ class Job:
         """The encoder of the checkpoint that the config names. Raises InputError as `pretrained.load` does."""
         e, size = self.config.encoder, self.config.data.size
         found = pretrained.load(Path(e.path).expanduser(), layout=e.layout)
-        if found.size != size and not isinstance(found.encoder, ResNet):
+        if found.size != size and not models.takes_any_size(found.encoder):
             raise InputError(f"'{e.path}' takes images of {found.size} pixels, not {size}; give that size")
         encoder = found.encoder.clone(dtype=compute_dtype(e.dtype))
         return replace(found, encoder=encoder, stage=e.stage)
@@ -343,8 +344,8 @@ def _check_encoder(job: Job) -> None:
         return
     size, stage = job.config.data.size, job.config.encoder.stage
     encoder: Any = job.public_encoder().encoder if job.config.encoder.path else job.encoder()
-    if isinstance(encoder, ResNet) and not stage:
-        return  # which takes images of any size
+    if models.takes_any_size(encoder) and not stage:
+        return
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     stages: Any = jax.eval_shape(
         lambda x: encoder.init_with_output(jax.random.key(0), x, train=False, stages=True)[0], images

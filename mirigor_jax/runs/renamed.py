@@ -3,6 +3,8 @@
 import copy
 from typing import Any
 
+from mirigor_jax import models
+
 # Old dotted key → today's.
 CONFIG_KEYS: dict[str, str] = {
     "data.colors": "data.cdp.colors",
@@ -30,6 +32,7 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
         for key, value in ADDED.items():
             section, _, name = key.partition(".")
             config[section].setdefault(name, value)
+        _drop_idle_options(config["encoder"])
     if "run" in config:
         config["run"] = current(config["run"])
     for cell in config.get("study", {}).get("cells", ()):
@@ -38,6 +41,12 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
         if "curve" in asked:
             asked["k_curve"] = asked.pop("curve")
     return config
+
+
+def _drop_idle_options(encoder: dict[str, Any]) -> None:
+    """None for options that say nothing: older configs wrote defaults out, and gave every encoder those of a ResNet."""
+    given = {name: encoder.get(name) for name in ("width", "stem", "remat")}
+    encoder.update(models.own_options(encoder["name"], given))
 
 
 def _move(config: dict[str, Any], old: str, new: str) -> None:

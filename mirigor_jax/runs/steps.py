@@ -26,9 +26,7 @@ from mirigor_jax.training import TrainState
 WITHIN_BATCH = P(None, parallel.AXIS)  # (batches, pairs, …) with every batch's pairs spread over the devices
 
 
-def _modules(
-    job: Job, objective: Objective, axis_name: str | None
-) -> tuple[nn.Module, nn.Module, optax.GradientTransformation]:
+def _modules(job: Job, objective: Objective) -> tuple[nn.Module, nn.Module, optax.GradientTransformation]:
     """Encoder, head and optimizer."""
     config, t = job.config, job.config.train
     optimizer = training.make_optimizer(
@@ -38,14 +36,14 @@ def _modules(
         warmup_steps=t.warmup_steps,
         weight_decay=t.weight_decay,
     )
-    encoder: Any = job.encoder(axis_name if t.global_batch_norm else None)
+    encoder: Any = job.encoder()
     head = MLP(tuple(config.head.hidden), objective.outputs or config.head.features, encoder.dtype)
     return encoder, head, optimizer
 
 
 def init_state(job: Job, key: Key[Array, ""]) -> TrainState:
     """The state before the first step; also the untrained encoder, which no number of classes makes another."""
-    modules = _modules(job, make_objective(job.config, job.num_classes or 2), None)
+    modules = _modules(job, make_objective(job.config, job.num_classes or 2))
     return training.init_state(*modules, job.config.data.size, key)
 
 
@@ -56,8 +54,9 @@ def make_train_step(job: Job, mesh: Mesh, held: int = 0) -> tuple[Any, tuple[Any
     Raises InputError for an objective that there is not, or that needs labels.
     """
     config, objective = job.config, job.objective
-    # XLA:CPU runs the collectives of BatchNorm on one device too, and fuses less around them.
-    encoder, head, optimizer = _modules(job, objective, parallel.AXIS if mesh.size > 1 else None)
+    encoder, head, optimizer = _modules(job, objective)
+    if config.train.global_batch_norm:
+        encoder = training.over_mesh(encoder, mesh)
     step = partial(
         training.train_step,
         encoder=encoder,
