@@ -4,74 +4,149 @@ Each is the mean over this device's 2k views, scored under `axis_name` against e
 axis gives the global batch's value, and `pmean` of its gradients the global gradient (as in mi/contrastive.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
+from mirigor_jax.data.preprocess import turn
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.contrastive import nt_xent
+
+# What a batch brings, by name; and for each view that an objective asks for, a key an image, new at every step.
+Batch = Mapping[str, Array]
+Keys = Callable[[], Sequence[Key[Array, " k"]]]
+
+
+def _no_targets(batch: Batch, keys: Keys) -> tuple[Array, ...]:
+    return ()
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss, and what it asks of the head and of the batches.
+    """A loss, what it asks of the head and of the batches, and how it prepares a batch.
 
-    loss: (z_x, z_y, c_x, c_y) → nats, the mean over this device's views; the classes c are None where it needs none.
-    labelled: batches have to bring the classes c_x, c_y. outputs: of the head; None: as many as the config says.
-    negatives: batches have to bring images n_x, n_y, and the loss is of (z_x, z_y, z of n_x, z of n_y).
-    turns: every view is turned by a random multiple of 90°, and how many of these is its class.
-    bounds_mi: log(2k−1) − loss is the in-training MI (Lee et al. 2023, Eq. 4). It is for NT-Xent alone, which finds one
-    partner among 2k−1 views: supcon has several, and a least loss of the log of their number; decoupled leaves the
-    partner out of the candidates, and may be negative; the others find an image's class.
+    loss: (z of each view …, each target …) → nats, the mean over this device's views.
+    prepare: (batch, keys) → the targets, arrays of k rows. keys(): for each view a key an image.
+    transform: (images, target of each) → the images that the encoder is given, after normalization and augmentation;
+        then there is a target for each view. None: the images stay as they are.
+    needs_classes: batches bring the classes of the pairs' images, c_x and c_y.
+    needs_negatives: batches bring further images, n_x and n_y, which are views too.
+    outputs: of the head. None: as many as the caller chooses.
+    bounds_mi: log(2k−1) − loss is the in-training MI (Lee et al. 2023, Eq. 4). That holds for NT-Xent alone, which
+        finds one partner among 2k−1 views: supcon has several, and a least loss of the log of their number; decoupled
+        leaves the partner out of the candidates, and may be negative; the others find an image's class.
+    with_negatives: the objective whose negatives are images of their own. None: it has no use for them.
     """
 
     loss: Callable[..., Float[Array, ""]]
-    labelled: bool = False
-    negatives: bool = False
+    prepare: Callable[[Batch, Keys], tuple[Array, ...]] = _no_targets
+    transform: Callable[[Float[Array, "n s s 3"], Array], Float[Array, "n s s 3"]] | None = None
+    needs_classes: bool = False
+    needs_negatives: bool = False
     outputs: int | None = None
-    turns: bool = False
     bounds_mi: bool = False
+    with_negatives: "Objective | None" = None
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """What of a batch goes through the encoder, in order."""
+        return ("x", "y", "n_x", "n_y") if self.needs_negatives else ("x", "y")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What else a batch brings: int32 (k,) each."""
+        return ("c_x", "c_y") if self.needs_classes else ()
+
+
+def _classes(batch: Batch, keys: Keys) -> tuple[Array, ...]:
+    return batch["c_x"], batch["c_y"]
+
+
+def _rotations(batch: Batch, keys: Keys) -> tuple[Array, ...]:
+    """How many quarter turns each view is turned by."""
+    return tuple(jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(of_view) for of_view in keys())
+
+
+def simclr_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
+    """NT-Xent of the batch's other pairs, or of negatives of their own."""
+    del num_classes
+    options: Any = {"temperature": temperature, "axis_name": axis_name}
+    other = Objective(partial(nce, **options), needs_negatives=True)
+    return Objective(partial(nt_xent, **options), bounds_mi=True, with_negatives=other)
+
+
+def supcon_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
+    """SupCon, which tells the images' classes apart."""
+    del num_classes
+    loss = partial(supcon, temperature=temperature, axis_name=axis_name)
+    return Objective(loss, prepare=_classes, needs_classes=True)
+
+
+def decoupled_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
+    """The decoupled contrastive loss."""
+    del num_classes
+    return Objective(partial(decoupled, temperature=temperature, axis_name=axis_name))
+
+
+def cross_entropy_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
+    """Supervised learning of the images' classes."""
+    del temperature, axis_name
+    return Objective(cross_entropy, prepare=_classes, needs_classes=True, outputs=num_classes)
+
+
+def rotation_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
+    """Each view is turned by a random multiple of 90°, and which one is its class."""
+    del temperature, num_classes, axis_name
+    return Objective(cross_entropy, prepare=_rotations, transform=turn, outputs=4)
+
+
+# An entry's function is called with temperature, num_classes (None: the images have no labels) and axis_name.
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "simclr": simclr_objective,
+    "supcon": supcon_objective,
+    "decoupled": decoupled_objective,
+    "cross_entropy": cross_entropy_objective,
+    "rotation": rotation_objective,
+}
 
 
 def make(
     name: str, *, temperature: float, num_classes: int | None, axis_name: str | None, negatives: bool = False
 ) -> Objective:
-    """The objective of that name. num_classes: that images can have; None where they have no labels.
+    """The objective of that name.
 
+    num_classes: that images can have; None if they have no labels.
+    axis_name: of the devices that the batch is spread over; None for one device.
     negatives: whether they are images of their own and not the batch's other pairs.
-    Raises InputError for another name, where a labelled objective has fewer than two classes, and where an objective
-    has no use for negatives of their own.
+    Raises InputError for another name, for an objective that needs classes of which there are fewer than two, and for
+    negatives of their own that an objective has no use for.
     """
-
-    def unlabelled(loss):
-        return lambda z_x, z_y, c_x, c_y: loss(z_x, z_y, temperature, axis_name=axis_name)
-
-    objectives = {
-        "simclr": Objective(unlabelled(nt_xent), bounds_mi=True),
-        "supcon": Objective(partial(supcon, temperature=temperature, axis_name=axis_name), labelled=True),
-        "decoupled": Objective(unlabelled(decoupled)),
-        "cross_entropy": Objective(cross_entropy, labelled=True, outputs=num_classes),
-        "rotation": Objective(cross_entropy, outputs=4, turns=True),
-    }
-    if name not in objectives:
-        raise InputError(f"objective='{name}' is unknown; choose one of {', '.join(objectives)}")
-    if objectives[name].labelled and (num_classes or 0) < 2:
-        free = ", ".join(other for other, objective in objectives.items() if not objective.labelled)
+    if name not in OBJECTIVES:
+        raise InputError(f"objective='{name}' is unknown; choose one of {', '.join(OBJECTIVES)}")
+    options = {"temperature": temperature, "num_classes": num_classes, "axis_name": axis_name}
+    made = OBJECTIVES[name](**options)
+    if made.needs_classes and (num_classes or 0) < 2:
+        free = [other for other, constructor in OBJECTIVES.items() if not constructor(**options).needs_classes]
         raise InputError(
             f"objective='{name}' needs images of two classes or more, and these have {num_classes or 'no labels'}; "
-            f"give labelled images, or choose one of {free}"
+            f"give labelled images, or choose one of {', '.join(free)}"
         )
-    if negatives and name != "simclr":
-        raise InputError(f"objective='{name}' has no use for negatives of their own, as simclr has; leave them out")
-    if negatives:
-        return Objective(partial(nce, temperature=temperature, axis_name=axis_name), negatives=True)
-    return objectives[name]
+    if not negatives:
+        return made
+    if made.with_negatives is None:
+        able = [other for other, constructor in OBJECTIVES.items() if constructor(**options).with_negatives]
+        raise InputError(
+            f"objective='{name}' has no use for negatives of their own, as {', '.join(able)} has; leave them out"
+        )
+    return made.with_negatives
 
 
 def _everyone(rows: Array, axis_name: str | None) -> Array:

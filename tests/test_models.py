@@ -1,7 +1,12 @@
 """The table of encoders: defaults, and options that one has and another does not."""
 
+import json
+import subprocess
+import sys
+
 import flax.linen as nn
 import pytest
+from small import cdp, report, user_environment
 
 from mirigor_jax import config_files, models
 from mirigor_jax.data.pairing import SameImage
@@ -91,3 +96,56 @@ def test_older_runs_whose_configs_gave_every_encoder_a_width_stay_restorable():
     own = type(own)(own.to_dict())
     own.encoder.update({"width": 16, "stem": "imagenet", "remat": False})
     assert without_images(re_estimate._of_today(own), SameImage()).encoder() == models.build("lenet5")
+
+
+REGISTERING = '''
+import flax.linen as nn
+import jax.numpy as jnp
+from mirigor_jax import models, objectives
+from mirigor_jax.config_files import load_config
+
+
+class Means(nn.Module):
+    """A dense layer on the images' means of rows."""
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, images, train, stages=False):
+        h = nn.Dense(8)(jnp.mean(images, axis=2).reshape(len(images), -1))
+        return {"prelogits": h} if stages else h
+
+
+def invariance(*, temperature, num_classes, axis_name):
+    """The views of a pair and the class of each, as one loss."""
+    def loss(z_x, z_y, c_x, c_y):
+        return jnp.mean((z_x - z_y) ** 2) / temperature + 0.0 * jnp.sum(c_x - c_y)
+
+    prepare = lambda batch, keys: (batch["c_x"], batch["c_y"])
+    return objectives.Objective(loss, prepare=prepare, needs_classes=True, outputs=3)
+
+
+models.ENCODERS["means"] = Means
+objectives.OBJECTIVES["invariance"] = invariance
+
+
+def get_config(arg):
+    config, _ = load_config(f"configs/cdp.py:{arg}")
+    config.encoder.name, config.train.objective = "means", "invariance"
+    return config
+'''
+
+
+@pytest.mark.slow
+def test_a_config_file_registers_an_encoder_and_an_objective_in_one_line_each(tmp_path):
+    (tmp_path / "mine.py").write_text(REGISTERING)
+    command = cdp(f"--workdir={tmp_path / 'run'}", encoder="--config.train.temperature=0.5")
+    command[0] = f"--config={tmp_path / 'mine.py'}:pairing=color"
+    run = [sys.executable, "-m", "mirigor_jax.main", *command]
+    done = subprocess.run(run, env=user_environment(), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = report(tmp_path / "run")
+    assert found["in_training"] is None
+    rows = [json.loads(line) for line in (tmp_path / "run/train/metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss_nats"] < rows[0]["loss_nats"]
+    assert found["estimate"]["upper_bits"] == 1.0

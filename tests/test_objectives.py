@@ -24,6 +24,12 @@ def loss(name):
     return objectives.make(name, temperature=TEMPERATURE, num_classes=5, axis_name=None).loss
 
 
+def targets_of(name):
+    """What the objective takes of a batch with classes, beside the views."""
+    made = objectives.make(name, temperature=TEMPERATURE, num_classes=5, axis_name=None)
+    return made.prepare({"c_x": jnp.array(C_X), "c_y": jnp.array(C_Y)}, tuple)
+
+
 def cosines(z_x, z_y):
     z = np.concatenate([z_x, z_y])
     z = z / np.linalg.norm(z, axis=1, keepdims=True)
@@ -74,7 +80,8 @@ BY_LOOP = {
 @pytest.mark.parametrize("name", BY_LOOP)
 def test_values_and_slopes_are_the_loop_s(name):
     z, by_loop = np.stack([2 * Z_X, 2 * Z_Y]), BY_LOOP[name]
-    value, gradient = jax.jit(jax.value_and_grad(lambda z: loss(name)(*z, *map(jnp.array, (C_X, C_Y)))))(jnp.array(z))
+    targets = targets_of(name)
+    value, gradient = jax.jit(jax.value_and_grad(lambda z: loss(name)(*z, *targets)))(jnp.array(z))
     np.testing.assert_allclose(value, by_loop(*z, C_X, C_Y), rtol=1e-12)
     for seed in (1, 2, 3):
         direction = np.random.default_rng(seed).normal(size=z.shape)
@@ -86,7 +93,7 @@ def test_values_and_slopes_are_the_loop_s(name):
 @pytest.mark.usefixtures("float64")
 def test_negatives_of_their_own_are_each_anchor_s_2k_minus_2_and_nt_xent_s_where_they_are_the_pairs():
     made = objectives.make("simclr", temperature=TEMPERATURE, num_classes=None, axis_name=None, negatives=True)
-    assert (made.negatives, made.bounds_mi) == (True, False)
+    assert (made.views, made.bounds_mi) == (("x", "y", "n_x", "n_y"), False)
     z = np.stack([Z_X, Z_Y, *np.random.default_rng(1).normal(size=(2, K, 5))])
     value, gradient = jax.jit(jax.value_and_grad(lambda z: made.loss(*z)))(jnp.array(z))
     np.testing.assert_allclose(value, nce_by_loop(*z), rtol=1e-12)
@@ -108,7 +115,7 @@ def test_supcon_is_nt_xent_where_only_partners_are_alike_and_nothing_where_no_vi
 
 def test_simclr_is_nt_xent_of_the_temperature_and_alone_in_standing_for_mi():
     z = jnp.array(Z_X, jnp.float32), jnp.array(Z_Y, jnp.float32)
-    assert loss("simclr")(*z, None, None) == nt_xent(*z, TEMPERATURE)
+    assert loss("simclr")(*z) == nt_xent(*z, TEMPERATURE)
     options = {"temperature": TEMPERATURE, "num_classes": 5, "axis_name": None}
     assert objectives.make("simclr", **options).bounds_mi
     assert not any(objectives.make(name, **options).bounds_mi for name in (*BY_LOOP, "rotation"))
@@ -118,7 +125,7 @@ def test_simclr_is_nt_xent_of_the_temperature_and_alone_in_standing_for_mi():
 def test_losses_are_finite_where_exponentials_overflow_and_sum_in_float32(name):
     half = [jnp.asarray(z, jnp.bfloat16) for z in (Z_X, Z_Y)]
     rounded = [np.asarray(z, np.float64) for z in half]
-    classes = jnp.array(C_X), jnp.array(C_Y)
+    classes = targets_of(name)
     value = jax.jit(loss(name))(*half, *classes)
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, BY_LOOP[name](*rounded, C_X, C_Y), rtol=1e-5)
@@ -139,7 +146,7 @@ def test_unknown_objectives_and_missing_labels_or_negatives_are_named():
         with pytest.raises(InputError, match=rf"='{name}' .* have 1; "):
             make(name, num_classes=1)
     with pytest.raises(InputError, match=r"objective='decoupled' has no negatives at k = 1"):
-        make("decoupled", num_classes=None).loss(jnp.ones((1, 2)), jnp.ones((1, 2)), None, None)
+        make("decoupled", num_classes=None).loss(jnp.ones((1, 2)), jnp.ones((1, 2)))
     with pytest.raises(
         InputError,
         match=r"objective='supcon' has no use for negatives of their own, as simclr has; leave them out",

@@ -102,17 +102,20 @@ class Scale(nn.Module):
         return self.param("scale", nn.initializers.ones, ()) * h
 
 
+ROTATION = objectives.make("rotation", temperature=1.0, num_classes=None, axis_name=None)
+
+
 class Seen:
-    """An objective that keeps what it is given: z (2, k, d), 4 with negatives, and classes (2, k) of turns."""
+    """An objective that keeps what it is given: z (2, k, d), 4 with negatives, and targets (2, k)."""
 
     def __init__(self, **options):
         self.z = self.classes = np.zeros(0)
         self.objective = objectives.Objective(self.loss, **options)
 
-    def loss(self, z_x, z_y, c_x, c_y):
-        views = (z_x, z_y, c_x, c_y) if self.objective.negatives else (z_x, z_y)
-        jax.debug.callback(self.keep, views, (c_x, c_y) if self.objective.turns else ())
-        return jnp.mean(z_x * z_y)
+    def loss(self, *z_and_targets):
+        views = len(self.objective.views)
+        jax.debug.callback(self.keep, z_and_targets[:views], z_and_targets[views:])
+        return jnp.mean(z_and_targets[0] * z_and_targets[1])
 
     def keep(self, z, classes):
         self.z, self.classes = np.stack(z), np.array(classes)
@@ -155,7 +158,7 @@ def test_every_view_is_turned_by_itself_and_anew_at_every_step_by_its_class(accu
     k, turns = 256, []
     batch = images(k, size=4)
     for number in (0, 1):
-        seen = Seen(turns=True)
+        seen = Seen(prepare=ROTATION.prepare, transform=ROTATION.transform)
         z = seen.step(number, batch, accumulate=accumulate).reshape(2, k, 4, 4, 3)
         for view, z_of_view, classes in zip(("x", "y"), z, seen.classes, strict=True):
             expected = np.stack([np.rot90(*of) for of in zip(batch[view], classes, strict=True)])
@@ -171,7 +174,7 @@ def test_every_view_is_turned_by_itself_and_anew_at_every_step_by_its_class(accu
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_pairs_and_negatives_keep_their_places(accumulate):
     batch = dict(zip(("n_y", "y", "x", "n_x"), images(32, size=4)["x"].reshape(4, 8, 4, 4, 3), strict=True))
-    z = Seen(negatives=True).step(0, batch, accumulate=accumulate)
+    z = Seen(needs_negatives=True).step(0, batch, accumulate=accumulate)
     for seen, name in zip(z, ("x", "y", "n_x", "n_y"), strict=True):
         np.testing.assert_allclose(seen, batch[name].reshape(8, -1) / 127.5 - 1, atol=1e-6)
 
@@ -180,7 +183,7 @@ def test_pairs_and_negatives_keep_their_places(accumulate):
 def test_turns_come_after_the_augmentation():
     # A flip from left to right leaves rows of one colour as they are, but not what is turned by 90° before it.
     rows = np.broadcast_to(np.arange(0, 256, 32, np.uint8)[:, None, None], (64, 8, 8, 3))
-    seen = Seen(turns=True)
+    seen = Seen(prepare=ROTATION.prepare, transform=ROTATION.transform)
     augmentation = Augmentation(crop=0.0, flip=1.0, jitter=0.0, grey=0.0, blur=0.0)
     z = seen.step(0, {"x": rows, "y": rows}, augmentation=augmentation).reshape(2, 64, 8, 8, 3)
     for image, quarters in zip(z.reshape(-1, 8, 8, 3), seen.classes.ravel(), strict=True):

@@ -38,7 +38,7 @@ def train_work(job: Job, devices: Sequence[Any]) -> Work:
     with under("train."):
         training.check_parts(k // mesh.size, config.train.accumulate)
     step, arguments = make_train_step(job, mesh)
-    return Work(step, arguments, f"train.k={k}", (4 if config.data.negatives else 2) * k, k)
+    return Work(step, arguments, f"train.k={k}", len(job.objective.views) * k, k)
 
 
 def encode_work(job: Job, devices: Sequence[Any]) -> Work:

@@ -78,9 +78,8 @@ def make_train_step(job: Job, mesh: Mesh, held: int = 0) -> tuple[Any, tuple[Any
     k, shape = config.train.k, (config.data.size, config.data.size, 3)
     view = jax.ShapeDtypeStruct((k,), jnp.int32) if held else jax.ShapeDtypeStruct((k, *shape), jnp.uint8)
     images = jax.ShapeDtypeStruct((held, *shape), jnp.uint8) if held else None
-    batch = dict.fromkeys(training.views_of(objective), view)
-    if objective.labelled:
-        batch |= dict.fromkeys(("c_x", "c_y"), jax.ShapeDtypeStruct((k,), jnp.int32))
+    label = jax.ShapeDtypeStruct((k,), jnp.int32)
+    batch = dict.fromkeys(objective.views, view) | dict.fromkeys(objective.labels, label)
     batch = parallel.abstract(batch, mesh, parallel.SHARDED)
     return mapped, (parallel.abstract(state, mesh), batch, parallel.abstract(images, mesh))
 

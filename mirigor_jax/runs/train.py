@@ -59,7 +59,7 @@ def training_pairs(job: Job) -> tuple[Read, UInt8[np.ndarray, "n s s 3"] | None]
     """How training reads its pairs, and the images that the devices hold for it where they do; says which."""
     config, population = job.config, job.images
     found, wanted = population.training(job.pairing), config.data.resident
-    classes = job.classes if job.objective.labelled else None
+    classes = job.classes if job.objective.needs_classes else None
     if found is None:
         print("  training images: every one new, streamed", flush=True)
         fresh = population.pairs(job.pairing, "train")
@@ -72,7 +72,7 @@ def training_pairs(job: Job) -> tuple[Read, UInt8[np.ndarray, "n s s 3"] | None]
 
         return rendered, None
     images, rows = found
-    negatives = population.negatives()
+    negatives = population.negatives() if job.objective.needs_negatives else None
     sets = [images] if negatives is None else [images, negatives[0]]
     n, limit = sum(map(len, sets)), parallel.from_main(memory.memory_bytes) // HELD_SHARE
     needed = n * images.read(np.arange(1)).nbytes
