@@ -53,7 +53,7 @@ def at_scale(scale: str) -> dict[str, Any]:
 
 
 def encoder(name: str, config: ConfigDict) -> dict[str, Any]:
-    """Settings that choose the encoder; of the config's options, which a scale or a set gave it, without those of others."""
+    """Settings that choose the encoder, without the options of others that a scale or a set gave the config."""
     from mirigor_jax import models  # which takes a second that most configs need not wait for
 
     given = [option for option in ("width", "stem") if config.encoder[option] is not None]

@@ -12,24 +12,43 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = ["InputError", "__version__", "cdp", "evaluate", "metrics", "mi", "models", "objectives", "probes"]
+__all__ = [
+    "InputError",
+    "__version__",
+    "cdp",
+    "encode",
+    "evaluate",
+    "load_encoder",
+    "metrics",
+    "mi",
+    "models",
+    "objectives",
+    "probes",
+    "train",
+]
 
 if TYPE_CHECKING:  # type checkers and editors read this, Python reads _HOMES
     from mirigor_jax import metrics, mi, models, objectives, probes
     from mirigor_jax.data import cdp
+    from mirigor_jax.encoding import encode
     from mirigor_jax.errors import InputError
     from mirigor_jax.metrics import evaluate
+    from mirigor_jax.models.pretrained import load as load_encoder
+    from mirigor_jax.training import train
 else:
     # MODULE, or MODULE:NAME, of each public name. A test compares it with __all__ and the imports above.
     _HOMES = {
         "InputError": "mirigor_jax.errors:InputError",
         "cdp": "mirigor_jax.data.cdp",
+        "encode": "mirigor_jax.encoding:encode",
         "evaluate": "mirigor_jax.metrics:evaluate",
+        "load_encoder": "mirigor_jax.models.pretrained:load",
         "metrics": "mirigor_jax.metrics",
         "mi": "mirigor_jax.mi",
         "models": "mirigor_jax.models",
         "objectives": "mirigor_jax.objectives",
         "probes": "mirigor_jax.probes",
+        "train": "mirigor_jax.training:train",
     }
 
     def __getattr__(name: str) -> object:

@@ -1,17 +1,125 @@
-"""The frozen encoder f_e over images: the step for one device, and that for streamed pairs."""
+"""The frozen encoder f_e over images: `encode`, the step for one device, and that for streamed pairs."""
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, overload
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Key, UInt8
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from mirigor_jax import parallel
-from mirigor_jax.data.augment import Augmentation
+from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.preprocess import image_keys, views
-from mirigor_jax.models.frozen import OURS
+from mirigor_jax.errors import InputError
+from mirigor_jax.models.frozen import OURS, FrozenEncoder
+from mirigor_jax.training import TrainState
+
+Progress = Callable[[int, int, str], None]  # (images, of how many, how it goes)
+Devices = Sequence[jax.Device] | None
+Features = Float[np.ndarray, "n d"]
+Labels = Int[np.ndarray, " n"]
+
+
+State = TrainState | FrozenEncoder | Mapping[str, Any]
+Batch = Mapping[str, np.ndarray]
+
+
+@overload
+def encode(
+    encoder: nn.Module, state: State, images: Batch, *, batch_size: int = ..., devices: Devices = ...,
+    on_progress: Progress | None = ...,
+) -> tuple[Features, Labels]: ...  # fmt: skip
+@overload
+def encode(
+    encoder: nn.Module, state: State, images: UInt8[Any, "n s s 3"], *, batch_size: int = ..., devices: Devices = ...,
+    on_progress: Progress | None = ...,
+) -> Features: ...  # fmt: skip
+def encode(
+    encoder: nn.Module,
+    state: State,
+    images: Any,
+    *,
+    batch_size: int = 256,
+    devices: Devices = None,
+    on_progress: Progress | None = None,
+) -> Any:
+    """Representations h of images by a frozen encoder, in memory, on all devices at hand.
+
+    encoder: what `models.build` made, or a FrozenEncoder's own.
+    state: its weights: the state that `train` returns; the FrozenEncoder that `load_encoder` returns, whose images are
+        normalized as its source normalized them; or {"params", "batch_stats"}.
+    images: uint8 (n, s, s, 3); or a batch {"image", "attributes"}, as `cdp.images(...)` gives.
+    batch_size: images in one step, on all devices together.
+    devices: None: all of this process.
+    on_progress: called as on_progress(images, of how many, "") after every step.
+    Returns h, float32 at least, (n, d); of a batch (h, labels), labels (n,) the number of each image's class: of the
+    combination of values that its attributes have, in ascending order of those that occur.
+    Raises InputError for images of another type or shape, and as the encoder does for their size.
+
+        h, labels = mj.encode(encoder, state, cdp.images(0, 10_000))
+    """
+    pixels = images["image"] if isinstance(images, Mapping) else images
+    if getattr(pixels, "dtype", None) != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or not len(pixels):
+        found = f"{pixels.dtype} {pixels.shape}" if hasattr(pixels, "dtype") else type(pixels).__name__
+        raise InputError(f"images are {found}; expected bytes, uint8 (n, s, s, 3), in an array or under 'image'")
+    mesh = parallel.make_mesh(batch_size, devices)
+    h = _encoded(_frozen(encoder, state), np.asarray(pixels), batch_size, mesh, on_progress)
+    if not isinstance(images, Mapping):
+        return h
+    return h, np.unique(images["attributes"], axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _frozen(encoder: nn.Module, state: State) -> FrozenEncoder:
+    if isinstance(state, FrozenEncoder):
+        return replace(state, encoder=encoder)
+    return FrozenEncoder(encoder, state.encoder_variables if isinstance(state, TrainState) else state)
+
+
+def _encoded(
+    frozen: FrozenEncoder, images: np.ndarray, batch_size: int, mesh: Mesh, on_progress: Progress | None
+) -> Features:
+    """h of all images, a batch's copied to the host while the next one is under way."""
+    step, _ = make_step(frozen, mesh, batch_size=batch_size, size=images.shape[1])
+    variables = parallel.place(frozen.variables, mesh)
+    n, parts, pending = len(images), [], None
+    for first in range(0, n, batch_size):
+        batch = padded(images[first : first + batch_size], batch_size)
+        following = step(variables, parallel.shard(batch, mesh), None)
+        if pending is not None:
+            parts.append(np.asarray(pending))
+        pending = following
+        if on_progress is not None:
+            on_progress(min(first + batch_size, n), n, "")
+    return np.concatenate([*parts, np.asarray(pending)])[:n]
+
+
+def padded(rows: np.ndarray, n: int) -> np.ndarray:
+    """The rows, and zeros up to n: one shape, so one compilation."""
+    whole = np.zeros((n, *rows.shape[1:]), rows.dtype)
+    whole[: len(rows)] = rows
+    return whole
+
+
+def make_step(
+    frozen: FrozenEncoder, mesh: Mesh, *, batch_size: int, size: int, augmentation: Augmentation | None = None
+) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
+    """`encode_step` mapped over the mesh, and the abstract (frozen tree, images, keys) it takes.
+
+    batch_size: images of the global batch. size: pixels, their side. augmentation: of every image.
+    """
+    step = partial(encode_step, **frozen.options, augmentation=augmentation)
+    specs = (parallel.REPLICATED, parallel.SHARDED, parallel.SHARDED)
+    mapped = parallel.map_step(step, mesh, specs, parallel.SHARDED)
+    images = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8)
+    keys = None if augmentation is None else jax.eval_shape(partial(image_keys, n=batch_size), jax.random.key(0), 0)
+    batch = parallel.abstract((images, keys), mesh, parallel.SHARDED)
+    return mapped, (parallel.abstract(frozen.variables, mesh), *batch)
 
 
 def encode_step(

@@ -1,5 +1,6 @@
-"""Contrastive training of encoder f_e and projection head f_p: the state, the step for one device, the optimizers."""
+"""Contrastive training of encoder f_e and projection head f_p: `train`, and the state, step and optimizers under it."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -7,20 +8,30 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, UInt8
 
-from mirigor_jax import parallel
-from mirigor_jax.data.augment import Augmentation
+from mirigor_jax import memory, objectives, parallel
+from mirigor_jax.data.augmentation import Augmentation
+from mirigor_jax.data.pipeline import batches
 from mirigor_jax.data.preprocess import image_keys, views
+from mirigor_jax.data.training_data import TrainingData, pairing_of, population_of, told_apart, training_data
 from mirigor_jax.errors import InputError
+from mirigor_jax.history import Row, TrainingHistory, in_training_bits, note
+from mirigor_jax.models.heads import MLP
 from mirigor_jax.objectives import Objective
 
 Metrics = dict[str, Array]
 
+Progress = Callable[[int, int, str], None]  # (step, of how many, how it goes)
+Advance = Callable[["TrainState"], tuple["TrainState", Metrics]]  # a batch is drawn, and a step is taken
+Abstract = tuple[Any, dict[str, Any], Any]  # shapes, dtypes and layout of (state, batch, resident images)
+
+FIRST_WEIGHTS = 0  # what the root key is folded with for them
 AUGMENTING, OF_OBJECTIVE = 2, 3  # what the root key is folded with for augmentations, and for what an objective draws
 
 
@@ -32,6 +43,17 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: Any
+
+    @property
+    def encoder_variables(self) -> dict[str, Any]:
+        """What `encoder.apply` takes: the encoder as it is now."""
+        return {"params": self.params["encoder"], "batch_stats": self.batch_stats}
+
+
+def check_pairs(k: int) -> None:
+    """Raises InputError for a batch without negatives."""
+    if k < 2:
+        raise InputError(f"k={k}: contrastive learning needs at least 2 pairs a batch, for one negative")
 
 
 def check_parts(k: int, accumulate: int) -> None:
@@ -222,3 +244,246 @@ def make_optimizer(
     if name not in builders:
         raise InputError(f"optimizer='{name}' is unknown; choose one of {', '.join(builders)}")
     return builders[name]()
+
+
+def train(
+    encoder: nn.Module,
+    source: Any,
+    *,
+    pairing: str = "all",
+    objective: str = "simclr",
+    k: int = 64,
+    steps: int = 300,
+    seed: int = 0,
+    optimizer: str = "adamw",
+    learning_rate: float = 4e-3,
+    warmup_steps: int = 20,
+    weight_decay: float = 1e-4,
+    temperature: float = 0.1,
+    head: nn.Module | None = None,
+    augmentation: Augmentation | None = None,
+    accumulate: int = 1,
+    global_batch_norm: bool = True,
+    resident_images: str = "auto",
+    devices: Sequence[jax.Device] | None = None,
+    threads: int = 2,
+    workers: int = 0,
+    on_progress: Progress | None = None,
+) -> tuple[TrainState, TrainingHistory]:
+    """Train an encoder on pairs of images, in memory, on all devices at hand.
+
+    encoder: what `models.build` makes.
+    source: `cdp.make(...)`, whose images are new at every step; an ImageSet; (images uint8 (n, s, s, 3), labels (n,)),
+        or images alone for pairing="simclr"; or a population.
+    pairing: which two images are a pair: "all" or "class", attributes joined by +, "none"; with "+simclr" each view is
+        augmented, and "simclr" alone pairs two views of one image.
+    objective: a name in OBJECTIVES.
+    k: pairs a batch. steps: updates. seed: of the first weights and of all that is drawn.
+    optimizer: adamw, sgd or lars; learning_rate, warmup_steps, weight_decay: see `make_optimizer`.
+    temperature: of the contrastive losses.
+    head: the projection head; None: an MLP of one hidden layer of 128 and 64 outputs.
+    augmentation: strengths for a pairing with simclr; None: SimCLR's.
+    accumulate, global_batch_norm: see `make_step`.
+    resident_images: whether the devices hold a finite set of images: always, never, or auto, if it fits.
+    devices: None: all of this process.
+    threads, workers: that read batches ahead.
+    on_progress: called as on_progress(step, steps, note) after every step.
+    Returns the state, for `encode`, and the history of the loss. The same arguments give the same numbers, which are
+    those of a run with these settings.
+    Raises InputError for arguments that do not go together, a step that does not fit memory, and a loss that is not
+    finite.
+
+        state, history = mj.train(encoder, mj.cdp.make(size=64), k=64, steps=300, seed=0)
+    """
+    check_pairs(k)
+    population = population_of(source, seed)
+    pairs = pairing_of(population, pairing, augmentation)
+    classes = told_apart(population, pairs)
+    num_classes = None if classes is None else classes.num_classes
+    made = objectives.make(objective, temperature=temperature, num_classes=num_classes, axis_name=parallel.AXIS)
+    labels = classes if made.needs_classes else None
+    data = training_data(population, pairs, classes=labels, negatives=made.needs_negatives, resident=resident_images)
+    mesh, size = parallel.make_mesh(k, devices), population.side
+    updates = make_optimizer(
+        optimizer, learning_rate=learning_rate, steps=steps, warmup_steps=warmup_steps, weight_decay=weight_decay
+    )
+    modules: tuple[Any, Any, Any] = (encoder, head or default_head(encoder, made), updates)
+    step, arguments = make_step(
+        *modules,
+        made,
+        mesh=mesh,
+        k=k,
+        size=size,
+        accumulate=accumulate,
+        augmentation=pairs.augmentation,
+        seed=seed,
+        resident_images=0 if data.resident_images is None else len(data.resident_images),
+        global_batch_norm=global_batch_norm,
+    )
+    compiled = compile_step(step, arguments, mesh, k=k, accumulate=accumulate)
+    advance = stepper(compiled, data, arguments, mesh, threads=threads, workers=workers)
+    state = first_state(*modules, size, seed=seed, like=arguments[0])
+    read = partial(read_row, k=k, objective=made, learning_rate=learning_rate)
+
+    def tell(rows: list[Row]) -> None:
+        if on_progress is not None:
+            on_progress(len(rows), steps, note(rows, k))
+
+    state, rows = take_steps(advance, state, steps, read, tell)
+    return state, TrainingHistory.of(rows, k)
+
+
+def take_steps(
+    advance: Advance,
+    state: TrainState,
+    steps: int,
+    read: Callable[[int, Any], Row],
+    on_row: Callable[[list[Row]], None],
+) -> tuple[TrainState, list[Row]]:
+    """The state after so many steps, and a row of each.
+
+    As in a run the metrics of a step are read when the next one is under way, so that no accelerator waits for Python.
+    read: (the step that was reached, its metrics) → its row. on_row: told all rows so far, after each.
+    """
+    rows: list[Row] = []
+    pending: Any = None
+
+    def read_pending() -> None:
+        if pending is not None:
+            rows.append(read(*pending))
+            on_row(rows)
+
+    for step in range(1, steps + 1):
+        state, metrics = advance(state)
+        read_pending()
+        pending = step, metrics
+    read_pending()
+    return state, rows
+
+
+def default_head(encoder: Any, objective: Objective, hidden: tuple[int, ...] = (128,), features: int = 64) -> MLP:
+    """The projection head: an MLP of as many outputs as the objective asks for, else of `features`."""
+    return MLP(hidden, objective.outputs or features, encoder.dtype)
+
+
+def make_step(
+    encoder: nn.Module,
+    head: nn.Module,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    *,
+    mesh: Mesh,
+    k: int,
+    size: int,
+    accumulate: int = 1,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    resident_images: int = 0,
+    global_batch_norm: bool = True,
+) -> tuple[Any, Abstract]:
+    """`train_step` mapped over the mesh, its state donated; and the abstract (state, batch, resident images) it takes.
+
+    k: pairs of the global batch. size: pixels, the images' side.
+    accumulate, augmentation, seed: see `train_step`.
+    resident_images: how many images the devices hold, of which batches then are rows; 0: batches bring images.
+    global_batch_norm: whether batch statistics are of all devices' images, or of each device's own.
+    """
+    spanning = over_mesh(encoder, mesh) if global_batch_norm else encoder
+    step = partial(
+        train_step,
+        encoder=spanning,
+        head=head,
+        objective=objective,
+        optimizer=optimizer,
+        accumulate=accumulate,
+        augmentation=augmentation,
+        seed=seed,
+    )
+    in_specs = (parallel.REPLICATED, parallel.SHARDED, parallel.REPLICATED)
+    mapped = parallel.map_step(step, mesh, in_specs, (parallel.REPLICATED, parallel.REPLICATED), donate=(0,))
+    state = jax.eval_shape(partial(init_state, encoder, head, optimizer, size), jax.random.key(0))
+    shape, n = (size, size, 3), resident_images
+    view = jax.ShapeDtypeStruct((k,), jnp.int32) if n else jax.ShapeDtypeStruct((k, *shape), jnp.uint8)
+    images = jax.ShapeDtypeStruct((n, *shape), jnp.uint8) if n else None
+    label = jax.ShapeDtypeStruct((k,), jnp.int32)
+    batch = dict.fromkeys(objective.views, view) | dict.fromkeys(objective.labels, label)
+    batch = parallel.abstract(batch, mesh, parallel.SHARDED)
+    return mapped, (parallel.abstract(state, mesh), batch, parallel.abstract(images, mesh))
+
+
+def first_state(
+    encoder: nn.Module, head: nn.Module, optimizer: optax.GradientTransformation, size: int, *, seed: int, like: Any
+) -> TrainState:
+    """The state before the first step, made on the devices. like: its abstract arrays, as `make_step` has them."""
+    start = jax.jit(partial(init_state, encoder, head, optimizer, size), out_shardings=parallel.layout(like))
+    return start(jax.random.fold_in(jax.random.key(seed), FIRST_WEIGHTS))
+
+
+def compile_step(step: Any, arguments: Abstract, mesh: Mesh, *, k: int, accumulate: int, prefix: str = "") -> Any:
+    """The compiled step. Raises InputError if it needs more than a device has, with what would fit.
+
+    prefix: what the message writes before the names of k and accumulate.
+    """
+    compiled, needed = memory.compile_within(lambda: step.lower(*arguments).compile())
+    available = memory.memory_bytes()
+    if compiled is None or needed > available:
+        state, _, images = arguments
+        fixed = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves((state, images)))
+        fit = what_fits(k, accumulate, mesh.size, (available - fixed) / max(needed - fixed, 1), prefix)
+        raise InputError(
+            f"{prefix}k={k} needs {needed / 2**30:.2f} GiB on each device, which has {available / 2**30:.2f}; "
+            f"{fit} should fit (the rest is taken to grow with the batch)"
+        )
+    return compiled
+
+
+def what_fits(k: int, accumulate: int, devices: int, share: float, prefix: str = "") -> str:
+    """Advice for a step of which a device has memory for a share of what grows with the pairs in it at once."""
+    unit = devices * accumulate
+    fewer = int(k * share) // unit * unit if share < 1 else 0  # if the compiler did not say what it needs
+    parts = [n for n in range(accumulate + 1, k // devices + 1) if (k // devices) % n == 0 and n * share >= accumulate]
+    advice = [f"{prefix}k={fewer}"] if fewer >= 2 else []
+    advice += [f"{prefix}accumulate={parts[0]} with the same negatives"] if parts and 0 < share < 1 else []
+    return " or ".join(advice) or "a smaller encoder or smaller images"
+
+
+def stepper(
+    step: Callable[..., Any], data: TrainingData, arguments: Abstract, mesh: Mesh, *, first: int = 0, **reading: int
+) -> Advance:
+    """A function that draws the next batch, places it on the devices and takes a step: state → (state, metrics).
+
+    step, arguments: as `make_step` has them, the step compiled or not. first: the number of the first batch.
+    reading: threads and workers, see `pipeline.batches`.
+    """
+    _, abstract_batch, _ = arguments
+
+    def place(batch: dict[str, np.ndarray]) -> dict[str, Array]:
+        return parallel.shard({name: batch[name] for name in abstract_batch}, mesh)
+
+    iterator = iter(
+        batches(
+            data.read,
+            batch_size=abstract_batch["x"].shape[0],
+            first=first,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            place=place,
+            **reading,
+        )
+    )
+    images = None if data.resident_images is None else parallel.place(data.resident_images, mesh)
+
+    def advance(state: TrainState) -> tuple[TrainState, Metrics]:
+        batch = next(iterator)
+        with jax.transfer_guard("disallow"):  # a hidden copy would stall the accelerator at every step
+            return step(state, batch, images)
+
+    return advance
+
+
+def read_row(step: int, metrics: dict[str, Any], *, k: int, objective: Objective, learning_rate: float) -> Row:
+    """What a step's loss says. Raises InputError for a loss that is not finite."""
+    loss = float(metrics["loss_nats"])
+    if not math.isfinite(loss):
+        raise InputError(f"learning_rate={learning_rate}: the training loss is {loss} at step {step}; lower it")
+    return {"step": step, "loss_nats": loss} | ({"mi_bits": in_training_bits(loss, k)} if objective.bounds_mi else {})

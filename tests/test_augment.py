@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mirigor_jax.data import augment
-from mirigor_jax.data.augment import Augmentation
+from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.errors import InputError
 
 OFF = Augmentation(crop=0.0, flip=0.0, jitter=0.0, grey=0.0, blur=0.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mirigor_jax import config_files, encoding, parallel
-from mirigor_jax.data.augment import Augmentation
+from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.pairing import SameImage
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.runs.features import encode

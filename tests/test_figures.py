@@ -10,6 +10,7 @@ import pytest
 from matplotlib.text import Text
 from small import estimate_entry, image_report, reading
 
+from mirigor_jax.history import TrainingHistory
 from mirigor_jax.metrics import METRICS, picture
 from mirigor_jax.mi.results import Curve
 from mirigor_jax.runs import figures
@@ -56,7 +57,7 @@ def draw_training(n=300, true_bits=3.3):
     rng = np.random.default_rng(0)
     steps, mi_bits = 10 * np.arange(1, n + 1), rng.normal(3, 0.2, n)
     loss_nats = (6.989 - mi_bits) * np.log(2)
-    figure = figures.training(steps, loss_nats, mi_bits, ceiling_bits=6.989, entropy_bits=6.0, true_bits=true_bits)
+    figure = TrainingHistory(64, steps, loss_nats, mi_bits).figure(entropy_bits=6.0, true_bits=true_bits)
     return figure, steps, loss_nats, mi_bits
 
 
@@ -175,7 +176,7 @@ def test_training_draws_the_values_their_mean_and_the_references():
         np.testing.assert_allclose(mean.get_xydata(), expected)
     levels = {label: line.get_ydata()[0] for label, line in list(by_label(mi).items())[2:]}
     assert levels == {
-        "ceiling log₂(2K−1) = 6.989 bits": 6.989,
+        "ceiling log₂(2K−1) = 6.989 bits": np.log2(127),
         "H(C) = 6.000 bits": 6.0,
         "true MI = 3.300 bits": 3.3,
     }

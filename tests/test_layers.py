@@ -17,7 +17,7 @@ LAYERS = (
     ("data", "models"),
     ("probes",),
     ("mi",),
-    ("objectives", "encoding", "training", "metrics"),
+    ("objectives", "history", "encoding", "training", "metrics"),
     ("runs",),
     ("studies", "plan"),
     ("kinds",),

@@ -20,9 +20,10 @@ from small import cdp, report, user_environment
 from mirigor_jax import config_files, encoding, fitting, kinds
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
+from mirigor_jax.history import TrainingHistory
 from mirigor_jax.main import main
 from mirigor_jax.mi import fit
-from mirigor_jax.runs import figures, job, loop, renamed, schema
+from mirigor_jax.runs import job, loop, renamed, schema
 from mirigor_jax.runs.features import encode_split, load
 from mirigor_jax.runs.folder import RunFolder
 
@@ -243,16 +244,16 @@ def test_a_kill_between_a_result_and_its_note_loses_the_note_alone(finished, tmp
 
 
 def test_the_picture_of_the_training_has_its_own_ceiling_and_entropy(finished, tmp_path, monkeypatch):
-    folder, drawn, training = tmp_path / "run", [], figures.training
+    folder, drawn, figure = tmp_path / "run", [], TrainingHistory.figure
 
-    def draw(*columns, **levels):
-        drawn.append(training(*columns, **levels))
+    def draw(history, **levels):
+        drawn.append(figure(history, **levels))
         return drawn[-1]
 
     shutil.copytree(finished, folder)
     stages = json.loads((folder / "stages.json").read_text())
     (folder / "stages.json").write_text(json.dumps({name: stages[name] for name in stages if name != "report"}))
-    monkeypatch.setattr(figures, "training", draw)
+    monkeypatch.setattr(TrainingHistory, "figure", draw)
     assert main(cdp(f"--workdir={folder}")) == 0
     levels = {line.get_label().split()[0]: line.get_ydata()[0] for line in drawn[0].axes[1].lines[2:]}
     assert levels == {"ceiling": pytest.approx(np.log2(15)), "H(C)": 1.0}
@@ -564,4 +565,4 @@ def test_k_of_the_paper_and_epsilon_one_by_one():
 def test_a_training_that_diverges_says_what_to_do(tmp_path, capsys):
     diverging = ["--config.train.optimizer=sgd", "--config.train.learning_rate=1e30", "--config.train.warmup_steps=0"]
     assert main(cdp(*diverging, f"--workdir={tmp_path / 'run'}")) == 2
-    assert re.search(r"training loss is (nan|inf) at step .*learning_rate=1e\+30", capsys.readouterr().err)
+    assert re.search(r"train\.learning_rate=1e\+30: the training loss is (nan|inf) at step", capsys.readouterr().err)

@@ -11,8 +11,8 @@ from small import cdp, report, user_environment
 from mirigor_jax import config_files, models
 from mirigor_jax.data.pairing import SameImage
 from mirigor_jax.errors import InputError
-from mirigor_jax.runs import re_estimate
 from mirigor_jax.runs.job import without_images
+from mirigor_jax.runs.renamed import current
 
 
 def test_a_name_is_enough_and_options_are_the_encoder_s_own():
@@ -91,11 +91,13 @@ def test_an_option_without_effect_is_named_by_its_key_in_the_config():
         asked.encoder()
 
 
-def test_older_runs_whose_configs_gave_every_encoder_a_width_stay_restorable():
-    own = config_files.parse(["--config=configs/images.py:encoder=lenet5,size=28"])[0]
-    own = type(own)(own.to_dict())
-    own.encoder.update({"width": 16, "stem": "imagenet", "remat": False})
-    assert without_images(re_estimate._of_today(own), SameImage()).encoder() == models.build("lenet5")
+@pytest.mark.parametrize("encoder", ["lenet5", "resnet18"])
+def test_older_configs_that_gave_every_encoder_a_width_are_today_s(encoder):
+    own = config_files.parse([f"--config=configs/images.py:encoder={encoder},size=28"])[0].to_dict()
+    older = {**own, "encoder": own["encoder"] | {"width": 16, "stem": "imagenet", "remat": False}}
+    assert current(older) == own
+    older["encoder"]["width"] = 64
+    assert current(older)["encoder"]["width"] == (64 if encoder == "resnet18" else None)
 
 
 REGISTERING = '''

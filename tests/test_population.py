@@ -18,7 +18,7 @@ from mirigor_jax.mi.certificates import classifier_lower_bits
 from mirigor_jax.mi.certify import RUN_OUT
 from mirigor_jax.models import pretrained
 from mirigor_jax.runs.job import PARTS, digests, parse
-from mirigor_jax.runs.train import training_pairs
+from mirigor_jax.runs.train import job_training_data
 
 COUNTS = {"": (1500, 900, 600), "_test": (300, 150, 150)}  # images of three classes: unlike in training and test
 
@@ -123,7 +123,8 @@ def test_a_labelled_objective_is_given_each_images_own_class(images, tmp_path, p
     config = config_files.parse(job(images, tmp_path, *options, pairing=pairing))[0]
     parsed = parse(config)
     population = parsed.images
-    read, held = training_pairs(parsed)
+    data = job_training_data(parsed)
+    read, held = data.read, data.resident_images
     batch, train = read(0, 200), population.sets["train"]
     assert (held is None) == (resident == "never")
     for view in ("x", "y"):
@@ -148,7 +149,8 @@ def test_negatives_come_from_their_own_images(images, tmp_path, name, resident):
     command = job(images, tmp_path / "run", *options, f"--config.data.resident={resident}", pairing="simclr")
     config = config_files.parse(command)[0]
     parsed = parse(config)
-    read, held = training_pairs(parsed)
+    data = job_training_data(parsed)
+    read, held = data.read, data.resident_images
     batch = read(0, 300)
     assert (held is None) == (resident == "never")
     seen = {view: rows if held is None else held[rows] for view, rows in batch.items()}

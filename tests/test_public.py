@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 def test_every_public_name_is_there_and_type_checkers_see_the_same():
     source = ast.parse((ROOT / "mirigor_jax" / "__init__.py").read_text())
     (seen,) = (node.body for node in source.body if isinstance(node, ast.If))
-    names = {alias.name for node in seen if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names = {alias.asname or alias.name for node in seen if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert names == mj._HOMES.keys() == set(mj.__all__) - {"__version__"}
     assert set(mj.__all__) <= set(dir(mj))
     for name in mj.__all__:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from mirigor_jax.data import augment
-from mirigor_jax.data.augment import Augmentation
+from mirigor_jax.data.augmentation import Augmentation
 
 
 def normalize(images: UInt8[Array, "n s s 3"], dtype: str) -> Float[Array, "n s s 3"]:

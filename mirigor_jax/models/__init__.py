@@ -68,7 +68,7 @@ def idle_options(name: str, options: Iterable[str]) -> list[str]:
 
 
 def own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, with None for those that the encoder does not have and for its defaults; an unknown one's as given."""
+    """The options, None for those that the encoder does not have and for its defaults; an unknown one keeps all."""
     if name not in ENCODERS:
         return dict(options)
     idle, parameters = idle_options(name, options), inspect.signature(ENCODERS[name]).parameters

@@ -13,10 +13,11 @@ from jaxtyping import Float, UInt8
 
 from mirigor_jax import parallel
 from mirigor_jax.checkpoint import Checkpoints
-from mirigor_jax.data.augment import Augmentation
+from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.data.population import Features, Read
 from mirigor_jax.data.preprocess import image_keys
+from mirigor_jax.encoding import padded
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, read_arrays, remove_tree, replace_arrays
 from mirigor_jax.models.frozen import FrozenEncoder
@@ -82,7 +83,7 @@ def frozen_variables(job: Job, folder: RunFolder, mesh: Mesh, *, which: str = "l
         if step is None:
             raise InputError(f"no checkpoint in '{folder}'; run the training to its end first")
         state = checkpoints.restore(step, abstract_state)
-    return {"params": state.params["encoder"], "batch_stats": state.batch_stats}
+    return state.encoder_variables
 
 
 def encode_split(
@@ -154,9 +155,7 @@ def _present(files: dict[int, AnyPath]) -> list[int]:
 def _encode(encode, name: str, x: np.ndarray, row: int, batch_size: int) -> np.ndarray:
     if name not in IMAGES:
         return x
-    padded = np.zeros((batch_size, *x.shape[1:]), x.dtype)  # one shape, so one compilation
-    padded[: len(x)] = x
-    return encode(padded, name, row)[: len(x)]
+    return encode(padded(x, batch_size), name, row)[: len(x)]
 
 
 def encode(

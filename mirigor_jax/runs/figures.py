@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import cycle
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from mirigor_jax.drawing import (
@@ -55,34 +55,6 @@ def pair_sheet(
             ax.set_axis_off()
             words = textwrap.fill(caption, 22)
             ax.text(0.5, -0.03, words, transform=ax.transAxes, ha="center", va="top", fontsize=8, color=INK)
-    return figure
-
-
-def training(
-    steps: Int[np.ndarray, " n"],
-    loss_nats: Float[np.ndarray, " n"],
-    mi_bits: Float[np.ndarray, " n"],
-    *,
-    ceiling_bits: float,
-    entropy_bits: float | None,
-    true_bits: float | None,
-) -> Figure:
-    """Training loss in nats and in-training MI in bits: the values (faint) and a running mean of 5 % of them.
-
-    ceiling_bits: log2(2K-1) of the training batch (Lee et al. 2023, Prop. II.2). true_bits is drawn where it differs
-    from H(C).
-    """
-    figure, (loss, mi) = panels("training loss, nats", "in-training MI, bits")
-    window = np.full(max(1, len(steps) // 20), 1.0)
-    window /= len(window)
-    for ax, values in ((loss, loss_nats), (mi, mi_bits)):
-        ax.plot(steps, values, color=IN_TRAINING, alpha=0.3, linewidth=0.8, label="each value")
-        centres, means = np.convolve(steps, window, "valid"), np.convolve(values, window, "valid")
-        ax.plot(centres, means, color=IN_TRAINING, linewidth=2, label=f"running mean of {len(window)}")
-        ax.set_xlabel("training step")
-    mi.axhline(ceiling_bits, color=CEILING, linestyle="--", label=f"ceiling log₂(2K−1) = {ceiling_bits:.3f} bits")
-    references(mi, entropy_bits, true_bits)
-    legends(loss, mi)
     return figure
 
 

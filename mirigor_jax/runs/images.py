@@ -4,7 +4,6 @@ Each stage reads the folder of the one before and skips what it finds finished, 
 re-estimate are the same code.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from mirigor_jax.data.pairing import PAIRINGS, shares_image
 from mirigor_jax.data.population import Features
 from mirigor_jax.data.preprocess import image_keys
 from mirigor_jax.errors import InputError
+from mirigor_jax.history import TrainingHistory
 from mirigor_jax.monitoring import UNWATCHED, Watch
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs import figures, report
@@ -190,15 +190,8 @@ def _draw(job: Job, folder: RunFolder, parts: dict[str, Any]) -> dict[str, Figur
         drawn["linear"] = figures.linear(parts["linear"], chance)
     rows = folder.rows("train/metrics.jsonl")
     if rows and "mi_bits" in rows[0]:
-        columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-        drawn["training"] = figures.training(
-            columns["step"],
-            columns["loss_nats"],
-            columns["mi_bits"],
-            ceiling_bits=math.log2(2 * job.config.train.k - 1),
-            entropy_bits=job.pairing.entropy_bits,
-            true_bits=job.pairing.truth_bits,
-        )
+        levels = {"entropy_bits": job.pairing.entropy_bits, "true_bits": job.pairing.truth_bits}
+        drawn["training"] = TrainingHistory.of(rows, job.config.train.k).figure(**levels)
     return drawn
 
 

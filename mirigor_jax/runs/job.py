@@ -21,6 +21,7 @@ from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.pairing import ByClass, Pairing, SameImage, split
 from mirigor_jax.data.population import Population
 from mirigor_jax.data.sources import table
+from mirigor_jax.data.training_data import check_resident, told_apart
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import locate
 from mirigor_jax.mi.api import WHOLE
@@ -101,7 +102,7 @@ class Job:
     @property
     def classes(self) -> ByClass | None:
         """What a labelled objective tells apart: the classes that the views share, else all; None without labels."""
-        return _classes(self.images, self.pairing)
+        return told_apart(self.images, self.pairing)
 
     @property
     def objective(self) -> Objective:
@@ -132,7 +133,7 @@ class Job:
     def of(self, config: ConfigDict) -> "Job":
         """The job of another config with the same images, to report on: that there are enough of them isn't asked."""
         pairing = _pairing(config, self.images)
-        classes = _classes(self.images, pairing)
+        classes = told_apart(self.images, pairing)
         num_classes = None if classes is None else classes.num_classes
         return Job(config, pairing, num_classes, self.images)
 
@@ -183,7 +184,7 @@ def _parse(config: ConfigDict, population: Population) -> Job:
         what = f"data.pairing='{d.pairing}' augments" if augmented else "estimate.stream=True streams"
         raise InputError(f"{what} images, and data.source='{d.source}' has none; leave it out")
     pairing = _pairing(config, population)
-    classes = _classes(population, pairing)
+    classes = told_apart(population, pairing)
     if config.evaluate.classes:
         population.task(config.evaluate.classes)
     num_classes = None if classes is None else classes.num_classes
@@ -192,10 +193,8 @@ def _parse(config: ConfigDict, population: Population) -> Job:
     others = tuple(_parse(more, population) for more in _further(config, population))
     job = Job(config, pairing, num_classes, population, others)
     _check_pairs(job, *(population.num_pairs(part, pairing) for part in ("test", "validation")))
-    if d.resident not in ("auto", "always", "never"):
-        raise InputError(f"data.resident='{d.resident}' is unknown; choose auto, always or never")
-    if population.training(pairing) is None and d.resident == "always":
-        raise InputError("data.resident='always': there is nothing to hold, every image is new; give data.images=N")
+    has_set = population.training(pairing) is not None
+    check_resident(d.resident, has_set=has_set, key="data.resident", fix="give data.images=N")
     return job
 
 
@@ -320,8 +319,8 @@ def digests(config: ConfigDict) -> dict[str, str]:
 def _check_numbers(config: ConfigDict) -> None:
     """Raises InputError for a setting that is out of range by itself."""
     t, f, flat = config.train, config.features, flatten(config)
-    if t.k < 2:
-        raise InputError(f"train.k={t.k}: contrastive learning needs at least 2 pairs a batch, for one negative")
+    with under("train."):
+        training.check_pairs(t.k)
     for key, least in LEAST.items():
         if flat[key] is None and key in OPTIONAL[table.find(config.data.source).is_generated]:
             continue
@@ -406,12 +405,6 @@ def _pairing(config: ConfigDict, population: Population) -> Pairing:
     with under("data.augment."):
         augmentation = Augmentation(**d.augment)
     return population.pairing(d.pairing, augmentation=augmentation, mi_bits=d.mi, epsilon=epsilon)
-
-
-def _classes(population: Population, pairing: Pairing) -> ByClass | None:
-    if pairing.by_class is not None:
-        return pairing.by_class
-    return population.task(population.tasks[-1]) if population.names else None
 
 
 def _further(config: ConfigDict, population: Population) -> list[ConfigDict]:

@@ -13,12 +13,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Key
 
 from mirigor_jax import encoding, fitting, parallel, training
-from mirigor_jax.data.augment import Augmentation
-from mirigor_jax.data.preprocess import image_keys
+from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.mi import fit, read
 from mirigor_jax.mi.critics import CosineCritic
 from mirigor_jax.models.frozen import FrozenEncoder
-from mirigor_jax.models.heads import MLP
 from mirigor_jax.objectives import Objective
 from mirigor_jax.runs.job import Job, make_objective, validation_k
 from mirigor_jax.training import TrainState
@@ -26,19 +24,14 @@ from mirigor_jax.training import TrainState
 WITHIN_BATCH = P(None, parallel.AXIS)  # (batches, pairs, …) with every batch's pairs spread over the devices
 
 
-def _modules(job: Job, objective: Objective) -> tuple[nn.Module, nn.Module, optax.GradientTransformation]:
-    """Encoder, head and optimizer."""
-    config, t = job.config, job.config.train
-    optimizer = training.make_optimizer(
-        t.optimizer,
-        learning_rate=t.learning_rate,
-        steps=t.steps,
-        warmup_steps=t.warmup_steps,
-        weight_decay=t.weight_decay,
-    )
-    encoder: Any = job.encoder()
-    head = MLP(tuple(config.head.hidden), objective.outputs or config.head.features, encoder.dtype)
-    return encoder, head, optimizer
+Modules = tuple[nn.Module, nn.Module, optax.GradientTransformation]  # encoder, head and optimizer
+
+
+def _modules(job: Job, objective: Objective) -> Modules:
+    config, t, encoder = job.config, job.config.train, job.encoder()
+    schedule = {name: t[name] for name in ("learning_rate", "steps", "warmup_steps", "weight_decay")}
+    head = training.default_head(encoder, objective, tuple(config.head.hidden), config.head.features)
+    return encoder, head, training.make_optimizer(t.optimizer, **schedule)
 
 
 def init_state(job: Job, key: Key[Array, ""]) -> TrainState:
@@ -47,41 +40,31 @@ def init_state(job: Job, key: Key[Array, ""]) -> TrainState:
     return training.init_state(*modules, job.config.data.size, key)
 
 
-def make_train_step(job: Job, mesh: Mesh, held: int = 0) -> tuple[Any, tuple[Any, Any, Any]]:
-    """The compiled-for-`mesh` train step (state donated), and the abstract (state, batch, held images) it takes.
+def first_state(job: Job, like: Any) -> TrainState:
+    """The state that a training begins with, on the devices. like: its abstract arrays, as of `make_train_step`."""
+    modules = _modules(job, job.objective)
+    return training.first_state(*modules, job.config.data.size, seed=job.config.seed, like=like)
 
-    held: how many images the devices hold, of which batches then are rows; 0 for batches of images.
+
+def make_train_step(job: Job, mesh: Mesh, resident_images: int = 0) -> tuple[Any, training.Abstract]:
+    """The job's train step and its abstract arguments, as `training.make_step` makes them.
+
+    resident_images: how many images the devices hold, of which batches then are rows; 0: batches bring images.
     Raises InputError for an objective that there is not, or that needs labels.
     """
     config, objective = job.config, job.objective
-    encoder, head, optimizer = _modules(job, objective)
-    if config.train.global_batch_norm:
-        encoder = training.over_mesh(encoder, mesh)
-    step = partial(
-        training.train_step,
-        encoder=encoder,
-        head=head,
-        objective=objective,
-        optimizer=optimizer,
+    return training.make_step(
+        *_modules(job, objective),
+        objective,
+        mesh=mesh,
+        k=config.train.k,
+        size=config.data.size,
         accumulate=config.train.accumulate,
         augmentation=job.augmentation,
         seed=config.seed,
+        resident_images=resident_images,
+        global_batch_norm=config.train.global_batch_norm,
     )
-    mapped = parallel.map_step(
-        step,
-        mesh,
-        (parallel.REPLICATED, parallel.SHARDED, parallel.REPLICATED),
-        (parallel.REPLICATED, parallel.REPLICATED),
-        donate=(0,),
-    )
-    state = jax.eval_shape(partial(init_state, job), jax.random.key(0))
-    k, shape = config.train.k, (config.data.size, config.data.size, 3)
-    view = jax.ShapeDtypeStruct((k,), jnp.int32) if held else jax.ShapeDtypeStruct((k, *shape), jnp.uint8)
-    images = jax.ShapeDtypeStruct((held, *shape), jnp.uint8) if held else None
-    label = jax.ShapeDtypeStruct((k,), jnp.int32)
-    batch = dict.fromkeys(objective.views, view) | dict.fromkeys(objective.labels, label)
-    batch = parallel.abstract(batch, mesh, parallel.SHARDED)
-    return mapped, (parallel.abstract(state, mesh), batch, parallel.abstract(images, mesh))
 
 
 def make_encode_step(
@@ -94,16 +77,9 @@ def make_encode_step(
     config = job.config
     if frozen is None:
         state = jax.eval_shape(partial(init_state, job), jax.random.key(0))
-        tree = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
-        frozen = FrozenEncoder(job.encoder(), tree)
-    step = partial(encoding.encode_step, **frozen.options, augmentation=augmentation)
-    specs = (parallel.REPLICATED, parallel.SHARDED, parallel.SHARDED)
-    mapped = parallel.map_step(step, mesh, specs, parallel.SHARDED)
-    n, size = config.features.batch_size, config.data.size
-    images = jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8)
-    keys = None if augmentation is None else jax.eval_shape(partial(image_keys, n=n), jax.random.key(0), 0)
-    batch = parallel.abstract((images, keys), mesh, parallel.SHARDED)
-    return mapped, (parallel.abstract(frozen.variables, mesh), *batch)
+        frozen = FrozenEncoder(job.encoder(), state.encoder_variables)
+    options: Any = {"batch_size": config.features.batch_size, "size": config.data.size, "augmentation": augmentation}
+    return encoding.make_step(frozen, mesh, **options)
 
 
 def critic_of(job: Job) -> tuple[CosineCritic, optax.GradientTransformation]:

@@ -1,0 +1,179 @@
+"""Training and encoding in memory: the same numbers as a run's, a config's defaults, and nothing on disk."""
+
+import inspect
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import cdp as cdp_run
+from small import image_set
+
+from mirigor_jax import config_files, models, parallel
+from mirigor_jax.checkpoint import Checkpoints
+from mirigor_jax.data import cdp
+from mirigor_jax.data.augmentation import Augmentation
+from mirigor_jax.encoding import encode
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import read_rows
+from mirigor_jax.history import TrainingHistory
+from mirigor_jax.models.frozen import FrozenEncoder
+from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.runs.job import parse
+from mirigor_jax.runs.steps import make_train_step
+from mirigor_jax.runs.train import train_stage
+from mirigor_jax.training import train
+
+TINY = cdp.make(size=32, colors=2)
+
+
+@pytest.fixture(autouse=True)
+def few_devices(monkeypatch):
+    """Two of the eight, for which steps compile sooner."""
+    some = jax.devices()[:2]
+    monkeypatch.setattr(jax, "devices", lambda: some)
+
+
+def grey(n: int, seed: int = 0):
+    """Images of two classes, dark and bright, and their classes."""
+    classes = np.arange(n) % 2
+    pixels = 100 * classes[:, None, None, None] + np.random.default_rng(seed).integers(0, 99, (n, 12, 12, 3))
+    return pixels.astype(np.uint8), classes
+
+
+def assert_trains_as_a_run(arguments, folder, **settings):
+    """The last checkpoint and the rows of the run's training are what `train` returns, to the last bit."""
+    job = parse(config_files.parse(arguments)[0])
+    train_stage(job, RunFolder(folder))
+    with Checkpoints(folder / "train") as checkpoints:
+        like = make_train_step(job, parallel.make_mesh(job.config.train.k))[1][0]
+        expected = checkpoints.restore(checkpoints.last, like)
+    source = settings.pop("source", job.images)
+    state, history = train(job.encoder(), source, **settings)
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    rows = read_rows(folder / "train" / "metrics.jsonl")
+    assert history.step.tolist() == [row["step"] for row in rows] == [1, 2, 3]
+    assert history.loss_nats.tolist() == [row["loss_nats"] for row in rows]
+    assert (history.mi_bits is None) == ("mi_bits" not in rows[0])
+    assert history.mi_bits is None or history.mi_bits.tolist() == [row["mi_bits"] for row in rows]
+
+
+def test_images_that_are_new_train_as_in_a_run(tmp_path):
+    run = cdp_run("--config.train.steps=3", "--config.seed=5", "--config.train.learning_rate=0.001")
+    settings = {"pairing": "color", "k": 8, "steps": 3, "seed": 5, "learning_rate": 0.001}
+    assert_trains_as_a_run(run, tmp_path, source=TINY, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resident", ["always", "never"])
+def test_a_finite_set_trains_as_in_a_run(tmp_path, resident):
+    (images, labels), (images_test, labels_test) = grey(2000), grey(300, seed=1)
+    np.savez(tmp_path / "set.npz", images=images, labels=labels, images_test=images_test, labels_test=labels_test)
+    asked = ("objective=supcon", "k=16", "steps=3", "accumulate=2", "temperature=0.5", "optimizer=sgd")
+    more = [*(f"--config.train.{one}" for one in asked), f"--config.data.resident={resident}"]
+    run = image_set(f"npz:{tmp_path / 'set.npz'}", tmp_path, *more, pairing="class+simclr")
+    augmentation = Augmentation(crop=0.7, jitter=0.5, blur=0.0)
+    settings = {"pairing": "class+simclr", "augmentation": augmentation, "objective": "supcon", "k": 16, "steps": 3}
+    settings |= {"accumulate": 2, "temperature": 0.5, "optimizer": "sgd", "learning_rate": 2e-3, "warmup_steps": 50}
+    assert_trains_as_a_run(run, tmp_path, **settings, resident_images="never")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
+def test_eight_devices_train_as_one():
+    encoder, options = models.build("resnet18", width=4), {"k": 8, "steps": 2, "learning_rate": 1e-4}
+    found = [train(encoder, TINY, devices=jax.local_devices()[:n], **options) for n in (8, 1)]
+    images = TINY.images(0, 9, 0, 8)["image"]
+    h_8, h_1 = (encode(encoder, state, images, devices=jax.local_devices()[:1]) for state, _ in found)
+    np.testing.assert_allclose(found[0][1].loss_nats, found[1][1].loss_nats, rtol=1e-5)
+    np.testing.assert_allclose(h_8, h_1, rtol=1e-3, atol=1e-3)
+
+
+def test_defaults_are_the_command_line_s():
+    config = config_files.parse(["--config=configs/cdp.py"])[0]
+    base = config_files.load_config("configs/images.py")[0]
+    ours = {name: p.default for name, p in inspect.signature(train).parameters.items()}
+    for name in ("objective", "k", "optimizer", "warmup_steps", "weight_decay", "temperature", "accumulate"):
+        assert ours.pop(name) == config.train[name], name
+    assert ours.pop("learning_rate") == config.train.learning_rate
+    assert ours.pop("global_batch_norm") == config.train.global_batch_norm
+    assert (ours.pop("pairing"), ours.pop("seed")) == (config.data.pairing, config.seed)
+    assert ours.pop("resident_images") == config.data.resident
+    assert [ours.pop(name) for name in ("threads", "workers")] == [config.data.threads, config.data.workers]
+    assert ours.pop("steps") == 300
+    assert {name for name, default in ours.items() if default is not None} == {"encoder", "source"}
+    assert inspect.signature(encode).parameters["batch_size"].default == base.features.batch_size
+
+
+def test_progress_is_told_and_nothing_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    told, encoded = [], []
+    encoder = models.build("mlp")
+    options = {"k": 8, "steps": 2, "on_progress": lambda *words: told.append(words)}
+    images, labels = grey(20)
+    state, history = train(encoder, (images, labels), pairing="class", **options)
+    assert [words[:2] for words in told] == [(1, 2), (2, 2)]
+    assert "in-training I" in told[1][2]
+    assert "(ceiling 3.91)" in told[1][2]
+    batch = {"image": images, "attributes": np.stack([labels, 5 - labels], 1)}
+    h, found = encode(encoder, state, batch, batch_size=8, on_progress=lambda *words: encoded.append(words))
+    assert encoded == [(8, 20, ""), (16, 20, ""), (20, 20, "")]
+    np.testing.assert_array_equal(found, labels)
+    expected = encoder.apply(state.encoder_variables, jnp.asarray(images / 127.5 - 1, jnp.float32), train=False)
+    np.testing.assert_allclose(h, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(encode(encoder, state.encoder_variables, images, batch_size=8), h)
+    assert len(history.step) == 2
+    assert (capsys.readouterr().out, list(tmp_path.iterdir())) == ("", [])
+
+
+def test_a_frozen_encoder_normalizes_as_its_source_and_computes_as_its_module():
+    encoder, (images, _) = models.build("mlp"), grey(6)
+    variables = encoder.init(jax.random.key(0), jnp.zeros((1, 12, 12, 3)), train=False)
+    frozen = FrozenEncoder(encoder, variables, (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
+    h = encode(frozen.encoder, frozen, images, batch_size=6)
+    np.testing.assert_allclose(h, frozen.apply(variables, jnp.asarray(images)), rtol=1e-4, atol=1e-5)
+    half = encode(frozen.encoder.clone(dtype="bfloat16"), frozen, images, batch_size=6)
+    assert 0 < np.abs(half - h).max() < 0.1 * np.abs(h).max()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k": 1}, r"^k=1: contrastive learning needs at least 2 pairs"),
+        ({"objective": "simsiam"}, r"^objective='simsiam' is unknown; choose one of simclr"),
+        ({"pairing": "kind"}, r"unknown attribute 'kind'"),
+        ({"augmentation": Augmentation()}, r"^pairing='all' augments nothing, .* leave it out"),
+        ({"resident_images": "some"}, r"^resident_images='some' is unknown; choose auto, always or never"),
+        ({"resident_images": "always"}, r"^resident_images='always': there is nothing to hold, every image is new"),
+        ({"optimizer": "adam"}, r"^optimizer='adam' is unknown"),
+        ({"source": np.zeros((4, 8, 8, 3))}, r"^images are float64 \(4, 8, 8, 3\); expected bytes, uint8"),
+        ({"source": (np.zeros((4, 8, 8, 3), np.uint8), [0, 1])}, r"^labels have shape \(2,\); expected \(4,\), one an"),
+        ({"source": "cdp"}, r"^images are str; expected bytes"),
+        ({"source": np.zeros((4, 8, 8, 3), np.uint8), "pairing": "class"}, r"needs labels, and the images has none"),
+    ],
+)
+def test_what_does_not_go_together_is_said_in_a_line(settings, message):
+    with pytest.raises(InputError, match=message):
+        train(models.build("mlp"), **({"source": TINY, "steps": 1} | settings))
+
+
+@pytest.mark.parametrize("images", [np.zeros((4, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), [1]])
+def test_images_to_encode_are_bytes(images):
+    with pytest.raises(InputError, match=r"^images are .*; expected bytes, uint8 \(n, s, s, 3\)"):
+        encode(models.build("mlp"), {}, images)
+
+
+def test_a_history_is_a_sentence_a_table_and_plain_numbers():
+    steps = np.arange(1, 41)
+    rows = [{"step": int(i), "loss_nats": 3.0 - i / 40, "mi_bits": i / 40} for i in steps]
+    history = TrainingHistory.of(rows, k=8)
+    assert str(history) == ("40 steps at K = 8: loss 2.038 nats, in-training MI 0.963 of at most 3.907 bits at the end")
+    assert json.loads(json.dumps(history.to_dict()))["mi_bits"] == [row["mi_bits"] for row in rows]
+    html = history._repr_html_()
+    assert html.count("<tr>") == 11
+    assert "<td>40</td><td>2.0000</td><td>1.0000</td>" in html
+    assert len(history.figure().axes) == 2
+    plain = TrainingHistory.of([{"step": 1, "loss_nats": 0.5}], k=8)
+    assert (plain.mi_bits, len(plain.figure().axes), plain.ending()) == (None, 1, {"loss_nats": 0.5})
+    assert str(TrainingHistory.of([], k=8)) == "no training step at K = 8"
