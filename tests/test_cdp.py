@@ -56,7 +56,7 @@ def test_colors_are_far_apart():
 @pytest.mark.parametrize("images", ["paper", "large"])
 def test_attributes_are_uniform_and_independent(images, request):
     images = request.getfixturevalue(images)
-    attributes = images.images(1, 0, 0, 40_000)["attributes"]
+    attributes = images.images(0, 40_000, seed=1, stream=0)["attributes"]
     cells = np.ravel_multi_index(attributes.T, images.sizes)
     assert chisquare(np.bincount(cells, minlength=math.prod(images.sizes))).pvalue > 0.01
     following = chi2_contingency(np.histogram2d(attributes[:-1, 1], attributes[1:, 1], bins=images.sizes[1])[0])
@@ -104,7 +104,7 @@ def test_an_image_shows_a_digit_blended_over_its_background(options):
 @pytest.mark.parametrize("options", [{}, {"size": 32, "grid": (3, 3)}, {"size": 64, "grid": (1, 4)}, {"size": 46}])
 def test_a_digit_stays_inside_its_cell(options):
     images = cdp.make(mixing=0.0, **options)
-    batch = images.images(0, 0, 0, 3000)
+    batch = images.images(0, 3000, stream=0)
     rows, columns = images.grid
     height, width = images.size // rows, images.size // columns
     ink = batch["image"].max(3)
@@ -156,7 +156,7 @@ def test_digits_are_turned_a_little_either_way():
 
 
 def test_nuisances_are_independent_of_attributes(paper):
-    batch = paper.images(2, 0, 0, 20_000)
+    batch = paper.images(0, 20_000, seed=2, stream=0)
     chosen = batch["attributes"][:, 2] == 0
     opposite = batch["image"][chosen, 32:, 32:].mean((1, 2, 3))
     for a in (0, 1):

@@ -123,7 +123,7 @@ def test_a_class_of_one_image_trains_and_is_named_where_pairs_must_differ():
 def test_rows_and_images_are_those_of_one_stream_however_it_is_cut():
     data = cdp.make(size=32)
     images, law = data.finite(3, 0, 300), parse("color", data.space)
-    every = data.images(3, 0, 0, 300)
+    every = data.images(0, 300, seed=3, stream=0)
     rows, pairs = images.row_pairs(law, 3, 5), image_pairs(images, law, 3, 5)
     whole = rows(0, 40)
     for view in ("x", "y"):
@@ -142,7 +142,7 @@ def test_views_of_the_same_image_are_one_row_twice_and_every_row_as_likely():
     assert stats.chisquare(np.bincount(rows["x"], minlength=50)).pvalue > 1e-3
     pairs = SameImage().draw(data, 0, 1, 3, 9)
     for view in ("x", "y"):
-        np.testing.assert_array_equal(pairs[view], data.images(0, 1, 3, 9)["image"])
+        np.testing.assert_array_equal(pairs[view], data.images(3, 9, seed=0, stream=1)["image"])
 
 
 def test_a_set_that_lacks_a_class_is_refused():

@@ -2,18 +2,22 @@
 
 import inspect
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import cdp as cdp_run
-from small import image_set
+from small import image_set, user_environment
 
 from mirigor_jax import config_files, models, parallel
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data import cdp
 from mirigor_jax.data.augmentation import Augmentation
+from mirigor_jax.data.population import STREAMS
 from mirigor_jax.encoding import encode
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
@@ -25,6 +29,7 @@ from mirigor_jax.runs.steps import make_train_step
 from mirigor_jax.runs.train import train_stage
 from mirigor_jax.training import train
 
+ROOT = Path(__file__).parents[1]
 TINY = cdp.make(size=32, colors=2)
 
 
@@ -84,7 +89,7 @@ def test_a_finite_set_trains_as_in_a_run(tmp_path, resident):
 def test_eight_devices_train_as_one():
     encoder, options = models.build("resnet18", width=4), {"k": 8, "steps": 2, "learning_rate": 1e-4}
     found = [train(encoder, TINY, devices=jax.local_devices()[:n], **options) for n in (8, 1)]
-    images = TINY.images(0, 9, 0, 8)["image"]
+    images = TINY.images(0, 8)["image"]
     h_8, h_1 = (encode(encoder, state, images, devices=jax.local_devices()[:1]) for state, _ in found)
     np.testing.assert_allclose(found[0][1].loss_nats, found[1][1].loss_nats, rtol=1e-5)
     np.testing.assert_allclose(h_8, h_1, rtol=1e-3, atol=1e-3)
@@ -125,6 +130,36 @@ def test_progress_is_told_and_nothing_is_written(tmp_path, monkeypatch, capsys):
     np.testing.assert_array_equal(encode(encoder, state.encoder_variables, images, batch_size=8), h)
     assert len(history.step) == 2
     assert (capsys.readouterr().out, list(tmp_path.iterdir())) == ("", [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 8])
+def test_readme_s_example_runs_in_an_empty_folder_and_leaves_no_file(tmp_path, devices):
+    golden = np.load(ROOT / "tests" / "golden" / "resnet18.npz")
+    weights = {key.removeprefix("weights/"): golden[key] for key in golden.files if key.startswith("weights/")}
+    np.savez(tmp_path / "checkpoint.npz", **weights)
+    example = (ROOT / "README.md").read_text().partition("## In Python")[2].split("```")[1].removeprefix("python")
+    small = {"size=64": "size=32, colors=2, digits=(2, 3), grid=(1, 1)", "width=16": "width=4", "k=64": "k=16"}
+    for usual, less in (small | {"steps=300": "steps=2", "10_000": "1000", ".pth": ".npz"}).items():
+        assert usual in example
+        example = example.replace(usual, less)
+    shown = "\nprint(history)\nprint(mj.encode(frozen.encoder, frozen, cdp.images(0, 3)['image']).shape)"
+    environment = user_environment()
+    environment["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={devices}"
+    run = [sys.executable, "-c", example + shown]
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "same-class InfoNCE at K =" in done.stdout
+    assert "2 steps at K = 16: loss " in done.stdout
+    assert done.stdout.splitlines()[-1] == "(3, 32)"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.npz"]
+
+
+def test_images_by_their_numbers_are_apart_from_what_is_trained_on():
+    images = TINY.images(3, 9)
+    np.testing.assert_array_equal(images["image"], TINY.images(0, 9)["image"][3:])
+    assert len(set(STREAMS.values())) == len(STREAMS)
+    assert STREAMS["library"] == inspect.signature(TINY.images).parameters["stream"].default
 
 
 def test_a_frozen_encoder_normalizes_as_its_source_and_computes_as_its_module():

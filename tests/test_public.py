@@ -82,6 +82,12 @@ metrics: dict[str, float] = mj.evaluate([[1.0]], ["a"], k=64).values
 larger: str | None = mi.compare([[1.0]], [[2.0]], ["a"]).larger
 know: Callable[[object], mi.Estimate] = mi.monitor(lambda params, x: x, [])
 mi.ESTIMATORS["own"] = mi.estimators.js
+encoder = mj.models.build("resnet18", width=16)
+state, history = mj.train(encoder, cdp, pairing="all", k=64, steps=300, seed=0, on_progress=report)
+ceiling: float = history.ceiling_bits
+h, labels = mj.encode(encoder, state, cdp.images(0, 10_000))
+frozen = mj.load_encoder("checkpoint.pth")
+rows: int = len(mj.encode(frozen.encoder, frozen, cdp.images(0, 10)["image"]))
 """
 WRONG = {
     'mi.estimate([1.0], [2.0], estimators="nwj")': "call-arg",
@@ -89,6 +95,8 @@ WRONG = {
     'mi.estimators.smile(tau="1")': "arg-type",
     "mj.estimat": "attr-defined",
     "found.value_bit": "attr-defined",
+    "mj.train(encoder, cdp, step=300)": "call-arg",
+    "history.loss": "attr-defined",
     "text: str = found.value_bits": "assignment",
     "mi.estimate([1.0], [2.0], on_progress=len)": "arg-type",
 }

@@ -18,7 +18,7 @@ Rows = Callable[[UInt32[np.ndarray, "k 8"]], tuple[Int[np.ndarray, " k"], Int[np
 class Generator(Protocol):
     """Images made to measure, as a pairing draws from them; `generated.GeneratedImages` has both methods."""
 
-    def images(self, seed: int, stream: int, start: int, stop: int) -> Batch:
+    def images(self, start: int, stop: int, *, seed: int, stream: int) -> Batch:
         """Images [start, stop) of an endless stream: `image`, `attributes`."""
 
     def pairs(

@@ -10,6 +10,8 @@ from mirigor_jax.data.attributes import AttributeSpace, Batch
 from mirigor_jax.data.draws import random_words
 from mirigor_jax.data.image_set import ImageSet
 
+LIBRARY_STREAM = 7  # apart from the STREAMS of populations
+
 
 class GeneratedImages(ABC):
     """A population of images with independent, uniform attributes: a subclass says how an image is drawn.
@@ -46,9 +48,10 @@ class GeneratedImages(ABC):
             self.title, self.names, self.value_names, main=self.names, is_generated=True, shows_attributes=True
         )
 
-    def images(self, seed: int, stream: int, start: int, stop: int) -> Batch:
+    def images(self, start: int, stop: int, *, seed: int = 0, stream: int = LIBRARY_STREAM) -> Batch:
         """Images [start, stop) of an endless i.i.d. stream: `image` uint8 (n, s, s, 3), `attributes` int32 (n, a).
 
+        stream: the default is one that no training, and no part of a run, ever draws from.
         Image i of (seed, stream) is a function of these three numbers alone; streams are independent of each other.
         """
         attributes, nuisances = self.draw(random_words(seed, stream, start, stop))

@@ -248,7 +248,7 @@ class SameImage:
 
     def draw(self, images: Generator, seed: int, stream: int, start: int, stop: int) -> Batch:
         """Both views of pair i are image i of the stream."""
-        image, attributes = images.images(seed, stream, start, stop).values()
+        image, attributes = images.images(start, stop, seed=seed, stream=stream).values()
         return {"x": image, "y": image, "attributes_x": attributes, "attributes_y": attributes}
 
     def rows(self, space: AttributeSpace) -> Rows:

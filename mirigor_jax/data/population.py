@@ -9,12 +9,21 @@ import numpy as np
 from jaxtyping import Int
 
 from mirigor_jax.data.attributes import AttributeSpace
-from mirigor_jax.data.generated import GeneratedImages
+from mirigor_jax.data.generated import LIBRARY_STREAM, GeneratedImages
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.pairing import ByClass, Pairing, SameImage, classes_of, parse
 
 # Disjoint images: every part of a run renders its own stream; of finite sets they number the draws.
-STREAMS = {"train": 0, "fit": 1, "validation": 2, "test": 3, "critic": 4, "pairs": 5, "negatives": 6}
+STREAMS = {
+    "train": 0,
+    "fit": 1,
+    "validation": 2,
+    "test": 3,
+    "critic": 4,
+    "pairs": 5,
+    "negatives": 6,
+    "library": LIBRARY_STREAM,
+}
 Read = Callable[[int, int], dict[str, np.ndarray]]
 Features = dict[str, dict[str, np.ndarray]]
 
@@ -80,7 +89,7 @@ class GeneratedPopulation:
 
     def parts(self, pairing: Pairing) -> dict[str, tuple[Read, int]]:
         """What to encode of every part, and how much: single images to fit on, pairs to validate and to test on."""
-        fit = partial(self.data.images, self.seed, STREAMS["fit"]), self.sizes["fit"]
+        fit = partial(self.data.images, seed=self.seed, stream=STREAMS["fit"]), self.sizes["fit"]
         return {"fit": fit} | {name: (self.pairs(pairing, name), self.sizes[name]) for name in ("validation", "test")}
 
     def paired(self, features: Features, pairing: Pairing) -> Features:
