@@ -65,7 +65,10 @@ def test_attributes_are_uniform_and_independent(images, request):
 
 def test_an_image_depends_on_its_index_alone(paper):
     shared = pairing.parse("color+digit", paper.space, mi_bits=2.5)
-    for read in (paper.images, lambda *index: shared.draw(paper, *index)):
+    for read in (
+        lambda seed, stream, *rows: paper.images(*rows, seed=seed, stream=stream),
+        lambda *index: shared.draw(paper, *index),
+    ):
         whole = read(5, 2, 100, 400)
         cuts = [100, 101, 117, 300, 400]
         parts = [read(5, 2, start, stop) for start, stop in itertools.pairwise(cuts)]

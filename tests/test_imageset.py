@@ -12,10 +12,11 @@ from mirigor_jax.data import cdp
 from mirigor_jax.data.attributes import uniform
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.pairing import SameImage, parse
+from mirigor_jax.data.training_data import TrainingData
 from mirigor_jax.errors import InputError
 from mirigor_jax.runs import job
 from mirigor_jax.runs.folder import RunFolder
-from mirigor_jax.runs.train import train, training_pairs
+from mirigor_jax.runs.train import job_training_data, train
 
 
 def blank(*columns):
@@ -164,9 +165,9 @@ def test_a_set_is_held_where_a_quarter_of_the_memory_has_room(monkeypatch, capsy
     overrides = ("--config.data.size=32", "--config.data.images=100", f"--config.data.resident={resident}")
     config, *_ = config_files.parse(["--config=configs/cdp.py:pairing=color", *overrides])
     monkeypatch.setattr(memory, "memory_bytes", lambda: memory_bytes)
-    read, held = training_pairs(job.parse(config))
-    assert (held is not None) == holds
-    assert read(0, 4)["x"].shape == ((4,) if holds else (4, 32, 32, 3))
+    data = job_training_data(job.parse(config))
+    assert (data.resident_images is not None) == holds
+    assert data.read(0, 4)["x"].shape == ((4,) if holds else (4, 32, 32, 3))
     assert ("held by each device" if holds else "streamed") in capsys.readouterr().out
 
 
@@ -186,7 +187,7 @@ def test_held_images_train_as_streamed_ones_in_one_trace(tmp_path, monkeypatch):
         ("streamed", image_pairs(images, *arguments), None),
         ("held", images.row_pairs(*arguments), images.read(np.arange(100))),
     ):
-        train(own, RunFolder(tmp_path / name), read, mesh, held=held)
+        train(own, RunFolder(tmp_path / name), TrainingData(read, held, ""), mesh)
         rows = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         losses[name] = [json.loads(row)["loss_nats"] for row in rows]
     assert len(losses["held"]) == 7
