@@ -56,8 +56,8 @@ def encoder(name: str, config: ConfigDict) -> dict[str, Any]:
     """Settings that choose the encoder, without the options of others that a scale or a set gave the config."""
     from mirigor_jax import models  # which takes a second that most configs need not wait for
 
-    given = [option for option in ("width", "stem") if config.encoder[option] is not None]
-    return {"encoder.name": name, **{f"encoder.{option}": None for option in models.idle_options(name, given)}}
+    options = [option for option in ("width", "stem") if config.encoder[option] is not None]
+    return {"encoder.name": name, **{f"encoder.{option}": None for option in models.idle_options(name, options)}}
 
 
 def base() -> ConfigDict:
@@ -85,7 +85,7 @@ def base() -> ConfigDict:
     config.data.augment.crop = 0.92  # the largest part of the area that may go
     config.data.augment.flip = 0.5  # probability
     config.data.augment.jitter = 1.0  # strength; 2.5 turns the hue all the way
-    config.data.augment.grey = 0.2  # probability
+    config.data.augment.gray = 0.2  # probability
     config.data.augment.blur = 0.5  # probability
     config.data.negatives = ""  # own, uniform, gaussian, cdp, classes:…, or a source; else the batch's other pairs
     config.data.images = placeholder(int)  # to train on, drawn again and again; None: every image is new
@@ -167,7 +167,7 @@ def evaluate_images(config: ConfigDict, k_est: int) -> None:
     config.evaluate.metrics = True
 
 
-# A garment's mirror image is its kind, and colour says nothing of grey images.
+# A garment's mirror image is its kind, and color says nothing of gray images.
 GARMENTS = {"crop": 0.7, "jitter": 0.5, "blur": 0.0}
 IMAGENET = {"data.source": "tfds:imagenet2012", "data.size": 224, "encoder.name": "resnet50", "estimate.k": 1024}
 CIFAR = {

@@ -1,4 +1,4 @@
-"""One encoder, one row: what a public checkpoint, or anybody's features, hold of the classes of a labelled set.
+"""One encoder, one row: what a public checkpoint, or anybody's features, hold of the classes of a labeled set.
 
 python -m mirigor_jax.main --config=configs/encoder.py --config.encoder.path=X.pth --config.data.source=tfds:cifar10
 python -m mirigor_jax.main --config=configs/encoder.py:size=224 --config.encoder.path=X --config.data.source=folder:PATH

@@ -1,8 +1,8 @@
-"""An encoder for any labelled images, and how much of their class it holds: same-class or SimCLR pairs.
+"""An encoder for any labeled images, and how much of their class it holds: same-class or SimCLR pairs.
 
 python -m mirigor_jax.main --config=configs/images.py                               Fashion-MNIST, H(C) = 3.322 bits
 python -m mirigor_jax.main --config=configs/images.py:pairing=simclr                the same set by augmentations alone
-python -m mirigor_jax.main --config=configs/images.py:data=tfds:cifar10,size=32     see `labelled` in data/sources/
+python -m mirigor_jax.main --config=configs/images.py:data=tfds:cifar10,size=32     see `labeled` in data/sources/
 python -m mirigor_jax.main --config=configs/images.py:data=folder:PATH,size=64
 """
 

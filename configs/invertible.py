@@ -15,7 +15,7 @@ from mirigor_jax.errors import InputError
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: source (a labelled set, as data.source of an image run), scale (laptop or paper), steps, seed."""
+    """Arguments: source (a labeled set, as data.source of an image run), scale (laptop or paper), steps, seed."""
     args = common.parse_arg(arg, source="fashion_mnist", scale="laptop", steps=1200, seed=0)
     config = ConfigDict()
     config.kind = "invertible"
@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.steps = args.steps
     config.record_every = 100
     config.learning_rate = 3e-4
-    config.hiding = 20.0  # nats for all that a linear classifier can tell of the class
+    config.adversarial_weight = 20.0  # nats for all that a linear classifier can tell of the class
     config.ridge = 1.0  # of that classifier
     config.probed = 10_000  # training images that the linear evaluation is fitted to
     config.l2 = (1e-4, 1e-3, 1e-2)

@@ -45,16 +45,16 @@ import json, sys
 from mirigor_jax import config_files, errors, files
 
 try:
-    config, name, workdir = config_files.parse(config_files.of_job(sys.argv[1:])[0])
+    config, name, workdir = config_files.parse(config_files.split_job_flags(sys.argv[1:])[0])
     if "study" not in config:
         raise errors.InputError(f"{name} is one run, expected a study; launch/slurm.sbatch and launch/tpu_vm.sh run it")
     read = []
     for source in filter(None, config.study.sources.split(",")):
-        path = files.locate(source) / "study.json"
+        path = files.to_path(source) / "study.json"
         try:
             read.append(json.loads(path.read_text())["rows"])
-        except files.failures(path) as error:
-            sys.exit(f"error: no {path} ({files.reason(error)}); run the studies of study.sources first")
+        except files.io_errors(path) as error:
+            sys.exit(f"error: no {path} ({files.describe(error)}); run the studies of study.sources first")
 except errors.InputError as error:
     sys.exit(f"error: {error}")
 print(len(config.study.cells) + sum(map(len, read)), workdir or f"runs/studies-{name}")

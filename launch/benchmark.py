@@ -58,7 +58,7 @@ from mirigor_jax import memory, parallel
 from mirigor_jax.data import cdp, pairing
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.mi import JointCritic, SeparableCritic
-from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent
+from mirigor_jax.mi.contrastive import info_nce_from_embeddings, nt_xent
 from mirigor_jax.mi.distributions import Gaussian
 from mirigor_jax.probes import fit_linear
 
@@ -78,14 +78,20 @@ def measure(name: str, unit: str, ours: Work, peer: Work | None = None, rounds: 
     """Medians of items a second over rounds in which both take their turn, after one to warm up."""
     rates: dict[Work, list[float]] = {work: [] for work in (ours, peer) if work}
     for _ in range(1 + rounds):
-        for work, of_work in rates.items():
+        for work, samples in rates.items():
             if peer:
                 time.sleep(0.5)  # what the other's threads may spin for, waiting for more work
             start = time.perf_counter()
             items = work()
-            of_work.append(items / (time.perf_counter() - start))
-    mine, other = (statistics.median(rates[work][1:]) if work else None for work in (ours, peer))
-    return {"name": name, "ours": mine, "peer": other, "ratio": other and mine / other, "unit": unit}
+            samples.append(items / (time.perf_counter() - start))
+    our_rate, peer_rate = (statistics.median(rates[work][1:]) if work else None for work in (ours, peer))
+    return {
+        "name": name,
+        "ours": our_rate,
+        "peer": peer_rate,
+        "ratio": peer_rate and our_rate / peer_rate,
+        "unit": unit,
+    }
 
 
 def bench_cdp() -> Iterator[Row]:
@@ -185,17 +191,17 @@ def bench_scaling() -> Iterator[Row]:
 
     Devices that share cores (JAX_NUM_CPU_DEVICES=8 makes them of a CPU) can show no more than that it still runs.
     """
-    one = None
+    on_one_device = None
     for devices in (count for count in (1, 2, 4, 8) if count <= jax.device_count()):
         work = train_work(image_config("resnet18", 16, 64, 64 * devices), 2, devices)
-        one = one or work
-        yield measure(f"train resnet18, width 16, {devices} devices", "images/s", work, one, rounds=5)
+        on_one_device = on_one_device or work
+        yield measure(f"train resnet18, width 16, {devices} devices", "images/s", work, on_one_device, rounds=5)
 
 
 def bench_input() -> Iterator[Row]:
     """Images a second of training steps fed by the pipeline; the peer is the same step on a batch that is there.
 
-    streamed: every image rendered, copied and normalised; held: 4,096 images on the device, of which come rows.
+    streamed: every image rendered, copied and normalized; num_resident: 4,096 images on the device, of which come rows.
     """
     accelerated = jax.default_backend() != "cpu"
     for name, width, size, images, steps in (
@@ -203,9 +209,9 @@ def bench_input() -> Iterator[Row]:
         *([("resnet50", 64, 224, 256, 10)] if accelerated else []),
     ):
         config = image_config(name, width, size, images)
-        for held in (0, 4096):
-            label = f"train {name}, {size}², {'held' if held else 'streamed'} images"
-            yield measure(label, "images/s", fed_work(config, steps, held), train_work(config, steps), rounds=5)
+        for num_resident in (0, 4096):
+            label = f"train {name}, {size}², {'resident' if num_resident else 'streamed'} images"
+            yield measure(label, "images/s", fed_work(config, steps, num_resident), train_work(config, steps), rounds=5)
 
 
 def bench_critic() -> Iterator[Row]:
@@ -258,7 +264,7 @@ def bench_info_nce() -> Iterator[Row]:
     for k in (8192, 32_768, 65_536) if on_gpu else (2048,):
         z = jax.random.normal(jax.random.key(0), (2, k, 128))
         z = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
-        loss = jax.value_and_grad(lambda z: info_nce_embeddings(z[0] * 10, z[1]))
+        loss = jax.value_and_grad(lambda z: info_nce_from_embeddings(z[0] * 10, z[1]))
         for dtype in (jnp.float32, jnp.bfloat16):
             ours = jax.jit(loss).lower(z.astype(dtype)).compile()
             peers = {"one matrix": matrix_loss} if torch and k <= 32_768 else {}
@@ -276,7 +282,7 @@ def bench_probe() -> Iterator[Row]:
 
     50,000 images of 512 correlated features, 100 classes. Ours includes choosing by 10,000 validation images. The
     peer's tol is the loosest that brings its objective to within 1e-4 nats of ours; its features are already
-    standardised. A path that takes six times one fit's time has a ratio of 20 / 6 = 3.3.
+    standardized. A path that takes six times one fit's time has a ratio of 20 / 6 = 3.3.
     """
     n, d, classes, l2 = 50_000, 512, 100, 1e-4
     rng = np.random.default_rng(0)
@@ -299,9 +305,9 @@ def bench_probe() -> Iterator[Row]:
         fitted["peer"] = regression.coef_.T, regression.intercept_
         return n
 
-    one, path = partial(ours, [l2]), partial(ours, np.logspace(-1, -5, 20).tolist())
-    yield measure("probe, 50,000×512, 100 classes", "images/s", one, LogisticRegression and peer, rounds=3)
-    yield measure("probe, 20 penalties over one", "images/s", path, one, rounds=3)
+    single, path = partial(ours, [l2]), partial(ours, np.logspace(-1, -5, 20).tolist())
+    yield measure("probe, 50,000×512, 100 classes", "images/s", single, LogisticRegression and peer, rounds=3)
+    yield measure("probe, 20 penalties over one", "images/s", path, single, rounds=3)
     for name, (kernel, bias) in fitted.items():
         logits = x @ kernel + bias
         loss = -log_softmax(logits[:n].astype(float), axis=1)[np.arange(n), labels[:n]].mean()

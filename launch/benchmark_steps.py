@@ -21,7 +21,7 @@ from mirigor_jax.data import cdp, pairing
 from mirigor_jax.data.attributes import uniform
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.mi import ESTIMATORS, JointCritic
-from mirigor_jax.mi.fit import Member, Pairs, Recipe, critic_step, make_bank, start_critic
+from mirigor_jax.mi.fit import CriticJob, FitConfig, Pairs, critic_step, make_bank, start_critic
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.models.resnet import STAGES
 from mirigor_jax.runs.job import Job, without_images
@@ -237,17 +237,17 @@ def critic_works(config: ConfigDict, cached_steps: int, streamed_steps: int) -> 
     )
 
 
-def fed_work(config: ConfigDict, steps: int, held: int) -> Work:
+def fed_work(config: ConfigDict, steps: int, num_resident: int) -> Work:
     """Training steps on CDP images as a run reads them."""
     k, mesh = config.train.k, parallel.make_mesh(1, jax.devices()[:1])
     data = cdp.make(size=config.data.size)
     shared = pairing.parse("all", data.space)
-    images = data.finite(0, 0, held) if held else None
+    images = data.finite(0, 0, num_resident) if num_resident else None
     read = images.row_pairs(shared, 0, 1) if images else partial(shared.draw, data, 0, 0)
     threads = max(2, len(os.sched_getaffinity(0)) - 2)
     iterator = iter(batches(read, batch_size=k, threads=threads, prefetch=max(8, threads), place=views_on(mesh)))
-    on_device = parallel.place(images.read(np.arange(held)), mesh) if images else None
-    step, abstract = make_train_step(job_of(config), mesh, held)
+    on_device = parallel.place(images.read(np.arange(num_resident)), mesh) if images else None
+    step, abstract = make_train_step(job_of(config), mesh, num_resident)
     compiled = step.lower(*abstract).compile()
     state = parallel.place(fresh_state(config), mesh)
 
@@ -263,15 +263,15 @@ def fed_work(config: ConfigDict, steps: int, held: int) -> Work:
 
 def critic_work(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e"], k: int, steps: int) -> Work:
     """The library's own steps from a fresh critic, in one dispatch."""
-    recipe = Recipe(critic, (ESTIMATORS["info_nce"](),), batch_size=k, steps=steps)
-    data, member = Pairs(x[None], y[None]), Member(*np.zeros((3,), np.int32))
-    state = start_critic(member, data, data, recipe=recipe)
+    fit_config = FitConfig(critic, (ESTIMATORS["info_nce"](),), batch_size=k, steps=steps)
+    data, critic_job = Pairs(x[None], y[None]), CriticJob(*np.zeros((3,), np.int32))
+    state = start_critic(critic_job, data, data, fit_config=fit_config)
 
     @jax.jit
     def run(state, data, key):
         def step(state, key):
             rows = jax.random.randint(key, (k,), 0, data.x.shape[1])
-            return critic_step(state, (data, member), rows, key, recipe=recipe)
+            return critic_step(state, (data, critic_job), rows, key, fit_config=fit_config)
 
         return jax.lax.scan(step, state, jax.random.split(key, steps))
 
@@ -293,18 +293,18 @@ def torch_critic(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e
 
     if isinstance(critic, JointCritic):
         width = critic.hidden[0]
-        of_x, of_y = torch.nn.Linear(x.shape[1], width), torch.nn.Linear(y.shape[1], width, bias=False)
+        encode_x, encode_y = torch.nn.Linear(x.shape[1], width), torch.nn.Linear(y.shape[1], width, bias=False)
         rest = mlp(*critic.hidden, 1)
     else:
-        of_x, of_y = (mlp(a.shape[1], *critic.hidden, critic.features) for a in (x, y))
+        encode_x, encode_y = (mlp(a.shape[1], *critic.hidden, critic.features) for a in (x, y))
         rest = torch.nn.Identity()
 
     def scores(x, y):
         if isinstance(critic, JointCritic):
-            return rest(torch.relu(of_x(x)[:, None] + of_y(y)))[..., 0]
-        return of_x(x) @ of_y(y).T
+            return rest(torch.relu(encode_x(x)[:, None] + encode_y(y)))[..., 0]
+        return encode_x(x) @ encode_y(y).T
 
-    optimizer = torch.optim.Adam([*of_x.parameters(), *of_y.parameters(), *rest.parameters()], lr=1e-3)
+    optimizer = torch.optim.Adam([*encode_x.parameters(), *encode_y.parameters(), *rest.parameters()], lr=1e-3)
     positives = torch.arange(k)
 
     def work() -> int:

@@ -52,18 +52,18 @@ def defaults(sizes: list[int], names: list[str], settings: list[str], draws: int
     """A row for each size, distribution and setting: `draws` samples, each with its own fit."""
     for n in sizes:
         for name in names:
-            law = BENCHMARK[name]
-            pairs = [law.sample(jax.random.key(draw), n) for draw in range(draws)]
+            distribution = BENCHMARK[name]
+            pairs = [distribution.sample(jax.random.key(draw), n) for draw in range(draws)]
             for setting in settings:
                 start = time.perf_counter()
-                found = [row[0] for row in mi.estimate_all(pairs, **SETTINGS[setting])]
+                estimates = [row[0] for row in mi.estimate_all(pairs, **SETTINGS[setting])]
                 yield {
                     "n": n,
                     "distribution": name,
                     "setting": setting,
-                    "truth_nats": law.mutual_information(),
-                    "nats": [one.value_nats for one in found],
-                    "lower_nats": [(one.lower_bits or 0.0) * math.log(2) for one in found],
+                    "truth_nats": distribution.mutual_information(),
+                    "nats": [estimate.value_nats for estimate in estimates],
+                    "lower_nats": [(estimate.lower_bits or 0.0) * math.log(2) for estimate in estimates],
                     "seconds": time.perf_counter() - start,
                 }
 
@@ -71,23 +71,23 @@ def defaults(sizes: list[int], names: list[str], settings: list[str], draws: int
 def stair(names: list[str]) -> Iterator[Row]:
     """A row for each estimator, all of them fitted at all five truths at once; and one for our defaults, "ours"."""
 
-    def laws(n: int) -> list[tuple[jax.Array, jax.Array]]:
+    def samples(n: int) -> list[tuple[jax.Array, jax.Array]]:
         return [Gaussian(20, bits * math.log(2)).sample(jax.random.key(bits), n) for bits in BITS]
 
-    found: dict[str, list[mi.Estimate]] = {}
+    by_estimator: dict[str, list[mi.Estimate]] = {}
     if same := [name for name in names if name != "ours"]:
-        rows = mi.estimate_all(laws(200_000), estimators=same, **STAIR)
-        found |= {name: [row[index] for row in rows] for index, name in enumerate(same)}
+        rows = mi.estimate_all(samples(200_000), estimators=same, **STAIR)
+        by_estimator |= {name: [row[index] for row in rows] for index, name in enumerate(same)}
     if "ours" in names:
-        found["ours"] = [row[0] for row in mi.estimate_all(laws(330_000), **OURS)]
-    for name, estimates in found.items():
+        by_estimator["ours"] = [row[0] for row in mi.estimate_all(samples(330_000), **OURS)]
+    for name, estimates in by_estimator.items():
         yield {
             "estimator": name,
             "kind": estimates[0].kind,
-            "bits": [one.value_bits for one in estimates],
-            "t_lower_bits": [one.t_lower_bits for one in estimates],
-            "t_upper_bits": [one.t_upper_bits for one in estimates],
-            "lower_bits": [one.lower_bits for one in estimates],
+            "bits": [estimate.value_bits for estimate in estimates],
+            "t_lower_bits": [estimate.t_lower_bits for estimate in estimates],
+            "t_upper_bits": [estimate.t_upper_bits for estimate in estimates],
+            "lower_bits": [estimate.lower_bits for estimate in estimates],
         }
 
 
@@ -124,8 +124,8 @@ def defaults_figure(rows: list[Row]) -> Figure:
     for ax, n in zip(figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0], sizes, strict=True):
         settings = list(dict.fromkeys(row["setting"] for row in rows if row["n"] == n))
         for index, setting in enumerate(settings):
-            own = [row for row in rows if row["n"] == n and row["setting"] == setting]
-            errors = [np.mean(row["nats"]) - row["truth_nats"] for row in own]
+            chosen = [row for row in rows if row["n"] == n and row["setting"] == setting]
+            errors = [np.mean(row["nats"]) - row["truth_nats"] for row in chosen]
             ax.plot(np.full(len(errors), index), errors, "o", alpha=0.5, color="#0072B2", markeredgewidth=0)
         ax.axhline(0, color="#333333", linewidth=1)
         ax.set_xticks(range(len(settings)), settings, rotation=40, ha="right", fontsize=8)
@@ -139,14 +139,14 @@ def stair_figure(rows: list[Row]) -> Figure:
     """Error against the truth; bounds drawn through, others dashed."""
     figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
     ax = figure.subplots()
-    colours = list(colormaps["tab10"].colors)
+    colors = list(colormaps["tab10"].colors)
     for row in rows:
         ours = row["estimator"] == "ours"
-        colour = "black" if ours else colours.pop(0)
+        color = "black" if ours else colors.pop(0)
         style = "-" if row["kind"] == "lower bound" else "--"
         label = f"{row['estimator']} ({row['kind']})"
         error = np.array(row["bits"]) - BITS
-        ax.plot(BITS, error, style, marker="o", color=colour, lw=3 if ours else 1.5, label=label)
+        ax.plot(BITS, error, style, marker="o", color=color, lw=3 if ours else 1.5, label=label)
     ax.axhline(0, color="#333333", linewidth=1)
     ax.set_xticks(BITS)
     ax.set_xlabel("true MI, bits (20-d Gaussians)")
@@ -171,11 +171,11 @@ def main() -> None:
     sizes, names, settings, stairs = (
         value.split(",") for value in (options.n, options.distributions, options.settings, options.estimators)
     )
-    rows, found = (
+    rows, produced = (
         [],
         defaults([int(n) for n in sizes], names, settings) if options.part == "defaults" else stair(stairs),
     )
-    for row in found:
+    for row in produced:
         rows.append(row)
         print(json.dumps(row), flush=True)
     table, figure = (

@@ -41,8 +41,8 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """The step of the kept checkpoint with the highest in-training MI; None where there is none. As `last`."""
-        kept = [c for c in self._checkpointer.checkpoints if c.metrics]
-        best = max(kept, key=lambda c: c.metrics["mi_bits"], default=None)
+        with_metrics = [c for c in self._checkpointer.checkpoints if c.metrics]
+        best = max(with_metrics, key=lambda c: c.metrics["mi_bits"], default=None)
         return parallel.from_main(getattr, best, "step", None)
 
     def save(self, step: int, state: Any, *, mi_bits: float) -> None:

@@ -46,8 +46,8 @@ def load_config(text: str) -> tuple[ConfigDict, str]:
 
 def shipped_configs() -> list[str]:
     """Paths of the shipped configs, as they are given to --config."""
-    found = {p.relative_to(folder).as_posix() for folder in SHIPPED for p in (folder / "configs").rglob("*.py")}
-    return sorted(found - {"configs/common.py"})
+    paths = {p.relative_to(folder).as_posix() for folder in SHIPPED for p in (folder / "configs").rglob("*.py")}
+    return sorted(paths - {"configs/common.py"})
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, str, str | None]:
@@ -63,7 +63,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str, str | None]:
     keys = list(flatten(config))
     for key in (override.partition("=")[0] for override in overrides):
         if key not in keys:
-            raise InputError(f"unknown config key '{key}'; {near(key, keys)}")
+            raise InputError(f"unknown config key '{key}'; {did_you_mean(key, keys)}")
     rest = ["main", *(a for a in argv if a != f"--config={files[0]}")]
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
@@ -78,20 +78,20 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str, str | None]:
     return values.config, _folder_name(name, named), values.workdir
 
 
-def of_job(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, bool]]:
-    """The arguments without those that change no number, and these: which process it is, and how it is watched."""
-    rest, peers = take(argv, coordinator=str, processes=int, process=int)
-    rest, watched = take(rest, tensorboard=bool, profile=bool)
-    return rest, peers, watched
+def split_job_flags(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, bool]]:
+    """The arguments without those that change no number, and these: which process it is, and how it is monitored."""
+    rest, peers = pop_flags(argv, coordinator=str, processes=int, process=int)
+    rest, monitoring_flags = pop_flags(rest, tensorboard=bool, profile=bool)
+    return rest, peers, monitoring_flags
 
 
-def take(argv: list[str], **kinds: type) -> tuple[list[str], dict[str, Any]]:
+def pop_flags(argv: list[str], **kinds: type) -> tuple[list[str], dict[str, Any]]:
     """The arguments without those that are asked for by name, and these, None (flags: False) where they are not given.
 
     kinds: str and int for --NAME=VALUE, bool for the flag --NAME. Raises InputError for a value that is no number.
     """
     rest: list[str] = []
-    found: dict[str, Any] = {name: False if kind is bool else None for name, kind in kinds.items()}
+    values: dict[str, Any] = {name: False if kind is bool else None for name, kind in kinds.items()}
     for argument in argv:
         name, equals, value = argument.removeprefix("--").partition("=")
         kind = kinds.get(name) if argument.startswith("--") else None
@@ -99,10 +99,10 @@ def take(argv: list[str], **kinds: type) -> tuple[list[str], dict[str, Any]]:
             rest.append(argument)
             continue
         try:
-            found[name] = True if kind is bool else kind(value)
+            values[name] = True if kind is bool else kind(value)
         except ValueError:
             raise InputError(f"--{name}={value} is not a number; give 0, 1, 2, ...") from None
-    return rest, found
+    return rest, values
 
 
 def _folder_name(name: str, overrides: list[str]) -> str:
@@ -119,7 +119,7 @@ def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[st
     return flat
 
 
-def near(key: str, known: list[str]) -> str:
+def did_you_mean(key: str, known: list[str]) -> str:
     """ "did you mean …" by spelling, on the whole name or its last part; else all that is known."""
     tails = {k.rpartition(".")[2]: k for k in known}
     close = difflib.get_close_matches(key, known, n=3)

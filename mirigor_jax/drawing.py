@@ -8,9 +8,9 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe & Ito's colours, which colour-blind readers can tell apart; a quantity has one colour in every picture.
+# Okabe & Ito's colors, which color-blind readers can tell apart; a quantity has one color in every picture.
 INK, GRID, ENTROPY = "#333333", "#E5E5E5", "#999999"
-IN_TRAINING, PAPER, STRICT, CERTIFIED, CEILING = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00"
+IN_TRAINING, NO_BOUND, LOWER_BOUND, CERTIFIED, CEILING = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00"
 LINEAR = "#56B4E9"
 
 
@@ -46,11 +46,11 @@ def shared_legend(figure: Figure, axes: Sequence[Axes] | np.ndarray) -> None:
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
 
 
-def line_of_means(ax: Axes, k: np.ndarray, values: np.ndarray, colour: str, marker: str, *, label: str) -> None:
+def line_of_means(ax: Axes, k: np.ndarray, values: np.ndarray, color: str, marker: str, *, label: str) -> None:
     """Every run's value, faint, and the line through the means of those of one k."""
     sizes = np.unique(k)
-    ax.plot(k, values, marker, color=colour, markersize=3, alpha=0.5)
-    ax.plot(sizes, [values[k == size].mean() for size in sizes], color=colour, marker=marker, markersize=5, label=label)
+    ax.plot(k, values, marker, color=color, markersize=3, alpha=0.5)
+    ax.plot(sizes, [values[k == size].mean() for size in sizes], color=color, marker=marker, markersize=5, label=label)
 
 
 def references(ax: Axes, entropy_bits: float | None, true_bits: float | None) -> None:
@@ -61,9 +61,9 @@ def references(ax: Axes, entropy_bits: float | None, true_bits: float | None) ->
         ax.axhline(true_bits, color=INK, linestyle="--", label=f"true MI = {true_bits:.3f} bits", zorder=1.5)
 
 
-def t_interval(ax: Axes, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, colour: str) -> None:
+def t_interval(ax: Axes, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, color: str) -> None:
     """A whisker from lower to upper at each x."""
-    ax.errorbar(x, (lower + upper) / 2, (upper - lower) / 2, fmt="none", ecolor=colour, capsize=4, zorder=4)
+    ax.errorbar(x, (lower + upper) / 2, (upper - lower) / 2, fmt="none", ecolor=color, capsize=4, zorder=4)
 
 
 def write(ax: Axes, x: int, y: float, text: str) -> None:

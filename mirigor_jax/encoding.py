@@ -66,8 +66,8 @@ def encode(
     """
     pixels = images["image"] if isinstance(images, Mapping) else images
     if getattr(pixels, "dtype", None) != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or not len(pixels):
-        found = f"{pixels.dtype} {pixels.shape}" if hasattr(pixels, "dtype") else type(pixels).__name__
-        raise InputError(f"images are {found}; expected bytes, uint8 (n, s, s, 3), in an array or under 'image'")
+        result = f"{pixels.dtype} {pixels.shape}" if hasattr(pixels, "dtype") else type(pixels).__name__
+        raise InputError(f"images are {result}; expected bytes, uint8 (n, s, s, 3), in an array or under 'image'")
     mesh = parallel.make_mesh(batch_size, devices)
     h = _encoded(_frozen(encoder, state), np.asarray(pixels), batch_size, mesh, on_progress)
     if not isinstance(images, Mapping):
@@ -140,10 +140,10 @@ def encode_step(
     if (mean, std) == (OURS, OURS):
         x = views(images, keys, encoder.dtype, augmentation)
     else:
-        of_mean, of_std = (jnp.asarray(values)[None, None, None, :] for values in (mean, std))
-        x = ((views(images, keys, "float32", augmentation) + 1) / 2 - of_mean) / of_std
-    found: Any = encoder.apply(frozen, x, train=False, stages=bool(stage))
-    h = found[stage] if stage else found
+        channel_mean, channel_std = (jnp.asarray(values)[None, None, None, :] for values in (mean, std))
+        x = ((views(images, keys, "float32", augmentation) + 1) / 2 - channel_mean) / channel_std
+    outputs: Any = encoder.apply(frozen, x, train=False, stages=bool(stage))
+    h = outputs[stage] if stage else outputs
     return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
 
@@ -158,7 +158,7 @@ def encode_pairs(
     stage: str = "",
     augmentation: Augmentation | None = None,
 ) -> tuple[Float[Array, "k d"], Float[Array, "k d"]]:
-    """Standardised representations of streamed pairs {"x", "y"}: what `estimate_step` sees where none are cached.
+    """Standardized representations of streamed pairs {"x", "y"}: what `estimate_step` sees where none are cached.
 
     frozen: {"encoder": the frozen tree, "mean" (d,), "scale" (d,)}. Both views are augmented, where they shall be.
     """

@@ -23,7 +23,7 @@ from mirigor_jax.errors import InputError
 AnyPath: TypeAlias = Path | epath.Path  # of a local disk, or of a bucket
 
 
-def locate(text: str) -> AnyPath:
+def to_path(text: str) -> AnyPath:
     """The path that a user names: a local one, or gs://BUCKET/….
 
     Raises InputError for other schemes, no bucket, and where what reads buckets is not installed.
@@ -41,21 +41,21 @@ def locate(text: str) -> AnyPath:
     return epath.Path(text)
 
 
-def failures(path: AnyPath) -> type[Exception]:
+def io_errors(path: AnyPath) -> type[Exception]:
     """What is raised where `path` can't be read or written: of a bucket also its client's and its credentials' own."""
     return OSError if isinstance(path, Path) else Exception
 
 
-def reason(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """Why it was raised, in one line."""
-    if said := getattr(error, "strerror", None):
-        return said
+    if message := getattr(error, "strerror", None):
+        return message
     # The client's own words are the URL that it asked for.
     missing = isinstance(error, FileNotFoundError)
     return "no such bucket or file" if missing else " ".join([type(error).__name__, *str(error).split()])
 
 
-def _replace(path: AnyPath, write: Callable[[IO[bytes]], Any]) -> None:
+def _write_atomically(path: AnyPath, write: Callable[[IO[bytes]], Any]) -> None:
     import jax  # which the processes that only read images start without
 
     if jax.process_index() > 0:
@@ -75,19 +75,19 @@ def _replace(path: AnyPath, write: Callable[[IO[bytes]], Any]) -> None:
         draft.unlink(missing_ok=True)
 
 
-def replace_text(path: AnyPath, text: str) -> None:
+def write_text(path: AnyPath, text: str) -> None:
     """Write text to `path`, atomically."""
-    _replace(path, lambda file: file.write(text.encode()))
+    _write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def replace_bytes(path: AnyPath, data: bytes) -> None:
+def write_bytes(path: AnyPath, data: bytes) -> None:
     """Write bytes to `path`, atomically."""
-    _replace(path, lambda file: file.write(data))
+    _write_atomically(path, lambda file: file.write(data))
 
 
-def replace_json(path: AnyPath, value: Any) -> None:
+def write_json(path: AnyPath, value: Any) -> None:
     """Write strict JSON to `path`, atomically: NaN and infinities become null, arrays and tuples lists."""
-    replace_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def plain(value: Any) -> Any:
@@ -101,9 +101,9 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def replace_rows(path: AnyPath, rows: list[dict[str, Any]]) -> None:
+def write_rows(path: AnyPath, rows: list[dict[str, Any]]) -> None:
     """Write one line of JSON a row to `path`, atomically."""
-    replace_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_rows(path: AnyPath) -> list[dict[str, Any]]:
@@ -111,9 +111,9 @@ def read_rows(path: AnyPath) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def replace_arrays(path: AnyPath, arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(path: AnyPath, arrays: dict[str, np.ndarray]) -> None:
     """Write an .npz to `path`, atomically."""
-    _replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    _write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
 def read_arrays(path: AnyPath) -> Any:
@@ -121,9 +121,9 @@ def read_arrays(path: AnyPath) -> Any:
     return np.load(path if isinstance(path, Path) else io.BytesIO(path.read_bytes()), allow_pickle=False)
 
 
-def replace_figure(path: AnyPath, figure: Any) -> None:
+def write_figure(path: AnyPath, figure: Any) -> None:
     """Write a matplotlib Figure to `path`, atomically."""
-    _replace(path, lambda file: figure.savefig(file, format=path.suffix[1:]))
+    _write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:]))
 
 
 def remove_tree(path: AnyPath) -> None:

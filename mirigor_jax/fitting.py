@@ -1,4 +1,4 @@
-"""Fitting in scans of many steps a dispatch, each followed by a look at validation, whose best is kept."""
+"""Fitting in scans of many steps a dispatch, each followed by an evaluation on validation, whose best is kept."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +26,7 @@ class CriticState(NamedTuple):
 
 
 def fresh(params: Any, optimizer: optax.GradientTransformation, dtype: Any) -> CriticState:
-    """The state before any step and any look at validation."""
+    """The state before any step and any evaluation on validation."""
     zero = jnp.zeros((), jnp.int32)
     return CriticState(zero, params, optimizer.init(params), params, jnp.full((), -jnp.inf, dtype), zero)
 
@@ -49,7 +49,7 @@ def fit_chunk(
     validate: Callable[..., tuple[Array, ...]],
     streamed: bool,
 ) -> tuple[CriticState, dict[str, Array]]:
-    """As many steps as keys in one scan, then one look at validation; the best critic so far is kept.
+    """As many steps as keys in one scan, then one evaluation on validation; the best critic so far is kept.
 
     validate: (params, *validation) → the value that decides, in nats, first.
     streamed: `batch` has a leading axis of one batch a step; else every step draws from the same one.

@@ -69,10 +69,10 @@ class TrainingHistory:
         ending = self.ending()
         if not ending:
             return f"no training step at K = {self.k:,}"
-        words = f"{len(self.step):,} steps at K = {self.k:,}: loss {ending['loss_nats']:.3f} nats"
+        text = f"{len(self.step):,} steps at K = {self.k:,}: loss {ending['loss_nats']:.3f} nats"
         if "mi_bits" in ending:
-            words += f", in-training MI {ending['mi_bits']:z.3f} of at most {self.ceiling_bits:.3f} bits"
-        return f"{words} at the end"
+            text += f", in-training MI {ending['mi_bits']:z.3f} of at most {self.ceiling_bits:.3f} bits"
+        return f"{text} at the end"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, as JSON takes them."""

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.monitoring import UNWATCHED, Watch
+from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.runs import arrays, images, re_estimate
 from mirigor_jax.studies import grid, invertible
 
@@ -19,13 +19,13 @@ from mirigor_jax.studies import grid, invertible
 class RunKind:
     """How a config of this kind is run.
 
-    run: (config, name, workdir or None, watch). Runs or resumes it and writes its report; raises InputError for what
-        the user can put right.
+    run: (config, name, workdir or None, monitoring). Runs or resumes it and writes its report; raises InputError for
+        what the user can put right.
     is_shared: whether several processes can run it together.
     is_watched: whether it trains what --tensorboard and --profile show.
     """
 
-    run: Callable[[ConfigDict, str, str | None, Watch], None]
+    run: Callable[[ConfigDict, str, str | None, Monitoring], None]
     is_shared: bool = True
     is_watched: bool = True
 
@@ -39,15 +39,15 @@ RUN_KINDS: dict[str, RunKind] = {
 }
 
 
-def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
+def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
     """Run a config by its kind. Raises InputError if there is no such kind, or if it cannot be run as asked."""
     if config.kind not in RUN_KINDS:
         raise InputError(f"unknown kind '{config.kind}'; choose one of {', '.join(RUN_KINDS)}")
     kind = RUN_KINDS[config.kind]
     if not kind.is_shared and jax.process_count() > 1:
         raise InputError(f"a job of kind {config.kind} is one process's; start it without the others")
-    if not kind.is_watched and watch != UNWATCHED:
+    if not kind.is_watched and monitoring != NO_MONITORING:
         raise InputError(
             f"--tensorboard and --profile are of trainings and their critics; a job of kind {config.kind} has none"
         )
-    kind.run(config, name, workdir, watch)
+    kind.run(config, name, workdir, monitoring)

@@ -37,8 +37,8 @@ def compile_within(compile: Callable[[], Any]) -> tuple[Any, int]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        found = re.search(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGTP]?)", str(error))
-        return None, int(float(found[1]) * 1024 ** _UNITS[found[2]]) if found else 0
+        match = re.search(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGTP]?)", str(error))
+        return None, int(float(match[1]) * 1024 ** _UNITS[match[2]]) if match else 0
     return compiled, needed_bytes(compiled)
 
 

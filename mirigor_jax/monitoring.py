@@ -1,4 +1,4 @@
-"""What a run is watched with beyond the lines it prints: TensorBoard's event files, and traces of a few steps.
+"""What a run is monitored by beyond the lines it prints: TensorBoard's event files, and traces of a few steps.
 
 Process 0 writes them, and they change no number. The only file that knows TensorBoard and JAX's profiler.
 """
@@ -18,14 +18,14 @@ import jax
 
 from mirigor_jax import parallel
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import AnyPath, replace_bytes
+from mirigor_jax.files import AnyPath, write_bytes
 
 EVENTS = "events.out.tfevents"  # how TensorBoard knows its files; ours end in the step of their last row
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage under watch. events: the folder of its event files, trace: of its trace; None where nobody asked."""
+class StageMonitor:
+    """A monitored stage. events: the folder of its event files, trace: of its trace; None where nobody asked."""
 
     events: AnyPath | None = None
     trace: AnyPath | None = None
@@ -43,7 +43,7 @@ class Stage:
         for step in [step for step in files if step > last]:
             files.pop(step).unlink()
         if new := [row for row in rows if row["step"] > max(files, default=-1)]:
-            replace_bytes(self.events / f"{EVENTS}.{last:012d}", _events(new))
+            write_bytes(self.events / f"{EVENTS}.{last:012d}", _events(new))
 
     @contextmanager
     def traced(self, step: Callable[..., Any], *, skip: int = 2, calls: int = 3) -> Iterator[Callable[..., Any]]:
@@ -59,7 +59,7 @@ class Stage:
             def write() -> None:
                 jax.profiler.stop_trace()
                 for file in Path(folder).glob("plugins/profile/*/*"):
-                    replace_bytes(trace / file.name, file.read_bytes())
+                    write_bytes(trace / file.name, file.read_bytes())
                 print(f"  trace: {trace}", flush=True)
 
             def call(*args: Any) -> Any:
@@ -78,8 +78,8 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Watch:
-    """What a job was asked to be watched with. Raises InputError where it isn't installed."""
+class Monitoring:
+    """What a job was asked to be monitored by. Raises InputError where it isn't installed."""
 
     tensorboard: bool = False
     profile: bool = False
@@ -88,14 +88,14 @@ class Watch:
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise InputError("--tensorboard takes a package that is not installed: pip install -e '.[tensorboard]'")
 
-    def of(self, run: AnyPath, stage: AnyPath) -> Stage:
+    def of(self, run: AnyPath, stage: AnyPath) -> StageMonitor:
         """run: a run's folder; stage: the one in it that a stage writes to, and is called after."""
         name = stage.relative_to(run).as_posix()
         events, trace = run / "tensorboard" / name, run / "profile" / "plugins" / "profile" / name.replace("/", "-")
-        return Stage(events if self.tensorboard else None, trace if self.profile else None)
+        return StageMonitor(events if self.tensorboard else None, trace if self.profile else None)
 
 
-UNWATCHED, UNWATCHED_STAGE = Watch(), Stage()
+NO_MONITORING, NO_STAGE_MONITOR = Monitoring(), StageMonitor()
 
 
 def _events(rows: Sequence[dict[str, Any]]) -> bytes:

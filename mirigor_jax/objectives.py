@@ -16,7 +16,7 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from mirigor_jax.data.preprocess import turn
+from mirigor_jax.data.preprocess import rotate
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.contrastive import nt_xent
 
@@ -72,7 +72,7 @@ def _classes(batch: Batch, keys: Keys) -> tuple[Array, ...]:
 
 def _rotations(batch: Batch, keys: Keys) -> tuple[Array, ...]:
     """How many quarter turns each view is turned by."""
-    return tuple(jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(of_view) for of_view in keys())
+    return tuple(jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(view_keys) for view_keys in keys())
 
 
 def simclr_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
@@ -105,7 +105,7 @@ def cross_entropy_objective(*, temperature: float, num_classes: int | None, axis
 def rotation_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
     """Each view is turned by a random multiple of 90°, and which one is its class."""
     del temperature, num_classes, axis_name
-    return Objective(cross_entropy, prepare=_rotations, transform=turn, outputs=4)
+    return Objective(cross_entropy, prepare=_rotations, transform=rotate, outputs=4)
 
 
 # An entry's function is called with temperature, num_classes (None: the images have no labels) and axis_name.
@@ -137,7 +137,7 @@ def make(
         free = [other for other, constructor in OBJECTIVES.items() if not constructor(**options).needs_classes]
         raise InputError(
             f"objective='{name}' needs images of two classes or more, and these have {num_classes or 'no labels'}; "
-            f"give labelled images, or choose one of {', '.join(free)}"
+            f"give labeled images, or choose one of {', '.join(free)}"
         )
     if not negatives:
         return made
@@ -154,7 +154,7 @@ def _everyone(rows: Array, axis_name: str | None) -> Array:
 
 
 def _unit(z_x: Float[Array, "k d"], z_y: Float[Array, "k d"]) -> Float[Array, "m d"]:
-    """This device's m = 2k embeddings, normalised, in float32 at least."""
+    """This device's m = 2k embeddings, normalized, in float32 at least."""
     z = jnp.concatenate([z_x, z_y])
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
     # rsqrt of a clipped square keeps the gradient finite at z = 0, where sqrt's is not.
@@ -180,13 +180,13 @@ def supcon(
 ) -> Float[Array, ""]:
     """Supervised contrastive loss L_out, in nats: all other views of a view's class are its positives.
 
-    z_x, z_y: embeddings, normalised here. c_x, c_y: their classes. A view without a positive counts with 0.
+    z_x, z_y: embeddings, normalized here. c_x, c_y: their classes. A view without a positive counts with 0.
     Source: Khosla et al. 2020, Eq. 2.
     """
     z = _unit(z_x, z_y)
-    scores, own = _scores(z, z, temperature, axis_name)
+    scores, own_columns = _scores(z, z, temperature, axis_name)
     classes = jnp.concatenate([c_x, c_y])
-    others = own[:, None] != jnp.arange(scores.shape[1])[None, :]
+    others = own_columns[:, None] != jnp.arange(scores.shape[1])[None, :]
     positive = others & (classes[:, None] == _everyone(classes, axis_name)[None, :])
     positives = jnp.sum(positive, axis=1)
     score = jnp.sum(jnp.where(positive, scores, 0), axis=1) / jnp.maximum(positives, 1)
@@ -203,17 +203,17 @@ def decoupled(
 ) -> Float[Array, ""]:
     """Decoupled contrastive loss, in nats: NT-Xent whose denominator leaves the positive out. It may be negative.
 
-    z_x, z_y: embeddings, normalised here. Positives are not weighted (L_DC, not L_DCW).
+    z_x, z_y: embeddings, normalized here. Positives are not weighted (L_DC, not L_DCW).
     Raises InputError where all devices together have one pair.
     Source: Yeh et al. 2022, section 3.
     """
     z = _unit(z_x, z_y)
-    scores, own = _scores(z, z, temperature, axis_name)
+    scores, own_columns = _scores(z, z, temperature, axis_name)
     if scores.shape[1] == 2:
         raise InputError("objective='decoupled' has no negatives at k = 1; give 2 pairs or more")
     views = jnp.arange(scores.shape[1])[None, :]
-    partner = views == jnp.roll(own, len(z_x))[:, None]
-    negative = ~partner & (views != own[:, None])
+    partner = views == jnp.roll(own_columns, len(z_x))[:, None]
+    negative = ~partner & (views != own_columns[:, None])
     positives = jnp.sum(jnp.where(partner, scores, 0), axis=1)
     return jnp.mean(logsumexp(jnp.where(negative, scores, -jnp.inf), axis=1) - positives)
 
@@ -229,14 +229,14 @@ def nce(
 ) -> Float[Array, ""]:
     """NT-Xent whose negatives are images of their own, in nats; these may be of any distribution.
 
-    n_x, n_y: embeddings of the negatives of all anchors, normalised here as z_x, z_y are. Anchors of pair i leave out
+    n_x, n_y: embeddings of the negatives of all anchors, normalized here as z_x, z_y are. Anchors of pair i leave out
     n_x[i] and n_y[i], so that K pairs (of all devices) have 2K−2 negatives each, as in NT-Xent: of n = z it is that.
     Source: Lee et al. 2023, Eq. 2 and appendix C.
     """
     z = _unit(z_x, z_y)
-    scores, own = _scores(z, _unit(n_x, n_y), temperature, axis_name)
+    scores, own_columns = _scores(z, _unit(n_x, n_y), temperature, axis_name)
     k, column = len(z_x), jnp.arange(scores.shape[1])[None, :]
-    left_out = (column == own[:, None]) | (column == jnp.roll(own, k)[:, None])
+    left_out = (column == own_columns[:, None]) | (column == jnp.roll(own_columns, k)[:, None])
     positive = jnp.sum(z * jnp.roll(z, k, axis=0), axis=1) / temperature
     candidates = jnp.concatenate([positive[:, None], jnp.where(left_out, -jnp.inf, scores)], axis=1)
     return jnp.mean(logsumexp(candidates, axis=1) - positive)

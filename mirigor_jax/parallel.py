@@ -45,8 +45,8 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     """
     global _stopping
     _stopping = False  # of an earlier job in this process, as in a notebook
-    given = (coordinator, processes, process)
-    if any(one is not None for one in given) and None in given:
+    process_spec = (coordinator, processes, process)
+    if any(value is not None for value in process_spec) and None in process_spec:
         raise InputError("give --coordinator=HOST:PORT, --processes=N and --process=I together, or none of them")
     try:
         patience: Any = {"heartbeat_timeout_seconds": PATIENCE_S, "shutdown_timeout_seconds": PATIENCE_S}
@@ -54,7 +54,7 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     except (ValueError, RuntimeError) as error:
         # Nothing tells of others; or JAX is at work here already, as in a notebook, alone or with them.
         alone = ("coordinator_address should be defined", "must be called before", "should only be called once")
-        if coordinator is not None or not any(words in str(error) for words in alone):
+        if coordinator is not None or not any(message in str(error) for message in alone):
             raise InputError(f"the processes cannot be started together: {' '.join(str(error).split())}") from None
     if jax.process_count() > 1:
         # The first exchange has all of them wait for the slowest; later, within 30 seconds, CPUs give up.

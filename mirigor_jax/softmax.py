@@ -32,7 +32,7 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A softmax regression on features standardised by the fit part's mean and scale."""
+    """A softmax regression on features standardized by the fit part's mean and scale."""
 
     kernel: Float[np.ndarray, "d c"]
     bias: Float[np.ndarray, " c"]
@@ -48,7 +48,7 @@ class LinearProbe:
 
     def logits(self, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Class scores (n, c), before the temperature."""
-        return standardise(features, self.mean, self.scale) @ self.kernel + self.bias[None, :]
+        return standardize(features, self.mean, self.scale) @ self.kernel + self.bias[None, :]
 
 
 def fit_linear(
@@ -61,10 +61,10 @@ def fit_linear(
     validation_labels: Integer[np.ndarray | Array, " m_labels"],
     max_steps: int = 200,
 ) -> LinearProbe:
-    """Minimise mean cross-entropy (nats) + l2/2 |kernel|^2 by full-batch L-BFGS for each l2; keep validation's best.
+    """Minimize mean cross-entropy (nats) + l2/2 |kernel|^2 by full-batch L-BFGS for each l2; keep validation's best.
 
-    The bias is not penalised; scikit-learn's C is 1/(n l2). Best: highest validation accuracy, ties by validation
-    log-loss; the temperature then minimises that log-loss. A fit ends after max_steps, or once the Newton decrement
+    The bias is not penalized; scikit-learn's C is 1/(n l2). Best: highest validation accuracy, ties by validation
+    log-loss; the temperature then minimizes that log-loss. A fit ends after max_steps, or once the Newton decrement
     (Boyd and Vandenberghe 2004, section 9.5.1), by the Hessian at zero weights, is at most 1e-7 nats.
     Raises InputError where lengths differ, a label is outside 0..num_classes-1, or l2 is empty or negative.
     """
@@ -74,10 +74,10 @@ def fit_linear(
         raise InputError(f"l2 = {list(l2)}: expected at least one penalty, none negative")
     mean, scale = mean_and_scale(features)
     path = sorted(map(float, l2), reverse=True)  # each fit starts from its stronger penalty's, which is close
-    data = standardise(features, mean, scale), np.asarray(labels), np.asarray(path, np.float32)
+    data = standardize(features, mean, scale), np.asarray(labels), np.asarray(path, np.float32)
     with jax.enable_x64(False):  # in float32, whatever the process computes in
         kernels, biases = jax.device_get(_fit_path(*jax.device_put(data), num_classes, max_steps))
-    validation = standardise(validation_features, mean, scale)
+    validation = standardize(validation_features, mean, scale)
     logits = validation @ kernels + biases[:, None, :]
     truth = np.asarray(validation_labels)
     accuracies = np.mean(logits.argmax(axis=2) == truth[None, :], axis=1)
@@ -160,7 +160,7 @@ def mean_and_scale(
     return np.asarray(mean, np.float32), np.asarray(np.where(scale > 0, scale, 1), np.float32)
 
 
-def standardise(
+def standardize(
     features: Float[np.ndarray | Array, "n d"], mean: Float[np.ndarray, " d"], scale: Float[np.ndarray, " d"]
 ) -> Float[np.ndarray, "n d"]:
     """The features in units of `scale` from `mean`, in float32."""

@@ -126,16 +126,18 @@ class Part(NamedTuple):
     targets: Any
 
 
-def _in_parts(of_views: Sequence[Array], accumulate: int) -> Array:
+def _in_parts(views_of_batch: Sequence[Array], accumulate: int) -> Array:
     """(k, …) of each view → (accumulate, views·k/accumulate, …): in each part the views one after the other."""
-    k = len(of_views[0])
-    parts = jnp.stack(of_views).reshape(len(of_views), accumulate, k // accumulate, *of_views[0].shape[1:])
+    k = len(views_of_batch[0])
+    parts = jnp.stack(views_of_batch).reshape(
+        len(views_of_batch), accumulate, k // accumulate, *views_of_batch[0].shape[1:]
+    )
     return jnp.moveaxis(parts, 0, 1).reshape(accumulate, -1, *parts.shape[3:])
 
 
 Embed = Callable[[Any, Any, Part], tuple[Float[Array, "m f"], Any]]  # (params, batch_stats, part) → (z, batch_stats)
 LossOf = Callable[[Float[Array, "a m f"]], Float[Array, ""]]
-Learnt = tuple[Float[Array, ""], Any, Any]  # the loss, its gradient in the parameters, and the running statistics
+Learned = tuple[Float[Array, ""], Any, Any]  # the loss, its gradient in the parameters, and the running statistics
 
 
 def embed_views(
@@ -160,7 +162,7 @@ def embed_views(
     return z.astype(jnp.promote_types(z.dtype, jnp.float32)), updates.get("batch_stats", {})
 
 
-def gradients_at_once(embed: Embed, loss_of: LossOf, params: Any, batch_stats: Any, parts: Part) -> Learnt:
+def gradients_at_once(embed: Embed, loss_of: LossOf, params: Any, batch_stats: Any, parts: Part) -> Learned:
     """The loss and its gradients for a batch of one part."""
 
     def loss(params):
@@ -171,7 +173,7 @@ def gradients_at_once(embed: Embed, loss_of: LossOf, params: Any, batch_stats: A
     return value, gradients, new_stats
 
 
-def gradients_in_parts(embed: Embed, loss_of: LossOf, params: Any, batch_stats: Any, parts: Part) -> Learnt:
+def gradients_in_parts(embed: Embed, loss_of: LossOf, params: Any, batch_stats: Any, parts: Part) -> Learned:
     """The loss of the whole batch and its gradients while one part at a time is held: embed all, then embed again.
 
     Source: Gao et al. 2021 (GradCache), §3.

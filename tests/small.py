@@ -90,9 +90,9 @@ def batch_size(folder: Path, *arguments: str, k: str = "2+4") -> list[str]:
 
 def report(folder: Any) -> dict[str, Any]:
     """A run's report.json without what differs from run to run."""
-    found = json.loads((folder / "report.json").read_text())
-    del found["run"], found["workdir"], found["name"]
-    return found
+    contents = json.loads((folder / "report.json").read_text())
+    del contents["run"], contents["workdir"], contents["name"]
+    return contents
 
 
 def reading(bits: float, batches: int = 32, **more: float | None) -> Reading:

@@ -27,19 +27,19 @@ def run(folder: Path, arguments: str = "seed=1", *overrides: str, config: str = 
 
 def test_the_main_job(tmp_path):
     start = time.monotonic()
-    found = run(tmp_path / "run")
-    own = found["estimate"]
+    result = run(tmp_path / "run")
+    estimate = result["estimate"]
     assert time.monotonic() - start < MAIN * calibration_seconds()
-    assert found["run"]["peak_memory_gib"] < 3
-    assert own["nt_xent_bits"] >= 5.95
-    assert own["k"] >= 1024
-    assert own["info_nce_bits"] >= 5.90
-    assert own["certificates"]["posterior"]["pairs"] >= 4096
-    assert own["confidence"] == 0.95
-    assert own["lower_bits"] >= 5.90
-    assert own["upper_bits"] == 6
-    assert own["verdict"] == "certified"
-    assert min(found["linear"].values()) >= 0.99
+    assert result["run"]["peak_memory_gib"] < 3
+    assert estimate["nt_xent_bits"] >= 5.95
+    assert estimate["k"] >= 1024
+    assert estimate["info_nce_bits"] >= 5.90
+    assert estimate["certificates"]["posterior"]["pairs"] >= 4096
+    assert estimate["confidence"] == 0.95
+    assert estimate["lower_bits"] >= 5.90
+    assert estimate["upper_bits"] == 6
+    assert estimate["verdict"] == "certified"
+    assert min(result["linear"].values()) >= 0.99
 
 
 def test_a_second_run_is_at_its_first_step_in_half_the_time(tmp_path):
@@ -63,57 +63,57 @@ def test_a_second_run_is_at_its_first_step_in_half_the_time(tmp_path):
 
 @pytest.mark.parametrize("pairing", ["color", "digit", "position"])
 def test_one_shared_attribute_holds_two_bits(tmp_path, pairing):
-    own = run(tmp_path / "run", f"pairing={pairing},seed=1")["estimate"]
-    assert own["upper_bits"] == 2
-    assert own["lower_bits"] >= 1.9
-    assert own["verdict"] == "certified"
+    estimate = run(tmp_path / "run", f"pairing={pairing},seed=1")["estimate"]
+    assert estimate["upper_bits"] == 2
+    assert estimate["lower_bits"] >= 1.9
+    assert estimate["verdict"] == "certified"
 
 
-def test_a_dialled_mi_is_found(tmp_path):
-    own = run(tmp_path / "run", "mi=3.3,seed=1")["estimate"]
-    assert abs(own["info_nce_bits"] - 3.3) <= 0.1
-    assert 2.9 <= own["lower_bits"] <= 3.3 == pytest.approx(own["upper_bits"])
+def test_a_dialed_mi_is_found(tmp_path):
+    estimate = run(tmp_path / "run", "mi=3.3,seed=1")["estimate"]
+    assert abs(estimate["info_nce_bits"] - 3.3) <= 0.1
+    assert 2.9 <= estimate["lower_bits"] <= 3.3 == pytest.approx(estimate["upper_bits"])
 
 
 def test_independent_views_hold_nothing(tmp_path):
-    own = run(tmp_path / "run", "pairing=none,seed=1")["estimate"]
-    assert own["info_nce_bits"] <= 0.02
-    assert own["lower_bits"] == own["upper_bits"] == 0
+    estimate = run(tmp_path / "run", "pairing=none,seed=1")["estimate"]
+    assert estimate["info_nce_bits"] <= 0.02
+    assert estimate["lower_bits"] == estimate["upper_bits"] == 0
 
 
 def test_two_pairs_a_batch_are_enough(tmp_path):
     start = time.monotonic()
-    found = run(tmp_path / "run", "k=2,seed=1")
+    result = run(tmp_path / "run", "k=2,seed=1")
     assert time.monotonic() - start < SMALL_BATCHES * calibration_seconds()
     rows = [json.loads(line) for line in (tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 10_000
     assert max(row["mi_bits"] for row in rows) <= 1.585
-    assert found["estimate"]["nt_xent_bits"] >= 5.9
-    assert found["estimate"]["lower_bits"] >= 5.8
+    assert result["estimate"]["nt_xent_bits"] >= 5.9
+    assert result["estimate"]["lower_bits"] >= 5.8
 
 
 def test_an_untrained_encoder_is_not_certified(tmp_path):
     """Its rows are all distinct, so that pairs redrawn from a bank would show all 6 bits; fresh images show what of the
     class a linear probe can read from random features, which is much, and is not H(C)."""
-    own = run(tmp_path / "run", "seed=1", "--config.train.steps=0")["estimate"]
-    assert own["verdict"] == "bounded"
-    assert all(counts["lower_bits"] < 5.9 for counts in own["certificates"].values())
-    assert own["info_nce_bits"] < 5.6
+    estimate = run(tmp_path / "run", "seed=1", "--config.train.steps=0")["estimate"]
+    assert estimate["verdict"] == "bounded"
+    assert all(counts["lower_bits"] < 5.9 for counts in estimate["certificates"].values())
+    assert estimate["info_nce_bits"] < 5.6
 
 
 @pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="apt-get install dataset-fashion-mnist")
 def test_fashion_mnist_trained_holds_more_of_its_classes_than_untrained(tmp_path):
     """T_class on real images: the certificate stays below H(C) = log2 10, and an untrained encoder's far below it."""
     options = ("--config.estimate.extra_pairings=()", "--config.evaluate.metrics=False")
-    found = {
+    results = {
         name: run(tmp_path / name, f"seed=1,steps={steps}", *options, config="configs/images.py")
         for name, steps in (("trained", 600), ("untrained", 0))
     }
-    trained, untrained = (found[name]["estimate"] for name in ("trained", "untrained"))
+    trained, untrained = (results[name]["estimate"] for name in ("trained", "untrained"))
     for estimate in (trained, untrained):
         assert estimate["entropy_bits"] == estimate["upper_bits"] == pytest.approx(math.log2(10))
         assert estimate["lower_bits"] <= estimate["upper_bits"]
         assert estimate["info_nce_bits"] <= estimate["upper_bits"]
     assert trained["lower_bits"] > 2.2
     assert untrained["lower_bits"] < trained["lower_bits"] - 0.3
-    assert found["trained"]["linear"]["class"] > 0.85
+    assert results["trained"]["linear"]["class"] > 0.85

@@ -17,14 +17,14 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.mi import api, fit, read
 from mirigor_jax.mi.distributions import Gaussian, MultivariateNormal
 from mirigor_jax.mi.estimators import ESTIMATORS, resolve
-from mirigor_jax.mi.gaussian import gaussian_base, squash
+from mirigor_jax.mi.gaussian import gaussian_copula_embeddings, squash
 from mirigor_jax.mi.values import anchored
 
 QUICK = {"steps": 200, "batch_size": 32}
 
 
-def draw(law, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    x, y = law.sample(jax.random.key(seed), n)
+def draw(distribution, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    x, y = distribution.sample(jax.random.key(seed), n)
     return np.asarray(x), np.asarray(y)
 
 
@@ -34,55 +34,59 @@ def gaussian():
 
 
 @pytest.fixture(scope="module")
-def found(gaussian):
+def gaussian_estimate(gaussian):
     return mi.estimate(*gaussian, **QUICK)
 
 
-def test_a_gaussian_is_measured_bounded_and_said(found):
-    assert found.value_nats == pytest.approx(1.0, abs=0.1)
-    assert found.t_lower_bits < found.value_bits < found.t_upper_bits
-    assert 0.5 / np.log(2) < found.lower_bits < 1.0 / np.log(2)
-    assert (found.certificate, found.verdict, found.kind) == ("infonce", "bounded", "lower bound")
-    assert (found.k, found.pairs) == (400, 400)
-    assert found.ceiling_bits == pytest.approx(np.log2(400))
-    assert re.search(r"reads 1\.\d{3} bits \(lower bound\); .* at least", str(found))
+def test_a_gaussian_is_measured_bounded_and_said(gaussian_estimate):
+    assert gaussian_estimate.value_nats == pytest.approx(1.0, abs=0.1)
+    assert gaussian_estimate.t_lower_bits < gaussian_estimate.value_bits < gaussian_estimate.t_upper_bits
+    assert 0.5 / np.log(2) < gaussian_estimate.lower_bits < 1.0 / np.log(2)
+    assert (gaussian_estimate.certificate, gaussian_estimate.verdict, gaussian_estimate.kind) == (
+        "infonce",
+        "bounded",
+        "lower bound",
+    )
+    assert (gaussian_estimate.k, gaussian_estimate.pairs) == (400, 400)
+    assert gaussian_estimate.ceiling_bits == pytest.approx(np.log2(400))
+    assert re.search(r"reads 1\.\d{3} bits \(lower bound\); .* at least", str(gaussian_estimate))
 
 
-def test_the_same_call_gives_the_same_numbers(gaussian, found):
-    assert mi.estimate(*gaussian, **QUICK) == found
-    assert mi.estimate(*gaussian, seed=1, **QUICK).value_bits != found.value_bits
+def test_the_same_call_gives_the_same_numbers(gaussian, gaussian_estimate):
+    assert mi.estimate(*gaussian, **QUICK) == gaussian_estimate
+    assert mi.estimate(*gaussian, seed=1, **QUICK).value_bits != gaussian_estimate.value_bits
 
 
 @pytest.mark.slow
 def test_independence_is_nothing():
     x, y = draw(Gaussian(4, 0.0), 1000)
-    found = mi.estimate(x.astype(np.float64) + 1e6, y, **QUICK)
-    assert abs(found.value_bits) < 0.05
-    assert found.lower_bits == 0
+    estimate = mi.estimate(x.astype(np.float64) + 1e6, y, **QUICK)
+    assert abs(estimate.value_bits) < 0.05
+    assert estimate.lower_bits == 0
 
 
 @pytest.mark.slow
 def test_one_pair_of_columns_is_found_among_sixty():
     """Directions fitted to noise are taken back: unshrunk, their base reads nothing here."""
-    found = []
+    results = []
     for seed in range(3):
         x, y = np.random.default_rng(seed).normal(size=(2, 1000, 60))
         y[:, 0] = 0.75 * x[:, 0] + np.sqrt(1 - 0.75**2) * y[:, 0]
-        found.append(mi.estimate(x, y, seed=seed, **QUICK).value_nats)
+        results.append(mi.estimate(x, y, seed=seed, **QUICK).value_nats)
     truth = -np.log(1 - 0.75**2) / 2
-    assert 0.5 * truth < np.mean(found) < truth + 0.05
+    assert 0.5 * truth < np.mean(results) < truth + 0.05
 
 
-def ksg(x: np.ndarray, y: np.ndarray, neighbours: int = 3) -> float:
-    """I in nats by nearest neighbours: Kraskov et al. 2004, eq. 8."""
-    distances, _ = cKDTree(np.hstack([x, y])).query(np.hstack([x, y]), neighbours + 1, p=np.inf)
+def ksg(x: np.ndarray, y: np.ndarray, neighbors: int = 3) -> float:
+    """I in nats by nearest neighbors: Kraskov et al. 2004, eq. 8."""
+    distances, _ = cKDTree(np.hstack([x, y])).query(np.hstack([x, y]), neighbors + 1, p=np.inf)
     radius = np.nextafter(distances[:, -1], 0)
     within = [cKDTree(v).query_ball_point(v, radius, p=np.inf, return_length=True) for v in (x, y)]
-    return float(digamma(neighbours) + digamma(len(x)) - np.mean([digamma(n) for n in within], axis=1).sum())
+    return float(digamma(neighbors) + digamma(len(x)) - np.mean([digamma(n) for n in within], axis=1).sum())
 
 
 @pytest.mark.slow
-def test_nearest_neighbours_agree_where_no_formula_does():
+def test_nearest_neighbors_agree_where_no_formula_does():
     """A ring and a wave: nothing a Gaussian copula knows."""
     x, y = draw(Gaussian(1, 0.7), 3000)
     assert ksg(x, y) == pytest.approx(0.7, abs=0.05)
@@ -93,10 +97,10 @@ def test_nearest_neighbours_agree_where_no_formula_does():
         assert mi.estimate(x, y).value_nats == pytest.approx(ksg(x, y), abs=0.06)
 
 
-def test_monotonic_maps_of_the_columns_change_little(gaussian, found):
+def test_monotonic_maps_of_the_columns_change_little(gaussian, gaussian_estimate):
     x, y = gaussian
     mapped = mi.estimate(x**3, np.sinh(2 * y), **QUICK)
-    assert mapped.value_bits == pytest.approx(found.value_bits, abs=0.05)
+    assert mapped.value_bits == pytest.approx(gaussian_estimate.value_bits, abs=0.05)
 
 
 class OnlyDLPack:
@@ -113,18 +117,18 @@ class OnlyDLPack:
 
 
 @pytest.mark.parametrize("wrap", [jnp.asarray, OnlyDLPack, lambda a: a.astype(np.float64), np.asfortranarray])
-def test_arrays_of_any_framework_are_the_same(gaussian, found, wrap):
-    assert mi.estimate(wrap(gaussian[0]), wrap(gaussian[1]), **QUICK) == found
+def test_arrays_of_any_framework_are_the_same(gaussian, gaussian_estimate, wrap):
+    assert mi.estimate(wrap(gaussian[0]), wrap(gaussian[1]), **QUICK) == gaussian_estimate
 
 
 @pytest.mark.slow
 def test_integers_bools_and_bfloat16_are_numbers():
     classes = np.random.default_rng(0).integers(0, 4, 1000)
     for x in (classes, classes.astype(bool), jnp.asarray(classes, jnp.bfloat16)):
-        found = mi.estimate(x, classes, **QUICK)
+        estimate = mi.estimate(x, classes, **QUICK)
         truth = 2.0 if np.asarray(x).dtype != bool else 2 - 0.75 * np.log2(3)
-        assert found.value_bits == pytest.approx(truth, abs=0.2)
-        assert "test pairs stand in the fit" in found.warnings[0]  # discrete, so they must
+        assert estimate.value_bits == pytest.approx(truth, abs=0.2)
+        assert "test pairs stand in the fit" in estimate.warnings[0]  # discrete, so they must
 
 
 @pytest.mark.slow
@@ -138,18 +142,18 @@ def test_fits_together_are_the_fits_alone():
             alone = mi.estimate(*pair, estimator=name, **QUICK)
             np.testing.assert_allclose(one.seed_bits, alone.seed_bits, atol=5e-3)
             assert one.name == name
-    assert len({one.seed_bits for row in together for one in row}) == 15
+    assert len({result.seed_bits for row in together for result in row}) == 15
 
 
 @pytest.mark.slow
 def test_seeds_give_a_mean_a_spread_and_a_better_bound(gaussian):
-    found = mi.estimate(*gaussian, num_critics=3, base=False, **QUICK)
-    assert len(found.seed_bits) == 3
-    assert found.mean_bits == pytest.approx(np.mean(found.seed_bits))
-    assert found.spread_bits == pytest.approx(np.std(found.seed_bits, ddof=1))
-    assert found.spread_bits > 0
-    assert found.value_bits > found.mean_bits  # InfoNCE is concave in the scores
-    assert " ± " in str(found)
+    estimate = mi.estimate(*gaussian, num_critics=3, base=False, **QUICK)
+    assert len(estimate.seed_bits) == 3
+    assert estimate.mean_bits == pytest.approx(np.mean(estimate.seed_bits))
+    assert estimate.spread_bits == pytest.approx(np.std(estimate.seed_bits, ddof=1))
+    assert estimate.spread_bits > 0
+    assert estimate.value_bits > estimate.mean_bits  # InfoNCE is concave in the scores
+    assert " ± " in str(estimate)
 
 
 @pytest.fixture(scope="module")
@@ -162,21 +166,21 @@ def everything(gaussian):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["js", "anchor", "smile", "dv", "mine"])
 def test_a_plug_in_is_refused_a_certificate_and_stands_beside_a_bound(everything, name):
-    found = everything[name]
-    assert found.kind == ESTIMATORS[name]().kind != "lower bound"
-    assert (found.lower_bits, found.certificate, found.verdict) == (None, None, "not-a-bound")
-    assert found.bound_bits < 1.1 / np.log(2)
-    assert "InfoNCE bound" in str(found)
-    assert "nothing is certified" in str(found)
+    estimate = everything[name]
+    assert estimate.kind == ESTIMATORS[name]().kind != "lower bound"
+    assert (estimate.lower_bits, estimate.certificate, estimate.verdict) == (None, None, "not-a-bound")
+    assert estimate.bound_bits < 1.1 / np.log(2)
+    assert "InfoNCE bound" in str(estimate)
+    assert "nothing is certified" in str(estimate)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["nwj", "js_nwj", "flo", "info_nce", "info_nce_symmetric"])
 def test_other_bounds_are_certified_by_their_critic(everything, name):
-    found = everything[name]
-    assert found.value_nats == pytest.approx(1.0, abs=0.12)
-    assert 0.4 / np.log(2) < found.lower_bits < 1.0 / np.log(2)
-    assert found.bound_bits is None
+    estimate = everything[name]
+    assert estimate.value_nats == pytest.approx(1.0, abs=0.12)
+    assert 0.4 / np.log(2) < estimate.lower_bits < 1.0 / np.log(2)
+    assert estimate.bound_bits is None
 
 
 @pytest.mark.slow
@@ -197,16 +201,16 @@ def test_one_negative_a_row_is_enough(gaussian, negatives):
     ],
 )
 def test_every_critic_learns(gaussian, critic, base):
-    found = mi.estimate(*gaussian, critic=critic, base=base, **QUICK)
-    assert (0.9 if base else 0.4) < found.value_nats < 1.1
+    estimate = mi.estimate(*gaussian, critic=critic, base=base, **QUICK)
+    assert (0.9 if base else 0.4) < estimate.value_nats < 1.1
 
 
 @pytest.mark.slow
 def test_nt_xent_is_estimated_by_a_critic_of_both_views(gaussian):
-    found = mi.estimate(*gaussian, estimator="nt_xent", critic="cosine", **QUICK)
-    assert found.verdict == "not-a-bound"
-    assert found.ceiling_bits == pytest.approx(np.log2(799))
-    assert 0.4 < found.value_nats < 1.2
+    estimate = mi.estimate(*gaussian, estimator="nt_xent", critic="cosine", **QUICK)
+    assert estimate.verdict == "not-a-bound"
+    assert estimate.ceiling_bits == pytest.approx(np.log2(799))
+    assert 0.4 < estimate.value_nats < 1.2
 
 
 @pytest.mark.slow
@@ -220,9 +224,9 @@ def test_nt_xent_reads_as_optax_does():
 
 def test_anchors_are_what_a_loop_says():
     scores = np.random.default_rng(0).normal(size=(6, 6))
-    of_x, of_y = (sorted((s[i, i], sorted(np.delete(s[i], i))) for i in range(6)) for s in (scores, scores.T))
-    of_all = sorted((scores[i, (i + 3) % 6], sorted(np.delete(scores[i], [i, (i + 3) % 6]))) for i in range(6))
-    for anchors, expected in (("x", of_x), ("both", sorted(of_x + of_y)), ("all", of_all)):
+    from_x, from_y = (sorted((s[i, i], sorted(np.delete(s[i], i))) for i in range(6)) for s in (scores, scores.T))
+    from_all = sorted((scores[i, (i + 3) % 6], sorted(np.delete(scores[i], [i, (i + 3) % 6]))) for i in range(6))
+    for anchors, expected in (("x", from_x), ("both", sorted(from_x + from_y)), ("all", from_all)):
         positives, negatives = map(np.asarray, anchored(jnp.asarray(scores, jnp.float32), anchors))
         read = sorted((p, sorted(n)) for p, n in zip(positives, negatives, strict=True))
         for (p, n), (q, m) in zip(read, expected, strict=True):
@@ -235,11 +239,13 @@ def test_the_base_is_the_gaussian_density_ratio():
     covariance = np.eye(5)
     covariance[0, 3] = covariance[3, 0] = 0.8
     covariance[1, 4] = covariance[4, 1] = covariance[0, 1] = covariance[1, 0] = 0.3
-    law = MultivariateNormal(covariance, 3)
-    x, y = draw(law, 40_000)
+    distribution = MultivariateNormal(covariance, 3)
+    x, y = draw(distribution, 40_000)
     parts_x, parts_y = ([v[:20_000], v[20_000:30_000], v[30_000:]] for v in (x, y))
-    u, v = gaussian_base(parts_x, parts_y)
-    error = np.sum(u[2] * v[2], axis=1) - np.asarray(law.log_ratio(jnp.asarray(parts_x[2]), jnp.asarray(parts_y[2])))
+    u, v = gaussian_copula_embeddings(parts_x, parts_y)
+    error = np.sum(u[2] * v[2], axis=1) - np.asarray(
+        distribution.log_ratio(jnp.asarray(parts_x[2]), jnp.asarray(parts_y[2]))
+    )
     assert np.sqrt(np.mean(error**2)) < 0.05
 
 
@@ -259,25 +265,25 @@ def test_the_base_claims_nothing_of_noise():
 
 @pytest.mark.slow
 def test_a_large_k_is_read_in_blocks(gaussian):
-    recipe = fit.Recipe(mi.SeparableCritic((8,), 4), (ESTIMATORS["info_nce"](),))
+    fit_config = fit.FitConfig(mi.SeparableCritic((8,), 4), (ESTIMATORS["info_nce"](),))
     x, y = (jnp.asarray(v[:768])[None] for v in gaussian)
-    params = [recipe.critic.init(jax.random.key(s), x[0], y[0], method="scores")["params"] for s in range(2)]
+    params = [fit_config.critic.init(jax.random.key(s), x[0], y[0], method="scores")["params"] for s in range(2)]
     stacked = {"f": jax.tree.map(lambda *p: jnp.stack(p), *params)}
-    scores = sum(recipe.scores(p, x[0], y[0]) for p in params) / 2
+    scores = sum(fit_config.scores(p, x[0], y[0]) for p in params) / 2
     for name, expected in (("info_nce", mi.info_nce(scores)), ("info_nce_symmetric", mi.info_nce_symmetric(scores))):
-        found = read.read_by_sums(recipe, ESTIMATORS[name]().of_sums, stacked, x, y)
-        np.testing.assert_allclose(found, [expected], atol=1e-5)
+        result = read.read_by_sums(fit_config, ESTIMATORS[name]().from_sums, stacked, x, y)
+        np.testing.assert_allclose(result, [expected], atol=1e-5)
 
 
 @pytest.mark.slow
 def test_the_interval_covers_what_it_is_about():
     """InfoNCE of the exact density ratio at K = 200, jackknifed in one batch: 300 fresh samples, nominal 95 %."""
-    law, estimator = Gaussian(2, 0.8), resolve("info_nce_symmetric")
+    distribution, estimator = Gaussian(2, 0.8), resolve("info_nce_symmetric")
 
     @jax.jit
     def sample(key):
-        x, y = law.sample(key, 200)
-        rows = jax.vmap(lambda one: law.log_ratio(jnp.broadcast_to(one, x.shape), y))(x)
+        x, y = distribution.sample(key, 200)
+        rows = jax.vmap(lambda one: distribution.log_ratio(jnp.broadcast_to(one, x.shape), y))(x)
         _, value, without = read.read(estimator, rows[None, None], None, 10)
         return value, without
 
@@ -295,16 +301,16 @@ def test_an_anchor_is_refused_a_certificate_and_nwj_is_not(gaussian):
 
 
 @pytest.mark.slow
-def test_constant_columns_are_kept_and_told(gaussian, found):
+def test_constant_columns_are_kept_and_told(gaussian, gaussian_estimate):
     x, y = gaussian
     constant = mi.estimate(np.hstack([x, np.ones((len(x), 1))]), y, **QUICK)
     assert constant.warnings == ("1 of 4 columns of x are constant",)
-    assert constant.value_bits == pytest.approx(found.value_bits, abs=0.1)
+    assert constant.value_bits == pytest.approx(gaussian_estimate.value_bits, abs=0.1)
 
 
 @pytest.mark.slow
-def test_duplicates_across_the_split_are_told(gaussian, found):
-    assert found.warnings == ()
+def test_duplicates_across_the_split_are_told(gaussian, gaussian_estimate):
+    assert gaussian_estimate.warnings == ()
     x, y = (np.concatenate([v[:500], v[:500]]) for v in gaussian)
     (warning,) = mi.estimate(x, y, **QUICK).warnings
     parts = np.random.default_rng(0).permutation(1000)
@@ -367,12 +373,12 @@ def test_only_what_needs_no_score_matrix_is_read_at_a_large_k(monkeypatch):
 
 def test_both_calls_show_the_same_options_and_say_what_each_is():
     """What `help` and editors see: every option by its name, with a type, and a line in the docstring."""
-    one, all_ = (dict(signature(call).parameters) for call in (mi.estimate, mi.estimate_all))
-    shared = one.keys() - {"x", "y", "estimator"}
+    estimate, all_ = (dict(signature(call).parameters) for call in (mi.estimate, mi.estimate_all))
+    shared = estimate.keys() - {"x", "y", "estimator"}
     assert shared == all_.keys() - {"pairs", "estimators"}
     for name in shared:
-        assert (one[name].default, one[name].annotation) == (all_[name].default, all_[name].annotation)
-        assert one[name].kind is all_[name].kind is Parameter.KEYWORD_ONLY
+        assert (estimate[name].default, estimate[name].annotation) == (all_[name].default, all_[name].annotation)
+        assert estimate[name].kind is all_[name].kind is Parameter.KEYWORD_ONLY
         assert f"        {name}: " in mi.estimate.__doc__
         assert re.search(rf"\b{name}\b", mi.estimate_all.__doc__)
 
@@ -387,23 +393,23 @@ def own_estimator() -> mi.Estimator:
 
 
 def test_an_estimator_of_ones_own_is_one_entry(monkeypatch):
-    def fit_members(recipe, *others):
-        raise Asked(recipe.estimators)
+    def fit_members(fit_config, *others):
+        raise Asked(fit_config.estimators)
 
-    monkeypatch.setattr(fit, "fit_members", fit_members)
+    monkeypatch.setattr(fit, "fit_critics", fit_members)
     monkeypatch.setitem(mi.ESTIMATORS, "own", own_estimator)
     other = mi.estimators.smile(tau=1.0)
     with pytest.raises(Asked) as asked:
         mi.estimate_all([(X, Y)], estimators=["own", other])
-    (own, second), *_ = asked.value.args
-    assert (own.name, second) == ("own", other)
+    (itself, second), *_ = asked.value.args
+    assert (itself.name, second) == ("own", other)
     with pytest.raises(Asked) as again:
         mi.estimate(X, Y, estimator="own")
-    assert again.value.args == ((own,),)  # the same object, so that no program is compiled twice
+    assert again.value.args == ((itself,),)  # the same object, so that no program is compiled twice
 
 
 @pytest.mark.slow
 def test_an_estimator_of_ones_own_is_estimated_as_the_shipped_one(monkeypatch, gaussian):
     monkeypatch.setitem(mi.ESTIMATORS, "own", own_estimator)
-    own, shipped = (mi.estimate(*gaussian, estimator=name, **QUICK) for name in ("own", "js"))
-    assert own == replace(shipped, name="own", kind="not a bound", note="a copy")
+    itself, shipped = (mi.estimate(*gaussian, estimator=name, **QUICK) for name in ("own", "js"))
+    assert itself == replace(shipped, name="own", kind="not a bound", note="a copy")

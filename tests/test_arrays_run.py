@@ -160,29 +160,29 @@ def test_a_bad_command_is_one_line_and_exit_code_2(arguments, message, folder, c
 def test_a_run_ends_with_table_report_and_figure_and_is_not_done_twice(folder, capsys):
     command = [f"{CONFIG}:estimators=info_nce_symmetric+smile,steps=100", "--config.x=x.npy", "--config.y=y.npz"]
     assert main(command) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     run = next((folder / "runs").iterdir())
     assert run.name == "arrays-estimators=info_nce_symmetric+smile,steps=100-x=x.npy-y=y.npz"
-    found = json.loads((run / "report.json").read_text())
-    assert list(found["estimates"]) == ["info_nce_symmetric", "smile"]
-    assert found["estimate"] == found["estimates"]["info_nce_symmetric"]
-    assert found["truth"] == {"entropy_bits": None, "mutual_information_bits": None, "shared": []}
-    for name, one in found["estimates"].items():
-        assert one == json.loads((run / "estimates" / name / "estimate.json").read_text())
-        assert one["value_bits"] == pytest.approx(1.68, abs=0.6)  # rows stayed paired: shuffled they read 0
-        assert f"{one['value_bits']:.3f}" in said
-        assert f"{one['value_bits']:.3f}" in (run / "report.md").read_text()
+    report = json.loads((run / "report.json").read_text())
+    assert list(report["estimates"]) == ["info_nce_symmetric", "smile"]
+    assert report["estimate"] == report["estimates"]["info_nce_symmetric"]
+    assert report["truth"] == {"entropy_bits": None, "mutual_information_bits": None, "shared": []}
+    for name, estimate in report["estimates"].items():
+        assert estimate == json.loads((run / "estimates" / name / "estimate.json").read_text())
+        assert estimate["value_bits"] == pytest.approx(1.68, abs=0.6)  # rows stayed paired: shuffled they read 0
+        assert f"{estimate['value_bits']:.3f}" in output
+        assert f"{estimate['value_bits']:.3f}" in (run / "report.md").read_text()
     assert (run / "figures" / "estimators.png").stat().st_size > 10_000
     assert "figures/estimators.png" in (run / "report.md").read_text()
-    assert found["run"]["config"]["sha256"].keys() == {"x", "y"}
-    assert "100 of 100 steps" in said
+    assert report["run"]["config"]["sha256"].keys() == {"x", "y"}
+    assert "100 of 100 steps" in output
 
-    kept = {path: path.stat().st_mtime_ns for path in run.glob("estimates/*/*")}
+    modified = {path: path.stat().st_mtime_ns for path in run.glob("estimates/*/*")}
     (run / "report.json").unlink()
     assert main(command) == 0
     assert "estimate: finished before, skipped" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in run.glob("estimates/*/*")} == kept
-    assert json.loads((run / "report.json").read_text()) == found
+    assert {path: path.stat().st_mtime_ns for path in run.glob("estimates/*/*")} == modified
+    assert json.loads((run / "report.json").read_text()) == report
 
 
 def test_the_config_reaches_the_library_and_what_is_missing_alone_is_done(folder, asked):
@@ -231,37 +231,41 @@ def test_labels_instead_of_y(folder, capsys):
     h = np.random.default_rng(0).normal(6 * labels[:, None] - 3, 1.0, (600, 2))
     np.savez("h.npz", x=h, labels=labels)
     assert main([f"{CONFIG}:seeds=2,steps=100", "--config.x=h.npz", "--config.labels=h.npz", "--workdir=run"]) == 0
-    found = json.loads(Path("run/report.json").read_text())
-    assert found["truth"]["entropy_bits"] == 1.0
-    assert found["estimates"] == {"labels": found["estimate"]}
-    assert 0.4 < found["estimate"]["lower_bits"] <= found["estimate"]["upper_bits"] == 1.0
-    assert len(found["estimate"]["seed_bits"]) == 2
-    said = capsys.readouterr().out
-    assert "H(C) = 1.000" in said
-    assert f"[{np.floor(1000 * found['estimate']['lower_bits']) / 1000:.3f}, 1.000]" in said
+    report = json.loads(Path("run/report.json").read_text())
+    assert report["truth"]["entropy_bits"] == 1.0
+    assert report["estimates"] == {"labels": report["estimate"]}
+    assert 0.4 < report["estimate"]["lower_bits"] <= report["estimate"]["upper_bits"] == 1.0
+    assert len(report["estimate"]["seed_bits"]) == 2
+    output = capsys.readouterr().out
+    assert "H(C) = 1.000" in output
+    assert f"[{np.floor(1000 * report['estimate']['lower_bits']) / 1000:.3f}, 1.000]" in output
     assert "the chosen one" in Path("run/report.md").read_text()
 
 
 def make_report(*estimates: Estimate) -> ArrayReport:
-    found = {
-        one.name: ArrayEntry(
-            **vars(one), value_nats=one.value_nats, mean_bits=one.mean_bits, spread_bits=one.spread_bits, sentence="So."
+    results = {
+        estimate.name: ArrayEntry(
+            **vars(estimate),
+            value_nats=estimate.value_nats,
+            mean_bits=estimate.mean_bits,
+            spread_bits=estimate.spread_bits,
+            sentence="So.",
         )
-        for one in estimates
+        for estimate in estimates
     }
     run = Run(
         seconds={"estimate": 9.87}, devices="1 × cpu", peak_memory_gib=1.0, versions={"jax": "0"}, revision=None,
         stages={}, config={"kind": "arrays"}, seed=7,
     )  # fmt: skip
-    own = found[estimates[0].name]
-    return ArrayReport(name="arrays", workdir="runs/arrays", truth=Truth(), estimate=own, estimates=found, run=run)
+    itself = results[estimates[0].name]
+    return ArrayReport(name="arrays", workdir="runs/arrays", truth=Truth(), estimate=itself, estimates=results, run=run)
 
 
 @pytest.mark.parametrize(
     "form", [partial(report.markdown, form=report.ARRAY_FORM), partial(report.table, form=report.ARRAY_FORM)]
 )
 def test_every_number_stands_under_its_name(form):
-    found = [
+    shown = [
         " ".join(line.replace("|", " ").split()) for line in form(make_report(make_estimate(), ANCHOR)).splitlines()
     ]
     for line in (
@@ -269,10 +273,10 @@ def test_every_number_stands_under_its_name(form):
         "info_nce_symmetric lower bound 1.621 [1.501, 1.742] ≥ 1.423 – 6.322 1.610 ± 0.020",
         "anchor plug-in 1.900 [–, –] – 1.600 – 1.610 ± 0.020",
     ):
-        assert line in found
-    text = " ".join(found)
-    for words in ("K = 80 of 80 test pairs", "each at 95 %", "the same critic", "3 seeds", "3 test pairs repeat"):
-        assert words in text
+        assert line in shown
+    text = " ".join(shown)
+    for phrase in ("K = 80 of 80 test pairs", "each at 95 %", "the same critic", "3 seeds", "3 test pairs repeat"):
+        assert phrase in text
 
 
 def test_columns_without_a_number_are_left_out():

@@ -13,7 +13,7 @@ from mirigor_jax.data import augment
 from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.errors import InputError
 
-OFF = Augmentation(crop=0.0, flip=0.0, jitter=0.0, grey=0.0, blur=0.0)
+OFF = Augmentation(crop=0.0, flip=0.0, jitter=0.0, gray=0.0, blur=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +38,12 @@ def keys(n, seed=0):
 @pytest.mark.parametrize("name", ["crop", "jitter", "blur"])
 def test_each_does_what_torchvision_does(golden, name):
     x = jnp.asarray(golden["images"], jnp.float32) / 255
-    found = {
+    results = {
         "crop": lambda: augment.resized_crop(x, *jnp.asarray(golden["crops"].T)),
         "jitter": lambda: augment.jitter(x, jnp.asarray(golden["factors"], jnp.float32), jnp.asarray(golden["orders"])),
         "blur": lambda: augment.blur(x, jnp.asarray(golden["sigmas"], jnp.float32)),
     }[name]()
-    np.testing.assert_allclose(found, golden[name], atol=2e-5)
+    np.testing.assert_allclose(results, golden[name], atol=2e-5)
 
 
 @pytest.mark.slow
@@ -72,7 +72,7 @@ def test_where_no_crop_fits_the_image_stays_whole():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "strength", "share"),
-    [("flip", 0.3, 0.3), ("jitter", 1.0, 0.8), ("grey", 0.2, 0.2), ("blur", 0.5, 0.5), ("crop", 0.92, 1.0)],
+    [("flip", 0.3, 0.3), ("jitter", 1.0, 0.8), ("gray", 0.2, 0.2), ("blur", 0.5, 0.5), ("crop", 0.92, 1.0)],
 )
 def test_each_happens_as_often_as_it_is_asked_to(images, name, strength, share):
     images = np.concatenate([images] * 4)
@@ -83,18 +83,18 @@ def test_each_happens_as_often_as_it_is_asked_to(images, name, strength, share):
     assert abs(rate - share) <= 4 * np.sqrt(share * (1 - share) / len(images)) + 0.005
 
 
-def test_flip_and_grey_are_what_they_say(golden, images):
+def test_flip_and_gray_are_what_they_say(golden, images):
     flipped = augmented(images, replace(OFF, flip=1.0))
     np.testing.assert_allclose(flipped, images[:, :, ::-1] / 255, atol=1e-6)
-    np.testing.assert_allclose(augmented(golden["images"], replace(OFF, grey=1.0)), golden["grey"], atol=1e-5)
+    np.testing.assert_allclose(augmented(golden["images"], replace(OFF, gray=1.0)), golden["grey"], atol=1e-5)
 
 
 @pytest.mark.slow
 def test_jitter_strength_is_the_range_of_the_factors():
-    # Images of one grey: contrast, saturation and hue do nothing, so what is left is the brightness factor.
+    # Images of one gray: contrast, saturation and hue do nothing, so what is left is the brightness factor.
     images = np.full((2000, 4, 4, 3), 100, np.uint8)
-    found = augmented(images, replace(OFF, jitter=0.5))[:, 0, 0, 0] / (100 / 255)
-    changed = found[np.abs(found - 1) > 1e-6]
+    result = augmented(images, replace(OFF, jitter=0.5))[:, 0, 0, 0] / (100 / 255)
+    changed = result[np.abs(result - 1) > 1e-6]
     assert 0.6 <= changed.min() < 0.61
     assert 1.39 < changed.max() <= 1.4001
     np.testing.assert_allclose(changed.mean(), 1.0, atol=4 * 0.8 / np.sqrt(12 * len(changed)))

@@ -20,11 +20,11 @@ import pytest
 from matplotlib.figure import Figure
 from small import batch_size, cdp, user_environment
 from small import report as read_report
-from test_watch import scalars
+from test_monitoring import scalars
 
 from mirigor_jax import config_files, files, kinds
 from mirigor_jax.data import array_files
-from mirigor_jax.data.sources.table import labelled
+from mirigor_jax.data.sources.table import labeled
 from mirigor_jax.errors import InputError
 from mirigor_jax.runs.folder import RunFolder
 
@@ -90,12 +90,12 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen:
 
 def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
     process = start(*arguments, **environment)
-    said, errors = process.communicate(timeout=500)
-    return process.returncode, said, errors
+    output, errors = process.communicate(timeout=500)
+    return process.returncode, output, errors
 
 
 def report(folder: str) -> dict:
-    return read_report(files.locate(folder))
+    return read_report(files.to_path(folder))
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,10 @@ def test_a_run_in_a_bucket_killed_and_continued_is_the_local_one(server, local, 
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     assert not objects(server, "runs/one/report.json")
-    code, said, errors = run(*JOB, *WATCHED, "--workdir=gs://bucket/runs/one")
+    code, output, errors = run(*JOB, *WATCHED, "--workdir=gs://bucket/runs/one")
     assert code == 0, errors
-    assert "train continues from step" in said
-    assert "report: gs://bucket/runs/one/report.md" in said
+    assert "train continues from step" in output
+    assert "report: gs://bucket/runs/one/report.md" in output
     assert report("gs://bucket/runs/one") == report(local)
     stored = {name.removeprefix("runs/one/") for name in objects(server, "runs/one/")}
     on_disk = {path.relative_to(local).as_posix() for path in Path(local).rglob("*") if path.is_file()}
@@ -128,10 +128,10 @@ def test_a_run_in_a_bucket_killed_and_continued_is_the_local_one(server, local, 
     events = [name for name in stored if name.startswith("tensorboard/train/")]
     assert len(events) == 6
     for name in events:
-        (tmp_path / Path(name).name).write_bytes(files.locate(f"gs://bucket/runs/one/{name}").read_bytes())
+        (tmp_path / Path(name).name).write_bytes(files.to_path(f"gs://bucket/runs/one/{name}").read_bytes())
     assert scalars(tmp_path) == scalars(Path(local) / "tensorboard" / "train")
-    again, said, _ = run(*JOB, "--workdir=gs://bucket/runs/one")
-    assert (again, said.count("finished before, skipped")) == (0, 4)
+    again, output, _ = run(*JOB, "--workdir=gs://bucket/runs/one")
+    assert (again, output.count("finished before, skipped")) == (0, 4)
 
 
 @pytest.mark.slow
@@ -140,11 +140,11 @@ def test_an_encoder_in_a_bucket_is_re_estimated(server, local):
     code, _, errors = run(*JOB, "--workdir=gs://bucket/runs/two")
     assert code == 0, errors
     for folder in ("gs://bucket/runs/two", local):
-        code, said, errors = run(config, f"--config.restore={folder}")
-        assert (code, "train:" in said) == (0, False), errors
-    found = report("gs://bucket/runs/two")
-    assert set(found["estimates"]) == {"color", "none-k=32"}
-    assert found == report(local)
+        code, output, errors = run(config, f"--config.restore={folder}")
+        assert (code, "train:" in output) == (0, False), errors
+    contents = report("gs://bucket/runs/two")
+    assert set(contents["estimates"]) == {"color", "none-k=32"}
+    assert contents == report(local)
 
 
 @pytest.mark.slow
@@ -152,8 +152,8 @@ def test_processes_share_a_run_in_a_bucket(server, local):
     port = free_port()
     peers = (f"--coordinator=localhost:{port}", "--processes=2")
     each = [start(*JOB, *peers, f"--process={i}", "--workdir=gs://bucket/runs/both") for i in (0, 1)]
-    said = [process.communicate(timeout=500) for process in each]
-    assert [process.returncode for process in each] == [0, 0], said
+    output = [process.communicate(timeout=500) for process in each]
+    assert [process.returncode for process in each] == [0, 0], output
     both, one = report("gs://bucket/runs/both"), report(local)
     for name in ("info_nce_bits", "lower_bits", "nt_xent_bits"):
         assert both["estimate"][name] == pytest.approx(one["estimates"]["color"][name], rel=1e-3, abs=1e-3)
@@ -165,12 +165,12 @@ def test_a_study_in_a_bucket_gathers_the_cells_of_several_jobs(server):
     for cell in ("1/2", "2/2"):
         code, _, errors = run(*STUDY, folder, f"--config.study.only={cell}")
         assert code == 0, errors
-    code, said, errors = run(*STUDY, folder)
+    code, output, errors = run(*STUDY, folder)
     assert code == 0, errors
-    assert "2 runs, 2 asked for, 2 of these finished before" in said
-    found = json.loads(files.locate("gs://bucket/studies/batch_size/study.json").read_text())
-    assert [row["cell"] for row in found["rows"]] == ["resnet18-k=2-seed=0", "resnet18-k=4-seed=0"]
-    table = files.locate("gs://bucket/studies/batch_size/study.md").read_text()
+    assert "2 runs, 2 asked for, 2 of these finished before" in output
+    report = json.loads(files.to_path("gs://bucket/studies/batch_size/study.json").read_text())
+    assert [row["cell"] for row in report["rows"]] == ["resnet18-k=2-seed=0", "resnet18-k=4-seed=0"]
+    table = files.to_path("gs://bucket/studies/batch_size/study.md").read_text()
     assert "2 of 2 runs finished." in table
     assert "![batch_size](figures/batch_size.png)" in table
 
@@ -218,24 +218,24 @@ def test_what_is_not_in_a_bucket_is_named_in_one_line(server, named):
 def test_without_gcsfs_the_command_that_installs_it_is_told(monkeypatch):
     monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"'gs://bucket/run'.*pip install -e '\.\[gcs\]'"):
-        files.locate("gs://bucket/run")
-    assert files.locate("run") == Path("run")
+        files.to_path("gs://bucket/run")
+    assert files.to_path("run") == Path("run")
 
 
 def test_an_object_is_replaced_whole_or_not_at_all(server):
-    path = files.locate("gs://bucket/files/config.json")
-    files.replace_json(path, {"seed": 1})
+    path = files.to_path("gs://bucket/files/config.json")
+    files.write_json(path, {"seed": 1})
 
     def fail(file):
         file.write(b"half of it")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        files._replace(path, fail)
+        files._write_atomically(path, fail)
     assert json.loads(path.read_text()) == {"seed": 1}
-    files.replace_arrays(path.parent / "h.npz", {"h": np.arange(6.0).reshape(2, 3)})
+    files.write_arrays(path.parent / "h.npz", {"h": np.arange(6.0).reshape(2, 3)})
     np.testing.assert_array_equal(files.read_arrays(path.parent / "h.npz")["h"], [[0, 1, 2], [3, 4, 5]])
-    files.replace_figure(path.parent / "bars.png", Figure())
+    files.write_figure(path.parent / "bars.png", Figure())
     assert (path.parent / "bars.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(objects(server, "files/")) == [f"files/{name}" for name in ("bars.png", "config.json", "h.npz")]
     files.remove_tree(path.parent)
@@ -243,8 +243,8 @@ def test_an_object_is_replaced_whole_or_not_at_all(server):
 
 
 def test_what_another_client_wrote_is_seen_at_once(server):
-    folder = files.locate("gs://bucket/shared")
-    files.replace_text(folder / "mine", "")
+    folder = files.to_path("gs://bucket/shared")
+    files.write_text(folder / "mine", "")
     assert [path.name for path in folder.iterdir()] == ["mine"]
     put(server, "shared/theirs", b"new")
     assert sorted(path.name for path in folder.iterdir()) == ["mine", "theirs"]
@@ -258,7 +258,7 @@ def test_samples_and_features_are_read_from_a_bucket(server):
     put(server, "data/x.csv", "a,b\n1,2\n3,4\n".encode("utf-8-sig"))
     np.testing.assert_array_equal(array_files.read("gs://bucket/data/x.csv", "x"), [[1, 2], [3, 4]])
     np.testing.assert_array_equal(array_files.read("gs://bucket/data/h.npz:h", "x"), np.ones((4, 2)))
-    assert len(labelled("features:gs://bucket/data/h.npz")["train"]) > 0
+    assert len(labeled("features:gs://bucket/data/h.npz")["train"]) > 0
 
 
 @pytest.mark.parametrize("text", ["gs://bucket/locked", ""])

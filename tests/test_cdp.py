@@ -11,7 +11,7 @@ from scipy.stats import chi2_contingency, chisquare, f_oneway, spearmanr
 
 from mirigor_jax.data import cdp, pairing
 from mirigor_jax.data.sources.backgrounds import backgrounds
-from mirigor_jax.data.sources.idx import read_labelled_idx
+from mirigor_jax.data.sources.idx import read_labeled_idx
 from mirigor_jax.errors import InputError
 
 
@@ -171,8 +171,8 @@ def test_the_views_nuisances_are_independent():
     """One attribute value only, so that whatever the views had in common would be a nuisance."""
     one = {"colors": 1, "digits": (3,), "grid": (1, 1)}
     bare, whole = cdp.make(mixing=0.0, **one), cdp.make(**one)
-    law = pairing.parse("all", bare.space)
-    glyphs, images = (law.draw(data, 0, 0, 0, 4000) for data in (bare, whole))
+    same_class = pairing.parse("all", bare.space)
+    glyphs, images = (same_class.draw(data, 0, 0, 0, 4000) for data in (bare, whole))
 
     def features(view):
         ink = glyphs[view][..., 0].astype(float)
@@ -192,8 +192,8 @@ def test_the_views_nuisances_are_independent():
 
 
 def test_pairs_follow_their_pairing(paper):
-    law = pairing.parse("color+position", paper.space, epsilon={"color": 0.2})
-    batch = law.draw(paper, 7, 0, 0, 30_000)
+    same_class = pairing.parse("color+position", paper.space, epsilon={"color": 0.2})
+    batch = same_class.draw(paper, 7, 0, 0, 30_000)
     x, y = batch["attributes_x"], batch["attributes_y"]
     assert (x[:, 2] == y[:, 2]).all()
     assert chi2_contingency(np.histogram2d(x[:, 1], y[:, 1], bins=4)[0]).pvalue > 0.01
@@ -202,7 +202,7 @@ def test_pairs_follow_their_pairing(paper):
 
 
 def test_attributes_tell_what_is_shown():
-    """Over black, the ink's colour and place are read off the pixels of both views."""
+    """Over black, the ink's color and place are read off the pixels of both views."""
     images = cdp.make(mixing=0.0)
     batch = pairing.parse("none", images.space).draw(images, 0, 0, 0, 500)
     for view in "xy":
@@ -279,7 +279,7 @@ def test_handwritten_digits_from_idx_files(tmp_path, zipped):
     assert (np.abs(tall[0] - wide[0]) <= 1).all()
     assert (np.abs(tall[1] - 5 * wide[1]) <= 4).all()
     assert (tall[1] >= 22).all()
-    np.testing.assert_array_equal(read_labelled_idx(tmp_path / name)[0], images)
+    np.testing.assert_array_equal(read_labeled_idx(tmp_path / name)[0], images)
 
 
 def test_a_broken_background_is_named(tmp_path):

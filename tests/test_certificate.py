@@ -51,7 +51,7 @@ def critic_bits(joint, symbols, posterior, mixing=1e-3):
 
 
 def draw(rng, joint, symbols, n):
-    """Fresh pairs: classes from the joint law, then each view's symbol from its class, independently."""
+    """Fresh pairs: classes from the joint distribution, then each view's symbol from its class, independently."""
     c_x, c_y = np.divmod(rng.choice(joint.size, size=n, p=joint.ravel()), joint.shape[1])
     cumulative = np.cumsum(symbols, axis=1)
     cumulative[:, -1] = 1
@@ -103,13 +103,13 @@ def test_the_most_by_enumerating_all_class_draws():
 @pytest.mark.parametrize(("classes", "k", "batches"), [(4, 15, 20_000), (64, 256, 1_000)])
 def test_perfect_critic_by_explicit_score_matrices(classes, k, batches):
     rng = np.random.default_rng(0)
-    strict, paper = [], []
+    info_nce, paper = [], []
     for _ in range(batches):
         scores = np.exp(perfect_scores(rng, k, uniform(classes)))
-        strict.append(np.mean(np.log2(k * np.diagonal(scores) / scores.sum(axis=1))))
+        info_nce.append(np.mean(np.log2(k * np.diagonal(scores) / scores.sum(axis=1))))
         both = np.tile(scores, (2, 2)) - np.eye(2 * k)  # rows: 2k anchors, each against all others of both views
         paper.append(np.mean(np.log2((2 * k - 1) / both.sum(axis=1))))
-    for values, formula in ((strict, max_info_nce_bits(k, uniform(classes))), (paper, max_nt_xent_bits(k, classes))):
+    for values, formula in ((info_nce, max_info_nce_bits(k, uniform(classes))), (paper, max_nt_xent_bits(k, classes))):
         error = np.std(values) / np.sqrt(batches)
         assert error < 2e-3
         assert np.mean(values) == pytest.approx(formula, abs=4 * error)
@@ -286,7 +286,7 @@ def test_redrawn_pairs_certify_noise_and_fresh_pairs_do_not():
 
 
 def windowed_info_nce(scores, weight):
-    """Of one k x k matrix, in nats: mean log of k times a softmax mixed with the uniform law, over both directions."""
+    """Of one k x k matrix, in nats: mean log of k times a softmax mixed with the uniform one, over both directions."""
     k = len(scores)
     positives = np.stack([np.diagonal(softmax(scores, axis=axis)) for axis in (0, 1)])
     return np.mean(np.log((1 - weight) * k * positives + weight))
@@ -402,7 +402,7 @@ def test_matrices_of_batches_or_of_all_pairs_may_be_handed_over():
 
 @pytest.mark.parametrize("n", [50, 500])
 @pytest.mark.parametrize(
-    ("law", "mean"),
+    ("distribution", "mean"),
     [
         (stats.bernoulli(0.01), 0.01),
         (stats.bernoulli(0.99), 0.99),
@@ -411,8 +411,8 @@ def test_matrices_of_batches_or_of_all_pairs_may_be_handed_over():
     ],
     ids=["bernoulli low", "bernoulli high", "beta low", "beta high"],
 )
-def test_betting_bound_covers_skewed_bounded_means(law, mean, n):
-    values = law.rvs(size=(1000, n), random_state=8).astype(float)
+def test_betting_bound_covers_skewed_bounded_means(distribution, mean, n):
+    values = distribution.rvs(size=(1000, n), random_state=8).astype(float)
     lowers = np.array([mean_lower_bound(3 * v - 1, -1.0, 2.0, 0.95) for v in values])
     assert np.mean(lowers <= 3 * mean - 1) >= 0.95
     assert lowers.min() >= -1
@@ -460,17 +460,17 @@ def test_plug_in_bound_against_a_loop():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("law", [stats.bernoulli(0.1), stats.bernoulli(0.5)], ids=["skewed", "even"])
-def test_bounds_of_several_partitions_cover(law):
+@pytest.mark.parametrize("distribution", [stats.bernoulli(0.1), stats.bernoulli(0.5)], ids=["skewed", "even"])
+def test_bounds_of_several_partitions_cover(distribution):
     """Means of four at a time, the fours drawn anew in each of five partitions of one sample."""
     rng = np.random.default_rng(29)
     betting, plug_in = [], []
-    for sample in law.rvs(size=(400, 200), random_state=rng).astype(float):
+    for sample in distribution.rvs(size=(400, 200), random_state=rng).astype(float):
         values = rng.permuted(np.tile(sample, (5, 1)), axis=1).reshape(5, 50, 4).mean(axis=2)
         betting.append(mean_lower_bound(values, 0.0, 1.0, 0.8))
         plug_in.append(plug_in_lower_bound(values[0], 0.0, 1.0, 0.8))
-    assert 0.8 <= np.mean(np.array(betting) <= law.mean()) < 1
-    assert np.mean(np.array(plug_in) <= law.mean()) >= 0.8
+    assert 0.8 <= np.mean(np.array(betting) <= distribution.mean()) < 1
+    assert np.mean(np.array(plug_in) <= distribution.mean()) >= 0.8
 
 
 def test_t_interval_misses_what_the_betting_bound_covers():
@@ -502,7 +502,7 @@ def test_t_interval_against_scipy():
 
 
 @pytest.mark.parametrize(
-    ("lower", "upper", "reach", "word"),
+    ("lower", "upper", "max_bits", "word"),
     [
         (5.96, 6.0, 5.8, "certified"),  # a certificate without K may close what K cannot
         (0.0, 0.1, 0.0, "certified"),  # the tolerance itself is within
@@ -512,8 +512,8 @@ def test_t_interval_against_scipy():
         (None, 6.0, 5.95, "not-a-bound"),
     ],
 )
-def test_verdict(lower, upper, reach, word):
-    assert verdict(lower, upper, 0.1, reach) == word
+def test_verdict(lower, upper, max_bits, word):
+    assert verdict(lower, upper, 0.1, max_bits) == word
 
 
 def test_estimate_prints_one_sentence_that_rounds_the_lower_end_down():
@@ -581,7 +581,7 @@ def test_conclusions_of_a_certified_run():
         "(classifier certificate, 0 errors in 4,096 images)."
     )
     text = " ".join(rest)
-    for said in (
+    for phrase in (
         "Theorem III.1",
         "met to within 0.038 bits",
         "Theorem III.2",
@@ -591,11 +591,11 @@ def test_conclusions_of_a_certified_run():
         "only a larger K can raise it",
         "more fresh test images only",
     ):
-        assert said in text
+        assert phrase in text
 
 
 @pytest.mark.parametrize(
-    ("changed", "said", "unsaid"),
+    ("changed", "expected", "unsaid"),
     [
         ({"lower_bits": 4.0}, "2.000 bits are open, so I = H(C) may not be concluded", "met to within"),
         (with_errors(50), "the classifier made 50 errors", "made no error"),
@@ -610,9 +610,9 @@ def test_conclusions_of_a_certified_run():
         ({"lower_bits": None, "certificate": None}, "Nothing is certified", "On fresh images"),
     ],
 )
-def test_conclusions_follow_the_numbers(changed, said, unsaid):
+def test_conclusions_follow_the_numbers(changed, expected, unsaid):
     text = " ".join(conclusions(**{**NUMBERS, **read_by(), **changed}))
-    assert said in text
+    assert expected in text
     assert unsaid not in text
 
 

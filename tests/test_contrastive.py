@@ -18,7 +18,7 @@ from mirigor_jax.mi import contrastive, values
 from mirigor_jax.mi.contrastive import (
     FUSED_ROWS,
     fused_is_faster,
-    info_nce_embeddings,
+    info_nce_from_embeddings,
     nt_xent,
     nt_xent_mi,
     uniformity,
@@ -40,11 +40,11 @@ def nt_xent_by_loop(z_x, z_y, temperature):
     unit = [z / np.linalg.norm(z, axis=1, keepdims=True) for z in (z_x, z_y)]
     k, total = len(z_x), 0.0
     for view in (0, 1):
-        own, other = unit[view], unit[1 - view]
+        itself, other = unit[view], unit[1 - view]
         for i in range(k):
-            within = sum(math.exp(own[i] @ own[j] / temperature) for j in range(k) if j != i)
-            across = sum(math.exp(own[i] @ other[j] / temperature) for j in range(k))
-            total -= math.log(math.exp(own[i] @ other[i] / temperature) / (within + across))
+            within = sum(math.exp(itself[i] @ itself[j] / temperature) for j in range(k) if j != i)
+            across = sum(math.exp(itself[i] @ other[j] / temperature) for j in range(k))
+            total -= math.log(math.exp(itself[i] @ other[i] / temperature) / (within + across))
     return total / (2 * k)
 
 
@@ -142,7 +142,7 @@ def test_info_nce_of_embeddings_is_that_of_their_scores(block):
             by_loop += 0.5 * (scores[i, i] - math.log(sum(math.exp(s) for s in axis))) / 9
     np.testing.assert_allclose(values.info_nce_symmetric(jnp.array(scores)), math.log(9) + by_loop, rtol=1e-12)
     z = jnp.array(z_x), jnp.array(z_y)
-    ours, gradients = value_and_gradients(info_nce_embeddings, *z, block=block)
+    ours, gradients = value_and_gradients(info_nce_from_embeddings, *z, block=block)
     np.testing.assert_allclose(ours, math.log(9) + by_loop, rtol=1e-12)
     _, expected = value_and_gradients(lambda x, y: values.info_nce_symmetric(x @ y.T), *z)
     np.testing.assert_allclose(gradients, expected, atol=1e-12)
@@ -166,7 +166,7 @@ def test_uniformity_is_the_mean_over_pairs_of_distances(block):
 
 LOSSES = {
     "nt_xent": lambda x, y, t, **options: nt_xent(x, y, t, **options),
-    "info_nce": lambda x, y, t, **options: info_nce_embeddings(x / t, y, **options),
+    "info_nce": lambda x, y, t, **options: info_nce_from_embeddings(x / t, y, **options),
     "uniformity": lambda x, y, t, **options: uniformity(jnp.concatenate([x / t, y]), **options),
 }
 
@@ -294,7 +294,7 @@ def test_kernels_give_nt_xent_and_its_gradient(k, d):
 @pytest.mark.usefixtures("kernels")
 def test_kernels_give_info_nce_and_uniformity():
     z_x, z_y = (x.astype(np.float32) for x in embeddings(130, 3, seed=9))
-    value, gradients = value_and_gradients(info_nce_embeddings, z_x, z_y)
+    value, gradients = value_and_gradients(info_nce_from_embeddings, z_x, z_y)
     expected, slopes = value_and_gradients(lambda x, y: values.info_nce_symmetric(x @ y.T), z_x, z_y)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(gradients, slopes, atol=1e-5 * np.abs(slopes).max())

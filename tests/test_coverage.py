@@ -174,8 +174,8 @@ def test_classifier_and_posterior_certificates_of_a_ninety_percent_encoder():
 
     classifier_bits = math.log2(CLASSES) - fano_bits(1 - accuracy) - fano_bits(2 * (1 - accuracy))
 
-    # The mean posterior is uniform, so E_Q e^f = 1 and the critic's bound is E_P f; it mixes 1e-3 of the uniform law.
-    # The exact posterior is sufficient for the class, so I itself is E_P f without mixing.
+    # The mean posterior is uniform, so E_Q e^f = 1 and the critic's bound is E_P f; it mixes 1e-3 of the uniform
+    # distribution. The exact posterior is sufficient for the class, so I itself is E_P f without mixing.
     f = {0.0: [], 1e-3: []}
     for _ in range(POPULATION // 50_000):
         c = rng.integers(CLASSES, size=50_000)
@@ -196,9 +196,9 @@ def test_classifier_and_posterior_certificates_of_a_ninety_percent_encoder():
         by_classifier.append(by_errors(errors))
         by_posterior.append(posterior_lower_bits(q_x, q_y, c, c, joint, confidence=CONFIDENCE))
     # Clopper-Pearson's limit covers in hardly more than 95 %, which 400 repeats cannot tell from less: summed exactly.
-    law = stats.binom(PAIRS, 1 - accuracy)
-    counts = range(int(law.ppf(1e-6)), int(law.ppf(1 - 1e-6)))
-    coverage = sum(law.pmf(errors) for errors in counts if by_errors(errors) <= classifier_bits)
+    distribution = stats.binom(PAIRS, 1 - accuracy)
+    counts = range(int(distribution.ppf(1e-6)), int(distribution.ppf(1 - 1e-6)))
+    coverage = sum(distribution.pmf(errors) for errors in counts if by_errors(errors) <= classifier_bits)
     check("90 % encoder, classifier", classifier_bits, truth, by_classifier, coverage)
     check("90 % encoder, posterior", posterior_bits, truth, by_posterior)
 

@@ -108,8 +108,8 @@ def test_given_partners_score_as_in_the_matrix(name):
     params = init(critic, x, y)
     partners = np.random.default_rng(2).integers(0, len(y), size=(len(x), 4))
     matrix = scored(critic, params, x, y)
-    given = scored(critic, params, x, y, jnp.array(partners))
-    np.testing.assert_allclose(given, np.take_along_axis(np.asarray(matrix), partners, axis=1), rtol=1e-12)
+    scores_of_partners = scored(critic, params, x, y, jnp.array(partners))
+    np.testing.assert_allclose(scores_of_partners, np.take_along_axis(np.asarray(matrix), partners, axis=1), rtol=1e-12)
 
 
 @pytest.mark.parametrize("partnered", [False, True])
@@ -161,8 +161,8 @@ def test_a_window_clips(make):
     params = init(make(None), x, y)
     scores = np.asarray(scored(make(None), params, x, y))
     low, high = np.quantile(scores, [0.2, 0.7]).tolist()
-    for given in (None, jnp.tile(jnp.arange(7), (5, 1))):
-        clipped = scored(make((low, high)), params, x, y, given)
+    for partners in (None, jnp.tile(jnp.arange(7), (5, 1))):
+        clipped = scored(make((low, high)), params, x, y, partners)
         np.testing.assert_allclose(clipped, np.clip(scores, low, high), rtol=1e-5)
 
 
@@ -176,7 +176,7 @@ def test_bfloat16_in_float32_scores_out(name):
 
     @jax.jit
     def both(x, y):
-        return [critic.apply(params, x, y, given, method="scores") for given in (None, jnp.arange(5)[:, None])]
+        return [critic.apply(params, x, y, partners, method="scores") for partners in (None, jnp.arange(5)[:, None])]
 
     for coarse, fine in zip(both(x, y), both(x.astype(jnp.float32), y.astype(jnp.float32)), strict=True):
         assert coarse.dtype == jnp.float32

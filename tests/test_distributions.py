@@ -1,4 +1,4 @@
-"""Known mutual information against integrals and scipy's densities; samples against scipy's laws."""
+"""Known mutual information against integrals and scipy's densities; samples against scipy's distributions."""
 
 import math
 from itertools import pairwise
@@ -57,8 +57,8 @@ def scipy_log_ratio(name, x, y):
 
 def scipy_pairs(name, n, seed):
     distribution, df = ELLIPTICAL[name]
-    law = stats.multivariate_t(shape=scale_matrix(name), df=df, seed=np.random.default_rng(seed))
-    return np.split(law.rvs(n), [distribution.dim_x], axis=1)
+    sampler = stats.multivariate_t(shape=scale_matrix(name), df=df, seed=np.random.default_rng(seed))
+    return np.split(sampler.rvs(n), [distribution.dim_x], axis=1)
 
 
 def log_ratio(distribution, x, y):
@@ -131,7 +131,7 @@ def test_sparse_pairs_add_up(pairs):
 
 
 def test_benchmark_truths():
-    # Czyż et al. 2023's tasks, to three digits, from the log-determinants and entropies of their laws.
+    # Czyż et al. 2023's tasks, to three digits, from the log-determinants and entropies of their distributions.
     truths = {
         "1v1-normal-0.75": 0.413,
         "1v1-additive-0.1": 1.709,
@@ -151,7 +151,10 @@ def test_benchmark_truths():
 @pytest.mark.parametrize("name", ELLIPTICAL)
 def test_log_ratio_is_scipys(name):
     x, y = scipy_pairs(name, 1000, seed=2)
-    for partner in (y, np.roll(y, 1, axis=0)):  # pairs of the joint and of the product law: a critic sees both
+    for partner in (
+        y,
+        np.roll(y, 1, axis=0),
+    ):  # pairs of the joint and of the product of the marginals: a critic sees both
         expected = scipy_log_ratio(name, x, partner)
         np.testing.assert_allclose(log_ratio(ELLIPTICAL[name][0], x, partner), expected, rtol=1e-9, atol=1e-9)
 
@@ -173,10 +176,10 @@ def test_additive_uniform_never_rules_its_own_rounded_samples_out():
 
 def test_log_ratio_of_discrete():
     cells = np.array([(i, j) for i in range(2) for j in range(3)])
-    found = log_ratio(Discrete(JOINT), np.eye(2)[cells[:, 0]], np.eye(3)[cells[:, 1]])
+    result = log_ratio(Discrete(JOINT), np.eye(2)[cells[:, 0]], np.eye(3)[cells[:, 1]])
     expected = [JOINT[i, j] / (JOINT[i].sum() * JOINT[:, j].sum()) for i, j in cells]
-    np.testing.assert_allclose(np.exp(found), expected, rtol=1e-12)
-    assert np.isneginf(found[1])
+    np.testing.assert_allclose(np.exp(result), expected, rtol=1e-12)
+    assert np.isneginf(result[1])
 
 
 @pytest.mark.slow

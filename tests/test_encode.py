@@ -1,4 +1,4 @@
-"""Encoding on one device and on eight, last batches that are not full, and whose normalisation the images get."""
+"""Encoding on one device and on eight, last batches that are not full, and whose normalization the images get."""
 
 import jax
 import jax.numpy as jnp
@@ -32,19 +32,19 @@ def test_every_row_is_encoded_once_on_one_device_as_on_eight(tmp_path, rows, aug
 
     state = init_state(job, jax.random.key(0))
     frozen = FrozenEncoder(job.encoder(), {"params": state.params["encoder"], "batch_stats": {}})
-    found = {}
+    results = {}
     for devices in (1, 8):
         mesh = parallel.make_mesh(64, jax.devices()[:devices])
         encode(job, frozen, {"fit": (read, rows)}, RunFolder(tmp_path / str(devices)), mesh, augmentation=augmentation)
-        found[devices] = dict(np.load(tmp_path / str(devices) / "fit.npz"))
-    np.testing.assert_array_equal(found[8]["labels"], np.arange(rows))
-    np.testing.assert_allclose(found[8]["h"], found[1]["h"], rtol=1e-5, atol=1e-6)
+        results[devices] = dict(np.load(tmp_path / str(devices) / "fit.npz"))
+    np.testing.assert_array_equal(results[8]["labels"], np.arange(rows))
+    np.testing.assert_allclose(results[8]["h"], results[1]["h"], rtol=1e-5, atol=1e-6)
     if augmentation is None:
         expected = frozen.encoder.apply(frozen.variables, jnp.asarray(images / np.float32(127.5) - 1), train=False)
-        np.testing.assert_allclose(found[8]["h"], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(results[8]["h"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_images_are_normalised_as_the_encoder_s_source_did():
+def test_images_are_normalized_as_the_encoder_s_source_did():
     job = shrunk()
     state = init_state(job, jax.random.key(0))
     encoder, tree = job.encoder(), {"params": state.params["encoder"], "batch_stats": {}}

@@ -31,18 +31,18 @@ def make_report(
 ) -> ImageReport:
     ends = {"t_lower_bits": strict - 0.012, "t_upper_bits": strict + 0.01}
     most = {"ceiling_bits": 8.0, "max_bits": strict - 0.13}
-    of_info_nce = {
+    info_nce = {
         256: reading(strict - 0.15, t_lower_bits=strict - 0.16, t_upper_bits=strict - 0.14, **most),
         2048: reading(strict, 4, ceiling_bits=11.0, **ends),
     }
-    of_nt_xent = {
+    nt_xent = {
         256: reading(paper, 1, ceiling_bits=8.997179),
         2048: reading(paper - 0.001, 1, ceiling_bits=11.999648),
     }
     estimate = estimate_entry(
         nt_xent_bits=paper, info_nce_bits=strict, lower_bits=lower, upper_bits=upper, verdict=verdict,
-        curve={"info_nce_symmetric": Curve("InfoNCE", "lower bound", 2048, of_info_nce),
-               "nt_xent": Curve("NT-Xent estimate", "not a bound", 256, of_nt_xent)},
+        curve={"info_nce_symmetric": Curve("InfoNCE", "lower bound", 2048, info_nce),
+               "nt_xent": Curve("NT-Xent estimate", "not a bound", 256, nt_xent)},
         fit=Fit(200, 100, 512, History((0, 100, 200), (0.1, 5.0, 5.9), (None, 5.1, 5.0))), **ends,
     )  # fmt: skip
     in_training = replace(image_report().in_training, mi_bits=1.583, ceiling_bits=1.585, k=2)
@@ -134,14 +134,14 @@ def test_pyplot_is_never_touched():
 def test_the_geometry_stands_in_the_order_of_its_legend_around_each_tick():
     values = {"class": (0.1, -3.0, 0.8), "augmentation": (0.2, -2.0, 0.7)}
     names = ("alignment", "uniformity", "tolerance")
-    found = {f"{key}_{name}": one for key in values for name, one in zip(names, values[key], strict=True)}
-    right = picture.evaluation(found).axes[1]
+    results = {f"{key}_{name}": one for key in values for name, one in zip(names, values[key], strict=True)}
+    right = picture.evaluation(results).axes[1]
     handles, labels = right.get_legend_handles_labels()
     assert labels == ["T_class", "T_SimCLR"]
     for bars, heights, beside in zip(handles, values.values(), (-0.2, 0.2), strict=True):
         assert [bar.get_height() for bar in bars] == list(heights)
-        centres = [bar.get_x() + bar.get_width() / 2 for bar in bars]
-        np.testing.assert_allclose(centres, right.get_xticks() + beside)
+        centers = [bar.get_x() + bar.get_width() / 2 for bar in bars]
+        np.testing.assert_allclose(centers, right.get_xticks() + beside)
 
 
 def test_pair_sheet_shows_each_view_over_its_caption():
@@ -223,11 +223,11 @@ def test_bars_are_the_numbers():
 )
 def test_bars_write_what_is_known_of_the_interval(case, written):
     figure = draw_bars(make_report(**CASES[case]))
-    found = texts(figure)
-    assert written in found
-    assert "-0.000" not in found
-    assert ("true MI = 3.300 bits" in found) == (case == "channel")
-    assert any("no certificate" in text for text in found) == (case == "k-limited")
+    result = texts(figure)
+    assert written in result
+    assert "-0.000" not in result
+    assert ("true MI = 3.300 bits" in result) == (case == "channel")
+    assert any("no certificate" in text for text in result) == (case == "k-limited")
 
 
 def test_bars_without_training_or_truth():

@@ -35,17 +35,17 @@ def draw(bank, k, seed=0, devices=1):
 
 
 @pytest.mark.parametrize("mi", [None, 1.5, 0.0])
-def test_drawn_pairs_follow_the_joint_law_of_their_classes(mi):
+def test_drawn_pairs_follow_the_joint_distribution_of_their_classes(mi):
     # Each row is its own label, so that the drawn classes can be counted. Classes of very unequal size.
-    law = parse("a", uniform("a", (3,)), mi_bits=mi).joint()
-    classes = len(law)
+    joint = parse("a", uniform("a", (3,)), mi_bits=mi).joint()
+    classes = len(joint)
     labels = np.repeat(np.arange(classes), [200, 30, 170][:classes]).astype(np.int32)
     rows = np.stack([labels, np.arange(len(labels))], axis=1).astype(np.float32)
-    h_x, h_y = draw(fit.make_bank(rows, labels, law), 40_000)
+    h_x, h_y = draw(fit.make_bank(rows, labels, joint), 40_000)
     counts = np.zeros((classes, classes))
     np.add.at(counts, (h_x[:, 0].astype(int), h_y[:, 0].astype(int)), 1)
     share = np.bincount(labels) / len(labels)
-    expected = share[:, None] * law / law.sum(axis=1, keepdims=True) * counts.sum()
+    expected = share[:, None] * joint / joint.sum(axis=1, keepdims=True) * counts.sum()
     possible = expected > 0
     assert counts[~possible].sum() == 0
     if possible.sum() > 1:
@@ -113,14 +113,14 @@ def test_each_of_many_critics_stops_by_its_own_patience():
     x = rng.normal(size=(2, 300, 1)).astype(np.float32)
     y = x + np.array([0.3, 3.0], np.float32)[:, None, None] * rng.normal(size=x.shape).astype(np.float32)
     data, validation = fit.Pairs(x[:, :200], y[:, :200]), fit.Pairs(x[:, 200:], y[:, 200:])
-    recipe = fit.Recipe(
-        SeparableCritic((8,), 4), (ESTIMATORS["info_nce"](),), batch_size=32, steps=200, look=10, patience=10
+    fit_config = fit.FitConfig(
+        SeparableCritic((8,), 4), (ESTIMATORS["info_nce"](),), batch_size=32, steps=200, eval_every=10, patience=10
     )
-    own = np.array([[0, 1, 1, 1], [0, 0, 0, 0], [0, 1, 2, 3]], np.int32)
-    _, best = fit.fit_members(recipe, data, validation, fit.Member(*own))
+    itself = np.array([[0, 1, 1, 1], [0, 0, 0, 0], [0, 1, 2, 3]], np.int32)
+    _, best = fit.fit_critics(fit_config, data, validation, fit.CriticJob(*itself))
     assert len(set(best)) > 2
     for at in range(4):
-        _, alone = fit.fit_members(recipe, data, validation, fit.Member(*own[:, at : at + 1]))
+        _, alone = fit.fit_critics(fit_config, data, validation, fit.CriticJob(*itself[:, at : at + 1]))
         assert alone[0] == best[at]
 
 
@@ -159,9 +159,9 @@ def test_bounds_of_a_perfect_critic_are_what_theory_says():
     within = P(None, "data")
     read = partial(read_embeddings, critic=critic, estimators=BOTH, axis_name=parallel.AXIS)
     read = parallel.map_step(read, mesh, (P(), within, within), (P(), P()))
-    strict, paper = (np.asarray(x, np.float64) / math.log(2) for x in read(params, h, h))
-    assert abs(strict.mean() - 5.811) < 4 * strict.std() / math.sqrt(200) + 1e-3
-    assert abs(paper.mean() - 6.003) < 4 * paper.std() / math.sqrt(200) + 1e-3
+    info_nce, nt_xent = (np.asarray(x, np.float64) / math.log(2) for x in read(params, h, h))
+    assert abs(info_nce.mean() - 5.811) < 4 * info_nce.std() / math.sqrt(200) + 1e-3
+    assert abs(nt_xent.mean() - 6.003) < 4 * nt_xent.std() / math.sqrt(200) + 1e-3
 
 
 def test_every_estimator_reads_a_batch_that_devices_share_as_the_whole_matrix():
@@ -173,8 +173,8 @@ def test_every_estimator_reads_a_batch_that_devices_share_as_the_whole_matrix():
     estimators = tuple(ESTIMATORS[name]() for name in names)
     mesh, within = parallel.make_mesh(16), P(None, "data")
     read = partial(read_embeddings, critic=critic, estimators=estimators, axis_name=parallel.AXIS)
-    found = parallel.map_step(read, mesh, (P(), within, within), (P(),) * len(names))(params, *h)
-    for name, estimator, values in zip(names, estimators, found, strict=True):
+    result = parallel.map_step(read, mesh, (P(), within, within), (P(),) * len(names))(params, *h)
+    for name, estimator, values in zip(names, estimators, result, strict=True):
         x, y = (np.concatenate(h, axis=1) if estimator.anchors == "all" else view for view in (h[0], h[1]))
         scores = [critic.apply({"params": params}, a, b, method="scores") for a, b in zip(x, y, strict=True)]
         expected = [estimator.value(*anchored(one, estimator.anchors)) for one in scores]
@@ -206,16 +206,16 @@ def test_fit_keeps_the_best_critic_of_validation():
     )
     validation = (h[None, ::4], h[None, 1::4])
     state = fit.init_critic(critic, optimizer, jnp.asarray(h[:2]), jax.random.key(0))
-    values, kept = [], []
+    values, remaining = [], []
     for i in range(12):
         state, metrics = chunk(state, {}, bank, validation, jax.random.split(jax.random.key(i), 2))
         values.append(float(metrics["validation_nats"]))
-        kept.append(jax.tree.map(np.asarray, state.params))
+        remaining.append(jax.tree.map(np.asarray, state.params))
     best = int(np.argmax(values))
     assert best < 11, "the case must get worse after its best step"
     assert float(state.best_nats) == pytest.approx(max(values))
     assert int(state.best_step) == 2 * (best + 1)
-    jax.tree.map(np.testing.assert_array_equal, state.best_params, kept[best])
+    jax.tree.map(np.testing.assert_array_equal, state.best_params, remaining[best])
 
 
 @pytest.mark.slow
@@ -225,7 +225,7 @@ def test_eight_devices_estimate_as_one():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 64).astype(np.int32)
     h = np.eye(4)[labels] + 0.4 * rng.normal(size=(256, 4))
-    held_out = h[None, ::4], h[None, 1::4]  # neighbours are of one class
+    held_out = h[None, ::4], h[None, 1::4]  # neighbors are of one class
     bank = fit.make_bank(h, labels, np.eye(4) / 4)
     critic, optimizer = CosineCritic(hidden=(16,), features=8), optax.adam(1e-2)
 
@@ -261,10 +261,10 @@ def test_estimators_that_are_fitted_together_keep_each_its_own_carry(chosen):
         return Estimator(name, "not a bound", "", dv, lambda carry, *scores: (-dv(*scores), after(carry)), carry=carry)
 
     one, ten = counting("one", (0.0,), lambda c: (c[0] + 1,)), counting("ten", (5.0, 0.0), lambda c: (c[0], c[1] + 10))
-    recipe = fit.Recipe(SeparableCritic((2,), 2), (one, ten), batch_size=4)
+    fit_config = fit.FitConfig(SeparableCritic((2,), 2), (one, ten), batch_size=4)
     rows = np.random.default_rng(0).normal(size=(2, 1, 8, 2)).astype(np.float32)
-    data, member = fit.Pairs(*map(jnp.asarray, rows)), fit.Member(jnp.int32(0), jnp.int32(chosen), jnp.int32(3))
-    state = fit.start_critic(member, data, data, recipe=recipe)
+    data, critic_job = fit.Pairs(*map(jnp.asarray, rows)), fit.CriticJob(jnp.int32(0), jnp.int32(chosen), jnp.int32(3))
+    state = fit.start_critic(critic_job, data, data, fit_config=fit_config)
     for _ in range(2):
-        state, _ = fit.critic_step(state, (data, member), jnp.arange(4), jax.random.key(0), recipe=recipe)
+        state, _ = fit.critic_step(state, (data, critic_job), jnp.arange(4), jax.random.key(0), fit_config=fit_config)
     assert jax.tree.map(float, state.carry) == [((2.0,), (5.0, 0.0)), ((0.0,), (5.0, 20.0))][chosen]

@@ -34,19 +34,19 @@ def blank(*columns):
 def image_pairs(images, *arguments):
     """(start, stop) → the images in the rows of `row_pairs`."""
     rows = images.row_pairs(*arguments)
-    return lambda start, stop: {view: images.read(of_view) for view, of_view in rows(start, stop).items()}
+    return lambda start, stop: {view: images.read(chosen) for view, chosen in rows(start, stop).items()}
 
 
 @pytest.mark.parametrize("mi", [None, 1.5, 0.0])
-def test_pairs_of_rows_follow_the_joint_law_of_their_classes(mi):
+def test_pairs_of_rows_follow_the_joint_distribution_of_their_classes(mi):
     labels = np.repeat(np.arange(3), [200, 30, 170])[np.random.default_rng(0).permutation(400)]
-    law = parse("a", uniform("a", (3,)), mi_bits=mi)
+    pairing = parse("a", uniform("a", (3,)), mi_bits=mi)
     images = blank(labels)
-    pairs = images.row_pairs(law, 0, 0)(0, 60_000)
+    pairs = images.row_pairs(pairing, 0, 0)(0, 60_000)
     assert {rows.dtype for rows in pairs.values()} == {np.dtype(np.int32)}
     counts = np.zeros((3, 3))
     np.add.at(counts, (labels[pairs["x"]], labels[pairs["y"]]), 1)
-    joint = np.ones((3, 3)) / 9 if mi == 0.0 else law.joint()
+    joint = np.ones((3, 3)) / 9 if mi == 0.0 else pairing.joint()
     share = np.bincount(labels) / len(labels)
     within = joint if mi != 0.0 else np.tile(share, (3, 1))  # nothing is shared: y is any image
     expected = share[:, None] * within / within.sum(axis=1, keepdims=True) * counts.sum()
@@ -60,18 +60,18 @@ def test_same_class_sampling_has_the_sets_own_frequencies():
     """x is uniform over the images, y over those of x's class: P(c, c) is the share of c, and H(C) the shares'."""
     a, b = np.repeat([0, 1, 2, 2], [500, 200, 90, 10]), np.repeat([0, 1, 0, 1], [500, 200, 90, 10])
     images = blank(a, b)
-    for text, law, shared in (
+    for text, frequencies, shared in (
         ("a", [5 / 8, 2 / 8, 1 / 8], ("a",)),
         ("b", [5 / 8 + 9 / 80, 2 / 8 + 1 / 80], ("b",)),
         ("none", [1.0], ()),
     ):
         pairing = images.same_class(text)
-        np.testing.assert_allclose(pairing.frequencies, law, rtol=1e-12)
+        np.testing.assert_allclose(pairing.frequencies, frequencies, rtol=1e-12)
         np.testing.assert_array_equal(pairing.joint(), np.diag(pairing.frequencies))
         assert pairing.shared == shared
         np.testing.assert_array_equal(pairing.common_frequencies, pairing.frequencies)
-        assert pairing.num_classes == len(law)
-        bits = stats.entropy(law, base=2)
+        assert pairing.num_classes == len(frequencies)
+        bits = stats.entropy(frequencies, base=2)
         assert (pairing.entropy_bits, pairing.upper_bits) == (pytest.approx(bits), pytest.approx(bits))
     pairs = images.row_pairs(images.same_class("a"), 0, 0)(0, 80_000)
     x, y = a[pairs["x"]], a[pairs["y"]]
@@ -89,9 +89,9 @@ def test_a_class_is_named_by_its_values_where_it_lacks_images():
 
 
 def test_fresh_rows_are_independent_pairs_that_share_no_image():
-    """Over seeds the classes are multinomial by the law, and each image of a class is drawn as often as another."""
+    """Over seeds the classes are multinomial, and each image of a class is drawn as often as another."""
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [300, 200, 100]))
-    images, law = blank(labels), np.array([3, 2, 1]) / 6
+    images, frequencies = blank(labels), np.array([3, 2, 1]) / 6
     pairing = images.same_class("a")
     drawn = [images.fresh_rows(pairing, seed, 0, risk=0.01, least=100) for seed in range(300)]
     for rows in drawn:
@@ -101,9 +101,11 @@ def test_fresh_rows_are_independent_pairs_that_share_no_image():
     n = int(np.median(counts.sum(axis=1)))
     assert n > 200  # of 300
     assert np.mean(counts.sum(axis=1) < n) < 0.02  # seldom does a class run out
-    z = (counts.mean(axis=0) - n * law) / np.sqrt(n * law * (1 - law) / 300)
+    z = (counts.mean(axis=0) - n * frequencies) / np.sqrt(n * frequencies * (1 - frequencies) / 300)
     assert np.abs(z).max() < 3.5
-    np.testing.assert_allclose(counts.var(axis=0) / (n * law * (1 - law)), 1, atol=0.3)  # standard error 0.08
+    np.testing.assert_allclose(
+        counts.var(axis=0) / (n * frequencies * (1 - frequencies)), 1, atol=0.3
+    )  # standard error 0.08
     uses = np.bincount(np.concatenate(drawn).ravel(), minlength=600)
     assert stats.chisquare(uses[labels == 0]).pvalue > 1e-3
     pairs = images.pairs(drawn[0], 5, 9)
@@ -123,9 +125,9 @@ def test_a_class_of_one_image_trains_and_is_named_where_pairs_must_differ():
 
 def test_rows_and_images_are_those_of_one_stream_however_it_is_cut():
     data = cdp.make(size=32)
-    images, law = data.finite(3, 0, 300), parse("color", data.space)
+    images, pairing = data.finite(3, 0, 300), parse("color", data.space)
     every = data.images(0, 300, seed=3, stream=0)
-    rows, pairs = images.row_pairs(law, 3, 5), image_pairs(images, law, 3, 5)
+    rows, pairs = images.row_pairs(pairing, 3, 5), image_pairs(images, pairing, 3, 5)
     whole = rows(0, 40)
     for view in ("x", "y"):
         np.testing.assert_array_equal(np.concatenate([rows(0, 7)[view], rows(7, 40)[view]]), whole[view])
@@ -179,15 +181,15 @@ def test_held_images_train_as_streamed_ones_in_one_trace(tmp_path, monkeypatch):
     data, mesh, traces = cdp.make(size=32), parallel.make_mesh(16, jax.devices()[:1]), []
     images = data.finite(0, 0, 100)
     arguments = parse("color", data.space), 0, 5
-    own = job.without_images(config, arguments[0])
+    run_config = job.without_images(config, arguments[0])
     step = training.train_step
     monkeypatch.setattr(training, "train_step", lambda *args, **kw: (traces.append(1), step(*args, **kw))[1])
     losses = {}
-    for name, read, held in (
+    for name, read, resident_images in (
         ("streamed", image_pairs(images, *arguments), None),
         ("held", images.row_pairs(*arguments), images.read(np.arange(100))),
     ):
-        train(own, RunFolder(tmp_path / name), TrainingData(read, held, ""), mesh)
+        train(run_config, RunFolder(tmp_path / name), TrainingData(read, resident_images, ""), mesh)
         rows = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         losses[name] = [json.loads(row)["loss_nats"] for row in rows]
     assert len(losses["held"]) == 7

@@ -22,7 +22,13 @@ from mirigor_jax.studies import invertible, invertible_encoders
 
 CONFIG = "--config=configs/invertible.py"
 SETTINGS = invertible_encoders.Settings(
-    encoder=RealNVP(layers=2, hidden=(8,)), num_classes=3, k=16, learning_rate=1e-2, hiding=20.0, ridge=0.5, seed=0
+    encoder=RealNVP(layers=2, hidden=(8,)),
+    num_classes=3,
+    k=16,
+    learning_rate=1e-2,
+    adversarial_weight=20.0,
+    ridge=0.5,
+    seed=0,
 )
 
 
@@ -30,8 +36,8 @@ def images(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """4×4 pictures in three shades, one a class, under noise."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, n)
-    grey = 60 + 60 * labels[:, None, None] + rng.integers(-50, 50, (n, 4, 4))
-    return np.repeat(grey[..., None], 3, axis=3).astype(np.uint8), labels
+    gray = 60 + 60 * labels[:, None, None] + rng.integers(-50, 50, (n, 4, 4))
+    return np.repeat(gray[..., None], 3, axis=3).astype(np.uint8), labels
 
 
 def parts_of() -> dict[str, dict[str, np.ndarray]]:
@@ -45,9 +51,9 @@ def part(n: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 def test_halves_are_the_top_and_the_bottom():
     pictures, _ = images(5)
-    found = invertible_encoders.halves(pictures)
-    np.testing.assert_array_equal(found["x"].reshape(5, 2, 4), pictures[:, :2, :, 0])
-    np.testing.assert_array_equal(found["y"].reshape(5, 2, 4), pictures[:, 2:, :, 0])
+    result = invertible_encoders.halves(pictures)
+    np.testing.assert_array_equal(result["x"].reshape(5, 2, 4), pictures[:, :2, :, 0])
+    np.testing.assert_array_equal(result["y"].reshape(5, 2, 4), pictures[:, 2:, :, 0])
     assert invertible_encoders.halves(np.zeros((2, 5, 5, 3), np.uint8))["y"].shape == (2, 15)
 
 
@@ -55,17 +61,17 @@ def test_a_sorted_set_s_halves_come_in_random_order_with_their_classes():
     labels = np.repeat(np.arange(3), 30)
     pictures = np.broadcast_to((80 * labels)[:, None, None, None], (90, 4, 4, 3)).astype(np.uint8)
     classes = labels[:, None].astype(np.int32)
-    found = invertible_encoders.halves_of(
+    result = invertible_encoders.halves_of(
         ImageSet("set", ("class",), (("a", "b", "c"),), classes, lambda rows: pictures[rows])
     )
-    assert set(found["labels"][:20].tolist()) == {0, 1, 2}
+    assert set(result["labels"][:20].tolist()) == {0, 1, 2}
     for half in ("x", "y"):
-        np.testing.assert_array_equal(found[half], np.broadcast_to(80 * found["labels"][:, None], (90, 8)))
+        np.testing.assert_array_equal(result[half], np.broadcast_to(80 * result["labels"][:, None], (90, 8)))
 
 
-def test_dequantised_pixels_are_continuous_and_lose_nothing():
+def test_dequantized_pixels_are_continuous_and_lose_nothing():
     pixels = np.random.default_rng(0).integers(0, 256, (50, 8)).astype(np.uint8)
-    x = np.asarray(invertible_encoders.dequantise(jax.random.key(0), jnp.asarray(pixels)))
+    x = np.asarray(invertible_encoders.dequantize(jax.random.key(0), jnp.asarray(pixels)))
     assert -1 <= x.min() < x.max() < 1
     np.testing.assert_array_equal(np.floor((x + 1) * 128), pixels)
     assert 0.45 < np.mean((x + 1) * 128 % 1) < 0.55
@@ -76,43 +82,43 @@ def test_what_a_classifier_tells_is_that_of_one_fitted_without_the_image():
     labels = rng.integers(0, 3, 12)
     z = rng.normal(size=(12, 5)) + labels[:, None]
     classes = np.eye(3)[labels]
-    found = invertible_encoders.explained(jnp.asarray(z, jnp.float32), jnp.asarray(classes, jnp.float32), 0.5)
+    result = invertible_encoders.leave_one_out_r2(jnp.asarray(z, jnp.float32), jnp.asarray(classes, jnp.float32), 0.5)
     z = (z - z.mean(axis=0)) / (z.std(axis=0) + 1e-3)
-    centred = classes - classes.mean(axis=0)
+    centered = classes - classes.mean(axis=0)
     lost = 0.0
     for i in range(12):
         others = np.arange(12) != i
-        kernel = np.linalg.solve(z[others].T @ z[others] + 0.5 * 12 * np.eye(5), z[others].T @ centred[others])
-        lost += np.sum((centred[i] - z[i] @ kernel) ** 2)
-    assert float(found) == pytest.approx(1 - lost / np.sum(centred**2), abs=1e-5)
-    assert 0.05 < float(found) < 1
+        kernel = np.linalg.solve(z[others].T @ z[others] + 0.5 * 12 * np.eye(5), z[others].T @ centered[others])
+        lost += np.sum((centered[i] - z[i] @ kernel) ** 2)
+    assert float(result) == pytest.approx(1 - lost / np.sum(centered**2), abs=1e-5)
+    assert 0.05 < float(result) < 1
 
 
 @pytest.mark.slow
 def test_an_objective_trains_what_it_names():
     """The critic alone leaves the encoders as they were; the adversarial one hides the class, and only it."""
-    held = {name: jnp.asarray(value) for name, value in part(200).items()}
+    features = {name: jnp.asarray(value) for name, value in part(200).items()}
     fresh = part(200, seed=1)
     classes = jax.nn.one_hot(fresh["labels"], 3)
-    told, nats, params = {}, {}, {}
+    values, nats, params = {}, {}, {}
     for name, objective in invertible_encoders.OBJECTIVES.items():
         step = jax.jit(partial(invertible_encoders.train_step, settings=SETTINGS, objective=objective))
         state = start = invertible_encoders.init_state(SETTINGS, (8, 8))
         for _ in range(150):
-            state, nats[name] = step(state, held)
+            state, nats[name] = step(state, features)
         params[name] = state.params
         z, *_ = invertible_encoders.encode(
             state.params["x"],
-            invertible_encoders.dequantise(jax.random.key(1), jnp.asarray(fresh["x"])),
+            invertible_encoders.dequantize(jax.random.key(1), jnp.asarray(fresh["x"])),
             encoder=SETTINGS.encoder,
         )
-        told[name] = float(invertible_encoders.explained(z, classes, 0.5))
+        values[name] = float(invertible_encoders.leave_one_out_r2(z, classes, 0.5))
         assert int(state.step) == 150
         assert np.abs(state.params["critic"]).max() > 0.01
     jax.tree.map(np.testing.assert_array_equal, params["critic"]["x"], start.params["x"])
     assert np.abs(params["infonce"]["x"]["couplings_0"]["Dense_1"]["kernel"]).max() > 0.01
-    assert told["adversarial"] < 0.25 < 0.4 < told["critic"]
-    assert told["infonce"] > 0.4
+    assert values["adversarial"] < 0.25 < 0.4 < values["critic"]
+    assert values["infonce"] > 0.4
     assert 0.2 < float(nats["adversarial"]) < math.log(16)
 
 
@@ -124,23 +130,23 @@ def test_measures_are_those_of_numpy():
         lambda leaf: jnp.asarray(rng.normal(scale=0.3, size=leaf.shape), jnp.float32),
         invertible_encoders.init_state(SETTINGS, (8, 8)).params,
     )
-    found = invertible_encoders.measure(params, parts, SETTINGS, (1e-3,))
+    values = invertible_encoders.measure(params, parts, SETTINGS, (1e-3,))
     z, log_det = {}, 0.0
     for i, view in ((2, "x"), (3, "y")):
         key = jax.random.fold_in(jax.random.key(0), invertible_encoders.NOISE + i)
-        half = invertible_encoders.dequantise(key, jnp.asarray(parts["test"][view]))
+        half = invertible_encoders.dequantize(key, jnp.asarray(parts["test"][view]))
         z[view], of = SETTINGS.encoder.apply({"params": params[view]}, half)
         log_det += float(np.mean(of))
     bits = []
     for start in (0, 16, 32, 48):  # four whole batches of 70 images
         scores = np.asarray(z["x"][start : start + 16] @ params["critic"] @ z["y"][start : start + 16].T, np.float64)
         bits += [np.log2(16 * np.exp(scores[i, i]) / np.exp(scores[i]).sum()) for i in range(16)]
-    assert found["held_out_bits"] == pytest.approx(np.mean(bits), abs=1e-4)
-    assert found["log_det_nats"] == pytest.approx(log_det, abs=1e-4)
+    assert values["held_out_bits"] == pytest.approx(np.mean(bits), abs=1e-4)
+    assert values["log_det_nats"] == pytest.approx(log_det, abs=1e-4)
     assert abs(log_det) > 0.1
-    assert 0 < found["log_det_error_nats"] < 1e-4
-    assert 0 < found["inverse_error"] < 1e-4
-    assert 0.6 < found["accuracy"] <= 1
+    assert 0 < values["log_det_error_nats"] < 1e-4
+    assert 0 < values["inverse_error"] < 1e-4
+    assert 0.6 < values["accuracy"] <= 1
 
 
 @pytest.mark.slow
@@ -151,11 +157,11 @@ def test_a_wrong_log_determinant_or_inverse_is_seen(monkeypatch):
 
     right = invertible_encoders.encode
     monkeypatch.setattr(invertible_encoders, "encode", wrong)
-    found = invertible_encoders.measure(
+    values = invertible_encoders.measure(
         invertible_encoders.init_state(SETTINGS, (8, 8)).params, parts_of(), SETTINGS, (1e-3,)
     )
-    assert found["log_det_error_nats"] == pytest.approx(0.01, abs=1e-5)
-    assert found["inverse_error"] == pytest.approx(0.02)
+    assert values["log_det_error_nats"] == pytest.approx(0.01, abs=1e-5)
+    assert values["inverse_error"] == pytest.approx(0.02)
 
 
 def row(step: int, **changes: float) -> dict[str, float]:
@@ -174,16 +180,18 @@ def test_the_correlation_leaves_the_untrained_critic_out():
     assert invertible_encoders.correlation([row(0), row(1, held_out_bits=1), row(2, held_out_bits=2)]) is None
 
 
-@pytest.mark.parametrize(("error", "words"), [(3e-6, "the maps are invertible"), (3e-4, "does not show that the maps")])
-def test_the_report_says_whether_the_maps_are_invertible(error, words):
-    found = invertible.InvertibleReport(
+@pytest.mark.parametrize(
+    ("error", "message"), [(3e-6, "the maps are invertible"), (3e-4, "does not show that the maps")]
+)
+def test_the_report_says_whether_the_maps_are_invertible(error, message):
+    result = invertible.InvertibleReport(
         name="invertible", workdir="runs/invertible", ceiling_bits=8.0,
         over_training={"infonce": [row(0, held_out_bits=0.0), row(100, inverse_error=error), row(200)]},
         correlation={"infonce": 0.987}, run=image_report().run,
     )  # fmt: skip
     for form in (report.markdown, report.table):
-        text = " ".join(form(found, invertible.INVERTIBLE_FORM).replace("|", " ").split())
-        assert words in text
+        text = " ".join(form(result, invertible.INVERTIBLE_FORM).replace("|", " ").split())
+        assert message in text
         assert "infonce 200 5.125 5.250 77.11 % -12.3 2.0e-05 3.0e-06" in text
         assert f"{error:.1e}" in text
         assert "infonce +0.99" in text
@@ -215,15 +223,15 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_killed_job_goes_on_to_the_same_report(folder, tmp_path, monkeypatch, capsys):
     assert main([*folder[:-1], "--workdir=whole"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     whole = json.loads((tmp_path / "whole/report.json").read_text())
     for name in ("critic", "infonce"):
         assert [row["step"] for row in whole["over_training"][name]] == [0, 10, 20]
-        assert f"{whole['over_training'][name][-1]['held_out_bits']:.3f}" in said
+        assert f"{whole['over_training'][name][-1]['held_out_bits']:.3f}" in output
     assert whole["ceiling_bits"] == 4
     assert whole["over_training"]["critic"][0]["held_out_bits"] == 0
     assert (tmp_path / "whole/figures/invertible.png").stat().st_size > 10_000
-    assert "20 of 20 steps" in said
+    assert "20 of 20 steps" in output
 
     save, calls = Checkpoints.save, []
 
@@ -236,9 +244,9 @@ def test_a_killed_job_goes_on_to_the_same_report(folder, tmp_path, monkeypatch, 
     monkeypatch.setattr(Checkpoints, "save", killed)
     assert main(folder) == 130
     assert main(folder) == 0
-    said = capsys.readouterr().out
-    assert "critic: finished before, skipped" in said
-    assert "infonce continues from step 0 of 20" in said
+    output = capsys.readouterr().out
+    assert "critic: finished before, skipped" in output
+    assert "infonce continues from step 0 of 20" in output
     assert json.loads((tmp_path / "run/report.json").read_text())["over_training"] == whole["over_training"]
 
 

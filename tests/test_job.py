@@ -19,8 +19,8 @@ def test_parsing_changes_nothing_outside_of_the_job(tmp_path):
         job = parse(config)
     assert (config.to_json(), jax.config.values["jax_enable_x64"]) == (before, x64)
     assert (config.data.size, job.config.data.size) == (None, 12)
-    assert [one.name for one in (job, *job.others)] == ["class", "simclr"]
-    assert [set(one.config.sha256) for one in (job, *job.others)] == [{"source"}] * 2
+    assert [each.name for each in (job, *job.others)] == ["class", "simclr"]
+    assert [set(each.config.sha256) for each in (job, *job.others)] == [{"source"}] * 2
     assert not (tmp_path / "run").exists()
 
 
@@ -51,7 +51,7 @@ def test_a_leaf_s_argument_is_named_by_its_key():
 
 
 def test_a_re_estimate_on_fewer_pairs_than_the_run_s_own_is_reported():
-    own = config_files.parse(cdp())[0]
-    fewer, _ = re_estimated(own, pairing="none", k=16, test=32)
-    found = parse(fewer).of(own)
-    assert (found.config, found.name, found.pairing.shared) == (own, "color", ("color",))
+    run_config = config_files.parse(cdp())[0]
+    fewer, _ = re_estimated(run_config, pairing="none", k=16, test=32)
+    result = parse(fewer).of(run_config)
+    assert (result.config, result.name, result.pairing.shared) == (run_config, "color", ("color",))

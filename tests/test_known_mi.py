@@ -32,11 +32,13 @@ STAIR, ONE_FIT = 150, 5
 )
 def test_the_defaults_find_the_truth_in_ten_thousand_pairs(name, tolerance_nats):
     """The mean of three, each on a sample of its own that no default was chosen on."""
-    law = BENCHMARK[name]
-    samples = [law.sample(jax.random.key(1000 + seed), 10_000) for seed in range(3)]
-    found = [mi.estimate(x, y, seed=1000 + seed) for seed, (x, y) in enumerate(samples)]
-    assert np.mean([one.value_nats for one in found]) == pytest.approx(law.mutual_information(), abs=tolerance_nats)
-    assert all(one.lower_bits * math.log(2) <= law.mutual_information() for one in found)
+    distribution = BENCHMARK[name]
+    samples = [distribution.sample(jax.random.key(1000 + seed), 10_000) for seed in range(3)]
+    estimates = [mi.estimate(x, y, seed=1000 + seed) for seed, (x, y) in enumerate(samples)]
+    assert np.mean([estimate.value_nats for estimate in estimates]) == pytest.approx(
+        distribution.mutual_information(), abs=tolerance_nats
+    )
+    assert all(estimate.lower_bits * math.log(2) <= distribution.mutual_information() for estimate in estimates)
 
 
 def stair(n: int, **options) -> list[mi.Estimate]:
@@ -47,7 +49,7 @@ def stair(n: int, **options) -> list[mi.Estimate]:
 
 def test_the_stair_by_the_anchor():
     """A public benchmark's setting: a joint critic from scratch at each step, 5,000 batches of 64."""
-    found = stair(
+    result = stair(
         330_000,
         estimators=["anchor"],
         critic=mi.JointCritic((128, 128)),
@@ -57,19 +59,19 @@ def test_the_stair_by_the_anchor():
         weight_decay=0.0,
         k=2048,
     )
-    errors = [one.value_bits - bits for one, bits in zip(found, BITS, strict=True)]
+    errors = [one.value_bits - bits for one, bits in zip(result, BITS, strict=True)]
     assert np.mean(np.abs(errors)) <= 0.35
-    for one, bits in zip(found, BITS, strict=True):
+    for one, bits in zip(result, BITS, strict=True):
         assert one.bound_bits <= bits + 0.05
 
 
 def test_the_stair_by_our_defaults():
     """A separable critic, batches of 256; K = 32,768, as far below that no critic shows 10 bits."""
     start = time.monotonic()
-    found = stair(330_000, critic="separable", steps=5000, batch_size=256, k=32_768)
+    result = stair(330_000, critic="separable", steps=5000, batch_size=256, k=32_768)
     assert time.monotonic() - start < STAIR * calibration_seconds()
-    assert np.mean([abs(one.value_bits - bits) for one, bits in zip(found, BITS, strict=True)]) <= 0.15
-    for one, bits in zip(found, BITS, strict=True):
+    assert np.mean([abs(one.value_bits - bits) for one, bits in zip(result, BITS, strict=True)]) <= 0.15
+    for one, bits in zip(result, BITS, strict=True):
         assert one.lower_bits <= bits
         assert one.value_bits <= max(bits, one.t_upper_bits)
         assert one.t_lower_bits <= bits

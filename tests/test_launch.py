@@ -28,8 +28,8 @@ SHARE = (
 
 def launch(command: str, *, root: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     """A script of launch/, run from elsewhere than the checkout's root, outside of any SLURM job but what is given."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    path = f"{Path(sys.executable).parent}:{kept['PATH']}"
+    remaining = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    path = f"{Path(sys.executable).parent}:{remaining['PATH']}"
     script, *arguments = command.split()
     return subprocess.run(
         ["bash", root / "launch" / script, *arguments],
@@ -37,7 +37,7 @@ def launch(command: str, *, root: Path = ROOT, **environment: str) -> subprocess
         text=True,
         check=False,
         cwd=root / "tests" if root == ROOT else root,
-        env={**kept, "PATH": path, "PYTHONPATH": str(ROOT)} | environment,
+        env={**remaining, "PATH": path, "PYTHONPATH": str(ROOT)} | environment,
     )
 
 

@@ -29,32 +29,32 @@ NO_CONFIG = "ConfigDict"
 
 def modules() -> dict[str, ast.Module]:
     """Every module's syntax tree by its dotted name, without the package's own name."""
-    found = {}
+    results = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         if name:
-            found[name] = ast.parse(path.read_text())
-    return found
+            results[name] = ast.parse(path.read_text())
+    return results
 
 
 def imported(tree: ast.Module, known: dict[str, ast.Module]) -> set[str]:
     """The package's modules that a module imports, within functions too."""
-    found = set()
+    result = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
             inside = ".".join((node.module or "").split(".")[1:])
             for alias in node.names:
                 longer = f"{inside}.{alias.name}".strip(".")
-                found.add(longer if longer in known else inside)
+                result.add(longer if longer in known else inside)
         elif isinstance(node, ast.Import):
-            found |= {name.name.partition(".")[2] for name in node.names if name.name.startswith(f"{PACKAGE.name}.")}
-    return found - {""}
+            result |= {name.name.partition(".")[2] for name in node.names if name.name.startswith(f"{PACKAGE.name}.")}
+    return result - {""}
 
 
 def layer(name: str) -> int:
-    room = name.split(".")[0]
-    return next(i for i, rooms in enumerate(LAYERS) if room in rooms)
+    module = name.split(".")[0]
+    return next(i for i, rooms in enumerate(LAYERS) if module in rooms)
 
 
 KNOWN = modules()
@@ -62,7 +62,7 @@ GRAPH = {name: imported(tree, KNOWN) for name, tree in KNOWN.items()}
 
 
 def test_every_module_has_a_layer_and_every_import_is_of_a_module():
-    assert {name.split(".")[0] for name in KNOWN} == {room for rooms in LAYERS for room in rooms}
+    assert {name.split(".")[0] for name in KNOWN} == {module for rooms in LAYERS for module in rooms}
     assert {target for targets in GRAPH.values() for target in targets} <= KNOWN.keys()
 
 

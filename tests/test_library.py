@@ -40,7 +40,7 @@ def few_devices(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: some)
 
 
-def grey(n: int, seed: int = 0):
+def gray(n: int, seed: int = 0):
     """Images of two classes, dark and bright, and their classes."""
     classes = np.arange(n) % 2
     pixels = 100 * classes[:, None, None, None] + np.random.default_rng(seed).integers(0, 99, (n, 12, 12, 3))
@@ -73,7 +73,7 @@ def test_images_that_are_new_train_as_in_a_run(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("resident", ["always", "never"])
 def test_a_finite_set_trains_as_in_a_run(tmp_path, resident):
-    (images, labels), (images_test, labels_test) = grey(2000), grey(300, seed=1)
+    (images, labels), (images_test, labels_test) = gray(2000), gray(300, seed=1)
     np.savez(tmp_path / "set.npz", images=images, labels=labels, images_test=images_test, labels_test=labels_test)
     asked = ("objective=supcon", "k=16", "steps=3", "accumulate=2", "temperature=0.5", "optimizer=sgd")
     more = [*(f"--config.train.{one}" for one in asked), f"--config.data.resident={resident}"]
@@ -88,10 +88,10 @@ def test_a_finite_set_trains_as_in_a_run(tmp_path, resident):
 @pytest.mark.usefixtures("shallow")
 def test_eight_devices_train_as_one():
     encoder, options = models.build("resnet18", width=4), {"k": 8, "steps": 2, "learning_rate": 1e-4}
-    found = [train(encoder, TINY, devices=jax.local_devices()[:n], **options) for n in (8, 1)]
+    results = [train(encoder, TINY, devices=jax.local_devices()[:n], **options) for n in (8, 1)]
     images = TINY.images(0, 8)["image"]
-    h_8, h_1 = (encode(encoder, state, images, devices=jax.local_devices()[:1]) for state, _ in found)
-    np.testing.assert_allclose(found[0][1].loss_nats, found[1][1].loss_nats, rtol=1e-5)
+    h_8, h_1 = (encode(encoder, state, images, devices=jax.local_devices()[:1]) for state, _ in results)
+    np.testing.assert_allclose(results[0][1].loss_nats, results[1][1].loss_nats, rtol=1e-5)
     np.testing.assert_allclose(h_8, h_1, rtol=1e-3, atol=1e-3)
 
 
@@ -113,18 +113,18 @@ def test_defaults_are_the_command_line_s():
 
 def test_progress_is_told_and_nothing_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    told, encoded = [], []
+    values, encoded = [], []
     encoder = models.build("mlp")
-    options = {"k": 8, "steps": 2, "on_progress": lambda *words: told.append(words)}
-    images, labels = grey(20)
+    options = {"k": 8, "steps": 2, "on_progress": lambda *message: values.append(message)}
+    images, labels = gray(20)
     state, history = train(encoder, (images, labels), pairing="class", **options)
-    assert [words[:2] for words in told] == [(1, 2), (2, 2)]
-    assert "in-training I" in told[1][2]
-    assert "(ceiling 3.91)" in told[1][2]
+    assert [phrase[:2] for phrase in values] == [(1, 2), (2, 2)]
+    assert "in-training I" in values[1][2]
+    assert "(ceiling 3.91)" in values[1][2]
     batch = {"image": images, "attributes": np.stack([labels, 5 - labels], 1)}
-    h, found = encode(encoder, state, batch, batch_size=8, on_progress=lambda *words: encoded.append(words))
+    h, result = encode(encoder, state, batch, batch_size=8, on_progress=lambda *message: encoded.append(message))
     assert encoded == [(8, 20, ""), (16, 20, ""), (20, 20, "")]
-    np.testing.assert_array_equal(found, labels)
+    np.testing.assert_array_equal(result, labels)
     expected = encoder.apply(state.encoder_variables, jnp.asarray(images / 127.5 - 1, jnp.float32), train=False)
     np.testing.assert_allclose(h, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(encode(encoder, state.encoder_variables, images, batch_size=8), h)
@@ -149,8 +149,8 @@ def test_readme_s_example_runs_in_an_empty_folder_and_leaves_no_file(tmp_path, d
     run = [sys.executable, "-c", example + shown]
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for words in ("same-class InfoNCE at K =", "linear accuracy, % ↑", "t-interval"):
-        assert words in done.stdout
+    for phrase in ("same-class InfoNCE at K =", "linear accuracy, % ↑", "t-interval"):
+        assert phrase in done.stdout
     assert "2 steps at K = 16: loss " in done.stdout
     assert done.stdout.splitlines()[-1] == "(3, 32)"
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.npz"]
@@ -164,7 +164,7 @@ def test_images_by_their_numbers_are_apart_from_what_is_trained_on():
 
 
 def test_a_frozen_encoder_normalizes_as_its_source_and_computes_as_its_module():
-    encoder, (images, _) = models.build("mlp"), grey(6)
+    encoder, (images, _) = models.build("mlp"), gray(6)
     variables = encoder.init(jax.random.key(0), jnp.zeros((1, 12, 12, 3)), train=False)
     frozen = FrozenEncoder(encoder, variables, (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
     h = encode(frozen.encoder, frozen, images, batch_size=6)

@@ -40,39 +40,42 @@ def finished(tmp_path_factory) -> Path:
 
 
 def test_a_run_leaves_its_report_and_says_what_it_does(finished):
-    found = json.loads((finished / "report.json").read_text())
-    own = found["estimate"]
-    assert found["truth"] == {"entropy_bits": 1.0, "mutual_information_bits": 1.0, "shared": ["color"]}
-    assert set(found["linear"]) == {"color", "digit", "position", "all"}
-    assert (found["in_training"]["k"], found["in_training"]["steps"]) == (8, 6)
-    assert found["in_training"]["ceiling_bits"] == pytest.approx(np.log2(15))
-    assert found["in_training"]["mi_bits"] <= found["in_training"]["ceiling_bits"]
-    of_info_nce, of_nt_xent = own["curve"].values()
-    assert own["info_nce_bits"] == of_info_nce["at"]["64"]["bits"] <= own["ceiling_bits"] == 6.0
-    assert own["nt_xent_bits"] == of_nt_xent["at"]["32"]["bits"]
-    assert 0.0 <= own["lower_bits"] <= own["upper_bits"] == 1.0
-    for curve in (of_info_nce, of_nt_xent):
+    report = json.loads((finished / "report.json").read_text())
+    estimate = report["estimate"]
+    assert report["truth"] == {"entropy_bits": 1.0, "mutual_information_bits": 1.0, "shared": ["color"]}
+    assert set(report["linear"]) == {"color", "digit", "position", "all"}
+    assert (report["in_training"]["k"], report["in_training"]["steps"]) == (8, 6)
+    assert report["in_training"]["ceiling_bits"] == pytest.approx(np.log2(15))
+    assert report["in_training"]["mi_bits"] <= report["in_training"]["ceiling_bits"]
+    info_nce, nt_xent = estimate["curve"].values()
+    assert estimate["info_nce_bits"] == info_nce["at"]["64"]["bits"] <= estimate["ceiling_bits"] == 6.0
+    assert estimate["nt_xent_bits"] == nt_xent["at"]["32"]["bits"]
+    assert 0.0 <= estimate["lower_bits"] <= estimate["upper_bits"] == 1.0
+    for curve in (info_nce, nt_xent):
         assert {k: reading["batches"] for k, reading in curve["at"].items()} == {"16": 8, "32": 4, "64": 2}
-    assert found["estimates"] == {"color": own}
-    assert found["run"]["config"] == json.loads((finished / "config.json").read_text())
+    assert report["estimates"] == {"color": estimate}
+    assert report["run"]["config"] == json.loads((finished / "config.json").read_text())
     assert {p.name for p in (finished / "figures").glob("*.png")} == {
         "pairs.png", "training.png", "bars.png", "critic.png", "linear.png"
     }  # fmt: skip
     text = (finished.parent / "stdout").read_text()
-    for said in ("run folder:", "expect about", "steps", "in-training I", "H(C)", "report.md"):
-        assert said in text
+    for phrase in ("run folder:", "expect about", "steps", "in-training I", "H(C)", "report.md"):
+        assert phrase in text
 
 
 def test_a_real_report_has_the_schemas_fields_and_the_values_of_the_batches(finished):
     written = json.loads((finished / "report.json").read_text())
-    found = schema.read(schema.ImageReport, written)
-    assert json.loads(json.dumps(asdict(found))) == written  # nothing else is in it
-    own, batches = found.estimate, np.load(finished / "estimates" / "color" / "batches.npz")
-    for k, reading in own.info_nce.at.items():
+    result = schema.read(schema.ImageReport, written)
+    assert json.loads(json.dumps(asdict(result))) == written  # nothing else is in it
+    itself, batches = result.estimate, np.load(finished / "estimates" / "color" / "batches.npz")
+    for k, reading in itself.info_nce.at.items():
         assert reading.bits == pytest.approx(batches[str(k)].mean())
         half = stats.t.ppf(0.975, reading.batches - 1) * batches[str(k)].std(ddof=1) / math.sqrt(reading.batches)
         assert (reading.t_lower_bits, reading.t_upper_bits) == pytest.approx((reading.bits - half, reading.bits + half))
-        assert (reading.ceiling_bits, own.curve["nt_xent"].at[k].ceiling_bits) == (math.log2(k), math.log2(2 * k - 1))
+        assert (reading.ceiling_bits, itself.curve["nt_xent"].at[k].ceiling_bits) == (
+            math.log2(k),
+            math.log2(2 * k - 1),
+        )
 
 
 @pytest.mark.slow
@@ -93,11 +96,11 @@ def test_a_run_whose_settings_and_estimate_are_of_an_older_version_is_restored(f
 
     assert main(["--config=configs/estimate.py:pairing=color,k_est=32", f"--config.restore={folder}"]) == 0
     assert "estimate color: of an older version, made again" in capsys.readouterr().out
-    found = report(folder)
-    assert set(found["estimates"]) == {"color", "color-k=32"}
+    contents = report(folder)
+    assert set(contents["estimates"]) == {"color", "color-k=32"}
     for name in ("info_nce_bits", "nt_xent_bits", "t_lower_bits", "max_info_nce_bits", "lower_bits"):
-        assert found["estimate"][name] == pytest.approx(values["estimate"][name], abs=1e-5)  # on eight devices
-    assert found["estimate"]["fit"] == values["estimate"]["fit"]
+        assert contents["estimate"][name] == pytest.approx(values["estimate"][name], abs=1e-5)  # on eight devices
+    assert contents["estimate"]["fit"] == values["estimate"]["fit"]
     assert main(cdp(f"--workdir={folder}")) == 0  # and by its own command
 
 
@@ -136,16 +139,16 @@ def test_an_estimator_and_a_certificate_of_a_config_file_are_in_its_runs(finishe
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found, real = (
+    report, real = (
         schema.read(schema.ImageReport, json.loads((f / "report.json").read_text())) for f in (folder, finished)
     )
-    own = found.estimate
-    assert (own.certificate, own.lower_bits) == ("vow", 0.99)
-    assert "(vow certificate, 3 vows)" in own.conclusions[0]
-    assert own.info_nce.quoted.bits == pytest.approx(real.estimate.info_nce.quoted.bits, abs=1e-5)
-    assert own.nt_xent_bits is None
-    assert (own.curve["mine_too"].heading, own.curve["mine_too"].k) == ("Mine", 64)
-    assert set(own.curve["mine_too"].at) == {16, 32, 64}
+    itself = report.estimate
+    assert (itself.certificate, itself.lower_bits) == ("vow", 0.99)
+    assert "(vow certificate, 3 vows)" in itself.conclusions[0]
+    assert itself.info_nce.quoted.bits == pytest.approx(real.estimate.info_nce.quoted.bits, abs=1e-5)
+    assert itself.nt_xent_bits is None
+    assert (itself.curve["mine_too"].heading, itself.curve["mine_too"].k) == ("Mine", 64)
+    assert set(itself.curve["mine_too"].at) == {16, 32, 64}
     assert "| post-training MI, Mine |" in (folder / "report.md").read_text()
     assert "vow, the chosen one" in (folder / "report.md").read_text()
 
@@ -155,7 +158,7 @@ def test_in_training_mi_is_eq_4_of_the_logged_loss(finished):
         assert row["mi_bits"] == pytest.approx((np.log(15) - row["loss_nats"]) / np.log(2))
 
 
-def test_parts_are_disjoint_images_of_the_same_law(finished):
+def test_parts_are_disjoint_images_of_the_same_distribution(finished):
     parts = load(RunFolder(finished / "features"))
     rows = [parts["fit"]["h"], *(parts[p][f"h_{v}"] for p in ("validation", "test") for v in "xy")]
     assert [len(h) for h in rows] == [512, 64, 64, 128, 128]
@@ -186,7 +189,7 @@ def test_killed_in_every_stage_the_run_ends_with_the_same_values(finished, tmp_p
         "evaluate": "stages.json",  # of the stage before: the probes come next
         "report": f"figures/{rng.choice(['pairs.png', 'bars.png', 'critic.png'])}",
     }
-    killed, said = [], ""
+    killed, output = [], ""
     for stage, path in moments.items():
         before = (folder / path).stat().st_mtime_ns if (folder / path).exists() else None
         with subprocess.Popen(command, env=user_environment(), stdout=subprocess.PIPE, text=True) as process:
@@ -195,10 +198,10 @@ def test_killed_in_every_stage_the_run_ends_with_the_same_values(finished, tmp_p
                     process.send_signal(signal.SIGKILL)
                     break
                 time.sleep(0.002)
-            said += process.communicate()[0]
+            output += process.communicate()[0]
         killed.append((stage, process.returncode))
     assert killed == [(stage, -signal.SIGKILL) for stage in moments]
-    assert "train continues from step" in said
+    assert "train continues from step" in output
     assert subprocess.run(command, env=user_environment(), stdout=subprocess.DEVNULL, check=False).returncode == 0
     assert report(folder) == report(finished)
 
@@ -268,7 +271,7 @@ def test_two_processes_do_not_share_a_run(finished, capsys):
 @pytest.mark.slow
 def test_training_resumed_from_any_checkpoint_is_training_uninterrupted(finished, tmp_path, monkeypatch):
     folder = tmp_path / "resumed"
-    real = loop.replace_rows
+    real = loop.write_rows
     stops = [2, 4]
 
     def stop_after_some(path, rows):
@@ -278,7 +281,7 @@ def test_training_resumed_from_any_checkpoint_is_training_uninterrupted(finished
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "replace_rows", stop_after_some)
+        patch.setattr(loop, "write_rows", stop_after_some)
         first = jax.devices()[:1]
         patch.setattr(jax, "devices", lambda: first)
         assert main(cdp(f"--workdir={folder}")) == 130
@@ -300,19 +303,19 @@ def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys, m
 
         return traces
 
-    for room, name in ((encoding, "encode_step"), (fit, "estimate_step"), (fitting, "fit_chunk")):
-        monkeypatch.setattr(room, name, counted(getattr(room, name)))
-    own = report(finished)["estimates"]["color"]
+    for module, name in ((encoding, "encode_step"), (fit, "estimate_step"), (fitting, "fit_chunk")):
+        monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    estimate = report(finished)["estimates"]["color"]
     again = ["--config=configs/estimate.py:pairing=none,k_est=32", f"--config.restore={finished}"]
     assert main(again) == 0
     assert "train" not in capsys.readouterr().out.replace(str(finished), "").split("H(C)")[0]
-    found = report(finished)
-    other = found["estimates"]["none-k=32"]
-    assert found["estimates"]["color"] == found["estimate"] == own
+    contents = report(finished)
+    other = contents["estimates"]["none-k=32"]
+    assert contents["estimates"]["color"] == contents["estimate"] == estimate
     assert (other["k"], other["upper_bits"], other["lower_bits"], other["shared"]) == (32, 0.0, 0.0, [])
     assert sorted(traced) == ["encode_step", "estimate_step", "fit_chunk"]  # once each
     assert main(again) == 0  # finished: skipped
-    assert report(finished) == found
+    assert report(finished) == contents
 
 
 @pytest.mark.slow
@@ -320,17 +323,17 @@ def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys, m
 def test_augmented_views_are_estimated_and_plain_images_evaluated(tmp_path, pairing):
     command = cdp(f"--config.data.pairing={pairing}", "--config.estimate.extra_pairings=('color',)")
     assert main([*command, f"--workdir={tmp_path}"]) == 0
-    found = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text())
     plain, augmented = (
         dict(np.load(folder / "features" / "test.npz")) for folder in (tmp_path, tmp_path / "estimates" / pairing)
     )
-    assert set(found["estimates"]) == {pairing, "color"}
+    assert set(report["estimates"]) == {pairing, "color"}
     if pairing == "simclr":
         np.testing.assert_array_equal(augmented["labels_x"], augmented["labels_y"])
-        assert found["truth"] == {"entropy_bits": None, "mutual_information_bits": None, "shared": ["the image"]}
-        assert (found["estimate"]["upper_bits"], found["estimate"]["certificate"]) == (None, "infonce")
+        assert report["truth"] == {"entropy_bits": None, "mutual_information_bits": None, "shared": ["the image"]}
+        assert (report["estimate"]["upper_bits"], report["estimate"]["certificate"]) == (None, "infonce")
     else:
-        assert found["estimate"]["upper_bits"] == pytest.approx(1.0)  # two colours
+        assert report["estimate"]["upper_bits"] == pytest.approx(1.0)  # two colors
     # The evaluation's images are independent and as rendered.
     population = job.parse(config_files.parse(cdp())[0]).images
     drawn = population.pairs(population.pairing("none"), "test")(0, 128)
@@ -361,15 +364,15 @@ def test_an_untrained_encoder_certifies_little_where_redrawn_pairs_would_certify
     arguments = [a for a in cdp(f"--workdir={tmp_path / 'untrained'}") if "pairing" not in a and "colors" not in a]
     sizes = ["--config.train.steps=0", "--config.features.test=512", "--config.estimate.k=256"]
     assert main([*arguments, *sizes]) == 0
-    found = report(tmp_path / "untrained")
-    own = found["estimate"]
-    assert found["in_training"] is None
-    assert own["upper_bits"] == 6.0
-    assert all(counts["lower_bits"] < 4.0 for counts in own["certificates"].values())
-    assert own["lower_bits"] < 4.0
-    assert own["info_nce_bits"] < 4.0
+    contents = report(tmp_path / "untrained")
+    estimate = contents["estimate"]
+    assert contents["in_training"] is None
+    assert estimate["upper_bits"] == 6.0
+    assert all(counts["lower_bits"] < 4.0 for counts in estimate["certificates"].values())
+    assert estimate["lower_bits"] < 4.0
+    assert estimate["info_nce_bits"] < 4.0
     # Only InfoNCE needs a K, and at 256 pairs no critic comes within 0.1 of 6 bits.
-    assert own["verdict"] == ("k-limited" if own["certificate"] == "infonce" else "bounded")
+    assert estimate["verdict"] == ("k-limited" if estimate["certificate"] == "infonce" else "bounded")
     bank = load(RunFolder(tmp_path / "untrained" / "features"))["test"]
     assert len(np.unique(bank["h_x"], axis=0)) == len(bank["h_x"])  # the trap is there to fall into
 
@@ -383,7 +386,7 @@ BAD = {
     "wrong type": (["--config=configs/cdp.py:k=two"], "k=two is not of type int"),
     "wrong type of key": (cdp("--config.train.steps=few"), "few"),
     "stray argument": (cdp("extra"), "unexpected argument 'extra'"),
-    "unknown attribute": (cdp("--config.data.pairing=colour"), "unknown attribute 'colour'.*color"),
+    "unknown attribute": (cdp("--config.data.pairing=colors"), "unknown attribute 'colors'.*color"),
     "K below 2": (cdp("--config.train.k=1"), "train.k=1.*at least 2"),
     "odd size": (cdp("--config.data.size=33"), "image size 33.*even"),
     "tiny size": (cdp("--config.data.size=16"), "image size 16.*32"),
@@ -502,9 +505,9 @@ def test_the_name_of_an_estimate_is_not_used_twice(finished, capsys):
 
 def test_help_names_the_shipped_configs(capsys):
     assert main(["--help"]) == 0
-    said = capsys.readouterr().out
-    assert "configs/cdp.py" in said
-    assert "configs/estimate.py" in said
+    output = capsys.readouterr().out
+    assert "configs/cdp.py" in output
+    assert "configs/estimate.py" in output
 
 
 def test_default_folders_are_named_after_the_command():
@@ -533,7 +536,7 @@ def test_a_kind_of_run_registered_in_a_config_file_is_run(tmp_path, monkeypatch,
     mine.write_text(
         "from ml_collections import ConfigDict\n"
         "from mirigor_jax.kinds import RUN_KINDS, RunKind\n"
-        "def run(config, name, workdir, watch):\n"
+        "def run(config, name, workdir, monitoring):\n"
         "    print(f'{name} in {workdir}: {config.answer}')\n"
         "RUN_KINDS['mine'] = RunKind(run, is_watched=False)\n"
         "def get_config(arg):\n"
@@ -555,8 +558,8 @@ def test_a_kind_of_run_registered_in_a_config_file_is_run(tmp_path, monkeypatch,
 def test_k_of_the_paper_and_epsilon_one_by_one():
     config, _, _ = config_files.parse(["--config=configs/cdp.py:k=2", "--config.data.epsilon.color=0.1"])
     assert (config.train.k, config.train.steps) == (2, 10_000)
-    law = job.parse(config).pairing
-    assert law.epsilon == (0.1, 0.0, 0.0)
+    pairing = job.parse(config).pairing
+    assert pairing.epsilon == (0.1, 0.0, 0.0)
     with pytest.raises(InputError, match="epsilon"):
         job.parse(config_files.parse(["--config=configs/cdp.py:mi=3.3", "--config.data.epsilon.color=0.1"])[0])
 

@@ -21,8 +21,8 @@ def unbalanced(seed=0):
     """Rows of many lengths, in classes of 1 to 9 images in no order, one of a single image."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat([7, 3, -1, 12], [9, 4, 1, 2]))
-    centres = rng.normal(size=(13, 5))
-    return rng.uniform(0.1, 9, size=(16, 1)) * (centres[labels] + 0.7 * rng.normal(size=(16, 5))), labels
+    centers = rng.normal(size=(13, 5))
+    return rng.uniform(0.1, 9, size=(16, 1)) * (centers[labels] + 0.7 * rng.normal(size=(16, 5))), labels
 
 
 def cosine(x, y):
@@ -31,12 +31,12 @@ def cosine(x, y):
 
 def same_class_cosines(h, labels, itself=False):
     """For each class the cosines of its ordered pairs, by two loops."""
-    found = {}
+    results = {}
     for i in range(len(h)):
         for j in range(len(h)):
             if labels[i] == labels[j] and (itself or i != j):
-                found.setdefault(labels[i], []).append(cosine(h[i], h[j]))
-    return found
+                results.setdefault(labels[i], []).append(cosine(h[i], h[j]))
+    return results
 
 
 def circle(angles):
@@ -70,8 +70,10 @@ def test_tolerance_is_the_mean_over_all_same_class_pairs():
 
 def test_class_alignment_draws_the_class_by_its_frequency():
     h, labels = unbalanced(1)
-    law = {c: np.sum(labels == c) / 15 for c in (7, 3, 12)}  # the single image's class has no pair
-    expected = sum(law[c] * np.mean(2 - 2 * np.array(cosines)) for c, cosines in same_class_cosines(h, labels).items())
+    frequencies = {c: np.sum(labels == c) / 15 for c in (7, 3, 12)}  # the single image's class has no pair
+    expected = sum(
+        frequencies[c] * np.mean(2 - 2 * np.array(cosines)) for c, cosines in same_class_cosines(h, labels).items()
+    )
     assert metrics.class_alignment(h, labels) == pytest.approx(expected, rel=1e-12)
     assert metrics.class_alignment(h, labels) != pytest.approx(2 - 2 * metrics.tolerance(h, labels), abs=1e-3)
 
@@ -151,15 +153,15 @@ def test_every_metric_of_points_on_a_circle():
     turned = angles[order] + 0.1 * np.sign(np.sin(angles[order]))  # a gap opens at 0, another closes at pi
     views = {"h_x": circle(angles[order]), "h_y": circle(turned)}
     splits["test"] = part(angles[order]) | views
-    found = metrics.evaluate_parts(splits, metrics.Options((1e-4,), temperature=0.5, k=64, mlp_steps=300)).values
+    values = metrics.evaluate_parts(splits, metrics.Options((1e-4,), temperature=0.5, k=64, mlp_steps=300)).values
 
-    of_view_y = np.log(np.mean(np.exp(-2 * pdist(views["h_y"]) ** 2)))
+    uniformity_y = np.log(np.mean(np.exp(-2 * pdist(views["h_y"]) ** 2)))
     uniformity = np.log((n * ive(0, 4) - 1) / (n - 1))  # the mean of e^{-4 + 4 cos}, itself left out
     quarter = np.mean([np.cos(angles[i] - angles[j]) for i in range(64) for j in range(64) if i != j])
     batch = [views[name][:64] for name in views]
-    assert found == {
+    assert values == {
         "augmentation_alignment": pytest.approx(2 - 2 * np.cos(0.1), rel=1e-4),
-        "augmentation_uniformity": pytest.approx((uniformity + of_view_y) / 2, abs=1e-5),
+        "augmentation_uniformity": pytest.approx((uniformity + uniformity_y) / 2, abs=1e-5),
         "augmentation_tolerance": pytest.approx(np.cos(0.1), rel=1e-5),
         # equally spaced whatever the batch, but for chance
         "augmentation_contrastive_loss_nats": pytest.approx(nt_xent_by_hand(*batch, 0.5), abs=0.05),
@@ -175,18 +177,18 @@ def test_every_metric_of_points_on_a_circle():
         "mlp_nmi": pytest.approx(0.9, abs=0.1),
     }
     unlabeled = metrics.evaluate_parts({"test": views}, metrics.Options(temperature=0.5, k=64)).values
-    assert unlabeled == {name: value for name, value in found.items() if name.startswith("augmentation_")}
+    assert unlabeled == {name: value for name, value in values.items() if name.startswith("augmentation_")}
 
 
 @pytest.fixture
 def table():
     """METRICS, which the test may change, without those that need a probe to be fitted for long."""
-    kept = dict(metrics.METRICS)
+    remaining = dict(metrics.METRICS)
     for name in ("mlp_accuracy", "mlp_nmi", "linear_accuracy", "linear_nmi"):
         del metrics.METRICS[name]
     yield metrics.METRICS
     metrics.METRICS.clear()
-    metrics.METRICS.update(kept)
+    metrics.METRICS.update(remaining)
 
 
 def clusters(n=900):
@@ -200,32 +202,32 @@ def clusters(n=900):
 
 def test_evaluate_measures_the_test_rows_of_the_split_that_estimates_have(table):
     h, labels, views = clusters()
-    found = metrics.evaluate(h, labels, views=views, k=16, seed=2)
+    values = metrics.evaluate(h, labels, views=views, k=16, seed=2)
     design = Design.of(labels, seed=2, confidence=0.95)
     parts = {
         name: {"h": h[rows], "labels": design.classes[rows]}
         for name, rows in (("fit", design.fit), ("validation", design.validation), ("test", design.test))
     }
     parts["test"] |= {"h_x": views[0], "h_y": views[1]}
-    assert found == metrics.evaluate_parts(parts, metrics.Options(k=16, seed=2))
-    assert list(found.values) == list(table)
-    assert found.values["class_tolerance"] == metrics.tolerance(h[design.test], design.classes[design.test])
+    assert values == metrics.evaluate_parts(parts, metrics.Options(k=16, seed=2))
+    assert list(values.values) == list(table)
+    assert values.values["class_tolerance"] == metrics.tolerance(h[design.test], design.classes[design.test])
     alone = metrics.evaluate(h, labels, k=16, seed=2).values
-    assert alone == {name: value for name, value in found.values.items() if not name.startswith("augmentation")}
+    assert alone == {name: value for name, value in values.values.items() if not name.startswith("augmentation")}
     assert list(metrics.evaluate(h, views=views).values) == [n for n in table if n.startswith("augmentation")]
 
 
 def test_an_evaluation_prints_each_metric_with_unit_and_arrow():
-    found = metrics.Evaluation({"class_contrastive_loss_nats": 3.25, "knn_accuracy": 0.5, "mlp_nmi": np.nan}, 64, 0.5)
-    lines = [" ".join(line.split()) for line in str(found).splitlines()]
+    result = metrics.Evaluation({"class_contrastive_loss_nats": 3.25, "knn_accuracy": 0.5, "mlp_nmi": np.nan}, 64, 0.5)
+    lines = [" ".join(line.split()) for line in str(result).splitlines()]
     assert lines == [
         "on test images; contrastive losses at K = 64 and temperature 0.5:",
         "contrastive loss, class, nats ↓ 3.250",
         "kNN accuracy, % ↑ 50.00",
         "NMI, MLP ↑ –",
     ]
-    assert "<td>kNN accuracy, % ↑</td><td>50.00</td>" in found._repr_html_()
-    assert found.to_dict()["values"]["knn_accuracy"] == 0.5
+    assert "<td>kNN accuracy, % ↑</td><td>50.00</td>" in result._repr_html_()
+    assert result.to_dict()["values"]["knn_accuracy"] == 0.5
 
 
 def test_a_metric_registered_in_a_config_file_is_in_report_picture_and_ranking(table, tmp_path):
@@ -245,18 +247,18 @@ def test_a_metric_registered_in_a_config_file_is_in_report_picture_and_ranking(t
     )
     config_files.load_config(str(mine))
     h, labels, _ = clusters()
-    found = metrics.evaluate(h, labels)
+    values = metrics.evaluate(h, labels)
     test = Design.of(labels, seed=0, confidence=0.95).test
-    assert found.values["norm"] == pytest.approx(np.linalg.norm(h[test], axis=1).mean())
-    assert found.values["error"] == pytest.approx(1 - found.values["knn_accuracy"])
+    assert values.values["norm"] == pytest.approx(np.linalg.norm(h[test], axis=1).mean())
+    assert values.values["error"] == pytest.approx(1 - values.values["knn_accuracy"])
     settings = {"estimate": {"nt_xent_k": 64}, "train": {"temperature": 0.1}}
-    text = report.markdown(image_report(settings, metrics=found.values), report.IMAGE_FORM)
+    text = report.markdown(image_report(settings, metrics=values.values), report.IMAGE_FORM)
     pairs, probed = ([line for line in text.splitlines() if of in line] for of in ("mean length, m |", "| error, % ↓"))
     assert (len(pairs), len(probed)) == (1, 1)
-    assert f"| images | – | – | – | – | – | {found.values['norm']:.3f} |" in text
-    assert f"{100 * found.values['error']:.2f} |" in text.partition(probed[0])[2].splitlines()[2]
-    assert "error, % ↓" in report.table(image_report(settings, metrics=found.values), report.IMAGE_FORM)
-    ticks = [" ".join(tick.get_text().split()) for ax in found.figure().axes for tick in ax.get_xticklabels()]
+    assert f"| images | – | – | – | – | – | {values.values['norm']:.3f} |" in text
+    assert f"{100 * values.values['error']:.2f} |" in text.partition(probed[0])[2].splitlines()[2]
+    assert "error, % ↓" in report.table(image_report(settings, metrics=values.values), report.IMAGE_FORM)
+    ticks = [" ".join(tick.get_text().split()) for ax in values.figure().axes for tick in ax.get_xticklabels()]
     assert {"mean length, m", "error, % ↓", "kNN accuracy, % ↑"} <= set(ticks)
     assert (quality.ranked()["error"].sign, "norm" in quality.ranked()) == (-1, False)
 
@@ -303,14 +305,14 @@ def test_what_is_not_defined_is_refused_in_one_line(call, message):
 
 
 def gap_by_search(width):
-    """The most by which log-mean-exp is above the mean, over laws on the ends of an interval."""
-    found = minimize_scalar(
+    """The most by which log-mean-exp is above the mean, over distributions on the ends of an interval."""
+    result = minimize_scalar(
         lambda p: p * width - np.log(p * np.exp(width) + 1 - p),
         bounds=(1e-9, 1),
         method="bounded",
         options={"xatol": 1e-9},
     )
-    return -found.fun
+    return -result.fun
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
@@ -326,14 +328,14 @@ def test_the_supervised_bound_adds_what_a_mean_can_miss(temperature):
 @pytest.mark.parametrize("k", [2, 16])
 @pytest.mark.parametrize("spread", [0.0, 0.3, 3.0])
 def test_the_mean_classifiers_loss_is_within_the_supervised_bound(temperature, k, spread):
-    """Classes of 40 rows each, drawn with replacement by an uneven law: the mean classifier's loss is then exact."""
-    rng, law = np.random.default_rng(0), np.array([0.5, 0.3, 0.15, 0.05])
+    """Classes of 40 rows each, drawn unevenly with replacement: the mean classifier's loss is then exact."""
+    rng, frequencies = np.random.default_rng(0), np.array([0.5, 0.3, 0.15, 0.05])
     rows = rng.normal(size=(4, 1, 3)) + spread * rng.normal(size=(4, 40, 3))
     rows /= np.linalg.norm(rows, axis=2, keepdims=True)
     logits = np.einsum("cid,ed->cie", rows, rows.mean(axis=1)) / temperature
-    own = logits[np.arange(4), :, np.arange(4)]
-    supervised = law @ (logsumexp(logits, axis=2) - own).mean(axis=1)
-    classes = rng.choice(4, size=2000 * k, p=law)
+    itself = logits[np.arange(4), :, np.arange(4)]
+    supervised = frequencies @ (logsumexp(logits, axis=2) - itself).mean(axis=1)
+    classes = rng.choice(4, size=2000 * k, p=frequencies)
     x, y = (rows[classes, rng.integers(40, size=len(classes))].astype(np.float32) for _ in "xy")
     loss = metrics.contrastive_loss_nats(x, y, temperature, k)
     bound = metrics.supervised_loss_bound_nats(loss, k=k, temperature=temperature, least_frequency=0.05)

@@ -93,9 +93,9 @@ def test_an_option_without_effect_is_named_by_its_key_in_the_config():
 
 @pytest.mark.parametrize("encoder", ["lenet5", "resnet18"])
 def test_older_configs_that_gave_every_encoder_a_width_are_today_s(encoder):
-    own = config_files.parse([f"--config=configs/images.py:encoder={encoder},size=28"])[0].to_dict()
-    older = {**own, "encoder": own["encoder"] | {"width": 16, "stem": "imagenet", "remat": False}}
-    assert current(older) == own
+    run_config = config_files.parse([f"--config=configs/images.py:encoder={encoder},size=28"])[0].to_dict()
+    older = {**run_config, "encoder": run_config["encoder"] | {"width": 16, "stem": "imagenet", "remat": False}}
+    assert current(older) == run_config
     older["encoder"]["width"] = 64
     assert current(older)["encoder"]["width"] == (64 if encoder == "resnet18" else None)
 
@@ -146,8 +146,8 @@ def test_a_config_file_registers_an_encoder_and_an_objective_in_one_line_each(tm
     run = [sys.executable, "-m", "mirigor_jax.main", *command]
     done = subprocess.run(run, env=user_environment(), capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = report(tmp_path / "run")
-    assert found["in_training"] is None
+    contents = report(tmp_path / "run")
+    assert contents["in_training"] is None
     rows = [json.loads(line) for line in (tmp_path / "run/train/metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["loss_nats"] < rows[0]["loss_nats"]
-    assert found["estimate"]["upper_bits"] == 1.0
+    assert contents["estimate"]["upper_bits"] == 1.0

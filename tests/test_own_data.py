@@ -31,7 +31,7 @@ from mirigor_jax.data.sources.table import SOURCES, FiniteSource, GeneratedSourc
 PAIRINGS["halves"] = lambda space: same_class(space, lambda a: a[:, 0] // 2, 2, shared=("half of the values",))
 
 
-class Grey(GeneratedImages):
+class Gray(GeneratedImages):
     """One gray level an image, a little noisy."""
 
     names, title = ("level",), "gray set"
@@ -47,8 +47,8 @@ class Grey(GeneratedImages):
         return np.broadcast_to(level, (len(level), self.size, self.size, 3)).copy()
 
 
-def grey(*, size, seed, noise=9):
-    return Grey(size, noise)
+def gray(*, size, seed, noise=9):
+    return Gray(size, noise)
 
 
 def stripes(argument, size):
@@ -58,7 +58,7 @@ def stripes(argument, size):
     return {"train": numbered(classes, lambda rows: images[rows])}, tuple(map(str, range(int(argument))))
 
 
-SOURCES["gray"] = GeneratedSource(grey)
+SOURCES["gray"] = GeneratedSource(gray)
 SOURCES["stripes"] = FiniteSource(stripes, argument="CLASSES")
 
 
@@ -81,7 +81,7 @@ SMALL = {
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch) -> Path:
+def own_config(tmp_path, monkeypatch) -> Path:
     """A config file of a user's own; what it adds goes again."""
     for table, name in ((PAIRINGS, "halves"), (SOURCES, "gray"), (SOURCES, "stripes")):
         monkeypatch.setitem(table, name, None)
@@ -91,9 +91,9 @@ def own(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.parametrize("source", ["gray", "stripes:4"])
-def test_pairs_of_one_s_own_source_and_pairing(own, source):
+def test_pairs_of_one_s_own_source_and_pairing(own_config, source):
     """Gray levels tell the values: two in each half, the views independent within it."""
-    config = config_files.parse([f"--config={own}:{source}", *options(SMALL)])[0]
+    config = config_files.parse([f"--config={own_config}:{source}", *options(SMALL)])[0]
     job = parse(config)
     assert (job.pairing.shared, job.pairing.num_classes) == (("half of the values",), 2)
     assert job.pairing.truth_bits == (1.0 if source == "gray" else None)
@@ -108,20 +108,23 @@ def test_pairs_of_one_s_own_source_and_pairing(own, source):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["gray", "stripes:4", "cdp"])
-def test_the_command_runs_what_one_s_own_config_adds(own, source):
+def test_the_command_runs_what_one_s_own_config_adds(own_config, source):
     """Colors are CDP's first attribute, so that `halves` pairs them too."""
-    command = [sys.executable, "-m", "mirigor_jax.main", f"--config={own}:{source}", *options(SMALL)]
+    command = [sys.executable, "-m", "mirigor_jax.main", f"--config={own_config}:{source}", *options(SMALL)]
     size = ["--config.data.size=32"] if source == "cdp" else []
     done = subprocess.run(
-        [*command, *size, f"--workdir={own.parent / 'run'}"], env=user_environment(), capture_output=True, text=True
+        [*command, *size, f"--workdir={own_config.parent / 'run'}"],
+        env=user_environment(),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads((own.parent / "run" / "report.json").read_text())
-    assert set(found["estimates"]) == {"halves"}
-    assert found["truth"]["shared"] == ["half of the values"]
-    assert found["estimate"]["upper_bits"] == pytest.approx(1.0, abs=0.01)
-    assert found["truth"]["mutual_information_bits"] == (None if ":" in source else 1.0)
-    assert 0 <= found["estimate"]["lower_bits"] <= 1.01
+    report = json.loads((own_config.parent / "run" / "report.json").read_text())
+    assert set(report["estimates"]) == {"halves"}
+    assert report["truth"]["shared"] == ["half of the values"]
+    assert report["estimate"]["upper_bits"] == pytest.approx(1.0, abs=0.01)
+    assert report["truth"]["mutual_information_bits"] == (None if ":" in source else 1.0)
+    assert 0 <= report["estimate"]["lower_bits"] <= 1.01
 
 
 USELESS = {

@@ -79,14 +79,14 @@ def test_classes_count_every_combination_once():
 
 def test_classes_share_their_entropy_as_frequent_as_they_are():
     counts = [8, 1, 3, 2, 4, 2]  # of class 2·c + a
-    law = np.array(counts) / 20
+    frequencies = np.array(counts) / 20
     rows = np.repeat([[a, b, c] for c in range(3) for a, b in ((0, 3), (1, 0))], counts, axis=0).astype(np.int32)
     space = AttributeSpace("set", ("a", "b", "c"), (("a0", "a1"), tuple("0123"), tuple("xyz")), rows)
     pairing = parse("c+a", space)
     assert pairing.num_classes == 6
-    np.testing.assert_allclose(pairing.common_frequencies, law, rtol=1e-12)
+    np.testing.assert_allclose(pairing.common_frequencies, frequencies, rtol=1e-12)
     assert pairing.upper_bits == pytest.approx(information_bits(pairing.joint()), abs=1e-12)
-    assert pairing.entropy_bits == pytest.approx(-sum(p * math.log2(p) for p in law), abs=1e-12)
+    assert pairing.entropy_bits == pytest.approx(-sum(p * math.log2(p) for p in frequencies), abs=1e-12)
     every = np.array(list(itertools.product(range(2), range(4), range(3))), np.int32)
     assert pairing.classes(every).tolist() == [2 * c + a for a, _, c in every.tolist()]
 
@@ -152,7 +152,7 @@ def test_asking_for_information_of_unequal_alphabets(bits):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("colour", {}, "unknown attribute 'colour'.*color.*digit.*position"),
+        ("colors", {}, "unknown attribute 'colors'.*color.*digit.*position"),
         ("color+", {}, "unknown attribute ''"),
         ("all", {"mi_bits": 6.1}, r"mi=6.1 .*'all' can share 0 to 6"),
         ("color+digit", {"mi_bits": 4.5}, r"mi=4.5 .*can share 0 to 4"),

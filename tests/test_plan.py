@@ -19,7 +19,7 @@ from mirigor_jax.data.attributes import uniform
 from mirigor_jax.errors import InputError
 from mirigor_jax.memory import needed_bytes
 from mirigor_jax.mi import fit
-from mirigor_jax.mi.contrastive import info_nce_embeddings
+from mirigor_jax.mi.contrastive import info_nce_from_embeddings
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.plan import __main__ as command
 from mirigor_jax.plan import chips, hlo, report, search, work
@@ -201,7 +201,7 @@ def test_the_network_is_as_fast_as_published():
 
 @pytest.mark.parametrize("start", [64, 1024, 4096])
 @pytest.mark.parametrize(("fixed", "a_pair"), [(2e8, 1.5e7), (1e8, 1e6), (2e7, 4e4)])
-def test_the_search_ends_between_neighbours_within_few_compiles(start, fixed, a_pair):
+def test_the_search_ends_between_neighbors_within_few_compiles(start, fixed, a_pair):
     available, asked = 16_911_433_728, []
 
     def need(k: int) -> tuple[bool, int]:
@@ -243,8 +243,8 @@ TINY = (
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
     config, _, _ = config_files.parse(["--config=configs/cdp.py", *TINY, f"--config.estimate.stream={stream}"])
-    law = pairing.parse("all", uniform(("color", "digit"), (2, 3)))
-    job = without_images(config, law)
+    same_class = pairing.parse("all", uniform(("color", "digit"), (2, 3)))
+    job = without_images(config, same_class)
     rng, mesh = np.random.default_rng(0), parallel.make_mesh(64)
     h = rng.normal(size=(512, 8)).astype(np.float32)
     features = {"fit": {"h": h}, "validation": {"h_x": h, "h_y": h}}
@@ -263,7 +263,7 @@ def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
         batch = parallel.shard({"x": images, "y": images}, mesh, WITHIN_BATCH)
     else:
         whole = {}
-        batch = place(fit.make_bank(h, rng.permutation(np.arange(512) % 6).astype(np.int32), law.joint()))
+        batch = place(fit.make_bank(h, rng.permutation(np.arange(512) % 6).astype(np.int32), same_class.joint()))
     init = partial(init_critic, job, jnp.zeros((2, 8)), jax.random.key(1))
     state = jax.jit(init, out_shardings=parallel.layout(abstract[0]))()
     validation = pairs_in_batches(features["validation"], 256, mesh)
@@ -277,21 +277,21 @@ def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
 def test_imagenet_is_planned_without_its_images(pairing):
     config, _, _ = config_files.parse([f"--config=configs/imagenet.py:pairing={pairing}", "--config.encoder.width=4"])
     job = work.prepare(config, None if pairing == "simclr" else 1000)
-    found = {stage: work_of(job, jax.devices()) for stage, work_of in work.STAGES.items()}
+    results = {stage: work_of(job, jax.devices()) for stage, work_of in work.STAGES.items()}
     assert job.config.encoder.dtype == "bfloat16"
-    assert found["train"].arguments[1]["x"].shape == (1024, 224, 224, 3)
-    assert (found["train"].images, found["train"].pairs, found["encode"].images) == (2048, 1024, 256)
-    _, frozen, batch, validation, keys = found["estimate"].arguments
+    assert results["train"].arguments[1]["x"].shape == (1024, 224, 224, 3)
+    assert (results["train"].images, results["train"].pairs, results["encode"].images) == (2048, 1024, 256)
+    _, frozen, batch, validation, keys = results["estimate"].arguments
     assert validation[0].shape == (10_000 // 4096, 4096, 4 * 32)
     assert keys.shape == (100,)
-    assert found["estimate"].pairs == 100 * 256
+    assert results["estimate"].pairs == 100 * 256
     if pairing == "simclr":
         assert batch["x"].shape == (100, 256, 224, 224, 3)
-        assert found["estimate"].images == 2 * 100 * 256
+        assert results["estimate"].images == 2 * 100 * 256
         assert set(frozen) == {"encoder", "mean", "scale"}
     else:
         assert batch.h.shape == (100_000, 4 * 32)
-        assert batch.law.shape == (1000, 1000)
+        assert batch.cumulative.shape == (1000, 1000)
         assert frozen == {}
 
 
@@ -307,7 +307,7 @@ def test_batches_that_leave_chips_idle_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "expected"),
     [
         (["--config=configs/cdp.py"], "give --topology"),
         (["--config=configs/cdp.py", "--topology=v5e:3x5"], "unknown --topology=v5e:3x5; known are v5e:2x2, 2x4"),
@@ -319,13 +319,13 @@ def test_batches_that_leave_chips_idle_are_refused():
         (["--config=configs/cdp.py", "--topology=v5e:2x2", "--only=test"], "choose from train, encode, estimate"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, words, monkeypatch, tmp_path, capsys):
+def test_bad_input_is_one_line_and_exit_code_2(arguments, expected, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(chips, "find", lambda name: _known(name))
     assert command.main([*arguments, f"--workdir={tmp_path}"]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert message.count("\n") == 1
-    assert words in message
+    assert expected in message
 
 
 def _known(name: str) -> chips.Slice:
@@ -371,8 +371,8 @@ def test_a_batch_that_does_not_fit_is_one_line_that_says_which_does(monkeypatch,
     monkeypatch.setattr(command, "version", lambda name: "1")
     arguments = ["--config=configs/cdp.py", *TINY, "--topology=v5e:2x2", "--only=train", f"--workdir={tmp_path}"]
     assert command.main(arguments) == 2
-    said = capsys.readouterr().err
-    assert said == "error: train.k=16 needs 16.00 GiB of 15.75 GiB a chip of v5e:2x2; train.k=12 fits\n"
+    output = capsys.readouterr().err
+    assert output == "error: train.k=16 needs 16.00 GiB of 15.75 GiB a chip of v5e:2x2; train.k=12 fits\n"
     assert json.loads((tmp_path / "plan.json").read_text())["largest"]["fails_at_k"] == 16
 
 
@@ -409,7 +409,7 @@ def uncached():
 def test_the_scores_of_a_large_k_stay_on_the_chip():
     where = chips.find("v5e:2x2")
     mesh, k, d = parallel.make_mesh(4, where.devices), 16_384, 128
-    loss = partial(info_nce_embeddings, axis_name=parallel.AXIS)
+    loss = partial(info_nce_from_embeddings, axis_name=parallel.AXIS)
     mapped = parallel.map_step(jax.grad(loss, (0, 1)), mesh, (parallel.SHARDED,) * 2, parallel.SHARDED)
     z = parallel.abstract(jax.ShapeDtypeStruct((k, d), jnp.float32), mesh, parallel.SHARDED)
     cost = hlo.cost(mapped.lower(z, z).compile().as_text())
@@ -460,18 +460,18 @@ def test_products_and_collectives_of_a_program_for_tpus_are_those_counted_by_han
 def test_a_plan_of_the_shrunk_cdp_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(search, "largest", lambda need, k, unit, available: (k, None))  # minutes of compiling
     assert command.main(["--config=configs/cdp.py", *TINY, "--topology=v5e:2x2", f"--workdir={tmp_path}"]) == 0
-    said = capsys.readouterr().out
-    found = json.loads((tmp_path / "plan.json").read_text())
-    assert "The compiler's numbers, not a measurement" in said
-    assert [row["stage"] for row in found["stages"]] == ["train", "encode", "estimate"]
-    for row in found["stages"]:
+    output = capsys.readouterr().out
+    report = json.loads((tmp_path / "plan.json").read_text())
+    assert "The compiler's numbers, not a measurement" in output
+    assert [row["stage"] for row in report["stages"]] == ["train", "encode", "estimate"]
+    for row in report["stages"]:
         hbm = row["hbm"]
         parts = sum(hbm[f"{part}_bytes"] for part in ("arguments", "results", "temporaries", "code"))
         assert hbm["needed_bytes"] == parts < hbm["available_bytes"]
         assert row["seconds"]["at_best"] == max(row["seconds"][part] for part in ("compute", "memory", "network"))
         assert 0 < row["seconds"]["at_best"] <= row["seconds"]["without_overlap"]
         assert row["loops_counted_once"] == 0
-    assert found["stages"][0]["pairs_per_second"] == pytest.approx(16 / found["stages"][0]["seconds"]["at_best"])
+    assert report["stages"][0]["pairs_per_second"] == pytest.approx(16 / report["stages"][0]["seconds"]["at_best"])
     # The batch of one chip is among the arguments: 4 pairs of 32² pixels.
-    assert found["stages"][0]["hbm"]["arguments_bytes"] > 4 * 2 * 32 * 32 * 3
-    assert found["notes"] == []
+    assert report["stages"][0]["hbm"]["arguments_bytes"] > 4 * 2 * 32 * 32 * 3
+    assert report["notes"] == []

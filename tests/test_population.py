@@ -15,7 +15,7 @@ from mirigor_jax import config_files
 from mirigor_jax.data.sources.noise import noise_images
 from mirigor_jax.main import main
 from mirigor_jax.mi.certificates import classifier_lower_bits
-from mirigor_jax.mi.certify import RUN_OUT
+from mirigor_jax.mi.certify import DEPLETION_SHARE
 from mirigor_jax.models import pretrained
 from mirigor_jax.runs.job import PARTS, digests, parse
 from mirigor_jax.runs.train import job_training_data
@@ -24,7 +24,7 @@ COUNTS = {"": (1500, 900, 600), "_test": (300, 150, 150)}  # images of three cla
 
 
 def draw(counts, size, rng):
-    """Grey images whose brightness is their class's, in random order."""
+    """Gray images whose brightness is their class's, in random order."""
     classes = rng.permutation(np.repeat(np.arange(len(counts)), counts))
     noise = rng.normal(0, 30, (len(classes), size, size))
     return np.clip(60 * (1 + classes[:, None, None]) + noise, 0, 255).astype(np.uint8), classes
@@ -32,7 +32,7 @@ def draw(counts, size, rng):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    path, rng, arrays = tmp_path_factory.mktemp("sets") / "grey.npz", np.random.default_rng(0), {}
+    path, rng, arrays = tmp_path_factory.mktemp("sets") / "gray.npz", np.random.default_rng(0), {}
     for part, counts in COUNTS.items():
         arrays[f"images{part}"], arrays[f"labels{part}"] = draw(counts, 12, rng)
     np.savez(path, **arrays)
@@ -55,13 +55,13 @@ def read(folder: Path) -> dict:
 
 
 def test_the_upper_end_is_the_test_part_s_entropy_and_no_mi_is_called_true(finished):
-    found, shares = read(finished), np.array(COUNTS["_test"]) / 600
+    report, shares = read(finished), np.array(COUNTS["_test"]) / 600
     entropy_bits = float(-np.sum(shares * np.log2(shares)))
-    assert found["truth"]["entropy_bits"] == pytest.approx(entropy_bits)
-    assert found["estimate"]["upper_bits"] == pytest.approx(entropy_bits)
-    assert found["truth"]["mutual_information_bits"] is None
-    assert 0 <= found["estimate"]["lower_bits"] <= entropy_bits
-    assert set(found["linear"]) == {"class"}
+    assert report["truth"]["entropy_bits"] == pytest.approx(entropy_bits)
+    assert report["estimate"]["upper_bits"] == pytest.approx(entropy_bits)
+    assert report["truth"]["mutual_information_bits"] is None
+    assert 0 <= report["estimate"]["lower_bits"] <= entropy_bits
+    assert set(report["linear"]) == {"class"}
 
 
 def test_features_are_of_every_image_once_and_of_its_class(finished, images):
@@ -83,14 +83,14 @@ def test_pairs_share_a_class_use_no_image_twice_and_follow_the_classes_frequenci
     np.testing.assert_array_equal(classes[rows[:, 0]], classes[rows[:, 1]])
     expected = len(rows) * np.array(COUNTS["_test"]) / 600
     assert stats.chisquare(np.bincount(classes[rows[:, 0]]), expected).pvalue > 1e-3
-    assert population.risk(pairing) == pytest.approx(RUN_OUT * 0.05)
+    assert population.risk(pairing) == pytest.approx(DEPLETION_SHARE * 0.05)
     # What validation chooses must not depend on the test: its pairs' classes are drawn apart.
     validation = population.sets["validation"].attributes[population._rows("validation", pairing)[:, 0], 0]
     assert np.mean(validation == classes[rows[: len(validation), 0]]) < 0.6
     # What is encoded once serves every pairing: representations in pairs are those of the pairs' images.
     h = np.arange(600, dtype=np.float32)[:, None]
-    held = {"h": h, "labels": classes[:, None].astype(np.int32)}
-    part = {"fit": held, "validation": held, "test": held}
+    features = {"h": h, "labels": classes[:, None].astype(np.int32)}
+    part = {"fit": features, "validation": features, "test": features}
     paired = population.paired(part, pairing)["test"]
     np.testing.assert_array_equal(paired["h_x"][:, 0], rows[:, 0])
     np.testing.assert_array_equal(paired["labels_y"][:, 0], classes[rows[:, 1]])
@@ -98,12 +98,12 @@ def test_pairs_share_a_class_use_no_image_twice_and_follow_the_classes_frequenci
 
 def test_a_certificate_pays_for_the_classes_that_may_run_out(finished):
     """The certificate's lower end, from the stored features, at the higher confidence and not at the plain one."""
-    found = read(finished)["estimate"]
-    own = found["certificates"]["classifier"]
-    law = np.array(COUNTS["_test"]) / 600
-    paid = classifier_lower_bits(own["errors"], own["images"], law, 0.95 + RUN_OUT * 0.05)
-    assert own["lower_bits"] == pytest.approx(paid)
-    assert paid < classifier_lower_bits(own["errors"], own["images"], law, 0.95)
+    report = read(finished)["estimate"]
+    classifier = report["certificates"]["classifier"]
+    frequencies = np.array(COUNTS["_test"]) / 600
+    paid = classifier_lower_bits(classifier["errors"], classifier["images"], frequencies, 0.95 + DEPLETION_SHARE * 0.05)
+    assert classifier["lower_bits"] == pytest.approx(paid)
+    assert paid < classifier_lower_bits(classifier["errors"], classifier["images"], frequencies, 0.95)
 
 
 @pytest.mark.slow
@@ -118,18 +118,18 @@ def test_another_pairing_of_a_set_encodes_nothing(finished, capsys):
 
 @pytest.mark.parametrize("resident", ["always", "never"])
 @pytest.mark.parametrize("pairing", ["class", "simclr"])
-def test_a_labelled_objective_is_given_each_images_own_class(images, tmp_path, pairing, resident):
+def test_a_labeled_objective_is_given_each_images_own_class(images, tmp_path, pairing, resident):
     options = ("--config.train.objective=supcon", f"--config.data.resident={resident}")
     config = config_files.parse(job(images, tmp_path, *options, pairing=pairing))[0]
     parsed = parse(config)
     population = parsed.images
     data = job_training_data(parsed)
-    read, held = data.read, data.resident_images
+    read, on_devices = data.read, data.resident_images
     batch, train = read(0, 200), population.sets["train"]
-    assert (held is None) == (resident == "never")
+    assert (on_devices is None) == (resident == "never")
     for view in ("x", "y"):
-        pixels = batch[view] if held is None else held[batch[view]]
-        if held is not None:
+        pixels = batch[view] if on_devices is None else on_devices[batch[view]]
+        if on_devices is not None:
             np.testing.assert_array_equal(batch[f"c_{view}"], train.attributes[batch[view], 0])
         # 144 pixels of noise 30 about 60, 120 or 180: the mean tells the class
         np.testing.assert_array_equal(batch[f"c_{view}"], np.rint(pixels.mean(axis=(1, 2, 3)) / 60) - 1)
@@ -150,10 +150,10 @@ def test_negatives_come_from_their_own_images(images, tmp_path, name, resident):
     config = config_files.parse(command)[0]
     parsed = parse(config)
     data = job_training_data(parsed)
-    read, held = data.read, data.resident_images
+    read, on_devices = data.read, data.resident_images
     batch = read(0, 300)
-    assert (held is None) == (resident == "never")
-    seen = {view: rows if held is None else held[rows] for view, rows in batch.items()}
+    assert (on_devices is None) == (resident == "never")
+    seen = {view: rows if on_devices is None else on_devices[rows] for view, rows in batch.items()}
     level = {view: pixels.mean(axis=(1, 2, 3)) for view, pixels in seen.items()}
     assert {pixels.shape[1:] for pixels in seen.values()} == {(12, 12, 3)}
     np.testing.assert_array_equal(np.rint(np.concatenate([level["x"], level["y"]]) / 60), 1)
@@ -213,17 +213,17 @@ def test_negatives_that_cannot_be_are_named_before_anything_is_written(images, t
 def test_negatives_of_another_set_train_without_an_in_training_mi(images, tmp_path):
     options = ("--config.data.negatives=classes:second-half", "--config.data.classes=first-half")
     assert main(job(images, tmp_path / "run", *options, "--config.estimate.extra_pairings=()", pairing="simclr")) == 0
-    found = read(tmp_path / "run")
-    assert found["in_training"] is None
+    report = read(tmp_path / "run")
+    assert report["in_training"] is None
     assert len((tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()) == 6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["supcon", "cross_entropy"])
-def test_labelled_objectives_train_without_an_in_training_mi(images, tmp_path, objective):
+def test_labeled_objectives_train_without_an_in_training_mi(images, tmp_path, objective):
     assert main(job(images, tmp_path / "run", f"--config.train.objective={objective}")) == 0
-    found = read(tmp_path / "run")
-    assert found["in_training"] is None
+    report = read(tmp_path / "run")
+    assert report["in_training"] is None
     summary = json.loads((tmp_path / "run" / "train" / "summary.json").read_text())
     assert (summary["objective"], summary["num_classes"], "mi_bits" in summary) == (objective, 3, False)
 
@@ -232,16 +232,16 @@ def test_labelled_objectives_train_without_an_in_training_mi(images, tmp_path, o
 def test_views_of_one_image_are_estimated_without_a_class(images, tmp_path, finished):
     """The class is estimated beside, of the same encoder's plain features."""
     assert main(job(images, tmp_path / "run", pairing="simclr")) == 0
-    found = read(tmp_path / "run")
-    assert (found["truth"]["entropy_bits"], found["estimate"]["upper_bits"]) == (None, None)
+    report = read(tmp_path / "run")
+    assert (report["truth"]["entropy_bits"], report["estimate"]["upper_bits"]) == (None, None)
     views = np.load(tmp_path / "run" / "estimates" / "simclr" / "features" / "test.npz")
     assert len(views["h_x"]) == 600
     np.testing.assert_array_equal(views["labels_x"], views["labels_y"])
     assert np.abs(views["h_x"] - views["h_y"]).max() > 0
     assert len(np.load(tmp_path / "run" / "features" / "test.npz")["h"]) == 600  # plain, for the evaluation
-    assert set(found["estimates"]) == {"simclr", "class"}
-    assert found["measured"] == {"class": "class", "augmentation": "simclr"}
-    assert found["estimates"]["class"]["entropy_bits"] == read(finished)["truth"]["entropy_bits"]
+    assert set(report["estimates"]) == {"simclr", "class"}
+    assert report["measured"] == {"class": "class", "augmentation": "simclr"}
+    assert report["estimates"]["class"]["entropy_bits"] == read(finished)["truth"]["entropy_bits"]
 
 
 def test_images_without_labels_are_paired_by_themselves_alone(tmp_path):
@@ -289,7 +289,7 @@ def test_what_is_wrong_is_told_before_anything_is_made(images, tmp_path, capsys,
 
 
 @pytest.mark.slow
-def test_a_public_checkpoint_is_encoded_as_its_source_normalised(tmp_path, capsys):
+def test_a_public_checkpoint_is_encoded_as_its_source_normalized(tmp_path, capsys):
     rng, arrays = np.random.default_rng(0), {}
     for part in COUNTS:
         arrays[f"images{part}"], arrays[f"labels{part}"] = draw((400, 400) if part == "" else (100, 100), 32, rng)
@@ -299,16 +299,16 @@ def test_a_public_checkpoint_is_encoded_as_its_source_normalised(tmp_path, capsy
     np.savez(tmp_path / "checkpoint.npz", **weights)
     source, path = f"npz:{tmp_path / 'images.npz'}", f"--config.encoder.path={tmp_path / 'checkpoint.npz'}"
     assert main(encoder(source, tmp_path / "run", path)) == 0
-    found = read(tmp_path / "run")
-    assert found["in_training"] is None
+    report = read(tmp_path / "run")
+    assert report["in_training"] is None
     assert not (tmp_path / "run" / "train").exists()
-    given = pretrained.load(tmp_path / "checkpoint.npz")
+    options = pretrained.load(tmp_path / "checkpoint.npz")
     rgb = np.repeat(arrays["images_test"][..., None], 3, axis=3)
-    h = given.apply(given.variables, jnp.asarray(rgb))
+    h = options.apply(options.variables, jnp.asarray(rgb))
     np.testing.assert_allclose(np.load(tmp_path / "run/features/test.npz")["h"], h, rtol=1e-4, atol=1e-4)
 
     assert main(encoder(source, tmp_path / "B1", path, "--config.encoder.stage=B1")) == 0
-    h = given.apply(given.variables, jnp.asarray(rgb), stages=True)["B1"]
+    h = options.apply(options.variables, jnp.asarray(rgb), stages=True)["B1"]
     np.testing.assert_allclose(np.load(tmp_path / "B1/features/test.npz")["h"], h, rtol=1e-4, atol=1e-4)
     assert main(encoder(source, tmp_path / "B9", path, "--config.encoder.stage=B9")) == 2
     assert "encoder.stage='B9' is unknown; choose one of B0, B1" in capsys.readouterr().err
@@ -332,11 +332,11 @@ def test_a_file_of_features_gives_the_same_row_without_an_encoder(tmp_path):
     path = features(tmp_path / "h.npz")
     measured = ("--config.evaluate.metrics=True", "--config.evaluate.mlp_steps=100")
     assert main(row(path, tmp_path / "run", *measured)) == 0
-    found = read(tmp_path / "run")
-    assert found["estimate"]["upper_bits"] == pytest.approx(math.log2(3))
-    assert found["linear"]["class"] == 1.0
-    assert found["metrics"]["knn_accuracy"] == 1.0
-    assert found["metrics"]["class_tolerance"] == pytest.approx(1.0, abs=0.01)
+    report = read(tmp_path / "run")
+    assert report["estimate"]["upper_bits"] == pytest.approx(math.log2(3))
+    assert report["linear"]["class"] == 1.0
+    assert report["metrics"]["knn_accuracy"] == 1.0
+    assert report["metrics"]["class_tolerance"] == pytest.approx(1.0, abs=0.01)
     assert not (tmp_path / "run" / "figures" / "pairs.png").exists()
 
 

@@ -73,8 +73,8 @@ def test_features_of_every_stage_are_torchvision_s(tmp_path, name, layout, size)
     for stage, h in features.items():
         np.testing.assert_allclose(ours[stage], h, atol=1e-4, err_msg=stage)
     if size == 32:
-        of_b2 = jax.jit(replace(encoder, stage="B2").apply)(encoder.variables, images)
-        np.testing.assert_allclose(of_b2, features["B2"], atol=1e-4)
+        stage_b2 = jax.jit(replace(encoder, stage="B2").apply)(encoder.variables, images)
+        np.testing.assert_allclose(stage_b2, features["B2"], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def test_every_layout_gives_the_same_tree_before_and_after_conversion(
         assert (encoder.layout, encoder.mean, encoder.std) == (layout, *IMAGENET)
         assert jax.tree.all(jax.tree.map(np.array_equal, encoder.variables, expected))
     state = prefix.rpartition("/")[0]
-    kept = [key for key in (*renamed(weights, prefix, classifier), *beside) if key.rpartition("/")[0] == state]
-    assert sorted((*converted.used, *converted.ignored)) == sorted(key.rpartition("/")[2] for key in kept)
+    keys = [key for key in (*renamed(weights, prefix, classifier), *beside) if key.rpartition("/")[0] == state]
+    assert sorted((*converted.used, *converted.ignored)) == sorted(key.rpartition("/")[2] for key in keys)
     assert sorted(safetensors.numpy.load_file(tmp_path / "converted.safetensors")) == sorted(
-        key.rpartition("/")[2] for key in kept
+        key.rpartition("/")[2] for key in keys
     )
 
 
@@ -198,10 +198,10 @@ def test_a_layout_may_be_named(tmp_path, weights):
 
 
 @pytest.mark.parametrize("name", ["checkpoint.npz", "checkpoint.safetensors"])
-@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
-def test_a_truncated_file_is_refused(tmp_path, weights, name, kept):
+@pytest.mark.parametrize("num_bytes", [0.0, 0.01, 0.5, 0.999])
+def test_a_truncated_file_is_refused(tmp_path, weights, name, num_bytes):
     path = saved(tmp_path, weights, name)
-    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    path.write_bytes(path.read_bytes()[: int(num_bytes * path.stat().st_size)])
     with pytest.raises(InputError, match=f"'.*{name}' is truncated") as error:
         load(path)
     assert "\n" not in str(error.value)
@@ -316,10 +316,10 @@ def test_a_vit_s_source_is_asked_for_where_its_keys_don_t_tell(tmp_path, monkeyp
     if named:
         with pytest.raises(InputError, match=r"name its layout: deit \(.*\); timm-vit \("):
             load(path)
-    found = load(path, layout=layout if named else None)
-    assert (found.layout, found.size) == (layout, 32)
-    assert found.mean == ((0.5,) * 3 if layout == "timm-vit" else IMAGENET[0])
-    h = found.encoder.apply(found.variables, jnp.asarray(images, jnp.float32), train=False)
+    encoder = load(path, layout=layout if named else None)
+    assert (encoder.layout, encoder.size) == (layout, 32)
+    assert encoder.mean == ((0.5,) * 3 if layout == "timm-vit" else IMAGENET[0])
+    h = encoder.encoder.apply(encoder.variables, jnp.asarray(images, jnp.float32), train=False)
     np.testing.assert_allclose(h, features, atol=1e-4)
 
 
@@ -340,7 +340,7 @@ def test_a_vit_s_source_is_asked_for_where_its_keys_don_t_tell(tmp_path, monkeyp
 def test_other_transformers_are_known_by_their_keys(tmp_path, monkeypatch, case, layout, name, family, arguments):
     weights, images, features = transformer(case)
     monkeypatch.setitem(vit.ENCODERS, name, (family, arguments))
-    found = load(saved(tmp_path, weights))
-    assert found.layout == layout
-    h = found.encoder.apply(found.variables, jnp.asarray(images, jnp.float32), train=False)
+    encoder = load(saved(tmp_path, weights))
+    assert encoder.layout == layout
+    h = encoder.encoder.apply(encoder.variables, jnp.asarray(images, jnp.float32), train=False)
     np.testing.assert_allclose(h, features, atol=1e-4)

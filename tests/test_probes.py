@@ -1,4 +1,4 @@
-"""Probes: the linear one against scipy's optimum, neighbours against a plain loop, the MLP where lines do not do."""
+"""Probes: the linear one against scipy's optimum, neighbors against a plain loop, the MLP where lines do not do."""
 
 import time
 
@@ -16,8 +16,8 @@ SMALL = {"hidden": (32, 32), "dropout": (0.1, 0.1), "learning_rate": 5e-3, "max_
 
 def clusters(rng, n, dimensions, classes, noise):
     labels = rng.integers(classes, size=n)
-    centres = np.random.default_rng(99).normal(size=(classes, dimensions))
-    return (centres[labels] + noise * rng.normal(size=(n, dimensions))).astype(np.float32), labels
+    centers = np.random.default_rng(99).normal(size=(classes, dimensions))
+    return (centers[labels] + noise * rng.normal(size=(n, dimensions))).astype(np.float32), labels
 
 
 def log_loss(probabilities, labels):
@@ -45,7 +45,7 @@ def above_the_optimum(probe, features, labels):
 def test_probe_reaches_the_optimum_scipy_finds(l2):
     rng = np.random.default_rng(0)
     features, labels = clusters(rng, 600, 8, 4, noise=3)
-    features = 3 * features @ rng.normal(size=(8, 8)).astype(np.float32) + 5  # correlated, off-centre, scaled
+    features = 3 * features @ rng.normal(size=(8, 8)).astype(np.float32) + 5  # correlated, off-center, scaled
     features = np.concatenate([features, features[:, :2], np.ones((600, 1), np.float32)], axis=1)  # of rank 8
     probe = fit_linear(features, labels, 4, l2=[l2], validation_features=features, validation_labels=labels)
     assert above_the_optimum(probe, features, labels) == pytest.approx(0, abs=1e-5)
@@ -59,8 +59,8 @@ def test_few_steps_suffice_for_correlated_features_and_fewer_along_a_path():
     features = features @ np.linalg.qr(rng.normal(size=(24, 24)))[0].astype(np.float32)
 
     def excess(l2, max_steps):
-        given = {"validation_features": features, "validation_labels": labels, "max_steps": max_steps}
-        probe = fit_linear(features, labels, 5, l2=l2, **given)
+        options = {"validation_features": features, "validation_labels": labels, "max_steps": max_steps}
+        probe = fit_linear(features, labels, 5, l2=l2, **options)
         assert probe.l2 == pytest.approx(1e-4)
         return above_the_optimum(probe, features, labels)
 
@@ -70,17 +70,17 @@ def test_few_steps_suffice_for_correlated_features_and_fewer_along_a_path():
 
 def test_a_fit_ends_once_its_newton_decrement_is_below_what_float32_tells():
     features, labels = clusters(np.random.default_rng(13), 600, 8, 4, noise=3)
-    given = {"l2": [1e-1], "validation_features": features, "validation_labels": labels}
-    few, many = (fit_linear(features, labels, 4, max_steps=n, **given) for n in (6, 100))
+    options = {"l2": [1e-1], "validation_features": features, "validation_labels": labels}
+    few, many = (fit_linear(features, labels, 4, max_steps=n, **options) for n in (6, 100))
     np.testing.assert_array_equal(few.kernel, many.kernel)
     assert above_the_optimum(few, features, labels) < 1e-6
 
 
 def test_a_path_of_penalties_gives_each_its_own_optimum():
     features, labels = clusters(np.random.default_rng(1), 500, 6, 3, noise=2)
-    given = {"validation_features": features, "validation_labels": labels}
-    alone = fit_linear(features, labels, 3, l2=[1e-3], **given)
-    chosen = fit_linear(features, labels, 3, l2=[1e-3, 10.0], **given)
+    options = {"validation_features": features, "validation_labels": labels}
+    alone = fit_linear(features, labels, 3, l2=[1e-3], **options)
+    chosen = fit_linear(features, labels, 3, l2=[1e-3, 10.0], **options)
     assert chosen.l2 == 1e-3
     np.testing.assert_allclose(chosen.kernel, alone.kernel, atol=5e-3)
 
@@ -110,9 +110,9 @@ def test_validation_chooses_the_penalty_where_features_outnumber_images():
     x, y = clusters(rng, 3000, 5, 2, noise=1.5)
     x = np.concatenate([x, rng.normal(size=(3000, 120)).astype(np.float32)], axis=1)
     penalties = [3.0, 1.0, 1e-6]
-    given = {"validation_features": x[150:1500], "validation_labels": y[150:1500]}
-    chosen = fit_linear(x[:150], y[:150], 2, l2=penalties, **given)
-    each = [fit_linear(x[:150], y[:150], 2, l2=[l2], **given) for l2 in penalties]
+    options = {"validation_features": x[150:1500], "validation_labels": y[150:1500]}
+    chosen = fit_linear(x[:150], y[:150], 2, l2=penalties, **options)
+    each = [fit_linear(x[:150], y[:150], 2, l2=[l2], **options) for l2 in penalties]
     assert chosen.l2 == 1.0
     assert chosen.validation_accuracy == pytest.approx(max(p.validation_accuracy for p in each), abs=2e-3)
     assert accuracy(chosen, x[1500:], y[1500:]) > accuracy(each[2], x[1500:], y[1500:])
@@ -140,7 +140,7 @@ def test_constant_columns_and_a_class_missing_from_the_fit_part():
     probe = fit_linear(
         features[fit], labels[fit], 3, l2=[1e-3], validation_features=features[fit], validation_labels=labels[fit]
     )
-    shifted = features + np.array([0, 0, 1, 0, 1, 0], np.float32)  # a column the fit part could not have learnt from
+    shifted = features + np.array([0, 0, 1, 0, 1, 0], np.float32)  # a column the fit part could not have learned from
     np.testing.assert_allclose(probe.logits(shifted), probe.logits(features), atol=1e-3)
     assert accuracy(probe, features[fit], labels[fit]) == 1.0
     assert class_posterior(probe, features[fit])[:, 2].max() < 0.01
@@ -190,7 +190,7 @@ def votes_by_loop(bank, labels, classes, k, tau, rows):
 
 
 @pytest.mark.parametrize(("k", "tau"), [(15, 0.07), (15, 0.002), (1000, 0.5)])
-def test_neighbours_vote_as_in_a_plain_loop(monkeypatch, k, tau):
+def test_neighbors_vote_as_in_a_plain_loop(monkeypatch, k, tau):
     rng = np.random.default_rng(8)
     bank, labels = clusters(rng, 120, 6, 4, noise=2)
     rows, truth = clusters(rng, 23, 6, 4, noise=2)
@@ -203,7 +203,7 @@ def test_neighbours_vote_as_in_a_plain_loop(monkeypatch, k, tau):
     assert accuracy(probe, rows, truth) == np.mean(expected.argmax(axis=1) == truth)
 
 
-def test_near_neighbours_outvote_more_that_are_far():
+def test_near_neighbors_outvote_more_that_are_far():
     angles = np.array([0.0, 0.5, 0.5, -0.5])
     bank = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     row, labels = np.array([[3.0, 0.0]], np.float32), np.array([0, 1, 1, 1])
@@ -212,7 +212,7 @@ def test_near_neighbours_outvote_more_that_are_far():
 
 
 @pytest.mark.parametrize(("k", "tau"), [(0, 0.07), (5, 0.0)])
-def test_no_neighbours_or_no_tau_is_refused(k, tau):
+def test_no_neighbors_or_no_tau_is_refused(k, tau):
     with pytest.raises(InputError, match=f"k = {k}, tau = {tau:g}: expected both above 0"):
         fit_knn(np.ones((10, 2), np.float32), np.arange(10) % 2, 2, k=k, tau=tau)
 
@@ -227,9 +227,9 @@ def xor(rng, n):
 def test_the_mlp_parts_classes_that_the_linear_probe_cannot():
     rng = np.random.default_rng(9)
     (x, y), (x_validation, y_validation), (fresh, truth) = (xor(rng, n) for n in (2000, 1000, 1000))
-    given = {"validation_features": x_validation, "validation_labels": y_validation}
-    assert accuracy(fit_linear(x, y, 2, l2=[1e-3], **given), fresh, truth) < 0.55
-    probe = fit_mlp(x, y, 2, **given, **SMALL)
+    options = {"validation_features": x_validation, "validation_labels": y_validation}
+    assert accuracy(fit_linear(x, y, 2, l2=[1e-3], **options), fresh, truth) < 0.55
+    probe = fit_mlp(x, y, 2, **options, **SMALL)
     assert accuracy(probe, fresh, truth) == pytest.approx(probe.validation_accuracy, abs=0.03)
     assert accuracy(probe, fresh, truth) > 0.93
     calibrated = [
@@ -240,7 +240,7 @@ def test_the_mlp_parts_classes_that_the_linear_probe_cannot():
 
 
 @pytest.mark.slow
-def test_labels_without_a_law_leave_the_mlp_at_chance_and_end_its_fit():
+def test_labels_at_random_leave_the_mlp_at_chance_and_end_its_fit():
     rng = np.random.default_rng(10)
     (x, y), (x_validation, y_validation), (fresh, truth) = (clusters(rng, n, 8, 4, 0.5) for n in (600, 600, 2000))
     y_validation, looks = rng.permutation(y_validation), []
@@ -250,7 +250,7 @@ def test_labels_without_a_law_leave_the_mlp_at_chance_and_end_its_fit():
         4,
         validation_features=x_validation,
         validation_labels=y_validation,
-        on_progress=lambda *look: looks.append(look),
+        on_progress=lambda *progress: looks.append(progress),
         **(SMALL | {"max_steps": 10_000}),
     )
     assert accuracy(probe, fresh, rng.permutation(truth)) == pytest.approx(0.25, abs=0.04)
@@ -258,16 +258,23 @@ def test_labels_without_a_law_leave_the_mlp_at_chance_and_end_its_fit():
     losses = {step: float(note.split()[1]) for step, _, note in looks}
     assert losses[probe.step] == min(losses.values()) < losses[looks[-1][0]]
     assert looks[-1][0] == probe.step + 200  # its patience
-    kept = log_loss(softmax(probe.logits(x_validation).astype(float), axis=1), y_validation)
-    assert kept == pytest.approx(losses[probe.step], abs=1e-3)
+    best_log_loss = log_loss(softmax(probe.logits(x_validation).astype(float), axis=1), y_validation)
+    assert best_log_loss == pytest.approx(losses[probe.step], abs=1e-3)
 
 
 def test_the_mlp_s_fit_ends_at_its_last_step():
     rng, looks = np.random.default_rng(12), []
     (x, y), (x_validation, y_validation) = (xor(rng, 100) for _ in range(2))
-    given = {"validation_features": x_validation, "validation_labels": y_validation}
+    options = {"validation_features": x_validation, "validation_labels": y_validation}
     fit_mlp(
-        x, y, 2, **given, hidden=(4,), dropout=(0.0,), max_steps=200, on_progress=lambda *look: looks.append(look[:2])
+        x,
+        y,
+        2,
+        **options,
+        hidden=(4,),
+        dropout=(0.0,),
+        max_steps=200,
+        on_progress=lambda *progress: looks.append(progress[:2]),
     )
     assert looks == [(100, 200), (200, 200)]
 
@@ -276,10 +283,10 @@ def test_the_mlp_s_fit_ends_at_its_last_step():
 def test_an_mlp_is_its_seed_s_and_its_options_count():
     rng = np.random.default_rng(11)
     (x, y), (x_validation, y_validation) = (xor(rng, n) for n in (2000, 1000))
-    given = {"validation_features": x_validation, "validation_labels": y_validation} | SMALL | {"max_steps": 100}
+    options = {"validation_features": x_validation, "validation_labels": y_validation} | SMALL | {"max_steps": 100}
 
     def fitted(**changed):
-        return fit_mlp(x, y, 2, **(given | changed)).params["Dense_0"]["kernel"]
+        return fit_mlp(x, y, 2, **(options | changed)).params["Dense_0"]["kernel"]
 
     kernel = fitted()
     np.testing.assert_array_equal(kernel, fitted())

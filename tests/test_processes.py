@@ -72,12 +72,12 @@ def start(
 @contextlib.contextmanager
 def on_all_cores() -> Iterator[None]:
     """Processes that wait for one another take twice as long on the one core that the tests' worker has."""
-    own = os.sched_getaffinity(0)
+    cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     try:
         yield
     finally:
-        os.sched_setaffinity(0, own)
+        os.sched_setaffinity(0, cores)
 
 
 def codes(processes: list[subprocess.Popen], timeout: float = 400) -> list[int]:
@@ -125,7 +125,7 @@ def test_a_study_in_four_processes_has_the_runs_and_the_table_of_one(tmp_path):
     shrunk = (argument.replace("--config.", "--config.run.") for argument in JOB[1:])
     small = "--config.run.encoder.name=lenet5"  # five processes compile every step
     job = ("--config=configs/studies/batch_size.py:encoders=resnet18,k=4+8,pairs=24,seeds=1", *shrunk, small)
-    found = []
+    results = []
     for count in (1, 4):
         folder = tmp_path / str(count)
         assert codes(start(count, folder, job=job)) == [0] * count, logs(folder)
@@ -135,9 +135,9 @@ def test_a_study_in_four_processes_has_the_runs_and_the_table_of_one(tmp_path):
         runs = {
             f"{row['cell']} {name}": x for row in table["rows"] for name, x in numbers(folder / row["cell"]).items()
         }
-        of_table = {name: x for name, x in rows.items() if isinstance(x, int | float) and "seconds" not in name}
-        found.append(runs | of_table)
-    one, four = found
+        shown = {name: x for name, x in rows.items() if isinstance(x, int | float) and "seconds" not in name}
+        results.append(runs | shown)
+    one, four = results
     assert four == pytest.approx(one, rel=1e-3, abs=1e-3)
 
 
@@ -217,10 +217,10 @@ def test_one_that_fails_alone_ends_the_others(tmp_path):
 
 
 def test_peers_are_given_together():
-    rest, peers, _ = config_files.of_job(
+    rest, peers, _ = config_files.split_job_flags(
         ["--config=x", "--coordinator=a:1", "--processes=2", "--process=0", "--workdir=y"]
     )
     assert rest == ["--config=x", "--workdir=y"]
     assert peers == {"coordinator": "a:1", "processes": 2, "process": 0}
     with pytest.raises(InputError, match="--processes=two is not a number"):
-        config_files.of_job(["--processes=two"])
+        config_files.split_job_flags(["--processes=two"])

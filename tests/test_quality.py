@@ -36,20 +36,23 @@ def test_correlations_and_their_bootstrap_are_scipys():
     rng = np.random.default_rng(0)
     x = rng.integers(4, size=12).astype(float)  # with ties
     y = 0.5 * x + rng.normal(size=12)
-    found = quality.correlation(x, y, resamples=60, seed=3)
-    assert found.n == 12
-    assert found.pearson == pytest.approx(stats.pearsonr(x, y)[0])
-    assert found.kendall == pytest.approx(stats.kendalltau(x, y)[0])
+    correlation = quality.correlation(x, y, resamples=60, seed=3)
+    assert correlation.n == 12
+    assert correlation.pearson == pytest.approx(stats.pearsonr(x, y)[0])
+    assert correlation.kendall == pytest.approx(stats.kendalltau(x, y)[0])
     drawn = np.random.default_rng(3).integers(12, size=(60, 12))
-    for of, interval in ((stats.pearsonr, found.pearson_interval), (stats.kendalltau, found.kendall_interval)):
+    for of, interval in (
+        (stats.pearsonr, correlation.pearson_interval),
+        (stats.kendalltau, correlation.kendall_interval),
+    ):
         values = [of(x[rows], y[rows])[0] for rows in drawn]
         assert interval == pytest.approx(np.quantile(values, [0.025, 0.975]))
 
 
 def test_four_encoders_by_hand():
     """Of six pairs one is turned: τ = (5 - 1) / 6. Deviations (-1.5, -0.5, 0.5, 1.5) and (-1.5, 0.5, -0.5, 1.5)."""
-    found = quality.correlation(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 4.0]))
-    assert (found.pearson, found.kendall) == pytest.approx((4 / 5, 4 / 6))
+    correlation = quality.correlation(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 4.0]))
+    assert (correlation.pearson, correlation.kendall) == pytest.approx((4 / 5, 4 / 6))
 
 
 def test_what_has_no_correlation_has_none():
@@ -62,13 +65,13 @@ def test_what_has_no_correlation_has_none():
 
 
 def test_the_bootstrap_intervals_cover():
-    """Of 20 encoders from a normal law with correlation 0.6, whose τ is 2/π asin 0.6: near 95 %, not far above."""
+    """Of 20 normal encoders with correlation 0.6, whose τ is 2/π asin 0.6: near 95 %, not far above."""
     rng, truth = np.random.default_rng(1), (0.6, 2 / math.pi * math.asin(0.6))
     hits, below = np.zeros(2), np.zeros(2)
     for _ in range(300):
         x, noise = rng.normal(size=(2, 20))
-        found = quality.correlation(x, 0.6 * x + 0.8 * noise, resamples=200)
-        for i, (lower, upper) in enumerate((found.pearson_interval, found.kendall_interval)):
+        correlation = quality.correlation(x, 0.6 * x + 0.8 * noise, resamples=200)
+        for i, (lower, upper) in enumerate((correlation.pearson_interval, correlation.kendall_interval)):
             hits[i] += lower <= truth[i] <= upper
             below[i] += truth[i] < lower
     assert np.all(hits / 300 > 0.88)
@@ -80,9 +83,9 @@ def test_the_bootstrap_intervals_cover():
 def test_the_papers_tables_have_the_correlations_that_the_paper_prints(name):
     """To what rounding to three decimals leaves: of the numbers as typed, and of ours, sign turned for ↓."""
     rows = [row for row in quality.paper().values() if row["table"] == name]
-    found = quality.correlations(rows)
+    by_metric = quality.correlations(rows)
     for ours, *printed in zip(quality.PAPERS.values(), *PRINTED[name], strict=True):
-        one = found[ours]
+        one = by_metric[ours]
         assert (one is None) == (printed[0] is None)
         if one:
             assert (one.pearson, one.kendall) == pytest.approx(printed, abs=0.004)
@@ -130,12 +133,12 @@ def rows(tmp_path) -> list[dict]:
         "resnet50s-imagenet100-swav": {"strict": 0.65, "accuracy": 0.7, "spread": 0.5, "views": False},
         "d": {"strict": 1.2, "accuracy": 0.5},
     }
-    found = [
+    results = [
         {"cell": name, **quality.row(finished(tmp_path / name, **numbers), tmp_path / name)}
         for name, numbers in cells.items()
     ]
-    found[-1]["test"] = "others"
-    return found
+    results[-1]["test"] = "others"
+    return results
 
 
 def test_the_bound_is_at_as_many_pairs_as_its_loss_had(tmp_path):
@@ -172,7 +175,7 @@ def test_a_run_of_few_batches_is_compared_with_none(rows, tmp_path):
     np.savez(tmp_path / "few" / "estimates" / "class" / "batches.npz", **{"16": np.full(7, 0.8)})
     few = {"cell": "few", **quality.row(done, tmp_path / "few")}
     assert few["batches"] is None
-    assert quality.neighbours([rows[0], few, rows[1]]) == []
+    assert quality.neighbors([rows[0], few, rows[1]]) == []
 
 
 def test_a_run_that_was_not_measured_is_named(tmp_path):
@@ -180,8 +183,8 @@ def test_a_run_that_was_not_measured_is_named(tmp_path):
         quality.row(finished(tmp_path / "x", strict=1.0, accuracy=1.0, metrics={}), tmp_path / "x")
 
 
-def test_neighbours_in_the_ranking_are_compared_on_the_same_batches(rows):
-    [first, second] = quality.neighbours(rows)  # none of d, which is first
+def test_neighbors_in_the_ranking_are_compared_on_the_same_batches(rows):
+    [first, second] = quality.neighbors(rows)  # none of d, which is first
     assert (first["a"], first["b"], second["b"]) == ("a", "b", "resnet50s-imagenet100-swav")
     assert (first["k"], first["difference_bits"], first["accuracy"]) == pytest.approx((4, 0.2, -0.1))
     wave = 0.05 - 0.5 * np.array([1, -1, 1, -1, 1, -1, 1, -1])
@@ -189,7 +192,7 @@ def test_neighbours_in_the_ranking_are_compared_on_the_same_batches(rows):
     assert (second["t_lower_bits"], second["t_upper_bits"]) == pytest.approx(interval)
 
 
-def test_the_table_tells_encoders_correlations_neighbours_and_the_paper(rows):
+def test_the_table_tells_encoders_correlations_neighbors_and_the_paper(rows):
     text = quality.table(rows)
     encoders, correlated, compared, beside = (part.splitlines() for part in text.split("\n## "))
     assert [line.split(" | ")[0] for line in encoders[2:6]] == ["| b", "| a", "| resnet50s-imagenet100-swav", "| d"]
@@ -218,8 +221,8 @@ def test_a_panel_a_metric_shows_every_encoder(rows):
 
 
 def two_estimates(strict: float, lower: float, classes: int) -> dict[str, EstimateEntry]:
-    of_class = estimate_entry(info_nce_bits=strict, lower_bits=lower, entropy_bits=math.log2(classes))
-    return {"class": of_class, "simclr": estimate_entry(info_nce_bits=6.0)}
+    class_estimate = estimate_entry(info_nce_bits=strict, lower_bits=lower, entropy_bits=math.log2(classes))
+    return {"class": class_estimate, "simclr": estimate_entry(info_nce_bits=6.0)}
 
 
 def objectives_rows() -> list[dict]:
@@ -248,9 +251,9 @@ def test_objectives_stand_beside_the_papers():
 def test_negatives_are_called_by_what_they_are():
     rows = []
     tags = [cell.tags for cell in shipped("negatives", "others=x/photo,seeds=1")]
-    for said, accuracy in zip(tags, (0.8, 0.81, 0.82, 0.7, 0.7, 0.7, 0.7), strict=True):
+    for phrase, accuracy in zip(tags, (0.8, 0.81, 0.82, 0.7, 0.7, 0.7, 0.7), strict=True):
         report = image_report({"seed": 0}, two_estimates(1.0, 0.9, 5), linear={"class": accuracy})
-        rows.append(said | cases.row(report, Path("x")))
+        rows.append(phrase | cases.row(report, Path("x")))
     text = negatives.table(rows)
     assert {row["set"] for row in rows} == {"fashion"}
     assert "| D, of the same batch | 1 | 80.00 | – | 1.000 | [0.900, 2.322] | 6.000 |" in text
@@ -360,7 +363,7 @@ def test_objectives_are_those_of_the_paper(name):
     assert set(trained) == {(pairing, objective) for pairing, objective, _ in objectives.LOSSES.values()}
     assert len(cells) == 10
     paper = objectives.PAPER.get(name, {})
-    assert set(paper) <= {*(words for _, _, words in objectives.LOSSES.values()), cases.BEST_KNOWN}
+    assert set(paper) <= {*(phrase for _, _, phrase in objectives.LOSSES.values()), cases.BEST_KNOWN}
     assert {cell.tags["set"] for cell in cells} == {name}
     assert bool(paper) == (name != "fashion")
     assert {cell.name.partition("-")[0] for cell in cells} == {name}
@@ -380,15 +383,15 @@ def test_features_of_several_encoders_are_ranked(tmp_path):
               "features.batch_size=64")  # fmt: skip
     command = [f"--config=configs/studies/quality.py:set=own,paths={tmp_path / 'paths'}", f"--workdir={tmp_path / 'x'}"]
     assert main([*command, *(f"--config.run.{key}" for key in shrunk)]) == 0
-    found = json.loads((tmp_path / "x" / "study.json").read_text())["rows"]
-    assert [row["cell"] for row in found] == ["good", "fair", "bad"]
+    report = json.loads((tmp_path / "x" / "study.json").read_text())["rows"]
+    assert [row["cell"] for row in report] == ["good", "fair", "bad"]
     assert all(
-        row["metrics"]["class_lower_bits"] <= row["entropy_bits"] == pytest.approx(math.log2(3)) for row in found
+        row["metrics"]["class_lower_bits"] <= row["entropy_bits"] == pytest.approx(math.log2(3)) for row in report
     )
-    assert [row["metrics"]["simclr_bits"] for row in found] == [None] * 3
-    assert len({row["test"] for row in found}) == 1
+    assert [row["metrics"]["simclr_bits"] for row in report] == [None] * 3
+    assert len({row["test"] for row in report}) == 1
     text = (tmp_path / "x" / "study.md").read_text()
-    assert "Neighbours in the order of I_class" in text
+    assert "Neighbors in the order of I_class" in text
     assert (tmp_path / "x" / "figures" / "quality.png").is_file()
 
     # The metrics are about `evaluate.classes`, whatever the run's own pairing shares.

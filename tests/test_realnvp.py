@@ -28,9 +28,9 @@ def test_it_is_its_formula(d):
     variables, expected = weights(d), np.array(rows(d), np.float64)
     log_det = np.zeros(len(expected))
     for i in range(4):
-        moved, kept = slice(i % 2, None, 2), slice(1 - i % 2, None, 2)
+        moved, fixed = slice(i % 2, None, 2), slice(1 - i % 2, None, 2)
         first, last = (variables["params"][f"couplings_{i}"][f"Dense_{j}"] for j in (0, 1))
-        h = np.maximum(expected[:, kept] @ first["kernel"] + first["bias"], 0) @ last["kernel"] + last["bias"]
+        h = np.maximum(expected[:, fixed] @ first["kernel"] + first["bias"], 0) @ last["kernel"] + last["bias"]
         s, t = np.split(h, 2, axis=1)
         s = 0.5 * np.tanh(s)  # four layers move each entry twice, by e at most
         expected[:, moved] = expected[:, moved] * np.exp(s) + t

@@ -18,9 +18,9 @@ from mirigor_jax.runs.schema import EstimateEntry, History, ImageReport, Truth
 
 def make_report(**changes) -> ImageReport:
     """A run on all three attributes with another estimate of the digit; changes go to both."""
-    own = estimate_entry(**changes)
+    entry = estimate_entry(**changes)
     digit = estimate_entry(**changes | {"name": "digit", "info_nce_bits": 1.9902, "k": 777})
-    return image_report(estimates={"all": own, "digit": digit})
+    return image_report(estimates={"all": entry, "digit": digit})
 
 
 def lines(text: str) -> list[str]:
@@ -40,7 +40,7 @@ BOTH = pytest.mark.parametrize("form", [partial(report.markdown, form=FORM), par
 
 @BOTH
 def test_every_number_has_its_unit_and_its_kind(form):
-    found = lines(form(make_report()))
+    shown = lines(form(make_report()))
     for expected in (
         "H(C) 6.000 bits entropy of the class (color, digit, position)",
         "true MI, I(X;Y) 3.300 bits exact; no encoder can exceed it",
@@ -54,9 +54,9 @@ def test_every_number_has_its_unit_and_its_kind(form):
         "linear accuracy, digit 99.95 % on test images",
         "linear accuracy, all 50.00 % on test images",
     ):
-        assert expected in found
-    assert not any(line.startswith("estimate all") for line in found)  # the run's own is not listed twice
-    assert any("time: train 72.0 s, encode 20.1 s, total 92.2 s" in line for line in found)
+        assert expected in shown
+    assert not any(line.startswith("estimate all") for line in shown)  # the run's own is not listed twice
+    assert any("time: train 72.0 s, encode 20.1 s, total 92.2 s" in line for line in shown)
 
 
 @BOTH
@@ -87,11 +87,11 @@ def test_each_verdict(form, changes, expected):
 
 @BOTH
 def test_what_was_not_measured_is_not_mentioned(form):
-    own = estimate_entry(t_lower_bits=None, t_upper_bits=None)
-    bare = image_report(estimates={"all": own}, linear={}, in_training=None, truth=Truth())
-    found = "\n".join(line for line in lines(form(bare)) if not line.startswith("K "))
+    entry = estimate_entry(t_lower_bits=None, t_upper_bits=None)
+    bare = image_report(estimates={"all": entry}, linear={}, in_training=None, truth=Truth())
+    shown = "\n".join(line for line in lines(form(bare)) if not line.startswith("K "))
     for absent in ("in-training", "inear", "its t-interval", "H(C)", "true MI", "digit", "None", "nan", "inf]"):
-        assert absent not in found
+        assert absent not in shown
 
 
 def test_table_fits_a_terminal_and_ends_with_the_path():
@@ -106,12 +106,12 @@ def test_markdown_opens_with_the_headline_and_lists_the_rest():
     assert text.startswith("# cdp\n\n**I(h_X;h_Y) is at least 5.962 bits.**\n")
     assert "\n- More test images narrow it.\n- A larger K does not.\n" in text
     assert text.count("at least 5.962 bits") == 1
-    found = lines(text)
-    assert "classifier, the chosen one 5.962 bits 0 errors, 4,096 images" in found
-    assert "256 32 5.805 [5.801, 5.809] 5.811 8.000 6.001 [5.997, 6.005] 8.997" in found
-    assert "8192 1 5.981 [–, –] – 13.000 6.000 [–, –] 14.000" in found
+    shown = lines(text)
+    assert "classifier, the chosen one 5.962 bits 0 errors, 4,096 images" in shown
+    assert "256 32 5.805 [5.801, 5.809] 5.811 8.000 6.001 [5.997, 6.005] 8.997" in shown
+    assert "8192 1 5.981 [–, –] – 13.000 6.000 [–, –] 14.000" in shown
     facts = {"- seed: 7", "- revision: abc123", "- devices: 1 × cpu; peak memory 1.26 GiB", "- versions: jax 0.10.2"}
-    assert facts <= set(found)
+    assert facts <= set(shown)
     assert "No certificate applies." in report.markdown(make_report(certificates={}), FORM)
 
 
@@ -177,7 +177,7 @@ def test_pictures_that_exist_are_shown(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ({"strict_bits": 5.9}, r"EstimateEntry is of another version \(strict_bits\); make it again"),
         (
@@ -187,20 +187,20 @@ def test_pictures_that_exist_are_shown(tmp_path):
         ({"fit": None}, "EstimateEntry.fit is None: expected the fields of Fit"),
     ],
 )
-def test_an_estimate_of_other_fields_is_named(change, said):
-    with pytest.raises(InputError, match=said):
+def test_an_estimate_of_other_fields_is_named(change, expected):
+    with pytest.raises(InputError, match=expected):
         schema.read(EstimateEntry, asdict(estimate_entry()) | change)
 
 
 def test_another_estimator_has_its_own_row_and_columns_without_what_it_lacks():
-    own = estimate_entry()
+    entry = estimate_entry()
     smile = Curve(
         "SMILE",
         "not a bound",
         2048,
-        {k: replace(x, bits=4.25, ceiling_bits=None, max_bits=None) for k, x in own.info_nce.at.items()},
+        {k: replace(x, bits=4.25, ceiling_bits=None, max_bits=None) for k, x in entry.info_nce.at.items()},
     )
-    text = report.markdown(image_report(estimates={"all": replace(own, curve=own.curve | {"smile": smile})}), FORM)
+    text = report.markdown(image_report(estimates={"all": replace(entry, curve=entry.curve | {"smile": smile})}), FORM)
     assert "post-training MI, SMILE 4.250 bits not a bound; K = 2048" in lines(text)
     header = next(line for line in text.splitlines() if line.startswith("| K | batches |"))
     assert header.endswith("| SMILE, bits | SMILE: t-interval |")

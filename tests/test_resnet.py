@@ -1,4 +1,4 @@
-"""The encoders' arithmetic: convolution and pooling as CPUs do them against XLA's own, dtypes, rematerialisation."""
+"""The encoders' arithmetic: convolution and pooling as CPUs do them against XLA's own, dtypes, rematerialization."""
 
 from functools import partial
 
@@ -73,17 +73,17 @@ def test_a_large_3x3_convolution_is_lax_s_in_fewer_products(shape):
     )
 
 
-@pytest.mark.parametrize(("platform", "own"), [("cpu", True), ("cuda", False), ("tpu", False)])
-def test_only_cpus_leave_xla_s_convolution_and_windows(platform, own):
+@pytest.mark.parametrize(("platform", "itself"), [("cpu", True), ("cuda", False), ("tpu", False)])
+def test_only_cpus_leave_xla_s_convolution_and_windows(platform, itself):
     def small(x, w):
         y = our_convolution(max_pool(x), w, (1, 1), ((1, 1), (1, 1)))
         return jnp.sum(y * y)
 
     x, w = jnp.zeros((2, 4, 4, 4)), jnp.zeros((3, 3, 4, 4))
     text = jax.jit(jax.grad(small, (0, 1))).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
-    assert ("stablehlo.convolution" not in text) == own
-    assert ("stablehlo.select_and_scatter" not in text) == own
-    assert ("stablehlo.dot_general" in text) == own
+    assert ("stablehlo.convolution" not in text) == itself
+    assert ("stablehlo.select_and_scatter" not in text) == itself
+    assert ("stablehlo.dot_general" in text) == itself
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 4), (1, 5)])
@@ -125,7 +125,7 @@ def test_half_precision_averages_in_float32(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
-def test_rematerialised_blocks_train_the_same_parameters_and_keep_less_for_the_gradient(monkeypatch):
+def test_rematerialized_blocks_train_the_same_parameters_and_keep_less_for_the_gradient(monkeypatch):
     monkeypatch.setitem(STAGES, "resnet18", ((2,), "basic"))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 16, 16, 3)))
     results, kept_bytes, trees = [], [], []

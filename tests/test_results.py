@@ -82,11 +82,11 @@ def test_every_field_is_explained(kind):
 
 
 def test_a_dictionary_has_the_fields_what_follows_from_them_and_null_for_what_is_infinite():
-    found = ESTIMATE.to_dict()
-    assert found.keys() == vars(ESTIMATE).keys() | {"value_nats", "mean_bits", "spread_bits", "sentence"}
-    assert (found["ceiling_bits"], found["t_lower_bits"], found["lower_bits"]) == (None, None, None)
-    assert (found["seed_bits"], found["sentence"]) == ([1.4, 1.7], str(ESTIMATE))
-    assert found["value_nats"] == pytest.approx(1.5 * np.log(2))
+    result = ESTIMATE.to_dict()
+    assert result.keys() == vars(ESTIMATE).keys() | {"value_nats", "mean_bits", "spread_bits", "sentence"}
+    assert (result["ceiling_bits"], result["t_lower_bits"], result["lower_bits"]) == (None, None, None)
+    assert (result["seed_bits"], result["sentence"]) == ([1.4, 1.7], str(ESTIMATE))
+    assert result["value_nats"] == pytest.approx(1.5 * np.log(2))
     assert LABELS.to_dict().keys() - BOUND.to_dict().keys() == {"entropy_bits", "certificates", "nmi", "nmi_lower"}
     of_both = COMPARISON.to_dict()
     assert (of_both["a"], of_both["larger"], of_both["saturated"]) == (LABELS.to_dict(), "A", False)
@@ -108,7 +108,7 @@ def test_a_table_has_the_numbers_under_their_headings():
 def test_estimates_are_rows_of_data_sets_by_estimators():
     estimates = RESULTS["estimates"]
     assert (len(estimates), estimates[0][1], estimates[1][1]) == (2, BOUND, ESTIMATE)
-    assert [one.name for row in estimates for one in row] == ["smile", "nwj", "nwj", "smile"]
+    assert [result.name for row in estimates for result in row] == ["smile", "nwj", "nwj", "smile"]
     assert str(estimates).splitlines()[2] == f"data set 1: {BOUND}"
     assert str(Estimates(((BOUND,),))) == str(BOUND)
     assert estimates.to_dict()["estimates"][1][0] == BOUND.to_dict()

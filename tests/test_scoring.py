@@ -1,4 +1,4 @@
-"""Scoring rules by their formulas, and the anchor loss's minimiser on a discrete law, by exact expectations."""
+"""Scoring rules by their formulas, and the anchor loss's minimizer on discrete values, by exact expectations."""
 
 import itertools
 import math
@@ -37,8 +37,8 @@ RATIO = GIVEN_Y / MARGINAL
 
 def candidates(f, k):
     """Scores of every (x_1 ~ p(x|y), k others ~ p(x)), each as often as it is likely."""
-    given, marginal = (np.repeat(np.arange(4), counts) for counts in (GIVEN_Y, MARGINAL))
-    rows = np.array(list(itertools.product(given, *[marginal] * k)))
+    conditional, marginal = (np.repeat(np.arange(4), counts) for counts in (GIVEN_Y, MARGINAL))
+    rows = np.array(list(itertools.product(conditional, *[marginal] * k)))
     return f[rows[:, 0]], f[rows[:, 1:]]
 
 
@@ -56,8 +56,8 @@ def test_rules_by_their_formulas(name):
 @pytest.mark.parametrize("name", RULES)
 def test_the_anchor_loss_is_least_at_the_density_ratio(name, k, nu):
     loss = jax.jit(jax.value_and_grad(lambda f: anchor_loss(*candidates(f, k), nu, RULES[name])))
-    found = optimize.minimize(loss, np.zeros(4), jac=True, method="BFGS", options={"gtol": 1e-9})
-    np.testing.assert_allclose(np.exp(found.x), RATIO, atol=1e-3)
+    result = optimize.minimize(loss, np.zeros(4), jac=True, method="BFGS", options={"gtol": 1e-9})
+    np.testing.assert_allclose(np.exp(result.x), RATIO, atol=1e-3)
 
 
 @pytest.mark.slow
@@ -101,11 +101,11 @@ def test_one_negative_and_even_odds_are_half_jensen_shannon():
 
 @pytest.mark.parametrize("name", RULES)
 def test_bfloat16_scores_of_ten_thousand(name):
-    look = jax.jit(jax.value_and_grad(lambda *scores: anchor_loss(*scores, 0.1, RULES[name]), argnums=(0, 1)))
+    evaluate = jax.jit(jax.value_and_grad(lambda *scores: anchor_loss(*scores, 0.1, RULES[name]), argnums=(0, 1)))
     mixed = np.random.default_rng(0).choice([-1e4, 1e4], size=(5, 4))
     for positive, negative in itertools.product((1e4, -1e4), (1e4, -1e4, mixed)):
         scores = np.full(5, positive), np.broadcast_to(negative, (5, 4))
-        loss, slopes = look(*(jnp.array(s, jnp.bfloat16) for s in scores))
+        loss, slopes = evaluate(*(jnp.array(s, jnp.bfloat16) for s in scores))
         assert loss.dtype == jnp.float32
         assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in (loss, *slopes))
 

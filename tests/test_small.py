@@ -65,7 +65,7 @@ def test_mlp_is_its_formula():
 
 
 @pytest.mark.parametrize("name", ["lenet5", "mlp"])
-def test_colour_at_32_and_bfloat16_give_float32_features(name):
+def test_color_at_32_and_bfloat16_give_float32_features(name):
     encoder = make(name, dtype="bfloat16")
     images = np.zeros((2, 32, 32, 3), np.float32)
 

@@ -1,4 +1,4 @@
-"""Labelled image sets: every source gives the same images, and what is made of them; what is wrong is named."""
+"""Labeled image sets: every source gives the same images, and what is made of them; what is wrong is named."""
 
 import gzip
 import io
@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.stats import binomtest, chisquare, entropy, kstest
 
 from mirigor_jax.data.sources import table as sources
-from mirigor_jax.data.sources.table import labelled
+from mirigor_jax.data.sources.table import labeled
 from mirigor_jax.errors import InputError
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -20,7 +20,7 @@ N, TESTED = 80, 20
 
 
 def pixels(n, first=0):
-    """Grey images that differ: image i is noise around its number, which stands in its corner."""
+    """Gray images that differ: image i is noise around its number, which stands in its corner."""
     images = np.random.default_rng(first).integers(0, 256, (n, 8, 8), np.uint8)
     images[:, 0, 0] = first + np.arange(n)
     return images
@@ -86,7 +86,7 @@ def tfds_dir(tmp_path_factory):
 
 @pytest.fixture(params=["idx", "ours", "keras", "medmnist", "folder", "tfds"])
 def source(request, tmp_path, tfds_dir):
-    """(arguments of `labelled`, names of the classes) of the same images in every shape."""
+    """(arguments of `labeled`, names of the classes) of the same images in every shape."""
     arrays = {
         "ours": ("images", "labels", "images_test", "labels_test"),
         "keras": ("x_train", "y_train", "x_test", "y_test"),
@@ -110,7 +110,7 @@ def source(request, tmp_path, tfds_dir):
 
 def test_every_source_gives_the_same_images(source):
     arguments, names = source
-    sets = labelled(**arguments)
+    sets = labeled(**arguments)
     every, classes = np.concatenate([TRAIN[0], TEST[0]]), np.concatenate([TRAIN[1], TEST[1]])
     seen = []
     for part in sets.values():
@@ -132,14 +132,14 @@ def test_a_folder_without_parts_is_split_by_names_alone(tmp_path):
     images = pixels(200)
     write_folder(tmp_path / "a", images, np.repeat([0, 1], [150, 50]))
     write_folder(tmp_path / "b", images[:, ::-1], np.repeat([0, 1], [150, 50]))
-    parts = [labelled(f"folder:{tmp_path}/{name}", size=8, seed=seed) for seed, name in enumerate("ab")]
+    parts = [labeled(f"folder:{tmp_path}/{name}", size=8, seed=seed) for seed, name in enumerate("ab")]
     counts = {name: np.bincount(part.attributes[:, 0]).tolist() for name, part in parts[0].items()}
     assert counts == {"train": [108, 36], "validation": [12, 4], "test": [30, 10]}
     numbers = []
     for name, part in parts[0].items():
-        own = part.read(np.arange(len(part)))
-        np.testing.assert_array_equal(own[:, ::-1], parts[1][name].read(np.arange(len(part))))
-        numbers.extend(own[:, 0, 0, 0])
+        itself = part.read(np.arange(len(part)))
+        np.testing.assert_array_equal(itself[:, ::-1], parts[1][name].read(np.arange(len(part))))
+        numbers.extend(itself[:, 0, 0, 0])
     assert sorted(numbers) == list(range(200))
 
 
@@ -152,7 +152,7 @@ def test_held_out_images_are_from_anywhere_in_the_source(tmp_path, kind):
         np.savez(tmp_path / "a.npz", images=images, labels=np.zeros(n, int))
     else:
         write_folder(tmp_path, images, np.zeros(n, int))
-    sets = labelled(f"npz:{tmp_path}/a.npz" if kind == "npz" else f"folder:{tmp_path}", size=8)
+    sets = labeled(f"npz:{tmp_path}/a.npz" if kind == "npz" else f"folder:{tmp_path}", size=8)
     name_order = np.argsort(np.argsort([str(i) for i in range(n)]))
     place = name_order if kind == "folder" else np.arange(n)
     for name, share in (("test", 0.2), ("validation", 0.08)):
@@ -164,13 +164,13 @@ def test_held_out_images_are_from_anywhere_in_the_source(tmp_path, kind):
 def test_a_folder_may_have_all_three_parts(tmp_path):
     for name, first in (("train", 0), ("val", 50), ("test", 100)):
         write_folder(tmp_path / name, pixels(10, first), np.zeros(10, int))
-    sets = labelled(f"folder:{tmp_path}", size=8)
+    sets = labeled(f"folder:{tmp_path}", size=8)
     numbers = {name: sorted(part.read(np.arange(10))[:, 0, 0, 0]) for name, part in sets.items()}
     assert numbers == {name: [*range(n, n + 10)] for name, n in (("train", 0), ("validation", 50), ("test", 100))}
 
 
 def test_the_middle_is_resized_smoothly(tmp_path):
-    """A ramp's pixels are its values at their centres; stripes average out, as they would not without antialiasing."""
+    """A ramp's pixels are its values at their centers; stripes average out, as they would not without antialiasing."""
     write_folder(tmp_path / "train", pixels(1), [0])
     folder = tmp_path / "test" / "ant"
     folder.mkdir(parents=True)
@@ -181,7 +181,7 @@ def test_the_middle_is_resized_smoothly(tmp_path):
     large[:256] = 200
     Image.fromarray(large).save(folder / "2.jpg", quality=95)
     Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32))).save(folder / "3.png")
-    images = labelled(f"folder:{tmp_path}", size=8)["test"].read(np.arange(4))
+    images = labeled(f"folder:{tmp_path}", size=8)["test"].read(np.arange(4))
     centers = np.broadcast_to((68 + 8 * np.arange(8) + 3.5)[None, :, None], (8, 8, 3))
     np.testing.assert_allclose(images[0], centers, atol=0.51)
     np.testing.assert_allclose(images[1], centers.swapaxes(0, 1), atol=0.51)
@@ -195,18 +195,18 @@ def test_every_kind_of_pixel_becomes_rgb(tmp_path, mode, expected):
     image = Image.new("RGB", (5, 5), (9, 80, 200)) if mode in ("RGBA", "P") else Image.new("L", (5, 5), 80)
     image = image.quantize(4) if mode == "P" else Image.new("1", (5, 5), 1) if mode == "1" else image.convert(mode)
     image.save(tmp_path / "a" / "0.png")
-    assert (labelled(f"folder:{tmp_path}", size=5)["train"].read(np.arange(1)) == expected).all()
+    assert (labeled(f"folder:{tmp_path}", size=5)["train"].read(np.arange(1)) == expected).all()
 
 
 def test_arrays_are_resized_where_asked(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.full((30, 8, 8), 7, np.uint8), labels=np.zeros(30, int))
     np.savez(tmp_path / "b.npz", images=np.full((30, 8, 6, 3), (1, 2, 3), np.uint8), labels=np.zeros(30, int))
     for name, value in (("a", 7), ("b", (1, 2, 3))):
-        images = labelled(f"npz:{tmp_path}/{name}.npz", size=12)["test"].read(np.arange(3))
+        images = labeled(f"npz:{tmp_path}/{name}.npz", size=12)["test"].read(np.arange(3))
         assert images.shape == (3, 12, 12, 3)
         assert (images == value).all()
     with pytest.raises(InputError, match=r"not square .* give the size"):
-        labelled(f"npz:{tmp_path}/b.npz")
+        labeled(f"npz:{tmp_path}/b.npz")
 
 
 def test_broken_images_are_named_and_counted(tmp_path):
@@ -218,7 +218,7 @@ def test_broken_images_are_named_and_counted(tmp_path):
     (tmp_path / "train" / "cat" / "empty.png").touch()
     (tmp_path / "train" / "cat" / "words.jpeg").write_text("no image")
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "train" / "dog" / "deep.png")
-    sets = labelled(f"folder:{tmp_path}", size=8)
+    sets = labeled(f"folder:{tmp_path}", size=8)
     message = r"train/(bee|cat|dog)/\w+\.\w+ is a broken image .*, one of 4 among the 104 of its part: repair"
     with pytest.raises(InputError, match=message) as error:
         [part.read(np.arange(len(part))) for part in sets.values()]
@@ -239,9 +239,9 @@ def test_broken_images_are_named_and_counted(tmp_path):
 def test_a_subset_of_the_classes_is_numbered_anew(tmp_path, classes, chosen):
     (tmp_path / "list.txt").write_text("cat tabby, tabby cat\n\nbee\n")
     np.savez(tmp_path / "a.npz", images=TRAIN[0], labels=np.array(NAMES)[TRAIN[1]])
-    sets = labelled(f"npz:{tmp_path}/a.npz", classes=classes.format(tmp_path / "list.txt"))
-    kept = np.concatenate([numbers_of(part) for part in sets.values()])
-    assert sorted(kept) == np.flatnonzero(np.isin(CLASSES, chosen)).tolist()
+    sets = labeled(f"npz:{tmp_path}/a.npz", classes=classes.format(tmp_path / "list.txt"))
+    numbers = np.concatenate([numbers_of(part) for part in sets.values()])
+    assert sorted(numbers) == np.flatnonzero(np.isin(CLASSES, chosen)).tolist()
     for part in sets.values():
         assert part.value_names == (tuple(NAMES[c] for c in chosen),)
         np.testing.assert_array_equal(np.array(chosen)[part.attributes[:, 0]], CLASSES[numbers_of(part)])
@@ -263,41 +263,43 @@ def flat(tmp_path, value=100, n=400, size=16):
 
 def test_salt_and_pepper(tmp_path):
     spec = flat(tmp_path)
-    sets = labelled(spec, noise=0.3, seed=1)
+    sets = labeled(spec, noise=0.3, seed=1)
     images = sets["test"].read(np.arange(400))
     assert (images == images[..., :1]).all()  # a pixel at a time, not a channel
-    grey = images[..., 0]
+    gray = images[..., 0]
     for value, share in ((0, 0.15), (255, 0.15), (100, 0.7)):
-        assert binomtest(int((grey == value).sum()), grey.size, share).pvalue > 1e-3
-    hit = (grey != 100).reshape(400, -1)
+        assert binomtest(int((gray == value).sum()), gray.size, share).pvalue > 1e-3
+    hit = (gray != 100).reshape(400, -1)
     assert abs(np.corrcoef(hit[:-1].ravel(), hit[1:].ravel())[0, 1]) < 0.02  # every image has its own
     np.testing.assert_array_equal(sets["test"].read(np.array([7, 3, 7])), images[[7, 3, 7]])
-    assert (labelled(spec, noise=0.3, seed=2)["test"].read(np.arange(9)) != images[:9]).any()
+    assert (labeled(spec, noise=0.3, seed=2)["test"].read(np.arange(9)) != images[:9]).any()
     assert (sets["train"].read(np.arange(9)) != images[:9]).any()
-    assert (labelled(spec, noise=1.0)["test"].read(np.arange(9)) != 100).all()
+    assert (labeled(spec, noise=1.0)["test"].read(np.arange(9)) != 100).all()
 
 
 def test_rotations_enlarge_training_and_turn_test_images_once(tmp_path):
     np.savez(tmp_path / "a.npz", images=TRAIN[0], labels=TRAIN[1], images_test=TEST[0], labels_test=TEST[1])
-    plain, turned = (labelled(f"npz:{tmp_path}/a.npz", rotations=r) for r in (False, True))
+    plain, turned = (labeled(f"npz:{tmp_path}/a.npz", rotations=r) for r in (False, True))
     assert len(turned["train"]) == 4 * len(plain["train"])
     assert turned["test"].names == ("class", "rotation")
     for name, repeats in (("train", 4), ("validation", 1), ("test", 1)):
         part, n = turned[name], len(turned[name])
         originals = plain[name].read(np.arange(n) // repeats)
-        classes, turns = part.attributes.T
+        classes, rotations = part.attributes.T
         np.testing.assert_array_equal(classes, plain[name].attributes[np.arange(n) // repeats, 0])
         rows = np.random.default_rng(0).permutation(n)
         for row, image in zip(rows, part.read(rows), strict=True):
-            np.testing.assert_array_equal(image, np.asarray(Image.fromarray(originals[row]).rotate(90 * turns[row])))
+            np.testing.assert_array_equal(
+                image, np.asarray(Image.fromarray(originals[row]).rotate(90 * rotations[row]))
+            )
     assert turned["train"].attributes[:, 1].tolist() == [0, 1, 2, 3] * len(plain["train"])
     counts = np.zeros((4, 4), int)
     np.add.at(counts, tuple(turned["test"].attributes.T), 1)
     assert counts.min() >= TESTED // 16
     assert counts.max() <= TESTED // 16 + 1
-    law = turned["train"].same_class("class+rotation")
+    pairing = turned["train"].same_class("class+rotation")
     share = np.bincount(plain["train"].attributes[:, 0]) / len(plain["train"])
-    assert law.entropy_bits == pytest.approx(entropy(share, base=2) + 2, abs=1e-12)
+    assert pairing.entropy_bits == pytest.approx(entropy(share, base=2) + 2, abs=1e-12)
     assert turned["train"].same_class("rotation").entropy_bits == pytest.approx(2, abs=1e-12)
 
 
@@ -305,7 +307,7 @@ def test_rotations_enlarge_training_and_turn_test_images_once(tmp_path):
 def test_corrupted_labels_stand_beside_the_true_ones(tmp_path, share):
     n = 6000
     np.savez(tmp_path / "a.npz", images=np.zeros((n, 1, 1), np.uint8), labels=np.repeat([0, 1, 2], [3000, 2000, 1000]))
-    part = labelled(f"npz:{tmp_path}/a.npz", corrupted=share)["train"]
+    part = labeled(f"npz:{tmp_path}/a.npz", corrupted=share)["train"]
     assert (part.names, part.value_names[0]) == (("class", "corrupted"), part.value_names[1])
     counts = np.zeros((3, 3))
     np.add.at(counts, tuple(part.attributes.T), 1)
@@ -318,21 +320,21 @@ def test_images_without_labels_have_no_class_to_share(tmp_path):
     for i, image in enumerate(TRAIN[0]):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     for spec in (f"npz:{tmp_path}/a.npz", f"folder:{tmp_path}"):
-        sets = labelled(spec, size=8)
+        sets = labeled(spec, size=8)
         assert [part.attributes.shape for part in sets.values()] == [(58, 0), (6, 0), (16, 0)]
         assert sorted(np.concatenate([numbers_of(part) for part in sets.values()])) == list(range(N))
         assert sets["test"].same_class("none").entropy_bits == 0
         with pytest.raises(InputError, match=f"pairing 'class' needs labels, and the test part of {spec} has none"):
             sets["test"].same_class("class")
         with pytest.raises(InputError, match="no labels to corrupt"):
-            labelled(spec, size=8, corrupted=0.5)
+            labeled(spec, size=8, corrupted=0.5)
         with pytest.raises(InputError, match="no labels: leave it at all"):
-            labelled(spec, size=8, classes="first-half")
+            labeled(spec, size=8, classes="first-half")
 
 
 def test_a_class_without_test_images_is_named(tmp_path):
     np.savez(tmp_path / "a.npz", images=TRAIN[0], labels=TRAIN[1], images_test=TEST[0][:3], labels_test=[0, 1, 3])
-    sets = labelled(f"npz:{tmp_path}/a.npz")
+    sets = labeled(f"npz:{tmp_path}/a.npz")
     with pytest.raises(InputError, match=r"1 of 4 classes have no image in the test part of .* \(the first: '2'\)"):
         sets["test"].same_class("class")
     assert sets["train"].same_class("class").num_classes == 4
@@ -341,17 +343,17 @@ def test_a_class_without_test_images_is_named(tmp_path):
 def test_fashion_mnist_is_debians_or_else_tfds(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "FASHION_MNIST", tmp_path / "none")
     with pytest.raises(InputError, match=r"tfds build fashion_mnist .*apt-get install dataset-fashion-mnist"):
-        labelled("fashion_mnist", tfds_dir=str(tmp_path))
+        labeled("fashion_mnist", tfds_dir=str(tmp_path))
     monkeypatch.setattr(sources, "FASHION_MNIST", tmp_path)
     for prefix, n in (("train", 100), ("t10k", 20)):
         write_idx(tmp_path / f"{prefix}-images-idx3-ubyte.gz", np.zeros((n, 28, 28)))
         write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", np.arange(n) % 10)
-    assert labelled("fashion_mnist")["test"].value_names[0][9] == "Ankle boot"
+    assert labeled("fashion_mnist")["test"].value_names[0][9] == "Ankle boot"
 
 
 @pytest.mark.skipif(not sources.FASHION_MNIST.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 def test_the_real_fashion_mnist():
-    sets = labelled("fashion_mnist")
+    sets = labeled("fashion_mnist")
     assert {name: len(part) for name, part in sets.items()} == {"train": 54_000, "validation": 6_000, "test": 10_000}
     assert all(
         part.same_class("class").entropy_bits == pytest.approx(math.log2(10), abs=1e-12) for part in sets.values()
@@ -362,11 +364,11 @@ def test_the_real_fashion_mnist():
 
 def test_an_unprepared_set_comes_with_its_command(tmp_path, tfds_dir, monkeypatch):
     with pytest.raises(InputError, match=rf"`tfds build cifar10 --file_format=array_record --data_dir={tmp_path}`"):
-        labelled("tfds:cifar10", tfds_dir=str(tmp_path))
+        labeled("tfds:cifar10", tfds_dir=str(tmp_path))
     with pytest.raises(InputError, match=r"'no_such_set'.* see tfds.list_builders"):
-        labelled("tfds:no_such_set", tfds_dir=str(tmp_path))
+        labeled("tfds:no_such_set", tfds_dir=str(tmp_path))
     with pytest.raises(InputError, match="not_insects"):
-        labelled("tfds:insects/not_insects", tfds_dir=tfds_dir)
+        labeled("tfds:insects/not_insects", tfds_dir=tfds_dir)
 
     def refuse(self, *args, **kwargs):
         raise NotImplementedError
@@ -375,7 +377,7 @@ def test_an_unprepared_set_comes_with_its_command(tmp_path, tfds_dir, monkeypatc
     with pytest.raises(
         InputError, match=r"convert_format --dataset_version_dir=\S+insects/1.0.0 --out_file_format=arr"
     ):
-        labelled("tfds:insects", tfds_dir=tfds_dir)
+        labeled("tfds:insects", tfds_dir=tfds_dir)
 
 
 @pytest.mark.parametrize(
@@ -425,5 +427,5 @@ def test_bad_sets_are_explained(tmp_path, spec, options, message):
     (tmp_path / "words.npz").write_text("no numbers")
     options = {k: v.format(tmp_path) if isinstance(v, str) else v for k, v in options.items()}
     with pytest.raises(InputError, match=message) as error:
-        labelled(spec.format(tmp_path), **options)
+        labeled(spec.format(tmp_path), **options)
     assert "\n" not in str(error.value)

@@ -33,10 +33,10 @@ CELLS = ("resnet18-k=2-seed=0", "resnet18-k=4-seed=0")
 
 def read(folder: Path) -> dict:
     """study.json without the times."""
-    found = json.loads((folder / "study.json").read_text())
-    for row in found["rows"]:
+    report = json.loads((folder / "study.json").read_text())
+    for row in report["rows"]:
         del row["seconds"]
-    return found
+    return report
 
 
 @pytest.fixture(scope="module")
@@ -89,23 +89,23 @@ def replayed(real, monkeypatch) -> list[str]:
 
 
 def test_a_study_of_one_real_run(real):
-    found = read(real)
-    assert (found["runs"], found["finished"], found["rows"][0]["cell"]) == (1, 1, CELLS[0])
-    assert found["rows"][0]["in_training_bits"] <= found["rows"][0]["ceiling_bits"] == pytest.approx(np.log2(3))
+    report = read(real)
+    assert (report["runs"], report["finished"], report["rows"][0]["cell"]) == (1, 1, CELLS[0])
+    assert report["rows"][0]["in_training_bits"] <= report["rows"][0]["ceiling_bits"] == pytest.approx(np.log2(3))
 
 
 def test_the_table_is_what_the_runs_reports_say(finished):
-    text, found = (finished / "study.md").read_text(), read(finished)
-    assert (found["runs"], found["finished"], found["missing"], found["failures"]) == (2, 2, [], {})
+    text, report = (finished / "study.md").read_text(), read(finished)
+    assert (report["runs"], report["finished"], report["missing"], report["failures"]) == (2, 2, [], {})
     assert "2 of 2 runs finished." in text
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| resnet18")]
     assert len(lines) == 2
-    for name, row, line in zip(CELLS, found["rows"], lines, strict=True):
+    for name, row, line in zip(CELLS, report["rows"], lines, strict=True):
         run = json.loads((finished / name / "report.json").read_text())
-        own, k = run["estimate"], run["run"]["config"]["train"]["k"]
+        estimate, k = run["estimate"], run["run"]["config"]["train"]["k"]
         assert (name, k * run["run"]["config"]["train"]["steps"]) == (f"resnet18-k={k}-seed=0", 12)
-        assert row["info_nce_bits"] == own["info_nce_bits"]
-        floor = math.floor(1000 * own["lower_bits"]) / 1000
+        assert row["info_nce_bits"] == estimate["info_nce_bits"]
+        floor = math.floor(1000 * estimate["lower_bits"]) / 1000
         assert line == [
             "resnet18",
             str(k),
@@ -113,9 +113,9 @@ def test_the_table_is_what_the_runs_reports_say(finished):
             "4.000",
             f"{run['in_training']['mi_bits']:.3f}",
             f"{np.log2(2 * k - 1):.3f}",
-            f"{own['nt_xent_bits']:z.3f}",
+            f"{estimate['nt_xent_bits']:z.3f}",
             "≈ 6",
-            f"{own['info_nce_bits']:z.3f}",
+            f"{estimate['info_nce_bits']:z.3f}",
             f"[{floor:.3f}, 4.000]",
             f"{100 * run['linear']['all']:.2f}",
             "96.0–99.8",
@@ -166,21 +166,21 @@ def test_a_run_of_another_process_is_left_to_it_and_tried_again(finished, replay
     shutil.move(tmp_path / "run", first)
     with RunFolder(first).lock():
         assert main(batch_size(folder)) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert f"1 of 2 runs finished; missing: {CELLS[0]}." in (folder / "study.md").read_text()
-    assert "another process is at it: later" in said
-    assert "another process is at it, and keeps it" in said
+    assert "another process is at it: later" in output
+    assert "another process is at it, and keeps it" in output
     assert replayed == [CELLS[0], CELLS[1], CELLS[0]]
 
     # It lets go while we are at the other run.
     shutil.rmtree(folder / CELLS[1])
-    held = RunFolder(first).lock()
-    held.__enter__()
+    lock = RunFolder(first).lock()
+    lock.__enter__()
     whole = images.run
 
     def run(config, name, workdir, *watch):
         whole(config, name, workdir, *watch)
-        held.__exit__(None, None, None)
+        lock.__exit__(None, None, None)
 
     monkeypatch.setattr(images, "run", run)
     assert main(batch_size(folder)) == 0
@@ -203,9 +203,9 @@ def test_a_run_that_another_process_finished_meanwhile_is_not_run_again(finished
 def test_processes_write_the_table_one_after_the_other(finished, replayed, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(finished, folder)
-    held = RunFolder(folder).lock()
-    held.__enter__()
-    threading.Timer(0.5, held.__exit__, (None, None, None)).start()
+    lock = RunFolder(folder).lock()
+    lock.__enter__()
+    threading.Timer(0.5, lock.__exit__, (None, None, None)).start()
     assert main(batch_size(folder)) == 0
 
 
@@ -238,14 +238,14 @@ def test_a_run_is_finished_once_it_has_every_estimate_that_is_wanted(real):
 
 
 def test_a_re_estimate_is_named_after_what_differs():
-    own = shipped("batch_size")[0].config
-    config, name = re_estimated(own, pairing="color", seed=3, k=64, k_curve=(8, 16), checkpoint="best")
+    run_config = shipped("batch_size")[0].config
+    config, name = re_estimated(run_config, pairing="color", seed=3, k=64, k_curve=(8, 16), checkpoint="best")
     assert name == "color-seed=3-checkpoint=best-k=64-k_curve=8+16"
     assert (config.data.pairing, config.seed, config.estimate.k) == ("color", 3, 64)
     assert (list(config.estimate.k_curve), config.features.checkpoint) == ([8, 16], "best")
-    assert (own.data.pairing, own.seed, own.estimate.k) == ("all", 0, 2048)
+    assert (run_config.data.pairing, run_config.seed, run_config.estimate.k) == ("all", 0, 2048)
     with pytest.raises(KeyError):
-        re_estimated(own, kk=64)
+        re_estimated(run_config, kk=64)
 
 
 def test_studies_are_among_the_shipped_configs():
@@ -275,7 +275,7 @@ def get_config(arg):
     old, mine, folder = tmp_path / "old.py", tmp_path / "mine.py", tmp_path / "run"
     old.write_text(program.replace(', tags=("color",)', "").replace("TAGS", "").replace("row['color']", "row['cell']"))
     mine.write_text(program.replace("TAGS", '"tags": {"color": f"red-{k}"}'))
-    kept = dict(STUDIES)
+    remaining = dict(STUDIES)
     try:
         assert main([f"--config={old}", f"--workdir={folder}"]) == 0
         assert "k=2: " in (folder / "study.md").read_text()
@@ -292,7 +292,7 @@ def get_config(arg):
             grid.cells_of(config_files.parse([f"--config={mine}"])[0], RunFolder(tmp_path / "x"))
     finally:
         STUDIES.clear()
-        STUDIES.update(kept)
+        STUDIES.update(remaining)
 
 
 def test_one_run_of_a_study_for_job_arrays(finished, replayed, tmp_path, capsys):
@@ -390,9 +390,9 @@ def strength_row(family: str, strength: float, best: str) -> dict:
     data = {"pairing": "simclr"}
     config = {"encoder": {"name": "resnet18"}, "train": {"k": 64, "steps": 320}, "seed": 0, "data": data}
     names = ("nt_xent_bits", "t_lower_bits", "t_upper_bits", "lower_bits")
-    own = estimate_entry(**dict.fromkeys(names, 1.0), info_nce_bits=9 - strength, upper_bits=None)
+    entry = estimate_entry(**dict.fromkeys(names, 1.0), info_nce_bits=9 - strength, upper_bits=None)
     accuracies = {task: 0.5 + (task == best) / 4 for task in TASKS}
-    done = image_report(config, {"simclr": own}, truth=Truth(), in_training=None, linear=accuracies)
+    done = image_report(config, {"simclr": entry}, truth=Truth(), in_training=None, linear=accuracies)
     return {"family": family, "strength": strength, **infomin_strength.row(done, Path())}
 
 
@@ -486,7 +486,7 @@ def certified_report(nt_xent_bits: float, lower_bits: float, entropy_bits: float
 
 
 @pytest.mark.parametrize(
-    ("paper", "lower", "outside", "said"),
+    ("paper", "lower", "outside", "expected"),
     [
         (6.0031, 5.98, "above", "**above, by 0.003**"),
         (5.5, 5.72, "below", "**below, by 0.220**"),
@@ -494,10 +494,10 @@ def certified_report(nt_xent_bits: float, lower_bits: float, entropy_bits: float
         (6.0004, 5.98, "", "within"),
     ],
 )
-def test_where_nt_xent_leaves_the_certified_interval(paper, lower, outside, said, tmp_path):
+def test_where_nt_xent_leaves_the_certified_interval(paper, lower, outside, expected, tmp_path):
     row = {"cell": "a", **certified.row(certified_report(paper, lower), tmp_path)}
     assert row["outside"] == outside
-    assert f"| {said} |" in certified.table([row])
+    assert f"| {expected} |" in certified.table([row])
     drawn = certified.draw([row])
     assert set(drawn) == {"certified", "reach"}
     rings = next(x for x in drawn["certified"].axes[0].lines if x.get_label().startswith("outside of"))
@@ -510,7 +510,7 @@ def test_where_nt_xent_leaves_the_certified_interval(paper, lower, outside, said
 @pytest.mark.usefixtures("shallow")
 def test_real_interruptions_and_two_real_processes(tmp_path, monkeypatch):
     """Stopped in the middle of training, twice; and two processes at once, which train every run once between them."""
-    folder, real, stops = tmp_path / "study", loop.replace_rows, [1, 2]
+    folder, real, stops = tmp_path / "study", loop.write_rows, [1, 2]
 
     def stop_after_some(path, rows):
         real(path, rows)
@@ -520,16 +520,16 @@ def test_real_interruptions_and_two_real_processes(tmp_path, monkeypatch):
 
     assert main(batch_size(tmp_path / "whole")) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "replace_rows", stop_after_some)
+        patch.setattr(loop, "write_rows", stop_after_some)
         assert [main(batch_size(folder)) for _ in range(3)] == [130, 130, 0]
     assert read(folder) == read(tmp_path / "whole")
 
     shared = tmp_path / "shared"
     command = [sys.executable, "-m", "mirigor_jax.main", *batch_size(shared)]
     both = [subprocess.Popen(command, env=user_environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate()[0] for process in both]
+    output = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert sum(text.count("compiling the train step") for text in said) == 2
+    assert sum(text.count("compiling the train step") for text in output) == 2
     assert read(shared)["missing"] == []
 
 
@@ -553,12 +553,12 @@ def test_the_shrunk_studies_end_to_end(tmp_path, real):
     before = {path: path.stat().st_mtime_ns for path in real.glob("*/train/summary.json")}
     # The encoder of `real` is yet shallower: a checkpoint that does not fit is a failure that stops nobody else.
     assert main(a_study("configs/studies/certified.py:k=256", tmp_path / "certified", sources)) == 2
-    found = read(tmp_path / "certified")
-    assert found["runs"] == 6
-    assert {row["cell"] for row in found["rows"]} == {"untrained", *(f"tasks/resnet18-{t}-seed=0" for t in TASKS)}
-    assert set(found["failures"]) == {f"{real.name}/{CELLS[0]}"}
+    report = read(tmp_path / "certified")
+    assert report["runs"] == 6
+    assert {row["cell"] for row in report["rows"]} == {"untrained", *(f"tasks/resnet18-{t}-seed=0" for t in TASKS)}
+    assert set(report["failures"]) == {f"{real.name}/{CELLS[0]}"}
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    untrained = found["rows"][0]
+    untrained = report["rows"][0]
     assert list(untrained["info_nce"]) == ["32", "64", "256"]
     assert all(point["redrawn_bits"] > 3.9 for point in untrained["trap"])
     assert {path.stem for path in (tmp_path / "certified" / "figures").glob("*.png")} == {"certified", "reach", "trap"}

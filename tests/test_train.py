@@ -1,4 +1,4 @@
-"""The train step: one device against eight, the optimisers, the encoders."""
+"""The train step: one device against eight, the optimizers, the encoders."""
 
 import re
 from dataclasses import replace
@@ -140,7 +140,7 @@ def test_every_view_is_augmented_by_itself_and_anew_at_every_step(accumulate):
 
     def seen(number: int, seed: int = 0):
         """The views x and y of one batch, whose pairs are an image twice."""
-        augmentation = Augmentation(crop=0.5, flip=0.0, jitter=0.0, grey=0.0, blur=0.0)
+        augmentation = Augmentation(crop=0.5, flip=0.0, jitter=0.0, gray=0.0, blur=0.0)
         options = {"accumulate": accumulate, "augmentation": augmentation, "seed": seed}
         return Seen().step(number, {"x": image, "y": image}, **options)
 
@@ -156,7 +156,7 @@ def test_every_view_is_augmented_by_itself_and_anew_at_every_step(accumulate):
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_every_view_is_turned_by_itself_and_anew_at_every_step_by_its_class(accumulate):
-    k, turns = 256, []
+    k, rotations = 256, []
     batch = images(k, size=4)
     for number in (0, 1):
         seen = Seen(prepare=ROTATION.prepare, transform=ROTATION.transform)
@@ -164,11 +164,11 @@ def test_every_view_is_turned_by_itself_and_anew_at_every_step_by_its_class(accu
         for view, z_of_view, classes in zip(("x", "y"), z, seen.classes, strict=True):
             expected = np.stack([np.rot90(*of) for of in zip(batch[view], classes, strict=True)])
             np.testing.assert_allclose(z_of_view, expected / 127.5 - 1, atol=1e-5)
-        turns += [*seen.classes]
-    counts = np.array([np.bincount(of_view, minlength=4) for of_view in turns])
+        rotations += [*seen.classes]
+    counts = np.array([np.bincount(view_rotations, minlength=4) for view_rotations in rotations])
     assert np.all(np.abs(counts - k / 4) < 4 * np.sqrt(k * 3 / 16)), counts
     # Of two that are independent, a quarter agrees.
-    agree = [np.mean(turns[a] == turns[b]) for a, b in ((0, 1), (0, 2), (1, 3), (0, 3))]
+    agree = [np.mean(rotations[a] == rotations[b]) for a, b in ((0, 1), (0, 2), (1, 3), (0, 3))]
     assert np.all(np.abs(np.array(agree) - 0.25) < 4 * np.sqrt(3 / 16 / k)), agree
 
 
@@ -182,10 +182,10 @@ def test_pairs_and_negatives_keep_their_places(accumulate):
 
 @pytest.mark.slow
 def test_turns_come_after_the_augmentation():
-    # A flip from left to right leaves rows of one colour as they are, but not what is turned by 90° before it.
+    # A flip from left to right leaves rows of one color as they are, but not what is turned by 90° before it.
     rows = np.broadcast_to(np.arange(0, 256, 32, np.uint8)[:, None, None], (64, 8, 8, 3))
     seen = Seen(prepare=ROTATION.prepare, transform=ROTATION.transform)
-    augmentation = Augmentation(crop=0.0, flip=1.0, jitter=0.0, grey=0.0, blur=0.0)
+    augmentation = Augmentation(crop=0.0, flip=1.0, jitter=0.0, gray=0.0, blur=0.0)
     z = seen.step(0, {"x": rows, "y": rows}, augmentation=augmentation).reshape(2, 64, 8, 8, 3)
     for image, quarters in zip(z.reshape(-1, 8, 8, 3), seen.classes.ravel(), strict=True):
         np.testing.assert_allclose(image, np.rot90(rows[0], quarters) / 127.5 - 1, atol=1e-5)
@@ -420,7 +420,7 @@ def test_parts_must_divide_a_device_s_pairs(accumulate):
 @pytest.mark.usefixtures("shallow")
 def test_half_precision_keeps_parameters_statistics_gradients_and_loss_in_float32(monkeypatch):
     def nt_xent(z_x, z_y, temperature, *, axis_name):
-        assert z_x.dtype == z_y.dtype == jnp.float32  # before it is normalised
+        assert z_x.dtype == z_y.dtype == jnp.float32  # before it is normalized
         return jnp.mean(z_x * z_y)
 
     monkeypatch.setattr(objectives, "nt_xent", nt_xent)
@@ -502,7 +502,7 @@ def test_a_run_without_in_training_mi_keeps_its_loss_and_the_checkpoint_where_it
 
 
 @pytest.mark.slow
-def test_labelled_objectives_ask_for_classes_and_for_outputs_of_their_own():
+def test_labeled_objectives_ask_for_classes_and_for_outputs_of_their_own():
     mesh = parallel.make_mesh(1)
     for name, outputs in (("cross_entropy", 10), ("rotation", 4), ("supcon", 64)):
         job = tiny(f"--config.train.objective={name}", num_classes=10)

@@ -104,8 +104,8 @@ def test_full_size_has_timm_s_number_of_parameters_and_is_known_by_its_shapes(na
     encoder = make(name, size=224, dtype="float32")
     variables = flatten_dict(abstract(encoder), sep="/")
     assert sum(leaf.size for leaf in variables.values()) == GOLDEN[f"parameters/{timm_s_name(name)}"]
-    _, _, recognise = TIMM[name.split("_")[0].replace("deit", "vit")]
-    assert recognise({path: leaf.shape for path, leaf in variables.items()}) == (encoder, 224)
+    _, _, recognize = TIMM[name.split("_")[0].replace("deit", "vit")]
+    assert recognize({path: leaf.shape for path, leaf in variables.items()}) == (encoder, 224)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +180,9 @@ def test_tokens_that_a_shift_brought_together_have_finite_gradients():
         variables = attention.init(key, x)
         return jax.grad(lambda variables, x: jnp.sum(attention.apply(variables, x) ** 2), (0, 1))(variables, x)
 
-    of_variables, of_x = gradients(jax.random.key(0))
-    assert all(jnp.isfinite(g).all() for g in (*jax.tree.leaves(of_variables), of_x))
-    assert jnp.any(of_variables["params"]["relative_position_bias_table"] != 0)
+    g_variables, g_x = gradients(jax.random.key(0))
+    assert all(jnp.isfinite(g).all() for g in (*jax.tree.leaves(g_variables), g_x))
+    assert jnp.any(g_variables["params"]["relative_position_bias_table"] != 0)
 
 
 @pytest.mark.slow

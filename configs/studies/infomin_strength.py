@@ -3,7 +3,7 @@
 python -m mirigor_jax.main --config=configs/studies/infomin_strength.py               a laptop: 22 runs
 python -m mirigor_jax.main --config=configs/studies/infomin_strength.py:scale=paper   the paper's encoder, ResNet-50
 
-Colour jitter alone, random resized crops alone, all of SimCLR's augmentations, and same-class pairs with all of them at
+Color jitter alone, random resized crops alone, all of SimCLR's augmentations, and same-class pairs with all of them at
 rising strength. Should print: MI that falls as the strength rises, and accuracies whose peaks need not be anywhere.
 """
 
@@ -25,13 +25,16 @@ def get_config(arg: str = "") -> ConfigDict:
     # Views of one image are fitted on as they are drawn, with the encoder in the step.
     config.run.estimate.update({"batch_size": 256, "steps": 1500 if paper else 300, "eval_every": 50})
     full = dict(config.run.data.augment)
-    of_all = {s: {name: s * strength for name, strength in full.items()} for s in OF_ALL}
-    none = of_all[0.0]
+    joint_strengths = {s: {name: s * strength for name, strength in full.items()} for s in OF_ALL}
+    none = joint_strengths[0.0]
     cells = (
         *((f"jitter={s:g}", "simclr", {**none, "jitter": s}, "jitter", s) for s in JITTER),
         *((f"crop={s:g}", "simclr", {**none, "crop": s}, "crop", s) for s in CROP),
         ("simclr", "simclr", full, "all", 1.0),
-        *((f"class+simclr={s:g}", "class+simclr", strengths, "class and all", s) for s, strengths in of_all.items()),
+        *(
+            (f"class+simclr={s:g}", "class+simclr", strengths, "class and all", s)
+            for s, strengths in joint_strengths.items()
+        ),
     )
     settings = common.at_batch_size(64, args.pairs or (204_800 if paper else 20_480))
     config.study.cells = tuple(

@@ -33,9 +33,9 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "name": f"{args.set}-{name}-seed={seed}",
             "run": {"data.negatives": spec, "seed": seed},
-            "tags": {"set": args.set, "case": words},
+            "tags": {"set": args.set, "case": title},
         }
-        for name, (spec, words) in (NEGATIVES | others).items()
+        for name, (spec, title) in (NEGATIVES | others).items()
         for seed in range(args.seeds)
     )
     return config

@@ -25,9 +25,9 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "name": f"{args.set}-{loss}-seed={seed}",
             "run": {"data.pairing": pairing, "train.objective": objective, "seed": seed},
-            "tags": {"set": args.set, "case": words},
+            "tags": {"set": args.set, "case": title},
         }
-        for loss, (pairing, objective, words) in LOSSES.items()
+        for loss, (pairing, objective, title) in LOSSES.items()
         for seed in range(args.seeds)
     )
     return config

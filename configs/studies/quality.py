@@ -88,7 +88,7 @@ def get_config(arg: str = "") -> ConfigDict:
         known = ("fashion", *TEMPERATURES, "resnet50s", "vits", "own")
         raise InputError(f"unknown set={args.set}; choose one of {', '.join(known)}")
     run.evaluate.classes = "class"
-    config.study.cells = tuple({"name": name, "run": own} for name, own in cells.items())
+    config.study.cells = tuple({"name": name, "run": overrides} for name, overrides in cells.items())
     return config
 
 
@@ -110,8 +110,8 @@ def _given(paths: str | None, prefix: str) -> dict[str, dict[str, Any]]:
         raise InputError(f"paths={paths} cannot be read ({error.strerror}); give a file of lines name,path") from error
     cells: dict[str, dict[str, Any]] = {}
     for line in lines:
-        name, path, layout, *more = [*(part.strip() for part in line.split(",")), "", ""]
-        if not name or not path or any(more) or "/" in name or prefix + name in cells:
+        name, path, layout, *optional = [*(part.strip() for part in line.split(",")), "", ""]
+        if not name or not path or any(optional) or "/" in name or prefix + name in cells:
             raise InputError(f"{paths}: '{line}' is not a new name, a path, and a layout where there is one")
         key = "data.source" if holds_features(path) else "encoder.path"
         cells[prefix + name] = {key: path, **({"encoder.layout": layout} if layout else {})}

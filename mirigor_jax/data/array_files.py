@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import AnyPath, failures, locate, read_arrays, reason
+from mirigor_jax.files import AnyPath, describe, io_errors, read_arrays, to_path
 
 SUFFIXES = (".npy", ".npz", ".csv")
 
@@ -23,15 +23,15 @@ def read(source: str, name: str) -> Shaped[np.ndarray, "n d"]:
     number, or the array is empty or has more than two dimensions.
     """
     text, _, member = source.rpartition(":") if ".npz:" in source else (source, "", "")
-    path = locate(text)
+    path = to_path(text)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{name}='{source}' is of an unknown format; save it as one of {', '.join(SUFFIXES)}")
     try:
         array = _read_csv(path) if path.suffix.lower() == ".csv" else _read_numpy(path, member, name)
     except (ValueError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{name}='{source}' cannot be read: {error}") from None
-    except failures(path) as error:
-        raise InputError(f"{name}='{source}' cannot be read ({reason(error)}); give the path of a file") from None
+    except io_errors(path) as error:
+        raise InputError(f"{name}='{source}' cannot be read ({describe(error)}); give the path of a file") from None
     if array.ndim not in (1, 2) or array.size == 0:
         fix = "flatten each sample by a.reshape(len(a), -1)" if array.ndim > 2 else "give a row for each sample"
         raise InputError(f"{name}='{source}' has shape {array.shape}, expected (samples, columns); {fix}")

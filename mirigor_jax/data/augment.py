@@ -1,4 +1,4 @@
-"""SimCLR's random augmentations, batched and on the device: crop, flip, colour jitter, grey, blur, in this order.
+"""SimCLR's random augmentations, batched and on the device: crop, flip, color jitter, gray, blur, in this order.
 
 Each is torchvision's definition on images in [0, 1]; what is drawn for an image depends on its key alone.
 Source: Chen et al. 2020, appendix A.
@@ -16,7 +16,7 @@ from mirigor_jax.data.augmentation import Augmentation
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue, as torchvision weighs them
 ASPECT = (3 / 4, 4 / 3)
 TRIES = 10  # to find a crop that fits, before the whole image is taken
-JITTERED = 0.8  # the share of images whose colours change at all
+JITTERED = 0.8  # the share of images whose colors change at all
 SIGMA = (0.1, 2.0)  # of the blur, in pixels
 
 
@@ -45,8 +45,8 @@ def augment(
         low = jnp.maximum(jnp.array([1.0, 1, 1, 0]) - span, jnp.array([0.0, 0, 0, -0.5]))
         factors = low[None, :] + draw(4) * (jnp.array([1.0, 1, 1, 0]) + span - low)[None, :]
         x = jnp.where(happens(JITTERED), jitter(x, factors, jnp.argsort(draw(4), axis=1)), x)
-    if strengths.grey:
-        x = jnp.where(happens(strengths.grey), _luma(x), x)
+    if strengths.gray:
+        x = jnp.where(happens(strengths.gray), _luma(x), x)
     if strengths.blur:
         sigma = SIGMA[0] + draw()[:, 0] * (SIGMA[1] - SIGMA[0])
         x = jnp.where(happens(strengths.blur), blur(x, sigma), x)
@@ -61,9 +61,9 @@ def choose_crop(
     The area is uniform in [least_area, 1] of the image's, the aspect ratio's logarithm uniform; torchvision's
     RandomResizedCrop, where none fits: the whole image.
     """
-    of_area, of_aspect = jnp.split(tries, 2, axis=1)
-    area = size**2 * (least_area + of_area * (1 - least_area))
-    aspect = jnp.exp(np.log(ASPECT[0]) + of_aspect * np.log(ASPECT[1] / ASPECT[0]))
+    area_tries, aspect_tries = jnp.split(tries, 2, axis=1)
+    area = size**2 * (least_area + area_tries * (1 - least_area))
+    aspect = jnp.exp(np.log(ASPECT[0]) + aspect_tries * np.log(ASPECT[1] / ASPECT[0]))
     height, width = (jnp.round(jnp.sqrt(side)).astype(int) for side in (area / aspect, area * aspect))
     fits = (jnp.minimum(height, width) > 0) & (jnp.maximum(height, width) <= size)
     first = jnp.argmax(fits, axis=1, keepdims=True)
@@ -83,7 +83,7 @@ def resized_crop(
     height: Int[Array, " n"],
     width: Int[Array, " n"],
 ) -> Float[Array, "n s s 3"]:
-    """Each image's crop, stretched to the image's size bilinearly (pixel centres at half integers)."""
+    """Each image's crop, stretched to the image's size bilinearly (pixel centers at half integers)."""
     return _along_both(x, _interpolation(top, height, x.shape[1]), _interpolation(left, width, x.shape[2]))
 
 
@@ -96,13 +96,13 @@ def jitter(
     """
 
     def blend(x, turn, before_hue):
-        """One turn of the three that blend the image with black, its mean grey, or its grey."""
+        """One turn of the three that blend the image with black, its mean gray, or its gray."""
         which = order[:, turn]
         position_of_hue = jnp.argmax(order == 3, axis=1)
         acts = (which != 3) & ((turn < position_of_hue) == before_hue)
         factor = jnp.where(acts, jnp.take_along_axis(factors, which[:, None], axis=1)[:, 0], 1.0)[:, None, None, None]
-        grey, which = _luma(x), which[:, None, None, None]
-        target = jnp.where(which == 0, 0.0, jnp.where(which == 1, jnp.mean(grey, axis=(1, 2), keepdims=True), grey))
+        gray, which = _luma(x), which[:, None, None, None]
+        target = jnp.where(which == 0, 0.0, jnp.where(which == 1, jnp.mean(gray, axis=(1, 2), keepdims=True), gray))
         return jnp.clip(factor * x + (1 - factor) * target, 0, 1)
 
     # Hue costs more than all else, so it is turned once, between the turns before it and those behind.

@@ -13,8 +13,8 @@ MOST = {"crop": 0.99, "jitter": 2.5}
 class Augmentation:
     """How strong each augmentation is; 0 leaves it out. The defaults are SimCLR's.
 
-    crop: a part of 1 - crop to 1 of the image's area becomes the image. flip, grey, blur: probabilities.
-    jitter: brightness, contrast and saturation change by up to 80 % and hue by up to 20 % of the colour circle, times
+    crop: a part of 1 - crop to 1 of the image's area becomes the image. flip, gray, blur: probabilities.
+    jitter: brightness, contrast and saturation change by up to 80 % and hue by up to 20 % of the color circle, times
     this, in random order, for 80 % of the images.
     Raises InputError for a strength outside its range.
     """
@@ -22,7 +22,7 @@ class Augmentation:
     crop: float = 0.92
     flip: float = 0.5
     jitter: float = 1.0
-    grey: float = 0.2
+    gray: float = 0.2
     blur: float = 0.5
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mirigor_jax.data.generated import GeneratedImages
 from mirigor_jax.data.sources.backgrounds import backgrounds
-from mirigor_jax.data.sources.idx import read_labelled_idx
+from mirigor_jax.data.sources.idx import read_labeled_idx
 from mirigor_jax.errors import InputError
 
 # The first four are the paper's; any two differ by at least 127 in one channel.
@@ -37,7 +37,7 @@ COLORS = {
 SMALLEST_CELL = 10  # pixels; a digit of 9×7 is the least that reads
 BANK_BYTES = 2**24  # of backgrounds: much variety that still stays in a CPU's last-level cache
 FONT_VARIANTS, HANDWRITTEN_VARIANTS = 16, 1024  # of a digit
-OPAQUE = 128  # full coverage; colour difference × coverage + rounding then just fits int16
+OPAQUE = 128  # full coverage; color difference × coverage + rounding then just fits int16
 BLENDED_AT_ONCE = 128  # images, whose glyphs' boxes stay in cache
 
 
@@ -45,13 +45,13 @@ BLENDED_AT_ONCE = 128  # images, whose glyphs' boxes stay in cache
 class CDP(GeneratedImages):
     """A population of images with three independent, uniform attributes; `make` builds it.
 
-    An image is a digit in its colour, alpha-blended into its cell over a dimmed background:
-    pixel = a·colour + (1 - a)·mixing·background. Its nuisances, uniform and independent of all else, are the background
+    An image is a digit in its color, alpha-blended into its cell over a dimmed background:
+    pixel = a·color + (1 - a)·mixing·background. Its nuisances, uniform and independent of all else, are the background
     and its offset, the glyph's variant, and the glyph's place in the cell.
 
     backgrounds: strips whose every `size` consecutive rows are one background, already multiplied by mixing.
     coverage: a of each digit's variants in units of 1/128, repeated for the three channels.
-    palette: the colours.
+    palette: the colors.
     """
 
     names: ClassVar[tuple[str, ...]] = ("color", "digit", "position")
@@ -124,7 +124,7 @@ def make(
 
     colors: how many of COLORS. digits: which. grid: rows and columns of positions. mixing: the background's weight.
     jitter: pixels by which a digit's place in its cell varies, down and to the right, beyond its variants' own shifts.
-    background: see `backgrounds`. glyphs: "font", or "idx:PATH", handwritten (see `read_labelled_idx`).
+    background: see `backgrounds`. glyphs: "font", or "idx:PATH", handwritten (see `read_labeled_idx`).
     seed: of the backgrounds and the glyphs' variants.
     Raises InputError for a value outside these, for cells too small to read a digit in, and for unreadable files.
     """
@@ -190,7 +190,7 @@ def _font_digits(digit: int, height: int, rng: np.random.Generator) -> Iterator[
 
 def _handwritten_digits(path: Path, digits: Sequence[int]) -> list[list[Image.Image]]:
     """Equally many of each digit, as they come in the file."""
-    images, labels = read_labelled_idx(path)
+    images, labels = read_labeled_idx(path)
     chosen = [images[labels == digit] for digit in digits]
     variants = min(HANDWRITTEN_VARIANTS, *(len(c) for c in chosen))
     if not variants:

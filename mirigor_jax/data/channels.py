@@ -172,8 +172,8 @@ def channels(
         raise InputError(f"mi={mi_bits:g} and epsilon of {', '.join(epsilon)} are given: mi sets epsilon, give one")
     text = "all" if tuple(shared) == tuple(names) else "+".join(shared) or "none"
 
-    def pairing(**given: float) -> ChannelPairing:
-        values = [given.get(n, 0.0) if n in shared else _independent(m) for n, m in zip(names, sizes, strict=True)]
+    def pairing(**options: float) -> ChannelPairing:
+        values = [options.get(n, 0.0) if n in shared else _independent(m) for n, m in zip(names, sizes, strict=True)]
         return ChannelPairing(tuple(names), tuple(sizes), tuple(values))
 
     for name, value in (epsilon or {}).items():

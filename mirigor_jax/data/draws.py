@@ -53,11 +53,11 @@ def rows_of_pairs(
     index: ClassIndex, classes: Int[np.ndarray, " n"], words: UInt32[np.ndarray, "k 8"]
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     """Rows x and y of pairs, int32: x is any row, y any row of the class that the index draws for x's."""
-    of_x, of_class, of_y, *_ = words.T.astype(np.uint64)
-    x = (of_x * np.uint64(len(classes))) >> np.uint64(32)
-    of_partner = np.sum((of_class / 2.0**32)[:, None] >= index.cumulative[classes[x]], axis=1)
-    within = (of_y * index.sizes[of_partner].astype(np.uint64)) >> np.uint64(32)
-    y = index.order[index.starts[of_partner] + within.astype(np.int64)]
+    x_words, class_words, y_words, *_ = words.T.astype(np.uint64)
+    x = (x_words * np.uint64(len(classes))) >> np.uint64(32)
+    partner_classes = np.sum((class_words / 2.0**32)[:, None] >= index.cumulative[classes[x]], axis=1)
+    within = (y_words * index.sizes[partner_classes].astype(np.uint64)) >> np.uint64(32)
+    y = index.order[index.starts[partner_classes] + within.astype(np.int64)]
     return x.astype(np.int32), y.astype(np.int32)
 
 
@@ -107,12 +107,12 @@ def fresh_pairs(
     )
     drawn = rng.choice(len(frequencies), draws, p=frequencies)
     order = np.argsort(drawn, kind="stable")
-    turn = np.empty(draws, int)
-    turn[order] = rank_in_class(drawn[order])
-    missing = np.flatnonzero(turn >= available[drawn])
-    drawn, turn = (values[: missing[0]] if missing.size else values for values in (drawn, turn))
+    rank = np.empty(draws, int)
+    rank[order] = rank_in_class(drawn[order])
+    missing = np.flatnonzero(rank >= available[drawn])
+    drawn, rank = (values[: missing[0]] if missing.size else values for values in (drawn, rank))
     sorted_rows = by_class(rows, classes, rng)
-    first = np.searchsorted(classes[sorted_rows], drawn) + 2 * turn
+    first = np.searchsorted(classes[sorted_rows], drawn) + 2 * rank
     return sorted_rows[first[:, None] + np.arange(2)[None, :]]
 
 

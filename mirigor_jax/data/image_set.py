@@ -11,7 +11,7 @@ from mirigor_jax.data.draws import by_class, random_words, rank_in_class
 from mirigor_jax.data.pairing import ByClass, Pairing, classes_of
 from mirigor_jax.errors import InputError
 
-TURNS = ("0°", "90°", "180°", "270°")  # counterclockwise
+ROTATIONS = ("0°", "90°", "180°", "270°")  # counterclockwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class ImageSet:
         """The set of these rows."""
         return replace(self, attributes=self.attributes[rows], read=lambda chosen: self.read(rows[chosen]))
 
-    def salted(self, share: float, seed: int, stream: int) -> "ImageSet":
+    def with_salt_and_pepper(self, share: float, seed: int, stream: int) -> "ImageSet":
         """The set with this share of each image's pixels black or white, as likely: salt-and-pepper noise.
 
         An image's noise is a function of its row, seed and stream. Source: Gosch 2020, appendix D.1.
@@ -106,44 +106,44 @@ class ImageSet:
 
         return replace(self, read=read)
 
-    def turned(self) -> "ImageSet":
+    def rotated(self) -> "ImageSet":
         """The set four times as large: row 4i + t is image i turned by t·90°, which is a new attribute, `rotation`.
 
         Source: Gosch 2020, section 4 (the enlarged CIFAR-10).
         """
         n = len(self)
-        return self._turn(np.repeat(np.arange(n), 4), np.tile(np.arange(4), n))
+        return self._rotated_by(np.repeat(np.arange(n), 4), np.tile(np.arange(4), n))
 
-    def turned_once(self, seed: int) -> "ImageSet":
+    def rotated_once(self, seed: int) -> "ImageSet":
         """The set with each image at one turn drawn at random, as many of a class at each: `turned`'s distribution.
 
         Unlike the turns of one image these are independent, so that they can serve as test images.
         """
         classes = self.attributes[:, 0] if self.names else np.zeros(len(self), int)
         order = by_class(np.arange(len(self)), classes, np.random.default_rng(seed))
-        turns = np.empty(len(self), int)
-        turns[order] = rank_in_class(classes[order]) % 4
-        return self._turn(np.arange(len(self)), turns)
+        rotations = np.empty(len(self), int)
+        rotations[order] = rank_in_class(classes[order]) % 4
+        return self._rotated_by(np.arange(len(self)), rotations)
 
-    def _turn(self, sources: np.ndarray, turns: np.ndarray) -> "ImageSet":
+    def _rotated_by(self, sources: np.ndarray, rotations: np.ndarray) -> "ImageSet":
         def read(rows: np.ndarray) -> np.ndarray:
-            images, of_image = self.read(sources[rows]), turns[rows]
+            images, image_rotations = self.read(sources[rows]), rotations[rows]
             for turn in (1, 2, 3):
-                images[of_image == turn] = np.rot90(images[of_image == turn], turn, axes=(1, 2))
+                images[image_rotations == turn] = np.rot90(images[image_rotations == turn], turn, axes=(1, 2))
             return images
 
-        return self._with("rotation", TURNS, self.attributes[sources], turns, read)
+        return self._with("rotation", ROTATIONS, self.attributes[sources], rotations, read)
 
-    def corrupted(self, share: float, seed: int, stream: int) -> "ImageSet":
+    def with_random_labels(self, share: float, seed: int, stream: int) -> "ImageSet":
         """The set with a new attribute, `corrupted`: its first one, redrawn from all values with probability `share`.
 
         Source: Zhang et al. 2017, section 2.1; at share 1 the random labels of Gosch 2020, section 4.
         """
         if not self.names:
-            raise InputError(f"the {self.title} has no labels to corrupt: give a labelled set")
-        of_share, of_value, *_ = random_words(seed, stream, 0, len(self)).T.astype(np.uint64)
-        redrawn = (of_value * np.uint64(self.sizes[0])) >> np.uint64(32)
-        values = np.where(of_share < share * 2.0**32, redrawn.astype(np.int32), self.attributes[:, 0])
+            raise InputError(f"the {self.title} has no labels to corrupt: give a labeled set")
+        share_words, value_words, *_ = random_words(seed, stream, 0, len(self)).T.astype(np.uint64)
+        redrawn = (value_words * np.uint64(self.sizes[0])) >> np.uint64(32)
+        values = np.where(share_words < share * 2.0**32, redrawn.astype(np.int32), self.attributes[:, 0])
         return self._with("corrupted", self.value_names[0], self.attributes, values, self.read)
 
     def _with(self, name: str, values: tuple[str, ...], attributes, column, read) -> "ImageSet":

@@ -167,13 +167,13 @@ class ClassPairing:
         return replace(self, augmentation=by)
 
     def of(self, space: AttributeSpace) -> "ClassPairing":
-        found = replace(self, space=space)
-        if (empty := np.flatnonzero(found._counts == 0)).size:
+        result = replace(self, space=space)
+        if (empty := np.flatnonzero(result._counts == 0)).size:
             raise InputError(
                 f"{empty.size} of {self.num_classes} classes have no image in the {space.title} "
                 f"(the first: {self.class_name(int(empty[0]))}): give some, or leave these classes out"
             )
-        return found
+        return result
 
     def classes(self, attributes: Attributes) -> Int[np.ndarray, " n"]:
         """The class of each row, in [0, num_classes)."""
@@ -372,27 +372,27 @@ def parse(
     make = PAIRINGS.get(shared or AUGMENTED)
     channel = Channel(mi_bits, epsilon)
     if make is None:
-        found: Pairing = sharing(space, shared.split("+"), channel)
+        result: Pairing = sharing(space, shared.split("+"), channel)
     elif not channel.is_asked_for:
-        found = make(space)
+        result = make(space)
     elif len(inspect.signature(make).parameters) == 1:
         raise InputError(f"pairing {text!r} has no use for mi_bits and epsilon: leave them out")
     else:
-        found = make(space, channel)
-    return found.augmented(augmentation or Augmentation()) if augmented else found
+        result = make(space, channel)
+    return result.augmented(augmentation or Augmentation()) if augmented else result
 
 
 def classes_of(text: str, space: AttributeSpace) -> ByClass:
     """The classes that a pairing's text tells apart. Raises InputError as `parse` does, and if it tells none apart."""
-    found = parse(text, space).by_class
-    if found is None:
+    result = parse(text, space).by_class
+    if result is None:
         raise InputError(f"pairing {text!r} has no classes to tell apart: use all, or some of {'+'.join(space.names)}")
-    return found
+    return result
 
 
 def _without_labels(space: AttributeSpace, text: str) -> InputError:
     return InputError(
-        f"pairing {text!r} needs labels, and the {space.title} has none: give a labelled set, or pair the views of an "
+        f"pairing {text!r} needs labels, and the {space.title} has none: give a labeled set, or pair the views of an "
         "image by its augmentations"
     )
 

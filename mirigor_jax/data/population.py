@@ -184,22 +184,22 @@ class FinitePopulation:
     def parts(self, pairing: Pairing) -> dict[str, tuple[Read, int]]:
         """What to encode of every part, and how much: all images; if they are augmented, pairs."""
         fit = self.sets["fit"].images, len(self.sets["fit"])
-        found: dict[str, tuple[Read, int]] = {"fit": fit}
+        parts: dict[str, tuple[Read, int]] = {"fit": fit}
         for name in ("validation", "test"):
             images = self.sets[name]
             rows = None if pairing.augmentation is None else self._rows(name, pairing)
-            found[name] = (images.images, len(images)) if rows is None else (partial(images.pairs, rows), len(rows))
-        return found
+            parts[name] = (images.images, len(images)) if rows is None else (partial(images.pairs, rows), len(rows))
+        return parts
 
     def paired(self, features: Features, pairing: Pairing) -> Features:
         """The features with their validation and test parts, of single images, in pairs."""
-        found = {"fit": features["fit"]}
+        in_pairs = {"fit": features["fit"]}
         for name in ("validation", "test"):
             if "h_x" in features[name]:
                 return features
             views = zip("xy", self._rows(name, pairing).T, strict=True)
-            found[name] = {f"{key}_{view}": x[rows] for view, rows in views for key, x in features[name].items()}
-        return found
+            in_pairs[name] = {f"{key}_{view}": x[rows] for view, rows in views for key, x in features[name].items()}
+        return in_pairs
 
     def num_pairs(self, part: str, pairing: Pairing) -> int:
         """How many pairs `validation` or `test` has."""

@@ -18,7 +18,7 @@ def normalize(images: UInt8[Array, "n s s 3"], dtype: str) -> Float[Array, "n s 
 def views(
     images: UInt8[Array, "n s s 3"], keys: Key[Array, " n"] | None, dtype: str, augmentation: Augmentation | None
 ) -> Float[Array, "n s s 3"]:
-    """What the encoder is given of the images: normalised, and augmented before, each by its own key, where asked."""
+    """What the encoder is given of the images: normalized, and augmented before, each by its own key, where asked."""
     if augmentation is None or keys is None:
         return normalize(images, dtype)
     return (2 * augment.augment(images, keys, augmentation) - 1).astype(dtype)
@@ -29,8 +29,8 @@ def image_keys(key: Key[Array, ""], first: Int[Array, ""] | int, n: int) -> Key[
     return jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(n))
 
 
-def turn(images: Float[Array, "n s s 3"], turns: Int[Array, " n"]) -> Float[Array, "n s s 3"]:
+def rotate(images: Float[Array, "n s s 3"], rotations: Int[Array, " n"]) -> Float[Array, "n s s 3"]:
     """Each image turned counterclockwise by its 0 to 3 times 90°."""
-    odd, half = ((turns // quarters % 2 == 1)[:, None, None, None] for quarters in (1, 2))
+    odd, half = ((rotations // quarters % 2 == 1)[:, None, None, None] for quarters in (1, 2))
     images = jnp.where(odd, jnp.rot90(images, 1, (1, 2)), images)
     return jnp.where(half, jnp.rot90(images, 2, (1, 2)), images)

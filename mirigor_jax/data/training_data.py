@@ -42,11 +42,11 @@ def training_data(
     resident: whether devices hold a finite set: always, never, or auto, if it fits a quarter of a device's memory.
     Raises InputError as `check_resident` does.
     """
-    found = population.training(pairing)
-    check_resident(resident, has_set=found is not None)
-    if found is None:
+    result = population.training(pairing)
+    check_resident(resident, has_set=result is not None)
+    if result is None:
         return TrainingData(_fresh(population.pairs(pairing, "train"), classes), None, "every one new, streamed")
-    images, rows = found
+    images, rows = result
     more, draw = (negatives and population.negatives()) or (None, None)
     sets = [images] if more is None else [images, more]
     n, limit = sum(map(len, sets)), parallel.from_main(memory.memory_bytes) // RESIDENT_SHARE
@@ -96,7 +96,7 @@ def _fresh(pairs: Read, classes: ByClass | None) -> Read:
 
 
 def told_apart(population: Population, pairing: Pairing) -> ByClass | None:
-    """The classes that a labelled objective learns: those that the views share, else all; None without labels."""
+    """The classes that a labeled objective learns: those that the views share, else all; None without labels."""
     if pairing.by_class is not None:
         return pairing.by_class
     return population.task(population.tasks[-1]) if population.names else None
@@ -126,8 +126,8 @@ def image_set(images: Any, labels: Any = None) -> ImageSet:
     Raises InputError for other types and shapes.
     """
     if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        found = f"{images.dtype} {images.shape}" if hasattr(images, "dtype") else type(images).__name__
-        raise InputError(f"images are {found}; expected bytes, uint8 (n, s, s, 3), or a source such as cdp.make()")
+        result = f"{images.dtype} {images.shape}" if hasattr(images, "dtype") else type(images).__name__
+        raise InputError(f"images are {result}; expected bytes, uint8 (n, s, s, 3), or a source such as cdp.make()")
     pixels = np.asarray(images)
     attributes = np.zeros((len(pixels), 0), np.int32)
     names: tuple[str, ...] = ()

@@ -152,8 +152,8 @@ def _class_cosines(
     rows, starts = _unit(h)[np.argsort(classes, kind="stable")], np.cumsum(sizes) - sizes
     sums = np.add.reduceat(rows, starts)
     totals = np.sum(sums**2, axis=1) - np.add.reduceat(np.sum(rows**2, axis=1), starts)
-    kept = sizes > 1
-    sizes, totals = sizes[kept], totals[kept]
+    has_pair = sizes > 1
+    sizes, totals = sizes[has_pair], totals[has_pair]
     return sizes, totals / (sizes * (sizes - 1))
 
 

@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mirigor_jax.drawing import CERTIFIED, INK, LINEAR, PAPER, STRICT, floats, legends, panels
+from mirigor_jax.drawing import CERTIFIED, INK, LINEAR, LOWER_BOUND, NO_BOUND, floats, legends, panels
 from mirigor_jax.metrics.table import Group, grouped, row_name
 
-COLORS: dict[Group, str] = {"class": CERTIFIED, "augmentation": PAPER, "images": STRICT, "probes": LINEAR}
+COLORS: dict[Group, str] = {"class": CERTIFIED, "augmentation": NO_BOUND, "images": LOWER_BOUND, "probes": LINEAR}
 
 
 def evaluation(values: Mapping[str, float]) -> Figure:
@@ -39,6 +39,8 @@ def _bars(ax: Axes, values: Mapping[str, float], *groups: Group) -> None:
         ax.bar_label(bars, texts, padding=3, fontsize=7, color=INK)
     ax.axhline(0, color=INK, linewidth=0.8)
     # An arrow stays beside its word.
-    words = [textwrap.fill(metric.column.replace(" ↑", "\u00a0↑").replace(" ↓", "\u00a0↓"), 12) for metric in columns]
-    ax.set_xticks(range(len(columns)), words)
+    headings = [
+        textwrap.fill(metric.column.replace(" ↑", "\u00a0↑").replace(" ↓", "\u00a0↓"), 12) for metric in columns
+    ]
+    ax.set_xticks(range(len(columns)), headings)
     ax.margins(y=0.15)

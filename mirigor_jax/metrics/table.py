@@ -37,7 +37,7 @@ class Options:
     temperature, k: of the contrastive losses, by the cosines of the features; k pairs, or all where there are fewer.
     mlp_steps: the most that the MLP probe is fitted for.
     seed: of the same-class pairs and of the MLP.
-    on_progress: called as on_progress(step, steps, note) at every look of the MLP at validation.
+    on_progress: called as on_progress(step, steps, note) at every evaluation of the MLP at validation.
     """
 
     l2: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -129,13 +129,13 @@ def grouped(values: Mapping[str, float], *groups: Group) -> tuple[list[Metric], 
     A group without a metric has no row; a value that a group does not have is None.
     """
     columns: dict[str, Metric] = {}
-    found: dict[Group, dict[str, float]] = {}
+    results: dict[Group, dict[str, float]] = {}
     for metric, value in shown(values):
         if metric.group in groups:
             columns.setdefault(metric.column, metric)
-            found.setdefault(metric.group, {})[metric.column] = value
+            results.setdefault(metric.group, {})[metric.column] = value
     return list(columns.values()), {
-        group: [found[group].get(column) for column in columns] for group in groups if group in found
+        group: [results[group].get(column) for column in columns] for group in groups if group in results
     }
 
 

@@ -21,7 +21,7 @@ from mirigor_jax.mi.certificates import (
 )
 from mirigor_jax.mi.certify import CERTIFICATES, Certificate
 from mirigor_jax.mi.confidence import clopper_pearson_upper, mean_lower_bound, t_interval
-from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent, nt_xent_mi, uniformity
+from mirigor_jax.mi.contrastive import info_nce_from_embeddings, nt_xent, nt_xent_mi, uniformity
 from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, SeparableCritic
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator
 from mirigor_jax.mi.labels import compare, estimate_labels, monitor
@@ -54,7 +54,7 @@ __all__ = [
     "estimate_labels",
     "estimators",
     "info_nce",
-    "info_nce_embeddings",
+    "info_nce_from_embeddings",
     "info_nce_lower_bits",
     "info_nce_lower_bits_at",
     "info_nce_symmetric",

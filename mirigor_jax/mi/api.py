@@ -16,12 +16,12 @@ from mirigor_jax.fitting import OnProgress
 from mirigor_jax.mi import fit, read
 from mirigor_jax.mi.certificates import info_nce_lower_bits
 from mirigor_jax.mi.confidence import t_interval
-from mirigor_jax.mi.critics import BasedCritic, BilinearCritic, CosineCritic, JointCritic, SeparableCritic
+from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, ResidualCritic, SeparableCritic
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator, resolve
-from mirigor_jax.mi.gaussian import features, gaussian_base, normal_scores
+from mirigor_jax.mi.gaussian import features, gaussian_copula_embeddings, normal_scores
 from mirigor_jax.mi.results import Estimate, Estimates
 
-PARTS = (0.6, 0.2)  # of the pairs for the fit and for validation; the rest is the test part
+SPLIT = (0.6, 0.2)  # of the pairs for the fit and for validation; the rest is the test part
 LEAST = 110  # pairs: a default batch to fit on, and eight batches of two to certify by
 FOLDS = 10  # of the jackknife
 WHOLE = 4096  # pairs whose score matrix is held at once
@@ -77,7 +77,7 @@ def estimate(
         seed: of the split, the critics' start and the batches.
         confidence: in [0.5, 1). Of the interval (a t-interval by a delete-a-fold jackknife) and of the certificate
             (`info_nce_lower_bits` of the same scores, for lower bounds only).
-        on_progress: called as on_progress(step, steps, note) at every look at validation.
+        on_progress: called as on_progress(step, steps, note) at every evaluation on validation.
 
     Returns:
         The `Estimate`, in bits.
@@ -149,14 +149,14 @@ def estimate_all(
         raise InputError(f"batch_size = {batch_size} exceeds the {fitted_on:,} pairs of the fit part; lower it")
     reading = _Reading(_check_k(k, tested_on, chosen), num_critics, confidence)
 
-    found: dict[tuple[int, int], Estimate] = {}
+    estimates: dict[tuple[int, int], Estimate] = {}
     groups: dict[tuple[bool, bool], list[int]] = {}
-    for index, one in enumerate(chosen):
-        groups.setdefault((one.needs_u, one.within_views), []).append(index)
+    for index, estimator in enumerate(chosen):
+        groups.setdefault((estimator.needs_u, estimator.within_views), []).append(index)
     for (_, within_views), indices in groups.items():
         based = base and not within_views  # the base scores x against y alone
-        recipe = fit.Recipe(
-            critic=BasedCritic(inner, sets[0].rank) if based else inner,
+        fit_config = fit.FitConfig(
+            critic=ResidualCritic(inner, sets[0].rank) if based else inner,
             estimators=tuple(chosen[index] for index in indices),
             negatives=cast("fit.Negatives", negatives),
             batch_size=batch_size,
@@ -164,9 +164,9 @@ def estimate_all(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
         )
-        group = _estimate_group(recipe, sets, reading, based=based, seed=seed, on_progress=on_progress)
-        found |= {(d, indices[e]): one for (d, e), one in group.items()}
-    return Estimates(tuple(tuple(found[d, e] for e in range(len(chosen))) for d in range(len(sets))))
+        group = _estimate_group(fit_config, sets, reading, based=based, seed=seed, on_progress=on_progress)
+        estimates |= {(d, indices[e]): result for (d, e), result in group.items()}
+    return Estimates(tuple(tuple(estimates[d, e] for e in range(len(chosen))) for d in range(len(sets))))
 
 
 @dataclass(frozen=True)
@@ -202,14 +202,14 @@ def _check_k(k: int | None, tested_on: int, estimators: Sequence[Estimator]) -> 
         raise InputError(
             f"k = {k:,}: expected from 2 to the {tested_on:,} pairs of the test part; lower it, or give None"
         )
-    if k > WHOLE and (whole := [one.name for one in estimators if one.of_sums is None]):
-        able = " and ".join(name for name in ESTIMATORS if resolve(name).of_sums is not None)
+    if k > WHOLE and (whole := [estimator.name for estimator in estimators if estimator.from_sums is None]):
+        able = " and ".join(name for name in ESTIMATORS if resolve(name).from_sums is not None)
         raise InputError(f"k = {k:,}: beyond {WHOLE:,} only {able} are read, not {', '.join(whole)}; lower it")
     return k
 
 
 def _estimate_group(
-    recipe: fit.Recipe,
+    fit_config: fit.FitConfig,
     sets: Sequence["Split"],
     reading: _Reading,
     *,
@@ -217,25 +217,25 @@ def _estimate_group(
     seed: int,
     on_progress: OnProgress | None,
 ) -> dict[tuple[int, int], Estimate]:
-    """The estimates of data set d by the recipe's estimator e, at (d, e), fitted all at once."""
-    found, count = {}, reading.num_critics
-    parts = ([one.rows(part, based) for one in sets] for part in range(3))
+    """The estimates of data set d by the configuration's estimator e, at (d, e), fitted all at once."""
+    estimates, count = {}, reading.num_critics
+    parts = ([split.rows(part, based) for split in sets] for part in range(3))
     fit_part, validation, test = (fit.Pairs(*(np.stack(view) for view in zip(*part, strict=True))) for part in parts)
-    members = np.indices((len(sets), len(recipe.estimators), count)).reshape(3, -1).astype(np.int32)
+    members = np.indices((len(sets), len(fit_config.estimators), count)).reshape(3, -1).astype(np.int32)
     roots = np.random.SeedSequence(seed).generate_state(count) >> 1
-    member = fit.Member(members[0], members[1], roots[members[2]].astype(np.int32))
-    params, _ = fit.fit_members(recipe, fit_part, validation, member, on_progress)
+    critic_job = fit.CriticJob(members[0], members[1], roots[members[2]].astype(np.int32))
+    params, _ = fit.fit_critics(fit_config, fit_part, validation, critic_job, on_progress)
     for at in range(0, members.shape[1], count):
         d, e = int(members[0, at]), int(members[1, at])
-        own = jax.tree.map(lambda leaf, at=at: leaf[at : at + count], params)
+        critics = jax.tree.map(lambda leaf, at=at: leaf[at : at + count], params)
         held_out = [(np.asarray(part.x[d]), np.asarray(part.y[d])) for part in (validation, test)]
-        one = _read(recipe, recipe.estimators[e], own, (held_out[0], held_out[1]), reading)
-        found[d, e] = replace(one, warnings=sets[d].warnings)
-    return found
+        result = _read(fit_config, fit_config.estimators[e], critics, (held_out[0], held_out[1]), reading)
+        estimates[d, e] = replace(result, warnings=sets[d].warnings)
+    return estimates
 
 
 def _read(
-    recipe: fit.Recipe,
+    fit_config: fit.FitConfig,
     estimator: Estimator,
     params: Any,
     held_out: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
@@ -248,17 +248,17 @@ def _read(
     size = min(len(test[0]), WHOLE if len(test[0]) <= WHOLE else BATCH)
     scores, certified, bound = None, None, None
     if k <= WHOLE:
-        scores, u = read.read_scores(recipe, params, x, y)
+        scores, u = read.read_scores(fit_config, params, x, y)
         folds = min(FOLDS, k // 2)
         each_nats, value, without = (np.asarray(v, np.float64) for v in read.read(estimator, scores, u, folds))
         interval = read.jackknife_interval(float(value), without, reading.confidence)
     else:
-        each_nats, values = _read_by_sums(recipe, estimator, params, (x, y), reading.num_critics)
+        each_nats, values = _read_by_sums(fit_config, estimator, params, (x, y), reading.num_critics)
         value, interval = values.mean(), t_interval(values, reading.confidence)
     if estimator.kind == "lower bound":
         if scores is None or k != size:
-            scores, _ = read.read_scores(recipe, params, *_batches(test, size))
-        rehearsal, _ = read.read_scores(recipe, params, *_batches(validation, min(size, len(validation[0]))))
+            scores, _ = read.read_scores(fit_config, params, *_batches(test, size))
+        rehearsal, _ = read.read_scores(fit_config, params, *_batches(validation, min(size, len(validation[0]))))
         averaged = [np.asarray(every).mean(axis=0) for every in (rehearsal, scores)]
         certified = info_nce_lower_bits(averaged[0], averaged[1], reading.confidence)
     elif scores is not None and not estimator.within_views:
@@ -292,14 +292,18 @@ def _batches(part: tuple[np.ndarray, np.ndarray], size: int) -> tuple[np.ndarray
 
 
 def _read_by_sums(
-    recipe: fit.Recipe, estimator: Estimator, params: Any, batches: tuple[np.ndarray, np.ndarray], num_critics: int
+    fit_config: fit.FitConfig,
+    estimator: Estimator,
+    params: Any,
+    batches: tuple[np.ndarray, np.ndarray],
+    num_critics: int,
 ) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " b"]]:
     """(each critic's mean over batches, the averaged critic's value of each batch), in nats, without a score matrix."""
-    assert estimator.of_sums is not None  # `_check_k` has seen to that
+    assert estimator.from_sums is not None  # `_check_k` has seen to that
     alone = [jax.tree.map(lambda leaf, s=s: leaf[s : s + 1], params) for s in range(num_critics)]
     *each, values = (
-        np.asarray(read.read_by_sums(recipe, estimator.of_sums, one, *batches), np.float64)
-        for one in [*(alone if num_critics > 1 else []), params]
+        np.asarray(read.read_by_sums(fit_config, estimator.from_sums, critic, *batches), np.float64)
+        for critic in [*(alone if num_critics > 1 else []), params]
     )
     return np.mean(each or [values], axis=1), values
 
@@ -311,8 +315,8 @@ def _critic(critic: str | nn.Module, estimators: Sequence[Estimator], negatives:
         critic = CRITICS[critic]
     if negatives not in ("in-batch", "derange", "shuffle"):
         raise InputError(f"unknown negatives '{negatives}'; choose of in-batch, derange, shuffle")
-    for one in estimators:
-        one.check(critic, negatives)
+    for estimator in estimators:
+        estimator.check(critic, negatives)
     return critic
 
 
@@ -361,7 +365,7 @@ class Split:
     @classmethod
     def of(cls, x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"], seed: int) -> "Split":
         order = np.random.default_rng(seed).permutation(len(x))
-        cuts = np.cumsum([int(share * len(x)) for share in PARTS]).tolist()
+        cuts = np.cumsum([int(share * len(x)) for share in SPLIT]).tolist()
         raw_x, raw_y = (np.split(rows[order], cuts) for rows in (x, y))
         warnings = []
         for name, parts in (("x", raw_x), ("y", raw_y)):
@@ -373,7 +377,7 @@ class Split:
                 "data are discrete they are no fresh samples, and neither estimate nor certificate is to be trusted"
             )
         scores_x, scores_y = normal_scores(raw_x), normal_scores(raw_y)
-        base_x, base_y = gaussian_base(scores_x, scores_y)
+        base_x, base_y = gaussian_copula_embeddings(scores_x, scores_y)
         return cls(features(scores_x, raw_x), features(scores_y, raw_y), base_x, base_y, tuple(warnings))
 
     def rows(self, part: int, based: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -39,22 +39,23 @@ def classifier_lower_bits(
 
 
 def stratified_trials(
-    errors: int, counts: Int[np.ndarray, " c"], law: Float[np.ndarray, " c"], confidence: float
+    errors: int, counts: Int[np.ndarray, " c"], frequencies: Float[np.ndarray, " c"], confidence: float
 ) -> int:
-    """How many draws from `law` limit the error rate as `errors` in counts[c] rows of each class c do, or less tightly.
+    """How many draws by `frequencies` limit the error rate no tighter than `errors` in counts[c] rows of each class c.
 
     Clopper-Pearson's limit holds for the mean rate over independent trials of unequal rates: their sum is less spread
-    than a binomial. Where counts are not in law's proportions, the rate is at most max law_c n / counts_c times that.
+    than a binomial. Where counts are not in the classes' proportions, the rate is at most max p_c n / counts_c times
+    that.
     Source: Hoeffding 1956, Theorem 5.
     """
     n = int(counts.sum())
-    limit = clopper_pearson_upper(errors, n, confidence) * float(np.max(law * n / counts))
+    limit = clopper_pearson_upper(errors, n, confidence) * float(np.max(frequencies * n / counts))
     draws = range(n, errors, -1)
     return next((m for m in draws if clopper_pearson_upper(errors, m, confidence) >= limit), max(errors, 1))
 
 
 def mix_posterior(posterior: Float[np.ndarray, "n c"], weight: float) -> Float[np.ndarray, "n c"]:
-    """Class probabilities (n, c) mixed with `weight` of the uniform law: no pair can then score minus infinity."""
+    """Class probabilities (n, c) mixed with `weight` of the uniform distribution, so that none is zero."""
     return (1 - weight) * posterior + weight / posterior.shape[1]
 
 
@@ -71,22 +72,27 @@ def posterior_lower_bits(
     """Certificate of a class posterior: lower end of I(h_X;h_Y) for any known dependency of the classes, in bits.
 
     q_x, q_y: (n, a), (n, b) rows of class probabilities of n fresh pairs, by a model fitted on other images;
-    c_x, c_y: (n,) their true classes; joint: (a, b) the law p(c, c') the pairs were drawn from; mixing: the weight of
-    the uniform law in q, chosen beforehand.
+    c_x, c_y: (n,) their true classes; joint: (a, b) the distribution p(c, c') the pairs were drawn from; mixing: the
+    weight of the uniform distribution in q, chosen beforehand.
 
     The critic f = log q_x^T W q_y, W = p(c,c') / (p(c) p(c')), enters I >= E_P f - log E_Q e^f. The classes are a
     control variate of known mean, E_P f = I(C;C') - E_P[log W_cc' - f], so that only the posterior's mistakes cost
     anything; the difference lies in a window known from W and the mixing, and its betting bound gets 0.9 of the risk,
     `partition_upper_bound` the other 0.1.
 
-    Raises InputError where joint or a row of q is no probability law, a class has no mass, or a pair of classes none.
+    Raises InputError where joint or a row of q is no probability distribution, a class has no mass, or a pair of
+    classes none.
     Source: Donsker & Varadhan 1983.
     """
     p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
     if abs(joint.sum() - 1) > 1e-9 or joint.min() < 0 or p_x.min() <= 0 or p_y.min() <= 0:
-        raise InputError(f"joint class law sums to {joint.sum():.6g}: expected p(c,c') >= 0 with sum 1, no class empty")
+        raise InputError(
+            f"joint distribution of classes sums to {joint.sum():.6g}: expected p(c,c') >= 0 with sum 1, no class empty"
+        )
     if not joint[c_x, c_y].all():
-        raise InputError("a test pair's classes have probability 0 under the joint law: expected pairs drawn from it")
+        raise InputError(
+            "a test pair's classes have probability 0 under the joint distribution: expected pairs drawn from it"
+        )
     for name, q in (("q_x", q_x), ("q_y", q_y)):
         if q.min() < 0 or abs(q.sum(axis=1) - 1).max() > 1e-6:
             raise InputError(f"rows of {name} sum to {q.sum(axis=1).max():.6g}: expected probabilities that sum to 1")
@@ -223,10 +229,10 @@ def info_nce_lower_bits_at(
     scores: as `info_nce_lower_bits`'s test. Batches are diagonal blocks under `partitions` random partitions of each
     matrix's rows. k, weight: chosen without a look at these scores.
 
-    InfoNCE is log k less the cross-entropy of telling the positive among k candidates, so any law q over them gives a
-    bound: E log(k q_positive) <= I. Here q is the critic's softmax, mixed with `weight` of the uniform law. That keeps
-    b in [log weight, log k] whatever the scores, and costs nothing to first order where the softmax is calibrated;
-    a window clipped out of the scores would leave b a range that grows with log k.
+    InfoNCE is log k less the cross-entropy of telling the positive among k candidates, so any distribution q over them
+    gives a bound: E log(k q_positive) <= I. Here q is the critic's softmax, mixed with `weight` of the uniform
+    distribution. That keeps b in [log weight, log k] whatever the scores, and costs nothing to first order where the
+    softmax is calibrated; a window clipped out of the scores would leave b a range that grows with log k.
 
     Raises InputError for scores that are not finite, k outside [2, m] or a weight outside (0, 1).
     Source: van den Oord et al. 2018, eq. 4; Poole et al. 2019, eq. 10; with any q, by Gibbs' inequality.
@@ -266,9 +272,9 @@ def _likelihood_ratios(
         batches = scores[matrix, order[..., :, None], order[..., None, :]].reshape(-1, k, k).astype(np.float64)
         positives = np.diagonal(batches, axis1=1, axis2=2)
         with np.errstate(over="ignore"):  # a hopeless positive: the sum is infinite and the ratio 0
-            of_x = np.exp(batches - positives[:, :, None]).sum(axis=2)
-            of_y = np.exp(batches - positives[:, None, :]).sum(axis=1)
-        ratios.append(k / np.stack([of_x, of_y], axis=1))
+            row_sums = np.exp(batches - positives[:, :, None]).sum(axis=2)
+            column_sums = np.exp(batches - positives[:, None, :]).sum(axis=1)
+        ratios.append(k / np.stack([row_sums, column_sums], axis=1))
     return np.stack(ratios)
 
 

@@ -20,7 +20,7 @@ from mirigor_jax.mi.certificates import (
 from mirigor_jax.mi.confidence import clopper_pearson_upper
 
 LEAST_PAIRS = 16  # in the test part and in validation: two to a batch, for eight batches
-RUN_OUT = 0.1  # share of the risk that goes to a class running out of rows: a quarter more pairs than with 0.01
+DEPLETION_SHARE = 0.1  # share of the risk that goes to a class running out of rows: a quarter more pairs than with 0.01
 
 Joint = Float[np.ndarray, "c c"] | None
 Counts = dict[str, Any]  # {"lower_bits": of a certificate, and the name of each count that it rests on: how many}
@@ -65,7 +65,7 @@ class Certificate:
     name: as results and sentences have it.
     heading: as tables and pictures have it.
     lower: (part, validation, joint, confidence) → its lower end on `part` with the counts it rests on; None if it does
-        not apply. joint: the classes' law p(c, c'), None if the pairing knows no classes. It chooses on validation.
+        not apply. joint: the classes' p(c, c'), None if the pairing knows no classes. It chooses on validation.
     evidence: its counts → words such as "0 errors in 4,096 images".
     limited_by_k: whether the pairs a batch limit what it can show.
     mistakes: its counts → how many mistakes cost it something; None if it counts none.
@@ -96,16 +96,20 @@ def _classifier(part: HeldOut, validation: HeldOut, joint: Joint, confidence: fl
     seen = part.classified
     if seen is None or joint is None or not np.all(joint == np.diag(joint.diagonal())):
         return None
-    errors, images, law = int(np.sum(seen.predicted != seen.c)), len(seen.c), joint.diagonal()
+    errors, images, distribution = int(np.sum(seen.predicted != seen.c)), len(seen.c), joint.diagonal()
     if seen.stratified:
-        images = stratified_trials(errors, np.bincount(seen.c, minlength=len(law)), law, confidence)
-    return {"lower_bits": classifier_lower_bits(errors, images, law, confidence), "errors": errors, "images": images}
+        images = stratified_trials(errors, np.bincount(seen.c, minlength=len(distribution)), distribution, confidence)
+    return {
+        "lower_bits": classifier_lower_bits(errors, images, distribution, confidence),
+        "errors": errors,
+        "images": images,
+    }
 
 
 def _info_nce(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Counts:
     del joint
-    found = info_nce_lower_bits(validation.scores, part.scores, confidence)
-    return {"lower_bits": found.lower_bits, "k": found.k, "batches": found.batches}
+    result = info_nce_lower_bits(validation.scores, part.scores, confidence)
+    return {"lower_bits": result.lower_bits, "k": result.k, "batches": result.batches}
 
 
 def _theorem_of_the_classifier(counts: Counts, confidence: float) -> str:
@@ -148,10 +152,12 @@ def lower_ends(part: HeldOut, validation: HeldOut, joint: Joint, confidence: flo
     """Every certificate that applies to these fresh pairs: its lower end and the counts that it rests on.
 
     part: the pairs that it speaks of. Models and critic have seen neither part nor validation.
-    joint: the law p(c, c') of the pairs' classes; None if the pairing knows no classes.
+    joint: the distribution p(c, c') of the pairs' classes; None if the pairing knows no classes.
     """
-    found = {name: certificate.lower(part, validation, joint, confidence) for name, certificate in CERTIFICATES.items()}
-    return {name: counts for name, counts in found.items() if counts is not None}
+    results = {
+        name: certificate.lower(part, validation, joint, confidence) for name, certificate in CERTIFICATES.items()
+    }
+    return {name: counts for name, counts in results.items() if counts is not None}
 
 
 def certify(validation: HeldOut, test: HeldOut, joint: Joint, confidence: float) -> tuple[str, dict[str, Counts]]:
@@ -159,11 +165,11 @@ def certify(validation: HeldOut, test: HeldOut, joint: Joint, confidence: float)
 
     Its lower end holds at `confidence`.
     """
-    found = lower_ends(test, validation, joint, confidence)
-    if len(found) == 1:
-        return next(iter(found)), found
+    result = lower_ends(test, validation, joint, confidence)
+    if len(result) == 1:
+        return next(iter(result)), result
     rehearsed = lower_ends(validation, validation, joint, confidence)
-    return max(rehearsed, key=lambda name: rehearsed[name]["lower_bits"]), found
+    return max(rehearsed, key=lambda name: rehearsed[name]["lower_bits"]), result
 
 
 def most_bits(certificate: str | None, max_info_nce_bits: float) -> float:

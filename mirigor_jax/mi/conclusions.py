@@ -76,8 +76,8 @@ def _theorems(
         f"Theorem III.1, a lower bound that meets H(C) = {upper_bits:.3f} bits makes I = H(C): "
         f"{met if gap_bits <= tolerance_bits else missed}."
     )
-    told = ((CERTIFICATES[name].theorem, counts) for name, counts in certificates.items())
-    return [first, *(theorem(counts, confidence) for theorem, counts in told if theorem is not None)]
+    values = ((CERTIFICATES[name].theorem, counts) for name, counts in certificates.items())
+    return [first, *(theorem(counts, confidence) for theorem, counts in values if theorem is not None)]
 
 
 def _reading(info_nce: Curve) -> str:
@@ -123,9 +123,9 @@ def _remedy_of_the_estimate(info_nce: Curve, upper_bits: float | None, max_info_
 def _remedy_of_the_interval(certificate: str, certificates: Mapping[str, Counts]) -> str:
     """What would narrow the certified interval."""
     counted = {
-        name: one.mistakes(certificates[name])
-        for name, one in CERTIFICATES.items()
-        if one.mistakes is not None and name in certificates
+        name: certificate.mistakes(certificates[name])
+        for name, certificate in CERTIFICATES.items()
+        if certificate.mistakes is not None and name in certificates
     }
     if counted.get(certificate) == 0:
         return f"The certified interval narrows with more fresh test images only: the {certificate} made no error."

@@ -6,7 +6,7 @@ the global gradient (what other devices' anchors owe to these rows is brought ho
 
 Small batches are scored in one matrix against the gathered rows. Where that matrix would be large, `_log_normalizers`
 takes it tile by tile, at O(rows·d + block²) memory: each tile serves its rows and its columns, so that a Gram matrix
-costs half of its products; the backward pass makes each tile again from the normalisers (Dao et al. 2022, for
+costs half of its products; the backward pass makes each tile again from the normalizers (Dao et al. 2022, for
 attention). On GPUs that it was measured on, `fused` keeps the tiles on the chip instead. Devices then pass their rows
 round a ring rather than gather them.
 """
@@ -31,7 +31,7 @@ FUSED_ROWS = 2**14  # with fewer rows `fused`'s programs leave the chip idle
 Scalar = TypeVar("Scalar", float, Array)
 
 
-def _normalize(z: Float[Array, "n d"]) -> Float[Array, "n d"]:
+def _unit_rows(z: Float[Array, "n d"]) -> Float[Array, "n d"]:
     # rsqrt of a clipped square keeps the gradient finite at z = 0, where sqrt's is not.
     return z * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(z), axis=1, keepdims=True), 1e-24))
 
@@ -53,7 +53,7 @@ def _devices(axis_name: str | None) -> int:
     return 1 if axis_name is None else lax.axis_size(axis_name)
 
 
-def _gather(z: Float[Array, "n d"], axis_name: str | None) -> Float[Array, "m d"]:
+def gather_rows(z: Float[Array, "n d"], axis_name: str | None) -> Float[Array, "m d"]:
     return z if axis_name is None else lax.all_gather(z, axis_name, tiled=True)
 
 
@@ -113,22 +113,22 @@ def _sweep(
     if upper:
         tiles = tiles[tiles[:, 0] <= tiles[:, 1]]
 
-    def one(sums, tile):
+    def update_tile(sums, tile):
         # The last tile is drawn back to end with the rows: what it repeats of the one before does not count.
         first = jnp.minimum(tile, n - size)
 
         def cut(arrays, side):
             return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first[side], size), arrays)
 
-        of_rows, of_columns = cut(rows, 0), cut(columns, 1)
+        row_block, column_block = cut(rows, 0), cut(columns, 1)
         row, column = first[0] + jnp.arange(size)[:, None], first[1] + jnp.arange(size)[None, :]
         counts = (row >= tile[0]) & (column >= tile[1]) & (row < column + slack)
-        scores = _product(of_rows[0], of_columns[0].T)
+        scores = _product(row_block[0], column_block[0].T)
         scores = jnp.where(counts, scores, jnp.finfo(scores.dtype).min)
-        parts = update(scores, of_rows, of_columns, tuple(cut(x, side) for side, x in enumerate(sums)))
+        parts = update(scores, row_block, column_block, tuple(cut(x, side) for side, x in enumerate(sums)))
         return tuple(lax.dynamic_update_slice_in_dim(*x, 0) for x in zip(sums, parts, first, strict=True)), None
 
-    return lax.scan(one, sums, tiles)[0]
+    return lax.scan(update_tile, sums, tiles)[0]
 
 
 def _round(
@@ -171,7 +171,7 @@ def _log_normalizers(
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """log Σ_j e^{a_i·b_j} for each row of a, and log Σ_i e^{a_i·b_j} for each row of b, sums over all devices' rows.
 
-    itself: a is b times a scale, and the two share out the sum over j ≠ i: logaddexp of both is the log-normaliser.
+    itself: a is b times a scale, and the two share out the sum over j ≠ i: logaddexp of both is the log-normalizer.
     """
     dtype = _accumulator(a, b)
     empty = jnp.finfo(dtype).min
@@ -190,14 +190,14 @@ def _forward(a, b, block, axis_name, itself):
 
 
 def _backward(block, axis_name, itself, saved, cotangents):
-    a, b, of_a, of_b = saved
+    a, b, log_sums_a, log_sums_b = saved
 
     def update(scores, rows, columns, sums):
-        (a, of_a, g_a), (b, of_b, g_b) = rows, columns
-        g = g_a[:, None] * jnp.exp(scores - of_a[:, None]) + g_b[None, :] * jnp.exp(scores - of_b[None, :])
+        (a, log_sums_a, g_a), (b, log_sums_b, g_b) = rows, columns
+        g = g_a[:, None] * jnp.exp(scores - log_sums_a[:, None]) + g_b[None, :] * jnp.exp(scores - log_sums_b[None, :])
         return sums[0] + _product(g.astype(b.dtype), b), sums[1] + _product(g.T.astype(a.dtype), a)
 
-    rows, columns = (a, of_a, cotangents[0]), (b, of_b, cotangents[1])
+    rows, columns = (a, log_sums_a, cotangents[0]), (b, log_sums_b, cotangents[1])
     sums = jnp.zeros_like(a, _accumulator(a, b)), jnp.zeros_like(b, _accumulator(a, b))
     sweep = partial(_sweep, update, block=block) if block else _kernels().gradients
     g_a, g_b = _round(sweep, rows, columns, sums, axis_name=axis_name, itself=itself)
@@ -215,7 +215,7 @@ def _log_normalizers_of_others(
     size = _tile_size(z, block, axis_name)
     if size is not None:
         return jnp.logaddexp(*_log_normalizers(anchors, z, size, axis_name, True))
-    scores = _product(anchors, _gather(z, axis_name).T)
+    scores = _product(anchors, gather_rows(z, axis_name).T)
     first = 0 if axis_name is None else n * lax.axis_index(axis_name)
     others = first + jnp.arange(n)[:, None] != jnp.arange(scores.shape[1])[None, :]
     return logsumexp(jnp.where(others, scores, -jnp.inf), axis=1)
@@ -232,28 +232,30 @@ def nt_xent(
     """NT-Xent over the 2k embeddings of k positive pairs, in nats: mean over all 2k anchors.
 
     An anchor's candidates are its positive and both views of the other pairs, itself excluded: 2k−1 terms.
-    z_x, z_y: embeddings, normalised here (cosine similarity). block: score block × block at a time; None chooses by
+    z_x, z_y: embeddings, normalized here (cosine similarity). block: score block × block at a time; None chooses by
     size, one matrix where that is faster. axis_name: the mapped axis whose devices share their embeddings.
     Raises InputError where block is not positive.
     Source: Lee et al. 2023, Eq. 2–3 (Chen et al. 2020).
     """
-    z_x, z_y = _normalize(z_x), _normalize(z_y)
+    z_x, z_y = _unit_rows(z_x), _unit_rows(z_y)
     scale = 1 / jnp.asarray(temperature, _accumulator(z_x, z_y))
-    of_x, of_y = jnp.split(_log_normalizers_of_others(jnp.concatenate([z_x, z_y]), scale, block, axis_name), 2)
-    return jnp.mean(0.5 * (of_x + of_y) - _dot(z_x * scale, z_y))
+    logsumexp_x, logsumexp_y = jnp.split(
+        _log_normalizers_of_others(jnp.concatenate([z_x, z_y]), scale, block, axis_name), 2
+    )
+    return jnp.mean(0.5 * (logsumexp_x + logsumexp_y) - _dot(z_x * scale, z_y))
 
 
 def nt_xent_mi(loss_nats: Scalar, k: int) -> Scalar:
     """The estimate log(2k−1) − L, in nats, that NT-Xent's loss over k pairs stands for; at most log(2k−1).
 
     Not a lower bound of I(X;Y): it can exceed it by up to log((2k−1)/k), because negatives come in dependent pairs and
-    half of them from the anchor's own view. `info_nce_embeddings` is the bound.
+    half of them from the anchor's own view. `info_nce_from_embeddings` is the bound.
     Source: Lee et al. 2023, Eq. 4.
     """
     return math.log(2 * k - 1) - loss_nats
 
 
-def info_nce_embeddings(
+def info_nce_from_embeddings(
     z_x: Float[Array, "k d"],
     z_y: Float[Array, "k d"],
     *,
@@ -270,19 +272,19 @@ def info_nce_embeddings(
     k, devices = z_x.shape[0], _devices(axis_name)
     size = _tile_size(z_x, block, axis_name)
     if size is not None:
-        of_x, of_y = _log_normalizers(z_x, z_y, size, axis_name, False)
+        row_logsumexp, column_logsumexp = _log_normalizers(z_x, z_y, size, axis_name, False)
     else:
-        scores = _product(z_x, _gather(z_y, axis_name).T)
-        of_x, of_y = logsumexp(scores, axis=1), logsumexp(scores, axis=0)
+        scores = _product(z_x, gather_rows(z_y, axis_name).T)
+        row_logsumexp, column_logsumexp = logsumexp(scores, axis=1), logsumexp(scores, axis=0)
         if axis_name is not None:  # each device has its own x's part of every column's sum
-            of_y = logsumexp(lax.all_to_all(of_y.reshape(devices, k), axis_name, 0, 0), axis=0)
-    return math.log(k * devices) + jnp.mean(_dot(z_x, z_y) - 0.5 * (of_x + of_y))
+            column_logsumexp = logsumexp(lax.all_to_all(column_logsumexp.reshape(devices, k), axis_name, 0, 0), axis=0)
+    return math.log(k * devices) + jnp.mean(_dot(z_x, z_y) - 0.5 * (row_logsumexp + column_logsumexp))
 
 
 def uniformity(
     h: Float[Array, "n d"], t: float = 2.0, *, block: int | None = None, axis_name: str | None = None
 ) -> Float[Array, ""]:
-    """log of the mean of e^{−t‖h_i − h_j‖²} over ordered pairs i ≠ j of rows, normalised here; at most 0, best low.
+    """log of the mean of e^{−t‖h_i − h_j‖²} over ordered pairs i ≠ j of rows, normalized here; at most 0, best low.
 
     The same on every device under `axis_name`. block: as in `nt_xent`.
     Raises InputError where there are no two rows, or block is not positive.
@@ -293,7 +295,7 @@ def uniformity(
         raise InputError(f"uniformity of {n} row is not defined; give at least 2")
     # ‖h_i − h_j‖² = 2 − 2 h_i·h_j on the sphere.
     scale = jnp.asarray(2 * t, _accumulator(h))
-    total = logsumexp(_log_normalizers_of_others(_normalize(h), scale, block, axis_name))
+    total = logsumexp(_log_normalizers_of_others(_unit_rows(h), scale, block, axis_name))
     if axis_name is not None:
         total = logsumexp(lax.all_gather(total, axis_name))
     return total - 2 * t - math.log(n * (n - 1))

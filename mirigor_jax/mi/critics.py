@@ -107,8 +107,8 @@ class JointCritic(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (d + y.shape[1], width), wide)
         bias = self.param("bias", nn.initializers.zeros, (1, width), wide)
         kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
-        of_x, of_y = x @ kernel[:d] + bias, y @ kernel[d:]
-        h = of_x[:, None] + (of_y[None] if partners is None else of_y[partners])
+        hidden_x, hidden_y = x @ kernel[:d] + bias, y @ kernel[d:]
+        h = hidden_x[:, None] + (hidden_y[None] if partners is None else hidden_y[partners])
         pairs = h.shape[:2]
         h = getattr(nn, self.activation)(h.reshape(-1, width))  # flat: XLA's CPU backend is half as slow again in 3-d
         h = nn.Dropout(self.dropout)(h, deterministic)
@@ -116,7 +116,7 @@ class JointCritic(nn.Module):
         return _clip(h.reshape(pairs).astype(wide), self.window)
 
 
-class BasedCritic(nn.Module):
+class ResidualCritic(nn.Module):
     """score = u(x)·v(y) + gain · inner(x, y): a critic that starts from a known one, and learns what that lacks.
 
     The last `rank` columns of x and y are u and v, `inner` reads the others; the learned `gain` starts at 0.

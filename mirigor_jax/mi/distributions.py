@@ -21,7 +21,7 @@ from mirigor_jax.errors import InputError
 
 @runtime_checkable
 class Distribution(Protocol):
-    """A law of pairs (x, y) with known mutual information. Samples are float32, or float64 where x64 is enabled."""
+    """A distribution of pairs (x, y) with known mutual information; samples are float32, or float64 under x64."""
 
     @property
     def dim_x(self) -> int: ...
@@ -44,7 +44,7 @@ class Distribution(Protocol):
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Standard normal x and y of one dimension and a dialled I, shared out equally over their components.
+    """Standard normal x and y of one dimension and a dialed I, shared out equally over their components.
 
     Components i of x and y correlate by ρ = √(1 − e^(−2I/d)), all others are independent: I = −(d/2) log(1 − ρ²).
     Raises InputError for a dimension below 1, an I below 0 or not finite.
@@ -246,13 +246,13 @@ class AdditiveUniform:
         x, y = x[:, 0], y[:, 0]
         within = jnp.minimum(y + self.epsilon, 1) - jnp.maximum(y - self.epsilon, 0)
         # y is x + noise rounded: a pair at the edge of the noise has to stay possible.
-        reach = self.epsilon + jnp.finfo(y.dtype).eps * (1 + self.epsilon)
-        return jnp.where(jnp.abs(y - x) <= reach, -jnp.log(within), -jnp.inf)
+        max_bits = self.epsilon + jnp.finfo(y.dtype).eps * (1 + self.epsilon)
+        return jnp.where(jnp.abs(y - x) <= max_bits, -jnp.log(within), -jnp.inf)
 
 
 @dataclass(frozen=True, eq=False)
 class Discrete:
-    """One-hot x and y of two classes with a given joint law p(c, c').
+    """One-hot x and y of two classes with a given joint distribution p(c, c').
 
     I = Σ p(c,c') log p(c,c') / (p(c) p(c')).
     Raises InputError unless p(c,c') >= 0 with sum 1 and every class has mass.
@@ -265,7 +265,7 @@ class Discrete:
         p = self.joint
         if p.min() < 0 or abs(p.sum() - 1) > 1e-9 or p.sum(axis=0).min() <= 0 or p.sum(axis=1).min() <= 0:
             raise InputError(
-                f"joint class law with least entry {p.min():.6g} and sum {p.sum():.6g}: "
+                f"joint distribution of classes with least entry {p.min():.6g} and sum {p.sum():.6g}: "
                 "expected p(c,c') >= 0 with sum 1, no class empty"
             )
 

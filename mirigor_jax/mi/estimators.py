@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import values
-from mirigor_jax.mi.contrastive import info_nce_embeddings, nt_xent_mi
+from mirigor_jax.mi.contrastive import info_nce_from_embeddings, nt_xent_mi
 from mirigor_jax.mi.contrastive import nt_xent as nt_xent_loss
 from mirigor_jax.mi.critics import CosineCritic
 from mirigor_jax.mi.scoring import Rule, anchor_loss, log_score
@@ -44,13 +44,13 @@ class Estimator:
     carry: of the loss at the first step, numbers in nested tuples; () if the loss has none.
     needs_u: whether a second critic u is fitted, whose best is −log dP/dQ.
     anchors: which rows of a batch's score matrix are read, see `values.anchored`.
-    of_sums: (positives, row sums, column sums) → `value` of a batch without its score matrix, see
+    from_sums: (positives, row sums, column sums) → `value` of a batch without its score matrix, see
     `values.info_nce_of_sums`; None if `value` needs the matrix, which limits K.
     heading: what reports of runs call it; empty for its name.
     max_bits: (k, class probabilities) → the most that any critic shows of k pairs that share their class, in bits, in
     expectation; None if it is not known.
-    of_embeddings: (z_x, z_y, temperature, axis name) → `value` of a batch that devices share, by a cosine critic's unit
-    embeddings; None if they have to be gathered for the score matrix.
+    from_embeddings: (z_x, z_y, temperature, axis name) → `value` of a batch that devices share, by a cosine critic's
+    unit embeddings; None if they have to be gathered for the score matrix.
     """
 
     name: str
@@ -62,10 +62,10 @@ class Estimator:
     carry: Any = ()
     needs_u: bool = False
     anchors: Anchors = "x"
-    of_sums: Callable[[LogSums, LogSums, LogSums], Nats] | None = None
+    from_sums: Callable[[LogSums, LogSums, LogSums], Nats] | None = None
     heading: str = ""
     max_bits: Callable[[int, Float[np.ndarray, " c"]], float] | None = None
-    of_embeddings: Callable[..., Nats] | None = None
+    from_embeddings: Callable[..., Nats] | None = None
 
     @property
     def within_views(self) -> bool:
@@ -97,8 +97,8 @@ class Estimator:
 
     def read_embeddings(self, z_x: Array, z_y: Array, temperature: Array, axis_name: str) -> Nats:
         """`value` of a batch that the axis's devices share, by the unit embeddings that this device has."""
-        if self.of_embeddings is not None:
-            return self.of_embeddings(z_x, z_y, temperature, axis_name)
+        if self.from_embeddings is not None:
+            return self.from_embeddings(z_x, z_y, temperature, axis_name)
         x, y = self.views(*(lax.all_gather(z, axis_name, tiled=True) for z in (z_x, z_y)))
         return self.read(x / temperature @ y.T)
 
@@ -139,13 +139,13 @@ def _mean_log2(trials: int, p: float) -> float:
     """E log2(1 + B), B ~ Bin(trials, p); what lies outside the summed window has probability < 1e-15."""
     from scipy import stats  # here, as it takes half a second to import
 
-    centre, radius = trials * p, 10 * np.sqrt(trials * p * (1 - p)) + 30
-    successes = np.arange(max(0, int(centre - radius)), min(trials, int(centre + radius)) + 1)
+    center, radius = trials * p, 10 * np.sqrt(trials * p * (1 - p)) + 30
+    successes = np.arange(max(0, int(center - radius)), min(trials, int(center + radius)) + 1)
     return float(np.sum(stats.binom.pmf(successes, trials, p) * np.log2(1 + successes)))
 
 
 def _info_nce_of_embeddings(z_x: Array, z_y: Array, temperature: Array, axis_name: str) -> Nats:
-    return info_nce_embeddings(z_x / temperature, z_y, axis_name=axis_name)
+    return info_nce_from_embeddings(z_x / temperature, z_y, axis_name=axis_name)
 
 
 def _nt_xent_of_embeddings(z_x: Array, z_y: Array, temperature: Array, axis_name: str) -> Nats:
@@ -159,8 +159,8 @@ def info_nce() -> Estimator:
 
     Source: van den Oord et al. 2018, Eq. 4; Poole et al. 2019, eq. 10.
     """
-    one = _info_nce("info_nce", "x", values.info_nce_of_sums)
-    return replace(one, heading="one-sided InfoNCE")
+    estimator = _info_nce("info_nce", "x", values.info_nce_of_sums)
+    return replace(estimator, heading="one-sided InfoNCE")
 
 
 @_once
@@ -169,11 +169,11 @@ def info_nce_symmetric() -> Estimator:
 
     Source: van den Oord et al. 2018, Eq. 4; Poole et al. 2019, eq. 10.
     """
-    one = _info_nce(MAIN, "both", values.info_nce_symmetric_of_sums)
-    return replace(one, heading="InfoNCE", of_embeddings=_info_nce_of_embeddings)
+    estimator = _info_nce(MAIN, "both", values.info_nce_symmetric_of_sums)
+    return replace(estimator, heading="InfoNCE", from_embeddings=_info_nce_of_embeddings)
 
 
-def _info_nce(name: str, anchors: Anchors, of_sums: Callable[[LogSums, LogSums, LogSums], Nats]) -> Estimator:
+def _info_nce(name: str, anchors: Anchors, from_sums: Callable[[LogSums, LogSums, LogSums], Nats]) -> Estimator:
     note = "cannot pass log K for K candidates, the positive among them; biased down by more as I nears it"
     value = values.classified
     return Estimator(
@@ -184,7 +184,7 @@ def _info_nce(name: str, anchors: Anchors, of_sums: Callable[[LogSums, LogSums, 
         maximize(value),
         candidates=lambda k: k,
         anchors=anchors,
-        of_sums=of_sums,
+        from_sums=from_sums,
         max_bits=max_info_nce_bits,
     )
 
@@ -206,7 +206,7 @@ def nt_xent() -> Estimator:
         candidates=lambda k: 2 * k - 1,
         anchors="all",
         heading="NT-Xent estimate",
-        of_embeddings=_nt_xent_of_embeddings,
+        from_embeddings=_nt_xent_of_embeddings,
     )
 
 

@@ -1,7 +1,7 @@
 """Fitting critics: pairs drawn on the device, many steps a dispatch, the best of validation kept.
 
 Two ways to use the devices: one critic whose batch they share (`estimate_step`, on frozen representations of classes),
-and many critics that each fit on one (`fit_members`, on paired arrays). Steps are written for one device.
+and many critics that each fit on one (`fit_critics`, on paired arrays). Steps are written for one device.
 """
 
 import math
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from mirigor_jax import parallel
 from mirigor_jax.data.draws import class_index
 from mirigor_jax.fitting import CriticState, OnProgress, fit_chunk, fresh, update
-from mirigor_jax.mi.contrastive import info_nce_embeddings
+from mirigor_jax.mi.contrastive import info_nce_from_embeddings
 from mirigor_jax.mi.estimators import Estimator
 from mirigor_jax.mi.values import anchored, derange, shuffle
 
@@ -33,14 +33,14 @@ Negatives = Literal["in-batch", "derange", "shuffle"]
 class Bank(NamedTuple):
     """Representations sorted by class, from which same-class pairs are drawn.
 
-    Class c has `sizes[c]` rows from `starts[c]` on; `law[c]` is the running sum of p(·|c).
+    Class c has `sizes[c]` rows from `starts[c]` on; `cumulative[c]` is the running sum of p(·|c).
     """
 
     h: Float[Array | np.ndarray, "n d"]
     labels: Int[Array | np.ndarray, " n"]
     starts: Int[Array | np.ndarray, " c"]
     sizes: Int[Array | np.ndarray, " c"]
-    law: Float[Array | np.ndarray, "c c"]
+    cumulative: Float[Array | np.ndarray, "c c"]
 
 
 def make_bank(h: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], joint: Float[np.ndarray, "c c"]) -> Bank:
@@ -64,8 +64,8 @@ def draw_pairs(frozen: Any, bank: Bank, key: Array, *, k: int, axis_name: str) -
     mine = partial(lax.dynamic_slice_in_dim, start_index=lax.axis_index(axis_name) * share, slice_size=share)
     x_key, class_key, y_key = jax.random.split(key, 3)
     rows_x = mine(jax.random.randint(x_key, (k,), 0, bank.h.shape[0]))
-    u = mine(jax.random.uniform(class_key, (k, 1), bank.law.dtype))
-    classes = jnp.sum(u >= bank.law[bank.labels[rows_x]], axis=1)
+    u = mine(jax.random.uniform(class_key, (k, 1), bank.cumulative.dtype))
+    classes = jnp.sum(u >= bank.cumulative[bank.labels[rows_x]], axis=1)
     within = mine(jax.random.uniform(y_key, (k,), jnp.float32)) * bank.sizes[classes]
     rows_y = bank.starts[classes] + jnp.minimum(within.astype(jnp.int32), bank.sizes[classes] - 1)
     return bank.h[rows_x], bank.h[rows_y]
@@ -89,7 +89,7 @@ def estimate_step(
     optimizer: optax.GradientTransformation,
     axis_name: str,
 ) -> tuple[CriticState, Array]:
-    """One update of the critic on this device's pairs: maximise InfoNCE with the encoder frozen.
+    """One update of the critic on this device's pairs: maximize InfoNCE with the encoder frozen.
 
     views: (frozen, batch, key) → (h_x, h_y). Streamed images: `batch` the images, `frozen` the encoder's parameter
     tree; cached features: `batch` a Bank, `frozen` empty. No gradient reaches either.
@@ -100,7 +100,7 @@ def estimate_step(
 
     def loss_fn(params):
         z_x, z_y, temperature = critic.apply({"params": params}, h_x, h_y)
-        return -info_nce_embeddings(z_x / temperature, z_y, axis_name=axis_name)
+        return -info_nce_from_embeddings(z_x / temperature, z_y, axis_name=axis_name)
 
     loss, gradients = lax.pmean(jax.value_and_grad(loss_fn)(state.params), axis_name)
     return update(state, optimizer, gradients), -loss
@@ -113,8 +113,8 @@ class Pairs(NamedTuple):
     y: Float[Array | np.ndarray, "s n q"]
 
 
-class Member(NamedTuple):
-    """One critic among many: which data set it fits, by which of the recipe's estimators, from which seed."""
+class CriticJob(NamedTuple):
+    """One critic among many: which data set it fits, by which of the configured estimators, from which seed."""
 
     data: Int[Array | np.ndarray, "*m"]
     estimator: Int[Array | np.ndarray, "*m"]
@@ -122,12 +122,13 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FitConfig:
     """How the critics of a group are fitted, each on its own.
 
     Estimators of a group read the same scores: they agree in needs_u and within_views.
-    The rate falls by a cosine over `steps`. Every `look` steps comes a look at validation, `look_batches` of
-    `look_size` pairs at most; the fits end when none of them has found its best in the last `patience` steps.
+    The rate falls by a cosine over `steps`. Every `eval_every` steps the critic is evaluated on validation,
+    `eval_batches` of `eval_batch_size` pairs at most; the fits end when none of them has found its best in the last
+    `patience` steps.
     """
 
     critic: nn.Module
@@ -137,9 +138,9 @@ class Recipe:
     steps: int = 3000
     learning_rate: float = 6e-3
     weight_decay: float = 1e-2
-    look: int = 100
-    look_size: int = 128
-    look_batches: int = 32
+    eval_every: int = 100
+    eval_batch_size: int = 128
+    eval_batches: int = 32
     patience: int = 600
 
     @property
@@ -162,79 +163,81 @@ class Recipe:
 
 
 def critic_step(
-    state: CriticState, frozen: tuple[Pairs, Member], rows: Int[Array, " k"], key: Array, *, recipe: Recipe
+    state: CriticState, frozen: tuple[Pairs, CriticJob], rows: Int[Array, " k"], key: Array, *, fit_config: FitConfig
 ) -> tuple[CriticState, Array]:
     """One update of one critic on the pairs of `rows`, by its estimator's objective; and the objective, in nats."""
-    data, member = frozen
-    x, y = data.x[member.data, rows], data.y[member.data, rows]
+    data, critic_job = frozen
+    x, y = data.x[critic_job.data, rows], data.y[critic_job.data, rows]
 
     def loss_fn(params):
         partner_key, dropout = jax.random.split(key)
-        return _objective(params, state.carry, member, (x, y), partner_key, dropout=dropout, recipe=recipe)
+        return _objective(params, state.carry, critic_job, (x, y), partner_key, dropout=dropout, fit_config=fit_config)
 
     (loss, carry), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    return update(state, recipe.optimizer, gradients)._replace(carry=carry), -loss
+    return update(state, fit_config.optimizer, gradients)._replace(carry=carry), -loss
 
 
 def _objective(
     params: Any,
     carries: tuple[Any, ...],
-    member: Member,
+    critic_job: CriticJob,
     pairs: tuple[Array, Array],
     partner_key: Array,
     *,
     dropout: Array | None,
-    recipe: Recipe,
+    fit_config: FitConfig,
 ) -> tuple[Array, tuple[Any, ...]]:
     """(loss in nats, every estimator's next carry) by the member's estimator on a batch; the others' stay."""
-    one, own = recipe.estimators[0], jnp.arange(len(pairs[0]))[:, None]
-    x, y = one.views(*pairs)
+    shared, positives = fit_config.estimators[0], jnp.arange(len(pairs[0]))[:, None]
+    x, y = shared.views(*pairs)
     partners = None
-    if recipe.negatives != "in-batch":
-        draw = {"derange": derange, "shuffle": shuffle}[recipe.negatives]
-        partners = jnp.concatenate([own, draw(partner_key, len(own))], axis=1)
-    scores = recipe.scores(params["f"], x, y, partners, dropout)
+    if fit_config.negatives != "in-batch":
+        draw = {"derange": derange, "shuffle": shuffle}[fit_config.negatives]
+        partners = jnp.concatenate([positives, draw(partner_key, len(positives))], axis=1)
+    scores = fit_config.scores(params["f"], x, y, partners, dropout)
     # u is best at -log dP/dQ, so that of a critic that starts near log dP/dQ is its negative.
-    u = (-recipe.scores(params["u"], x, y, own, dropout)[:, 0],) if one.needs_u else ()
+    u = (-fit_config.scores(params["u"], x, y, positives, dropout)[:, 0],) if shared.needs_u else ()
 
     def loss(at: int, carries: tuple[Any, ...]) -> tuple[Array, tuple[Any, ...]]:
-        estimator = recipe.estimators[at]
+        estimator = fit_config.estimators[at]
         read = anchored(scores, estimator.anchors) if partners is None else (scores[:, 0], scores[:, 1:])
         value, after = estimator.loss(carries[at], *read, *u)
         return value, (*carries[:at], after, *carries[at + 1 :])
 
-    return lax.switch(member.estimator, [partial(loss, at) for at in range(len(recipe.estimators))], carries)
+    return lax.switch(critic_job.estimator, [partial(loss, at) for at in range(len(fit_config.estimators))], carries)
 
 
-def _validate(params, data: Pairs, member: Member, *, recipe: Recipe) -> tuple[Array]:
-    """The objective in nats over all batches of the validation part, whose negatives are the same at every look."""
-    x, y = data.x[member.data], data.y[member.data]
-    size = min(recipe.look_size, x.shape[0])
-    batches = min(x.shape[0] // size, recipe.look_batches)
+def _validate(params, data: Pairs, critic_job: CriticJob, *, fit_config: FitConfig) -> tuple[Array]:
+    """The objective in nats over all batches of the validation part, with the same negatives at every evaluation."""
+    x, y = data.x[critic_job.data], data.y[critic_job.data]
+    size = min(fit_config.eval_batch_size, x.shape[0])
+    batches = min(x.shape[0] // size, fit_config.eval_batches)
     x, y = (v[: batches * size].reshape(batches, size, v.shape[1]) for v in (x, y))
     keys = jax.random.split(jax.random.key(0), batches)
-    carries = _first_carries(recipe)
+    carries = _first_carries(fit_config)
     losses, _ = lax.map(
-        lambda b: _objective(params, carries, member, b[:2], b[2], dropout=None, recipe=recipe), (x, y, keys)
+        lambda b: _objective(params, carries, critic_job, b[:2], b[2], dropout=None, fit_config=fit_config),
+        (x, y, keys),
     )
     return (-jnp.mean(losses),)
 
 
-def _first_carries(recipe: Recipe) -> tuple[Any, ...]:
+def _first_carries(fit_config: FitConfig) -> tuple[Any, ...]:
     """Each estimator's carry before the first step; a member's own is all that it changes."""
-    return tuple(jax.tree.map(jnp.float32, estimator.carry) for estimator in recipe.estimators)
+    return tuple(jax.tree.map(jnp.float32, estimator.carry) for estimator in fit_config.estimators)
 
 
-def start_critic(member: Member, data: Pairs, validation: Pairs, *, recipe: Recipe) -> CriticState:
+def start_critic(critic_job: CriticJob, data: Pairs, validation: Pairs, *, fit_config: FitConfig) -> CriticState:
     """A fresh critic, its best of validation what it shows before any step."""
-    names = ("f", "u") if recipe.estimators[0].needs_u else ("f",)
-    keys = jax.random.split(jax.random.key(member.seed), len(names))
+    names = ("f", "u") if fit_config.estimators[0].needs_u else ("f",)
+    keys = jax.random.split(jax.random.key(critic_job.seed), len(names))
     x, y = data.x[0, :2], data.y[0, :2]
     params = {
-        name: recipe.critic.init(key, x, y, method="scores")["params"] for name, key in zip(names, keys, strict=True)
+        name: fit_config.critic.init(key, x, y, method="scores")["params"]
+        for name, key in zip(names, keys, strict=True)
     }
-    (best,) = _validate(params, validation, member, recipe=recipe)
-    return fresh(params, recipe.optimizer, best.dtype)._replace(best_nats=best, carry=_first_carries(recipe))
+    (best,) = _validate(params, validation, critic_job, fit_config=fit_config)
+    return fresh(params, fit_config.optimizer, best.dtype)._replace(best_nats=best, carry=_first_carries(fit_config))
 
 
 def _epochs(n: int, seed: int, done: int, steps: int, size: int) -> Int[np.ndarray, "steps size"]:
@@ -244,86 +247,88 @@ def _epochs(n: int, seed: int, done: int, steps: int, size: int) -> Int[np.ndarr
     return np.concatenate(epochs)[:steps].astype(np.int32)
 
 
-def _member_chunk(
+def _critic_chunk(
     state: CriticState,
     rows: Int[Array, "steps k"],
-    member: Member,
+    critic_job: CriticJob,
     data: Pairs,
     validation: Pairs,
     *,
-    recipe: Recipe,
+    fit_config: FitConfig,
 ) -> tuple[CriticState, dict[str, Array]]:
-    """One step of one critic for each batch of rows, and a look at validation; nothing once it is out of patience."""
+    """One step of one critic for each batch of rows, then an evaluation; nothing once it is out of patience."""
 
     def go_on(state: CriticState) -> tuple[CriticState, dict[str, Array]]:
-        key = jax.random.fold_in(jax.random.key(member.seed), state.step + 1)
+        key = jax.random.fold_in(jax.random.key(critic_job.seed), state.step + 1)
         return fit_chunk(
             state,
-            (data, member),
+            (data, critic_job),
             rows,
-            (validation, member),
+            (validation, critic_job),
             jax.random.split(key, len(rows)),
-            step=partial(critic_step, recipe=recipe),
-            validate=partial(_validate, recipe=recipe),
+            step=partial(critic_step, fit_config=fit_config),
+            validate=partial(_validate, fit_config=fit_config),
             streamed=True,
         )
 
     def stopped(state: CriticState) -> tuple[CriticState, dict[str, Array]]:
         return state, {"fit_nats": state.best_nats, "validation_nats": state.best_nats}
 
-    return lax.cond(state.step - state.best_step < recipe.patience, go_on, stopped, state)
+    return lax.cond(state.step - state.best_step < fit_config.patience, go_on, stopped, state)
 
 
 @lru_cache(maxsize=32)
-def _programs(recipe: Recipe, mesh: Mesh) -> tuple[Any, Any]:
+def _programs(fit_config: FitConfig, mesh: Mesh) -> tuple[Any, Any]:
     """(start, chunk) of all members at once, compiled for the mesh; kept, so that a second call need not compile."""
-    shared, own = parallel.REPLICATED, parallel.SHARDED
+    shared, per_critic = parallel.REPLICATED, parallel.SHARDED
 
     def each(function: Callable[..., Any]) -> Callable[..., Any]:
         def members(*args: Any) -> Any:
-            own, everyones = args[:-2], args[-2:]
+            per_critic, everyones = args[:-2], args[-2:]
 
-            def one(own):
-                return function(*own, *everyones, recipe=recipe)
+            def fit_one(critic_arguments):
+                return function(*critic_arguments, *everyones, fit_config=fit_config)
 
             # One after another where a core's cache holds one critic's step and those that stopped cost nothing; side
             # by side where it takes many to fill the accelerator.
             if mesh.devices.flat[0].platform == "cpu":
-                return lax.map(one, own)
-            return jax.vmap(one)(own)
+                return lax.map(fit_one, per_critic)
+            return jax.vmap(fit_one)(per_critic)
 
         return members
 
-    start = parallel.map_step(each(start_critic), mesh, (own, shared, shared), own)
-    chunk = parallel.map_step(each(_member_chunk), mesh, (own, own, own, shared, shared), own, donate=(0,))
+    start = parallel.map_step(each(start_critic), mesh, (per_critic, shared, shared), per_critic)
+    chunk = parallel.map_step(
+        each(_critic_chunk), mesh, (per_critic, per_critic, per_critic, shared, shared), per_critic, donate=(0,)
+    )
     return start, chunk
 
 
-def fit_members(
-    recipe: Recipe, data: Pairs, validation: Pairs, members: Member, on_progress: OnProgress | None = None
+def fit_critics(
+    fit_config: FitConfig, data: Pairs, validation: Pairs, critic_jobs: CriticJob, on_progress: OnProgress | None = None
 ) -> tuple[Any, Int[np.ndarray, " m"]]:
     """Fit m critics at once, one program split over the devices; each keeps its best step of validation.
 
     Returns their parameters, stacked, and their best steps (0: the critic it started from). A member's are the same
     whatever stands beside it.
     """
-    m = len(members.seed)
+    m = len(critic_jobs.seed)
     devices = -(-m // -(-m // len(jax.devices())))  # as few as take no more turns than all of them
     # The last turn is filled up with members that are fitted twice.
-    members = Member(*(np.resize(column, -(-m // devices) * devices) for column in members))
-    mesh = parallel.make_mesh(len(members.seed), jax.devices()[:devices])
-    start, chunk = _programs(recipe, mesh)
-    n, seeds = data.x.shape[1], members.seed
+    critic_jobs = CriticJob(*(np.resize(column, -(-m // devices) * devices) for column in critic_jobs))
+    mesh = parallel.make_mesh(len(critic_jobs.seed), jax.devices()[:devices])
+    start, chunk = _programs(fit_config, mesh)
+    n, seeds = data.x.shape[1], critic_jobs.seed
     data, validation = parallel.place((data, validation), mesh)
-    members = parallel.shard(members, mesh)
-    state, done, best_step = start(members, data, validation), 0, np.zeros(len(seeds), np.int32)
-    while done < recipe.steps and done - best_step.max() < recipe.patience:
-        rows = np.stack([_epochs(n, int(seed), done, recipe.look, recipe.batch_size) for seed in seeds])
-        state, looked = chunk(state, parallel.shard(rows, mesh), members, data, validation)
-        done, best_step = done + recipe.look, np.asarray(state.best_step)
+    critic_jobs = parallel.shard(critic_jobs, mesh)
+    state, done, best_step = start(critic_jobs, data, validation), 0, np.zeros(len(seeds), np.int32)
+    while done < fit_config.steps and done - best_step.max() < fit_config.patience:
+        rows = np.stack([_epochs(n, int(seed), done, fit_config.eval_every, fit_config.batch_size) for seed in seeds])
+        state, looked = chunk(state, parallel.shard(rows, mesh), critic_jobs, data, validation)
+        done, best_step = done + fit_config.eval_every, np.asarray(state.best_step)
         if on_progress is not None:
             bits = float(jnp.mean(looked["validation_nats"])) / math.log(2)
-            on_progress(min(done, recipe.steps), recipe.steps, f"{bits:z.3f} bits on validation")
-    if on_progress is not None and done < recipe.steps:
-        on_progress(done, done, f"stopped: nothing gained in {recipe.patience:,} steps")
+            on_progress(min(done, fit_config.steps), fit_config.steps, f"{bits:z.3f} bits on validation")
+    if on_progress is not None and done < fit_config.steps:
+        on_progress(done, done, f"stopped: nothing gained in {fit_config.patience:,} steps")
     return jax.tree.map(lambda leaf: leaf[:m], jax.device_get(state.best_params)), best_step[:m]

@@ -31,8 +31,8 @@ def log_sums(
     """A sweep of `contrastive`'s forward pass: rows (a,) and columns (b,) add to their log-sums of e^{a_i·b_j}."""
     del upper  # the kernels skip by slack alone what it says is empty
     run = partial(_run, slack, gradient=False)
-    of_rows, of_columns = run(rows, columns, later=True), run(columns, rows, later=False)
-    return jnp.logaddexp(sums[0], of_rows), jnp.logaddexp(sums[1], of_columns)
+    row_sums, column_sums = run(rows, columns, later=True), run(columns, rows, later=False)
+    return jnp.logaddexp(sums[0], row_sums), jnp.logaddexp(sums[1], column_sums)
 
 
 def gradients(
@@ -74,8 +74,8 @@ def _run(slack: int | Array, anchors: Arrays, partners: Arrays, *, later: bool, 
     return result[:n, :d] if gradient else result[:n]
 
 
-def _meet(one: Callable[[Any, Array | None, Any], Any], carry: Any, slack_ref: Any, *, n: int, later: bool) -> Any:
-    """The carry after `one` has met all partners that count, where they are and which scores of theirs do (None: all).
+def _meet(add: Callable[[Any, Array | None, Any], Any], carry: Any, slack_ref: Any, *, n: int, later: bool) -> Any:
+    """The carry after `add` has met all partners that count, where they are and which scores of theirs do (None: all).
 
     Only blocks on an edge need to ask that.
     """
@@ -84,11 +84,11 @@ def _meet(one: Callable[[Any, Array | None, Any], Any], carry: Any, slack_ref: A
     last = pl.cdiv(n, PARTNERS)
 
     def inside(block: Array, carry: Any) -> Any:
-        return one(pl.ds(block * PARTNERS, PARTNERS), None, carry)
+        return add(pl.ds(block * PARTNERS, PARTNERS), None, carry)
 
     def edge(block: Array, carry: Any) -> Any:
         j = block * PARTNERS + jnp.arange(PARTNERS, dtype=jnp.int32)[None, :]
-        return one(pl.ds(block * PARTNERS, PARTNERS), (i < j + slack if later else j < i + slack) & (j < n), carry)
+        return add(pl.ds(block * PARTNERS, PARTNERS), (i < j + slack if later else j < i + slack) & (j < n), carry)
 
     def block_of(j: Array) -> Array:
         return jnp.clip(j, 0, n) // PARTNERS
@@ -110,7 +110,7 @@ def _log_sum_kernel(slack_ref, a_ref, b_ref, out_ref, *, n: int, later: bool) ->
     """log Σ_j e^{a_i·b_j} of each anchor, the largest score so far taken out."""
     a = a_ref[...]
 
-    def one(at, counts, carry):
+    def add_block(at, counts, carry):
         most, total = carry
         scores = triton.dot(a, b_ref[at, :], trans_b=True)
         scores = scores if counts is None else jnp.where(counts, scores, EMPTY)
@@ -120,21 +120,23 @@ def _log_sum_kernel(slack_ref, a_ref, b_ref, out_ref, *, n: int, later: bool) ->
         return top, total * _exp(most - top) + jnp.sum(terms, axis=1)
 
     start = jnp.full((ANCHORS,), EMPTY), jnp.zeros((ANCHORS,), jnp.float32)
-    most, total = _meet(one, start, slack_ref, n=n, later=later)
+    most, total = _meet(add_block, start, slack_ref, n=n, later=later)
     out_ref[...] = jnp.where(total > 0, most + jnp.log(total), EMPTY)
 
 
 def _gradient_kernel(
-    slack_ref, a_ref, of_a_ref, g_a_ref, b_ref, of_b_ref, g_b_ref, b_t_ref, out_ref, *, n: int, later: bool
+    slack_ref, a_ref, log_sum_a_ref, g_a_ref, b_ref, log_sum_b_ref, g_b_ref, b_t_ref, out_ref, *, n: int, later: bool
 ) -> None:
     """Σ_j (g_i e^{a_i·b_j − log-sum_i} + g_j e^{a_i·b_j − log-sum_j}) b_j of each anchor."""
-    a, of_a, g_a = a_ref[...], of_a_ref[...], g_a_ref[...]
+    a, log_sum_a, g_a = a_ref[...], log_sum_a_ref[...], g_a_ref[...]
 
-    def one(at, counts, total):
+    def add_block(at, counts, total):
         scores = triton.dot(a, b_ref[at, :], trans_b=True)
-        g = g_a[:, None] * _exp(scores - of_a[:, None]) + g_b_ref[at][None, :] * _exp(scores - of_b_ref[at][None, :])
+        g = g_a[:, None] * _exp(scores - log_sum_a[:, None]) + g_b_ref[at][None, :] * _exp(
+            scores - log_sum_b_ref[at][None, :]
+        )
         g = g if counts is None else jnp.where(counts, g, 0.0)
         b_t = b_t_ref[:, at]
         return total + triton.dot(g.astype(b_t.dtype), b_t, trans_b=True)
 
-    out_ref[...] = _meet(one, jnp.zeros(a.shape, jnp.float32), slack_ref, n=n, later=later)
+    out_ref[...] = _meet(add_block, jnp.zeros(a.shape, jnp.float32), slack_ref, n=n, later=later)

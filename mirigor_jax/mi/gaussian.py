@@ -28,7 +28,7 @@ def features(
 ) -> tuple[Float[np.ndarray, "_ p"], ...]:
     """What critics read of a row: normal scores, robustly scaled values under asinh, and the length of the scores.
 
-    Edges are straight in the values, tails are tame in the scores, and heavy-tailed laws couple lengths.
+    Edges are straight in the values, tails are tame in the scores, and heavy-tailed distributions couple lengths.
     """
 
     def rows(score, part):
@@ -40,15 +40,15 @@ def features(
 
 
 def squash(rows: Float[np.ndarray, "n d"], by: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n d"]:
-    """Columns centred and scaled by the quartiles of the rows `by`, under asinh: one-to-one, and tails are tame."""
-    low, centre, high = np.percentile(by, [25, 50, 75], axis=0)
+    """Columns centered and scaled by the quartiles of the rows `by`, under asinh: one-to-one, and tails are tame."""
+    low, center, high = np.percentile(by, [25, 50, 75], axis=0)
     spread = (high - low) / 1.349
     spread = np.where(spread > 0, spread, by.std(axis=0))
     spread = np.where(spread > 0, spread, 1.0)
-    return 2 * np.arcsinh((rows - centre[None, :]) / spread[None, :] / 2)
+    return 2 * np.arcsinh((rows - center[None, :]) / spread[None, :] / 2)
 
 
-def gaussian_base(
+def gaussian_copula_embeddings(
     x: Sequence[Float[np.ndarray, "_ p"]], y: Sequence[Float[np.ndarray, "_ q"]]
 ) -> tuple[tuple[Float[np.ndarray, "_ r"], ...], tuple[Float[np.ndarray, "_ r"], ...]]:
     """u, v of every part with u·v the log density ratio of a Gaussian copula, where critics start from.
@@ -69,10 +69,10 @@ def gaussian_base(
 
     def embed(rho: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         gain = rho / (1 - rho**2)
-        of_a = -0.5 * (np.log1p(-(rho**2)).sum() + rows_a**2 @ (rho * gain))[:, None]
-        of_b = -0.5 * (rows_b**2 @ (rho * gain))[:, None]
-        u = np.hstack([rows_a * np.sqrt(gain)[None, :], of_a, np.ones_like(of_a)])
-        v = np.hstack([rows_b * np.sqrt(gain)[None, :], np.ones_like(of_b), of_b])
+        bias_a = -0.5 * (np.log1p(-(rho**2)).sum() + rows_a**2 @ (rho * gain))[:, None]
+        bias_b = -0.5 * (rows_b**2 @ (rho * gain))[:, None]
+        u = np.hstack([rows_a * np.sqrt(gain)[None, :], bias_a, np.ones_like(bias_a)])
+        v = np.hstack([rows_b * np.sqrt(gain)[None, :], np.ones_like(bias_b), bias_b])
         return u.astype(np.float32), v.astype(np.float32)
 
     def validated(factor: float) -> float:

@@ -25,7 +25,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import OnProgress
 from mirigor_jax.mi import api, fit
 from mirigor_jax.mi.certificates import mix_posterior
-from mirigor_jax.mi.certify import LEAST_PAIRS, RUN_OUT, Classified, HeldOut, batch_rows, certify, most_bits
+from mirigor_jax.mi.certify import DEPLETION_SHARE, LEAST_PAIRS, Classified, HeldOut, batch_rows, certify, most_bits
 from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.mi.critics import CosineCritic, PosteriorCritic
 from mirigor_jax.mi.estimators import max_info_nce_bits
@@ -35,9 +35,9 @@ from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate, verdict
 from mirigor_jax.mi.values import info_nce_symmetric
 
 BATCH = 256  # pairs a step of the fit
-LOOK, PATIENCE = 50, 300  # steps between looks at validation; without a gain, to the end of the fit
+EVAL_EVERY, PATIENCE = 50, 300  # steps between evaluations on validation; without a gain, to the end of the fit
 WHOLE = 4096  # pairs whose score matrix is held at once, unless K asks for more
-MIXING = 1e-3  # of the uniform law in the posterior that critics start from
+MIXING = 1e-3  # of the uniform distribution in the posterior that critics start from
 LEAST_ROWS = 10  # of a class: two of them are then test rows
 L2 = (1e-4, 1e-3, 1e-2, 1e-1)  # penalties that the probe chooses from
 
@@ -77,7 +77,7 @@ def estimate_labels(
         steps: most steps of the fit, which ends early once validation gains no more.
         confidence: in [0.5, 1). Of the t-interval and of the certificates.
         tolerance_bits: bits. The interval's width up to which the verdict is "certified".
-        on_progress: called as on_progress(step, steps, note) at every look at validation.
+        on_progress: called as on_progress(step, steps, note) at every evaluation on validation.
 
     Returns:
         The `LabelEstimate`, in bits.
@@ -91,8 +91,8 @@ def estimate_labels(
     design = Design.of(labels, seed, confidence)
     (rows,) = _representations([h], labels)
     options = _Options(design.check_k(k), seed, num_critics, steps, confidence, tolerance_bits, on_progress)
-    found, _ = _measure(design, rows, options)
-    return found
+    result, _ = _measure(design, rows, options)
+    return result
 
 
 def compare(
@@ -129,10 +129,10 @@ def compare(
     design = Design.of(labels, seed, confidence)
     both = _representations([h_a, h_b], labels)
     options = _Options(k := design.check_k(k), seed, num_critics, steps, confidence, tolerance_bits, on_progress)
-    (a, of_a), (b, of_b) = (_measure(design, h, options) for h in both)
-    difference = (of_a - of_b) / math.log(2)
+    (a, values_a), (b, values_b) = (_measure(design, h, options) for h in both)
+    difference = (values_a - values_b) / math.log(2)
     t_lower, t_upper = t_interval(difference, confidence)
-    most = max_info_nce_bits(k, design.law)
+    most = max_info_nce_bits(k, design.frequencies)
     return Comparison(a, b, float(difference.mean()), t_lower, t_upper, k, most, confidence)
 
 
@@ -166,16 +166,16 @@ def monitor(
             estimate does.
         TypeError: the estimate has no such option.
     """
-    kept = list(islice(batches, num_batches))
-    if len(kept) < (num_batches or 1):
-        raise InputError(f"the iterator gave {len(kept)} batches, expected {num_batches or 'some'}; give a fresh one")
-    has_labels = np.ndim(kept[0][1]) == 1
+    cached = list(islice(batches, num_batches))
+    if len(cached) < (num_batches or 1):
+        raise InputError(f"the iterator gave {len(cached)} batches, expected {num_batches or 'some'}; give a fresh one")
+    has_labels = np.ndim(cached[0][1]) == 1
     signature(estimate_labels if has_labels else api.estimate).bind(None, None, **options)
     encode = jax.jit(apply)
 
     def represent(params: Any, view: int) -> np.ndarray:
         parts = []
-        for batch in kept:
+        for batch in cached:
             h = encode(params, batch[view])
             if h.ndim != 2 or len(h) != len(batch[view]):
                 raise InputError(
@@ -185,7 +185,7 @@ def monitor(
         return np.concatenate(parts)
 
     if has_labels:
-        labels = np.concatenate([np.asarray(batch[1]) for batch in kept])
+        labels = np.concatenate([np.asarray(batch[1]) for batch in cached])
         return lambda params: estimate_labels(represent(params, 0), labels, **options)
     return lambda params: api.estimate(represent(params, 0), represent(params, 1), **options)
 
@@ -194,11 +194,11 @@ def monitor(
 class Design:
     """Which rows are fitted on, chosen on and read, by labels and seed alone: the same for every encoder.
 
-    pairs: rows of (validation, test), their classes independent draws from `law`.
+    pairs: rows of (validation, test), their classes independent draws from `frequencies`.
     """
 
     classes: Int[np.ndarray, " n"]
-    law: Float[np.ndarray, " c"]
+    frequencies: Float[np.ndarray, " c"]
     fit: Int[np.ndarray, " f"]
     validation: Int[np.ndarray, " v"]
     test: Int[np.ndarray, " t"]
@@ -211,14 +211,17 @@ class Design:
         classes, rare = classes_of(labels)
         rng = np.random.default_rng(seed)
         fitted, validation, test = split_in_classes(classes, rng)
-        law, risk = np.bincount(classes) / len(classes), RUN_OUT * (1 - confidence)
-        pairs = fresh_pairs(validation, classes, law, risk, rng), fresh_pairs(test, classes, law, risk, rng)
+        frequencies, risk = np.bincount(classes) / len(classes), DEPLETION_SHARE * (1 - confidence)
+        pairs = (
+            fresh_pairs(validation, classes, frequencies, risk, rng),
+            fresh_pairs(test, classes, frequencies, risk, rng),
+        )
         if (fewest := min(map(len, pairs))) < LEAST_PAIRS:
             raise InputError(
                 f"{rare}: only {fewest} test pairs can be drawn without running out, expected {LEAST_PAIRS}; give "
                 "more rows of every class, or drop or merge rare classes"
             )
-        return cls(classes, law, fitted, validation, test, pairs)
+        return cls(classes, frequencies, fitted, validation, test, pairs)
 
     def check_k(self, k: int | None) -> int:
         """k, or its default."""
@@ -260,13 +263,13 @@ def _labels(labels: Any) -> Shaped[np.ndarray, " n"]:
 
 
 def _representations(several: list[Any], labels: Any) -> list[Float[np.ndarray, "n _"]]:
-    found = [api.as_rows(h, "h") for h in several]
-    for h in found:
+    arrays = [api.as_rows(h, "h") for h in several]
+    for h in arrays:
         if len(h) != len(labels):
             raise InputError(
                 f"h has {len(h):,} rows and labels {len(labels):,}: expected as many, row i of both an image"
             )
-    return found
+    return arrays
 
 
 @dataclass(frozen=True)
@@ -287,11 +290,11 @@ def _measure(
 ) -> tuple[LabelEstimate, Float[np.ndarray, " v"]]:
     """The estimate, and the independent values that its own is the mean of, in nats."""
     warnings = _warnings(design, h)
-    h, k, law = squash(h, h[design.fit]).astype(np.float32), options.k, design.law
+    h, k, frequencies = squash(h, h[design.fit]).astype(np.float32), options.k, design.frequencies
     probe = _fit_probe(design, h)
-    q = mix_posterior(softmax.class_posterior(probe, h), MIXING) / np.sqrt(law)[None, :]
+    q = mix_posterior(softmax.class_posterior(probe, h), MIXING) / np.sqrt(frequencies)[None, :]
     inputs = np.hstack([h, q.astype(np.float32)])
-    critic = PosteriorCritic(CosineCritic((128,), 64), len(law))
+    critic = PosteriorCritic(CosineCritic((128,), 64), len(frequencies))
     params = _fit_critics(critic, design, inputs, options)
 
     def scores(critics: Any, part: int, size: int) -> Float[np.ndarray, "b k k"]:
@@ -300,20 +303,20 @@ def _measure(
 
     size = batch_rows(len(design.pairs[1]), len(design.pairs[0]))
     validation, test = (_held_out(design, h, probe, part, scores(params, part, size)) for part in range(2))
-    paid = options.confidence + RUN_OUT * (1 - options.confidence)
-    certificate, certificates = certify(validation, test, np.diag(law), paid)
+    paid = options.confidence + DEPLETION_SHARE * (1 - options.confidence)
+    certificate, certificates = certify(validation, test, np.diag(frequencies), paid)
 
     def values(critics: Any) -> Float[np.ndarray, " v"]:
         return independent_values(scores(critics, 1, k))
 
-    own = values(params)
+    contributions = values(params)
     alone = [values(jax.tree.map(lambda x, s=s: x[s : s + 1], params)).mean() for s in range(options.num_critics)]
-    t_lower, t_upper = t_interval(own / math.log(2), options.confidence)
-    entropy = float(entr(law).sum()) / math.log(2)
+    t_lower, t_upper = t_interval(contributions / math.log(2), options.confidence)
+    entropy = float(entr(frequencies).sum()) / math.log(2)
     lower = certificates[certificate]["lower_bits"]
     result = LabelEstimate(
         name="same-class InfoNCE",
-        value_bits=float(own.mean()) / math.log(2),
+        value_bits=float(contributions.mean()) / math.log(2),
         kind="lower bound",
         k=k,
         ceiling_bits=math.log2(k),
@@ -323,21 +326,23 @@ def _measure(
         upper_bits=entropy,
         confidence=options.confidence,
         certificate=certificate,
-        verdict=verdict(lower, entropy, options.tolerance_bits, most_bits(certificate, max_info_nce_bits(k, law))),
+        verdict=verdict(
+            lower, entropy, options.tolerance_bits, most_bits(certificate, max_info_nce_bits(k, frequencies))
+        ),
         pairs=len(design.pairs[1]) // k * k,
         seed_bits=tuple(float(value) / math.log(2) for value in alone),
         warnings=warnings,
         entropy_bits=entropy,
         certificates=certificates,
     )
-    return result, own
+    return result, contributions
 
 
 def _fit_probe(design: Design, h: Float[np.ndarray, "n d"]) -> softmax.LinearProbe:
     return softmax.fit_linear(
         h[design.fit],
         design.classes[design.fit],
-        len(design.law),
+        len(design.frequencies),
         l2=L2,
         validation_features=h[design.validation],
         validation_labels=design.classes[design.validation],
@@ -366,19 +371,19 @@ def _held_out(
 
 
 def _warnings(design: Design, h: Float[np.ndarray, "n d"]) -> tuple[str, ...]:
-    said, tested = [], len(design.test)
+    messages, tested = [], len(design.test)
     order = np.concatenate([design.fit, design.validation, design.test])
     if repeated := api.repeated_rows(h[order], len(h) - tested):
-        said.append(
+        messages.append(
             f"{repeated:,} of {tested:,} test rows stand in the fit or validation part too; unless the representation "
             "is discrete they are no fresh images, and neither estimate nor certificate is to be trusted"
         )
     if 4 * len(design.pairs[1]) < tested // 2:
-        said.append(
+        messages.append(
             f"classes have few rows: {len(design.pairs[1]):,} pairs from {tested:,} test rows; more rows of the rarest "
             "classes would give more, and a better certificate"
         )
-    return tuple(said)
+    return tuple(messages)
 
 
 def _fit_critics(critic: PosteriorCritic, design: Design, inputs: Float[np.ndarray, "n d"], options: _Options) -> Any:
@@ -388,13 +393,13 @@ def _fit_critics(critic: PosteriorCritic, design: Design, inputs: Float[np.ndarr
         raise InputError(f"num_critics = {count}, steps = {steps}: expected 1 or more")
     pairs = design.pairs[0]
     validation = tuple(in_batches(inputs[rows], min(len(pairs), 2 * BATCH)) for rows in pairs.T)
-    bank = fit.make_bank(inputs[design.fit], design.classes[design.fit], np.diag(design.law))
+    bank = fit.make_bank(inputs[design.fit], design.classes[design.fit], np.diag(design.frequencies))
     roots = jax.vmap(partial(jax.random.fold_in, jax.random.key(options.seed)))(jnp.arange(count))
     start, chunk = _programs(critic, steps)
     state, done, best_step = start(validation, roots), 0, np.zeros(count, int)
     while done < steps and done - best_step.max() < PATIENCE:
         state, looked = chunk(state, bank, validation, roots)
-        done, best_step = done + LOOK, np.asarray(state.best_step)
+        done, best_step = done + EVAL_EVERY, np.asarray(state.best_step)
         if on_progress is not None:
             bits = float(np.mean(looked["validation_nats"])) / math.log(2)
             on_progress(min(done, steps), steps, f"InfoNCE {bits:z.3f} bits on validation")
@@ -423,7 +428,7 @@ def _programs(critic: PosteriorCritic, steps: int) -> tuple[Any, Any]:
         return fitting.fresh(params, optimizer, best.dtype)._replace(best_nats=best)
 
     def chunk(state, bank, validation, root):
-        keys = jax.random.split(jax.random.fold_in(root, state.step + 1), LOOK)
+        keys = jax.random.split(jax.random.fold_in(root, state.step + 1), EVAL_EVERY)
         return fitting.fit_chunk(state, {}, bank, validation, keys, step=step, validate=validate, streamed=False)
 
     # One device: a step is too small to share, and the device's draws are then the same anywhere.

@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mirigor_jax.drawing import CEILING, CERTIFIED, GRID, INK, PAPER, STRICT, floats, panels
+from mirigor_jax.drawing import CEILING, CERTIFIED, GRID, INK, LOWER_BOUND, NO_BOUND, floats, panels
 from mirigor_jax.tables import round_down
 
 
 def estimators(estimates: Sequence[Any], *, true_bits: float | None = None) -> Figure:
     """One row an estimator, in bits: its value with its t-interval, its seeds, and a band where MI is certified to lie.
 
-    Lower bounds and others differ in colour and in the word under the name; beside others is the InfoNCE of the same
+    Lower bounds and others differ in color and in the word under the name; beside others is the InfoNCE of the same
     critic. At the right: the value, the certified lower end, the ceiling.
     estimates: each an `Estimate`, or with the same fields.
     """
-    rows = [vars(one) for one in estimates]
+    rows = [vars(estimate) for estimate in estimates]
     names = ("value_bits", "t_lower_bits", "t_upper_bits", "lower_bits", "upper_bits", "bound_bits", "ceiling_bits")
     value, t_lower, t_upper, lower, upper, bound, ceiling = (floats([row[name] for row in rows]) for name in names)
     y = np.arange(len(rows))
@@ -40,11 +40,11 @@ def estimators(estimates: Sequence[Any], *, true_bits: float | None = None) -> F
         label = f"certified at {100 * rows[0]['confidence']:g} %: MI is in here"
         ax.barh(y[known], (ends - lower)[known], 0.62, lower[known], color=CERTIFIED, alpha=0.25, label=label)
         ax.vlines(lower, y - 0.31, y + 0.31, color=CERTIFIED, linewidth=2.5)
-    for these, colour, word in ((is_bound, STRICT, "lower bound"), (~is_bound, PAPER, "not a bound")):
-        if these.any():
-            error = np.stack([value - t_lower, t_upper - value])[:, these]
-            label = f"{word}, t-interval"
-            ax.errorbar(value[these], y[these], xerr=error, fmt="o", capsize=4, color=colour, label=label)
+    for shown, color, kind in ((is_bound, LOWER_BOUND, "lower bound"), (~is_bound, NO_BOUND, "not a bound")):
+        if shown.any():
+            error = np.stack([value - t_lower, t_upper - value])[:, shown]
+            label = f"{kind}, t-interval"
+            ax.errorbar(value[shown], y[shown], xerr=error, fmt="o", capsize=4, color=color, label=label)
     if seeds:
         ax.plot(*np.transpose(seeds), ".", color=INK, markersize=4, label="each seed")
     if np.isfinite(bound).any():
@@ -52,7 +52,7 @@ def estimators(estimates: Sequence[Any], *, true_bits: float | None = None) -> F
             bound,
             y - 0.25,
             "D",
-            color=STRICT,
+            color=LOWER_BOUND,
             markersize=5,
             markerfacecolor="white",
             label="InfoNCE of the same critic",
@@ -63,12 +63,12 @@ def estimators(estimates: Sequence[Any], *, true_bits: float | None = None) -> F
         ax.axvline(true_bits, color=INK, linestyle="--", label=f"true MI = {true_bits:.3f} bits", zorder=1.5)
 
     ax.set_yticks(y, [f"{row['name']}\n{row['kind']}" for row in rows])
-    words = [f"{bits:z.3f}" for bits in value]
+    labels = [f"{bits:z.3f}" for bits in value]
     for i in range(len(rows)):
-        words[i] += f"\n≥ {round_down(lower[i]):.3f}" if np.isfinite(lower[i]) else ""
-        words[i] += f"\nceiling {ceiling[i]:.1f}" if np.isfinite(ceiling[i]) else ""
+        labels[i] += f"\n≥ {round_down(lower[i]):.3f}" if np.isfinite(lower[i]) else ""
+        labels[i] += f"\nceiling {ceiling[i]:.1f}" if np.isfinite(ceiling[i]) else ""
     right = ax.secondary_yaxis("right")
-    right.set_yticks(y, words)
+    right.set_yticks(y, labels)
     right.tick_params(length=0, labelsize=8, labelcolor=INK)
     right.spines["right"].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)

@@ -16,7 +16,7 @@ from scipy import special
 
 from mirigor_jax.mi.critics import CosineCritic
 from mirigor_jax.mi.estimators import Estimator
-from mirigor_jax.mi.fit import Recipe
+from mirigor_jax.mi.fit import FitConfig
 from mirigor_jax.mi.values import info_nce_symmetric
 
 
@@ -46,23 +46,23 @@ def read_embeddings(
     return lax.map(one, (h_x, h_y))
 
 
-@partial(jax.jit, static_argnames="recipe")
+@partial(jax.jit, static_argnames="fit_config")
 def read_scores(
-    recipe: Recipe, params: Any, x: Float[Array | np.ndarray, "b k p"], y: Float[Array | np.ndarray, "b k q"]
+    fit_config: FitConfig, params: Any, x: Float[Array | np.ndarray, "b k p"], y: Float[Array | np.ndarray, "b k q"]
 ) -> tuple[Float[Array, "s b n n"], Float[Array, "s b k"] | None]:
     """Every score matrix of each batch by the critics of s seeds, and u of the positives where the estimators need it.
 
     n = k, or 2k where all representations are anchors.
     """
 
-    def one(p, x, y):
-        x, y = recipe.estimators[0].views(x, y)
+    def score_batch(p, x, y):
+        x, y = fit_config.estimators[0].views(x, y)
         # Some rows at a time: a joint critic's layers are as large as all the pairs together.
-        rows = lax.map(lambda row: recipe.scores(p["f"], row[None], y)[0], x, batch_size=128)
-        own = jnp.arange(x.shape[0])[:, None]
-        return rows, -recipe.scores(p["u"], x, y, own)[:, 0] if "u" in p else None
+        rows = lax.map(lambda row: fit_config.scores(p["f"], row[None], y)[0], x, batch_size=128)
+        positives = jnp.arange(x.shape[0])[:, None]
+        return rows, -fit_config.scores(p["u"], x, y, positives)[:, 0] if "u" in p else None
 
-    return lax.map(lambda p: lax.map(lambda pair: one(p, *pair), (x, y)), params)
+    return lax.map(lambda p: lax.map(lambda pair: score_batch(p, *pair), (x, y)), params)
 
 
 @partial(jax.jit, static_argnames=("estimator", "folds"))
@@ -86,9 +86,9 @@ def read(
         return over_batches(scores[:, rows][:, :, rows], None if u is None else u[:, keep])
 
     fold = k // folds
-    kept = np.stack([np.delete(np.arange(k), np.s_[f * fold : (f + 1) * fold]) for f in range(folds)])
-    each = lax.map(lambda one: over_batches(*one), (scores, u))
-    return each, over_batches(*averaged), lax.map(without, jnp.asarray(kept))
+    remaining = np.stack([np.delete(np.arange(k), np.s_[f * fold : (f + 1) * fold]) for f in range(folds)])
+    each = lax.map(lambda batch: over_batches(*batch), (scores, u))
+    return each, over_batches(*averaged), lax.map(without, jnp.asarray(remaining))
 
 
 @jax.jit
@@ -97,17 +97,17 @@ def symmetric_info_nce(scores: Float[Array | np.ndarray, "b k k"]) -> Float[Arra
     return lax.map(info_nce_symmetric, scores)
 
 
-@partial(jax.jit, static_argnames=("recipe", "of_sums"))
+@partial(jax.jit, static_argnames=("fit_config", "from_sums"))
 def read_by_sums(
-    recipe: Recipe,
-    of_sums: Callable[..., Array],
+    fit_config: FitConfig,
+    from_sums: Callable[..., Array],
     params: Any,
     x: Float[Array | np.ndarray, "b k p"],
     y: Float[Array | np.ndarray, "b k q"],
 ) -> Float[Array, " b"]:
     """An estimator's value of the seeds' averaged critic at a K whose score matrix would not fit, in nats, by batch.
 
-    of_sums: the estimator's, which makes do with each row's and each column's sum.
+    from_sums: the estimator's, which makes do with each row's and each column's sum.
     """
 
     def batch(pair):
@@ -117,13 +117,13 @@ def read_by_sums(
 
         def rows(column_sums, row):
             first, x_rows = row
-            scores = jnp.mean(lax.map(lambda p: recipe.scores(p["f"], x_rows, y), params), axis=0)
+            scores = jnp.mean(lax.map(lambda p: fit_config.scores(p["f"], x_rows, y), params), axis=0)
             positives = jnp.diagonal(lax.dynamic_slice_in_dim(scores, first, size, axis=1))
             return jnp.logaddexp(column_sums, logsumexp(scores, axis=0)), (positives, logsumexp(scores, axis=1))
 
         blocks = jnp.arange(0, k, size), x.reshape(-1, size, x.shape[1])
-        of_y, (positives, of_x) = lax.scan(rows, jnp.full(k, -jnp.inf, x.dtype), blocks)
-        return of_sums(positives, of_x, of_y)
+        column_logsumexp, (positives, row_logsumexp) = lax.scan(rows, jnp.full(k, -jnp.inf, x.dtype), blocks)
+        return from_sums(positives, row_logsumexp, column_logsumexp)
 
     return lax.map(batch, (x, y))
 
@@ -148,10 +148,10 @@ def pair_values(scores: Float[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
     Source: Poole et al. 2019, eq. 10; Jaeckel 1972 (infinitesimal jackknife).
     """
     scores = scores.astype(np.float64)
-    of_x, of_y = special.logsumexp(scores, axis=1), special.logsumexp(scores, axis=0)
-    anchor = math.log(len(scores)) + scores.diagonal() - 0.5 * (of_x + of_y)
-    chosen_y = np.exp(scores - of_x[:, None]).sum(axis=0)  # how often y_i is taken for a partner
-    chosen_x = np.exp(scores - of_y[None, :]).sum(axis=1)
+    row_logsumexp, column_logsumexp = special.logsumexp(scores, axis=1), special.logsumexp(scores, axis=0)
+    anchor = math.log(len(scores)) + scores.diagonal() - 0.5 * (row_logsumexp + column_logsumexp)
+    chosen_y = np.exp(scores - row_logsumexp[:, None]).sum(axis=0)  # how often y_i is taken for a partner
+    chosen_x = np.exp(scores - column_logsumexp[None, :]).sum(axis=1)
     return anchor + 1 - 0.5 * (chosen_x + chosen_y)
 
 

@@ -218,30 +218,30 @@ class Estimates(Sequence[tuple[Estimate, ...]]):
 
     def __str__(self) -> str:
         """A sentence an estimate, a line each."""
-        return "\n".join(f"{name}: {one}" if name else str(one) for name, one in self._named())
+        return "\n".join(f"{name}: {result}" if name else str(result) for name, result in self._named())
 
     def to_dict(self) -> dict[str, Any]:
         """The estimates' dictionaries, in the same order."""
-        return {"estimates": [[one.to_dict() for one in row] for row in self.rows]}
+        return {"estimates": [[result.to_dict() for result in row] for row in self.rows]}
 
     def figure(self) -> Figure:
         """All estimates below each other, each with its interval, certificate and ceiling: a matplotlib Figure."""
         from mirigor_jax.mi import picture
 
-        named = [replace(one, name=f"{one.name}, {name}") if name else one for name, one in self._named()]
+        named = [replace(result, name=f"{result.name}, {name}") if name else result for name, result in self._named()]
         return picture.estimators(named)
 
     def _named(self) -> list[tuple[str, Estimate]]:
         """Every estimate, with its data set's name if there are several."""
         several = len(self.rows) > 1
-        return [(f"data set {i}" if several else "", one) for i, row in enumerate(self.rows) for one in row]
+        return [(f"data set {i}" if several else "", result) for i, row in enumerate(self.rows) for result in row]
 
     def _repr_html_(self) -> str:
         """A table of one row an estimate, for notebooks."""
         named = self._named()
-        cells = [[name, *(cell for _, cell in one._rows())] for name, one in named]
+        cells = [[name, *(cell for _, cell in result._rows())] for name, result in named]
         header = ["", *(heading for heading, _ in named[0][1]._rows())] if named else []
-        notes = dict.fromkeys(warning for _, one in named for warning in one.warnings)
+        notes = dict.fromkeys(warning for _, result in named for warning in result.warnings)
         return html(header, cells, list(notes))
 
 
@@ -278,10 +278,10 @@ class Comparison:
 
     def __str__(self) -> str:
         """Which is larger, by how much, and what that does not say, in sentences."""
-        found = f"{self.larger}'s is larger" if self.larger else "the data cannot tell which is larger"
+        answer = f"{self.larger}'s is larger" if self.larger else "the data cannot tell which is larger"
         sentence = (
             f"At K = {self.k:,} InfoNCE reads {self.a.value_bits:.3f} bits for A and {self.b.value_bits:.3f} "
-            f"for B: {found} (A - B = {self.difference_bits:z.3f}, paired {100 * self.confidence:.6g} % t-interval "
+            f"for B: {answer} (A - B = {self.difference_bits:z.3f}, paired {100 * self.confidence:.6g} % t-interval "
             f"[{self.t_lower_bits:z.3f}, {self.t_upper_bits:z.3f}]). This compares two lower bounds of I_class, each "
             "by its own critic, not the two I_class."
         )
@@ -306,7 +306,7 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """A table of A, B and their difference, for notebooks."""
-        rows = [[name, *(cell for _, cell in one._rows()[2:])] for name, one in (("A", self.a), ("B", self.b))]
+        rows = [[name, *(cell for _, cell in result._rows()[2:])] for name, result in (("A", self.a), ("B", self.b))]
         header = ["encoder", *(heading for heading, _ in self.a._rows()[2:])]
         difference = ["A − B", bits(self.difference_bits), ends(self.t_lower_bits, self.t_upper_bits)]
         return html(header, [*rows, difference + [""] * (len(header) - len(difference))], [str(self)])

@@ -1,6 +1,6 @@
 """Proper scoring rules over K + 1 classes, and the density-ratio loss they give: InfoNCE with an anchor class.
 
-A rule takes log-probabilities log η and a class z and returns the score λ_z(η), to be minimised; its expectation is
+A rule takes log-probabilities log η and a class z and returns the score λ_z(η), to be minimized; its expectation is
 least where η is the true class probability.
 """
 
@@ -61,7 +61,7 @@ spherical = pseudospherical(2.0)
 def anchor_loss(
     positives: Float[Array, " n"], negatives: Float[Array, "n m"], nu: float, rule: Rule = log_score
 ) -> Float[Array, ""]:
-    """InfoNCE-anchor with K = m candidates, minimised at f = log dP/dQ itself: no factor is left free.
+    """InfoNCE-anchor with K = m candidates, minimized at f = log dP/dQ itself: no factor is left free.
 
     Class 0, the anchor, says that none of the K candidates is the partner; class z, that candidate z is. Their prior
     odds are ν : 1 : … : 1. The last column of `negatives` is left out where the positive is a candidate, so that

@@ -62,8 +62,8 @@ def anchored(scores: Float[Array, "k k"], anchors: Anchors) -> tuple[Positives, 
     if anchors == "x":
         return off_diagonal(scores)
     if anchors == "both":
-        of_x, of_y = off_diagonal(scores), off_diagonal(scores.T)
-        return jnp.concatenate([of_x[0], of_y[0]]), jnp.concatenate([of_x[1], of_y[1]])
+        from_x, from_y = off_diagonal(scores), off_diagonal(scores.T)
+        return jnp.concatenate([from_x[0], from_y[0]]), jnp.concatenate([from_x[1], from_y[1]])
     _, others = off_diagonal(scores)
     partner = scores.shape[0] // 2 - 1  # `others` goes on cyclically from the anchor, so partners share a column
     return others[:, partner], jnp.delete(others, partner, axis=1, assume_unique_indices=True)
@@ -122,7 +122,7 @@ def js_loss(positives: Positives, negatives: Negatives) -> Nats:
 def flo(positives: Positives, negatives: Negatives, u: Positives) -> Nats:
     """E_P[1 − u(x,y) − e^{−u(x,y)} · mean_j e^{f(x,y_j) − f(x,y)}] over the m negatives y_j; best at u = −log dP/dQ.
 
-    u: a second critic's scores of the positive pairs. Source: Guo et al. 2022 (Fenchel–Legendre optimisation).
+    u: a second critic's scores of the positive pairs. Source: Guo et al. 2022 (Fenchel–Legendre optimization).
     """
     positives, negatives, u = _wide(positives, negatives, u)
     return jnp.mean(1 - u - _exp(_log_mean_exp(negatives, axis=1) - positives - u))

@@ -74,11 +74,11 @@ def _winograd(x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 c d"]) -> Fl
     def gathered(a, b, c, d):  # Aᵀ
         return a + b + c, b - c - d
 
-    inputs = [z.reshape(-1, z.shape[3]) for of_rows in spread(x, 1) for z in spread(of_rows, 2)]
-    weights = [w for of_rows in lax.optimization_barrier(raised(kernel)) for w in raised(of_rows)]
+    inputs = [z.reshape(-1, z.shape[3]) for along_rows in spread(x, 1) for z in spread(along_rows, 2)]
+    weights = [w for along_rows in lax.optimization_barrier(raised(kernel)) for w in raised(along_rows)]
     products = [(z @ w).reshape(n, rows, columns, -1) for z, w in zip(inputs, weights, strict=True)]
     by_row = zip(*(gathered(*products[i : i + 4]) for i in range(0, 16, 4)), strict=True)
-    left, right = (gathered(*of_column) for of_column in by_row)
+    left, right = (gathered(*column) for column in by_row)
     pixels = jnp.stack([jnp.stack(pair, axis=3) for pair in zip(left, right, strict=True)], axis=2)
     return pixels.reshape(n, 2 * rows, 2 * columns, -1)[:, :height, :width]
 

@@ -12,7 +12,7 @@ OURS = (0.5, 0.5, 0.5)  # pixels in [0, 1] less this, over this: the [-1, 1] tha
 
 @dataclass(frozen=True, eq=False)
 class FrozenEncoder:
-    """An encoder, its tree, and the normalisation of the images it takes: (pixel - mean) / std, of pixels in [0, 1].
+    """An encoder, its tree, and the normalization of the images it takes: (pixel - mean) / std, of pixels in [0, 1].
 
     encoder: of a public checkpoint it computes in float32; `encoder.clone(dtype="bfloat16")` is the same in half
     precision. variables: what `encoder.apply` takes: {"params", "batch_stats"}, the latter where there is BatchNorm.
@@ -39,7 +39,7 @@ class FrozenEncoder:
     def apply(
         self, variables: Any, images: UInt8[Array, "n s s 3"], *, stages: bool = False
     ) -> Float[Array, "n d"] | dict[str, Float[Array, "n _"]]:
-        """Representations of RGB images as the source normalised them; with `stages` a dict of every stage's."""
+        """Representations of RGB images as the source normalized them; with `stages` a dict of every stage's."""
         mean, std = (jnp.asarray(values, jnp.float32)[None, None, None, :] for values in (self.mean, self.std))
         x = (images.astype(jnp.float32) / 255.0 - mean) / std
         features: Any = self.encoder.apply(variables, x, train=False, stages=stages or bool(self.stage))

@@ -25,8 +25,8 @@ class RealNVP(nn.Module):
         """Rows of d >= 2 numbers → their representations, and log |det J| of the map at each, in nats."""
         views, log_det = [x[:, 0::2], x[:, 1::2]], jnp.zeros(len(x), x.dtype)
         for i, coupling in enumerate(self.couplings):
-            moved, kept = i % 2, 1 - i % 2
-            log_scale, shift = coupling(views[kept], views[moved].shape[1])
+            moved, fixed = i % 2, 1 - i % 2
+            log_scale, shift = coupling(views[fixed], views[moved].shape[1])
             views[moved] = views[moved] * jnp.exp(log_scale) + shift
             log_det += jnp.sum(log_scale, axis=1)
         return _interleave(*views), log_det
@@ -35,8 +35,8 @@ class RealNVP(nn.Module):
         """The rows that `__call__` maps to z."""
         views = [z[:, 0::2], z[:, 1::2]]
         for i, coupling in reversed(list(enumerate(self.couplings))):
-            moved, kept = i % 2, 1 - i % 2
-            log_scale, shift = coupling(views[kept], views[moved].shape[1])
+            moved, fixed = i % 2, 1 - i % 2
+            log_scale, shift = coupling(views[fixed], views[moved].shape[1])
             views[moved] = (views[moved] - shift) * jnp.exp(-log_scale)
         return _interleave(*views)
 
@@ -46,9 +46,9 @@ class _Affine(nn.Module):
     most: float  # of the log-scales' size
 
     @nn.compact
-    def __call__(self, kept: Float[Array, "n k"], width: int) -> tuple[Float[Array, "n w"], Float[Array, "n w"]]:
+    def __call__(self, fixed: Float[Array, "n k"], width: int) -> tuple[Float[Array, "n w"], Float[Array, "n w"]]:
         # Accelerators' shorter products would round the inverse's shifts otherwise than the map's.
-        dense, h = partial(nn.Dense, precision="highest"), kept
+        dense, h = partial(nn.Dense, precision="highest"), fixed
         for features in self.hidden:
             h = nn.relu(dense(features)(h))
         log_scale, shift = jnp.split(dense(2 * width, kernel_init=nn.initializers.zeros)(h), 2, axis=1)

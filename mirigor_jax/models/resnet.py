@@ -46,9 +46,9 @@ def make_encoder(
     stem, remat, axis_name: see `ResNet`.
     Raises InputError for an unknown name, stem or dtype, or a width below 1.
     """
-    for what, value, known in (("encoder", name, STAGES), ("stem", stem, STEMS)):
+    for option, value, known in (("encoder", name, STAGES), ("stem", stem, STEMS)):
         if value not in known:
-            raise InputError(f"unknown {what} '{value}'; choose one of {', '.join(known)}")
+            raise InputError(f"unknown {option} '{value}'; choose one of {', '.join(known)}")
     if width < 1:
         raise InputError(f"width={width}: expected at least 1 channel in the first stage of {name}")
     dtype = compute_dtype(dtype)
@@ -56,7 +56,7 @@ def make_encoder(
     return ResNet(stages=stages, block=block, width=width, stem=stem, dtype=dtype, remat=remat, axis_name=axis_name)
 
 
-def kept(primitive: Any, *inputs: Any, **_: Any) -> bool:
+def save_conv_outputs(primitive: Any, *inputs: Any, **_: Any) -> bool:
     """A policy for `jax.checkpoint`: of a block keep its statistics, and convolutions' results that are not its widest.
 
     The wide result of a bottleneck's 1×1 convolution, BatchNorm's arithmetic and ReLU are computed again for the
@@ -69,7 +69,7 @@ def kept(primitive: Any, *inputs: Any, **_: Any) -> bool:
 
 
 class ResNet(nn.Module):
-    """(n, s, s, 3) normalised images → (n, d) features: the global average of the last map.
+    """(n, s, s, 3) normalized images → (n, d) features: the global average of the last map.
 
     With `stages` a dict of (n, d) arrays: `B0` after the first convolutional layer and `B1` … `B4` after each stage,
     max-pooled to d numbers, and `prelogits`, that average (Gosch 2020, §2.5).
@@ -121,7 +121,7 @@ class ResNet(nn.Module):
         if self.remat:
             block = nn.remat(Block)
         elif train and parallel.platform() == "tpu":
-            block = nn.remat(Block, policy=kept)
+            block = nn.remat(Block, policy=save_conv_outputs)
         for stage, depth in enumerate(self.stages):
             for index in range(depth):
                 x = block(

@@ -1,9 +1,9 @@
 """Vision transformers in Flax Linen: ViT, DeiT, CaiT, PiT and Swin.
 
-Each maps (n, s, s, 3) normalised images to (n, d) features, as timm's `forward_head(..., pre_logits=True)` does: after
+Each maps (n, s, s, 3) normalized images to (n, d) features, as timm's `forward_head(..., pre_logits=True)` does: after
 the last LayerNorm the class token, the mean of class and distillation token where there are both, or Swin's mean token.
 With `stages=True` they are `prelogits` beside `block0`, `block1`, …, counted through all stages: the blocks' outputs,
-not normalised, at the same tokens (before CaiT's class blocks there are none: the mean token).
+not normalized, at the same tokens (before CaiT's class blocks there are none: the mean token).
 Parameters, LayerNorm, softmax and features keep at least float32 whatever the compute dtype. There is neither dropout
 nor stochastic depth, so `train` changes nothing.
 """
@@ -173,7 +173,7 @@ class Block(nn.Module):
     """x + γ₁·attention(norm(x)), then + γ₂·MLP(norm(·)) of four times the width, with exact GELU.
 
     attention: builds the module, given dtype and name; from fewer tokens than x has, it updates the first ones alone.
-    layer_scale: the first value of the learnt γ (Touvron et al. 2021b, eq. 4); None for γ = 1.
+    layer_scale: the first value of the learned γ (Touvron et al. 2021b, eq. 4); None for γ = 1.
     """
 
     attention: partial

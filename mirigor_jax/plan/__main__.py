@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from mirigor_jax import config_files
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import replace_figure, replace_json, replace_text
+from mirigor_jax.files import write_figure, write_json, write_text
 from mirigor_jax.plan import chips, report, search
 from mirigor_jax.plan.chips import gib
 from mirigor_jax.plan.work import STAGES, prepare
@@ -48,10 +48,10 @@ def run(
     with precision(job.config):
         rows, notes = _measured(job, where, only)
         trained = next((row for row in rows if row["stage"] == "train"), None)
-        found = trained and search.search(job, where, trained)
+        largest = trained and search.search(job, where, trained)
         curve = list(search.scaling(job, where, rows)) if sweep else []
     versions = {name: version(name) for name in ("mirigor-jax", "jax", "libtpu")}
-    text = report.report(rows, notes, where, found, curve, versions=versions)
+    text = report.report(rows, notes, where, largest, curve, versions=versions)
     print(text)
     plan: dict[str, Any] = {
         "note": report.NOTE,
@@ -60,13 +60,13 @@ def run(
         "stages": rows,
         "notes": notes,
     }
-    plan |= {"largest": found, "scaling": curve, "versions": versions, "config": job.config.to_dict()}
-    replace_json(folder / "plan.json", plan)
-    replace_text(folder / "plan.md", text)
+    plan |= {"largest": largest, "scaling": curve, "versions": versions, "config": job.config.to_dict()}
+    write_json(folder / "plan.json", plan)
+    write_text(folder / "plan.md", text)
     if curve:
-        replace_figure(folder / "scaling.png", report.scaling(curve, where.name.partition(":")[0]))
+        write_figure(folder / "scaling.png", report.scaling(curve, where.name.partition(":")[0]))
     if trained and not trained["fits"]:
-        raise InputError(_too_large(job.config, trained, found))
+        raise InputError(_too_large(job.config, trained, largest))
 
 
 def _measured(job: Job, where: chips.Slice, stages: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -80,9 +80,9 @@ def _measured(job: Job, where: chips.Slice, stages: Sequence[str]) -> tuple[list
     return rows, notes
 
 
-def _too_large(config: ConfigDict, row: dict[str, Any], found: dict[str, Any] | None) -> str:
+def _too_large(config: ConfigDict, row: dict[str, Any], largest: dict[str, Any] | None) -> str:
     needed, available = (row["hbm"][f"{name}_bytes"] for name in ("needed", "available"))
-    fits = found and found["largest_k"]
+    fits = largest and largest["largest_k"]
     advice = f"train.k={fits} fits" if fits else "no batch of whole pairs a chip fits; raise train.accumulate"
     return f"train.k={config.train.k} needs {gib(needed)} of {gib(available)} a chip of {row['topology']}; {advice}"
 
@@ -96,13 +96,13 @@ def main(argv: list[str] | None = None) -> int:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)  # it can't load programs for devices that are not there
     try:
-        rest, given = config_files.take(argv, topology=str, classes=int, only=str, sweep=bool)
+        rest, options = config_files.pop_flags(argv, topology=str, classes=int, only=str, sweep=bool)
         config, name, workdir = config_files.parse(rest)
-        if given["topology"] is None:
+        if options["topology"] is None:
             raise InputError("give --topology=KIND:SHAPE, for example --topology=v5e:4x4")
-        folder = Path(workdir or f"plans/{name}-{given['topology'].replace(':', '_')}").expanduser()
-        only = (given["only"] or ",".join(STAGES)).split(",")
-        run(config, given["topology"], folder, classes=given["classes"], only=only, sweep=given["sweep"])
+        folder = Path(workdir or f"plans/{name}-{options['topology'].replace(':', '_')}").expanduser()
+        only = (options["only"] or ",".join(STAGES)).split(",")
+        run(config, options["topology"], folder, classes=options["classes"], only=only, sweep=options["sweep"])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

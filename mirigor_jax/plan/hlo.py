@@ -67,12 +67,12 @@ class Cost:
 
     def totals(self) -> dict[str, dict[str, int]]:
         """Of each kind of collective that there is: how many are run, and their bytes together."""
-        found: dict[str, dict[str, int]] = {}
+        totals: dict[str, dict[str, int]] = {}
         for (kind, size), count in self.collectives.items():
-            total = found.setdefault(kind, {"count": 0, "bytes": 0})
+            total = totals.setdefault(kind, {"count": 0, "bytes": 0})
             total["count"] += count
             total["bytes"] += count * size
-        return found
+        return totals
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def parse(text: str) -> tuple[dict[str, Computation], str]:
             current = computations.setdefault(names[0], {})
             entry = names[0] if line.startswith("ENTRY") else entry
         elif line.startswith("  ") and " = " in line:
-            one = _instruction(line)
-            current[one.name] = one
+            instruction = _instruction(line)
+            current[instruction.name] = instruction
     return computations, entry
 
 
@@ -130,7 +130,7 @@ def _closing(text: str, start: int = 0) -> int:
 def _shapes(text: str) -> Iterator[Shape]:
     for dtype, sizes, order, layout in _ARRAY.findall(text):
         dims = tuple(int(n) for n in sizes.split(",") if n)
-        bits = 8 if dtype == "pred" else int(found[1]) if (found := _BITS.match(dtype)) else 0
+        bits = 8 if dtype == "pred" else int(match[1]) if (match := _BITS.match(dtype)) else 0
         entries = int(np.prod(dims, dtype=object)) if dims else 1
         space, tile = _SPACE.search(layout), _TILE.search(layout)
         stored = [dims[int(i)] for i in reversed(order.split(","))] if order else list(dims)  # the minor-most last
@@ -154,30 +154,34 @@ def cost(text: str) -> Cost:
     @cache
     def of(name: str, fused: bool) -> Cost:
         total = Cost()
-        for one in computations[name].values():
-            called = one.called
-            if one.opcode == "while":
-                trips = _trips(computations, name, one)
+        for instruction in computations[name].values():
+            called = instruction.called
+            if instruction.opcode == "while":
+                trips = _trips(computations, name, instruction)
                 total.loops += trips is None
                 total.add(of(called["body"][0], fused), 1 if trips is None else trips)
                 continue
-            if one.opcode == "conditional":
+            if instruction.opcode == "conditional":
                 branches = [of(branch, fused) for names in called.values() for branch in names]
                 total.add(max(branches, key=lambda branch: branch.hbm_bytes))
                 continue
-            inner = [] if one.opcode in ("reduce", "sort", "scatter", "map", *_REDUCING) else called.get("calls", ())
-            for name_of in (*inner, *(called.get("to_apply", ()) if one.opcode == "call" else ())):
-                part = of(name_of, fused or one.opcode != "call")
+            inner = (
+                []
+                if instruction.opcode in ("reduce", "sort", "scatter", "map", *_REDUCING)
+                else called.get("calls", ())
+            )
+            for name_of in (*inner, *(called.get("to_apply", ()) if instruction.opcode == "call" else ())):
+                part = of(name_of, fused or instruction.opcode != "call")
                 begun = _asynchronous(computations, name_of) in ("under way", "done")
                 total.add(replace(part, collectives={}) if begun else part)
-            total.flops += float(_flops(one, computations[name]))
+            total.flops += float(_flops(instruction, computations[name]))
             if not fused:
-                total.hbm_bytes += 0 if one.opcode == "call" else _traffic(computations, name, one)
-            kind = one.opcode.removesuffix("-start")
+                total.hbm_bytes += 0 if instruction.opcode == "call" else _traffic(computations, name, instruction)
+            kind = instruction.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
-                parts = [computations[name][operand].shapes[0] for operand in one.operands]
+                parts = [computations[name][operand].shapes[0] for operand in instruction.operands]
                 # What is gathered is as large as the result, which an asynchronous start only has within a tuple.
-                parts = list(one.shapes[-len(parts) :]) if kind == "all-gather" else parts
+                parts = list(instruction.shapes[-len(parts) :]) if kind == "all-gather" else parts
                 total.add(Cost(collectives={Collective(kind, sum(part.bytes for part in parts)): 1}))
         return total
 
@@ -189,8 +193,8 @@ _REDUCING = ("reduce-window", "select-and-scatter", "all-reduce", "all-reduce-st
 
 def _trips(computations: dict[str, Computation], name: str, loop: Instruction) -> int | None:
     """How often a loop is run that counts from a constant by a constant up to a constant, as `lax.scan` makes them."""
-    if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
-        return int(found[1])
+    if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+        return int(match[1])
     condition = computations[loop.called["condition"][0]]
     body = computations[loop.called["body"][0]]
     root = _root(condition)
@@ -204,7 +208,7 @@ def _trips(computations: dict[str, Computation], name: str, loop: Instruction) -
     step = _source(body, _root(body).operands[int(index[1])])
     if step.opcode != "add":
         return None
-    by = [one for operand in step.operands if (one := _source(body, operand)).opcode == "constant"]
+    by = [source for operand in step.operands if (source := _source(body, operand)).opcode == "constant"]
     if first.opcode != "constant" or len(by) != 1:
         return None
     return max(0, -(-(int(limit.inside) - int(first.inside)) // int(by[0].inside)))
@@ -219,40 +223,43 @@ def _asynchronous(computations: dict[str, Computation], name: str) -> str:
 
 
 def _root(computation: Computation) -> Instruction:
-    return next(one for one in computation.values() if one.root)
+    return next(instruction for instruction in computation.values() if instruction.root)
 
 
 def _source(computation: Computation, name: str) -> Instruction:
     """What a value is a copy of."""
-    one = computation[name]
-    while one.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
-        one = computation[one.operands[0]]
-    return one
+    instruction = computation[name]
+    while instruction.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
+        instruction = computation[instruction.operands[0]]
+    return instruction
 
 
-def _flops(one: Instruction, computation: Computation) -> float:
-    if one.opcode == "dot":
-        lhs = computation[one.operands[0]].shapes[0].dims
-        contracted = [lhs[int(i)] for i in _list(one.attributes, "lhs_contracting_dims") if i]
-        return 2.0 * np.prod(one.shapes[0].dims, dtype=float) * np.prod(contracted, dtype=float)
-    if one.opcode == "convolution":
-        return _convolution_flops(one, computation)
+def _flops(instruction: Instruction, computation: Computation) -> float:
+    if instruction.opcode == "dot":
+        lhs = computation[instruction.operands[0]].shapes[0].dims
+        contracted = [lhs[int(i)] for i in _list(instruction.attributes, "lhs_contracting_dims") if i]
+        return 2.0 * np.prod(instruction.shapes[0].dims, dtype=float) * np.prod(contracted, dtype=float)
+    if instruction.opcode == "convolution":
+        return _convolution_flops(instruction, computation)
     return 0.0
 
 
 def _list(attributes: str, name: str) -> list[str]:
-    found = re.search(rf"{name}=\{{([\d,]*)\}}", attributes)
-    return found[1].split(",") if found else []
+    match = re.search(rf"{name}=\{{([\d,]*)\}}", attributes)
+    return match[1].split(",") if match else []
 
 
-def _convolution_flops(one: Instruction, computation: Computation) -> float:
+def _convolution_flops(instruction: Instruction, computation: Computation) -> float:
     """2 a multiply-add whose pixel is in the image: padding and a dilated one's zeros don't count (as in XLA)."""
-    found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
-    assert found is not None
-    (lhs, rhs), out = (computation[operand].shapes[0].dims for operand in one.operands), one.shapes[0].dims
-    window = re.search(r"window=\{([^}]*)\}", one.attributes)
+    match = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+    assert match is not None
+    (lhs, rhs), out = (
+        (computation[operand].shapes[0].dims for operand in instruction.operands),
+        instruction.shapes[0].dims,
+    )
+    window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
     options = dict(part.split("=") for part in window[1].split()) if window else {}
-    labels = [label for label in found[3] if label.isdigit()]
+    labels = [label for label in match[3] if label.isdigit()]
 
     def option(name: str, default: str) -> list[str]:
         return options[name].split("x") if name in options else [default] * len(labels)
@@ -261,40 +268,40 @@ def _convolution_flops(one: Instruction, computation: Computation) -> float:
     strides, pads = option("stride", "1"), option("pad", "0_0")
     spaced = option("lhs_dilate", "1"), option("rhs_dilate", "1")
     for label, stride, pad, dilation, spread in zip(labels, strides, pads, *spaced, strict=True):
-        output, kernel = np.arange(out[found[3].index(label)]), np.arange(rhs[found[2].index(label)])
-        size = (lhs[found[1].index(label)] - 1) * int(dilation)
+        output, kernel = np.arange(out[match[3].index(label)]), np.arange(rhs[match[2].index(label)])
+        size = (lhs[match[1].index(label)] - 1) * int(dilation)
         at = output[:, None] * int(stride) - int(pad.split("_")[0]) + kernel[None, :] * int(spread)
         pairs *= np.sum((at >= 0) & (at <= size) & (at % int(dilation) == 0))
-    channels = rhs[found[2].index("i")]
-    return 2.0 * pairs * out[found[3].index("b")] * out[found[3].index("f")] * channels
+    channels = rhs[match[2].index("i")]
+    return 2.0 * pairs * out[match[3].index("b")] * out[match[3].index("f")] * channels
 
 
-def _traffic(computations: dict[str, Computation], name: str, one: Instruction) -> float:
+def _traffic(computations: dict[str, Computation], name: str, instruction: Instruction) -> float:
     """Bytes that an instruction outside of fusions reads from HBM and writes to it."""
-    if one.opcode in FREE or 'custom_call_target="AllocateBuffer"' in one.attributes:
+    if instruction.opcode in FREE or 'custom_call_target="AllocateBuffer"' in instruction.attributes:
         return 0.0
     computation = computations[name]
-    results = sum(shape.stored for shape in one.shapes if shape.hbm)
-    if one.opcode == "async-update":
+    results = sum(shape.stored for shape in instruction.shapes if shape.hbm)
+    if instruction.opcode == "async-update":
         return 0.0
-    if one.opcode.endswith("-done"):
+    if instruction.opcode.endswith("-done"):
         return float(results)
-    read = [sum(shape.stored for shape in computation[operand].shapes if shape.hbm) for operand in one.operands]
-    if one.opcode in ("slice-start", "dynamic-slice-start"):  # its result: the operand, and the slice of it
-        return float(min(read[0], one.shapes[1].stored))
-    if one.opcode in SLICES:
-        return float(results + (min(read[0], one.shapes[0].stored) if read[0] else 0) + sum(read[1:]))
-    if one.opcode == "dynamic-update-slice":
+    read = [sum(shape.stored for shape in computation[operand].shapes if shape.hbm) for operand in instruction.operands]
+    if instruction.opcode in ("slice-start", "dynamic-slice-start"):  # its result: the operand, and the slice of it
+        return float(min(read[0], instruction.shapes[1].stored))
+    if instruction.opcode in SLICES:
+        return float(results + (min(read[0], instruction.shapes[0].stored) if read[0] else 0) + sum(read[1:]))
+    if instruction.opcode == "dynamic-update-slice":
         return float(2 * read[1])
-    inner = one.called.get("calls", ()) if one.opcode in ("fusion", "async-start") else ()
+    inner = instruction.called.get("calls", ()) if instruction.opcode in ("fusion", "async-start") else ()
     if inner and _asynchronous(computations, inner[0]) == "start":
         return float(sum(read))
     if inner and _asynchronous(computations, inner[0]) == "done":
         return float(results)
     used = sum(_used(computations, inner[0], i, size) for i, size in enumerate(read)) if inner else sum(read)
-    if one.opcode.endswith("-start"):
+    if instruction.opcode.endswith("-start"):
         return float(used)
-    return float(used + (_written(computations, inner[0], one.shapes) if inner else results))
+    return float(used + (_written(computations, inner[0], instruction.shapes) if inner else results))
 
 
 def _used(computations: dict[str, Computation], name: str, index: int, size: int) -> int:
@@ -305,24 +312,30 @@ def _used(computations: dict[str, Computation], name: str, index: int, size: int
 
     def uses(parameter: str) -> int:
         total = 0
-        for one in computation.values():
-            if parameter not in one.operands:
+        for instruction in computation.values():
+            if parameter not in instruction.operands:
                 continue
-            if one.opcode in SLICES and one.operands[0] == parameter:
-                total += one.shapes[0].stored
-            elif one.opcode == "dynamic-update-slice" and one.operands[0] == parameter:
+            if instruction.opcode in SLICES and instruction.operands[0] == parameter:
+                total += instruction.shapes[0].stored
+            elif instruction.opcode == "dynamic-update-slice" and instruction.operands[0] == parameter:
                 continue
-            elif one.opcode == "tuple" or (one.opcode in COLLECTIVES and name.startswith(UNDER_WAY)):
+            elif instruction.opcode == "tuple" or (instruction.opcode in COLLECTIVES and name.startswith(UNDER_WAY)):
                 continue  # handed on
-            elif one.opcode == "bitcast":
-                total += uses(one.name)
-            elif one.opcode == "fusion":
-                total += _used(computations, one.called["calls"][0], one.operands.index(parameter), size)
+            elif instruction.opcode == "bitcast":
+                total += uses(instruction.name)
+            elif instruction.opcode == "fusion":
+                total += _used(
+                    computations, instruction.called["calls"][0], instruction.operands.index(parameter), size
+                )
             else:
                 return size
         return min(total, size)
 
-    named = (one.name for one in computation.values() if one.opcode == "parameter" and one.inside == str(index))
+    named = (
+        instruction.name
+        for instruction in computation.values()
+        if instruction.opcode == "parameter" and instruction.inside == str(index)
+    )
     return uses(next(named))
 
 

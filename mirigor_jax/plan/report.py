@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from mirigor_jax.drawing import ENTROPY, STRICT, panels, shared_legend
+from mirigor_jax.drawing import ENTROPY, LOWER_BOUND, panels, shared_legend
 from mirigor_jax.plan.chips import Slice, gib
 from mirigor_jax.tables import grid
 
@@ -19,7 +19,7 @@ def report(
     rows: list[dict[str, Any]],
     notes: list[str],
     where: Slice,
-    found: dict[str, Any] | None,
+    largest: dict[str, Any] | None,
     curve: list[dict[str, Any]],
     *,
     versions: dict[str, str],
@@ -40,19 +40,21 @@ def report(
     table = [["a chip, a call", *(f"{row['stage']}, {row['batch']}" for row in rows)]]
     table += [[f"HBM needed, of {gib(where.chip.hbm)}", *(gib(row["hbm"]["needed_bytes"]) for row in rows)]]
     table += [[name, *(value(row) if row["fits"] else "" for row in rows)] for name, value in lines.items()]
-    said = [f"Not planned: {note}" for note in notes]
+    sentences = [f"Not planned: {note}" for note in notes]
     for row in rows:
         if row.get("loops_counted_once"):
-            said.append(f"{row['stage']}: {row['loops_counted_once']} loops, whose trips are not known, count once.")
-    if found:
-        best, worst = found["largest_k"], found["fails_at_k"]
+            sentences.append(
+                f"{row['stage']}: {row['loops_counted_once']} loops, whose trips are not known, count once."
+            )
+    if largest:
+        best, worst = largest["largest_k"], largest["fails_at_k"]
         most = f"Largest batch compiled that fits: train.k={best:,}" if best else "No batch compiled fits"
-        said.append(f"{most}; train.k={worst:,} does not." if worst else f"{most}; larger ones were not tried.")
+        sentences.append(f"{most}; train.k={worst:,} does not." if worst else f"{most}; larger ones were not tried.")
     if curve:
         names = ["chips", "stage", "batch", "at best", "binds", "efficiency", "without overlap"]
-        said += ["", grid(names, list(map(_scaled, curve)))]
+        sentences += ["", grid(names, list(map(_scaled, curve)))]
     title = f"**{where.name}, {len(where.devices)} chips. {NOTE}** ({made_by})."
-    return "\n".join([title, "", grid(table[0], table[1:]), "", *said]).rstrip() + "\n"
+    return "\n".join([title, "", grid(table[0], table[1:]), "", *sentences]).rstrip() + "\n"
 
 
 def _scaled(row: dict[str, Any]) -> list[str]:
@@ -88,16 +90,16 @@ def scaling(rows: Sequence[Mapping[str, Any]], kind: str) -> Figure:
     rows: plan.json's `scaling`, of which those that do not fit are left out.
     """
     stages = {"train": "training, as many pairs a chip", "estimate": "estimation, the same K on all chips"}
-    figure, axes = panels(*(f"{words}: efficiency in %" for words in stages.values()))
+    figure, axes = panels(*(f"{heading}: efficiency in %" for heading in stages.values()))
     for ax, stage in zip(axes, stages, strict=True):
         points = [row for row in rows if row["stage"] == stage and row["fits"]]
         chips = [row["chips"] for row in points]
-        for how, line, words in (
+        for how, line, heading in (
             ("at_best", "-", "arithmetic, memory and network overlap in full"),
             ("without_overlap", "--", "they do not overlap"),
         ):
             percent = [100 * row[f"efficiency_{how}"] for row in points]
-            ax.plot(chips, percent, line, marker="o", markersize=4, color=STRICT, label=words)
+            ax.plot(chips, percent, line, marker="o", markersize=4, color=LOWER_BOUND, label=heading)
         ax.axhline(100, color=ENTROPY, zorder=1.5)
         ax.set_xscale("log", base=2)
         ax.set_xticks(chips, [f"{n}" for n in chips])

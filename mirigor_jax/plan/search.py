@@ -18,7 +18,7 @@ ON_CHIP = 2**27  # bytes of temporaries that may be on the chip, and show in HBM
 
 def compile_work(work: Work, where: Slice, label: str) -> tuple[Any, int, float]:
     """(the program or None, the bytes that it needs, seconds); says that it compiles, which can take minutes."""
-    print(f"  compiling {label} for {where.name}, {work.what}", end="", flush=True)
+    print(f"  compiling {label} for {where.name}, {work.batch}", end="", flush=True)
     began = time.monotonic()
     compiled, needed = memory.compile_within(lambda: work.step.lower(*work.arguments).compile())
     seconds = time.monotonic() - began
@@ -31,13 +31,13 @@ def measure(work: Work, where: Slice, label: str) -> dict[str, Any]:
     """What one call of the step needs of a chip, and how long it takes at least; plain data, as in plan.json."""
     compiled, needed, seconds = compile_work(work, where, label)
     chip, n = where.chip, len(where.devices)
-    found: dict[str, Any] = {"stage": label, "topology": where.name, "chips": n, "batch": work.what}
-    found |= {"compile_seconds": seconds, "fits": compiled is not None}
-    found["hbm"] = {"needed_bytes": needed, "available_bytes": chip.hbm}
+    row: dict[str, Any] = {"stage": label, "topology": where.name, "chips": n, "batch": work.batch}
+    row |= {"compile_seconds": seconds, "fits": compiled is not None}
+    row["hbm"] = {"needed_bytes": needed, "available_bytes": chip.hbm}
     if compiled is None:
-        return found
+        return row
     memory, analysis = compiled.memory_analysis(), compiled.cost_analysis()
-    found["hbm"] |= {
+    row["hbm"] |= {
         "arguments_bytes": memory.argument_size_in_bytes,
         "results_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
         "temporaries_bytes": memory.temp_size_in_bytes,
@@ -47,10 +47,10 @@ def measure(work: Work, where: Slice, label: str) -> dict[str, Any]:
     parts: dict[str, float] = {
         "compute": cost.flops / chip.flops,
         "memory": cost.hbm_bytes / chip.hbm_bandwidth,
-        "network": math.fsum(count * where.seconds(*one) for one, count in cost.collectives.items()),
+        "network": math.fsum(count * where.seconds(*collective) for collective, count in cost.collectives.items()),
     }
     slowest = max(parts, key=lambda part: parts[part])
-    return found | {
+    return row | {
         "flops": cost.flops,
         "hbm_traffic_bytes": cost.hbm_bytes,
         "collectives": cost.totals(),
@@ -81,7 +81,7 @@ def largest(
 
     need: (whether a batch fits, the bytes it needs). k: where to begin. A batch that needs little is multiplied by as
     much as fits even if all that it needs grows along. From two that fit the next is where a line through their needs
-    meets what is available, then neighbours of that, until the one that fits and the one that doesn't are neighbours.
+    meets what is available, then neighbors of that, until the one that fits and the one that doesn't are neighbors.
     Where none has fitted yet, the next is as much smaller as it has to be.
     """
     down = _steps_of(unit)

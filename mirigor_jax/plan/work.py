@@ -26,7 +26,7 @@ class Work(NamedTuple):
 
     step: Any
     arguments: tuple[Any, ...]
-    what: str
+    batch: str
     images: int
     pairs: int
 
@@ -50,7 +50,7 @@ def encode_work(job: Job, devices: Sequence[Any]) -> Work:
 
 
 def estimate_work(job: Job, devices: Sequence[Any]) -> Work:
-    """The steps of the critic from one look at validation to the next, and that look."""
+    """The steps of the critic from one evaluation on validation to the next, and that evaluation."""
     config, e, f = job.config, job.config.estimate, job.config.features
     if None in (f.fit, f.validation):
         raise InputError("the plan reads no images; give --config.features.fit=N and --config.features.validation=N")
@@ -71,9 +71,9 @@ def estimate_work(job: Job, devices: Sequence[Any]) -> Work:
 STAGES = {"train": train_work, "encode": encode_work, "estimate": estimate_work}
 
 
-def _all_of(mesh: Mesh, devices: Sequence[Any], what: str) -> Mesh:
+def _all_of(mesh: Mesh, devices: Sequence[Any], batch: str) -> Mesh:
     if mesh.size < len(devices):
-        raise InputError(f"{what} do not divide over {len(devices)} chips; use multiples of {len(devices)}")
+        raise InputError(f"{batch} do not divide over {len(devices)} chips; use multiples of {len(devices)}")
     return mesh
 
 

@@ -3,14 +3,14 @@
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
-from mirigor_jax.probes.knn import NearestNeighbours, fit_knn
+from mirigor_jax.probes.knn import NearestNeighbors, fit_knn
 from mirigor_jax.probes.mlp import MLPProbe, fit_mlp
 from mirigor_jax.softmax import LinearProbe, Probe, check_part, class_posterior, fit_linear
 
 __all__ = [
     "LinearProbe",
     "MLPProbe",
-    "NearestNeighbours",
+    "NearestNeighbors",
     "Probe",
     "accuracy",
     "class_posterior",

@@ -17,7 +17,7 @@ KNN_SCORES = 2**26  # held at once, 256 MiB
 
 
 @dataclass(frozen=True)
-class NearestNeighbours:
+class NearestNeighbors:
     """A vote of the k fit images most similar by cosine, each of weight exp(cosine / tau). Unit rows, on the device."""
 
     features: Float[Array, "n d"]
@@ -41,8 +41,8 @@ def fit_knn(
     *,
     k: int = 200,
     tau: float = 0.07,
-) -> NearestNeighbours:
-    """Weighted k-nearest-neighbour classification by cosine similarity; of fewer than k images all have a vote.
+) -> NearestNeighbors:
+    """Weighted k-nearest-neighbor classification by cosine similarity; of fewer than k images all have a vote.
 
     Raises InputError as `fit_linear` does, and where k or tau is not positive.
     Source: Wu et al. 2018, section 3.4 (k = 200, tau = 0.07).
@@ -52,7 +52,7 @@ def fit_knn(
         raise InputError(f"k = {k}, tau = {tau:g}: expected both above 0; 200 and 0.07 are usual")
     rows = np.asarray(features, np.float32)
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return NearestNeighbours(jnp.asarray(rows), jnp.asarray(labels), num_classes, min(k, len(rows)), tau)
+    return NearestNeighbors(jnp.asarray(rows), jnp.asarray(labels), num_classes, min(k, len(rows)), tau)
 
 
 @partial(jax.jit, static_argnames=("num_classes", "k", "rows"))
@@ -66,13 +66,13 @@ def _log_votes(
     k: int,
     rows: int,
 ) -> Float[Array, "m c"]:
-    """Log-votes for each row of h, so many rows at a time; the nearest neighbour's weight is 1."""
+    """Log-votes for each row of h, so many rows at a time; the nearest neighbor's weight is 1."""
 
-    def one(row):
+    def votes(row):
         row = row / jnp.maximum(jnp.linalg.norm(row), 1e-12)
         cosines, nearest = lax.top_k(jnp.matmul(row, bank.T, precision="highest"), k)
         # cosines[0] is the maximum too, but with that slice of its result XLA:CPU sorts all rows, 30 times as slow.
         weights = jnp.exp((cosines - jnp.max(cosines)) / tau)
         return jnp.zeros(num_classes, bank.dtype).at[labels[nearest]].add(weights)
 
-    return jnp.log(lax.map(one, h, batch_size=rows))
+    return jnp.log(lax.map(votes, h, batch_size=rows))

@@ -14,10 +14,10 @@ from jaxtyping import Array, Float, Integer
 
 from mirigor_jax import fitting
 from mirigor_jax.errors import InputError
-from mirigor_jax.softmax import best_temperature, check_part, mean_and_scale, standardise
+from mirigor_jax.softmax import best_temperature, check_part, mean_and_scale, standardize
 
 BATCH = 512
-LOOK = 100  # steps between looks at validation
+EVAL_EVERY = 100  # steps between evaluations on validation
 
 
 class Classifier(nn.Module):
@@ -36,7 +36,7 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class MLPProbe:
-    """An MLP on features standardised by the fit part's mean and scale, as it was after `step` steps."""
+    """An MLP on features standardized by the fit part's mean and scale, as it was after `step` steps."""
 
     classifier: Classifier
     params: Any
@@ -52,7 +52,7 @@ class MLPProbe:
 
     def logits(self, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Class scores (n, c), before the temperature."""
-        return np.asarray(_scores(self.classifier, self.params, standardise(features, self.mean, self.scale)))
+        return np.asarray(_scores(self.classifier, self.params, standardize(features, self.mean, self.scale)))
 
 
 def fit_mlp(
@@ -71,11 +71,12 @@ def fit_mlp(
     seed: int = 0,
     on_progress: fitting.OnProgress | None = None,
 ) -> MLPProbe:
-    """Minimise cross-entropy + weight_decay/2 |parameters|^2 by Adam, 512 images a step, one dropout rate a layer.
+    """Minimize cross-entropy + weight_decay/2 |parameters|^2 by Adam, 512 images a step, one dropout rate a layer.
 
-    Every 100 steps comes a look at validation, and the fit with the least log-loss there is kept; it ends at the look
-    after `patience` steps without a gain, or after max_steps. The temperature then minimises that log-loss.
-    on_progress: called as on_progress(step, steps, note) at every look.
+    Every 100 steps the fit is evaluated on validation, and the fit with the least log-loss there is kept; it ends at
+    the evaluation after `patience` steps without a gain, or after max_steps. The temperature then minimizes that
+    log-loss.
+    on_progress: called as on_progress(step, steps, note) at every evaluation.
     Raises InputError as `fit_linear` does, and for other than one dropout rate a layer or no step.
     Source: Gosch 2020, C.2, whose fits last 1000 epochs, without a choice among them.
     """
@@ -87,8 +88,8 @@ def fit_mlp(
         raise InputError(f"max_steps = {max_steps}, patience = {patience}: expected 1 or more")
     mean, scale = mean_and_scale(features)
     classifier = Classifier(num_classes, tuple(hidden), tuple(dropout))
-    part = jax.device_put((standardise(features, mean, scale), np.asarray(labels)))
-    validation = jax.device_put((standardise(validation_features, mean, scale), np.asarray(validation_labels)))
+    part = jax.device_put((standardize(features, mean, scale), np.asarray(labels)))
+    validation = jax.device_put((standardize(validation_features, mean, scale), np.asarray(validation_labels)))
     init_key, fit_key = jax.random.split(jax.random.key(seed))
     state = fitting.fresh(
         classifier.init(init_key, part[0][:1])["params"], _adam(learning_rate, weight_decay), np.float32
@@ -127,7 +128,7 @@ def _chunk(
     learning_rate: float | Array,
     weight_decay: float | Array,
 ) -> tuple[fitting.CriticState, dict[str, Array]]:
-    """LOOK steps on batches of the fit part (features, labels), then a look at validation."""
+    """EVAL_EVERY steps on batches of the fit part (features, labels), then an evaluation on validation."""
 
     def loss_nats(params, x, labels, dropout):
         rngs = {} if dropout is None else {"dropout": dropout}
@@ -143,7 +144,7 @@ def _chunk(
     def validate(params, x, labels):
         return (-loss_nats(params, x, labels, None),)
 
-    keys = jax.random.split(jax.random.fold_in(key, state.step), LOOK)
+    keys = jax.random.split(jax.random.fold_in(key, state.step), EVAL_EVERY)
     return fitting.fit_chunk(state, {}, part, validation, keys, step=step, validate=validate, streamed=False)
 
 

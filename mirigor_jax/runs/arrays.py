@@ -11,16 +11,16 @@ from mirigor_jax import mi
 from mirigor_jax.data import array_files
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import picture
-from mirigor_jax.monitoring import UNWATCHED, Watch
+from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs import report
 from mirigor_jax.runs.folder import RunFolder, digest
 from mirigor_jax.runs.schema import ArrayEntry, Truth, read
 
 
-def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
+def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
     """Run or resume, and write the report. Raises InputError for what the user can put right."""
-    del watch  # nothing is trained that it shows
+    del monitoring  # nothing is trained that it shows
     folder = RunFolder.at(workdir or f"runs/{name}")
     print(f"run folder: {folder}", flush=True)
     if config.x is None or (config.y is None) == (config.labels is None):
@@ -52,41 +52,41 @@ def _estimate(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarra
     missing = [name for name in _names(config) if _finished(folder, name) is None]
     progress = Progress("critics", 0, "steps")
 
-    def look(step: int, steps: int, note: str) -> None:
+    def show_progress(step: int, steps: int, note: str) -> None:
         progress.total = steps
         progress.update(step, note)
 
     def options(*names: str) -> dict[str, Any]:
-        given = {name: config[name] for name in names if config[name] is not None}
-        return {**given, "num_critics": config.seeds, "on_progress": look}
+        options = {name: config[name] for name in names if config[name] is not None}
+        return {**options, "num_critics": config.seeds, "on_progress": show_progress}
 
     with folder.stage("estimate", not missing) as work:
         if not work:
             return
-        found: Sequence[mi.Estimate]
+        results: Sequence[mi.Estimate]
         if config.y is None:
-            found = [mi.estimate_labels(x, y, **options("k", "steps", "seed", "confidence"))]
+            results = [mi.estimate_labels(x, y, **options("k", "steps", "seed", "confidence"))]
         else:
             more = options("critic", "k", "batch_size", "steps", "seed", "confidence")
-            [found] = mi.estimate_all([(x, y)], estimators=missing, **more)
-        for name, result in zip(missing, found, strict=True):
+            [results] = mi.estimate_all([(x, y)], estimators=missing, **more)
+        for name, result in zip(missing, results, strict=True):
             entry = read(ArrayEntry, result.to_dict())
             folder.write(f"estimates/{name}/estimate.json", dataclasses.asdict(entry))
 
 
 def _finished(folder: RunFolder, name: str) -> ArrayEntry | None:
     """The estimate of that name; None if there is none, or one of another version, which is to be made again."""
-    found = folder.read(f"estimates/{name}/estimate.json")
+    result = folder.read(f"estimates/{name}/estimate.json")
     try:
-        return None if found is None else read(ArrayEntry, found)
+        return None if result is None else read(ArrayEntry, result)
     except InputError:
         return None
 
 
 def _report(config: ConfigDict, folder: RunFolder) -> None:
     read_back = {name: _finished(folder, name) for name in _names(config)}
-    found = {name: one for name, one in read_back.items() if one is not None}
-    first = next(iter(found.values()))
-    parts = {"truth": Truth(entropy_bits=first.entropy_bits), "estimate": first, "estimates": found}
-    drawn = {"estimators": picture.estimators(list(found.values()))}
+    estimates = {name: entry for name, entry in read_back.items() if entry is not None}
+    first = next(iter(estimates.values()))
+    parts = {"truth": Truth(entropy_bits=first.entropy_bits), "estimate": first, "estimates": estimates}
+    drawn = {"estimators": picture.estimators(list(estimates.values()))}
     report.publish(config, folder, parts, drawn, report.ARRAY_FORM)

@@ -30,7 +30,7 @@ from mirigor_jax.mi.estimators import MAIN, NT_XENT, Estimator
 from mirigor_jax.mi.read import in_batches, mean_scores
 from mirigor_jax.mi.results import Curve, Estimate, Reading, verdict
 from mirigor_jax.models.frozen import FrozenEncoder
-from mirigor_jax.monitoring import UNWATCHED, UNWATCHED_STAGE, Stage, Watch
+from mirigor_jax.monitoring import NO_MONITORING, NO_STAGE_MONITOR, Monitoring, StageMonitor
 from mirigor_jax.runs import loop
 from mirigor_jax.runs.features import encode_stage, freeze, load
 from mirigor_jax.runs.folder import RunFolder
@@ -65,34 +65,40 @@ class Measured:
 
 def finished_estimate(folder: RunFolder) -> EstimateEntry | None:
     """What estimate.json holds; None if there is none, or one of another version, which is to be made again."""
-    found = folder.read("estimate.json")
+    result = folder.read("estimate.json")
     try:
-        return None if found is None else read(EstimateEntry, found)
+        return None if result is None else read(EstimateEntry, result)
     except InputError:
         return None
 
 
 def estimate_stage(
-    job: Job, folder: RunFolder, name: str, features: RunFolder, clock: RunFolder, *, watch: Watch = UNWATCHED
+    job: Job,
+    folder: RunFolder,
+    name: str,
+    features: RunFolder,
+    timing_folder: RunFolder,
+    *,
+    monitoring: Monitoring = NO_MONITORING,
 ) -> None:
-    """Encode what `features` lacks, then estimate into estimates/`name`. clock: the folder that counts the time.
+    """Encode what `features` lacks, then estimate into estimates/`name`. timing_folder: counts the time.
 
     What is written is estimate.json, an `EstimateEntry`, and batches.npz, InfoNCE of every batch by K.
     """
     target = folder / "estimates" / name
-    watched, done = watch.of(folder.path, target.path), finished_estimate(target) is not None
-    encode_stage(job, folder, features, clock, augmentation=job.augmentation, watch=watch, done=done)
-    with clock.stage("estimate", done) as work:
+    monitor, done = monitoring.of(folder.path, target.path), finished_estimate(target) is not None
+    encode_stage(job, folder, features, timing_folder, augmentation=job.augmentation, monitoring=monitoring, done=done)
+    with timing_folder.stage("estimate", done) as work:
         if work:
             paired = job.images.paired(load(features), job.pairing)
             mesh = critic_mesh(job.config, len(paired["test"]["h_x"]), len(paired["validation"]["h_x"]))
             frozen = freeze(job, folder, mesh) if job.streams else None
-            measured = estimate(job, name, paired, target, mesh, frozen=frozen, watch=watched)
+            measured = estimate(job, name, paired, target, mesh, frozen=frozen, monitor=monitor)
             if measured is not None:
                 target.write_arrays("batches.npz", {str(k): bits for k, bits in measured.batch_bits.items()})
                 target.write("estimate.json", dataclasses.asdict(entry(job, measured)))
-        elif watch.tensorboard:
-            watched.rows(target.rows("fit.jsonl"))
+        elif monitoring.tensorboard:
+            monitor.rows(target.rows("fit.jsonl"))
 
 
 def estimate(
@@ -103,19 +109,19 @@ def estimate(
     mesh: Mesh,
     *,
     frozen: FrozenEncoder | None = None,
-    watch: Stage = UNWATCHED_STAGE,
+    monitor: StageMonitor = NO_STAGE_MONITOR,
 ) -> Measured | None:
     """The estimate of I(h_X;h_Y) under the job's pairing, called `name`; None on all processes but the first.
 
     folder: where the fit's checkpoints and rows go.
     frozen: the encoder, if the critic is fitted on streamed images instead of the fit part's representations.
-    watch: as `fit_critic` takes it.
+    monitor: as `fit_critic` takes it.
     """
     e, upper = job.config.estimate, job.pairing.upper_bits
     mean, scale = scaling(features)
-    features = standardize(features, mean, scale)
+    features = standardize_parts(features, mean, scale)
     encoder = None if frozen is None else (frozen, mean, scale)
-    params, fitted = fit_critic(job, features, folder, mesh, encoder=encoder, watch=watch)
+    params, fitted = fit_critic(job, features, folder, mesh, encoder=encoder, monitor=monitor)
     curve, batch_bits = read_curve(job, params, features["test"], mesh)
     if not parallel.is_main():
         return None
@@ -142,39 +148,39 @@ def estimate(
 
 def entry(job: Job, measured: Measured) -> EstimateEntry:
     """The estimate as estimate.json and report.json have it."""
-    own, pairing, quoted = measured.estimate, job.pairing, measured.curve[MAIN].quoted
-    upper = own.upper_bits
+    itself, pairing, quoted = measured.estimate, job.pairing, measured.curve[MAIN].quoted
+    upper = itself.upper_bits
     return EstimateEntry(
-        name=own.name,
+        name=itself.name,
         shared=tuple(pairing.shared),
-        k=own.k,
-        info_nce_bits=own.value_bits,
+        k=itself.k,
+        info_nce_bits=itself.value_bits,
         t_lower_bits=quoted.t_lower_bits,
         t_upper_bits=quoted.t_upper_bits,
-        ceiling_bits=own.ceiling_bits,
+        ceiling_bits=itself.ceiling_bits,
         max_info_nce_bits=quoted.max_bits,
         nt_xent_bits=measured.curve[NT_XENT].quoted.bits if NT_XENT in measured.curve else None,
-        lower_bits=own.lower_bits,
+        lower_bits=itself.lower_bits,
         upper_bits=upper,
-        confidence=own.confidence,
-        certificate=own.certificate,
+        confidence=itself.confidence,
+        certificate=itself.certificate,
         certificates=measured.certificates,
-        verdict=own.verdict,
+        verdict=itself.verdict,
         entropy_bits=pairing.entropy_bits,
         curve=measured.curve,
         fit=measured.fit,
         conclusions=tuple(
             conclusions(
-                lower_bits=own.lower_bits,
+                lower_bits=itself.lower_bits,
                 upper_bits=upper,
-                confidence=own.confidence,
-                certificate=own.certificate,
+                confidence=itself.confidence,
+                certificate=itself.certificate,
                 certificates=measured.certificates,
                 shared_exactly=_same(upper, pairing.entropy_bits),
                 tolerance_bits=job.config.estimate.tolerance_bits,
                 curve=measured.curve,
                 # If the classes pass through channels no critic shows more than their information, nor than log2 k.
-                max_info_nce_bits=min(math.inf if upper is None else upper, quoted.max_bits or own.ceiling_bits),
+                max_info_nce_bits=min(math.inf if upper is None else upper, quoted.max_bits or itself.ceiling_bits),
             )
         ),
     )
@@ -193,13 +199,13 @@ def scaling(features: Features) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(scale > 0, scale, 1).astype(scale.dtype)
 
 
-def standardize(features: Features, mean: np.ndarray, scale: np.ndarray) -> Features:
+def standardize_parts(features: Features, mean: np.ndarray, scale: np.ndarray) -> Features:
     """Every part's representations, shifted and scaled column by column."""
 
-    def one(name: str, x: np.ndarray) -> np.ndarray:
+    def scaled(name: str, x: np.ndarray) -> np.ndarray:
         return (x - mean) / scale if name in ("h", "h_x", "h_y") else x
 
-    return {split: {name: one(name, x) for name, x in arrays.items()} for split, arrays in features.items()}
+    return {split: {name: scaled(name, x) for name, x in arrays.items()} for split, arrays in features.items()}
 
 
 def pairs_in_batches(pairs: dict[str, np.ndarray], k: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
@@ -215,12 +221,12 @@ def fit_critic(
     mesh: Mesh,
     *,
     encoder: tuple[FrozenEncoder, np.ndarray, np.ndarray] | None = None,
-    watch: Stage = UNWATCHED_STAGE,
+    monitor: StageMonitor = NO_STAGE_MONITOR,
 ) -> tuple[Any, Fit]:
     """Fit the critic on the fit part (or on streamed images), keep the best by validation.
 
-    features: standardised. encoder: of streamed images, with the mean and scale of its representations.
-    watch: of fit.jsonl's rows, and of a chunk of steps.
+    features: standardized. encoder: of streamed images, with the mean and scale of its representations.
+    monitor: of fit.jsonl's rows, and of a chunk of steps.
     Returns its parameters and how they were found; goes on from `folder`'s checkpoint.
     """
     e = job.config.estimate
@@ -236,7 +242,7 @@ def fit_critic(
     @contextlib.contextmanager
     def steps_from(first: int) -> Iterator[loop.Advance]:
         frozen, draw = _data(job, features, mesh, encoder, first)
-        with watch.traced(chunk, skip=1, calls=1) as traced:
+        with monitor.traced(chunk, skip=1, calls=1) as traced:
 
             def advance(state: Any, done: int, size: int) -> tuple[Any, Any]:
                 keys = critic_keys(job, jnp.arange(done, done + size))
@@ -264,7 +270,7 @@ def fit_critic(
         score=score,
         note=lambda rows: f"InfoNCE {score(rows):.3f} bits on validation",
     )
-    state, rows = loop.drive(task, folder, "fit.jsonl", (folder / "critic").path, watch)
+    state, rows = loop.drive(task, folder, "fit.jsonl", (folder / "critic").path, monitor)
     history = History(*(tuple(row[name] for row in rows) for name in ("step", "fit_bits", "validation_bits")))
     return state.best_params, Fit(e.steps, int(state.best_step), e.batch_size, history)
 

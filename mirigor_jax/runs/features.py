@@ -19,9 +19,9 @@ from mirigor_jax.data.population import Features, Read
 from mirigor_jax.data.preprocess import image_keys
 from mirigor_jax.encoding import padded
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import AnyPath, read_arrays, remove_tree, replace_arrays
+from mirigor_jax.files import AnyPath, read_arrays, remove_tree, write_arrays
 from mirigor_jax.models.frozen import FrozenEncoder
-from mirigor_jax.monitoring import UNWATCHED, UNWATCHED_STAGE, Stage, Watch
+from mirigor_jax.monitoring import NO_MONITORING, NO_STAGE_MONITOR, Monitoring, StageMonitor
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import PARTS, Job
@@ -35,26 +35,26 @@ def encode_stage(
     job: Job,
     folder: RunFolder,
     features: RunFolder,
-    clock: RunFolder,
+    timing_folder: RunFolder,
     *,
     augmentation: Augmentation | None,
-    watch: Watch = UNWATCHED,
+    monitoring: Monitoring = NO_MONITORING,
     done: bool,
 ) -> None:
     """The three parts of a features folder, unless what they are for is done.
 
-    folder: the run's. clock: the folder that counts the time.
+    folder: the run's. timing_folder: counts the time.
     """
-    parts = {name: (_labelled(read), n) for name, (read, n) in job.images.parts(job.pairing).items()}
+    parts = {name: (_labeled(read), n) for name, (read, n) in job.images.parts(job.pairing).items()}
     mesh = parallel.make_mesh(job.config.features.batch_size)
-    with clock.stage("encode", done or all(features.exists(f"{part}.npz") for part in parts)) as work:
+    with timing_folder.stage("encode", done or all(features.exists(f"{part}.npz") for part in parts)) as work:
         if work:
             frozen = None if job.holds_features else freeze(job, folder, mesh)
-            watched = watch.of(folder.path, features.path)
-            encode(job, frozen, parts, features, mesh, augmentation=augmentation, watch=watched)
+            monitor = monitoring.of(folder.path, features.path)
+            encode(job, frozen, parts, features, mesh, augmentation=augmentation, monitor=monitor)
 
 
-def _labelled(read: Read) -> Read:
+def _labeled(read: Read) -> Read:
     """A population's attributes under the name that a features folder has for them."""
     return lambda start, stop: {k.replace("attributes", "labels"): v for k, v in read(start, stop).items()}
 
@@ -109,10 +109,10 @@ def encode_split(
     processes, process = jax.process_count(), jax.process_index()
     progress = Progress(f"encode {path.stem}", num_examples, "rows")
     files = {first: shards / f"{first:012d}.npz" for first in range(0, num_examples, per_shard)}
-    if kept := parallel.from_main(_present, files):
-        print(f"  encode {path.stem} continues: {len(kept)} of {len(files)} shards are there", flush=True)
+    if done_shards := parallel.from_main(_present, files):
+        print(f"  encode {path.stem} continues: {len(done_shards)} of {len(files)} shards are there", flush=True)
     for first, shard in files.items():
-        if first in kept:
+        if first in done_shards:
             continue
         rows = min(per_shard, num_examples - first)
         parts: list[dict[str, np.ndarray]] = []
@@ -128,11 +128,11 @@ def encode_split(
             workers=workers,
         ):
             total = min(batch_size, first + rows - done)
-            own = done + total * process // processes
+            own_first = done + total * process // processes
             parts.append(
                 {
                     IMAGES.get(name, name): parallel.gather_rows(
-                        _encode(encode, name, x, own, batch_size // processes), total
+                        _encode(encode, name, x, own_first, batch_size // processes), total
                     )
                     for name, x in batch.items()
                 }
@@ -141,10 +141,10 @@ def encode_split(
             progress.update(done)
             if parallel.stop_asked():
                 raise parallel.Stopped
-        replace_arrays(shard, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        write_arrays(shard, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     if parallel.is_main():
         loaded = [read_arrays(shard) for shard in files.values()]
-        replace_arrays(path, {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0].files})
+        write_arrays(path, {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0].files})
         remove_tree(shards)
 
 
@@ -166,13 +166,13 @@ def encode(
     mesh: Mesh,
     *,
     augmentation: Augmentation | None = None,
-    watch: Stage = UNWATCHED_STAGE,
+    monitor: StageMonitor = NO_STAGE_MONITOR,
 ) -> None:
     """Features of every split that `folder` lacks. splits: name → (read, number of rows).
 
     frozen: None where what is read are representations already.
     augmentation: of every image, drawn by the config's seed, the split, the view and the row.
-    watch: of some steps.
+    monitor: of some steps.
     """
     config = job.config
     mapped, variables = None, None
@@ -180,7 +180,7 @@ def encode(
         mapped, _ = make_encode_step(job, mesh, frozen, augmentation)
         variables = parallel.place(frozen.variables, mesh)
     draw_keys = jax.jit(partial(image_keys, n=config.features.batch_size // jax.process_count()))
-    with watch.traced(mapped) if mapped else contextlib.nullcontext() as step:
+    with monitor.traced(mapped) if mapped else contextlib.nullcontext() as step:
 
         def to_host(split: str, images: np.ndarray, view: str, row: int) -> np.ndarray:
             if step is None:

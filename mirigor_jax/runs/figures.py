@@ -16,8 +16,8 @@ from mirigor_jax.drawing import (
     IN_TRAINING,
     INK,
     LINEAR,
-    PAPER,
-    STRICT,
+    LOWER_BOUND,
+    NO_BOUND,
     floats,
     legends,
     panels,
@@ -29,7 +29,7 @@ from mirigor_jax.mi.results import Curve
 from mirigor_jax.runs.schema import EstimateEntry, InTraining, Truth
 from mirigor_jax.tables import round_down
 
-OTHERS = (PAPER, IN_TRAINING, LINEAR, ENTROPY)  # colours of the estimators beside InfoNCE, in their order
+OTHERS = (NO_BOUND, IN_TRAINING, LINEAR, ENTROPY)  # colors of the estimators beside InfoNCE, in their order
 
 
 def pair_sheet(
@@ -53,8 +53,8 @@ def pair_sheet(
             ax = figure.add_subplot(grid[pair // columns, 3 * (pair % columns) + view])
             ax.imshow(image, interpolation="nearest")
             ax.set_axis_off()
-            words = textwrap.fill(caption, 22)
-            ax.text(0.5, -0.03, words, transform=ax.transAxes, ha="center", va="top", fontsize=8, color=INK)
+            text = textwrap.fill(caption, 22)
+            ax.text(0.5, -0.03, text, transform=ax.transAxes, ha="center", va="top", fontsize=8, color=INK)
     return figure
 
 
@@ -69,24 +69,24 @@ def bars(truth: Truth, in_training: InTraining | None, estimate: EstimateEntry) 
     if in_training is not None:
         columns += [(f"in-training\nK = {in_training.k}", in_training.mi_bits, IN_TRAINING)]
     first = len(columns)  # of the post-training ones
-    read = [*zip(estimate.others, cycle(OTHERS), strict=False), (estimate.info_nce, STRICT)]
-    columns += [(f"{curve.heading}\nK = {curve.k}", curve.quoted.bits, colour) for curve, colour in read]
-    labels, heights, colours = zip(*columns, strict=True)
-    strict, last = len(labels) - 1, len(labels)
+    read = [*zip(estimate.others, cycle(OTHERS), strict=False), (estimate.info_nce, LOWER_BOUND)]
+    columns += [(f"{curve.heading}\nK = {curve.k}", curve.quoted.bits, color) for curve, color in read]
+    labels, heights, colors = zip(*columns, strict=True)
+    info_nce, last = len(labels) - 1, len(labels)
     t_lower, t_upper = floats([estimate.t_lower_bits]), floats([estimate.t_upper_bits])
     lower, upper = estimate.lower_bits, estimate.upper_bits
     floor = 0.0 if lower is None else lower
     certificate = "no certificate" if lower is None else f"at {100 * estimate.confidence:g} %"
 
     figure, (whole, close) = panels("in-training and post-training MI, bits", "post-training, close up", ratios=(5, 3))
-    whole.bar(range(last), heights, color=colours, width=0.6)
-    close.scatter(range(last), heights, color=colours, s=60, zorder=3)
+    whole.bar(range(last), heights, color=colors, width=0.6)
+    close.scatter(range(last), heights, color=colors, s=60, zorder=3)
     for ax in (whole, close):
         ax.bar(last, floor, color=CERTIFIED, width=0.6, label="certified")
         if upper is not None:
             hollow = ax.bar(last, upper - floor, bottom=floor, color="white", width=0.6, label="possible")
             hollow[0].set(edgecolor=CERTIFIED, hatch="////")
-        t_interval(ax, floats([strict]), t_lower, t_upper, INK)
+        t_interval(ax, floats([info_nce]), t_lower, t_upper, INK)
         references(ax, entropy, true)
         ax.set_xticks(range(last + 1), [*labels, f"{estimate.verdict}\n{certificate}"])
     if in_training is not None:
@@ -94,7 +94,7 @@ def bars(truth: Truth, in_training: InTraining | None, estimate: EstimateEntry) 
         label = f"ceiling log₂(2K−1) = {ceiling:.3f} bits"
         whole.hlines(ceiling, bar - 0.4, bar + 0.4, color=CEILING, linestyle="--", label=label)
     for position, height in enumerate(heights):
-        above = height if position < strict else np.fmax(height, t_upper[0])
+        above = height if position < info_nce else np.fmax(height, t_upper[0])
         write(whole, position, above, f"{height:z.3f}")
     if upper is not None:
         write(whole, last, upper, f"{round_down(floor):.3f} – {upper:z.3f}")
@@ -129,20 +129,20 @@ def critic(estimate: EstimateEntry) -> Figure:
     fit, upper = estimate.fit, estimate.upper_bits
     figure, (left, right) = panels(f"fit of the critic at K = {fit.k}, bits", "estimates on test images, bits")
     left.plot(
-        fit.history.step, floats(fit.history.validation_bits), color=STRICT, linewidth=2.5, label="validation part"
+        fit.history.step, floats(fit.history.validation_bits), color=LOWER_BOUND, linewidth=2.5, label="validation part"
     )
     left.plot(fit.history.step, floats(fit.history.fit_bits), color=INK, linewidth=1, linestyle="--", label="fit part")
     left.axvline(fit.best_step, color=INK, linestyle=":", label=f"chosen: step {fit.best_step:,}")
     left.set_xlabel("critic step")
 
-    drawn = [*zip(estimate.others, cycle(OTHERS), cycle("s^vD"), strict=False), (estimate.info_nce, STRICT, "o")]
-    for curve, colour, marker in drawn:
+    drawn = [*zip(estimate.others, cycle(OTHERS), cycle("s^vD"), strict=False), (estimate.info_nce, LOWER_BOUND, "o")]
+    for curve, color, marker in drawn:
         k, bits, t_lower, t_upper, most = _points(curve)
         bound = "lower bound" if curve.is_bound else "not a bound"
-        right.plot(k, bits, color=colour, marker=marker, label=f"{curve.heading}, {bound}, t-interval")
-        t_interval(right, k, t_lower, t_upper, colour)
+        right.plot(k, bits, color=color, marker=marker, label=f"{curve.heading}, {bound}, t-interval")
+        t_interval(right, k, t_lower, t_upper, color)
         if np.isfinite(most).any():
-            right.plot(k, most, color=colour, linestyle=":", label=f"{curve.heading} of an optimal critic")
+            right.plot(k, most, color=color, linestyle=":", label=f"{curve.heading} of an optimal critic")
     if upper is not None:
         right.axhline(upper, color=CERTIFIED, linewidth=2, alpha=0.7, label=f"upper end = {upper:.3f}")
     # The frame is set first: ceilings far above the estimates would flatten everything else.

@@ -24,14 +24,14 @@ from mirigor_jax.config_files import flatten
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import (
     AnyPath,
-    failures,
-    locate,
+    describe,
+    io_errors,
     read_arrays,
     read_rows,
-    reason,
-    replace_arrays,
-    replace_figure,
-    replace_json,
+    to_path,
+    write_arrays,
+    write_figure,
+    write_json,
 )
 from mirigor_jax.runs.renamed import current
 
@@ -54,8 +54,8 @@ class RunFolder:
 
     @classmethod
     def at(cls, text: str) -> "RunFolder":
-        """The folder that a user names. Raises InputError as `files.locate` does."""
-        return cls(locate(text))
+        """The folder that a user names. Raises InputError as `files.to_path` does."""
+        return cls(to_path(text))
 
     def __truediv__(self, name: str) -> "RunFolder":
         return RunFolder(self.path / name)
@@ -73,8 +73,8 @@ class RunFolder:
 
     def matches(self, pattern: str) -> list["RunFolder"]:
         """What is there of this pattern, in the order of the names."""
-        found = parallel.from_main(_names_of, self.path, pattern)
-        return [self / name for name in found]
+        names = parallel.from_main(_names_of, self.path, pattern)
+        return [self / name for name in names]
 
     def read(self, name: str) -> Any:
         """What a JSON file holds; None where there is no file."""
@@ -89,17 +89,17 @@ class RunFolder:
         return parallel.from_main(_read_npz, self.path / name)
 
     def write(self, name: str, value: Any) -> None:
-        """Write strict JSON, as `files.replace_json` does."""
-        replace_json(self.path / name, value)
+        """Write strict JSON, as `files.write_json` does."""
+        write_json(self.path / name, value)
 
     def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Write an .npz file."""
-        replace_arrays(self.path / name, arrays)
+        write_arrays(self.path / name, arrays)
 
     def write_figures(self, figures: dict[str, Figure]) -> None:
         """Write each figure to figures/NAME.png."""
         for name, figure in figures.items():
-            replace_figure(self.path / "figures" / f"{name}.png", figure)
+            write_figure(self.path / "figures" / f"{name}.png", figure)
 
     def claim(self, config: ConfigDict) -> None:
         """Make the folder this config's own: write config.json, or find it equal there.
@@ -130,8 +130,8 @@ class RunFolder:
         if not isinstance(self.path, Path):
             yield
             return
-        with contextlib.ExitStack() as held:
-            parallel.from_main(_take_lock, self.path, held, wait)
+        with contextlib.ExitStack() as stack:
+            parallel.from_main(_take_lock, self.path, stack, wait)
             yield
 
     @contextlib.contextmanager
@@ -163,7 +163,7 @@ class RunFolder:
             "peak_memory_gib": round(max(before["peak_memory_gib"], peak), 3),
             **provenance(),
         }
-        replace_json(path, stages)
+        write_json(path, stages)
 
 
 def _names_of(folder: AnyPath, pattern: str) -> list[str]:
@@ -181,11 +181,11 @@ def _read_npz(path: AnyPath) -> dict[str, np.ndarray]:
 def _claim(folder: AnyPath, config: ConfigDict) -> None:
     mine = json.loads(config.to_json())
     try:
-        found = (folder / "config.json").is_file()
+        is_claimed = (folder / "config.json").is_file()
         others = folder.is_dir() and any(p.name[0] != "." for p in folder.iterdir())
-    except failures(folder) as error:
-        raise InputError(f"run folder '{folder}' cannot be read ({reason(error)}); give another --workdir") from error
-    if found:
+    except io_errors(folder) as error:
+        raise InputError(f"run folder '{folder}' cannot be read ({describe(error)}); give another --workdir") from error
+    if is_claimed:
         here, there = flatten(current(mine)), flatten(_read_config(folder) or {})
         differ = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k) and k not in FREE)
         if differ:
@@ -194,10 +194,10 @@ def _claim(folder: AnyPath, config: ConfigDict) -> None:
     elif others:
         raise InputError(f"'{folder}' holds files but no run (no config.json); give another --workdir")
     try:
-        replace_json(folder / "config.json", mine)
-    except failures(folder) as error:
+        write_json(folder / "config.json", mine)
+    except io_errors(folder) as error:
         raise InputError(
-            f"run folder '{folder}' cannot be written ({reason(error)}); give another --workdir"
+            f"run folder '{folder}' cannot be written ({describe(error)}); give another --workdir"
         ) from error
 
 
@@ -205,12 +205,12 @@ def _read_config(folder: AnyPath) -> dict[str, Any] | None:
     path = folder / "config.json"
     try:
         return current(json.loads(path.read_text())) if path.is_file() else None
-    except (failures(path), ValueError) as error:
+    except (io_errors(path), ValueError) as error:
         raise InputError(f"'{path}' is no readable config ({error}); give another run folder") from error
 
 
-def _take_lock(folder: Path, held: contextlib.ExitStack, wait: bool) -> None:
-    file = held.enter_context((folder / ".lock").open("w"))
+def _take_lock(folder: Path, stack: contextlib.ExitStack, wait: bool) -> None:
+    file = stack.enter_context((folder / ".lock").open("w"))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:

@@ -20,7 +20,7 @@ from mirigor_jax.data.population import Features
 from mirigor_jax.data.preprocess import image_keys
 from mirigor_jax.errors import InputError
 from mirigor_jax.history import TrainingHistory
-from mirigor_jax.monitoring import UNWATCHED, Watch
+from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs import figures, report
 from mirigor_jax.runs.estimate import both_views, estimate_stage, finished_estimate, fit_probe
@@ -33,7 +33,7 @@ from mirigor_jax.runs.train import train_stage
 SHOWN = 100  # what the root key is folded with for the pictures' augmentations
 
 
-def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
+def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
     """Run or resume, and write the report. Raises InputError for what the user can put right."""
     folder = RunFolder.at(workdir or f"runs/{name}")
     print(f"run folder: {folder}", flush=True)
@@ -41,25 +41,31 @@ def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWAT
         job = parse(config)
         folder.claim(job.config)
         with folder.lock():
-            if not job.has_encoder:
-                train_stage(job, folder, watch)
-            estimate_stage(job, folder, job.name, own_features(job, folder), folder, watch=watch)
+            if not job.has_pretrained_encoder:
+                train_stage(job, folder, monitoring)
+            estimate_stage(job, folder, job.name, own_features(job, folder), folder, monitoring=monitoring)
             for other in job.others:
-                add_estimate(job.config, other, folder, other.name, folder, watch=watch)
-            evaluate_stage(job, folder, watch)
+                add_estimate(job.config, other, folder, other.name, folder, monitoring=monitoring)
+            evaluate_stage(job, folder, monitoring)
             parallel.from_main(write_report, job, folder)
 
 
 def add_estimate(
-    own: ConfigDict, job: Job, folder: RunFolder, name: str, clock: RunFolder, *, watch: Watch = UNWATCHED
+    run_config: ConfigDict,
+    job: Job,
+    folder: RunFolder,
+    name: str,
+    timing_folder: RunFolder,
+    *,
+    monitoring: Monitoring = NO_MONITORING,
 ) -> None:
-    """Another estimate of a run's encoder, into estimates/`name`. own: the run's config; clock: counts the time.
+    """Another estimate of a run's encoder, into estimates/`name`. run_config: the run's. timing_folder: counts time.
 
     Raises InputError where the name is the run's own, and the estimate another.
     """
     config = job.config
-    if name == estimate_name(own):
-        if flatten(config) | {"estimate.extra_pairings": ()} != flatten(own) | {"estimate.extra_pairings": ()}:
+    if name == estimate_name(run_config):
+        if flatten(config) | {"estimate.extra_pairings": ()} != flatten(run_config) | {"estimate.extra_pairings": ()}:
             raise InputError(f"estimates/{name} is the run's own; give the new one another name by --config.name=NAME")
         return
     target = folder / "estimates" / name
@@ -67,11 +73,11 @@ def add_estimate(
     features = target / "features"
     if job.augmentation is None:
         same = ("seed", "features.fit", "features.checkpoint")
-        if job.images.pairs_features and flatten(config.features) == flatten(own.features):
+        if job.images.pairs_features and flatten(config.features) == flatten(run_config.features):
             features = folder / "features"  # whose images serve every pairing
-        elif all(flatten(config)[key] == flatten(own)[key] for key in same):
+        elif all(flatten(config)[key] == flatten(run_config)[key] for key in same):
             parallel.from_main(_share_fit_part, folder / "features", features)
-    estimate_stage(job, folder, name, features, clock, watch=watch)
+    estimate_stage(job, folder, name, features, timing_folder, monitoring=monitoring)
 
 
 def _share_fit_part(there: RunFolder, here: RunFolder) -> None:
@@ -79,12 +85,12 @@ def _share_fit_part(there: RunFolder, here: RunFolder) -> None:
         here.write_arrays("fit.npz", there.arrays("fit.npz"))
 
 
-def evaluate_stage(job: Job, folder: RunFolder, watch: Watch = UNWATCHED) -> None:
+def evaluate_stage(job: Job, folder: RunFolder, monitoring: Monitoring = NO_MONITORING) -> None:
     """On the frozen features of plain images: linear evaluation of every attribute, and the metrics if asked for."""
     done = folder.exists("evaluate/linear.json")
     if job.augmentation is not None:
         plain = job.without_augmentation()
-        encode_stage(plain, folder, folder / "features", folder, augmentation=None, watch=watch, done=done)
+        encode_stage(plain, folder, folder / "features", folder, augmentation=None, monitoring=monitoring, done=done)
     with folder.stage("evaluate", done) as work:
         if work:
             parallel.from_main(_evaluate, job, folder, load(folder / "features"))
@@ -116,13 +122,13 @@ def _metrics(job: Job, folder: RunFolder, features: Features) -> metrics.Evaluat
     else:
         plain = features["test"]
         parts["test"]["h"] = plain["h"] if "h" in plain else np.concatenate([plain["h_x"], plain["h_y"]])
-    for one in (job, *job.others):
-        if one.pairing.needs_encoder_in_step:
-            of_views = (folder / "estimates" / one.name / "features").arrays("test.npz")
-            parts["test"] |= {name: of_views[name] for name in ("h_x", "h_y")}
+    for each in (job, *job.others):
+        if each.pairing.needs_encoder_in_step:
+            view_features = (folder / "estimates" / each.name / "features").arrays("test.npz")
+            parts["test"] |= {name: view_features[name] for name in ("h_x", "h_y")}
     progress = Progress("MLP probe", 0, "steps")
 
-    def look(step: int, steps: int, note: str) -> None:
+    def show_progress(step: int, steps: int, note: str) -> None:
         progress.total = steps
         progress.update(step, note)
 
@@ -132,7 +138,7 @@ def _metrics(job: Job, folder: RunFolder, features: Features) -> metrics.Evaluat
         k=config.estimate.nt_xent_k,
         mlp_steps=config.evaluate.mlp_steps,
         seed=config.seed,
-        on_progress=look,
+        on_progress=show_progress,
     )
     return metrics.evaluate_parts(parts, options)
 
@@ -141,9 +147,9 @@ def write_report(job: Job, folder: RunFolder) -> None:
     """What the stages left in the folder, for report.json, report.md and the figures."""
     config, pairing = job.config, job.pairing
     estimates = {}
-    for path in (one.path.parent for one in folder.matches("estimates/*/estimate.json")):
-        if (found := finished_estimate(RunFolder(path))) is not None:
-            estimates[path.name] = found
+    for path in (estimate.path.parent for estimate in folder.matches("estimates/*/estimate.json")):
+        if (file := finished_estimate(RunFolder(path))) is not None:
+            estimates[path.name] = file
         else:
             print(
                 f"estimate {path.name}: of an older version, left out; configs/estimate.py makes it again", flush=True
@@ -162,15 +168,15 @@ def write_report(job: Job, folder: RunFolder) -> None:
 
 def _measured(job: Job, estimates: dict[str, EstimateEntry]) -> dict[str, str | None]:
     """Which estimate stands beside the metrics of each pairing, by name; None where there is none."""
-    own = [job.name] if job.pairing.num_classes not in (None, 1) and job.augmentation is None else []
+    run_name = [job.name] if job.pairing.num_classes not in (None, 1) and job.augmentation is None else []
     usual = [text for text in PAIRINGS if text in estimates and job.images.pairing(text).num_classes not in (None, 1)]
-    of_class = [name for name in (job.config.evaluate.classes, *own, *usual) if name in estimates]
-    return {"class": next(iter(of_class), None), "augmentation": next(filter(shares_image, estimates), None)}
+    candidates = [name for name in (job.config.evaluate.classes, *run_name, *usual) if name in estimates]
+    return {"class": next(iter(candidates), None), "augmentation": next(filter(shares_image, estimates), None)}
 
 
 def _in_training(job: Job, folder: RunFolder) -> InTraining | None:
     """The end of the training, where its loss tells an MI."""
-    summary = None if job.has_encoder else folder.read("train/summary.json")
+    summary = None if job.has_pretrained_encoder else folder.read("train/summary.json")
     return read(InTraining, summary) if summary and "mi_bits" in summary else None
 
 

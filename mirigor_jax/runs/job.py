@@ -23,10 +23,10 @@ from mirigor_jax.data.population import Population
 from mirigor_jax.data.sources import table
 from mirigor_jax.data.training_data import check_resident, told_apart
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import locate
+from mirigor_jax.files import to_path
 from mirigor_jax.mi.api import WHOLE
 from mirigor_jax.mi.certificates import classifier_lower_bits
-from mirigor_jax.mi.certify import LEAST_PAIRS, RUN_OUT
+from mirigor_jax.mi.certify import DEPLETION_SHARE, LEAST_PAIRS
 from mirigor_jax.mi.estimators import MAIN, Estimator, resolve
 from mirigor_jax.models import pretrained
 from mirigor_jax.models.dtypes import compute_dtype
@@ -57,7 +57,7 @@ class Job:
 
     config: the config, with what it left to the images filled in.
     pairing: which two views are a pair, and how each is augmented.
-    num_classes: that a labelled objective tells apart; None without labels.
+    num_classes: that a labeled objective tells apart; None without labels.
     population: where the images come from; None where they are not read, as in a plan.
     others: the further estimates that `estimate.extra_pairings` asks for.
     """
@@ -85,7 +85,7 @@ class Job:
         return self.pairing.augmentation
 
     @property
-    def has_encoder(self) -> bool:
+    def has_pretrained_encoder(self) -> bool:
         """Whether there is an encoder already, so that none is trained."""
         return bool(self.config.encoder.path) or self.holds_features
 
@@ -101,7 +101,7 @@ class Job:
 
     @property
     def classes(self) -> ByClass | None:
-        """What a labelled objective tells apart: the classes that the views share, else all; None without labels."""
+        """What a labeled objective tells apart: the classes that the views share, else all; None without labels."""
         return told_apart(self.images, self.pairing)
 
     @property
@@ -144,11 +144,11 @@ class Job:
     def public_encoder(self) -> FrozenEncoder:
         """The encoder of the checkpoint that the config names. Raises InputError as `pretrained.load` does."""
         e, size = self.config.encoder, self.config.data.size
-        found = pretrained.load(Path(e.path).expanduser(), layout=e.layout)
-        if found.size != size and not models.takes_any_size(found.encoder):
-            raise InputError(f"'{e.path}' takes images of {found.size} pixels, not {size}; give that size")
-        encoder = found.encoder.clone(dtype=compute_dtype(e.dtype))
-        return replace(found, encoder=encoder, stage=e.stage)
+        frozen = pretrained.load(Path(e.path).expanduser(), layout=e.layout)
+        if frozen.size != size and not models.takes_any_size(frozen.encoder):
+            raise InputError(f"'{e.path}' takes images of {frozen.size} pixels, not {size}; give that size")
+        encoder = frozen.encoder.clone(dtype=compute_dtype(e.dtype))
+        return replace(frozen, encoder=encoder, stage=e.stage)
 
 
 def parse(config: ConfigDict) -> Job:
@@ -163,10 +163,10 @@ def parse(config: ConfigDict) -> Job:
         config.data.size = population.side
     _check_encoder(without_images(config, SameImage()))
     job = _parse(config, population)
-    if found := digests(config):
-        for one in (job, *job.others):
-            with one.config.unlocked():
-                one.config.sha256 = found
+    if hashes := digests(config):
+        for part in (job, *job.others):
+            with part.config.unlocked():
+                part.config.sha256 = hashes
     return job
 
 
@@ -181,8 +181,8 @@ def _parse(config: ConfigDict, population: Population) -> Job:
     _, augmented = split(d.pairing)
     has_features = table.holds_features(d.source)
     if has_features and (config.estimate.stream or augmented):
-        what = f"data.pairing='{d.pairing}' augments" if augmented else "estimate.stream=True streams"
-        raise InputError(f"{what} images, and data.source='{d.source}' has none; leave it out")
+        cause = f"data.pairing='{d.pairing}' augments" if augmented else "estimate.stream=True streams"
+        raise InputError(f"{cause} images, and data.source='{d.source}' has none; leave it out")
     pairing = _pairing(config, population)
     classes = told_apart(population, pairing)
     if config.evaluate.classes:
@@ -221,12 +221,12 @@ def under(prefix: str) -> Iterator[None]:
 def estimate_name(config: ConfigDict) -> str:
     """How a pairing is called in estimates/: `all`, `color+digit`, `all-mi=3.3`, `all-epsilon.color=0.1`."""
     epsilon = [f"epsilon.{name}={value:g}" for name, value in config.data.epsilon.items() if value is not None]
-    mi = [] if config.data.mi is None else [f"mi={config.data.mi:g}"]
-    return "-".join([config.data.pairing, *mi, *epsilon])
+    mi_part = [] if config.data.mi is None else [f"mi={config.data.mi:g}"]
+    return "-".join([config.data.pairing, *mi_part, *epsilon])
 
 
 def re_estimated(
-    own: ConfigDict,
+    run_config: ConfigDict,
     *,
     name: str = "",
     pairing: str | None = None,
@@ -238,21 +238,21 @@ def re_estimated(
 
     changes: any of k, steps, stream, k_curve, test and checkpoint.
     """
-    config = ConfigDict(own.to_dict())
+    config = ConfigDict(run_config.to_dict())
     config.estimate.extra_pairings = ()
     config.lock()  # so that an unknown change raises KeyError
     if pairing is not None or mi is not None:
-        config.data.pairing = own.data.pairing if pairing is None else pairing
+        config.data.pairing = run_config.data.pairing if pairing is None else pairing
         config.data.mi = mi
-        config.data.epsilon = dict.fromkeys(own.data.epsilon)
+        config.data.epsilon = dict.fromkeys(run_config.data.epsilon)
     for key, value in changes.items():
         section = config.features if key in ("test", "checkpoint") else config.estimate
         section[key] = list(value) if key == "k_curve" else value
-    words = [f"{key}={'+'.join(map(str, x)) if key == 'k_curve' else x}" for key, x in sorted(changes.items())]
+    name_parts = [f"{key}={'+'.join(map(str, x)) if key == 'k_curve' else x}" for key, x in sorted(changes.items())]
     if seed is not None:
         config.seed = seed
-        words = [f"seed={seed}", *words]
-    name = name or "-".join([estimate_name(config), *words])
+        name_parts = [f"seed={seed}", *name_parts]
+    name = name or "-".join([estimate_name(config), *name_parts])
     if "/" in name:
         raise InputError(f"config.name='{name}' holds a slash; give the plain name of a folder")
     return config.unlock(), name
@@ -309,11 +309,11 @@ def digests(config: ConfigDict) -> dict[str, str]:
     d = config.data
     named = {"source": table.content_of(d.source), "negatives": table.content_of(d.negatives)}
     files = {"encoder": config.encoder.path, **named}
-    found = {}
+    hashes = {}
     for name in (name for name, file in files.items() if file):
-        with locate(files[name]).open("rb") as file:
-            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+        with to_path(files[name]).open("rb") as file:
+            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
 
 
 def _check_numbers(config: ConfigDict) -> None:
@@ -359,16 +359,16 @@ def _estimators(config: ConfigDict) -> dict[str, Estimator]:
     if names[:1] != (MAIN,):
         raise InputError(f"estimate.estimators={names}: expected '{MAIN}', which the critic is fitted by, first")
     with under("estimate.estimators: "):
-        found = {name: resolve(name) for name in names}
-    for name, estimator in found.items():
+        results = {name: resolve(name) for name in names}
+    for name, estimator in results.items():
         if estimator.needs_u:
             raise InputError(f"estimate.estimators: '{name}' needs a second critic, and a run on images fits one")
-        if estimator.of_embeddings is None and max(e.k, e.nt_xent_k, *e.k_curve) > WHOLE:
+        if estimator.from_embeddings is None and max(e.k, e.nt_xent_k, *e.k_curve) > WHOLE:
             raise InputError(
                 f"estimate.estimators: '{name}' reads whole score matrices, of at most {WHOLE:,} pairs; lower "
                 "estimate.k, nt_xent_k and k_curve to that"
             )
-    return found
+    return results
 
 
 def _check_pairs(job: Job, pairs: int, validation: int) -> None:
@@ -414,8 +414,8 @@ def _further(config: ConfigDict, population: Population) -> list[ConfigDict]:
         return not (table.holds_features(config.data.source) and augmented) and (bool(population.names) or not shared)
 
     also = [text for text in config.estimate.extra_pairings if is_possible(*split(text))]
-    found = [re_estimated(config, pairing=pairing) for pairing in also]
-    return [more for more, name in found if name != estimate_name(config)]
+    re_estimates = [re_estimated(config, pairing=pairing) for pairing in also]
+    return [changed for changed, name in re_estimates if name != estimate_name(config)]
 
 
 def _population(config: ConfigDict) -> Population:
@@ -431,7 +431,7 @@ def _population(config: ConfigDict) -> Population:
         data_seed=d.seed,
         size=d.size,
         parts={"train": d.images, **{part: f[part] for part in PARTS}},
-        depletion_risk=RUN_OUT * (1 - config.estimate.confidence),
+        depletion_risk=DEPLETION_SHARE * (1 - config.estimate.confidence),
         knobs={name: knobs.given(d, name) for name in table.SOURCES},
         **{name: d[name] for name in knobs.OF_SETS},
     )

@@ -10,9 +10,9 @@ from mirigor_jax.errors import InputError
 
 # Settings of finite sets of images with their defaults; the last two are about pixels, which features have none of.
 OF_SETS = {
-    one.name: one.default
-    for one in fields(Request)
-    if one.name in ("classes", "corrupted", "negatives", "rotations", "noise")
+    field.name: field.default
+    for field in fields(Request)
+    if field.name in ("classes", "corrupted", "negatives", "rotations", "noise")
 }
 OF_PIXELS = ("rotations", "noise")
 SHARED = ("tfds_dir",)  # knobs of several sources, which stand in `data` itself; the others stand in `data.NAME`

@@ -11,8 +11,8 @@ import jax
 
 from mirigor_jax import parallel
 from mirigor_jax.checkpoint import Checkpoints
-from mirigor_jax.files import AnyPath, replace_rows
-from mirigor_jax.monitoring import UNWATCHED_STAGE, Stage
+from mirigor_jax.files import AnyPath, write_rows
+from mirigor_jax.monitoring import NO_STAGE_MONITOR, StageMonitor
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs.folder import RunFolder
 
@@ -48,18 +48,18 @@ class Task:
 
 
 def drive(
-    task: Task, folder: RunFolder, rows_file: str, checkpoints_folder: AnyPath, watch: Stage = UNWATCHED_STAGE
+    task: Task, folder: RunFolder, rows_file: str, checkpoints_folder: AnyPath, monitor: StageMonitor = NO_STAGE_MONITOR
 ) -> tuple[Any, list[Row]]:
     """Take the task to its last step, from the newest checkpoint where there is one: (the last state, all rows).
 
-    rows_file: the .jsonl file in `folder` with the rows. watch: of these.
+    rows_file: the .jsonl file in `folder` with the rows. monitor: of these.
     Raises Stopped where the job was told to stop, and what the task's parts raise.
     """
     with Checkpoints(checkpoints_folder) as checkpoints, contextlib.ExitStack() as entered:
         last = checkpoints.last
         state = task.begin() if last is None else checkpoints.restore(last, task.like)
         rows = [row for row in folder.rows(rows_file) if last is not None and row["step"] <= last]
-        watch.rows(rows)
+        monitor.rows(rows)
         if last == task.steps:
             return state, rows
         if last is not None:
@@ -88,8 +88,8 @@ def drive(
             if task.evaluate is not None:
                 rows.append({"step": step, **task.evaluate(step, state, since)})
                 since.clear()
-            replace_rows(folder.path / rows_file, rows)
-            watch.rows(rows)
+            write_rows(folder.path / rows_file, rows)
+            monitor.rows(rows)
             checkpoints.save(step, state, mi_bits=task.score(rows) if scheduled else -math.inf)
 
         # The order is the same for every task, and matters: save; stop if asked; draw a batch, then step; and read the

@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 from mirigor_jax import parallel
 from mirigor_jax.data.sources.table import holds_features
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import failures, reason
-from mirigor_jax.monitoring import UNWATCHED, Watch
+from mirigor_jax.files import describe, io_errors
+from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.runs.estimate import estimate_stage, finished_estimate
 from mirigor_jax.runs.features import own_features
 from mirigor_jax.runs.folder import RunFolder
@@ -16,7 +16,7 @@ from mirigor_jax.runs.images import add_estimate, write_report
 from mirigor_jax.runs.job import digests, estimate_name, parse, precision, re_estimated
 
 
-def run(overrides: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
+def run(overrides: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
     """Re-estimate as a config of kind `restore` asks. Raises InputError for what the user can put right."""
     del name  # the run's own folder has it
     if workdir:
@@ -26,21 +26,21 @@ def run(overrides: ConfigDict, name: str, workdir: str | None, watch: Watch = UN
     if not overrides.restore:
         raise InputError("config.restore='' is not a run folder; give a run's path")
     asked = {name: value for name, value in overrides.items() if name not in ("kind", "restore") and value is not None}
-    re_estimate(RunFolder.at(overrides.restore), watch, **asked)
+    re_estimate(RunFolder.at(overrides.restore), monitoring, **asked)
 
 
-def re_estimate(folder: RunFolder, watch: Watch = UNWATCHED, **asked: Any) -> None:
+def re_estimate(folder: RunFolder, monitoring: Monitoring = NO_MONITORING, **asked: Any) -> None:
     """Another estimate of a finished run's encoder, in `folder`/estimates/NAME. asked: as `re_estimated` takes it.
 
     Raises InputError where there is no finished run, or nothing new to estimate under that name.
     """
-    own = ConfigDict(parallel.from_main(_restorable, folder))
-    config, name = re_estimated(own, **asked)
+    run_config = ConfigDict(parallel.from_main(_restorable, folder))
+    config, name = re_estimated(run_config, **asked)
     print(f"run folder: {folder}, estimate: {name}", flush=True)
     with precision(config):
         try:
             job = parse(config)
-            changed = digests(own) != own.get("sha256", ConfigDict()).to_dict()
+            changed = digests(run_config) != run_config.get("sha256", ConfigDict()).to_dict()
         except AttributeError as error:
             raise InputError(f"the run in '{folder}' was made by an older version ({error}); run it again") from error
         if changed:
@@ -48,37 +48,37 @@ def re_estimate(folder: RunFolder, watch: Watch = UNWATCHED, **asked: Any) -> No
                 f"the encoder or the features of the run in '{folder}' are no longer what it was made from"
             )
         with folder.lock():
-            add_estimate(own, job, folder, name, folder / "estimates" / name, watch=watch)
-            _renew(own, folder, watch)
-            parallel.from_main(write_report, job.of(own), folder)
+            add_estimate(run_config, job, folder, name, folder / "estimates" / name, monitoring=monitoring)
+            _renew(run_config, folder, monitoring)
+            parallel.from_main(write_report, job.of(run_config), folder)
 
 
-def _renew(own: ConfigDict, folder: RunFolder, watch: Watch) -> None:
+def _renew(itself: ConfigDict, folder: RunFolder, monitoring: Monitoring) -> None:
     """Make the estimates of an older version again: from their critics' checkpoints, if they are there."""
-    for path in (one.path.parent for one in folder.matches("estimates/*/estimate.json")):
+    for path in (estimate.path.parent for estimate in folder.matches("estimates/*/estimate.json")):
         if finished_estimate(RunFolder(path)) is not None:
             continue
         print(f"estimate {path.name}: of an older version, made again", flush=True)
-        job = parse(ConfigDict(RunFolder(path).config() or own.to_dict()))
-        if path.name == estimate_name(own):
-            estimate_stage(job, folder, job.name, own_features(job, folder), folder, watch=watch)
+        job = parse(ConfigDict(RunFolder(path).config() or itself.to_dict()))
+        if path.name == estimate_name(itself):
+            estimate_stage(job, folder, job.name, own_features(job, folder), folder, monitoring=monitoring)
         else:
-            add_estimate(own, job, folder, path.name, RunFolder(path), watch=watch)
+            add_estimate(itself, job, folder, path.name, RunFolder(path), monitoring=monitoring)
 
 
 def _restorable(folder: RunFolder) -> dict[str, Any]:
     """The config of a finished run. Raises InputError where there is none."""
     path = folder.path
     try:
-        found = folder.exists("config.json")
-    except failures(path) as error:
-        raise InputError(f"config.restore='{folder}' cannot be read ({reason(error)}); give a run's path") from error
-    own = folder.config() if found else None
-    if own is None:
+        is_run = folder.exists("config.json")
+    except io_errors(path) as error:
+        raise InputError(f"config.restore='{folder}' cannot be read ({describe(error)}); give a run's path") from error
+    run_config = folder.config() if is_run else None
+    if run_config is None:
         raise InputError(f"config.restore='{folder}' is not a run folder: no config.json there; give a run's path")
-    has_encoder = bool(own["encoder"]["path"]) or holds_features(own["data"]["source"])
-    if not has_encoder and not any((path / "train").glob("[0-9]*")):
+    has_pretrained_encoder = bool(run_config["encoder"]["path"]) or holds_features(run_config["data"]["source"])
+    if not has_pretrained_encoder and not any((path / "train").glob("[0-9]*")):
         raise InputError(f"no checkpoint in '{path / 'train'}'; finish the run first, then restore it")
     if not folder.exists("report.json"):
         raise InputError(f"the run in '{folder}' is not finished; give its own command again, then restore it")
-    return own
+    return run_config

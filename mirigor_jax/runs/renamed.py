@@ -7,6 +7,8 @@ from mirigor_jax import models
 
 # Old dotted key → today's.
 CONFIG_KEYS: dict[str, str] = {
+    "data.augment.grey": "data.augment.gray",
+    "hiding": "adversarial_weight",
     "data.colors": "data.cdp.colors",
     "data.digits": "data.cdp.digits",
     "data.grid": "data.cdp.grid",
@@ -26,9 +28,9 @@ ADDED: dict[str, Any] = {"estimate.estimators": ["info_nce_symmetric", "nt_xent"
 def current(config: dict[str, Any]) -> dict[str, Any]:
     """A stored config under today's names: of a run on images, or of a study of such runs; others as they are."""
     config = copy.deepcopy(config)
+    for old, new in CONFIG_KEYS.items():
+        _move(config, old, new)
     if "estimate" in config and "train" in config:
-        for old, new in CONFIG_KEYS.items():
-            _move(config, old, new)
         for key, value in ADDED.items():
             section, _, name = key.partition(".")
             config[section].setdefault(name, value)
@@ -45,8 +47,8 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
 
 def _drop_idle_options(encoder: dict[str, Any]) -> None:
     """None for options that say nothing: older configs wrote defaults out, and gave every encoder those of a ResNet."""
-    given = {name: encoder.get(name) for name in ("width", "stem", "remat")}
-    encoder.update(models.own_options(encoder["name"], given))
+    options = {name: encoder.get(name) for name in ("width", "stem", "remat")}
+    encoder.update(models.own_options(encoder["name"], options))
 
 
 def _move(config: dict[str, Any], old: str, new: str) -> None:

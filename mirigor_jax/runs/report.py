@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from mirigor_jax import metrics, tables
-from mirigor_jax.files import AnyPath, replace_json, replace_text
+from mirigor_jax.files import AnyPath, write_json, write_text
 from mirigor_jax.mi.results import Curve
 from mirigor_jax.runs.folder import RunFolder, provenance
 from mirigor_jax.runs.schema import ArrayEntry, ArrayReport, EstimateEntry, Fit, ImageReport, Report, Run
@@ -48,8 +48,8 @@ def write(workdir: AnyPath, report: Report, form: Form, captions: Mapping[str, s
     """
     figures = [path.relative_to(workdir).as_posix() for path in (workdir / "figures").glob("*.png")]
     # report.json comes last: where it is, the run is finished.
-    replace_text(workdir / "report.md", markdown(report, form, figures, captions))
-    replace_json(workdir / "report.json", dataclasses.asdict(report))
+    write_text(workdir / "report.md", markdown(report, form, figures, captions))
+    write_json(workdir / "report.json", dataclasses.asdict(report))
 
 
 def publish(
@@ -149,7 +149,9 @@ def _arrays_sections(report: ArrayReport) -> list[str]:
         sections += ["## Warnings", _list(warnings)]
     if report.estimate.certificates:
         sections += ["## Certificates", _certificates(report.estimate)]
-    if notes := [f"{one.name}, {one.kind}: {one.note}." for one in report.estimates.values() if one.note]:
+    if notes := [
+        f"{estimate.name}, {estimate.kind}: {estimate.note}." for estimate in report.estimates.values() if estimate.note
+    ]:
         sections += ["## What each estimator is", _list(notes)]
     return sections
 
@@ -167,20 +169,22 @@ def _arrays_lines(report: ArrayReport) -> list[str]:
 def _estimators(report: ArrayReport) -> tuple[list[str], list[list[str]]]:
     """Header and rows, one an estimator, in bits; a column in which nobody has anything is left out."""
     columns: dict[str, Callable[[ArrayEntry], str]] = {
-        "estimator": lambda one: one.name,
-        "kind": lambda one: one.kind,
-        "bits": lambda one: tables.bits(one.value_bits),
-        "t-interval": lambda one: tables.ends(one.t_lower_bits, one.t_upper_bits),
+        "estimator": lambda estimate: estimate.name,
+        "kind": lambda estimate: estimate.kind,
+        "bits": lambda estimate: tables.bits(estimate.value_bits),
+        "t-interval": lambda estimate: tables.ends(estimate.t_lower_bits, estimate.t_upper_bits),
         "certified": _certified,
-        "InfoNCE": lambda one: tables.bits(one.bound_bits),
-        "ceiling": lambda one: tables.bits(one.ceiling_bits),
-        "mean ± std": lambda one: (
-            f"{tables.bits(one.mean_bits)} ± {tables.bits(one.spread_bits)}" if tables.known(one.spread_bits) else "–"
+        "InfoNCE": lambda estimate: tables.bits(estimate.bound_bits),
+        "ceiling": lambda estimate: tables.bits(estimate.ceiling_bits),
+        "mean ± std": lambda estimate: (
+            f"{tables.bits(estimate.mean_bits)} ± {tables.bits(estimate.spread_bits)}"
+            if tables.known(estimate.spread_bits)
+            else "–"
         ),
     }
-    cells = {name: [of(one) for one in report.estimates.values()] for name, of in columns.items()}
-    kept = {name: column for name, column in cells.items() if set(column) != {"–"}}
-    return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
+    cells = {name: [of(estimate) for estimate in report.estimates.values()] for name, of in columns.items()}
+    filled = {name: column for name, column in cells.items() if set(column) != {"–"}}
+    return list(filled), [list(row) for row in zip(*filled.values(), strict=True)]
 
 
 def _certified(estimate: EstimateEntry | ArrayEntry) -> str:
@@ -193,20 +197,20 @@ def _certified(estimate: EstimateEntry | ArrayEntry) -> str:
 def _legend(report: ArrayReport) -> str:
     """What the columns of `_estimators` are."""
     estimate, (header, _) = report.estimate, _estimators(report)
-    words = [f"MI in bits, K = {estimate.k:,} of {estimate.pairs:,} test pairs"]
+    parts = [f"MI in bits, K = {estimate.k:,} of {estimate.pairs:,} test pairs"]
     if tables.known(report.truth.entropy_bits):
-        words += [f"H(C) = {tables.bits(report.truth.entropy_bits)}"]
-    words += [f"the t-interval is approximate, what is certified holds, each at {100 * estimate.confidence:g} %"]
+        parts += [f"H(C) = {tables.bits(report.truth.entropy_bits)}"]
+    parts += [f"the t-interval is approximate, what is certified holds, each at {100 * estimate.confidence:g} %"]
     if "InfoNCE" in header:
-        words += ["InfoNCE: the lower bound that the same critic gives, beside an estimator that is none"]
+        parts += ["InfoNCE: the lower bound that the same critic gives, beside an estimator that is none"]
     if "mean ± std" in header:
-        words += [f"mean and standard deviation are of {len(estimate.seed_bits)} seeds' own critics"]
-    return "; ".join(words) + "."
+        parts += [f"mean and standard deviation are of {len(estimate.seed_bits)} seeds' own critics"]
+    return "; ".join(parts) + "."
 
 
 def _warnings(report: ArrayReport) -> list[str]:
     """Each once: most are of the data."""
-    return list(dict.fromkeys(warning for one in report.estimates.values() for warning in one.warnings))
+    return list(dict.fromkeys(warning for estimate in report.estimates.values() for warning in estimate.warnings))
 
 
 def _mi_rows(report: ImageReport) -> list[Row]:
@@ -279,11 +283,11 @@ def _metrics(report: ImageReport) -> list[str]:
     lines = []
     for group, values in rows.items():
         of = report.estimates.get(report.measured.get(group) or "")
-        mi = "–" if of is None else f"{tables.bits(of.info_nce_bits)}; {_certified(of)}"
+        mi_cell = "–" if of is None else f"{tables.bits(of.info_nce_bits)}; {_certified(of)}"
         lines.append(
-            (metrics.row_name(group), mi, *(metric.text(x) for metric, x in zip(columns, values, strict=True)))
+            (metrics.row_name(group), mi_cell, *(metric.text(x) for metric, x in zip(columns, values, strict=True)))
         )
-    grids = [tables.grid(("pairing", "InfoNCE; certified, bits", *(one.column for one in columns)), lines)]
+    grids = [tables.grid(("pairing", "InfoNCE; certified, bits", *(metric.column for metric in columns)), lines)]
     columns, rows = metrics.grouped(report.metrics, "probes")
     for values in rows.values():
         cells = [metric.text(value) for metric, value in zip(columns, values, strict=True)]
@@ -312,7 +316,7 @@ def _certificates(estimate: EstimateEntry | ArrayEntry) -> str:
         (
             name + (", the chosen one" if name == estimate.certificate else ""),
             f"{tables.bits(tables.down(counts['lower_bits']))} bits",
-            ", ".join(f"{count:,} {what}" for what, count in counts.items() if what != "lower_bits"),
+            ", ".join(f"{count:,} {unit}" for unit, count in counts.items() if unit != "lower_bits"),
         )
         for name, counts in estimate.certificates.items()
     ]
@@ -328,10 +332,12 @@ def _curves(curves: Mapping[str, Curve]) -> list[str]:
     for curve in curves.values():
         readings = [curve.at[k] for k in batches]
         columns |= {
-            f"{curve.heading}, bits": [tables.bits(one.bits) for one in readings],
-            f"{curve.heading}: t-interval": [tables.ends(one.t_lower_bits, one.t_upper_bits) for one in readings],
-            f"{curve.heading}: optimal critic": [tables.bits(one.max_bits) for one in readings],
-            f"{curve.heading}: ceiling": [tables.bits(one.ceiling_bits) for one in readings],
+            f"{curve.heading}, bits": [tables.bits(reading.bits) for reading in readings],
+            f"{curve.heading}: t-interval": [
+                tables.ends(reading.t_lower_bits, reading.t_upper_bits) for reading in readings
+            ],
+            f"{curve.heading}: optimal critic": [tables.bits(reading.max_bits) for reading in readings],
+            f"{curve.heading}: ceiling": [tables.bits(reading.ceiling_bits) for reading in readings],
         }
     known = {name: cells for name, cells in columns.items() if set(cells) != {"–"}}
     legend = "The optimal critic's value is the most that any critic shows at that K, in expectation."

@@ -34,7 +34,7 @@ class Truth:
 class InTraining:
     """The end of a training whose loss stands for an MI; means over the last tenth of its steps.
 
-    objective: what it was trained for. num_classes: that a labelled objective tells apart.
+    objective: what it was trained for. num_classes: that a labeled objective tells apart.
     k: pairs a batch. steps: how many were taken.
     loss_nats: the training loss. mi_bits: log2(2k-1) less the loss, not a bound. ceiling_bits: log2(2k-1).
     """
@@ -50,7 +50,7 @@ class InTraining:
 
 @dataclass(frozen=True)
 class History:
-    """The critic's fit, a value a look at validation: steps taken, and InfoNCE of the fit part and of validation."""
+    """The critic's fit, a value an evaluation: steps taken, InfoNCE of the fit part and of validation."""
 
     step: tuple[int, ...]
     fit_bits: tuple[float | None, ...]
@@ -207,25 +207,25 @@ class ArrayReport(Report):
     estimates: dict[str, ArrayEntry]
 
 
-def read(kind: type[T], found: Any) -> T:
+def read(kind: type[T], result: Any) -> T:
     """What a JSON file holds, as one of these types. Raises InputError if it holds other fields: of another version."""
-    return _read(kind, found, kind.__name__)
+    return _read(kind, result, kind.__name__)
 
 
-def _read(kind: Any, found: Any, where: str) -> Any:
+def _read(kind: Any, result: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(found, dict):
-            raise InputError(f"{where} is {found!r}: expected the fields of {kind.__name__}; make it again")
+        if not isinstance(result, dict):
+            raise InputError(f"{where} is {result!r}: expected the fields of {kind.__name__}; make it again")
         fields, hints = dataclasses.fields(kind), get_type_hints(kind)
         required = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
-        if odd := sorted((required - found.keys()) | (found.keys() - hints.keys())):
+        if odd := sorted((required - result.keys()) | (result.keys() - hints.keys())):
             raise InputError(f"{where} is of another version ({', '.join(odd)}); make it again")
-        return kind(**{name: _read(hints[name], value, f"{where}.{name}") for name, value in found.items()})
+        return kind(**{name: _read(hints[name], value, f"{where}.{name}") for name, value in result.items()})
     if origin in (types.UnionType, Union):
-        return None if found is None else _read(next(a for a in arguments if a is not types.NoneType), found, where)
+        return None if result is None else _read(next(a for a in arguments if a is not types.NoneType), result, where)
     if origin is tuple:
-        return tuple(_read(arguments[0], value, where) for value in found)
+        return tuple(_read(arguments[0], value, where) for value in result)
     if origin is dict:
-        return {arguments[0](key): _read(arguments[1], value, f"{where}.{key}") for key, value in found.items()}
-    return found
+        return {arguments[0](key): _read(arguments[1], value, f"{where}.{key}") for key, value in result.items()}
+    return result

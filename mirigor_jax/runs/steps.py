@@ -110,7 +110,7 @@ def make_critic_step(
     """The mapped chunk of critic steps (state donated), and the abstract (state, frozen, batch, validation, keys).
 
     The batch is a Bank of cached features or, where there is a `frozen` encoder to represent them, a batch of images
-    {"x", "y"} a step. features: the standardised parts, or their shapes. Returns (state, metrics) when called.
+    {"x", "y"} a step. features: the standardized parts, or their shapes. Returns (state, metrics) when called.
     """
     config, (critic, optimizer) = job.config, critic_of(job)
     e, streamed = config.estimate, frozen is not None

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from mirigor_jax import parallel, training
 from mirigor_jax.data.training_data import TrainingData, training_data
 from mirigor_jax.history import TrainingHistory, in_training_bits, note
-from mirigor_jax.monitoring import UNWATCHED, UNWATCHED_STAGE, Stage, Watch
+from mirigor_jax.monitoring import NO_MONITORING, NO_STAGE_MONITOR, Monitoring, StageMonitor
 from mirigor_jax.progress import duration
 from mirigor_jax.runs import loop
 from mirigor_jax.runs.folder import RunFolder
@@ -22,14 +22,14 @@ from mirigor_jax.runs.job import Job, under
 from mirigor_jax.runs.steps import first_state, make_train_step
 
 
-def train_stage(job: Job, folder: RunFolder, watch: Watch = UNWATCHED) -> None:
+def train_stage(job: Job, folder: RunFolder, monitoring: Monitoring = NO_MONITORING) -> None:
     """Train into train/, or skip what is finished there."""
     t, path = job.config.train, folder / "train"
-    watched = watch.of(folder.path, path.path)
+    monitor = monitoring.of(folder.path, path.path)
     with folder.stage("train", path.exists("summary.json")) as work:
         if not work:
-            if watch.tensorboard:
-                watched.rows(path.rows("metrics.jsonl"))
+            if monitoring.tensorboard:
+                monitor.rows(path.rows("metrics.jsonl"))
             return
         mesh = parallel.make_mesh(t.k)
         parts = job.images.parts(job.pairing)
@@ -44,8 +44,8 @@ def train_stage(job: Job, folder: RunFolder, watch: Watch = UNWATCHED) -> None:
                 flush=True,
             )
 
-        train(job, path, job_training_data(job), mesh, on_rate=expect, watch=watched)
-        _summarise(job, path)
+        train(job, path, job_training_data(job), mesh, on_rate=expect, monitor=monitor)
+        _summarize(job, path)
 
 
 def job_training_data(job: Job) -> TrainingData:
@@ -69,12 +69,12 @@ def train(
     mesh: Mesh,
     *,
     on_rate: Callable[[float, int], None] = lambda seconds, steps: None,
-    watch: Stage = UNWATCHED_STAGE,
+    monitor: StageMonitor = NO_STAGE_MONITOR,
 ) -> None:
     """Train to `train.steps`, from the newest checkpoint in `folder` where there is one.
 
     Writes checkpoints and metrics.jsonl (step, loss_nats and, where the objective bounds it, mi_bits). on_rate: told
-    once how many seconds a step takes, and how many steps are to come. watch: of the rows, and of some steps.
+    once how many seconds a step takes, and how many steps are to come. monitor: of the rows, and of some steps.
     Raises InputError when the loss is no longer finite, where the step needs more memory than there is, and as
     `make_train_step` does.
     """
@@ -85,7 +85,7 @@ def train(
     def steps_from(first: int) -> Iterator[loop.Advance]:
         print("  compiling the train step", flush=True)
         compiled = training.compile_step(step, arguments, mesh, k=t.k, accumulate=t.accumulate, prefix="train.")
-        with watch.traced(compiled) as traced:
+        with monitor.traced(compiled) as traced:
             take = training.stepper(traced, data, arguments, mesh, first=first, threads=d.threads, workers=d.workers)
             began = time.monotonic()
 
@@ -121,10 +121,10 @@ def train(
         score=score,
         note=lambda rows: note(rows, t.k),
     )
-    loop.drive(task, folder, "metrics.jsonl", folder.path, watch)
+    loop.drive(task, folder, "metrics.jsonl", folder.path, monitor)
 
 
-def _summarise(job: Job, path: RunFolder) -> None:
+def _summarize(job: Job, path: RunFolder) -> None:
     """The end of a training, for the stages behind it and for the report."""
     t, history = job.config.train, TrainingHistory.of(path.rows("metrics.jsonl"), job.config.train.k)
     summary = {"objective": t.objective, "num_classes": job.num_classes, "k": t.k, "steps": t.steps, **history.ending()}

@@ -14,8 +14,8 @@ from mirigor_jax.drawing import (
     IN_TRAINING,
     INK,
     LINEAR,
-    PAPER,
-    STRICT,
+    LOWER_BOUND,
+    NO_BOUND,
     floats,
     line_of_means,
     shared_legend,
@@ -83,7 +83,7 @@ def table(rows: Sequence[Row]) -> str:
 def picture(rows: Sequence[dict[str, Any]]) -> Figure:
     """A column an encoder, against K_Tr: linear accuracy, MI in and after training in bits, and the latter close up.
 
-    rows: of the study batch_size, one a run; lines are means over seeds, dots the runs. Grey: what Lee et al. 2023,
+    rows: of the study batch_size, one a run; lines are means over seeds, dots the runs. Gray: what Lee et al. 2023,
     Sec. IV-A, say of their own in words.
     """
     encoders = list(dict.fromkeys(row["encoder"] for row in rows))
@@ -108,9 +108,9 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
         for ax in (whole, close):
             ax.axhline(6.0, color=ENTROPY, linewidth=4, alpha=0.6, label="the paper: “almost constant at 6 bits”")
             ax.axhline(entropy, color=INK, linewidth=0.8, label=f"H(C) = {entropy:.3f} bits")
-            paper, strict = (floats([row[name] for row in runs]) for name in ("nt_xent_bits", "info_nce_bits"))
-            line_of_means(ax, k, paper, PAPER, "s", label=f"NT-Xent estimate, K = {nt_xent_k}, not a bound")
-            line_of_means(ax, k, strict, STRICT, "o", label="InfoNCE")
+            nt_xent, info_nce = (floats([row[name] for row in runs]) for name in ("nt_xent_bits", "info_nce_bits"))
+            line_of_means(ax, k, nt_xent, NO_BOUND, "s", label=f"NT-Xent estimate, K = {nt_xent_k}, not a bound")
+            line_of_means(ax, k, info_nce, LOWER_BOUND, "o", label="InfoNCE")
         sizes = np.unique(k)
         lower = [min(row["lower_bits"] for row in runs if row["k"] == size) for size in sizes]
         upper = runs[0]["upper_bits"]

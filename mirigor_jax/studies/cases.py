@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from mirigor_jax import tables
-from mirigor_jax.drawing import CERTIFIED, ENTROPY, INK, LINEAR, STRICT, panels, shared_legend
+from mirigor_jax.drawing import CERTIFIED, ENTROPY, INK, LINEAR, LOWER_BOUND, panels, shared_legend
 from mirigor_jax.files import AnyPath
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import Row, groups, mean
@@ -17,11 +17,11 @@ TAGS = ("set", "case")  # the images, and what is compared
 
 def row(done: ImageReport, folder: AnyPath) -> Row:
     """A run's accuracy, and what the encoder knows of the class and of the image."""
-    of_class = done.estimates["class"]
+    class_estimate = done.estimates["class"]
     return {
         "seed": done.run.config["seed"],
         "accuracy": done.linear["class"],
-        **{name: getattr(of_class, name) for name in ("info_nce_bits", "lower_bits", "entropy_bits")},
+        **{name: getattr(class_estimate, name) for name in ("info_nce_bits", "lower_bits", "entropy_bits")},
         "simclr_bits": done.estimates["simclr"].info_nce_bits,
     }
 
@@ -64,8 +64,8 @@ def picture(rows: Sequence[dict[str, Any]], paper: Mapping[str, float]) -> Figur
         left.plot(
             [names.index(case) for case in paper], list(paper.values()), "_", color=INK, label="the paper's", **bar
         )
-    strict, lower = ([row[name] for row in rows] for name in ("info_nce_bits", "lower_bits"))
-    right.plot(place, strict, "o", color=STRICT, label="InfoNCE")
+    info_nce, lower = ([row[name] for row in rows] for name in ("info_nce_bits", "lower_bits"))
+    right.plot(place, info_nce, "o", color=LOWER_BOUND, label="InfoNCE")
     right.plot(place, lower, "_", color=CERTIFIED, label="certified: at least", **bar)
     right.axhline(rows[0]["entropy_bits"], color=ENTROPY, label="H(C)", zorder=1.5)
     for ax in (left, right):

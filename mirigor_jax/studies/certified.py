@@ -9,7 +9,18 @@ from jaxtyping import Float, Integer
 from matplotlib.figure import Figure
 
 from mirigor_jax import tables
-from mirigor_jax.drawing import CEILING, CERTIFIED, ENTROPY, GRID, INK, PAPER, STRICT, floats, panels, shared_legend
+from mirigor_jax.drawing import (
+    CEILING,
+    CERTIFIED,
+    ENTROPY,
+    GRID,
+    INK,
+    LOWER_BOUND,
+    NO_BOUND,
+    floats,
+    panels,
+    shared_legend,
+)
 from mirigor_jax.files import AnyPath, read_arrays
 from mirigor_jax.mi.certificates import classifier_lower_bits
 from mirigor_jax.mi.certify import CERTIFICATES
@@ -27,30 +38,30 @@ CAPTIONS = {
 
 def row(done: ImageReport, folder: AnyPath) -> Row:
     """The estimate `certified` of a run: NT-Xent and InfoNCE at every K, all certificates, the interval."""
-    found = done.estimates["certified"]
-    of_nt_xent, lower = nt_xent(done, found), found.lower_bits or 0.0
-    bits, upper = of_nt_xent.quoted.bits, math.inf if found.upper_bits is None else found.upper_bits
+    estimate = done.estimates["certified"]
+    reading, lower = nt_xent(done, estimate), estimate.lower_bits or 0.0
+    bits, upper = reading.quoted.bits, math.inf if estimate.upper_bits is None else estimate.upper_bits
     # What the table's three decimals can't show is not called outside.
     outside = "above" if bits - upper > 5e-4 else "below" if lower - bits > 5e-4 else ""
     names = ("nt_xent_bits", "info_nce_bits", "entropy_bits", "confidence", "t_lower_bits", "t_upper_bits")
     row = {
         **run_row(done),
-        **{name: getattr(found, name) for name in names},
-        "nt_xent_k": of_nt_xent.k,
+        **{name: getattr(estimate, name) for name in names},
+        "nt_xent_k": reading.k,
         "lower_bits": lower,
         "upper_bits": upper,
         "outside": outside,
         "excess_bits": bits - (upper if outside == "above" else lower) if outside else 0.0,
-        "info_nce": {k: reading.bits for k, reading in found.info_nce.at.items()},
-        "max_info_nce": {k: reading.max_bits for k, reading in found.info_nce.at.items()},
-        "nt_xent": {k: reading.bits for k, reading in of_nt_xent.at.items()},
-        "certificates": {name: counts["lower_bits"] for name, counts in found.certificates.items()},
+        "info_nce": {k: reading.bits for k, reading in estimate.info_nce.at.items()},
+        "max_info_nce": {k: reading.max_bits for k, reading in estimate.info_nce.at.items()},
+        "nt_xent": {k: reading.bits for k, reading in reading.at.items()},
+        "certificates": {name: counts["lower_bits"] for name, counts in estimate.certificates.items()},
         "trap": None,
     }
     if row["steps"] == 0 and len(done.truth.shared) == len(TASKS) - 1:
         test = read_arrays(folder / "estimates" / "certified" / "features" / "test.npz")
         classes = np.unique(test["labels_x"], axis=0, return_inverse=True)[1]
-        row["trap"] = trap(test["h_x"], classes, round(2 ** row["entropy_bits"]), found.confidence)
+        row["trap"] = trap(test["h_x"], classes, round(2 ** row["entropy_bits"]), estimate.confidence)
     return row
 
 
@@ -64,17 +75,17 @@ def trap(
     however many draws, whatever the encoder. Also with the classes shuffled, where the true information is 0.
     Returns rows {"bank", "shuffled", "redrawn_bits", "fresh_bits"}: lower ends by `classifier_lower_bits`.
     """
-    rng, law = np.random.default_rng(0), np.full(num_classes, 1 / num_classes)
+    rng, frequencies = np.random.default_rng(0), np.full(num_classes, 1 / num_classes)
     shuffled = rng.permutation(classes)
     rows = []
     for bank in (size for size in (64, 256, 1024, 4096) if 2 * size <= len(h)):
         fresh = slice(bank, bank + 4096)
         redrawn = rng.integers(bank, size=REDRAWS)
-        of_bank, of_fresh = _nearest(h[:bank], h[:bank]), _nearest(h[fresh], h[:bank])
+        nearest_of_bank, nearest_of_fresh = _nearest(h[:bank], h[:bank]), _nearest(h[fresh], h[:bank])
         for labels in (classes, shuffled):
-            wrong, wrong_fresh = labels[of_bank] != labels[:bank], labels[of_fresh] != labels[fresh]
+            wrong, wrong_fresh = labels[nearest_of_bank] != labels[:bank], labels[nearest_of_fresh] != labels[fresh]
             claims = (
-                classifier_lower_bits(int(errors.sum()), len(errors), law, confidence)
+                classifier_lower_bits(int(errors.sum()), len(errors), frequencies, confidence)
                 for errors in (wrong[redrawn], wrong_fresh)
             )
             rows.append(
@@ -143,20 +154,20 @@ def _trap_table(trapped: Row) -> tuple[str, str]:
         ("bank, images", "classes", "redrawn from the bank: “I ≥”", "fresh images: I ≥"),
         [
             (
-                f"{one['bank']:,}",
-                "shuffled: the truth is 0" if one["shuffled"] else "true",
-                f"{tables.round_down(one['redrawn_bits']):.3f}",
-                f"{tables.round_down(one['fresh_bits']):.3f}",
+                f"{point['bank']:,}",
+                "shuffled: the truth is 0" if point["shuffled"] else "true",
+                f"{tables.round_down(point['redrawn_bits']):.3f}",
+                f"{tables.round_down(point['fresh_bits']):.3f}",
             )
-            for one in trapped["trap"]
+            for point in trapped["trap"]
         ],
     )
-    words = (
-        f"The trap, on the untrained encoder ({trapped['cell']}): a nearest-neighbour classifier of a bank of test "
+    legend = (
+        f"The trap, on the untrained encoder ({trapped['cell']}): a nearest-neighbor classifier of a bank of test "
         f"images, tested on {REDRAWS:,} images redrawn from that bank, and on fresh ones. Redraws “certify” H(C) "
         "for any encoder with distinct rows, even where the classes were shuffled and nothing is there to know."
     )
-    return words, redrawn
+    return legend, redrawn
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
@@ -173,7 +184,7 @@ def _intervals(rows: Sequence[dict[str, Any]]) -> Figure:
     ax.grid(False, axis="y")
     ax.grid(axis="x", color=GRID)
     y, entropy = np.arange(len(rows)), floats([row["entropy_bits"] for row in rows])
-    lower, upper, paper, strict = (
+    lower, upper, nt_xent, info_nce = (
         entropy - floats([row[name] for row in rows])
         for name in ("lower_bits", "upper_bits", "nt_xent_bits", "info_nce_bits")
     )
@@ -182,11 +193,11 @@ def _intervals(rows: Sequence[dict[str, Any]]) -> Figure:
     for (name, certificate), marker in zip(CERTIFICATES.items(), "D<>v^Pd", strict=False):
         ends = entropy - floats([row["certificates"].get(name) for row in rows])
         ax.plot(ends, y, marker, color=INK, markersize=4, label=f"certificate: {certificate.heading}")
-    ax.plot(strict, y, "o", color=STRICT, markersize=5, label="InfoNCE at the largest K")
-    ax.plot(paper, y, "s", color=PAPER, markersize=5, label=f"NT-Xent estimate, K = {rows[0]['nt_xent_k']}")
+    ax.plot(info_nce, y, "o", color=LOWER_BOUND, markersize=5, label="InfoNCE at the largest K")
+    ax.plot(nt_xent, y, "s", color=NO_BOUND, markersize=5, label=f"NT-Xent estimate, K = {rows[0]['nt_xent_k']}")
     outside = np.array([bool(row["outside"]) for row in rows])
     ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "color": CEILING}
-    ax.plot(paper[outside], y[outside], "o", label="outside of its bar by over 0.0005 bit", **ring)
+    ax.plot(nt_xent[outside], y[outside], "o", label="outside of its bar by over 0.0005 bit", **ring)
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.set_xscale("symlog", linthresh=1e-3)
     ticks = (1, 0.1, 0.01, 0.001, 0, -0.001, -0.01)
@@ -206,7 +217,7 @@ def _reach(rows: Sequence[dict[str, Any]]) -> Figure:
         group = [row for row in rows if row["entropy_bits"] == entropy]
         for first, row in enumerate(group):
             curves = row["info_nce"], row["info_nce"].values(), row["nt_xent"].values()
-            k, strict, paper = (floats([*values]) for values in curves)
+            k, info_nce, nt_xent = (floats([*values]) for values in curves)
             trained = row["steps"] > 0
             style: dict[str, Any] = {
                 "linewidth": 1,
@@ -215,11 +226,18 @@ def _reach(rows: Sequence[dict[str, Any]]) -> Figure:
                 "linestyle": "-" if trained else ":",
             }
             ax.plot(
-                k, paper, color=PAPER, marker="s", label=None if first else "NT-Xent estimate (not a bound)", **style
+                k,
+                nt_xent,
+                color=NO_BOUND,
+                marker="s",
+                label=None if first else "NT-Xent estimate (not a bound)",
+                **style,
             )
-            ax.plot(k, strict, color=STRICT, marker="o", label=None if first else "InfoNCE", **style)
+            ax.plot(k, info_nce, color=LOWER_BOUND, marker="o", label=None if first else "InfoNCE", **style)
             if not trained:
-                ax.annotate(row["cell"], (k[1], strict[1]), (6, -6), textcoords="offset points", fontsize=8, color=INK)
+                ax.annotate(
+                    row["cell"], (k[1], info_nce[1]), (6, -6), textcoords="offset points", fontsize=8, color=INK
+                )
         most = max((row["max_info_nce"] for row in group), key=len)
         k, bits = floats([*most]), floats([*most.values()])
         ax.plot(k, bits, color=INK, linewidth=2, label="an optimal critic: the most at K")
@@ -235,24 +253,24 @@ def _reach(rows: Sequence[dict[str, Any]]) -> Figure:
 def _trap(row: dict[str, Any]) -> Figure:
     """Lower ends in bits against the size of the bank: redrawn from it and fresh, true classes and shuffled ones."""
     figure, (ax,) = panels("untrained encoder: “certified” lower end of I(h_X;h_Y), bits")
-    for shuffled, words, line, size in (
+    for shuffled, classes_are, line, size in (
         (False, "true classes", "-", 5),
         (True, "shuffled: the true MI is 0", "--", 10),
     ):
         points = [point for point in row["trap"] if point["shuffled"] == shuffled]
         bank = floats([point["bank"] for point in points])
         style: dict[str, Any] = {"linestyle": line, "marker": "o", "markersize": size}
-        for name, what, colour in (("redrawn_bits", "redrawn", CEILING), ("fresh_bits", "fresh", STRICT)):
-            fill = "none" if shuffled else colour
+        for name, what, color in (("redrawn_bits", "redrawn", CEILING), ("fresh_bits", "fresh", LOWER_BOUND)):
+            fill = "none" if shuffled else color
             bits = floats([point[name] for point in points])
-            ax.plot(bank, bits, color=colour, markerfacecolor=fill, label=f"{what}, {words}", **style)
+            ax.plot(bank, bits, color=color, markerfacecolor=fill, label=f"{what}, {classes_are}", **style)
     lower = row["lower_bits"]
     ax.axhspan(lower, row["upper_bits"], color=CERTIFIED, alpha=0.3, label="certified, fresh images")
     ax.axhline(row["entropy_bits"], color=ENTROPY, label=f"H(C) = {row['entropy_bits']:.3f} bits", zorder=1.5)
     ax.set_xscale("log", base=2)
     ax.set_xticks(bank, [f"{size:,.0f}" for size in bank])
     ax.minorticks_off()
-    ax.set_xlabel("images in the bank of the nearest-neighbour classifier")
+    ax.set_xlabel("images in the bank of the nearest-neighbor classifier")
     ax.set_ylim(-0.3, None)
     shared_legend(figure, [ax])
     return figure

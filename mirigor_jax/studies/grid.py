@@ -15,10 +15,10 @@ import jax
 from ml_collections import ConfigDict
 
 from mirigor_jax import parallel
-from mirigor_jax.config_files import flatten, near
+from mirigor_jax.config_files import did_you_mean, flatten
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import failures, replace_text
-from mirigor_jax.monitoring import UNWATCHED, Watch
+from mirigor_jax.files import io_errors, write_text
+from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import duration
 from mirigor_jax.runs import images
 from mirigor_jax.runs.folder import LockedError, RunFolder
@@ -43,7 +43,7 @@ class Cell:
     tags: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
+def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
     """Run what is not finished of the study's cells, or of those `study.only` names; then tabulate what is.
 
     Raises InputError where the study can't be started, and at its end where a run failed.
@@ -55,10 +55,10 @@ def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWAT
     cells = cells_of(config, folder)
     chosen = _chosen(config.study.only, cells)
     folder.claim(_without_tags(config))
-    failures = _work(cells, chosen, config.study.estimates, watch)
-    _tabulate(config, folder, cells, failures)
-    if failures:
-        raise InputError(f"{len(failures)} of {len(chosen)} runs failed, the others went on: see {folder / 'study.md'}")
+    errors = _work(cells, chosen, config.study.estimates, monitoring)
+    _tabulate(config, folder, cells, errors)
+    if errors:
+        raise InputError(f"{len(errors)} of {len(chosen)} runs failed, the others went on: see {folder / 'study.md'}")
 
 
 def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
@@ -66,15 +66,17 @@ def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
     known, cells = flatten(config.run), []
     for cell in config.study.cells:
         if unknown := cell["run"].keys() - known.keys():
-            raise InputError(f"{cell['name']}: unknown config key '{min(unknown)}'; {near(min(unknown), list(known))}")
-        own = ConfigDict(config.run.to_dict())
-        own.update_from_flattened_dict(cell["run"])
-        cells.append(Cell(cell["name"], folder / cell["name"], own, dict(cell.get("tags", {}))))
+            raise InputError(
+                f"{cell['name']}: unknown config key '{min(unknown)}'; {did_you_mean(min(unknown), list(known))}"
+            )
+        run_config = ConfigDict(config.run.to_dict())
+        run_config.update_from_flattened_dict(cell["run"])
+        cells.append(Cell(cell["name"], folder / cell["name"], run_config, dict(cell.get("tags", {}))))
     tags = STUDIES[config.study.name].tags
     for source in map(RunFolder.at, filter(None, config.study.sources.split(","))):
         cells += [
-            Cell(f"{source.name.removeprefix('studies-')}/{name}", source / name, None, said)
-            for name, said in parallel.from_main(_finished_cells, source, tags)
+            Cell(f"{source.name.removeprefix('studies-')}/{name}", source / name, None, phrase)
+            for name, phrase in parallel.from_main(_finished_cells, source, tags)
         ]
     for cell in cells:
         if missing := [tag for tag in tags if tag not in cell.tags]:
@@ -84,9 +86,9 @@ def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
 
 def _without_tags(config: ConfigDict) -> ConfigDict:
     """The settings that results depend on: a folder belongs to these, whatever its table says beside them."""
-    own = ConfigDict(config.to_dict())
-    own.study.cells = tuple({"name": cell["name"], "run": cell["run"]} for cell in config.study.cells)
-    return own
+    run_config = ConfigDict(config.to_dict())
+    run_config.study.cells = tuple({"name": cell["name"], "run": cell["run"]} for cell in config.study.cells)
+    return run_config
 
 
 def _finished_cells(source: RunFolder, tags: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
@@ -95,11 +97,11 @@ def _finished_cells(source: RunFolder, tags: Sequence[str]) -> list[tuple[str, d
     Raises InputError if the folder is no study's.
     """
     try:
-        found = source.read("study.json")
-        if found is None:
+        study = source.read("study.json")
+        if study is None:
             raise FileNotFoundError("no study.json there")
-        return [(row["cell"], {tag: row[tag] for tag in tags if tag in row}) for row in found["rows"]]
-    except (failures(source.path), ValueError, KeyError) as error:
+        return [(row["cell"], {tag: row[tag] for tag in tags if tag in row}) for row in study["rows"]]
+    except (io_errors(source.path), ValueError, KeyError) as error:
         raise InputError(f"study.sources: '{source}' is no study's folder; run that study first ({error})") from error
 
 
@@ -115,25 +117,25 @@ def _chosen(only: str, cells: Sequence[Cell]) -> Sequence[Cell]:
 
 def finished(cell: Cell, wanted: Sequence[dict[str, Any]]) -> ImageReport | None:
     """The run's report where it is there, with every estimate that is wanted of it."""
-    found = cell.folder.read("report.json")
+    contents = cell.folder.read("report.json")
     try:
-        report = None if found is None else read(ImageReport, found)
+        report = None if contents is None else read(ImageReport, contents)
     except InputError:  # of another version: the run makes its estimates again
         return None
     return report if report is not None and _names(report, wanted) <= report.estimates.keys() else None
 
 
-def _names(found: ImageReport, wanted: Sequence[dict[str, Any]]) -> set[str]:
-    return {re_estimated(ConfigDict(found.run.config), **asked)[1] for asked in wanted}
+def _names(report: ImageReport, wanted: Sequence[dict[str, Any]]) -> set[str]:
+    return {re_estimated(ConfigDict(report.run.config), **asked)[1] for asked in wanted}
 
 
 def _work(
-    cells: Sequence[Cell], chosen: Sequence[Cell], wanted: Sequence[dict[str, Any]], watch: Watch
+    cells: Sequence[Cell], chosen: Sequence[Cell], wanted: Sequence[dict[str, Any]], monitoring: Monitoring
 ) -> dict[str, str]:
     """Finish the chosen cells, one that another process is at after all others; the message of each that failed."""
     todo = [cell for cell in chosen if not finished(cell, wanted)]
     print(f"{len(cells)} runs, {len(chosen)} asked for, {len(chosen) - len(todo)} of these finished before", flush=True)
-    failures: dict[str, str] = {}
+    errors: dict[str, str] = {}
     locked: list[Cell] = []
     began, done = time.monotonic(), 0
     for last, batch in ((False, todo), (True, locked)):
@@ -141,7 +143,7 @@ def _work(
             left = f"; about {duration((time.monotonic() - began) / done * (len(todo) - done))} left" if done else ""
             print(f"\n=== run {cells.index(cell) + 1} of {len(cells)}: {cell.name}{left}", flush=True)
             try:
-                _finish(cell, wanted, watch)
+                _finish(cell, wanted, monitoring)
                 done += 1
             except LockedError:
                 print(f"another process is at it{', and keeps it' if last else ': later'}", flush=True)
@@ -153,20 +155,20 @@ def _work(
                     if jax.process_count() > 1:
                         raise
                     traceback.print_exc()
-                failures[cell.name] = f"{type(error).__name__}: {error}".splitlines()[0]
-                print(f"failed: {failures[cell.name]}", file=sys.stderr, flush=True)
+                errors[cell.name] = f"{type(error).__name__}: {error}".splitlines()[0]
+                print(f"failed: {errors[cell.name]}", file=sys.stderr, flush=True)
                 done += 1
-    return failures
+    return errors
 
 
-def _finish(cell: Cell, wanted: Sequence[dict[str, Any]], watch: Watch) -> None:
+def _finish(cell: Cell, wanted: Sequence[dict[str, Any]], monitoring: Monitoring) -> None:
     if finished(cell, wanted):
         print("finished by another process", flush=True)
         return
     if cell.config is not None:
-        images.run(cell.config, cell.name, str(cell.folder), watch)
+        images.run(cell.config, cell.name, str(cell.folder), monitoring)
     for asked in wanted:
-        re_estimate(cell.folder, watch, **asked)
+        re_estimate(cell.folder, monitoring, **asked)
 
 
 def _tabulate(config: ConfigDict, folder: RunFolder, cells: Sequence[Cell], failures: dict[str, str]) -> None:
@@ -174,12 +176,12 @@ def _tabulate(config: ConfigDict, folder: RunFolder, cells: Sequence[Cell], fail
     wanted = config.study.estimates
     # Whoever writes last has then seen the runs of all before.
     with folder.lock(wait=True):
-        found = [(cell, finished(cell, wanted)) for cell in cells]
-        parallel.from_main(_write_table, config, folder, found, failures)
+        reports = [(cell, finished(cell, wanted)) for cell in cells]
+        parallel.from_main(_write_table, config, folder, reports, failures)
 
 
 def _write_table(
-    config: ConfigDict, folder: RunFolder, found: Sequence[tuple[Cell, ImageReport | None]], failures: dict[str, str]
+    config: ConfigDict, folder: RunFolder, reports: Sequence[tuple[Cell, ImageReport | None]], errors: dict[str, str]
 ) -> None:
     study, wanted = STUDIES[config.study.name], config.study.estimates
     rows = [
@@ -190,28 +192,28 @@ def _write_table(
             **cell.tags,
             **study.row(done, cell.folder.path),
         }
-        for cell, done in found
+        for cell, done in reports
         if done
     ]
-    missing = [cell.name for cell, done in found if not done]
+    missing = [cell.name for cell, done in reports if not done]
     document = {
         "study": config.study.name,
-        "runs": len(found),
+        "runs": len(reports),
         "finished": len(rows),
         "missing": missing,
-        "failures": failures,
+        "failures": errors,
         "rows": rows,
     }
     drawn = study.draw(rows) if rows else {}
     folder.write_figures(drawn)
-    counted = f"{len(rows)} of {len(found)} runs finished" + (f"; missing: {', '.join(missing)}" if missing else "")
+    counted = f"{len(rows)} of {len(reports)} runs finished" + (f"; missing: {', '.join(missing)}" if missing else "")
     sections = [f"# {config.study.name}", f"{counted}."]
-    sections += [f"- {name} failed: {message}" for name, message in failures.items()]
+    sections += [f"- {name} failed: {message}" for name, message in errors.items()]
     if rows:
         spent = duration(sum(row["seconds"] for row in rows))
         sections += [study.table(rows), *pictures([f"figures/{name}.png" for name in drawn], study.captions)]
         sections += [f"{spent} in all, on {', '.join(sorted({row['devices'] for row in rows}))}."]
-    replace_text(folder.path / "study.md", "\n\n".join(sections) + "\n")
+    write_text(folder.path / "study.md", "\n\n".join(sections) + "\n")
     folder.write("study.json", document)
     print("\n" + "\n\n".join(sections[1:]) + f"\nstudy: {folder / 'study.md'}", flush=True)
 
@@ -219,5 +221,5 @@ def _write_table(
 def _seconds(cell: Cell, done: ImageReport, wanted: Sequence[dict[str, Any]]) -> float:
     """What the study's own stages took: the run's, unless another study made it, and those of its re-estimates."""
     noted = [cell.folder.read(f"estimates/{name}/stages.json") or {} for name in _names(done, wanted)]
-    stages = [stage for one in noted for stage in one.values()]
+    stages = [stage for stages_of_run in noted for stage in stages_of_run.values()]
     return sum((s["seconds"] for s in stages), done.run.seconds["total"] if cell.config is not None else 0.0)

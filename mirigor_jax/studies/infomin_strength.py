@@ -13,8 +13,8 @@ from mirigor_jax.drawing import (
     ENTROPY,
     IN_TRAINING,
     INK,
-    PAPER,
-    STRICT,
+    LOWER_BOUND,
+    NO_BOUND,
     floats,
     line_of_means,
     shared_legend,
@@ -74,7 +74,7 @@ def table(rows: Sequence[Row]) -> str:
         "without augmentation, in percent, each task's best of its augmentation in bold. Views of one image have no "
         f"known upper end, and InfoNCE can't pass log₂ K = {same[0]['ceiling_k_bits']:.3f} bits. In the paper's "
         "words (Lee et al. 2023, §IV-C and Fig. 5) all four tasks' accuracies follow a reverse U and peak at the same "
-        "MI, by colour jitter as by crops."
+        "MI, by color jitter as by crops."
     )
     return f"{tables.grid(header, lines)}\n\n{legend}"
 
@@ -88,11 +88,11 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(14.4, 8.4), dpi=150, layout="constrained")
     grid = figure.subplots(2, 3)
     titles = {
-        "jitter": "colour jitter alone",
+        "jitter": "color jitter alone",
         "crop": "random resized crops alone",
         "class and all": "T_class + SimCLR's",
     }
-    colours = dict(zip(rows[0]["accuracy"], (IN_TRAINING, PAPER, STRICT, INK), strict=True))
+    colors = dict(zip(rows[0]["accuracy"], (IN_TRAINING, NO_BOUND, LOWER_BOUND, INK), strict=True))
     for (family, title), (above, below) in zip(titles.items(), grid.T, strict=True):
         style(above, f"{title}: accuracy in % against MI in bits")
         style(below, f"{title}: MI in bits against strength")
@@ -101,22 +101,22 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
         runs = [row for row in rows if row["family"] == family]
         if not runs:
             continue
-        strength, strict, paper = (
+        strength, info_nce, nt_xent = (
             floats([row[n] for row in runs]) for n in ("strength", "info_nce_bits", "nt_xent_bits")
         )
         levels = np.unique(strength)
-        at = [strict[strength == level].mean() for level in levels]
-        for task, colour in colours.items():
+        at = [info_nce[strength == level].mean() for level in levels]
+        for task, color in colors.items():
             accuracy = floats([100 * row["accuracy"][task] for row in runs])
             mean = floats([accuracy[strength == level].mean() for level in levels])
-            above.plot(strict, accuracy, "o", color=colour, markersize=3, alpha=0.5)
-            above.plot(at, mean, color=colour, marker="o", markersize=5, label=task)
+            above.plot(info_nce, accuracy, "o", color=color, markersize=3, alpha=0.5)
+            above.plot(at, mean, color=color, marker="o", markersize=5, label=task)
             ring = {"markersize": 13, "markerfacecolor": "none"}
-            above.plot(at[mean.argmax()], mean.max(), "o", color=colour, **ring)
+            above.plot(at[mean.argmax()], mean.max(), "o", color=color, **ring)
         line_of_means(
-            below, strength, paper, PAPER, "s", label=f"NT-Xent estimate, K = {runs[0]['nt_xent_k']}, not a bound"
+            below, strength, nt_xent, NO_BOUND, "s", label=f"NT-Xent estimate, K = {runs[0]['nt_xent_k']}, not a bound"
         )
-        line_of_means(below, strength, strict, STRICT, "o", label="InfoNCE")
+        line_of_means(below, strength, info_nce, LOWER_BOUND, "o", label="InfoNCE")
         lower = [min(row["lower_bits"] for row in runs if row["strength"] == level) for level in levels]
         below.plot(levels, lower, "_", color=CERTIFIED, markersize=14, markeredgewidth=3, label="certified: at least")
         below.axhline(runs[0]["ceiling_k_bits"], color=CEILING, linestyle="--", label="log₂ K, the most InfoNCE shows")
@@ -124,8 +124,8 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
             below.axhline(runs[0]["entropy_bits"], color=ENTROPY, label="H(C)", zorder=1.5)
     above, below = grid.T[0]
     for row in [row for row in rows if row["family"] == "all"]:
-        for task, colour in colours.items():
-            above.plot(row["info_nce_bits"], 100 * row["accuracy"][task], "*", color=colour, markersize=11)
+        for task, color in colors.items():
+            above.plot(row["info_nce_bits"], 100 * row["accuracy"][task], "*", color=color, markersize=11)
     above.plot([], [], "*", color=INK, label="all of SimCLR's, strength 1")
     above.plot([], [], "o", color=INK, markersize=13, markerfacecolor="none", label="a task's best")
     shared_legend(figure, [above, *grid[1]])

@@ -40,8 +40,8 @@ def table(rows: Sequence[Row]) -> str:
 
         def information(same: Sequence[Row], task: str) -> str:
             of = [row["estimates"][task] for row in same]
-            lower = tables.round_down(min(one["lower_bits"] for one in of))
-            return f"{mean([one['info_nce_bits'] for one in of])} in [{lower:.3f}, {of[0]['upper_bits']:.3f}]"
+            lower = tables.round_down(min(row["lower_bits"] for row in of))
+            return f"{mean([row['info_nce_bits'] for row in of])} in [{lower:.3f}, {of[0]['upper_bits']:.3f}]"
 
         sections += [f"## {encoder}", matrix("accuracy, %", accuracy), matrix("I_class, bits", information)]
     legend = (
@@ -62,25 +62,25 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(9.6, 4.1 * len(encoders)), dpi=150, layout="constrained")
     grid = figure.subplots(len(encoders), 2, squeeze=False)
     for encoder, (left, right) in zip(encoders, grid, strict=True):
-        accuracy, strict, lower = (np.full((len(tasks), len(tasks)), np.nan) for _ in range(3))
+        accuracy, info_nce, lower = (np.full((len(tasks), len(tasks)), np.nan) for _ in range(3))
         for column, pairing in enumerate(tasks):
             runs = [row for row in rows if (row["encoder"], row["pairing"]) == (encoder, pairing)]
             for line, task in enumerate(tasks if runs else []):
                 of = [row["estimates"][task] for row in runs]
                 accuracy[line, column] = 100 * np.mean([row["accuracy"][task] for row in runs])
-                strict[line, column] = 100 * np.mean([one["info_nce_bits"] / one["entropy_bits"] for one in of])
-                lower[line, column] = min(one["lower_bits"] for one in of)
+                info_nce[line, column] = 100 * np.mean([row["info_nce_bits"] / row["entropy_bits"] for row in of])
+                lower[line, column] = min(row["lower_bits"] for row in of)
         for ax, title, values, note in (
             (left, "linear accuracy, %", accuracy, None),
-            (right, "I_class in % of H(C); below, certified bits", strict, lower),
+            (right, "I_class in % of H(C); below, certified bits", info_nce, lower),
         ):
             image = ax.imshow(values, vmin=0, vmax=100, cmap="Blues", origin="lower")
             figure.colorbar(image, ax=ax, shrink=0.8).ax.tick_params(labelsize=8, labelcolor=INK)
             for line, column in np.argwhere(np.isfinite(values)):
-                words = f"{values[line, column]:z.1f}"
-                words += "" if note is None else f"\n≥ {tables.round_down(note[line, column]):.3f}"
-                colour = "white" if values[line, column] > 50 else INK
-                ax.text(column, line, words, ha="center", va="center", fontsize=9, color=colour)
+                text = f"{values[line, column]:z.1f}"
+                text += "" if note is None else f"\n≥ {tables.round_down(note[line, column]):.3f}"
+                color = "white" if values[line, column] > 50 else INK
+                ax.text(column, line, text, ha="center", va="center", fontsize=9, color=color)
             ax.set_title(f"{encoder}: {title}", loc="left", fontsize=10, color=INK)
             ax.set_xticks(range(len(tasks)), tasks)
             ax.set_yticks(range(len(tasks)), tasks)

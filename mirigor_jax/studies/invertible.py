@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from mirigor_jax import tables
-from mirigor_jax.data.sources.table import labelled
-from mirigor_jax.drawing import CEILING, CERTIFIED, INK, STRICT, floats, legends, panels
+from mirigor_jax.data.sources.table import labeled
+from mirigor_jax.drawing import CEILING, CERTIFIED, INK, LOWER_BOUND, floats, legends, panels
 from mirigor_jax.errors import InputError
 from mirigor_jax.models.realnvp import RealNVP
-from mirigor_jax.monitoring import UNWATCHED, Watch
+from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.report import Form, publish
 from mirigor_jax.runs.schema import Report
@@ -42,7 +42,7 @@ class InvertibleReport(Report):
     correlation: dict[str, float | None]
 
 
-def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWATCHED) -> None:
+def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
     """Invertible encoders of the halves of images, trained by each objective and measured on the way.
 
     Raises InputError for what the user can put right.
@@ -54,7 +54,7 @@ def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWAT
     for key, least in (("k", 2), ("steps", 1), ("record_every", 1), ("probed", 1), ("layers", 1)):
         if config[key] < least:
             raise InputError(f"{key}={config[key]}: expected at least {least}")
-    sets = labelled(config.source, size=config.size)
+    sets = labeled(config.source, size=config.size)
     if not sets["train"].names:
         raise InputError(f"source='{config.source}' has no labels, and the linear evaluation needs them; give some")
     if config.k > len(sets["test"]):
@@ -62,33 +62,33 @@ def run(config: ConfigDict, name: str, workdir: str | None, watch: Watch = UNWAT
     settings = invertible_encoders.Settings(
         encoder=RealNVP(config.layers, tuple(config.hidden)),
         num_classes=sets["train"].sizes[0],
-        **{name: config[name] for name in ("k", "learning_rate", "hiding", "ridge", "seed")},
+        **{name: config[name] for name in ("k", "learning_rate", "adversarial_weight", "ridge", "seed")},
     )
     folder.claim(config)
     with folder.lock():
         parts: dict[str, Any] = {}
         for name in config.objectives:
-            own = folder / name
-            rows, watched = own.rows("records.jsonl"), watch.of(folder.path, own.path)
+            objective_folder = folder / name
+            rows, monitor = objective_folder.rows("records.jsonl"), monitoring.of(folder.path, objective_folder.path)
             with folder.stage(name, bool(rows) and rows[-1]["step"] == config.steps) as work:
                 if work:
                     parts = parts or {part: invertible_encoders.halves_of(images) for part, images in sets.items()}
                     how = {key: config[key] for key in ("steps", "record_every", "probed", "l2")}
-                    invertible_encoders.train(parts, own, name, settings, **how, watch=watched)
+                    invertible_encoders.train(parts, objective_folder, name, settings, **how, monitor=monitor)
                 else:
-                    watched.rows(rows)
+                    monitor.rows(rows)
         _report(config, folder)
 
 
 def _report(config: ConfigDict, folder: RunFolder) -> None:
-    found = {name: (folder / name).rows("records.jsonl") for name in config.objectives}
+    records = {name: (folder / name).rows("records.jsonl") for name in config.objectives}
     ceiling = math.log2(config.k)
     parts = {
         "ceiling_bits": ceiling,
-        "over_training": found,
-        "correlation": {name: invertible_encoders.correlation(rows) for name, rows in found.items()},
+        "over_training": records,
+        "correlation": {name: invertible_encoders.correlation(rows) for name, rows in records.items()},
     }
-    drawn = {"invertible": picture(found, ceiling_bits=ceiling)}
+    drawn = {"invertible": picture(records, ceiling_bits=ceiling)}
     publish(config, folder, parts, drawn, INVERTIBLE_FORM, captions=CAPTIONS)
 
 
@@ -113,8 +113,8 @@ def _over_training(report: InvertibleReport) -> tuple[list[str], list[list[str]]
             f"{row['log_det_error_nats']:.1e}",
             f"{row['inverse_error']:.1e}",
         ]
-        for name, found in report.over_training.items()
-        for row in (found[0], found[-1])
+        for name, records in report.over_training.items()
+        for row in (records[0], records[-1])
     ]
     return ["objective", "step", "InfoNCE", "training", "accuracy", "log|det J|", "its error", "inverse"], rows
 
@@ -124,7 +124,7 @@ def _invertible_legend(report: InvertibleReport) -> str:
     records = [row for rows in report.over_training.values() for row in rows]
     worst = {key: max(row[key] for row in records) for key in ("log_det_error_nats", "inverse_error")}
     correlations = [f"{name} {value:+.2f}" for name, value in report.correlation.items() if tables.known(value)]
-    words = [
+    sentences = [
         f"InfoNCE in bits on test images and, the mean since the record before, in training; its ceiling is "
         f"{tables.bits(report.ceiling_bits)} bits",
         "the accuracy is a linear probe's, of the top half; log|det J| in nats of both encoders, its error against the "
@@ -134,8 +134,8 @@ def _invertible_legend(report: InvertibleReport) -> str:
         + " invertible, and the true mutual information the same at each",
     ]
     if correlations:
-        words += [f"correlation of InfoNCE and accuracy over training: {', '.join(correlations)}"]
-    return "; ".join(words) + "."
+        sentences += [f"correlation of InfoNCE and accuracy over training: {', '.join(correlations)}"]
+    return "; ".join(sentences) + "."
 
 
 def picture(runs: Mapping[str, Sequence[dict[str, Any]]], *, ceiling_bits: float) -> Figure:
@@ -147,16 +147,16 @@ def picture(runs: Mapping[str, Sequence[dict[str, Any]]], *, ceiling_bits: float
     figure, (estimate, accuracy, error) = panels(
         "InfoNCE, bits; the true MI can't change", "linear accuracy of the top half, %", "invertibility, largest error"
     )
-    for (name, rows), colour in zip(runs.items(), (INK, STRICT, CERTIFIED), strict=False):
+    for (name, rows), color in zip(runs.items(), (INK, LOWER_BOUND, CERTIFIED), strict=False):
         step, held_out, train, percent, inverse, log_det = (
             floats([row[key] for row in rows])
             for key in ("step", "held_out_bits", "train_bits", "accuracy", "inverse_error", "log_det_error_nats")
         )
-        estimate.plot(step, held_out, color=colour, marker="o", markersize=3, label=f"{name}, test images")
-        estimate.plot(step[1:], train[1:], color=colour, linestyle="--", linewidth=1, label=f"{name}, in training")
-        accuracy.plot(step, 100 * percent, color=colour, marker="o", markersize=3, label=name)
-        error.plot(step, inverse, color=colour, marker="o", markersize=3, label=f"{name}: inverse")
-        error.plot(step, log_det, color=colour, linestyle=":", label=f"{name}: log |det J|, nats")
+        estimate.plot(step, held_out, color=color, marker="o", markersize=3, label=f"{name}, test images")
+        estimate.plot(step[1:], train[1:], color=color, linestyle="--", linewidth=1, label=f"{name}, in training")
+        accuracy.plot(step, 100 * percent, color=color, marker="o", markersize=3, label=name)
+        error.plot(step, inverse, color=color, marker="o", markersize=3, label=f"{name}: inverse")
+        error.plot(step, log_det, color=color, linestyle=":", label=f"{name}: log |det J|, nats")
     estimate.axhline(ceiling_bits, color=CEILING, linestyle="--", label=f"ceiling log₂ K = {ceiling_bits:.3g} bits")
     error.axhline(1e-4, color=CEILING, linestyle="--", label="1e-4")
     error.set_yscale("symlog", linthresh=1e-7)

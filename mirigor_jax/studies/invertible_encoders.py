@@ -25,7 +25,7 @@ from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.values import info_nce
 from mirigor_jax.models.realnvp import RealNVP
-from mirigor_jax.monitoring import UNWATCHED_STAGE, Stage
+from mirigor_jax.monitoring import NO_STAGE_MONITOR, StageMonitor
 from mirigor_jax.runs import loop
 from mirigor_jax.runs.folder import RunFolder
 
@@ -51,13 +51,13 @@ OBJECTIVES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train: k images a step; hiding is the weight of hiding the class, in nats, and ridge that classifier's."""
+    """How to train: k images a step; adversarial_weight in nats, ridge of the classifier that it is against."""
 
     encoder: RealNVP
     num_classes: int
     k: int
     learning_rate: float
-    hiding: float
+    adversarial_weight: float
     ridge: float
     seed: int
 
@@ -71,10 +71,10 @@ class State(NamedTuple):
 
 
 def halves(images: UInt8[np.ndarray, "n s s 3"]) -> dict[str, UInt8[np.ndarray, "n _"]]:
-    """The pixels of the top (x) and of the bottom half (y), flattened; colours become the grey of their mean."""
-    grey = images.mean(axis=3).round().astype(np.uint8)
-    middle = grey.shape[1] // 2
-    return {"x": grey[:, :middle].reshape(len(grey), -1), "y": grey[:, middle:].reshape(len(grey), -1)}
+    """The pixels of the top (x) and of the bottom half (y), flattened; colors become the gray of their mean."""
+    gray = images.mean(axis=3).round().astype(np.uint8)
+    middle = gray.shape[1] // 2
+    return {"x": gray[:, :middle].reshape(len(gray), -1), "y": gray[:, middle:].reshape(len(gray), -1)}
 
 
 def halves_of(images: ImageSet) -> Part:
@@ -83,7 +83,7 @@ def halves_of(images: ImageSet) -> Part:
     return halves(images.read(order)) | {"labels": images.attributes[order, 0]}
 
 
-def dequantise(key: Array, pixels: UInt8[Array, "n d"]) -> Float[Array, "n d"]:
+def dequantize(key: Array, pixels: UInt8[Array, "n d"]) -> Float[Array, "n d"]:
     """(pixel + u) / 128 - 1, u uniform in [0, 1): with a density, and as informative, as rounding down undoes it.
 
     Source: Theis et al. 2016, section 3.1.
@@ -101,19 +101,19 @@ def init_state(settings: Settings, dims: tuple[int, int]) -> State:
     return State(jnp.zeros((), jnp.int32), params, optax.adam(settings.learning_rate).init(params))
 
 
-def explained(z: Float[Array, "k d"], classes: Float[Array, "k c"], ridge: float) -> Float[Array, ""]:
+def leave_one_out_r2(z: Float[Array, "k d"], classes: Float[Array, "k c"], ridge: float) -> Float[Array, ""]:
     """How much of the classes' variance a ridge regression on z tells of images left out of it, at most 1.
 
-    It is of the batch's standardised columns, its penalty `ridge` times k. Each image is predicted by the regression on
+    It is of the batch's standardized columns, its penalty `ridge` times k. Each image is predicted by the regression on
     all others, by the diagonal of the hat matrix (Allen 1974), so that what is only fitted does not count.
     """
     z = (z - jnp.mean(z, axis=0, keepdims=True)) / (jnp.std(z, axis=0, keepdims=True) + 1e-3)
-    centred = classes - jnp.mean(classes, axis=0, keepdims=True)
+    centered = classes - jnp.mean(classes, axis=0, keepdims=True)
     gram, identity = jnp.matmul(z, z.T, precision="highest"), jnp.eye(len(z))
     # I - hat matrix is penalty (gram + penalty I)^-1; the residual of an image left out, its own over that diagonal.
     inverse = cho_solve(cho_factor(gram + ridge * len(z) * identity), identity)
-    residuals = inverse @ centred / jnp.diagonal(inverse)[:, None]
-    return 1 - jnp.sum(residuals**2) / jnp.sum(centred**2)
+    residuals = inverse @ centered / jnp.diagonal(inverse)[:, None]
+    return 1 - jnp.sum(residuals**2) / jnp.sum(centered**2)
 
 
 def train_step(state: State, part: Part, *, settings: Settings, objective: Objective) -> tuple[State, Float[Array, ""]]:
@@ -122,17 +122,17 @@ def train_step(state: State, part: Part, *, settings: Settings, objective: Objec
     Encoders and the bilinear critic (van den Oord et al. 2018, Eq. 3) raise InfoNCE; adversarial encoders also lower
     what a linear classifier of the top half tells of the class, down to nothing.
     """
-    of_rows, *of_noise = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), state.step), 3)
-    rows = jax.random.randint(of_rows, (settings.k,), 0, len(part["labels"]))
-    views = {view: dequantise(key, part[view][rows]) for view, key in zip("xy", of_noise, strict=True)}
+    row_key, *noise_keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), state.step), 3)
+    rows = jax.random.randint(row_key, (settings.k,), 0, len(part["labels"]))
+    views = {view: dequantize(key, part[view][rows]) for view, key in zip("xy", noise_keys, strict=True)}
     classes = jax.nn.one_hot(part["labels"][rows], settings.num_classes)
 
     def loss(params):
         z = {view: settings.encoder.apply({"params": params[view]}, x)[0] for view, x in views.items()}
         z = z if objective.moves else lax.stop_gradient(z)
         nats = info_nce(z["x"] @ params["critic"] @ z["y"].T)
-        told = jnp.maximum(explained(z["x"], classes, settings.ridge), 0) if objective.adversarial else 0.0
-        return settings.hiding * told - nats, nats
+        r2 = jnp.maximum(leave_one_out_r2(z["x"], classes, settings.ridge), 0) if objective.adversarial else 0.0
+        return settings.adversarial_weight * r2 - nats, nats
 
     gradients, nats = jax.grad(loss, has_aux=True)(state.params)
     updates, opt_state = optax.adam(settings.learning_rate).update(gradients, state.opt_state)
@@ -164,15 +164,15 @@ def measure(params: dict[str, Any], parts: Mapping[str, Part], settings: Setting
     log_det_error_nats: its largest difference from slogdet of the Jacobian at a few; inverse_error: the largest
     |g⁻¹(g(x)) − x| of all pixels, which go from −1 to 1.
     """
-    z, k, found = {}, settings.k, []
+    z, k, checks = {}, settings.k, []
     for i, (name, view) in enumerate((("train", "x"), ("validation", "x"), ("test", "x"), ("test", "y"))):
         key = jax.random.fold_in(jax.random.key(settings.seed), NOISE + i)
-        half = dequantise(key, jnp.asarray(parts[name][view]))
+        half = dequantize(key, jnp.asarray(parts[name][view]))
         z[name, view], log_det, inverse_error = encode(params[view], half, encoder=settings.encoder)
         if name == "test":
             of = np.asarray(jacobians(params[view], half[:CHECKED], encoder=settings.encoder), np.float64)
             difference = np.abs(np.linalg.slogdet(of)[1] - np.asarray(log_det[:CHECKED])).max()
-            found.append((float(jnp.mean(log_det)), float(difference), float(inverse_error)))
+            checks.append((float(jnp.mean(log_det)), float(difference), float(inverse_error)))
     pairs = (z["test", view][: len(z["test", view]) // k * k] for view in "xy")
     batches = tuple(of.reshape(-1, k, of.shape[1]) for of in pairs)
     nats = lax.map(lambda batch: info_nce(batch[0] @ params["critic"] @ batch[1].T), batches)
@@ -184,7 +184,7 @@ def measure(params: dict[str, Any], parts: Mapping[str, Part], settings: Setting
         validation_features=z["validation", "x"],
         validation_labels=parts["validation"]["labels"],
     )
-    log_dets, differences, inverse_errors = zip(*found, strict=True)
+    log_dets, differences, inverse_errors = zip(*checks, strict=True)
     return {
         "held_out_bits": float(jnp.mean(nats)) / math.log(2),
         "accuracy": probes.accuracy(probe, z["test", "x"], parts["test"]["labels"]),
@@ -204,16 +204,16 @@ def train(
     record_every: int,
     probed: int,
     l2: Sequence[float],
-    watch: Stage = UNWATCHED_STAGE,
+    monitor: StageMonitor = NO_STAGE_MONITOR,
 ) -> None:
     """Train by the objective of that name, from the newest checkpoint in `folder` where there is one.
 
     parts: train, validation and test, whose training images all serve the encoders and the first `probed` the probe.
     Writes a row of `measure`, with `step` and `train_bits`, the mean InfoNCE of the batches since the row before, to
-    records.jsonl at the start, every so many steps, and at the end. watch: of these, and of some steps. Raises
+    records.jsonl at the start, every so many steps, and at the end. monitor: of these, and of some steps. Raises
     InputError where the loss diverges.
     """
-    held = {key: jnp.asarray(value) for key, value in parts["train"].items()}
+    train_part = {key: jnp.asarray(value) for key, value in parts["train"].items()}
     read = {**parts, "train": {key: value[:probed] for key, value in parts["train"].items()}}
     dims = parts["train"]["x"].shape[1], parts["train"]["y"].shape[1]
     compiled = jax.jit(partial(train_step, settings=settings, objective=OBJECTIVES[name]), donate_argnums=0)
@@ -222,8 +222,8 @@ def train(
 
     @contextlib.contextmanager
     def steps_from(first: int) -> Iterator[loop.Advance]:
-        with watch.traced(compiled) as step:
-            yield lambda state, done, size: step(state, held)
+        with monitor.traced(compiled) as step:
+            yield lambda state, done, size: step(state, train_part)
 
     def record(done: int, state: State, nats: Sequence[Any]) -> Row:
         train_bits = float(np.mean(nats)) / math.log(2) if nats else 0.0
@@ -245,7 +245,7 @@ def train(
         score=lambda rows: rows[-1]["held_out_bits"],
         note=note,
     )
-    loop.drive(task, folder, "records.jsonl", folder.path, watch)
+    loop.drive(task, folder, "records.jsonl", folder.path, monitor)
 
 
 def correlation(rows: Sequence[Row]) -> float | None:

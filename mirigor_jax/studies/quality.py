@@ -17,7 +17,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from mirigor_jax import metrics, tables
-from mirigor_jax.drawing import INK, STRICT, floats, style
+from mirigor_jax.drawing import INK, LOWER_BOUND, floats, style
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, read_arrays
 from mirigor_jax.mi.confidence import t_interval
@@ -135,12 +135,12 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
         raise InputError(f"'{folder}' has no estimate `class`, or no metrics; give it evaluate.metrics=True")
     labels = read_arrays(folder / "features" / "test.npz")["labels"][:, 0]
     sizes = np.unique(labels, return_counts=True)[1]
-    found = {name: measured.get(name) for name in ranked()}
+    values = {name: measured.get(name) for name in ranked()}
     for pairing in ("class", "simclr"):
         of = estimates.get(pairing)
         for name, field in (("bits", "info_nce_bits"), ("lower_bits", "lower_bits"), ("nt_xent_bits", "nt_xent_bits")):
-            found[f"{pairing}_{name}"] = None if of is None else getattr(of, field)
-    found["bound_nats"] = metrics.supervised_loss_bound_nats(
+            values[f"{pairing}_{name}"] = None if of is None else getattr(of, field)
+    values["bound_nats"] = metrics.supervised_loss_bound_nats(
         measured["class_contrastive_loss_nats"],
         # as many pairs a batch as the metric had: of each class half its images at most
         k=min(config["estimate"]["nt_xent_k"], int(np.sum(sizes // 2))),
@@ -153,7 +153,7 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
         "accuracy": done.linear["class"],
         "entropy_bits": estimates["class"].entropy_bits,
         "k": estimates["class"].k,
-        "metrics": found,
+        "metrics": values,
         "batches": None if k is None else {"k": k, "info_nce_bits": batches[str(k)].tolist()},
         # The pairs follow from the classes' order and the seed: equal here, they are the same images'.
         "test": hashlib.sha256(labels.tobytes()).hexdigest()[:12] + f"-seed={config['seed']}",
@@ -171,25 +171,25 @@ def paper() -> dict[str, Row]:
     """
     with (Path(__file__).parent / "paper_quality.csv").open() as file:
         lines = list(csv.DictReader(file))
-    found = {}
+    rows = {}
     for line in lines:
         of = {ours: float(line[papers]) if line[papers] else None for papers, ours in PAPERS.items()}
         table, accuracy = line["table"], float(line["accuracy"]) / 100
-        found[f"{table}-{line['encoder']}"] = {"table": table, "accuracy": accuracy, "metrics": of}
-    return found
+        rows[f"{table}-{line['encoder']}"] = {"table": table, "accuracy": accuracy, "metrics": of}
+    return rows
 
 
 def correlations(rows: Sequence[Row]) -> dict[str, Correlation | None]:
     """Each metric's, over the encoders that have it; its sign is turned where less is better."""
-    found = {}
-    for name, one in ranked().items():
+    by_metric = {}
+    for name, metric in ranked().items():
         known = [(row["metrics"][name], row["accuracy"]) for row in rows if row["metrics"].get(name) is not None]
         values, accuracies = np.array(known, float).reshape(-1, 2).T
-        found[name] = correlation(one.sign * values, accuracies)
-    return found
+        by_metric[name] = correlation(metric.sign * values, accuracies)
+    return by_metric
 
 
-def neighbours(rows: Sequence[Row], confidence: float = 0.95) -> list[Row]:
+def neighbors(rows: Sequence[Row], confidence: float = 0.95) -> list[Row]:
     """Each encoder a in the order of I_class with its next b: InfoNCE of a less b's on the same test batches.
 
     Rows {"a", "b", "k", "difference_bits", "t_lower_bits", "t_upper_bits", "accuracy"}, accuracy a's less b's. Only
@@ -197,13 +197,13 @@ def neighbours(rows: Sequence[Row], confidence: float = 0.95) -> list[Row]:
     critic, as in `mi.compare`; each interval holds for itself, not all of them together.
     """
     ranking = sorted(rows, key=lambda row: -row["metrics"]["class_bits"])
-    found = []
+    comparisons = []
     for a, b in pairwise(ranking):
         if not a["batches"] or not b["batches"] or (a["test"], a["batches"]["k"]) != (b["test"], b["batches"]["k"]):
             continue
         difference = np.subtract(a["batches"]["info_nce_bits"], b["batches"]["info_nce_bits"])
         lower, upper = t_interval(difference, confidence)
-        found.append(
+        comparisons.append(
             {
                 "a": a["cell"],
                 "b": b["cell"],
@@ -214,7 +214,7 @@ def neighbours(rows: Sequence[Row], confidence: float = 0.95) -> list[Row]:
                 "accuracy": a["accuracy"] - b["accuracy"],
             }
         )
-    return found
+    return comparisons
 
 
 def _percent(accuracy: float) -> str:
@@ -222,16 +222,16 @@ def _percent(accuracy: float) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Every encoder with every metric, the correlations, the ranking's neighbours, and the paper's numbers beside."""
+    """Every encoder with every metric, the correlations, the ranking's neighbors, and the paper's numbers beside."""
     ranking = sorted(rows, key=lambda row: -row["accuracy"])
     numbers = ranked()
-    header = ("encoder", "accuracy, %", "H(C)", *(one.title for one in numbers.values()))
+    header = ("encoder", "accuracy, %", "H(C)", *(metric.title for metric in numbers.values()))
     lines = [
         (
             row["cell"],
             _percent(row["accuracy"]),
             f"{row['entropy_bits']:.3f}",
-            *(one.text(row["metrics"][name]) for name, one in numbers.items()),
+            *(metric.text(row["metrics"][name]) for name, metric in numbers.items()),
         )
         for row in ranking
     ]
@@ -244,8 +244,8 @@ def table(rows: Sequence[Row]) -> str:
         f"H(C) for {', '.join(above) or 'no encoder'}."
     )
     sections = [tables.grid(header, lines), legend, "## Which metric ranks as accuracy does", *_correlated(rows)]
-    if pairs := neighbours(rows):
-        sections += ["## Neighbours in the order of I_class", *_compared(pairs)]
+    if pairs := neighbors(rows):
+        sections += ["## Neighbors in the order of I_class", *_compared(pairs)]
     if known := [row for row in ranking if row["paper"]]:
         sections += ["## The paper's numbers beside ours", *_beside(known)]
     return "\n\n".join(sections)
@@ -257,12 +257,12 @@ def _correlated(rows: Sequence[Row]) -> tuple[str, str]:
         scenarios.setdefault(of["table"], []).append(of)
     papers = [correlations(of) for of in scenarios.values()]
     lines, numbers = [], ranked()
-    for name, one in correlations(rows).items():
-        theirs = [found for of in papers if (found := of[name])]
-        line = [numbers[name].title, "–" if one is None else str(one.n)]
+    for name, ours in correlations(rows).items():
+        theirs = [theirs_of for of in papers if (theirs_of := of[name])]
+        line = [numbers[name].title, "–" if ours is None else str(ours.n)]
         for kind in ("pearson", "kendall"):
-            ranges = [getattr(found, kind) for found in theirs]
-            line.append("–" if one is None else _interval(getattr(one, kind), getattr(one, f"{kind}_interval")))
+            ranges = [getattr(known, kind) for known in theirs]
+            line.append("–" if ours is None else _interval(getattr(ours, kind), getattr(ours, f"{kind}_interval")))
             line.append(f"{min(ranges):z.3f} to {max(ranges):z.3f}" if ranges else "–")
         lines.append(line)
     header = ("metric", "encoders", "Pearson's ρ", "the paper's", "Kendall's τ", "the paper's")
@@ -297,11 +297,14 @@ def _compared(pairs: Sequence[Row]) -> tuple[str, str]:
 
 def _beside(rows: Sequence[Row]) -> tuple[str, str]:
     shown = {name: ranked()[name] for name in PAPERS.values()}
-    header = ("encoder", "accuracy, %", *(one.title for one in shown.values()))
+    header = ("encoder", "accuracy, %", *(encoder.title for encoder in shown.values()))
     lines = []
     for row in rows:
         theirs = row["paper"]
-        pairs = [(one.text(row["metrics"][name]), one.text(theirs["metrics"][name])) for name, one in shown.items()]
+        pairs = [
+            (encoder.text(row["metrics"][name]), encoder.text(theirs["metrics"][name]))
+            for name, encoder in shown.items()
+        ]
         both = [(_percent(row["accuracy"]), _percent(theirs["accuracy"])), *pairs]
         lines.append((row["cell"], *(f"{ours} / {papers}" for ours, papers in both)))
     legend = "Ours / the paper's (Lee et al. 2023, Tables IV–IX)."
@@ -310,12 +313,12 @@ def _beside(rows: Sequence[Row]) -> tuple[str, str]:
 
 def draw(rows: Sequence[Row]) -> dict[str, Figure]:
     """`quality`: a panel a metric, accuracy against it."""
-    found = correlations(rows)
+    by_metric = correlations(rows)
     panels = {}
     for name, number in ranked().items():
-        if one := found[name]:
-            words = f"{number.title}: ρ = {one.pearson:z.2f}, τ = {one.kendall:z.2f}"
-            panels[words] = [row["metrics"][name] for row in rows]
+        if measured := by_metric[name]:
+            title = f"{number.title}: ρ = {measured.pearson:z.2f}, τ = {measured.kendall:z.2f}"
+            panels[title] = [row["metrics"][name] for row in rows]
     return {"quality": picture(panels, [row["accuracy"] for row in rows])} if panels else {}
 
 
@@ -330,7 +333,7 @@ def picture(panels: Mapping[str, Sequence[float | None]], accuracies: Sequence[f
     for ax, (title, values) in zip(grid.flat, panels.items(), strict=False):
         style(ax, title)
         ax.set_title(title, loc="left", fontsize=8)
-        ax.plot(floats(values), [100 * accuracy for accuracy in accuracies], "o", color=STRICT, markersize=5)
+        ax.plot(floats(values), [100 * accuracy for accuracy in accuracies], "o", color=LOWER_BOUND, markersize=5)
     for ax in grid.flat[len(panels) :]:
         ax.set_axis_off()
     for ax in grid[:, 0]:

@@ -20,7 +20,7 @@ def run_row(done: ImageReport) -> Row:
 
     Raises InputError for a run whose critic was not read by the NT-Xent estimate.
     """
-    own, config, in_training = done.estimate, done.run.config, done.in_training
+    estimate, config, in_training = done.estimate, done.run.config, done.in_training
     names = ("nt_xent_bits", "info_nce_bits", "t_lower_bits", "t_upper_bits", "lower_bits", "upper_bits")
     return {
         "encoder": config["encoder"]["name"],
@@ -31,8 +31,8 @@ def run_row(done: ImageReport) -> Row:
         "entropy_bits": done.truth.entropy_bits,
         "in_training_bits": None if in_training is None else in_training.mi_bits,
         "ceiling_bits": math.log2(2 * config["train"]["k"] - 1),
-        "nt_xent_k": nt_xent(done, own).k,
-        **{name: getattr(own, name) for name in names},
+        "nt_xent_k": nt_xent(done, estimate).k,
+        **{name: getattr(estimate, name) for name in names},
         "accuracy": done.linear,
     }
 

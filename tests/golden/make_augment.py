@@ -13,7 +13,7 @@ from torchvision.transforms import functional as F
 torch.manual_seed(0)
 n, size = 4, 20
 images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
-images[0] = images[0].float().mean(dim=(1, 2), keepdim=True).expand(3, size, size)  # without colour differences
+images[0] = images[0].float().mean(dim=(1, 2), keepdim=True).expand(3, size, size)  # without color differences
 images[1, 1] = images[1, 0]  # and one whose red and green are equal
 floats = images.float() / 255
 crops = np.array([(0, 0, 20, 20), (3, 5, 9, 14), (12, 0, 1, 20), (7, 19, 13, 1)])

@@ -37,7 +37,7 @@ class Narrow(ResNet):
         self.fc = nn.Linear(8 * WIDTH * block.expansion, 10)
 
 
-def randomise(model):
+def randomize(model):
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.4, 1.2)
@@ -72,7 +72,7 @@ def main():
         size, (mean, std) = (28, CIFAR10) if cifar else (60, IMAGENET)
         model = Narrow(block, layers, cifar).eval()
         with torch.no_grad():
-            randomise(model)
+            randomize(model)
             weights = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
             weights = {key: a.astype(np.float16) if a.dtype == np.float32 else a for key, a in weights.items()}
             images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)

@@ -40,7 +40,7 @@ FULL_SIZE = (
 )
 
 
-def randomise(model, rng):
+def randomize(model, rng):
     """Every parameter away from its start, LayerNorms and biases too, so that none can be left out unnoticed."""
     for key, parameter in model.named_parameters():
         noise = rng.normal(size=parameter.shape)
@@ -85,7 +85,7 @@ def main():
     arrays = {"images": images, "versions": np.array(versions)}
     for seed, (case, (name, arguments)) in enumerate(CASES.items()):
         model = timm.create_model(name, img_size=32, num_classes=3, **arguments).double().eval()
-        randomise(model, np.random.default_rng(seed))
+        randomize(model, np.random.default_rng(seed))
         features = forward(case, model, images)
         arrays |= {f"{case}/weights/{key}": w.numpy().astype(np.float16) for key, w in model.state_dict().items()}
         arrays |= {f"{case}/features/{key}": h.numpy().astype(np.float32) for key, h in features.items()}

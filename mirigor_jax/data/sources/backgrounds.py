@@ -31,7 +31,7 @@ def backgrounds(kind: str, *, count: int, size: int, seed: int) -> UInt8[np.ndar
 
 
 def _spectrum(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Luminance and two weaker opponent colours, each white noise over f^a, 0.8 <= a <= 1.5 (Tolhurst et al. 1992)."""
+    """Luminance and two weaker opponent colors, each white noise over f^a, 0.8 <= a <= 1.5 (Tolhurst et al. 1992)."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)).astype(np.float32)
     frequency[0, 0] = np.inf
     noise = np.fft.rfft2(rng.standard_normal((count, 3, size, size), np.float32))

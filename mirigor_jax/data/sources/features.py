@@ -7,13 +7,13 @@ import numpy as np
 from mirigor_jax.data.sources.npz import named_arrays
 from mirigor_jax.data.sources.parts import Part, numbered
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import locate
+from mirigor_jax.files import to_path
 
 
 def read_features(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
     """Representations in place of images: whoever made them, they are read and paired in the same way."""
     del size
-    path = locate(argument)
+    path = to_path(argument)
     endings = {"train": "", "validation": "_validation", "test": "_test"}
     names = {part: ((f"h{ending}", f"labels{ending}"),) for part, ending in endings.items()}
     arrays = named_arrays(f"features:{path}", path, names, "h, labels and, if there are any, h_test, labels_test")

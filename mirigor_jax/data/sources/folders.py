@@ -25,8 +25,8 @@ def read_folder(argument: str, size: int | None) -> tuple[dict[str, Part], Seque
     folders = {part: root / name for name, part in names.items() if (root / name).is_dir()}
     if "train" not in folders:
         folders = {"train": root}
-    found = [entry.name for folder in folders.values() for entry in os.scandir(folder) if entry.is_dir()]
-    class_names = sorted({name for name in found if not name.startswith(".")})
+    folder_names = [entry.name for folder in folders.values() for entry in os.scandir(folder) if entry.is_dir()]
+    class_names = sorted({name for name in folder_names if not name.startswith(".")})
     parts = {}
     for part, folder in folders.items():
         by_class = [photographs(folder / name) for name in class_names] or [photographs(folder)]

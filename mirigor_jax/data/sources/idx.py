@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from mirigor_jax.data.sources.parts import Part, of_arrays
+from mirigor_jax.data.sources.parts import Part, parts_from_arrays
 from mirigor_jax.errors import InputError
 
 
 def read_idx_folder(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
-    """The parts of the folder of MNIST's four files. Raises InputError as `read_labelled_idx` does."""
+    """The parts of the folder of MNIST's four files. Raises InputError as `read_labeled_idx` does."""
     arrays = {}
     for part, prefix in (("train", "train"), ("test", "t10k")):
         path = Path(argument).expanduser() / f"{prefix}-images-idx3-ubyte"
-        arrays[part] = read_labelled_idx(path if path.exists() else path.with_name(f"{path.name}.gz"))
-    return of_arrays(f"idx:{argument}", arrays, size)
+        arrays[part] = read_labeled_idx(path if path.exists() else path.with_name(f"{path.name}.gz"))
+    return parts_from_arrays(f"idx:{argument}", arrays, size)
 
 
-def read_labelled_idx(path: Path) -> tuple[UInt8[np.ndarray, "n h w"], UInt8[np.ndarray, " n"]]:
+def read_labeled_idx(path: Path) -> tuple[UInt8[np.ndarray, "n h w"], UInt8[np.ndarray, " n"]]:
     """Images of an IDX file and the labels beside it: of X-images-idx3-ubyte[.gz], X-labels-idx1-ubyte[.gz].
 
     Raises InputError as `read_idx` does, and if the two files don't belong together.

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mirigor_jax.data.sources.parts import Part, of_arrays
+from mirigor_jax.data.sources.parts import Part, parts_from_arrays
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import AnyPath, failures, locate, read_arrays
+from mirigor_jax.files import AnyPath, io_errors, read_arrays, to_path
 
 NPZ_NAMES = {  # ours, Keras' and MedMNIST's
     "train": (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels")),
@@ -20,7 +20,7 @@ NPZ_NAMES = {  # ours, Keras' and MedMNIST's
 
 def read_npz(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
     """The parts of an .npz whose arrays are named as in NPZ_NAMES. Raises InputError for other arrays."""
-    path = locate(argument)
+    path = to_path(argument)
     arrays = named_arrays(f"npz:{path}", path, NPZ_NAMES, "images, labels and, if there are any, images_test, ...")
     for part, (images, labels) in arrays.items():
         shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
@@ -36,7 +36,7 @@ def read_npz(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence
             )
     if len({labels is None for _, labels in arrays.values()}) > 1:
         raise InputError(f"npz:{path} has labels for some of its parts only: give all or none")
-    return of_arrays(f"npz:{argument}", arrays, size)
+    return parts_from_arrays(f"npz:{argument}", arrays, size)
 
 
 def named_arrays(
@@ -47,11 +47,11 @@ def named_arrays(
     try:
         with read_arrays(path) as file:
             for part, pairs in names.items():
-                if found := next((pair for pair in pairs if pair[0] in file), None):
-                    arrays[part] = file[found[0]], file.get(found[1])
-            held = ", ".join(file)
-    except (failures(path), ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+                if keys := next((pair for pair in pairs if pair[0] in file), None):
+                    arrays[part] = file[keys[0]], file.get(keys[1])
+            contents = ", ".join(file)
+    except (io_errors(path), ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{title} cannot be read ({error}): save arrays of numbers by numpy.savez") from None
     if "train" not in arrays:
-        raise InputError(f"{title} holds {held}: expected {expected}")
+        raise InputError(f"{title} holds {contents}: expected {expected}")
     return arrays

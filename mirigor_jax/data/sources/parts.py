@@ -28,7 +28,7 @@ def numbered(classes: np.ndarray, read: Read) -> Part:
     return Part(classes, read, random_words(0, 0, 0, len(classes))[:, 0])
 
 
-def of_arrays(title: str, arrays: dict[str, Any], size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
+def parts_from_arrays(title: str, arrays: dict[str, Any], size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
     """Parts of images held in memory, with labels of any kind or None."""
     known = [labels.ravel() for _, labels in arrays.values() if labels is not None]
     values = np.unique(np.concatenate(known)) if known else np.empty(0)
@@ -47,6 +47,6 @@ def _look_up(images: np.ndarray, side: int, rows: np.ndarray) -> np.ndarray:
     if chosen.shape[1:3] == (side, side):
         return chosen
     resized = np.empty((len(rows), side, side, 3), np.uint8)
-    for image, one in zip(resized, chosen, strict=True):
-        image[:] = cut(Image.fromarray(one), side)
+    for image, original in zip(resized, chosen, strict=True):
+        image[:] = cut(Image.fromarray(original), side)
     return resized

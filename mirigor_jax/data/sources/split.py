@@ -73,6 +73,6 @@ def of_classes(images: ImageSet, chosen: list[int]) -> ImageSet:
     number = np.full(images.sizes[0], -1, np.int32)
     number[chosen] = np.arange(len(chosen))
     classes = number[images.attributes[:, 0]]
-    kept = images.take(np.flatnonzero(classes >= 0))
+    remaining = images.take(np.flatnonzero(classes >= 0))
     names = tuple(images.value_names[0][c] for c in chosen)
-    return ImageSet(images.title, images.names, (names,), classes[classes >= 0, None], kept.read)
+    return ImageSet(images.title, images.names, (names,), classes[classes >= 0, None], remaining.read)

@@ -35,7 +35,7 @@ class Request:
     own. parts: how many images of `train` and `fit`, and images (of finite sets) or pairs of `validation` and `test`;
     None: all, or of `train` an endless stream. depletion_risk: see `FinitePopulation`.
     knobs: of each source, by its name, what it takes beside these.
-    classes, rotations, noise, corrupted: of finite sets, see `labelled`. negatives: see `FiniteSource.negatives`.
+    classes, rotations, noise, corrupted: of finite sets, see `labeled`. negatives: see `FiniteSource.negatives`.
     """
 
     seed: int
@@ -72,8 +72,8 @@ class GeneratedSource:
 
     def images(self, spec: str, *, size: int, seed: int, knobs: Mapping[str, Any]) -> GeneratedImages:
         """The images that `spec` names. Raises InputError as `make` does."""
-        given = [spec.partition(":")[2]] if self.argument else []
-        return self.make(*given, size=size, seed=seed, **knobs)
+        options = [spec.partition(":")[2]] if self.argument else []
+        return self.make(*options, size=size, seed=seed, **knobs)
 
     def population(self, spec: str, request: Request) -> Population:
         """The run's population. Raises InputError as `make` does."""
@@ -109,7 +109,7 @@ class FiniteSource:
         return _keywords(self.read)
 
     def population(self, spec: str, request: Request) -> Population:
-        """The run's population. Raises InputError as `labelled` does."""
+        """The run's population. Raises InputError as `labeled` does."""
         sets = _sets(spec, request, request.classes)
         for stream, name in enumerate(("train", "fit", "validation", "test")):
             images, limit = sets["train" if name == "fit" else name], request.parts[name]
@@ -129,7 +129,7 @@ def find(spec: str) -> Source:
     name, _, argument = spec.partition(":")
     source = SOURCES.get(name)
     if source is None or bool(argument) != bool(source.argument):
-        *usual, last = (f"{name}:{one.argument}" if one.argument else name for name, one in SOURCES.items())
+        *usual, last = (f"{name}:{source.argument}" if source.argument else name for name, source in SOURCES.items())
         raise InputError(f"unknown image set {spec!r}: use {', '.join(usual)} or {last}")
     return source
 
@@ -146,7 +146,7 @@ def content_of(spec: str) -> str:
     return path if name in SOURCES and SOURCES[name].is_file else ""
 
 
-def labelled(
+def labeled(
     spec: str,
     *,
     size: int | None = None,
@@ -166,7 +166,7 @@ def labelled(
         features:PATH, an .npz of h (n, d) and labels (n,), and h_test and so on if there are any: rows for images.
         Where there is no validation part, a tenth of each class's training images are; no test part, a fifth of all.
     size: pixels, to which the shorter side is resized (bilinear, antialiased) before the middle is cut out; None: their
-        own, where all are square and of one size. Grey images become RGB.
+        own, where all are square and of one size. Gray images become RGB.
     classes: all, first-half, second-half, file:PATH (one a line), or names or numbers joined by "+".
     rotations: also the attribute `rotation`: training images at all four turns, the others at one each.
     noise: share of salt-and-pepper pixels. corrupted: where above 0, also the attribute `corrupted`, the class redrawn
@@ -192,17 +192,17 @@ def labelled(
         sets = {name: of_classes(images, chosen) for name, images in sets.items()}
     for stream, (name, images) in enumerate(sets.items()):
         if rotations:
-            images = images.turned() if name == "train" else images.turned_once(seed)
+            images = images.rotated() if name == "train" else images.rotated_once(seed)
         if noise:
-            images = images.salted(noise, seed, NOISE_STREAM + stream)
+            images = images.with_salt_and_pepper(noise, seed, NOISE_STREAM + stream)
         if corrupted:
-            images = images.corrupted(corrupted, seed, CORRUPTION_STREAM + stream)
+            images = images.with_random_labels(corrupted, seed, CORRUPTION_STREAM + stream)
         sets[name] = images
     return sets
 
 
 def _sets(spec: str, request: Request, classes: str) -> dict[str, ImageSet]:
-    return labelled(
+    return labeled(
         spec,
         size=request.size,
         classes=classes,
@@ -217,7 +217,7 @@ def _sets(spec: str, request: Request, classes: str) -> dict[str, ImageSet]:
 def _negatives(spec: str, request: Request, images: ImageSet) -> ImageSet:
     """What `negatives` names: `own`, the training images; of their source `classes:…`; noise; another source.
 
-    Raises InputError as `labelled` does.
+    Raises InputError as `labeled` does.
     """
     name, (kind, _, argument) = request.negatives, request.negatives.partition(":")
     if name == "own":
@@ -233,7 +233,7 @@ def _negatives(spec: str, request: Request, images: ImageSet) -> ImageSet:
         return made.finite(request.seed, STREAMS["negatives"], len(images))
     if name == spec:
         return _sets(spec, request, "all")["train"]
-    return labelled(name, size=size, seed=request.data_seed, **knobs)["train"]
+    return labeled(name, size=size, seed=request.data_seed, **knobs)["train"]
 
 
 def _keywords(function: Callable[..., Any]) -> dict[str, Any]:

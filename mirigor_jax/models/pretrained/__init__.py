@@ -20,7 +20,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import replace_bytes
+from mirigor_jax.files import write_bytes
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.models.pretrained.layouts import LAYOUTS, Layout
 
@@ -29,12 +29,12 @@ SHOWN = 4  # keys or faults in a message
 
 
 def load(path: str | Path, *, layout: str | None = None) -> FrozenEncoder:
-    """The encoder in a public checkpoint; the layout is recognised by the keys unless named.
+    """The encoder in a public checkpoint; the layout is recognized by the keys unless named.
 
     Raises InputError for a file that is missing, truncated or of an unknown format or layout, that holds more than
     tensors, and for a parameter that is missing, unexpected or mis-shaped.
     """
-    return _build(Path(path), _recognise(Path(path), layout))
+    return _build(Path(path), _recognize(Path(path), layout))
 
 
 def convert(path: str | Path, converted: str | Path) -> FrozenEncoder:
@@ -47,11 +47,11 @@ def convert(path: str | Path, converted: str | Path) -> FrozenEncoder:
         raise InputError(f"'{converted}' is to be a .safetensors file; name it so")
     if converted.exists():
         raise InputError(f"'{converted}' exists already; remove it or choose another name")
-    match = _recognise(Path(path), None)
+    match = _recognize(Path(path), None)
     pretrained = _build(Path(path), match)
     # safetensors writes a strided array's memory as it lies, transposed or not.
     arrays = {key: np.asarray(array, order="C") for key, array in match.state.items()}
-    replace_bytes(converted, safetensors.numpy.save(arrays))
+    write_bytes(converted, safetensors.numpy.save(arrays))
     return pretrained
 
 
@@ -138,10 +138,10 @@ def _match(name: str, layout: Layout, state: dict[str, np.ndarray]) -> _Match:
     return _Match(name, state, used, ignored, tuple(key for key in rest if key not in ignored))
 
 
-def _recognise(path: Path, layout: str | None) -> _Match:
+def _recognize(path: Path, layout: str | None) -> _Match:
     """The layout, and the state dict, of which most keys are used; among those the one that leaves fewest unknown.
 
-    Raises InputError where several do so that normalise their input differently: keys don't tell which it was.
+    Raises InputError where several do so that normalize their input differently: keys don't tell which it was.
     """
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"unknown layout '{layout}'; choose one of {', '.join(LAYOUTS)}")
@@ -158,9 +158,9 @@ def _recognise(path: Path, layout: str | None) -> _Match:
         known = f"any known layout ({', '.join(LAYOUTS)})" if layout is None else f"the layout {layout}"
         raise InputError(f"the keys of '{path}' are not of {known}; it holds {_some(list(tensors)) or 'nothing'}")
     tied = {match.layout: LAYOUTS[match.layout] for match, of in zip(matches, fit, strict=True) if of == max(fit)}
-    if len({(one.mean, one.std) for one in tied.values()}) > 1:
-        known = "; ".join(f"{name} ({one.source})" for name, one in tied.items())
-        raise InputError(f"the keys of '{path}' don't tell how its images were normalised; name its layout: {known}")
+    if len({(candidate.mean, candidate.std) for candidate in tied.values()}) > 1:
+        known = "; ".join(f"{name} ({candidate.source})" for name, candidate in tied.items())
+        raise InputError(f"the keys of '{path}' don't tell how its images were normalized; name its layout: {known}")
     return best
 
 

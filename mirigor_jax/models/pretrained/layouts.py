@@ -39,7 +39,7 @@ class Layout:
         state dict is always looked at too.
     prefix: regex of what stands before the architecture's keys.
     beside: regexes of the other keys in the state dict: heads, queues, the twin encoder.
-    mean, std: of the input's normalisation, for pixels in [0, 1].
+    mean, std: of the input's normalization, for pixels in [0, 1].
     source: whose checkpoints these are.
     """
 
@@ -182,8 +182,8 @@ LAYOUTS = {
         std=(0.2023, 0.1994, 0.2010),
         source="SupContrast on CIFAR-10: SupCon, SimCLR, cross-entropy",
     ),
-    # Keys don't tell who trained a ViT, and so not how its images were normalised: users have to.
-    "deit": _timm("vit", "DeiT, distilled or not; timm's ViTs that are normalised alike"),
+    # Keys don't tell who trained a ViT, and so not how its images were normalized: users have to.
+    "deit": _timm("vit", "DeiT, distilled or not; timm's ViTs that are normalized alike"),
     "timm-vit": _timm("vit", "timm's ViTs of AugReg", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     "dino-vit": _timm(
         "vit",

@@ -19,13 +19,13 @@ from mirigor_jax import config_files, kinds
 from mirigor_jax import monitoring as watching
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
-from mirigor_jax.monitoring import Stage, Watch
+from mirigor_jax.monitoring import Monitoring, StageMonitor
 
 
 def scalars(folder: Path) -> list[dict[str, float]]:
     """The rows that TensorBoard draws, in its order."""
-    found = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    by_name = {name: found.Scalars(name) for name in found.Tags()["scalars"]}
+    result = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    by_name = {name: result.Scalars(name) for name in result.Tags()["scalars"]}
     return [
         {"step": points[0].step, **{name: point.value for name, point in zip(by_name, points, strict=True)}}
         for points in zip(*by_name.values(), strict=True)
@@ -42,7 +42,7 @@ def rows(last: int, offset: float = 0.0) -> list[dict[str, float]]:
 
 
 def test_every_row_is_drawn_once(tmp_path):
-    stage = Stage(events=tmp_path / "train")
+    stage = StageMonitor(events=tmp_path / "train")
     stage.rows([])
     for last in (3, 3, 5, 6):
         stage.rows(rows(last))
@@ -50,14 +50,14 @@ def test_every_row_is_drawn_once(tmp_path):
 
 
 def test_rows_behind_the_checkpoint_that_a_killed_run_continues_from_are_drawn_anew(tmp_path):
-    stage = Stage(events=tmp_path)
+    stage = StageMonitor(events=tmp_path)
     for last in (2, 4, 6):
         stage.rows(rows(last))
-    kept = rows(3)  # of the file of steps 3 and 4, too
-    stage.rows(kept)
-    assert scalars(tmp_path) == kept
-    stage.rows(kept + rows(8, 0.5)[3:])
-    assert scalars(tmp_path) == kept + rows(8, 0.5)[3:]
+    stored_rows = rows(3)  # of the file of steps 3 and 4, too
+    stage.rows(stored_rows)
+    assert scalars(tmp_path) == stored_rows
+    stage.rows(stored_rows + rows(8, 0.5)[3:])
+    assert scalars(tmp_path) == stored_rows + rows(8, 0.5)[3:]
     stage.rows([])  # from the start
     stage.rows(rows(1, 0.25))
     assert scalars(tmp_path) == rows(1, 0.25)
@@ -66,7 +66,7 @@ def test_rows_behind_the_checkpoint_that_a_killed_run_continues_from_are_drawn_a
 @pytest.mark.parametrize(("made", "traced"), [(8, [2, 3, 4]), (5, [2, 3, 4]), (4, [2, 3]), (2, [])])
 def test_a_few_steps_are_traced_by_name(tmp_path, made, traced):
     double, folder = jax.jit(lambda x: 2 * x), tmp_path / "profile" / "train"
-    with Stage(trace=folder).traced(double) as step:
+    with StageMonitor(trace=folder).traced(double) as step:
         x = jnp.ones(3)
         for _ in range(made):
             x = step(x)
@@ -80,14 +80,14 @@ def test_a_few_steps_are_traced_by_name(tmp_path, made, traced):
 
 def test_after_a_step_that_fails_another_stage_can_be_traced(tmp_path):
     for name in ("one", "two"):
-        watched = Stage(trace=tmp_path / name).traced(lambda x: 1 / x, skip=0)
+        watched = StageMonitor(trace=tmp_path / name).traced(lambda x: 1 / x, skip=0)
         with pytest.raises(ZeroDivisionError), watched as step:
             step(0)
         assert trace_events(tmp_path / name)
 
 
 def test_nothing_is_done_where_nobody_asked(tmp_path):
-    stage = Watch().of(tmp_path, tmp_path / "train")
+    stage = Monitoring().of(tmp_path, tmp_path / "train")
     double = jax.jit(lambda x: 2 * x)
     stage.rows(rows(2))
     with stage.traced(double) as step:
@@ -96,13 +96,13 @@ def test_nothing_is_done_where_nobody_asked(tmp_path):
 
 
 def test_each_stage_is_called_after_its_folder(tmp_path):
-    stage = Watch(tensorboard=True, profile=True).of(tmp_path, tmp_path / "estimates" / "color")
+    stage = Monitoring(tensorboard=True, profile=True).of(tmp_path, tmp_path / "estimates" / "color")
     assert stage.events == tmp_path / "tensorboard" / "estimates" / "color"
     assert stage.trace == tmp_path / "profile" / "plugins" / "profile" / "estimates-color"
 
 
 def test_flags_are_told_from_the_configs_arguments():
-    rest, peers, watched = config_files.of_job(["--config=x", "--profile", "--processes=2", "--workdir=y"])
+    rest, peers, watched = config_files.split_job_flags(["--config=x", "--profile", "--processes=2", "--workdir=y"])
     assert rest == ["--config=x", "--workdir=y"]
     assert peers == {"coordinator": None, "processes": 2, "process": None}
     assert watched == {"tensorboard": False, "profile": True}
@@ -111,10 +111,10 @@ def test_flags_are_told_from_the_configs_arguments():
 def test_what_cannot_be_watched_is_told(tmp_path, monkeypatch):
     arguments = ["--config=configs/arrays.py", f"--workdir={tmp_path / 'run'}"]
     with pytest.raises(InputError, match="--tensorboard and --profile"):
-        kinds.run(*config_files.parse(arguments), Watch(profile=True))
+        kinds.run(*config_files.parse(arguments), Monitoring(profile=True))
     monkeypatch.setattr(watching.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install -e '\.\[tensorboard\]'"):
-        Watch(tensorboard=True)
+        Monitoring(tensorboard=True)
 
 
 @pytest.mark.slow
@@ -133,8 +133,8 @@ def test_a_watched_run_that_was_killed_draws_its_rows_once_and_changes_no_number
     assert report(watched) == report(plain)
     drawn = {"train": "train/metrics.jsonl", "estimates/color": "estimates/color/fit.jsonl"}
     for stage, path in drawn.items():
-        kept = read_rows(watched / path)
-        assert scalars(watched / "tensorboard" / stage) == [pytest.approx(row, rel=1e-6) for row in kept]
+        stored_rows = read_rows(watched / path)
+        assert scalars(watched / "tensorboard" / stage) == [pytest.approx(row, rel=1e-6) for row in stored_rows]
     steps = {"train": "train_step", "features": "encode_step", "estimates-color": "fit_chunk"}
     for stage, step in steps.items():
         events = trace_events(watched / "profile" / "plugins" / "profile" / stage)

@@ -1,4 +1,4 @@
-"""The estimators on a small discrete law, where expectations are exact sums, and at scores of any size."""
+"""The estimators on a small discrete distribution, where expectations are exact sums, and at scores of any size."""
 
 import itertools
 import math
@@ -58,17 +58,17 @@ def test_the_best_critic_has_the_least_loss_and_reads_the_mutual_information(nam
     estimator = ESTIMATORS[name]()
 
     @jax.jit
-    def look(f, u):
+    def evaluate(f, u):
         def loss(f, u):
             return estimator.loss(estimator.carry, *scores_for(estimator, f, u))[0]
 
         return estimator.value(*scores_for(estimator, f, u)), *jax.value_and_grad(loss, argnums=(0, 1))(f, u)
 
-    value, best, slopes = look(f, -LOG_R)
+    value, best, slopes = evaluate(f, -LOG_R)
     np.testing.assert_allclose(value, I, rtol=1e-12)
     np.testing.assert_allclose(slopes, 0, atol=1e-12)
     rng = np.random.default_rng(0)
-    assert all(look(f + rng.normal(size=f.shape), -LOG_R + rng.normal(size=f.shape))[1] > best for _ in range(20))
+    assert all(evaluate(f + rng.normal(size=f.shape), -LOG_R + rng.normal(size=f.shape))[1] > best for _ in range(20))
 
 
 @pytest.mark.slow
@@ -118,8 +118,8 @@ def test_info_nce_of_the_perfect_critic():
     n, k = 4, 3
     classes = np.array(list(itertools.product(range(n), repeat=k)))
     same = jnp.array(np.where(classes[:, 1:] == classes[:, :1], 40.0, 0.0))
-    of_same_class = stats.binom(k - 1, 1 / n).pmf(np.arange(k))
-    expected = math.log(k) - of_same_class @ np.log1p(np.arange(k))
+    same_class = stats.binom(k - 1, 1 / n).pmf(np.arange(k))
+    expected = math.log(k) - same_class @ np.log1p(np.arange(k))
     np.testing.assert_allclose(ESTIMATORS["info_nce"]().value(jnp.full(len(same), 40.0), same), expected, rtol=1e-12)
 
 
@@ -179,13 +179,13 @@ def test_mine_divides_by_the_running_mean_of_all_steps():
         return carry, slopes
 
     stacked = tuple(jnp.array(np.stack(s)) for s in zip(*steps, strict=True))
-    _, (of_positives, of_negatives) = jax.lax.scan(step, estimator.carry, stacked)
+    _, (grad_positives, grad_negatives) = jax.lax.scan(step, estimator.carry, stacked)
     means = [np.mean(np.exp(negatives)) for _, negatives in steps]
     for t, (_, negatives) in enumerate(steps):
         weights = rate * (1 - rate) ** np.arange(t, -1, -1)
         running = weights @ means[: t + 1] / weights.sum()
-        np.testing.assert_allclose(of_positives[t], -1 / 5, rtol=1e-5)
-        np.testing.assert_allclose(of_negatives[t], np.exp(negatives) / running / negatives.size, rtol=1e-4)
+        np.testing.assert_allclose(grad_positives[t], -1 / 5, rtol=1e-5)
+        np.testing.assert_allclose(grad_negatives[t], np.exp(negatives) / running / negatives.size, rtol=1e-4)
 
 
 def test_off_diagonal_is_cyclic():
@@ -246,7 +246,7 @@ def test_scores_of_ten_thousand(name, dtype):
     estimator = ESTIMATORS[name]()
 
     @jax.jit
-    def look(*scores):
+    def evaluate(*scores):
         loss = partial(estimator.loss, estimator.carry)
         (loss_nats, carry), slopes = jax.value_and_grad(loss, argnums=tuple(range(len(scores))), has_aux=True)(*scores)
         slope_of_value = jax.grad(estimator.value, argnums=tuple(range(len(scores))))(*scores)
@@ -259,7 +259,7 @@ def test_scores_of_ten_thousand(name, dtype):
     for positive, negative in EXTREMES:
         scores = [fill(6, positive), fill((6, 5), negative)]
         for u in (1e4, -1e4, "both") if estimator.needs_u else (None,):
-            seen = look(*scores, *([] if u is None else [fill(6, u)]))
+            seen = evaluate(*scores, *([] if u is None else [fill(6, u)]))
             assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(seen))
             assert seen[0].dtype == seen[1].dtype == jnp.float32
             if estimator.kind == "lower bound" and positive == negative:
