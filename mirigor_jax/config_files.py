@@ -20,14 +20,15 @@ def load_config(text: str) -> tuple[ConfigDict, str]:
     """The config that "PATH[:ARGUMENTS]" names, unlocked for nothing new, and its short name.
 
     PATH is found from the current directory, else among the shipped configs. A config file may import the common.py
-    beside it, else the one in the folder above. Raises InputError where the file is missing or an argument is wrong.
+    beside it, else the one in the folder above, else the shipped one.
+    Raises InputError if the file is missing or an argument is wrong.
     """
     path_text, _, arguments = text.partition(":")
     path = next((p for p in (Path(path_text), *(folder / path_text for folder in SHIPPED)) if p.is_file()), None)
     if path is None:
         raise InputError(f"no config file '{path_text}'; the shipped ones are {', '.join(shipped_configs())}")
     # It is imported under its plain name, so one folder's common.py must not stand in for another's.
-    folders = path.resolve().parents[:2]
+    folders = (*path.resolve().parents[:2], *(folder / "configs" for folder in SHIPPED))
     sys.path.insert(0, str(next((folder for folder in folders if (folder / "common.py").is_file()), folders[0])))
     sys.modules.pop("common", None)
     try:

@@ -257,7 +257,6 @@ def test_studies_are_among_the_shipped_configs():
 def test_a_study_registered_in_a_config_file_has_its_table_and_its_tags(real, tmp_path, monkeypatch):
     """Its two runs were made, and its folder claimed, before cells had tags; a third is another study's."""
     monkeypatch.setattr(images, "run", replay(real, []))
-    shutil.copy("configs/common.py", tmp_path / "common.py")
     program = """
 import common
 from matplotlib.figure import Figure

@@ -1,0 +1,137 @@
+"""A config file of a user's own adds one of everything, each by one entry, and the command runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small import IMAGES, options, user_environment
+
+# None of these is the package's.
+OWN = '''
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+import common
+from mirigor_jax import metrics, mi, models, objectives
+from mirigor_jax.config_files import load_config
+from mirigor_jax.data.pairing import PAIRINGS, same_class
+from mirigor_jax.data.sources.parts import numbered
+from mirigor_jax.data.sources.table import SOURCES, FiniteSource
+from mirigor_jax.studies.table import STUDIES, Study
+
+
+class Mean(nn.Module):
+    """A linear map of the image's mean color."""
+
+    dtype: str = "float32"
+    features: int = 4
+
+    @nn.compact
+    def __call__(self, images, train, stages=False):
+        del train
+        h = nn.Dense(self.features)(jnp.mean(images, axis=(1, 2)))
+        return {"h": h} if stages else h
+
+
+def squared(*, temperature, num_classes, axis_name):
+    """The mean squared distance of a pair's outputs."""
+    del temperature, num_classes, axis_name
+    return objectives.Objective(lambda z_x, z_y: jnp.mean(jnp.sum((z_x - z_y) ** 2, axis=1)))
+
+
+def stripes(argument, size):
+    """Four classes of images, each a gray level."""
+    classes = (np.arange(1200) % int(argument)).astype(np.int32)
+    images = np.broadcast_to(60 * classes.astype(np.uint8)[:, None, None, None], (1200, size, size, 3))
+    return {"train": numbered(classes, lambda rows: images[rows])}, tuple("abcd")
+
+
+def doubled():
+    """InfoNCE twice over, which no table but this one has."""
+    usual = mi.estimators.info_nce_symmetric()
+    told = {"name": "doubled", "heading": "twice InfoNCE", "kind": "not a bound", "note": "for a test"}
+    read = {"value": lambda p, n: 2 * usual.value(p, n), "from_sums": None, "from_embeddings": None}
+    return dataclasses.replace(usual, **told, **read)
+
+
+def widest(inputs):
+    """The largest norm of a representation."""
+    return float(np.linalg.norm(inputs.h, axis=1).max())
+
+
+models.ENCODERS["mean"] = Mean
+objectives.OBJECTIVES["squared"] = squared
+SOURCES["stripes"] = FiniteSource(stripes, argument="CLASSES")
+PAIRINGS["halves"] = lambda space: same_class(space, lambda a: a[:, 0] // 2, 2, shared=("half of the values",))
+mi.ESTIMATORS["doubled"] = doubled
+metrics.METRICS["widest"] = metrics.Metric("largest norm", "lower", "", ("labels",), widest)
+
+
+def row(report, folder):
+    return {"bits": report.estimate.info_nce_bits}
+
+
+STUDIES["halved"] = Study(row, lambda rows: f"rows: {len(rows)}", lambda rows: {"mine": Figure()})
+
+
+def settings(config):
+    config.data.source, config.data.pairing, config.data.size = "stripes:4", "halves", 8
+    config.encoder.name, config.train.objective = "mean", "squared"
+    config.encoder.width = None
+    config.estimate.estimators = ("info_nce_symmetric", "doubled")
+    config.evaluate.metrics, config.evaluate.mlp_steps = True, 200
+    return config
+
+
+def get_config(arg):
+    if arg == "run":
+        return settings(load_config("configs/cdp.py")[0].unlock())
+    config = common.study("halved", "laptop").unlock()
+    config.run = settings(config.run)
+    config.study.cells = tuple({"name": f"k={k}", "run": {"train.k": k}} for k in (2, 4))
+    return config
+'''
+SMALL = {**IMAGES, "train.k": 8, "train.steps": 4, "estimate.k": 32}
+
+
+def run_own(folder: Path, what: str, prefix: str = "") -> Path:
+    """The folder of a finished run of the user's own config file."""
+    config = folder / "own.py"
+    config.write_text(OWN)
+    command = [sys.executable, "-W", "error", "-m", "mirigor_jax.main", f"--config={config}:{what}"]
+    command += [*options(SMALL, prefix), f"--workdir={folder / 'run'}"]
+    done = subprocess.run(command, env=user_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_one_entry_adds_an_estimator_encoder_metric_source_pairing_and_objective(tmp_path):
+    folder = run_own(tmp_path, "run")
+    report = json.loads((folder / "report.json").read_text())
+    assert list(report["estimates"]) == ["halves"]
+    curve = report["estimate"]["curve"]
+    usual, doubled = curve["info_nce_symmetric"]["at"], curve["doubled"]["at"]
+    assert usual.keys() == doubled.keys() == {"16", "32"}
+    for k, reading in doubled.items():
+        assert reading["bits"] == pytest.approx(2 * usual[k]["bits"], rel=1e-5)
+    assert report["truth"]["shared"] == ["half of the values"]
+    assert json.loads((folder / "train" / "summary.json").read_text())["objective"] == "squared"
+    assert report["metrics"]["widest"] > 0
+    text = (folder / "report.md").read_text()
+    for words in ("twice InfoNCE", "largest norm ↓"):
+        assert words in text
+
+
+@pytest.mark.slow
+def test_one_entry_adds_a_study(tmp_path):
+    folder = run_own(tmp_path, "study", "run.")
+    assert "rows: 2" in (folder / "study.md").read_text()
+    rows = json.loads((folder / "study.json").read_text())["rows"]
+    assert [row["cell"] for row in rows] == ["k=2", "k=4"]
