@@ -1,6 +1,9 @@
 """Eight host devices, and strict shapes and types, for every test."""
 
+import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -16,7 +19,8 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
 
 import jax
 import jaxtyping
-from small import EIGEN
+from matplotlib.figure import Figure
+from small import EIGEN, QUICK, cdp, user_environment
 
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), EIGEN, "--xla_force_host_platform_device_count=8"])
 
@@ -24,6 +28,37 @@ jaxtyping.install_import_hook("mirigor_jax", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import pytest  # noqa: E402  the hook must come before anything imports mirigor_jax
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Quick tests compile more than they compute, and do without LLVM's optimizations; slow ones are the other way."""
+    jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session")
+def cdp_run(tmp_path_factory) -> Path:
+    """A run of the shrunk CDP job, uninterrupted, in a process of its own: one device, no test settings.
+
+    What it printed is in the file `stdout` beside it. All workers read the same run: copy it before you change it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, printed = root / "cdp", root / "stdout"
+    command = [sys.executable, "-W", "error", "-m", "mirigor_jax.main", *cdp(f"--workdir={folder}")]
+    with open(root / "cdp.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until closed
+        if not printed.exists():
+            done = subprocess.run(command, env=user_environment() | QUICK, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            printed.write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports have their figures made, but not drawn into their files, which takes longer than the rest."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: file.write(b"undrawn"))
 
 
 @pytest.fixture

@@ -19,6 +19,9 @@ from mirigor_jax.runs.schema import EstimateEntry, Fit, History, ImageReport, In
 # Convolutions by Eigen's threads instead of YNNPACK train a small ResNet up to 1.8 times as fast on some CPUs.
 EIGEN = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 
+# What compiles faster and runs slower: LLVM's optimizations left out.
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
 # What every shrunk run of images has in common, under the key of the run's own config.
 IMAGES = {
     "features.batch_size": "64",
@@ -84,8 +87,9 @@ def study(config: str, folder: Path, *arguments: str) -> list[str]:
 
 
 def batch_size(folder: Path, *arguments: str, k: str = "2+4") -> list[str]:
-    """The study of that name with a run for each of these K_Tr."""
-    return study(f"configs/studies/batch_size.py:encoders=resnet18,k={k},pairs=12,seeds=1", folder, *arguments)
+    """The study of that name with a run for each of these K_Tr, on pairs of one color as those of `cdp`."""
+    config = f"configs/studies/batch_size.py:encoders=resnet18,k={k},pairs=12,seeds=1"
+    return study(config, folder, "--config.run.data.pairing=color", *arguments)
 
 
 def report(folder: Any) -> dict[str, Any]:

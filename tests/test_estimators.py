@@ -240,9 +240,8 @@ def test_shuffled_negatives_cannot_pass_log_n(permutations):
 EXTREMES = list(itertools.product((1e4, -1e4, "both"), repeat=2))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_scores_of_ten_thousand(name, dtype):
+def test_scores_of_ten_thousand(name):
     estimator = ESTIMATORS[name]()
 
     @jax.jit
@@ -254,7 +253,7 @@ def test_scores_of_ten_thousand(name, dtype):
 
     def fill(shape, kind):
         signs = np.random.default_rng(0).choice([-1e4, 1e4], size=shape)
-        return jnp.array(signs if kind == "both" else np.full(shape, kind), dtype)
+        return jnp.array(signs if kind == "both" else np.full(shape, kind), jnp.bfloat16)
 
     for positive, negative in EXTREMES:
         scores = [fill(6, positive), fill((6, 5), negative)]
@@ -279,7 +278,8 @@ def test_adam_brings_runaway_scores_back(name):
         updates, state = optimizer.update(jax.grad(loss)(offset), state)
         return optax.apply_updates(offset, updates), state
 
-    offset, state = 1e4, optimizer.init(jnp.array(1e4))
+    offset = jnp.array(1e4)
+    state = optimizer.init(offset)
     for _ in range(5):
         offset, state = step(offset, state)
     assert 9994 < offset < 9996

@@ -189,7 +189,7 @@ def test_fit_keeps_the_best_critic_of_validation():
     bank = fit.make_bank(h, labels, np.eye(4) / 4)
     critic = CosineCritic(hidden=(16,), features=8)
     optimizer = optax.adam(0.5)
-    mesh = parallel.make_mesh(32)
+    mesh = parallel.make_mesh(32, jax.devices()[:1])
     step = partial(
         fit.estimate_step,
         views=partial(fit.draw_pairs, k=32, axis_name=parallel.AXIS),
@@ -205,7 +205,7 @@ def test_fit_keeps_the_best_critic_of_validation():
         (P(), P()),
     )
     validation = (h[None, ::4], h[None, 1::4])
-    state = fit.init_critic(critic, optimizer, jnp.asarray(h[:2]), jax.random.key(0))
+    state = parallel.place(fit.init_critic(critic, optimizer, jnp.asarray(h[:2]), jax.random.key(0)), mesh)
     values, remaining = [], []
     for i in range(12):
         state, metrics = chunk(state, {}, bank, validation, jax.random.split(jax.random.key(i), 2))
@@ -264,7 +264,8 @@ def test_estimators_that_are_fitted_together_keep_each_its_own_carry(chosen):
     fit_config = fit.FitConfig(SeparableCritic((2,), 2), (one, ten), batch_size=4)
     rows = np.random.default_rng(0).normal(size=(2, 1, 8, 2)).astype(np.float32)
     data, critic_job = fit.Pairs(*map(jnp.asarray, rows)), fit.CriticJob(jnp.int32(0), jnp.int32(chosen), jnp.int32(3))
-    state = fit.start_critic(critic_job, data, data, fit_config=fit_config)
+    state = jax.jit(partial(fit.start_critic, fit_config=fit_config))(critic_job, data, data)
+    step = jax.jit(partial(fit.critic_step, fit_config=fit_config))
     for _ in range(2):
-        state, _ = fit.critic_step(state, (data, critic_job), jnp.arange(4), jax.random.key(0), fit_config=fit_config)
+        state, _ = step(state, (data, critic_job), jnp.arange(4), jax.random.key(0))
     assert jax.tree.map(float, state.carry) == [((2.0,), (5.0, 0.0)), ((0.0,), (5.0, 20.0))][chosen]

@@ -21,7 +21,7 @@ from mirigor_jax.mi.read import in_batches, independent_values, pair_values
 # One size, so that what one test compiles serves the next.
 N, D, CLASSES = 4000, 4, 4
 C = np.arange(N) % CLASSES
-FAST = {"steps": 300}
+FAST = {"steps": 150}
 
 
 def clusters(means, seed, labels_=C):

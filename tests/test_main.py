@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
-from small import cdp, report, user_environment
+from small import QUICK, cdp, report, user_environment
 
 from mirigor_jax import config_files, encoding, fitting, kinds
 from mirigor_jax.errors import InputError
@@ -29,17 +29,14 @@ from mirigor_jax.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """One run of the shrunk job, uninterrupted, in a process of its own: one device, no test settings."""
+def finished(cdp_run, tmp_path_factory) -> Path:
+    """A finished run, of this file's own."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    command = [sys.executable, "-W", "error", "-m", "mirigor_jax.main", *cdp(f"--workdir={folder}")]
-    done = subprocess.run(command, env=user_environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (folder.parent / "stdout").write_text(done.stdout)
+    shutil.copytree(cdp_run, folder)
     return folder
 
 
-def test_a_run_leaves_its_report_and_says_what_it_does(finished):
+def test_a_run_leaves_its_report_and_says_what_it_does(cdp_run, finished):
     report = json.loads((finished / "report.json").read_text())
     estimate = report["estimate"]
     assert report["truth"] == {"entropy_bits": 1.0, "mutual_information_bits": 1.0, "shared": ["color"]}
@@ -58,7 +55,7 @@ def test_a_run_leaves_its_report_and_says_what_it_does(finished):
     assert {p.name for p in (finished / "figures").glob("*.png")} == {
         "pairs.png", "training.png", "bars.png", "critic.png", "linear.png"
     }  # fmt: skip
-    text = (finished.parent / "stdout").read_text()
+    text = (cdp_run.parent / "stdout").read_text()
     for phrase in ("run folder:", "expect about", "steps", "in-training I", "H(C)", "report.md"):
         assert phrase in text
 
@@ -167,6 +164,7 @@ def test_parts_are_disjoint_images_of_the_same_distribution(finished):
     assert np.any(parts["test"]["labels_x"][:, 1] != parts["test"]["labels_y"][:, 1])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_command_again_changes_nothing(finished, capsys):
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.npz")}
     values = report(finished)
@@ -182,6 +180,7 @@ def test_killed_in_every_stage_the_run_ends_with_the_same_values(finished, tmp_p
     rng = np.random.default_rng(0)
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "mirigor_jax.main", *cdp(f"--workdir={folder}")]
+    environment = user_environment() | QUICK  # those of the finished run
     moments = {
         "train": f"train/{rng.integers(2, 5)}",
         "encode": f"features/{rng.choice(['fit.npz', 'validation.npz'])}",
@@ -192,7 +191,7 @@ def test_killed_in_every_stage_the_run_ends_with_the_same_values(finished, tmp_p
     killed, output = [], ""
     for stage, path in moments.items():
         before = (folder / path).stat().st_mtime_ns if (folder / path).exists() else None
-        with subprocess.Popen(command, env=user_environment(), stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
             while process.poll() is None:
                 if (folder / path).exists() and (folder / path).stat().st_mtime_ns != before:
                     process.send_signal(signal.SIGKILL)
@@ -202,7 +201,7 @@ def test_killed_in_every_stage_the_run_ends_with_the_same_values(finished, tmp_p
         killed.append((stage, process.returncode))
     assert killed == [(stage, -signal.SIGKILL) for stage in moments]
     assert "train continues from step" in output
-    assert subprocess.run(command, env=user_environment(), stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
     assert report(folder) == report(finished)
 
 
@@ -234,18 +233,16 @@ def test_a_run_killed_while_its_folder_was_claimed_goes_on(tmp_path):
     assert (tmp_path / "run" / "config.json").is_file()
 
 
-@pytest.mark.parametrize("noted", [[], ["train"]])
-def test_a_kill_between_a_result_and_its_note_loses_the_note_alone(finished, tmp_path, noted):
+@pytest.mark.usefixtures("undrawn")
+def test_a_kill_between_a_result_and_its_note_loses_the_note_alone(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    stages = json.loads((folder / "stages.json").read_text())
-    (folder / "stages.json").write_text(json.dumps({name: stages[name] for name in noted}))
-    if not noted:
-        (folder / "stages.json").unlink()
+    (folder / "stages.json").unlink()
     assert main(cdp(f"--workdir={folder}")) == 0
     assert report(folder) == report(finished)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_picture_of_the_training_has_its_own_ceiling_and_entropy(finished, tmp_path, monkeypatch):
     folder, drawn, figure = tmp_path / "run", [], TrainingHistory.figure
 
@@ -293,6 +290,7 @@ def test_training_resumed_from_any_checkpoint_is_training_uninterrupted(finished
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys, monkeypatch):
     traced = []
 

@@ -58,7 +58,7 @@ def test_the_last_batch_is_short_and_then_it_ends():
     assert [len(b["row"]) for b in batches(rows, batch_size=4, num_examples=8)] == [4, 4]
 
 
-@pytest.mark.parametrize("options", [{"threads": 2}, {"workers": 1}])
+@pytest.mark.parametrize("options", [{"threads": 2}, pytest.param({"workers": 1}, marks=pytest.mark.slow)])
 def test_batches_are_placed_in_order(options):
     dataset = batches(rows, batch_size=4, place=lambda batch: {"row": batch["row"] * 10}, **options)
     iterator = iter(dataset)

@@ -11,6 +11,8 @@ from small import calibration_seconds
 from mirigor_jax.errors import InputError
 from mirigor_jax.probes import accuracy, class_posterior, fit_knn, fit_linear, fit_mlp, knn
 
+# One shape of a fit, so that what one test compiles serves the next.
+N, D, CLASSES = 600, 11, 4
 SMALL = {"hidden": (32, 32), "dropout": (0.1, 0.1), "learning_rate": 5e-3, "max_steps": 300, "patience": 200}
 
 
@@ -44,10 +46,10 @@ def above_the_optimum(probe, features, labels):
 @pytest.mark.parametrize("l2", [1e-1, 1e-3, 0.0])
 def test_probe_reaches_the_optimum_scipy_finds(l2):
     rng = np.random.default_rng(0)
-    features, labels = clusters(rng, 600, 8, 4, noise=3)
-    features = 3 * features @ rng.normal(size=(8, 8)).astype(np.float32) + 5  # correlated, off-center, scaled
-    features = np.concatenate([features, features[:, :2], np.ones((600, 1), np.float32)], axis=1)  # of rank 8
-    probe = fit_linear(features, labels, 4, l2=[l2], validation_features=features, validation_labels=labels)
+    features, labels = clusters(rng, N, D - 3, CLASSES, noise=3)
+    features = 3 * features @ rng.normal(size=(D - 3, D - 3)).astype(np.float32) + 5  # correlated, off-center, scaled
+    features = np.concatenate([features, features[:, :2], np.ones((N, 1), np.float32)], axis=1)  # of rank D − 3
+    probe = fit_linear(features, labels, CLASSES, l2=[l2], validation_features=features, validation_labels=labels)
     assert above_the_optimum(probe, features, labels) == pytest.approx(0, abs=1e-5)
 
 
@@ -69,34 +71,28 @@ def test_few_steps_suffice_for_correlated_features_and_fewer_along_a_path():
 
 
 def test_a_fit_ends_once_its_newton_decrement_is_below_what_float32_tells():
-    features, labels = clusters(np.random.default_rng(13), 600, 8, 4, noise=3)
+    features, labels = clusters(np.random.default_rng(13), N, D, CLASSES, noise=3)
     options = {"l2": [1e-1], "validation_features": features, "validation_labels": labels}
-    few, many = (fit_linear(features, labels, 4, max_steps=n, **options) for n in (6, 100))
+    few, many = (fit_linear(features, labels, CLASSES, **limit, **options) for limit in ({"max_steps": 6}, {}))
     np.testing.assert_array_equal(few.kernel, many.kernel)
     assert above_the_optimum(few, features, labels) < 1e-6
 
 
 def test_a_path_of_penalties_gives_each_its_own_optimum():
-    features, labels = clusters(np.random.default_rng(1), 500, 6, 3, noise=2)
+    features, labels = clusters(np.random.default_rng(1), N, D, CLASSES, noise=2)
     options = {"validation_features": features, "validation_labels": labels}
-    alone = fit_linear(features, labels, 3, l2=[1e-3], **options)
-    chosen = fit_linear(features, labels, 3, l2=[1e-3, 10.0], **options)
+    alone = fit_linear(features, labels, CLASSES, l2=[1e-3], **options)
+    chosen = fit_linear(features, labels, CLASSES, l2=[1e-3, 10.0], **options)
     assert chosen.l2 == 1e-3
     np.testing.assert_allclose(chosen.kernel, alone.kernel, atol=5e-3)
 
 
 def test_separable_classes_are_separated_and_given_confident_posteriors():
     rng = np.random.default_rng(2)
-    features, labels = clusters(rng, 2000, 16, 5, noise=0.1)
-    fresh, fresh_labels = clusters(rng, 1000, 16, 5, noise=0.1)
-    probe = fit_linear(
-        features[:1000],
-        labels[:1000],
-        5,
-        l2=[1e-2, 1e-4],
-        validation_features=features[1000:],
-        validation_labels=labels[1000:],
-    )
+    (features, labels), (validation, of_validation) = (clusters(rng, N, D, CLASSES, noise=0.1) for _ in range(2))
+    fresh, fresh_labels = clusters(rng, 1000, D, CLASSES, noise=0.1)
+    options = {"validation_features": validation, "validation_labels": of_validation}
+    probe = fit_linear(features, labels, CLASSES, l2=[1e-2, 1e-4], **options)
     assert probe.validation_accuracy == accuracy(probe, fresh, fresh_labels) == 1.0
     assert probe.l2 == 1e-4  # both classify all; the log-loss decides
     posterior = class_posterior(probe, fresh)
@@ -134,16 +130,15 @@ def test_the_temperature_is_the_best_on_validation_and_calibrates_fresh_images()
 
 def test_constant_columns_and_a_class_missing_from_the_fit_part():
     rng = np.random.default_rng(5)
-    features, labels = clusters(rng, 900, 6, 3, noise=0.1)
+    features, labels = clusters(rng, N, D, CLASSES - 1, noise=0.1)
     features[:, 2], features[:, 4] = 0.1, 0.0
-    fit = labels != 2
-    probe = fit_linear(
-        features[fit], labels[fit], 3, l2=[1e-3], validation_features=features[fit], validation_labels=labels[fit]
-    )
-    shifted = features + np.array([0, 0, 1, 0, 1, 0], np.float32)  # a column the fit part could not have learned from
+    labels[labels == 2] = 3
+    options = {"validation_features": features, "validation_labels": labels}
+    probe = fit_linear(features, labels, CLASSES, l2=[1e-3], **options)
+    shifted = features + np.isin(np.arange(D), [2, 4])  # columns that the fit part could not have learned from
     np.testing.assert_allclose(probe.logits(shifted), probe.logits(features), atol=1e-3)
-    assert accuracy(probe, features[fit], labels[fit]) == 1.0
-    assert class_posterior(probe, features[fit])[:, 2].max() < 0.01
+    assert accuracy(probe, features, labels) == 1.0
+    assert class_posterior(probe, features)[:, 2].max() < 0.01
 
 
 @pytest.mark.parametrize(

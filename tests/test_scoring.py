@@ -52,7 +52,7 @@ def test_rules_by_their_formulas(name):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("k", "nu"), [(1, 1.0), (2, 1.0), (3, 1.0), (3, 0.1)])
+@pytest.mark.parametrize(("k", "nu"), [(1, 1.0), (3, 1.0), (3, 0.1)])
 @pytest.mark.parametrize("name", RULES)
 def test_the_anchor_loss_is_least_at_the_density_ratio(name, k, nu):
     loss = jax.jit(jax.value_and_grad(lambda f: anchor_loss(*candidates(f, k), nu, RULES[name])))
