@@ -164,6 +164,7 @@ def test_bounds_of_a_perfect_critic_are_what_theory_says():
     assert abs(nt_xent.mean() - 6.003) < 4 * nt_xent.std() / math.sqrt(200) + 1e-3
 
 
+@pytest.mark.slow
 def test_every_estimator_reads_a_batch_that_devices_share_as_the_whole_matrix():
     """The formula of the scores of all pairs, whether embeddings are gathered for it or not."""
     names = [name for name in ESTIMATORS if not ESTIMATORS[name]().needs_u]

@@ -64,6 +64,7 @@ def assert_trains_as_a_run(arguments, folder, **settings):
     assert history.mi_bits is None or history.mi_bits.tolist() == [row["mi_bits"] for row in rows]
 
 
+@pytest.mark.slow
 def test_images_that_are_new_train_as_in_a_run(tmp_path):
     run = cdp_run("--config.train.steps=3", "--config.seed=5", "--config.train.learning_rate=0.001")
     settings = {"pairing": "color", "k": 8, "steps": 3, "seed": 5, "learning_rate": 0.001}

@@ -60,7 +60,11 @@ def head(*names):
 
 @pytest.mark.parametrize(
     ("name", "layout", "size"),
-    [("resnet18", "torchvision", 224), ("resnet50", "torchvision", 224), ("resnet18_cifar", "supcon-cifar10", 32)],
+    [
+        ("resnet18", "torchvision", 224),
+        pytest.param("resnet50", "torchvision", 224, marks=pytest.mark.slow),
+        ("resnet18_cifar", "supcon-cifar10", 32),
+    ],
 )
 def test_features_of_every_stage_are_torchvision_s(tmp_path, name, layout, size):
     weights, images, features = golden(name)

@@ -79,6 +79,7 @@ def test_eight_devices_give_one_s_loss_and_statistics_in_float32(pairing):
     assert_close(state_8.batch_stats, state_1.batch_stats, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_a_step_moves_every_parameter_and_only_counts_once():
     job = tiny("--config.train.warmup_steps=0")
