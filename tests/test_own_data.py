@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from scipy.stats import chisquare
 from small import IMAGES, cdp, image_set, options, user_environment
 
@@ -150,6 +151,15 @@ def test_a_setting_without_effect_is_an_error_that_says_whose_it_is(tmp_path, ca
     with pytest.raises(InputError) as error:
         parse(config)
     assert message in str(error.value)
+
+
+def test_a_stored_config_has_the_useless_settings_of_its_source_at_their_defaults(tmp_path):
+    """Read from its file, a config has lists where it had tuples."""
+    np.savez(tmp_path / "set.npz", images=np.zeros((1500, 12, 12), np.uint8), labels=np.arange(1500) % 3)
+    config = config_files.parse(image_set(f"npz:{tmp_path / 'set.npz'}", tmp_path))[0]
+    stored = ConfigDict(json.loads(config.to_json()))
+    assert isinstance(stored.data.cdp.digits, list)
+    assert parse(stored).pairing.num_classes == 3
 
 
 @pytest.mark.parametrize("channel", ["data.mi=0.5", "data.epsilon.color=0.1"])

@@ -22,7 +22,7 @@ def given(data: ConfigDict, name: str) -> dict[str, Any]:
     """What the config says of each knob of the source of this name."""
     section = _section(data, name)
     shared = {knob: data[knob] for knob in SHARED if knob in SOURCES[name].knobs}
-    return shared | {knob: tuple(x) if isinstance(x, list) else x for knob, x in section.items()}
+    return shared | section
 
 
 def check(data: ConfigDict) -> None:
@@ -50,7 +50,8 @@ def check(data: ConfigDict) -> None:
 
 def _section(data: ConfigDict, name: str) -> dict[str, Any]:
     section = data.get(name)
-    return section.to_dict() if isinstance(section, ConfigDict) else {}
+    knobs = section.to_dict() if isinstance(section, ConfigDict) else {}
+    return {knob: tuple(x) if isinstance(x, list) else x for knob, x in knobs.items()}  # a stored config has lists
 
 
 def _useless(key: str, value: Any, whose: str, data: ConfigDict) -> InputError:
