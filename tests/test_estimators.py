@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from functools import partial
 from inspect import signature
 
@@ -327,7 +328,7 @@ def test_a_constructor_is_public_and_says_what_it_is(name):
     for parameter in signature(constructor).parameters.values():
         assert parameter.default is not parameter.empty
         assert parameter.annotation is not parameter.empty
-        assert f"    {parameter.name}: " in constructor.__doc__
+        assert re.search(rf"^ *{parameter.name}: ", constructor.__doc__, re.MULTILINE)
 
 
 def test_a_constructors_argument_reaches_the_value():
