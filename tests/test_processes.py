@@ -20,8 +20,9 @@ from mirigor_jax.errors import InputError
 
 pytestmark = pytest.mark.slow
 
-JOB = tuple(cdp("--config.train.checkpoint_every=3", "--config.features.test=136", encoder=RESNET))  # a last batch of 8
-ENDLESS = ("--config.train.steps=1000000", "--config.encoder.name=lenet5")  # which is compiled at once
+SHORT = ("--config.train.checkpoint_every=3", "--config.features.test=136")  # a last batch of 8
+JOB = tuple(cdp(*SHORT, encoder=RESNET))
+ENDLESS = tuple(cdp(*SHORT, "--config.train.steps=1000000"))  # of a LeNet, which is compiled at once
 
 
 GATHER = """
@@ -143,14 +144,14 @@ def test_a_study_in_four_processes_has_the_runs_and_the_table_of_one(tmp_path):
 
 def test_one_told_to_stop_stops_all_at_the_same_step_and_another_number_goes_on(tmp_path):
     folder = tmp_path / "run"
-    processes = start(2, folder, *ENDLESS)
+    processes = start(2, folder, job=ENDLESS)
     await_training(folder, processes)
     processes[1].send_signal(signal.SIGTERM)
     assert codes(processes, 60) == [143, 143]
     last = max(int(path.name) for path in (folder / "train").iterdir() if path.name.isdigit())
     rows = (folder / "train" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [*range(1, last + 1)]
-    again = start(1, folder, *ENDLESS)
+    again = start(1, folder, job=ENDLESS)
     await_training(folder, again)
     assert f"train continues from step {last:,} of" in logs(folder)[0]
     again[0].send_signal(signal.SIGTERM)
@@ -160,7 +161,7 @@ def test_one_told_to_stop_stops_all_at_the_same_step_and_another_number_goes_on(
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_one_ends_the_others_and_the_restart_goes_on(tmp_path, killed):
     folder = tmp_path / "run"
-    processes = start(2, folder, *ENDLESS)
+    processes = start(2, folder, job=ENDLESS)
     await_training(folder, processes)
     processes[killed].kill()
     killed_at = time.monotonic()
@@ -170,7 +171,7 @@ def test_a_killed_one_ends_the_others_and_the_restart_goes_on(tmp_path, killed):
     assert re.search(
         r"[Tt]ask[ :/]*1|unhealthy .*\n1" if killed else r"another task died|coordination service", message
     )
-    again = start(2 - killed, folder, *ENDLESS)
+    again = start(2 - killed, folder, job=ENDLESS)
     await_training(folder, again)
     assert "train continues from step" in logs(folder)[0]
     again[0].send_signal(signal.SIGTERM)
