@@ -26,6 +26,7 @@ def batch_bits(folder: Path, k: int) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_of_older_names_is_restored_and_re_estimated_to_the_same_numbers(old_run):
     config = "--config=configs/estimate.py:pairing=all,k_est=32,seed=3"
     assert main([config, f"--config.restore={old_run}"]) == 0
