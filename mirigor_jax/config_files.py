@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FieldReference, config_flags
 
 from mirigor_jax.errors import InputError
 
@@ -65,7 +65,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str, str | None]:
     for key in (override.partition("=")[0] for override in overrides):
         if key not in keys:
             raise InputError(f"unknown config key '{key}'; {did_you_mean(key, keys)}")
-    rest = ["main", *(a for a in argv if a != f"--config={files[0]}")]
+    rest = ["main", *_without_nones(config, [a for a in argv if a != f"--config={files[0]}"])]
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
     flags.DEFINE_string("workdir", None, "run folder", flag_values=values)
@@ -77,6 +77,17 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str, str | None]:
         raise InputError(f"unexpected argument '{rest[1]}'; options start with --config or --workdir")
     named = [override for override in overrides if not override.startswith("study.only=")]  # a part of the same study
     return values.config, _folder_name(name, named), values.workdir
+
+
+def _without_nones(config: ConfigDict, argv: list[str]) -> list[str]:
+    """The arguments without KEY=None of keys that may be None, which the config then has."""
+    fields = flatten(config.to_dict(preserve_field_references=True))
+    optional = {f"--config.{key}" for key, value in fields.items() if isinstance(value, FieldReference)}
+    last = {argument.partition("=")[0]: argument for argument in argv}
+    empty = {f"{flag}=None" for flag in optional}
+    nones = {flag for flag in optional & last.keys() if last[flag] in empty}
+    config.update_from_flattened_dict({flag.removeprefix("--config."): None for flag in nones})
+    return [argument for argument in argv if argument not in empty and argument.partition("=")[0] not in nones]
 
 
 def split_job_flags(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, bool]]:

@@ -15,9 +15,10 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
-from small import QUICK, cdp, report, user_environment
+from small import QUICK, cdp, options, report, user_environment
 
 from mirigor_jax import config_files, encoding, fitting, kinds
+from mirigor_jax.config_files import flatten
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.history import TrainingHistory
@@ -526,6 +527,22 @@ def test_configs_are_found_from_any_directory(tmp_path, monkeypatch):
     mine.write_text("import common\ndef get_config(arg): return common.base()")
     with pytest.raises(ZeroDivisionError):  # a config of one's own imports the common.py beside it
         config_files.parse([f"--config={mine}"])
+
+
+def test_none_is_a_value_of_every_key_that_may_be_none():
+    names = ("encoder.width", "encoder.remat", "features.fit", "evaluate.classes", "data.epsilon.color", "data.size")
+    config = config_files.parse(["--config=configs/cdp.py:scale=paper", *options(dict.fromkeys(names))])[0]
+    values = flatten(config)
+    assert {name: values[name] for name in names} == dict.fromkeys(names)
+    again = ["--config.encoder.width=None", "--config.encoder.width=4"]
+    assert config_files.parse(["--config=configs/cdp.py", *again])[0].encoder.width == 4
+    assert config_files.parse(["--config=configs/cdp.py", *again[::-1]])[0].encoder.width is None
+    study = config_files.parse(
+        ["--config=configs/studies/batch_size.py:scale=paper", "--config.run.encoder.width=None"]
+    )
+    assert study[0].run.encoder.width is None
+    with pytest.raises(InputError, match=r"None"):
+        config_files.parse(["--config=configs/cdp.py", "--config.train.k=None"])
 
 
 def test_a_kind_of_run_registered_in_a_config_file_is_run(tmp_path, monkeypatch, capsys):
