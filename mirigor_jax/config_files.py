@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, FieldReference, config_flags
@@ -14,6 +14,19 @@ from ml_collections import ConfigDict, FieldReference, config_flags
 from mirigor_jax.errors import InputError
 
 SHIPPED = (Path(__file__).parent, Path(__file__).parents[1])  # where a wheel and a checkout keep configs/
+
+
+class Parsed(NamedTuple):
+    """What a command line asks for.
+
+    name: the config's, with its arguments and overrides: what the default run folder is called.
+    given: dotted keys of the config that the command line names, by --config.KEY=VALUE or by an argument so called.
+    """
+
+    config: ConfigDict
+    name: str
+    workdir: str | None
+    given: tuple[str, ...]
 
 
 def load_config(text: str) -> tuple[ConfigDict, str]:
@@ -51,20 +64,20 @@ def shipped_configs() -> list[str]:
     return sorted(paths - {"configs/common.py"})
 
 
-def parse(argv: list[str]) -> tuple[ConfigDict, str, str | None]:
-    """(config, name, workdir or None) from the arguments behind the program's name; InputError where they are wrong.
-
-    The name is the config's, with its arguments and overrides: what the default run folder is called.
-    """
+def parse(argv: list[str]) -> Parsed:
+    """What the arguments behind the program's name ask for. Raises InputError where they are wrong."""
     files = [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
     if len(files) != 1:
         raise InputError(f"give one --config=FILE, for example --config=configs/cdp.py (got {len(files)})")
     config, name = load_config(files[0])
-    overrides = sorted(a.removeprefix("--config.") for a in argv if a.startswith("--config."))
+    overrides = [a.removeprefix("--config.") for a in argv if a.startswith("--config.")]
     keys = list(flatten(config))
-    for key in (override.partition("=")[0] for override in overrides):
+    given = [override.partition("=")[0] for override in overrides]
+    for key in sorted(given):
         if key not in keys:
             raise InputError(f"unknown config key '{key}'; {did_you_mean(key, keys)}")
+    arguments = [argument.partition("=")[0] for argument in files[0].partition(":")[2].split(",")]
+    given = [*(argument for argument in arguments if argument in keys), *given]
     rest = ["main", *_without_nones(config, [a for a in argv if a != f"--config={files[0]}"])]
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
@@ -75,8 +88,9 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str, str | None]:
         raise InputError(str(error).replace("\n", " ")) from error
     if len(rest) > 1:
         raise InputError(f"unexpected argument '{rest[1]}'; options start with --config or --workdir")
-    named = [override for override in overrides if not override.startswith("study.only=")]  # a part of the same study
-    return values.config, _folder_name(name, named), values.workdir
+    # Those of one study's parts have one name.
+    named = [override for override in sorted(overrides) if not override.startswith("study.only=")]
+    return Parsed(values.config, _folder_name(name, named), values.workdir, tuple(dict.fromkeys(given)))
 
 
 def _without_nones(config: ConfigDict, argv: list[str]) -> list[str]:

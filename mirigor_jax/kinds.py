@@ -3,16 +3,22 @@
 A new kind is one entry, in a config file too: `RUN_KINDS["mine"] = RunKind(run)`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
 from ml_collections import ConfigDict
 
+from mirigor_jax.config_files import flatten
 from mirigor_jax.errors import InputError
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
-from mirigor_jax.runs import arrays, images, re_estimate
+from mirigor_jax.runs import arrays, images, knobs, re_estimate
 from mirigor_jax.studies import grid, invertible
+
+
+def nothing_idle(config: ConfigDict, given: Sequence[str]) -> Mapping[str, str]:
+    """Of a kind whose settings all have an effect."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -23,24 +29,37 @@ class RunKind:
         what the user can put right.
     is_shared: whether several processes can run it together.
     is_watched: whether it trains what --tensorboard and --profile show.
+    idle: (config, keys that a user gave) → what is wrong with those of them without effect, in words that follow
+        KEY=VALUE. Only what was given is judged: a config file has values for whole families of runs.
     """
 
     run: Callable[[ConfigDict, str, str | None, Monitoring], None]
     is_shared: bool = True
     is_watched: bool = True
+    idle: Callable[[ConfigDict, Sequence[str]], Mapping[str, str]] = nothing_idle
 
 
 RUN_KINDS: dict[str, RunKind] = {
-    "images": RunKind(images.run),
-    "restore": RunKind(re_estimate.run),
-    "arrays": RunKind(arrays.run, is_shared=False, is_watched=False),
-    "study": RunKind(grid.run),
-    "invertible": RunKind(invertible.run, is_shared=False),
+    "images": RunKind(images.run, idle=knobs.idle),
+    "restore": RunKind(re_estimate.run, idle=re_estimate.idle),
+    "arrays": RunKind(arrays.run, is_shared=False, is_watched=False, idle=arrays.idle),
+    "study": RunKind(grid.run, idle=grid.idle),
+    "invertible": RunKind(invertible.run, is_shared=False, idle=invertible.idle),
 }
 
 
-def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
-    """Run a config by its kind. Raises InputError if there is no such kind, or if it cannot be run as asked."""
+def run(
+    config: ConfigDict,
+    name: str,
+    workdir: str | None,
+    monitoring: Monitoring = NO_MONITORING,
+    given: Sequence[str] = (),
+) -> None:
+    """Run a config by its kind.
+
+    given: keys that the command line names. Raises InputError if there is no such kind, if it cannot be run as asked,
+    and for a given setting without effect, before anything is written.
+    """
     if config.kind not in RUN_KINDS:
         raise InputError(f"unknown kind '{config.kind}'; choose one of {', '.join(RUN_KINDS)}")
     kind = RUN_KINDS[config.kind]
@@ -50,4 +69,9 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
         raise InputError(
             f"--tensorboard and --profile are of trainings and their critics; a job of kind {config.kind} has none"
         )
+    values = flatten(config)
+    said = [key for key in given if values[key] not in (None, "")]
+    if said and (idle := kind.idle(config, said)):
+        key, words = next(iter(idle.items()))
+        raise InputError(f"{key}={values[key]!r} {words}")
     kind.run(config, name, workdir, monitoring)

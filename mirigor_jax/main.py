@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         argv, peers, monitoring_flags = config_files.split_job_flags(argv)
         keep_compiled_programs()  # before JAX is imported, which a config file may do
-        config, name, workdir = config_files.parse(argv)
+        config, name, workdir, given = config_files.parse(argv)
         import jax
 
         # JAX starts only for a command line that is right
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         memory.keep_freed_memory()
         with contextlib.nullcontext() if parallel.is_main() else contextlib.redirect_stdout(io.StringIO()):
             try:
-                kinds.run(config, name, workdir, monitoring.Monitoring(**monitoring_flags))
+                kinds.run(config, name, workdir, monitoring.Monitoring(**monitoring_flags), given)
             except parallel.Stopped:
                 print("stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
                 return 143

@@ -43,6 +43,7 @@ class Objective:
     bounds_mi: log(2k−1) − loss is the in-training MI (Lee et al. 2023, Eq. 4). That holds for NT-Xent alone, which
         finds one partner among 2k−1 views: supcon has several, and a least loss of the log of their number; decoupled
         leaves the partner out of the candidates, and may be negative; the others find an image's class.
+    has_temperature: whether the temperature that it is made with makes a difference.
     with_negatives: the objective whose negatives are images of their own. None: it has no use for them.
     """
 
@@ -53,6 +54,7 @@ class Objective:
     needs_negatives: bool = False
     outputs: int | None = None
     bounds_mi: bool = False
+    has_temperature: bool = True
     with_negatives: "Objective | None" = None
 
     @property
@@ -99,13 +101,13 @@ def decoupled_objective(*, temperature: float, num_classes: int | None, axis_nam
 def cross_entropy_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
     """Supervised learning of the images' classes."""
     del temperature, axis_name
-    return Objective(cross_entropy, prepare=_classes, needs_classes=True, outputs=num_classes)
+    return Objective(cross_entropy, prepare=_classes, needs_classes=True, outputs=num_classes, has_temperature=False)
 
 
 def rotation_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
     """Each view is turned by a random multiple of 90°, and which one is its class."""
     del temperature, num_classes, axis_name
-    return Objective(cross_entropy, prepare=_rotations, transform=rotate, outputs=4)
+    return Objective(cross_entropy, prepare=_rotations, transform=rotate, outputs=4, has_temperature=False)
 
 
 # An entry's function is called with temperature, num_classes (None: the images have no labels) and axis_name.

@@ -208,9 +208,9 @@ WRONG = {
 
 @pytest.mark.parametrize("named", WRONG)
 def test_what_is_not_in_a_bucket_is_named_in_one_line(server, named):
-    config, *rest = config_files.parse([*WRONG[named]])
+    config, name, workdir, given = config_files.parse([*WRONG[named]])
     with pytest.raises(InputError, match=re.escape(named)) as raised:
-        kinds.run(config, *rest)
+        kinds.run(config, name, workdir, given=given)
     assert "\n" not in str(raised.value)
     assert objects(server, "run/") == objects(server, "other/") == []
 

@@ -227,7 +227,7 @@ def test_a_draft_that_a_kill_left_behind_is_not_read(tmp_path):
 
 
 def test_a_run_killed_while_its_folder_was_claimed_goes_on(tmp_path):
-    config, _, _ = config_files.parse(cdp())
+    config, *_ = config_files.parse(cdp())
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".config.json.123").write_text('{"half": ')
     RunFolder(tmp_path / "run").claim(config)
@@ -482,7 +482,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
 
 
 def test_restoring_a_run_without_a_checkpoint_says_so(tmp_path, capsys):
-    config, _, _ = config_files.parse(cdp())
+    config, *_ = config_files.parse(cdp())
     RunFolder(tmp_path / "run").claim(config)
     restore = ["--config=configs/estimate.py", f"--config.restore={tmp_path / 'run'}"]
     assert main(restore) == 2
@@ -521,7 +521,7 @@ def test_default_folders_are_named_after_the_command():
 def test_configs_are_found_from_any_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "common.py").write_text("def base(): return 1 / 0")  # a stranger's common.py is not ours
-    config, _, _ = config_files.parse(["--config=configs/cdp.py:mi=3.3,k_est=512,seed=7,size=48"])
+    config, *_ = config_files.parse(["--config=configs/cdp.py:mi=3.3,k_est=512,seed=7,size=48"])
     assert (config.data.mi, config.estimate.k, config.seed, config.data.size) == (3.3, 512, 7, 48)
     mine = tmp_path / "mine.py"
     mine.write_text("import common\ndef get_config(arg): return common.base()")
@@ -571,7 +571,7 @@ def test_a_kind_of_run_registered_in_a_config_file_is_run(tmp_path, monkeypatch,
 
 
 def test_k_of_the_paper_and_epsilon_one_by_one():
-    config, _, _ = config_files.parse(["--config=configs/cdp.py:k=2", "--config.data.epsilon.color=0.1"])
+    config, *_ = config_files.parse(["--config=configs/cdp.py:k=2", "--config.data.epsilon.color=0.1"])
     assert (config.train.k, config.train.steps) == (2, 10_000)
     pairing = job.parse(config).pairing
     assert pairing.epsilon == (0.1, 0.0, 0.0)

@@ -110,8 +110,9 @@ def test_flags_are_told_from_the_configs_arguments():
 
 def test_what_cannot_be_watched_is_told(tmp_path, monkeypatch):
     arguments = ["--config=configs/arrays.py", f"--workdir={tmp_path / 'run'}"]
+    config, name, workdir, _ = config_files.parse(arguments)
     with pytest.raises(InputError, match="--tensorboard and --profile"):
-        kinds.run(*config_files.parse(arguments), Monitoring(profile=True))
+        kinds.run(config, name, workdir, Monitoring(profile=True))
     monkeypatch.setattr(watching.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install -e '\.\[tensorboard\]'"):
         Monitoring(tensorboard=True)

@@ -97,15 +97,15 @@ def get_config(arg):
     config.study.cells = tuple({"name": f"k={k}", "run": {"train.k": k}} for k in (2, 4))
     return config
 '''
-SMALL = {**IMAGES, "train.k": 8, "train.steps": 4, "estimate.k": 32}
+SMALL = {**IMAGES, "train.steps": 4, "estimate.k": 32}
 
 
-def run_own(folder: Path, what: str, prefix: str = "") -> Path:
+def run_own(folder: Path, what: str, *arguments: str, prefix: str = "") -> Path:
     """The folder of a finished run of the user's own config file."""
     config = folder / "own.py"
     config.write_text(OWN)
     command = [sys.executable, "-W", "error", "-m", "mirigor_jax.main", f"--config={config}:{what}"]
-    command += [*options(SMALL, prefix), f"--workdir={folder / 'run'}"]
+    command += [*options(SMALL, prefix), *arguments, f"--workdir={folder / 'run'}"]
     done = subprocess.run(command, env=user_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder / "run"
@@ -113,7 +113,7 @@ def run_own(folder: Path, what: str, prefix: str = "") -> Path:
 
 @pytest.mark.slow
 def test_one_entry_adds_an_estimator_encoder_metric_source_pairing_and_objective(tmp_path):
-    folder = run_own(tmp_path, "run")
+    folder = run_own(tmp_path, "run", "--config.train.k=8")
     report = json.loads((folder / "report.json").read_text())
     assert list(report["estimates"]) == ["halves"]
     curve = report["estimate"]["curve"]
@@ -131,7 +131,7 @@ def test_one_entry_adds_an_estimator_encoder_metric_source_pairing_and_objective
 
 @pytest.mark.slow
 def test_one_entry_adds_a_study(tmp_path):
-    folder = run_own(tmp_path, "study", "run.")
+    folder = run_own(tmp_path, "study", prefix="run.")
     assert "rows: 2" in (folder / "study.md").read_text()
     rows = json.loads((folder / "study.json").read_text())["rows"]
     assert [row["cell"] for row in rows] == ["k=2", "k=4"]

@@ -242,7 +242,7 @@ TINY = (
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
-    config, _, _ = config_files.parse(["--config=configs/cdp.py", *TINY, f"--config.estimate.stream={stream}"])
+    config, *_ = config_files.parse(["--config=configs/cdp.py", *TINY, f"--config.estimate.stream={stream}"])
     same_class = pairing.parse("all", uniform(("color", "digit"), (2, 3)))
     job = without_images(config, same_class)
     rng, mesh = np.random.default_rng(0), parallel.make_mesh(64)
@@ -275,7 +275,7 @@ def test_the_abstract_arguments_of_the_estimate_are_the_real_ones(stream):
 @pytest.mark.slow
 @pytest.mark.parametrize("pairing", ["simclr", "class"])
 def test_imagenet_is_planned_without_its_images(pairing):
-    config, _, _ = config_files.parse([f"--config=configs/imagenet.py:pairing={pairing}", "--config.encoder.width=4"])
+    config, *_ = config_files.parse([f"--config=configs/imagenet.py:pairing={pairing}", "--config.encoder.width=4"])
     job = work.prepare(config, None if pairing == "simclr" else 1000)
     results = {stage: work_of(job, jax.devices()) for stage, work_of in work.STAGES.items()}
     assert job.config.encoder.dtype == "bfloat16"
@@ -297,7 +297,7 @@ def test_imagenet_is_planned_without_its_images(pairing):
 
 @pytest.mark.slow
 def test_batches_that_leave_chips_idle_are_refused():
-    config, _, _ = config_files.parse(["--config=configs/cdp.py", *TINY])
+    config, *_ = config_files.parse(["--config=configs/cdp.py", *TINY])
     config.train.k, config.estimate.batch_size = 12, 20
     job = work.prepare(config, None)
     with pytest.raises(InputError, match=r"train\.k=12 do not divide over 8 chips; use multiples of 8"):

@@ -200,7 +200,6 @@ def test_noise_is_of_the_distribution_it_is_called_by_and_of_its_row():
             ("--config.data.negatives=own", "--config.train.objective=supcon"),
             "supcon' has no use for negatives of their own",
         ),
-        (("--config.data.negatives=own", "--config.encoder.path=X.npz"), "the encoder is given; leave them out"),
     ],
 )
 def test_negatives_that_cannot_be_are_named_before_anything_is_written(images, tmp_path, arguments, message, capsys):
@@ -285,6 +284,13 @@ def test_what_is_wrong_is_told_before_anything_is_made(images, tmp_path, capsys,
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_that_is_given_is_not_trained_with_negatives(images, tmp_path, capsys):
+    given = ("--config.data.negatives=own", "--config.encoder.path=X.npz")
+    assert main(encoder(f"npz:{images}", tmp_path / "run", *given)) == 2
+    assert "the encoder is given; leave them out" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

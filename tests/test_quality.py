@@ -280,7 +280,7 @@ def test_every_negatives_cell_is_a_run(images, tmp_path):
 
 
 def shipped(name: str, arguments: str = "", *more: str) -> list[grid.Cell]:
-    config, _, _ = config_files.parse([f"--config=configs/studies/{name}.py:{arguments}", *more])
+    config, *_ = config_files.parse([f"--config=configs/studies/{name}.py:{arguments}", *more])
     return grid.cells_of(config, RunFolder(Path("x")))
 
 

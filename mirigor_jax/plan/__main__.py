@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     jax.config.update("jax_enable_compilation_cache", False)  # it can't load programs for devices that are not there
     try:
         rest, options = config_files.pop_flags(argv, topology=str, classes=int, only=str, sweep=bool)
-        config, name, workdir = config_files.parse(rest)
+        config, name, workdir, _ = config_files.parse(rest)
         if options["topology"] is None:
             raise InputError("give --topology=KIND:SHAPE, for example --topology=v5e:4x4")
         folder = Path(workdir or f"plans/{name}-{options['topology'].replace(':', '_')}").expanduser()

@@ -17,6 +17,16 @@ from mirigor_jax.runs import report
 from mirigor_jax.runs.folder import RunFolder, digest
 from mirigor_jax.runs.schema import ArrayEntry, Truth, read
 
+OF_PAIRS = ("estimators", "critic", "batch_size")  # settings of the critics that I(X;Y) is estimated by
+
+
+def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
+    """What is wrong with those of the given keys that have no effect."""
+    if config.labels is None or config.y is not None:
+        return {}
+    words = f"is of critics of rows x and y, and labels='{config.labels}' are given instead of y; leave it out"
+    return {key: words for key in given if key in OF_PAIRS}
+
 
 def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
     """Run or resume, and write the report. Raises InputError for what the user can put right."""

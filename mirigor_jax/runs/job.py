@@ -246,8 +246,8 @@ def re_estimated(
         config.data.mi = mi
         config.data.epsilon = dict.fromkeys(run_config.data.epsilon)
     for key, value in changes.items():
-        section = config.features if key in ("test", "checkpoint") else config.estimate
-        section[key] = list(value) if key == "k_curve" else value
+        section, _, name_there = changed_key(key).partition(".")
+        config[section][name_there] = list(value) if key == "k_curve" else value
     name_parts = [f"{key}={'+'.join(map(str, x)) if key == 'k_curve' else x}" for key, x in sorted(changes.items())]
     if seed is not None:
         config.seed = seed
@@ -256,6 +256,11 @@ def re_estimated(
     if "/" in name:
         raise InputError(f"config.name='{name}' holds a slash; give the plain name of a folder")
     return config.unlock(), name
+
+
+def changed_key(change: str) -> str:
+    """The dotted key of a run's config that a re-estimate's `change` is of."""
+    return f"{'features' if change in ('test', 'checkpoint') else 'estimate'}.{change}"
 
 
 def make_objective(config: ConfigDict, num_classes: int | None) -> Objective:
@@ -330,7 +335,8 @@ def _check_numbers(config: ConfigDict) -> None:
         if not 0 < flat[key] < math.inf:
             raise InputError(f"{key}={flat[key]}: expected a number above 0")
     with under("train."):
-        training.check_parts(t.k // parallel.make_mesh(t.k).size, t.accumulate)
+        if not (config.encoder.path or table.holds_features(config.data.source)):
+            training.check_parts(t.k // parallel.make_mesh(t.k).size, t.accumulate)
         training.make_optimizer(t.optimizer, learning_rate=t.learning_rate, steps=1, warmup_steps=0, weight_decay=0.0)
     parallel.make_mesh(f.batch_size)
     if f.checkpoint not in ("last", "best"):

@@ -1,12 +1,20 @@
-"""Which settings of `config.data` the chosen source has a use for; one without effect is an error."""
+"""Which settings a run on images has a use for; one without effect is an error.
 
-from dataclasses import fields
+`check` is of settings of `config.data` wherever they were made; `RULES` are of what a user gave on the command line.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from mirigor_jax.data.sources.table import SOURCES, Request
+from mirigor_jax import models
+from mirigor_jax.config_files import flatten
+from mirigor_jax.data.pairing import shares_image, split
+from mirigor_jax.data.sources.table import SOURCES, Request, holds_features
 from mirigor_jax.errors import InputError
+from mirigor_jax.objectives import OBJECTIVES
 
 # Settings of finite sets of images with their defaults; the last two are about pixels, which features have none of.
 OF_SETS = {
@@ -57,3 +65,145 @@ def _section(data: ConfigDict, name: str) -> dict[str, Any]:
 def _useless(key: str, value: Any, whose: str, data: ConfigDict) -> InputError:
     shown = f"'{value}'" if isinstance(value, str) else value
     return InputError(f"data.{key}={shown} is of {whose}, and data.source='{data.source}'; leave it out")
+
+
+def _features(config: ConfigDict) -> bool:
+    return holds_features(config.data.source)
+
+
+def _checkpoint(config: ConfigDict) -> bool:
+    return bool(config.encoder.path)
+
+
+def _generated(config: ConfigDict) -> bool:
+    source = SOURCES.get(config.data.source.partition(":")[0])
+    return source is not None and source.is_generated
+
+
+def _whole_sets(config: ConfigDict) -> bool:
+    """Whether sets of images are read as they are: nothing of them is chosen, made or changed at random."""
+    data, limits = config.data, (config.data.images, *(config.features[part] for part in ("fit", "validation", "test")))
+    at_random = data.negatives or any(data[name] != OF_SETS[name] for name in ("corrupted", "rotations", "noise"))
+    return not _generated(config) and not at_random and all(limit is None for limit in limits)
+
+
+def _pairings(config: ConfigDict) -> tuple[str, ...]:
+    """All that the encoder is estimated under."""
+    return (config.data.pairing, *config.estimate.extra_pairings)
+
+
+def _without_metrics(config: ConfigDict) -> bool:
+    return not config.evaluate.metrics
+
+
+def _unmeasured(where: Callable[[ConfigDict], bool]) -> Callable[[ConfigDict], bool]:
+    """Whether a run is one of these, and has no metrics."""
+    return lambda config: where(config) and _without_metrics(config)
+
+
+def _without_temperature(config: ConfigDict) -> bool:
+    make = OBJECTIVES.get(config.train.objective)
+    if make is None:
+        return False
+    options: dict[str, Any] = {"num_classes": None, "axis_name": None}
+    return not make(temperature=config.train.temperature, **options).has_temperature
+
+
+def _without_batch_norm(config: ConfigDict) -> bool:
+    try:
+        return not hasattr(models.build(config.encoder.name), "axis_name")
+    except InputError:  # which is said elsewhere
+        return False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Settings without effect in some runs on images.
+
+    keys: dotted; a section's name and a dot stand for all of it. but: those of it that the rule is not about.
+    whose: what has a use for them, in words.
+    where: (config) → whether the run is none of these. because: the settings that make it none.
+    instead: what to give to make it one; {} stands for the value of the first of `because`.
+    """
+
+    keys: tuple[str, ...]
+    whose: str
+    where: Callable[[ConfigDict], bool]
+    because: tuple[str, ...]
+    but: tuple[str, ...] = ()
+    instead: str = ""
+
+    def is_of(self, key: str) -> bool:
+        """Whether it speaks of this key."""
+        sections = tuple(own for own in self.keys if own.endswith("."))
+        return key not in self.but and (key in self.keys or key.startswith(sections))
+
+    def words(self, config: ConfigDict) -> str:
+        """What a message says behind KEY=VALUE."""
+        values = flatten(config)
+        causes = " and ".join(f"{key}={values[key]!r}" for key in self.because)
+        advice = f", or give {self.instead.format(values[self.because[0]])}" if self.instead else ""
+        return f"is of {self.whose}, and {causes}; leave it out{advice}"
+
+
+OF_TRAINING = ("train.", "data.resident", "features.checkpoint")
+TEMPERATURE = ("train.temperature",)  # of the metrics, too
+TRAINING, LOSSES = "runs that train an encoder", "contrastive losses and of metrics"
+# The first that a key falls under is the one that is told. How many threads, workers or rows at once read images is of
+# the machine, and never without effect.
+RULES = (
+    Rule(("data.size", "data.augment.", "encoder."), "images", _features, ("data.source",)),
+    Rule(
+        ("estimate.extra_pairings",),
+        "images",
+        lambda c: _features(c) and all(split(text)[1] for text in c.estimate.extra_pairings),
+        ("data.source",),
+    ),
+    Rule(OF_TRAINING, TRAINING, _features, ("data.source",), but=TEMPERATURE),
+    Rule(OF_TRAINING, TRAINING, _checkpoint, ("encoder.path",), but=TEMPERATURE),
+    Rule(tuple(f"encoder.{o}" for o in ("name", "width", "stem", "remat")), TRAINING, _checkpoint, ("encoder.path",)),
+    Rule(("data.images",), TRAINING, lambda c: _checkpoint(c) and _generated(c), ("encoder.path",)),
+    Rule(
+        ("encoder.layout",),
+        "public checkpoints",
+        lambda c: not _checkpoint(c),
+        ("encoder.path",),
+        instead="--config.encoder.path=FILE",
+    ),
+    Rule(TEMPERATURE, LOSSES, _unmeasured(_features), ("data.source", "evaluate.metrics")),
+    Rule(TEMPERATURE, LOSSES, _unmeasured(_checkpoint), ("encoder.path", "evaluate.metrics")),
+    Rule(TEMPERATURE, LOSSES, _unmeasured(_without_temperature), ("train.objective", "evaluate.metrics")),
+    Rule(("train.global_batch_norm",), "encoders with BatchNorm", _without_batch_norm, ("encoder.name",)),
+    Rule(
+        ("evaluate.classes", "evaluate.mlp_steps"),
+        "the metrics",
+        _without_metrics,
+        ("evaluate.metrics",),
+        instead="--config.evaluate.metrics=True",
+    ),
+    Rule(
+        ("data.augment.",),
+        "pairings with simclr",
+        lambda c: not any(split(text)[1] for text in _pairings(c)),
+        ("data.pairing",),
+        instead="--config.data.pairing={}+simclr",
+    ),
+    Rule(
+        ("estimate.stream",),
+        "pairings by class, and views of one image are always streamed",
+        lambda c: all(map(shares_image, _pairings(c))),
+        ("data.pairing",),
+    ),
+    Rule(("data.seed",), "images that are made, changed or chosen at random", _whole_sets, ("data.source",)),
+)
+
+
+def rule_of(config: ConfigDict, key: str) -> Rule | None:
+    """The rule by which the key has no effect in this run; None where it has one."""
+    return next((rule for rule in RULES if rule.is_of(key) and rule.where(config)), None)
+
+
+def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
+    """What is wrong with those of the given keys that have no effect."""
+    rules = {key: rule_of(config, key) for key in given}
+    return {key: rule.words(config) for key, rule in rules.items() if rule is not None}

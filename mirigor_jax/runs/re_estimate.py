@@ -1,5 +1,6 @@
 """Another estimate of a finished run's encoder, without training it again."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -9,11 +10,12 @@ from mirigor_jax.data.sources.table import holds_features
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import describe, io_errors
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
+from mirigor_jax.runs import knobs
 from mirigor_jax.runs.estimate import estimate_stage, finished_estimate
 from mirigor_jax.runs.features import own_features
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.images import add_estimate, write_report
-from mirigor_jax.runs.job import digests, estimate_name, parse, precision, re_estimated
+from mirigor_jax.runs.job import changed_key, digests, estimate_name, parse, precision, re_estimated
 
 
 def run(overrides: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
@@ -25,8 +27,25 @@ def run(overrides: ConfigDict, name: str, workdir: str | None, monitoring: Monit
         )
     if not overrides.restore:
         raise InputError("config.restore='' is not a run folder; give a run's path")
-    asked = {name: value for name, value in overrides.items() if name not in ("kind", "restore") and value is not None}
-    re_estimate(RunFolder.at(overrides.restore), monitoring, **asked)
+    re_estimate(RunFolder.at(overrides.restore), monitoring, **_asked(overrides))
+
+
+def idle(overrides: ConfigDict, given: Sequence[str]) -> dict[str, str]:
+    """What is wrong with those of the given keys that have no effect.
+
+    Raises InputError where there is no finished run.
+    """
+    if not overrides.restore:
+        return {}
+    run_config = ConfigDict(parallel.from_main(_restorable, RunFolder.at(overrides.restore)))
+    config, _ = re_estimated(run_config, **_asked(overrides))
+    keys = {changed_key(key): key for key in given}
+    return {keys[key]: words for key, words in knobs.idle(config, list(keys)).items()}
+
+
+def _asked(overrides: ConfigDict) -> dict[str, Any]:
+    """What a config of kind `restore` changes of the run, as `re_estimated` takes it."""
+    return {name: value for name, value in overrides.items() if name not in ("kind", "restore") and value is not None}
 
 
 def re_estimate(folder: RunFolder, monitoring: Monitoring = NO_MONITORING, **asked: Any) -> None:

@@ -20,7 +20,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.files import io_errors, write_text
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import duration
-from mirigor_jax.runs import images
+from mirigor_jax.runs import images, knobs
 from mirigor_jax.runs.folder import LockedError, RunFolder
 from mirigor_jax.runs.job import re_estimated
 from mirigor_jax.runs.re_estimate import re_estimate
@@ -63,15 +63,10 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
 
 def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
     """The config's own runs, and the finished ones of the studies it reads."""
-    known, cells = flatten(config.run), []
-    for cell in config.study.cells:
-        if unknown := cell["run"].keys() - known.keys():
-            raise InputError(
-                f"{cell['name']}: unknown config key '{min(unknown)}'; {did_you_mean(min(unknown), list(known))}"
-            )
-        run_config = ConfigDict(config.run.to_dict())
-        run_config.update_from_flattened_dict(cell["run"])
-        cells.append(Cell(cell["name"], folder / cell["name"], run_config, dict(cell.get("tags", {}))))
+    cells = [
+        Cell(cell["name"], folder / cell["name"], run_config, dict(cell.get("tags", {})))
+        for cell, run_config in zip(config.study.cells, _own_configs(config), strict=True)
+    ]
     tags = STUDIES[config.study.name].tags
     for source in map(RunFolder.at, filter(None, config.study.sources.split(","))):
         cells += [
@@ -82,6 +77,43 @@ def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
         if missing := [tag for tag in tags if tag not in cell.tags]:
             raise InputError(f"{cell.name}: study {config.study.name} needs a tag '{missing[0]}' of each cell; give it")
     return cells
+
+
+def _own_configs(config: ConfigDict) -> list[ConfigDict]:
+    """What each of the config's own runs is made with. Raises InputError for an unknown key."""
+    known, configs = flatten(config.run), []
+    for cell in config.study.cells:
+        if unknown := cell["run"].keys() - known.keys():
+            raise InputError(
+                f"{cell['name']}: unknown config key '{min(unknown)}'; {did_you_mean(min(unknown), list(known))}"
+            )
+        configs.append(ConfigDict(config.run.to_dict()))
+        configs[-1].update_from_flattened_dict(cell["run"])
+    return configs
+
+
+def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
+    """What is wrong with those of the given keys that have no effect in any run of the study."""
+    # Each run is also restored, and an estimate may have a use for what the run itself has none for.
+    runs = [
+        (cell["run"], [own, *(re_estimated(own, **asked)[0] for asked in config.study.estimates)])
+        for cell, own in zip(config.study.cells, _own_configs(config), strict=True)
+    ]
+    words = {key: _idle_words(key.removeprefix("run."), runs) for key in given if key.startswith("run.")}
+    return {key: said for key, said in words.items() if said is not None}
+
+
+def _idle_words(key: str, runs: Sequence[tuple[Mapping[str, Any], Sequence[ConfigDict]]]) -> str | None:
+    """Why the key has no effect; None if it has one. runs: what each sets itself, and its config and its estimates'."""
+    if not runs:
+        return "is of runs of the study's own, and it has none; leave it out"
+    rules = [knobs.rule_of(config, key) for own, configs in runs if key not in own for config in configs]
+    if not rules:
+        return "is set by each run of this study itself; leave it out"
+    found = [rule for rule in rules if rule is not None]
+    if len(found) < len(rules):
+        return None
+    return f"is of {found[0].whose}, and no run of this study has a use for it; leave it out"
 
 
 def _without_tags(config: ConfigDict) -> ConfigDict:

@@ -24,6 +24,7 @@ from mirigor_jax.runs.schema import Report
 from mirigor_jax.studies import invertible_encoders
 
 INVERTIBLE = 1e-4  # the largest error of an inverse, and of a log-determinant in nats, that counts as none
+OF_ADVERSARIES = ("adversarial_weight", "ridge")  # settings of the classifier that encoders hide the class from
 CAPTIONS = {
     "invertible": "InfoNCE, accuracy and invertibility over training, after Tschannen et al. 2020, Fig. 1.",
 }
@@ -40,6 +41,15 @@ class InvertibleReport(Report):
     ceiling_bits: float
     over_training: dict[str, list[dict[str, Any]]]
     correlation: dict[str, float | None]
+
+
+def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
+    """What is wrong with those of the given keys that have no effect."""
+    made = map(invertible_encoders.OBJECTIVES.get, config.objectives)
+    if any(objective is None or objective.adversarial for objective in made):
+        return {}
+    words = f"is of adversarial objectives, and objectives={tuple(config.objectives)}; leave it out"
+    return {key: words for key in given if key in OF_ADVERSARIES}
 
 
 def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:

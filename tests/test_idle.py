@@ -1,0 +1,177 @@
+"""A setting on the command line that has no effect is an error that names whose it is; one in a config file is none."""
+
+import json
+
+import pytest
+from ml_collections import ConfigDict
+from small import IMAGES, batch_size, cdp, encoder, image_set, options
+
+from mirigor_jax import kinds
+from mirigor_jax.config_files import flatten, load_config, parse
+from mirigor_jax.main import main
+from mirigor_jax.objectives import OBJECTIVES
+from mirigor_jax.runs.knobs import RULES
+
+FEATURES = ["--config=configs/encoder.py", "--config.data.source=features:h.npz"]
+CHECKPOINT = ["--config=configs/encoder.py", "--config.data.source=npz:set.npz", "--config.encoder.path=x.pth"]
+RENDERED = ["--config=configs/encoder.py:size=64", "--config.data.source=cdp", "--config.encoder.path=x.pth"]
+PLAIN = "--config.evaluate.metrics=False"
+LABELS = ["--config=configs/arrays.py", "--config.x=x.npy", "--config.labels=y.npy"]
+UNADVERSARIAL = ["--config=configs/invertible.py", "--config.objectives=('critic','infonce')"]
+TRAINING = "is of runs that train an encoder, and"
+OF_FEATURES = "data.source='features:h.npz'"
+
+# What is given, and what is said of it.
+IDLE = {
+    "augment.crop": (
+        cdp("--config.data.pairing=all", "--config.data.augment.crop=0.5"),
+        "data.augment.crop=0.5 is of pairings with simclr, and data.pairing='all'; leave it out, or give "
+        "--config.data.pairing=all+simclr",
+    ),
+    "augment of features": ([*FEATURES, "--config.data.augment.flip=0.0"], f"=0.0 is of images, and {OF_FEATURES}"),
+    "size of features": ([*FEATURES, "--config.data.size=32"], f"data.size=32 is of images, and {OF_FEATURES}"),
+    "encoder of features": ([*FEATURES, "--config.encoder.name=mlp"], f"='mlp' is of images, and {OF_FEATURES}"),
+    "checkpoint of features": ([*FEATURES, "--config.encoder.path=x.pth"], f"='x.pth' is of images, and {OF_FEATURES}"),
+    "views of features": (
+        [*FEATURES, "--config.estimate.extra_pairings=('simclr',)"],
+        f"estimate.extra_pairings=('simclr',) is of images, and {OF_FEATURES}",
+    ),
+    "training on features": ([*FEATURES, "--config.train.k=8"], f"train.k=8 {TRAINING} {OF_FEATURES}"),
+    "held for no training": ([*FEATURES, "--config.data.resident=never"], f"='never' {TRAINING} {OF_FEATURES}"),
+    "training": ([*CHECKPOINT, "--config.train.steps=9"], f"train.steps=9 {TRAINING} encoder.path='x.pth'"),
+    "name": ([*CHECKPOINT, "--config.encoder.name=mlp"], f"encoder.name='mlp' {TRAINING} encoder.path='x.pth'"),
+    "width": ([*CHECKPOINT, "--config.encoder.width=4"], f"encoder.width=4 {TRAINING} encoder.path='x.pth'"),
+    "remat": ([*CHECKPOINT, "--config.encoder.remat=True"], f"encoder.remat=True {TRAINING} encoder.path='x.pth'"),
+    "best": ([*CHECKPOINT, "--config.features.checkpoint=best"], f"='best' {TRAINING} encoder.path='x.pth'"),
+    "rendered for training": ([*RENDERED, "--config.data.images=99"], f"data.images=99 {TRAINING} encoder.path"),
+    "temperature": (
+        [*CHECKPOINT, "--config.train.temperature=0.5", PLAIN],
+        "train.temperature=0.5 is of contrastive losses and of metrics, and encoder.path='x.pth' and "
+        "evaluate.metrics=False; leave it out",
+    ),
+    "temperature of another loss": (
+        cdp("--config.train.objective=cross_entropy", "--config.train.temperature=0.5"),
+        "=0.5 is of contrastive losses and of metrics, and train.objective='cross_entropy'",
+    ),
+    "layout": (
+        cdp("--config.encoder.layout=timm"),
+        "encoder.layout='timm' is of public checkpoints, and encoder.path=''; leave it out, or give "
+        "--config.encoder.path=FILE",
+    ),
+    "batch norm": (cdp("--config.train.global_batch_norm=False"), "=False is of encoders with BatchNorm, and encoder"),
+    "MLP probe": (
+        cdp("--config.evaluate.mlp_steps=9"),
+        "evaluate.mlp_steps=9 is of the metrics, and evaluate.metrics=False; leave it out, or give "
+        "--config.evaluate.metrics=True",
+    ),
+    "classes": (cdp("--config.evaluate.classes=color"), "evaluate.classes='color' is of the metrics, and"),
+    "stream": (
+        cdp("--config.data.pairing=simclr", "--config.estimate.stream=False"),
+        "estimate.stream=False is of pairings by class, and views of one image are always streamed",
+    ),
+    "nothing at random": (
+        ["--config=configs/images.py:data=npz:set.npz", "--config.data.seed=3"],
+        "data.seed=3 is of images that are made, changed or chosen at random, and data.source='npz:set.npz'",
+    ),
+    "study's own": (
+        ["--config=configs/studies/batch_size.py", "--config.run.train.k=8"],
+        "run.train.k=8 is set by each run of this study itself; leave it out",
+    ),
+    "no run of a study": (
+        ["--config=configs/studies/batch_size.py", "--config.run.data.augment.crop=0.5"],
+        "run.data.augment.crop=0.5 is of pairings with simclr, and no run of this study has a use for it; leave it out",
+    ),
+    "batch": ([*LABELS, "--config.batch_size=8"], "batch_size=8 is of critics of rows x and y, and labels='y.npy' are"),
+    "critic as an argument": (
+        ["--config=configs/arrays.py:critic=cosine", *LABELS[1:]],
+        "critic='cosine' is of critics of rows x and y, and labels='y.npy' are given instead of y; leave it out",
+    ),
+    "estimators": (["--config=configs/arrays.py:estimators=nwj", *LABELS[1:]], "estimators=('nwj',) is of critics of"),
+    "adversary": ([*UNADVERSARIAL, "--config.ridge=2.0"], "ridge=2.0 is of adversarial objectives, and"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", IDLE)
+def test_an_option_without_effect_is_an_error_before_anything_is_written(case, tmp_path, monkeypatch, capsys):
+    arguments, message = IDLE[case]
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.rglob("*"))
+
+
+USED = {
+    "augment": cdp("--config.data.pairing=color+simclr", "--config.data.augment.crop=0.5"),
+    "augment of a further estimate": cdp(
+        "--config.data.augment.crop=0.5", "--config.estimate.extra_pairings=('simclr',)"
+    ),
+    "temperature of metrics": [*CHECKPOINT, "--config.train.temperature=0.5"],
+    "dtype and stage": [*CHECKPOINT, "--config.encoder.dtype=float32", "--config.encoder.stage=B2"],
+    "images of a set that a critic is fitted on": [*CHECKPOINT, "--config.data.images=99"],
+    "options that say nothing": [*CHECKPOINT, "--config.encoder.width=None", "--config.encoder.name="],
+    "head, which the critic has too": [*FEATURES, "--config.head.features=8", *options(IMAGES)],
+    "metrics": cdp("--config.evaluate.metrics=True", "--config.evaluate.mlp_steps=9"),
+    "stream of one of two": cdp("--config.estimate.stream=True", "--config.estimate.extra_pairings=('simclr',)"),
+    "random subset": ["--config=configs/images.py", "--config.data.seed=3", "--config.features.fit=99"],
+    "one run of a study": ["--config=configs/studies/infomin_strength.py", "--config.run.estimate.stream=True"],
+    "labels": [*LABELS, "--config.k=8", "--config.confidence=0.9"],
+    "pairs": ["--config=configs/arrays.py:critic=cosine", "--config.x=x.npy", "--config.y=y.npy"],
+    "adversarial": ["--config=configs/invertible.py", "--config.ridge=2.0"],
+    "tests' own": cdp(),
+    "tests' own set": image_set("fashion_mnist", "run"),
+    "tests' own encoder": encoder("features:h.npz", "run"),
+    "tests' own study": batch_size("run"),
+}
+
+
+@pytest.mark.parametrize("case", USED)
+def test_options_with_an_effect_are_none_and_so_are_a_config_file_s(case):
+    config, _, _, given = parse([*USED[case]])
+    assert given
+    assert not kinds.RUN_KINDS[config.kind].idle(config, [key for key in given if flatten(config)[key]])
+
+
+def test_a_study_whose_estimates_have_a_use_for_a_setting_takes_it():
+    config, *_ = load_config("configs/studies/infomin_tasks.py")
+    key = "run.data.augment.crop"
+    idle = kinds.RUN_KINDS["study"].idle
+    assert idle(config, [key])
+    config.study.estimates = ({"pairing": "color+simclr"},)
+    assert not idle(config, [key])
+    config.study.cells = ()
+    assert idle(config, [key])[key].startswith("is of runs of the study's own, and it has none")
+
+
+def test_a_re_estimate_is_told_what_its_run_has_no_use_for(tmp_path, capsys):
+    run_config, *_ = parse(CHECKPOINT)
+    (tmp_path / "config.json").write_text(run_config.to_json())
+    (tmp_path / "report.json").write_text(json.dumps({}))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert main(["--config=configs/estimate.py", f"--config.restore={tmp_path}", "--config.checkpoint=best"]) == 2
+    assert f"checkpoint='best' {TRAINING} encoder.path='x.pth'; leave it out" in capsys.readouterr().err
+    streamed = ["--config=configs/estimate.py:pairing=simclr", "--config.stream=False"]
+    assert main([*streamed, f"--config.restore={tmp_path}"]) == 2
+    assert "stream=False is of pairings by class" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_rules_are_of_keys_that_there_are():
+    keys = flatten(load_config("configs/cdp.py")[0])
+    for rule in RULES:
+        assert set(rule.because) <= keys.keys()
+        assert all(any(map(rule.is_of, keys)) for _ in rule.keys)
+        assert all(any(key == own or key.startswith(own) for key in keys) for own in rule.keys + rule.but)
+
+
+def test_objectives_say_whether_a_temperature_makes_a_difference():
+    made = {name: make(temperature=0.1, num_classes=2, axis_name=None) for name, make in OBJECTIVES.items()}
+    assert {name for name, objective in made.items() if not objective.has_temperature} == {"cross_entropy", "rotation"}
+
+
+def test_a_command_line_says_which_keys_it_gives():
+    parsed = parse(["--config=configs/cdp.py:k=8,seed=3", "--config.train.steps=9", "--config.data.mi=None"])
+    assert parsed.given == ("seed", "train.steps", "data.mi")
+    assert isinstance(parsed.config, ConfigDict)
+    assert (parsed.name, parsed.workdir) == ("cdp-k=8,seed=3-data.mi=None-train.steps=9", None)
