@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 
@@ -343,3 +344,20 @@ def test_a_name_is_what_the_table_says_now(monkeypatch):
     assert estimators.resolve("own") is estimators.smile(tau=2.0)
     monkeypatch.setitem(ESTIMATORS, "own", estimators.js)
     assert estimators.resolve("own") is estimators.js()
+
+
+def test_a_copy_with_another_value_does_not_keep_the_ways_to_the_old_one():
+    usual = ESTIMATORS["info_nce_symmetric"]()
+    assert replace(usual, heading="Mine").from_sums is usual.from_sums is not None
+    assert replace(usual, heading="Mine").from_embeddings is usual.from_embeddings is not None
+    doubled = replace(usual, value=lambda p, n: 2 * usual.value(p, n))
+    for other in (doubled, replace(doubled, heading="Mine"), replace(usual, anchors="x")):
+        assert other.from_sums is other.from_embeddings is None
+    assert replace(usual, value=doubled.value, from_sums=min).from_sums is min
+
+    z = jnp.eye(4)
+    options = {"temperature": 1.0, "axis_name": "a"}
+    read = [jax.vmap(partial(one.read_embeddings, **options), axis_name="a") for one in (usual, doubled)]
+    once, twice = (float(by(z[None], z[None])[0]) for by in read)
+    assert once == pytest.approx(float(usual.read(z)))
+    assert twice == pytest.approx(2 * once)

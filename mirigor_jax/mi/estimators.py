@@ -7,7 +7,7 @@ An estimator of your own is one entry of ESTIMATORS: a function without required
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Literal, ParamSpec, cast
 
@@ -35,6 +35,9 @@ NT_XENT = "nt_xent"  # the estimate of Lee et al. 2023, Eq. 4
 class Estimator:
     """An objective for the critic, and what is reported of its held-out scores. Nats throughout.
 
+    `dataclasses.replace` makes another one of it. With another `value`, or of other `anchors`, that has the ways to the
+    value by sums and by embeddings no longer, unless it is given its own.
+
     name: as results and tables have it.
     kind: what the mean of `value` over fresh pairs is to I(X;Y).
     note: its bias, in words.
@@ -51,6 +54,8 @@ class Estimator:
     expectation; None if it is not known.
     from_embeddings: (z_x, z_y, temperature, axis name) → `value` of a batch that devices share, by a cosine critic's
     unit embeddings; None if they have to be gathered for the score matrix.
+    shortcuts: not to be given. What the two ways are to, and they themselves, for `replace` to tell whether they still
+    hold.
     """
 
     name: str
@@ -66,6 +71,15 @@ class Estimator:
     heading: str = ""
     max_bits: Callable[[int, Float[np.ndarray, " c"]], float] | None = None
     from_embeddings: Callable[..., Nats] | None = None
+    shortcuts: tuple[Any, ...] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.shortcuts is not None and self.shortcuts[:2] != (self.value, self.anchors):
+            for name, inherited in zip(("from_sums", "from_embeddings"), self.shortcuts[2:], strict=True):
+                if getattr(self, name) is inherited:
+                    object.__setattr__(self, name, None)
+        ways = (self.value, self.anchors, self.from_sums, self.from_embeddings)
+        object.__setattr__(self, "shortcuts", ways)
 
     @property
     def within_views(self) -> bool:
