@@ -15,6 +15,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import OnProgress
 from mirigor_jax.mi import fit, read
 from mirigor_jax.mi.certificates import info_nce_lower_bits
+from mirigor_jax.mi.certify import INFO_NCE
 from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, ResidualCritic, SeparableCritic
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator, resolve
@@ -275,7 +276,7 @@ def _read(
         lower_bits=None if certified is None else certified.lower_bits,
         upper_bits=None,
         confidence=reading.confidence,
-        certificate=None if certified is None else "infonce",
+        certificate=None if certified is None else INFO_NCE,
         verdict="not-a-bound" if certified is None else "bounded",
         pairs=len(x) * k,
         seed_bits=tuple(float(v) * bits for v in each_nats),

@@ -122,6 +122,7 @@ def _theorem_of_the_classifier(counts: Counts, confidence: float) -> str:
     )
 
 
+INFO_NCE = "infonce"  # the one that takes scores alone
 # The first is chosen among equals.
 CERTIFICATES: dict[str, Certificate] = {
     "posterior": Certificate(
@@ -138,8 +139,8 @@ CERTIFICATES: dict[str, Certificate] = {
         mistakes=lambda counts: counts["errors"],
         theorem=_theorem_of_the_classifier,
     ),
-    "infonce": Certificate(
-        "infonce",
+    INFO_NCE: Certificate(
+        INFO_NCE,
         "InfoNCE on disjoint batches",
         _info_nce,
         evidence=lambda counts: f"{counts['batches']:,} batches of {counts['k']:,} fresh pairs",
