@@ -54,9 +54,11 @@ def at_scale(scale: str) -> dict[str, Any]:
 
 def encoder(name: str, config: ConfigDict) -> dict[str, Any]:
     """Settings that choose the encoder, without the options of others that a scale or a set gave the config."""
+    options = [option for option in ("width", "stem") if config.encoder[option] is not None]
+    if not options:
+        return {"encoder.name": name}
     from mirigor_jax import models  # which takes a second that most configs need not wait for
 
-    options = [option for option in ("width", "stem") if config.encoder[option] is not None]
     return {"encoder.name": name, **{f"encoder.{option}": None for option in models.idle_options(name, options)}}
 
 

@@ -165,5 +165,15 @@ def test_what_is_heavy_is_imported_by_those_who_need_it(module, heavy):
     assert done.stdout.split() == []
 
 
+def test_a_laptop_s_config_is_read_without_what_computes():
+    program = (
+        "import sys; from mirigor_jax.config_files import load_config\n"
+        "for name in ('cdp', 'images', 'studies/batch_size'): load_config(f'configs/{name}.py')\n"
+        "print(*({'jax', 'flax'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_types_are_there_for_those_who_check_theirs():
     assert (PACKAGE / "py.typed").exists()
