@@ -100,6 +100,12 @@ def test_older_configs_that_gave_every_encoder_a_width_are_today_s(encoder):
     assert current(older)["encoder"]["width"] == (64 if encoder == "resnet18" else None)
 
 
+def test_older_configs_that_named_no_encoder_are_today_s():
+    run_config = config_files.parse(["--config=configs/encoder.py", "--config.encoder.path=x.pth"])[0].to_dict()
+    older = {**run_config, "encoder": run_config["encoder"] | {"width": 16, "stem": "imagenet", "remat": False}}
+    assert current(older) == run_config
+
+
 REGISTERING = '''
 import flax.linen as nn
 import jax.numpy as jnp

@@ -46,9 +46,12 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _drop_idle_options(encoder: dict[str, Any]) -> None:
-    """None for options that say nothing: older configs wrote defaults out, and gave every encoder those of a ResNet."""
+    """None for options that say nothing: older configs wrote defaults out, and gave every encoder those of a ResNet.
+
+    They also gave them where no encoder is trained and none is named.
+    """
     options = {name: encoder.get(name) for name in ("width", "stem", "remat")}
-    encoder.update(models.own_options(encoder["name"], options))
+    encoder.update(models.own_options(encoder["name"], options) if encoder["name"] else dict.fromkeys(options))
 
 
 def _move(config: dict[str, Any], old: str, new: str) -> None:
