@@ -138,15 +138,15 @@ def base() -> ConfigDict:
     config.features.checkpoint = "last"  # or best
 
     config.estimate = ConfigDict()
-    config.estimate.estimators = ("info_nce_symmetric", "nt_xent")  # of mi.ESTIMATORS, to read the critic by
+    config.estimate.estimators = ("info_nce_symmetric", "nt_xent")  # of mi.ESTIMATORS
     config.estimate.k = 2048  # pairs a test batch: the candidates that InfoNCE is quoted at
     config.estimate.nt_xent_k = 256  # the same of the NT-Xent estimate, and of the contrastive losses among the metrics
     config.estimate.k_curve = (64, 256, 1024)  # further K to read the test part at
     config.estimate.batch_size = 512  # pairs that the critic is fitted on at a time
     config.estimate.steps = 1500
-    config.estimate.learning_rate = 1e-3
+    config.estimate.learning_rate = 1e-3  # of the critic of the head's architecture, as is the next
     config.estimate.eval_every = 100
-    config.estimate.stream = False
+    config.estimate.stream = False  # fit the head's critic alone, on fresh images, and certify by it
     config.estimate.extra_pairings = ()  # further pairings to estimate the encoder under, as configs/estimate.py does
     config.estimate.confidence = 0.95
     config.estimate.tolerance_bits = 0.1

@@ -85,8 +85,7 @@ def stair(names: list[str]) -> Iterator[Row]:
             "estimator": name,
             "kind": estimates[0].kind,
             "bits": [estimate.value_bits for estimate in estimates],
-            "t_lower_bits": [estimate.t_lower_bits for estimate in estimates],
-            "t_upper_bits": [estimate.t_upper_bits for estimate in estimates],
+            "interval_bits": [one and (one.lower_bits, one.upper_bits) for one in (e.interval for e in estimates)],
             "lower_bits": [estimate.lower_bits for estimate in estimates],
         }
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 # Okabe & Ito's colors, which color-blind readers can tell apart; a quantity has one color in every picture.
 INK, GRID, ENTROPY = "#333333", "#E5E5E5", "#999999"
 IN_TRAINING, NO_BOUND, LOWER_BOUND, CERTIFIED, CEILING = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00"
-LINEAR = "#56B4E9"
+LINEAR, ESTIMATE = "#56B4E9", "#F0E442"
 
 
 def panels(*titles: str, ratios: Sequence[int] | None = None) -> tuple[Figure, list[Axes]]:
@@ -61,7 +62,7 @@ def references(ax: Axes, entropy_bits: float | None, true_bits: float | None) ->
         ax.axhline(true_bits, color=INK, linestyle="--", label=f"true MI = {true_bits:.3f} bits", zorder=1.5)
 
 
-def t_interval(ax: Axes, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, color: str) -> None:
+def whiskers(ax: Axes, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, color: str) -> None:
     """A whisker from lower to upper at each x."""
     ax.errorbar(x, (lower + upper) / 2, (upper - lower) / 2, fmt="none", ecolor=color, capsize=4, zorder=4)
 
@@ -80,6 +81,12 @@ def write(ax: Axes, x: int, y: float, text: str) -> None:
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         zorder=5,
     )
+
+
+def interval_ends(intervals: Sequence[Any]) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """(lower, upper ends) in bits of intervals with these two; NaN for None."""
+    known = [(None, None) if one is None else (one.lower_bits, one.upper_bits) for one in intervals]
+    return floats([lower for lower, _ in known]), floats([upper for _, upper in known])
 
 
 def floats(values: Sequence[float | int | None] | np.ndarray) -> Float[np.ndarray, " n"]:

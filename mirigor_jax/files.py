@@ -4,6 +4,7 @@ A reader, or the next start after a kill, sees the old one or the new one. Proce
 written.
 """
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -91,9 +92,11 @@ def write_json(path: AnyPath, value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """The value as strict JSON has it: None for NaN and infinities, lists for arrays and tuples."""
+    """The value as strict JSON has it: None for NaN and infinities, lists for arrays and tuples, dicts for records."""
     if hasattr(value, "tolist"):
         value = value.tolist()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,14 +1,16 @@
 """Fitting in scans of many steps a dispatch, each followed by an evaluation on validation, whose best is kept."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 OnProgress = Callable[[int, int, str], None]  # (step, of how many, what validation says)
 
@@ -23,6 +25,19 @@ class CriticState(NamedTuple):
     best_nats: Array
     best_step: Array
     carry: Any = ()  # of the objective, where it has one (MINE)
+
+
+class Evaluation(NamedTuple):
+    """A step of a fit that was evaluated: InfoNCE (or the estimator's objective) of the fit part and of validation."""
+
+    step: int
+    fit_nats: float
+    validation_nats: float
+
+
+def in_batches(rows: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, "b k d"]:
+    """Disjoint batches of k rows; the rows left over are not used."""
+    return rows[: len(rows) // k * k].reshape(-1, k, rows.shape[1])
 
 
 def fresh(params: Any, optimizer: optax.GradientTransformation, dtype: Any) -> CriticState:
@@ -67,3 +82,31 @@ def fit_chunk(
         best_step=jnp.where(better, state.step, state.best_step),
     )
     return state, {"fit_nats": jnp.mean(fitted), "validation_nats": value}
+
+
+def run(
+    state: CriticState,
+    advance: Callable[[CriticState, int], tuple[CriticState, dict[str, Array]]],
+    *,
+    steps: int,
+    stride: int,
+    patience: int,
+    on_progress: OnProgress | None = None,
+) -> tuple[CriticState, tuple[Evaluation, ...]]:
+    """Advance by `stride` steps to `steps`, or until no critic of the state has gained on validation in `patience`.
+
+    advance: (state, steps done) → the next state and what its evaluation saw, a value of each critic.
+    Returns the last state, and every evaluation: the critics' mean.
+    """
+    history: list[Evaluation] = []
+    done = best_step = 0
+    while done < steps and done - best_step < patience:
+        state, seen = advance(state, done)
+        done, best_step = done + stride, int(np.max(np.asarray(state.best_step)))
+        history.append(Evaluation(done, *(float(np.mean(seen[f"{part}_nats"])) for part in ("fit", "validation"))))
+        if on_progress is not None:
+            note = f"{history[-1].validation_nats / math.log(2):z.3f} bits on validation"
+            on_progress(min(done, steps), steps, note)
+    if on_progress is not None and done < steps:
+        on_progress(done, done, f"stopped: nothing gained in {patience:,} steps")
+    return state, tuple(history)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mirigor_jax.mi.certify import Certified
+from mirigor_jax.mi.confidence import BATCHES, ERRORS, Interval
 from mirigor_jax.mi.results import Curve, Reading
 from mirigor_jax.runs.schema import EstimateEntry, Fit, History, ImageReport, InTraining, Run, Truth
 
@@ -99,26 +101,33 @@ def report(folder: Any) -> dict[str, Any]:
     return contents
 
 
-def reading(bits: float, batches: int = 32, **more: float | None) -> Reading:
-    """What an estimator reads at one K, with a t-interval of several batches; more: of its fields."""
-    ends = {"t_lower_bits": bits - 0.004, "t_upper_bits": bits + 0.004} if batches > 1 else {}
-    missing = dict.fromkeys(("t_lower_bits", "t_upper_bits", "ceiling_bits", "max_bits"))
-    return Reading(**{"bits": bits, "batches": batches, **missing, **ends, **more})
+def interval(lower_bits: float, upper_bits: float, kind: str = BATCHES) -> Interval:
+    """A two-sided interval, by default of batches."""
+    return Interval(lower_bits, upper_bits, kind)
+
+
+def reading(bits: float, batches: int = 32, **more: Any) -> Reading:
+    """What an estimator reads at one K, with an interval of several batches; more: of its fields."""
+    ends = interval(bits - 0.004, bits + 0.004) if batches > 1 else None
+    return Reading(
+        **{"bits": bits, "batches": batches, "interval": ends, "ceiling_bits": None, "max_bits": None} | more
+    )
 
 
 def estimate_entry(**changes: Any) -> EstimateEntry:
     """An estimate of all three attributes of CDP, as report.json has it, with these fields changed.
 
-    The curves end at the values that are quoted, unless they are given.
+    The curves end at the values that are quoted, unless they are given. Every number is another one.
     """
     history = History((0, 700, 1400), (0.0, 5.0, 5.9), (0.0, 5.1, 5.9))
     entry = EstimateEntry(
         name="all",
         shared=("color", "digit", "position"),
+        value_bits=5.9871,
+        statistic="classifier",
+        interval=interval(5.9559, 5.9962, ERRORS),
         k=2048,
         info_nce_bits=5.9712,
-        t_lower_bits=5.9604,
-        t_upper_bits=5.9826,
         ceiling_bits=11.0,
         max_info_nce_bits=5.978,
         nt_xent_bits=6.0008,
@@ -127,8 +136,8 @@ def estimate_entry(**changes: Any) -> EstimateEntry:
         confidence=0.95,
         certificate="classifier",
         certificates={
-            "classifier": {"lower_bits": 5.9623, "errors": 0, "images": 4096},
-            "infonce": {"lower_bits": 5.7, "k": 512, "batches": 16},
+            "classifier": Certified(5.9871, 5.9623, interval(5.9559, 5.9962, ERRORS), {"errors": 0, "images": 4096}),
+            "infonce": Certified(5.8012, 5.7, interval(5.7902, 5.8122), {"k": 512, "batches": 16}),
         },
         verdict="certified",
         entropy_bits=6.0,
@@ -139,11 +148,8 @@ def estimate_entry(**changes: Any) -> EstimateEntry:
     entry = replace(entry, **changes)
     if entry.curve:
         return entry
-    last = reading(
-        entry.info_nce_bits, 4, t_lower_bits=entry.t_lower_bits, t_upper_bits=entry.t_upper_bits,
-        ceiling_bits=entry.ceiling_bits, max_bits=entry.max_info_nce_bits,
-    )  # fmt: skip
-    first = reading(5.8051, t_lower_bits=5.8011, t_upper_bits=5.8093, ceiling_bits=8.0, max_bits=5.8109)
+    last = reading(entry.info_nce_bits, 4, ceiling_bits=entry.ceiling_bits, max_bits=entry.max_info_nce_bits)
+    first = reading(5.8051, ceiling_bits=8.0, max_bits=5.8109)
     whole = reading(5.9807, 1, ceiling_bits=13.0)
     curve = {"info_nce_symmetric": Curve("InfoNCE", "lower bound", entry.k, {256: first, entry.k: last, 8192: whole})}
     if entry.nt_xent_bits is not None:

@@ -22,7 +22,10 @@ def run(folder: Path, arguments: str = "seed=1", *overrides: str, config: str = 
     """The command a user types, in a process of its own on one device, at a seed that no setting was chosen on."""
     command = [sys.executable, "-m", "mirigor_jax.main", f"--config={config}:{arguments}", f"--workdir={folder}"]
     subprocess.run([*command, *overrides], env=user_environment(), check=True)
-    return json.loads((folder / "report.json").read_text())
+    result = json.loads((folder / "report.json").read_text())
+    for estimate in result["estimates"].values():
+        assert estimate["value_bits"] >= estimate["lower_bits"]
+    return result
 
 
 def test_the_main_job(tmp_path):
@@ -31,10 +34,12 @@ def test_the_main_job(tmp_path):
     estimate = result["estimate"]
     assert time.monotonic() - start < MAIN * calibration_seconds()
     assert result["run"]["peak_memory_gib"] < 3
+    assert estimate["value_bits"] >= 5.95
+    assert estimate["interval"]["lower_bits"] <= 6
     assert estimate["nt_xent_bits"] >= 5.95
     assert estimate["k"] >= 1024
     assert estimate["info_nce_bits"] >= 5.90
-    assert estimate["certificates"]["posterior"]["pairs"] >= 4096
+    assert estimate["certificates"]["posterior"]["counts"]["pairs"] >= 4096
     assert estimate["confidence"] == 0.95
     assert estimate["lower_bits"] >= 5.90
     assert estimate["upper_bits"] == 6
@@ -65,19 +70,23 @@ def test_a_second_run_is_at_its_first_step_in_half_the_time(tmp_path):
 def test_one_shared_attribute_holds_two_bits(tmp_path, pairing):
     estimate = run(tmp_path / "run", f"pairing={pairing},seed=1")["estimate"]
     assert estimate["upper_bits"] == 2
+    assert abs(estimate["value_bits"] - 2) <= 0.05
     assert estimate["lower_bits"] >= 1.9
     assert estimate["verdict"] == "certified"
 
 
 def test_a_dialed_mi_is_found(tmp_path):
     estimate = run(tmp_path / "run", "mi=3.3,seed=1")["estimate"]
+    assert abs(estimate["value_bits"] - 3.3) <= 0.1
     assert abs(estimate["info_nce_bits"] - 3.3) <= 0.1
     assert 2.9 <= estimate["lower_bits"] <= 3.3 == pytest.approx(estimate["upper_bits"])
 
 
 def test_independent_views_hold_nothing(tmp_path):
     estimate = run(tmp_path / "run", "pairing=none,seed=1")["estimate"]
+    assert estimate["certificate"] is None
     assert estimate["info_nce_bits"] <= 0.02
+    assert 0 <= estimate["value_bits"] <= 0.02
     assert estimate["lower_bits"] == estimate["upper_bits"] == 0
 
 
@@ -88,6 +97,7 @@ def test_two_pairs_a_batch_are_enough(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 10_000
     assert max(row["mi_bits"] for row in rows) <= 1.585
+    assert result["estimate"]["value_bits"] >= 5.9
     assert result["estimate"]["nt_xent_bits"] >= 5.9
     assert result["estimate"]["lower_bits"] >= 5.8
 
@@ -97,8 +107,10 @@ def test_an_untrained_encoder_is_not_certified(tmp_path):
     class a linear probe can read from random features, which is much, and is not H(C)."""
     estimate = run(tmp_path / "run", "seed=1", "--config.train.steps=0")["estimate"]
     assert estimate["verdict"] == "bounded"
-    assert all(counts["lower_bits"] < 5.9 for counts in estimate["certificates"].values())
-    assert estimate["info_nce_bits"] < 5.6
+    assert all(certified["lower_bits"] < 5.9 for certified in estimate["certificates"].values())
+    assert estimate["value_bits"] < 5.95
+    assert estimate["info_nce_bits"] < estimate["max_info_nce_bits"] - 0.05
+    assert estimate["nt_xent_bits"] < 5.6  # of a critic that knows no classifier
 
 
 @pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="apt-get install dataset-fashion-mnist")
@@ -114,6 +126,8 @@ def test_fashion_mnist_trained_holds_more_of_its_classes_than_untrained(tmp_path
         assert estimate["entropy_bits"] == estimate["upper_bits"] == pytest.approx(math.log2(10))
         assert estimate["lower_bits"] <= estimate["upper_bits"]
         assert estimate["info_nce_bits"] <= estimate["upper_bits"]
+        assert estimate["interval"]["lower_bits"] <= estimate["upper_bits"]
     assert trained["lower_bits"] > 2.2
+    assert untrained["value_bits"] < trained["value_bits"] < trained["upper_bits"]
     assert untrained["lower_bits"] < trained["lower_bits"] - 0.3
     assert results["trained"]["linear"]["class"] > 0.85

@@ -13,10 +13,14 @@ from test_figures import by_label, texts, visible_words
 
 from mirigor_jax import mi
 from mirigor_jax.data import array_files
+from mirigor_jax.files import plain
 from mirigor_jax.main import main
 from mirigor_jax.mi import Estimate, picture
+from mirigor_jax.mi.certify import Certified
+from mirigor_jax.mi.confidence import BATCHES, FOLDS, Interval
+from mirigor_jax.mi.results import Reading
 from mirigor_jax.runs import report
-from mirigor_jax.runs.schema import ArrayEntry, ArrayReport, Run, Truth
+from mirigor_jax.runs.schema import ArrayEntry, ArrayReport, Run, Truth, read
 
 CONFIG = "--config=configs/arrays.py"
 
@@ -28,20 +32,22 @@ def pairs(n: int = 400) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_estimate(name: str = "info_nce_symmetric", **changes) -> Estimate:
+    certified = Certified(1.5911, 1.4239, Interval(1.4412, 1.741, BATCHES), {"k": 5, "batches": 16})
     fields = {
         "name": name, "value_bits": 1.6214, "kind": "lower bound", "k": 80, "ceiling_bits": 6.3219,
-        "t_lower_bits": 1.5012, "t_upper_bits": 1.7416, "lower_bits": 1.4239, "upper_bits": None, "confidence": 0.95,
+        "interval": Interval(1.5012, 1.7416, FOLDS), "lower_bits": 1.4239, "upper_bits": None, "confidence": 0.95,
         "certificate": "infonce", "verdict": "bounded", "pairs": 80, "seed_bits": (1.61, 1.59, 1.63),
-        "note": "biased down",
+        "note": "biased down", "certificates": {"infonce": certified},
     }  # fmt: skip
     return Estimate(**fields | changes)
 
 
 ANCHOR = make_estimate(
-    "anchor", kind="plug-in", value_bits=1.9004, t_lower_bits=-np.inf, t_upper_bits=np.inf, ceiling_bits=np.inf,
-    lower_bits=None, certificate=None, verdict="not-a-bound", bound_bits=1.6001, note="off either way",
+    "anchor", kind="plug-in", value_bits=1.9004, interval=None, ceiling_bits=np.inf, lower_bits=None, certificate=None,
+    verdict="not-a-bound", info_nce=Reading(1.6001, 1, None, 6.3219, None), certificates={}, note="off either way",
     warnings=("3 test pairs repeat",),
 )  # fmt: skip
+WILD = Interval(-1e6, 1e6, FOLDS)
 
 
 @pytest.fixture
@@ -169,6 +175,11 @@ def test_a_run_ends_with_table_report_and_figure_and_is_not_done_twice(folder, c
     assert report["truth"] == {"entropy_bits": None, "mutual_information_bits": None, "shared": []}
     for name, estimate in report["estimates"].items():
         assert estimate == json.loads((run / "estimates" / name / "estimate.json").read_text())
+        entry = read(ArrayEntry, estimate)
+        assert plain(entry) == estimate
+        assert entry.interval.kind == FOLDS
+        assert entry.interval.lower_bits < entry.value_bits < entry.interval.upper_bits
+        assert (entry.certificates == {}) == (entry.info_nce is not None) == (name == "smile")
         assert estimate["value_bits"] == pytest.approx(1.68, abs=0.6)  # rows stayed paired: shuffled they read 0
         assert f"{estimate['value_bits']:.3f}" in output
         assert f"{estimate['value_bits']:.3f}" in (run / "report.md").read_text()
@@ -234,7 +245,9 @@ def test_labels_instead_of_y(folder, capsys):
     report = json.loads(Path("run/report.json").read_text())
     assert report["truth"]["entropy_bits"] == 1.0
     assert report["estimates"] == {"labels": report["estimate"]}
-    assert 0.4 < report["estimate"]["lower_bits"] <= report["estimate"]["upper_bits"] == 1.0
+    assert 0.4 < report["estimate"]["lower_bits"] <= report["estimate"]["value_bits"]
+    assert report["estimate"]["lower_bits"] <= report["estimate"]["upper_bits"] == 1.0
+    assert report["estimate"]["info_nce"]["bits"] == pytest.approx(1, abs=0.1)
     assert len(report["estimate"]["seed_bits"]) == 2
     output = capsys.readouterr().out
     assert "H(C) = 1.000" in output
@@ -269,13 +282,20 @@ def test_every_number_stands_under_its_name(form):
         " ".join(line.replace("|", " ").split()) for line in form(make_report(make_estimate(), ANCHOR)).splitlines()
     ]
     for line in (
-        "estimator kind bits t-interval certified InfoNCE ceiling mean ± std",
+        "estimator kind bits interval certified InfoNCE ceiling mean ± std",
         "info_nce_symmetric lower bound 1.621 [1.501, 1.742] ≥ 1.423 – 6.322 1.610 ± 0.020",
-        "anchor plug-in 1.900 [–, –] – 1.600 – 1.610 ± 0.020",
+        "anchor plug-in 1.900 – – 1.600 – 1.610 ± 0.020",
     ):
         assert line in shown
     text = " ".join(shown)
-    for phrase in ("K = 80 of 80 test pairs", "each at 95 %", "the same critic", "3 seeds", "3 test pairs repeat"):
+    for phrase in (
+        "K = 80 of 80 test pairs",
+        "the interval is jackknife over folds of pairs",
+        "each at 95 %",
+        "the same critics",
+        "3 seeds",
+        "3 test pairs repeat",
+    ):
         assert phrase in text
 
 
@@ -291,7 +311,7 @@ DRAWN = {
     "labels": [make_estimate("labels", upper_bits=1.7)],
     "two": [make_estimate(), ANCHOR],
     "ten": [make_estimate(f"info_nce_{i}") for i in range(5)] + [ANCHOR] * 5,
-    "wild": [make_estimate(t_lower_bits=-1e6, t_upper_bits=1e6), make_estimate("mine", value_bits=np.nan)],
+    "wild": [make_estimate(interval=WILD), make_estimate("mine", value_bits=np.nan)],
 }
 
 
@@ -309,14 +329,14 @@ def test_words_of_the_figure_are_apart(name):
 
 def test_the_figure_shows_the_numbers():
     estimates = [
-        make_estimate(upper_bits=1.7, t_lower_bits=1.4),
+        make_estimate(upper_bits=1.7, interval=Interval(1.4, 1.7416, FOLDS)),
         ANCHOR,
-        make_estimate("nwj", value_bits=1.55, t_lower_bits=-1e6, t_upper_bits=1e6),
+        make_estimate("nwj", value_bits=1.55, interval=WILD),
     ]
     figure = picture.estimators(estimates, true_bits=1.68)
     (ax,) = figure.axes
     drawn = by_label(ax)
-    bounds, others = drawn["lower bound, t-interval"], drawn["not a bound, t-interval"]
+    bounds, others = drawn["lower bound, interval"], drawn["not a bound, interval"]
     np.testing.assert_allclose(bounds.lines[0].get_xydata(), [(1.6214, 0), (1.55, 2)])
     np.testing.assert_allclose(others.lines[0].get_xydata(), [(1.9004, 1)])
     assert to_hex(bounds.lines[0].get_color()) != to_hex(others.lines[0].get_color())

@@ -14,14 +14,17 @@ import pytest
 from jax import lax
 from scipy import stats
 from scipy.special import entr, log_softmax
+from test_certificate import channel, confusion, critic_bits, draw
 
+from mirigor_jax.mi import certify
 from mirigor_jax.mi.certificates import (
     choose_batches,
     classifier_lower_bits,
+    fano_bits,
     info_nce_lower_bits,
     info_nce_lower_bits_at,
-    posterior_lower_bits,
 )
+from mirigor_jax.mi.certify import CERTIFICATES, Classified, HeldOut
 from mirigor_jax.mi.critics import JointCritic
 from mirigor_jax.mi.distributions import BENCHMARK
 from mirigor_jax.mi.values import info_nce
@@ -88,9 +91,10 @@ def report(name, **numbers):
     print(f"\n{name:28}", *(f"{key} {value:.3f} " for key, value in numbers.items()), end="")
 
 
-def check(name, expected, truth, lower, coverage=None):
-    """Lower ends of one certificate: valid for the critic's own bound and for I, and near the former."""
+def check(name, expected, truth, lower, value, coverage=None):
+    """Lower ends of one certificate: valid for the critic's own bound and for I, near the former, below no value."""
     expected, lower = np.broadcast_to(expected, len(lower)), np.array(lower)
+    assert np.all(lower <= np.array(value))
     coverage = np.mean(lower <= expected) if coverage is None else coverage
     report(name, I=truth, expected=expected.mean(), median=np.median(lower), coverage=coverage)
     assert len(lower) >= 400
@@ -100,13 +104,22 @@ def check(name, expected, truth, lower, coverage=None):
 
 
 def check_infonce(name, expected, truth, certificates):
-    check(name, expected, truth, [c.lower_bits for c in certificates])
+    check(name, expected, truth, [c.lower_bits for c in certificates], [c.value_bits for c in certificates])
     plug_in = np.array([c.plug_in_lower_bits for c in certificates])
     t_low, t_high = np.array([(c.t_lower_bits, c.t_upper_bits) for c in certificates]).T
     covered = np.mean((t_low <= expected) & (expected <= t_high))
     report("", plug_in_median=np.median(plug_in), plug_in_coverage=np.mean(plug_in <= expected), t_coverage=covered)
     assert np.mean(plug_in <= expected) >= CONFIDENCE
     assert np.isfinite([t_low, t_high]).all()
+
+
+def check_interval(name, expected, shown):
+    """The interval of each repeat's statistic covers its expectation about as often as it says."""
+    low, high = np.array([(one.interval.lower_bits, one.interval.upper_bits) for one in shown]).T
+    covered = np.mean((low <= expected) & (expected <= high))
+    report(f"{name}, interval", coverage=covered, width=np.median(high - low))
+    assert len(shown) >= 400
+    assert 0.92 <= covered <= 0.99
 
 
 @pytest.mark.parametrize("name", ["gaussian-5-1.0", "student-identity-5-5-2", "1v1-additive-0.1"])
@@ -126,17 +139,26 @@ def test_infonce_certificate_of_a_fitted_critic(name):
     check_infonce(name, expected, distribution.mutual_information() / math.log(2), certificates)
 
 
-def test_infonce_certificate_of_the_exact_log_ratio_with_every_choice_made_anew():
+def test_infonce_certificate_of_the_exact_log_ratio_with_every_choice_made_anew(monkeypatch):
     """A fresh validation part too in every repeat: choosing K and window on it costs no coverage."""
     distribution = BENCHMARK["gaussian-5-1.0"]
     sample, scores = distribution.sample, exact(distribution)
     expected = functools.cache(functools.partial(expected_bits, sample, scores))
-    certificates = []
-    for i, key in enumerate(jax.random.split(jax.random.key(4), REPEATS)):
-        validation, test = (np.asarray(fresh_scores(sample, scores, 156, 64, k)) for k in jax.random.split(key))
-        certificates.append(info_nce_lower_bits(validation, test, CONFIDENCE, partitions=4, seed=i))
+    certificates, shown = [], []
+
+    def kept(*arguments):
+        certificates.append(info_nce_lower_bits(*arguments))
+        return certificates[-1]
+
+    monkeypatch.setattr(certify, "info_nce_lower_bits", kept)
+    for key in jax.random.split(jax.random.key(4), REPEATS):
+        validation, test = (
+            HeldOut(np.asarray(fresh_scores(sample, scores, 156, 64, k))) for k in jax.random.split(key)
+        )
+        shown.append(CERTIFICATES["infonce"].show(test, validation, None, CONFIDENCE))
     means = np.array([expected(c.k, math.exp(c.window_nats[0])) for c in certificates])
     check_infonce("exact log ratio", means, distribution.mutual_information() / math.log(2), certificates)
+    check_interval("exact log ratio", means, shown)
 
 
 # An encoder of ten classes, right on 90 % of images: h = 2.983 e_c + normal noise, its posterior exact.
@@ -169,10 +191,10 @@ def test_classifier_and_posterior_certificates_of_a_ninety_percent_encoder():
     accuracy = np.sum(stats.norm.pdf(grid - SEPARATION) * stats.norm.cdf(grid) ** (CLASSES - 1)) * (grid[1] - grid[0])
     assert accuracy == pytest.approx(0.9, abs=2e-3)
 
-    def fano_bits(error):
+    def lost_bits(error):
         return (entr(error) + entr(1 - error)) / math.log(2) + error * math.log2(CLASSES - 1)
 
-    classifier_bits = math.log2(CLASSES) - fano_bits(1 - accuracy) - fano_bits(2 * (1 - accuracy))
+    classifier_bits = math.log2(CLASSES) - lost_bits(1 - accuracy) - lost_bits(2 * (1 - accuracy))
 
     # The mean posterior is uniform, so E_Q e^f = 1 and the critic's bound is E_P f; it mixes 1e-3 of the uniform
     # distribution. The exact posterior is sufficient for the class, so I itself is E_P f without mixing.
@@ -192,15 +214,47 @@ def test_classifier_and_posterior_certificates_of_a_ninety_percent_encoder():
     for _ in range(REPEATS):
         c = rng.integers(CLASSES, size=PAIRS)
         q_x, q_y = posteriors(rng, c), posteriors(rng, c)
-        errors = int(np.sum(q_x.argmax(axis=1) != c))
-        by_classifier.append(by_errors(errors))
-        by_posterior.append(posterior_lower_bits(q_x, q_y, c, c, joint, confidence=CONFIDENCE))
+        part = HeldOut(np.zeros((1, 2, 2)), Classified(q_x, q_y, c, c, q_x.argmax(axis=1), c))
+        for name, results in (("classifier", by_classifier), ("posterior", by_posterior)):
+            results.append(CERTIFICATES[name].show(part, part, joint, CONFIDENCE))
+        errors = by_classifier[-1].counts["errors"]
+        assert errors == np.sum(q_x.argmax(axis=1) != c)
+        assert by_classifier[-1].lower_bits == by_errors(errors)
+        assert by_classifier[-1].value_bits == fano_bits(errors / PAIRS, np.full(CLASSES, 1 / CLASSES))
     # Clopper-Pearson's limit covers in hardly more than 95 %, which 400 repeats cannot tell from less: summed exactly.
     distribution = stats.binom(PAIRS, 1 - accuracy)
     counts = range(int(distribution.ppf(1e-6)), int(distribution.ppf(1 - 1e-6)))
     coverage = sum(distribution.pmf(errors) for errors in counts if by_errors(errors) <= classifier_bits)
-    check("90 % encoder, classifier", classifier_bits, truth, by_classifier, coverage)
-    check("90 % encoder, posterior", posterior_bits, truth, by_posterior)
+    for name, expected, results, exact_coverage in (
+        ("90 % encoder, classifier", classifier_bits, by_classifier, coverage),
+        ("90 % encoder, posterior", posterior_bits, by_posterior, None),
+    ):
+        ends, values = [one.lower_bits for one in results], [one.value_bits for one in results]
+        check(name, expected, truth, ends, values, exact_coverage)
+        check_interval(name, expected, results)
+
+
+@pytest.mark.parametrize(
+    ("joint", "accuracy"),
+    [
+        pytest.param(np.diag([0.7, 0.2, 0.06, 0.04]), 0.95, id="unbalanced"),
+        pytest.param(np.kron(channel(4, 0.165), channel(2, 0.1)), 0.95, id="channels"),
+        pytest.param(np.array([[0.30, 0.02, 0.08], [0.00, 0.25, 0.05], [0.10, 0.00, 0.20]]), 0.8, id="any table"),
+    ],
+)
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_the_interval_of_the_posteriors_statistic(joint, accuracy, calibrated):
+    """Where the partition function is another than 1 too, whose error the influence values are to hold."""
+    rng, symbols = np.random.default_rng(7), confusion(len(joint), accuracy)
+    posterior = symbols.T if calibrated else 0.9 * np.eye(len(joint)) + 0.1 / len(joint)
+    expected, shown = critic_bits(joint, symbols, posterior), []
+    for _ in range(REPEATS):
+        c_x, c_y, s_x, s_y = draw(rng, joint, symbols, 2000)
+        part = HeldOut(np.zeros((1, 2, 2)), Classified(posterior[s_x], posterior[s_y], c_x, c_y, s_x, c_x))
+        shown.append(CERTIFICATES["posterior"].show(part, part, joint, CONFIDENCE))
+    assert all(one.lower_bits <= one.value_bits for one in shown)
+    assert np.mean([one.lower_bits <= expected for one in shown]) >= CONFIDENCE
+    check_interval("posterior", expected, shown)
 
 
 def test_the_interval_over_redraws_fails_the_same_check():

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, SeparableCritic
+from mirigor_jax.mi import measure
+from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, PosteriorCritic, Scorer, SeparableCritic
+from mirigor_jax.mi.gaussian import center_and_spread
+from mirigor_jax.softmax import LinearProbe
 
 ACTIVATIONS = {"relu": lambda a: np.maximum(a, 0), "elu": lambda a: np.where(a > 0, a, np.expm1(a))}
 CRITICS = {
@@ -181,6 +184,72 @@ def test_bfloat16_in_float32_scores_out(name):
     for coarse, fine in zip(both(x, y), both(x.astype(jnp.float32), y.astype(jnp.float32)), strict=True):
         assert coarse.dtype == jnp.float32
         np.testing.assert_allclose(coarse, fine, atol=0.03 * float(jnp.max(jnp.abs(fine))))
+
+
+JOINTS = {
+    "shared": np.diag([0.5, 0.3, 0.2]),
+    "asymmetric": np.array([[0.30, 0.02, 0.08], [0.00, 0.25, 0.05], [0.15, 0.00, 0.15]]),
+}
+
+
+def posterior_inputs(joint, n=6, d=4):
+    """Representations of two views, and what makes critics' inputs of them: a probe with weights at random."""
+    rng = np.random.default_rng(4)
+    h = rng.normal(size=(2, n, d))
+    probe = LinearProbe(
+        kernel=rng.normal(size=(d, 3)).astype(np.float32), bias=rng.normal(size=3).astype(np.float32),
+        mean=rng.normal(size=d).astype(np.float32), scale=np.exp(rng.normal(size=d)).astype(np.float32),
+        l2=0.0, temperature=0.7, validation_accuracy=1.0,
+    )  # fmt: skip
+    sided = not np.all(joint == np.diag(joint.diagonal()))
+    return h, probe, measure._Inputs(probe, joint, sided, *center_and_spread(h[0]))
+
+
+@pytest.mark.parametrize("joint", JOINTS.values(), ids=JOINTS)
+def test_a_posterior_critic_starts_at_the_density_ratio_of_the_classes(joint):
+    """log sum q(c|x) p(c,c') / (p(c) p(c')) q(c'|y), q mixed with the uniform distribution, by a loop."""
+    (h_x, h_y), probe, inputs = posterior_inputs(joint)
+    p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
+
+    def posterior(h):
+        logits = ((h - probe.mean) / probe.scale) @ probe.kernel + probe.bias
+        q = np.exp(logits / probe.temperature)
+        return 0.999 * q / q.sum() + 0.001 / 3
+
+    def score(a, b):
+        q_a, q_b = posterior(a), posterior(b)
+        terms = [q_a[i] * joint[i, j] / (p_x[i] * p_y[j]) * q_b[j] for i in range(3) for j in range(3)]
+        return np.log(sum(terms))
+
+    expected = pairwise(score, h_x, h_y)
+    critic, x, y = PosteriorCritic(measure.INNER, 3, sided=inputs.sided), inputs(h_x), inputs(h_y)
+    assert x.dtype == np.float32
+    params = critic.init(jax.random.key(0), x, y, method="scores")["params"]
+    assert params["trust"] == 1
+    alone = params | {"gain": jnp.float32(0)}
+    np.testing.assert_allclose(Scorer(critic).scores(alone, x, y), expected, rtol=1e-4, atol=1e-5)
+    if inputs.sided:
+        assert np.abs(expected - pairwise(score, h_y, h_x).T).max() > 0.1  # x and y are told apart
+
+
+@pytest.mark.parametrize("joint", JOINTS.values(), ids=JOINTS)
+def test_a_posterior_critic_adds_what_its_inner_critic_reads_of_the_squashed_columns(joint):
+    (h_x, h_y), _, inputs = posterior_inputs(joint)
+    critic, x, y = PosteriorCritic(CRITICS["cosine"], 3, sided=inputs.sided), inputs(h_x), inputs(h_y)
+    params = init(critic, x, y)["params"]
+    center, spread = np.median(h_x, axis=0), (np.quantile(h_x, 0.75, axis=0) - np.quantile(h_x, 0.25, axis=0)) / 1.349
+    squashed = [2 * np.arcsinh((h - center) / spread / 2) for h in (h_x, h_y)]
+    learned = scored(CRITICS["cosine"], {"params": params["inner"]}, *(jnp.array(s, jnp.float32) for s in squashed))
+    known = Scorer(critic).scores(params | {"trust": jnp.float32(1), "gain": jnp.float32(0)}, x, y)
+    expected = params["trust"] * known + params["gain"] * learned
+    np.testing.assert_allclose(Scorer(critic).scores(params, x, y), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_critics_have_equal_scorers():
+    """So that no program is compiled twice."""
+    one, other = (Scorer(PosteriorCritic(CosineCritic((8,), 4), 3, sided=True)) for _ in range(2))
+    assert (one, hash(one)) == (other, hash(other))
+    assert one != Scorer(PosteriorCritic(CosineCritic((8,), 4), 3))
 
 
 def test_a_joint_critic_needs_a_hidden_layer():

@@ -156,6 +156,29 @@ def test_values_and_losses_by_their_formulas():
             np.testing.assert_allclose(estimator.loss(estimator.carry, *scores)[0], losses[name], rtol=1e-12)
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("candidates", [None, 9])
+def test_infonce_of_sums_is_anchor_by_anchor_what_the_candidates_sums_say(candidates):
+    scores, k = np.random.default_rng(3).normal(size=(5, 5)), candidates or 5
+    rows, columns = ([math.log(sum(math.exp(s) for s in axis)) for axis in matrix] for matrix in (scores, scores.T))
+    of_rows = [math.log(k) + scores[i, i] - rows[i] for i in range(5)]
+    of_both = [math.log(k) + scores[i, i] - 0.5 * (rows[i] + columns[i]) for i in range(5)]
+    positives, rows, columns = map(np.array, (scores.diagonal(), rows, columns))
+    for sums, expected in (((rows,), of_rows), ((rows, columns), of_both)):
+        terms = values.info_nce_terms(positives, *sums, candidates=candidates)
+        np.testing.assert_allclose(terms, expected, rtol=1e-12)
+        value = values.info_nce_of_sums(jnp.array(positives), *map(jnp.array, sums), candidates=candidates)
+        np.testing.assert_allclose(value, np.mean(expected), rtol=1e-12)
+    if candidates is None:
+        sums = (jnp.array(positives), jnp.array(rows), jnp.array(columns))
+        for name, of_scores, expected in (
+            ("info_nce", values.info_nce, of_rows),
+            ("info_nce_symmetric", values.info_nce_symmetric, of_both),
+        ):
+            np.testing.assert_allclose(ESTIMATORS[name]().from_sums(*sums), np.mean(expected), rtol=1e-12)
+            np.testing.assert_allclose(of_scores(jnp.array(scores)), np.mean(expected), rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_ceiling_is_reached_and_not_passed(name):
     estimator = ESTIMATORS[name]()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.text import Text
-from small import estimate_entry, image_report, reading
+from small import estimate_entry, image_report, interval, reading
 
 from mirigor_jax.history import TrainingHistory
 from mirigor_jax.metrics import METRICS, picture
@@ -18,22 +18,31 @@ from mirigor_jax.runs.schema import Fit, History, ImageReport, Truth
 
 CASES = {
     "certified": {},
-    "channel": {"true": 3.3, "paper": 3.34, "strict": 3.28, "lower": 2.97, "upper": 3.3, "verdict": "bounded"},
-    "none": {"entropy": 0.0, "true": 0.0, "paper": 0.01, "strict": -0.0004, "lower": 0.0, "upper": 0.0},
-    "k-limited": {"strict": 5.8, "lower": None, "verdict": "k-limited"},
-    "no upper end": {"entropy": None, "true": None, "upper": None},
-    "no ends": {"lower": None, "upper": None, "verdict": "not-a-bound"},
-}
+    "channel": {"true": 3.3, "paper": 3.34, "strict": 3.28, "value": 3.29, "lower": 2.97, "upper": 3.3,
+                "verdict": "bounded"},
+    "none": {"entropy": 0.0, "true": 0.0, "paper": 0.01, "strict": -0.0004, "value": 0.0, "lower": 0.0, "upper": 0.0,
+             "certificate": None},
+    "k-limited": {"strict": 5.8, "value": 5.7, "lower": 5.6, "certificate": "infonce", "verdict": "k-limited"},
+    "no upper end": {"entropy": None, "true": None, "upper": None, "certificate": "infonce", "verdict": "bounded"},
+    "no ends": {"lower": None, "upper": None, "certificate": None, "verdict": "not-a-bound"},
+}  # fmt: skip
 
 
 def make_report(
-    *, entropy=6.0, true=6.0, paper=6.0008, strict=5.971, lower=5.962, upper=6.0, verdict="certified"
+    *,
+    entropy=6.0,
+    true=6.0,
+    paper=6.0008,
+    strict=5.971,
+    value=5.984,
+    lower=5.962,
+    upper=6.0,
+    certificate="posterior",
+    verdict="certified",
 ) -> ImageReport:
-    ends = {"t_lower_bits": strict - 0.012, "t_upper_bits": strict + 0.01}
-    most = {"ceiling_bits": 8.0, "max_bits": strict - 0.13}
     info_nce = {
-        256: reading(strict - 0.15, t_lower_bits=strict - 0.16, t_upper_bits=strict - 0.14, **most),
-        2048: reading(strict, 4, ceiling_bits=11.0, **ends),
+        256: reading(strict - 0.15, ceiling_bits=8.0, max_bits=strict - 0.13),
+        2048: reading(strict, 4, ceiling_bits=11.0, interval=interval(strict - 0.012, strict + 0.01)),
     }
     nt_xent = {
         256: reading(paper, 1, ceiling_bits=8.997179),
@@ -41,12 +50,20 @@ def make_report(
     }
     estimate = estimate_entry(
         nt_xent_bits=paper, info_nce_bits=strict, lower_bits=lower, upper_bits=upper, verdict=verdict,
+        value_bits=value, interval=interval(value - 0.005, value + 0.007), certificate=certificate,
         curve={"info_nce_symmetric": Curve("InfoNCE", "lower bound", 2048, info_nce),
                "nt_xent": Curve("NT-Xent estimate", "not a bound", 256, nt_xent)},
-        fit=Fit(200, 100, 512, History((0, 100, 200), (0.1, 5.0, 5.9), (None, 5.1, 5.0))), **ends,
+        fit=Fit(200, 100, 512, History((0, 100, 200), (0.1, 5.0, 5.9), (None, 5.1, 5.0))),
     )  # fmt: skip
     in_training = replace(image_report().in_training, mi_bits=1.583, ceiling_bits=1.585, k=2)
     return image_report(estimates={"all": estimate}, truth=Truth(entropy, true), in_training=in_training)
+
+
+def with_more_estimators(report: ImageReport) -> ImageReport:
+    """Two more stand beside the NT-Xent estimate."""
+    curve = report.estimate.curve
+    more = {name: replace(curve["nt_xent"], heading=name) for name in ("one-sided InfoNCE", "smile")}
+    return replace(report, estimate=replace(report.estimate, curve=curve | more))
 
 
 def draw_bars(report: ImageReport):
@@ -89,6 +106,7 @@ DRAWN = {  # name: a function that draws it
     "training": lambda: draw_training()[0],
     "metrics": lambda: picture.evaluation(dict.fromkeys(METRICS, 0.123)),
     "linear": lambda: figures.linear({"color": 1.0, "all": 0.5}, {"color": 0.25, "all": 1 / 64}),
+    "bars, more estimators": lambda: draw_bars(with_more_estimators(make_report())),
     **{f"bars, {name}": lambda case=case: draw_bars(make_report(**case)) for name, case in CASES.items()},
     **{
         f"critic, {name}": lambda case=case: figures.critic(make_report(**case).estimate)
@@ -188,19 +206,22 @@ def test_bars_are_the_numbers():
     figure = draw_bars(make_report())
     whole, close = figure.axes
     tops = [(bar.get_y(), bar.get_y() + bar.get_height()) for container in whole.containers[:3] for bar in container]
-    assert tops == [(0, 6.0), (0, 1.583), (0, 6.0008), (0, 5.971), (0, 5.962), (5.962, pytest.approx(6.0))]
-    np.testing.assert_allclose(whiskers(whole), [(3, 5.959, 5.981)])
+    heights = [6.0, 1.583, 6.0008, 5.971, 5.984]
+    assert tops == [*((0, height) for height in heights), (0, 5.962), (5.962, pytest.approx(6.0))]
+    np.testing.assert_allclose(whiskers(whole), [(3, 5.959, 5.981), (4, 5.979, 5.991)])
     np.testing.assert_allclose(whiskers(close), whiskers(whole))
-    np.testing.assert_allclose(close.collections[0].get_offsets(), list(enumerate([6.0, 1.583, 6.0008, 5.971])))
+    np.testing.assert_allclose(close.collections[0].get_offsets(), list(enumerate(heights)))
     values = {text.get_text(): text.xy for text in whole.texts}
     assert values == {
-        "6.000": (0, 6.0), "1.583": (1, 1.583), "6.001": (2, 6.0008), "5.971": (3, 5.981), "5.962 – 6.000": (4, 6.0),
+        "6.000": (0, 6.0), "1.583": (1, 1.583), "6.001": (2, 6.0008), "5.971": (3, 5.981), "5.984": (4, 5.991),
+        "5.962 – 6.000": (5, 6.0),
     }  # fmt: skip
     ticks = [label.get_text() for label in whole.get_xticklabels()]
     assert ticks[1:] == [
         "in-training\nK = 2",
         "NT-Xent estimate\nK = 256",
         "InfoNCE\nK = 2048",
+        "estimate,\nposterior",
         "certified\nat 95 %",
     ]
     (ceiling,) = by_label(whole)["ceiling log₂(2K−1) = 1.585 bits"].get_segments()
@@ -212,12 +233,19 @@ def test_bars_are_the_numbers():
     assert 6.0008 < high < 6.05
 
 
+def test_no_two_columns_of_a_picture_have_one_color():
+    """A quantity has one color in every picture; of the certified interval both parts are in the last column."""
+    columns, certified, possible = draw_bars(make_report()).axes[0].containers[:3]
+    assert len({bar.get_facecolor() for bar in (*columns, *certified)}) == 6
+    assert possible[0].get_edgecolor() == certified[0].get_facecolor()
+
+
 @pytest.mark.parametrize(
     ("case", "written"),
     [
         ("channel", "2.970 – 3.300"),
         ("none", "0.000 – 0.000"),
-        ("k-limited", "0.000 – 6.000"),
+        ("k-limited", "5.600 – 6.000"),
         ("no upper end", "≥ 5.962"),
     ],
 )
@@ -227,13 +255,25 @@ def test_bars_write_what_is_known_of_the_interval(case, written):
     assert written in result
     assert "-0.000" not in result
     assert ("true MI = 3.300 bits" in result) == (case == "channel")
-    assert any("no certificate" in text for text in result) == (case == "k-limited")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bars_without_a_certificate_have_none_of_its_value(case):
+    """Where the views are independent, or nothing is certified, InfoNCE is the estimate."""
+    report = make_report(**CASES[case])
+    whole, _ = draw_bars(report).axes
+    ticks = [label.get_text() for label in whole.get_xticklabels()]
+    certificate, lower = report.estimate.certificate, report.estimate.lower_bits
+    assert (f"estimate,\n{certificate}" in ticks) == (certificate is not None)
+    assert any("estimate," in tick for tick in ticks) == (certificate is not None)
+    assert len(whiskers(whole)) == (1 if certificate is None else 2)
+    assert ("no certificate" in ticks[-1]) == (lower is None)
 
 
 def test_bars_without_training_or_truth():
     whole, _ = draw_bars(replace(make_report(true=None, entropy=None), in_training=None)).axes
-    assert [bar.get_height() for bar in whole.containers[0]] == [6.0008, 5.971]
-    np.testing.assert_allclose(whiskers(whole)[:, 0], [1])
+    assert [bar.get_height() for bar in whole.containers[0]] == [6.0008, 5.971, 5.984]
+    np.testing.assert_allclose(whiskers(whole)[:, 0], [1, 2])
 
 
 def test_linear_draws_percent_and_chance():
@@ -255,13 +295,13 @@ def test_critic_draws_the_fit_and_the_curve():
     assert lines["chosen: step 100"].get_xdata()[0] == 100
     lines = by_label(curve)
     points = {name: lines[name].get_xydata() for name in lines if "K" not in name}
-    np.testing.assert_allclose(points["InfoNCE, lower bound, t-interval"], [(256, 5.821), (2048, 5.971)])
-    np.testing.assert_allclose(points["NT-Xent estimate, not a bound, t-interval"], [(256, 6.0008), (2048, 5.9998)])
+    np.testing.assert_allclose(points["InfoNCE, lower bound, interval"], [(256, 5.821), (2048, 5.971)])
+    np.testing.assert_allclose(points["NT-Xent estimate, not a bound, interval"], [(256, 6.0008), (2048, 5.9998)])
     np.testing.assert_allclose(points["InfoNCE of an optimal critic"], [(256, 5.841), (2048, np.nan)])
     assert "NT-Xent estimate of an optimal critic" not in points
     # One batch has no interval.
     np.testing.assert_allclose(
-        [w for w in whiskers(curve) if np.isfinite(w).all()], [(256, 5.811, 5.831), (2048, 5.959, 5.981)]
+        [w for w in whiskers(curve) if np.isfinite(w).all()], [(256, 5.817, 5.825), (2048, 5.959, 5.981)]
     )
     np.testing.assert_allclose(lines["upper end = 6.000"].get_ydata(), 6.0)
     np.testing.assert_allclose(lines["ceiling of InfoNCE: 8.0 to 11.0 (above)"].get_ydata(), [8, 11])

@@ -17,10 +17,10 @@ from mirigor_jax.data.pairing import parse
 from mirigor_jax.encoding import encode_pairs, encode_step
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import fit
-from mirigor_jax.mi.critics import CosineCritic, SeparableCritic
+from mirigor_jax.mi.critics import CosineCritic, Scorer, SeparableCritic
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator
 from mirigor_jax.mi.read import read_embeddings
-from mirigor_jax.mi.values import anchored, dv
+from mirigor_jax.mi.values import anchored, dv, info_nce_symmetric
 from mirigor_jax.models.resnet import make_encoder
 
 BOTH = tuple(ESTIMATORS[name]() for name in ("info_nce_symmetric", "nt_xent"))
@@ -217,6 +217,114 @@ def test_fit_keeps_the_best_critic_of_validation():
     assert float(state.best_nats) == pytest.approx(max(values))
     assert int(state.best_step) == 2 * (best + 1)
     jax.tree.map(np.testing.assert_array_equal, state.best_params, remaining[best])
+
+
+def test_batches_are_disjoint_rows_in_order_and_the_rest_is_left():
+    rows = np.arange(22.0).reshape(11, 2)
+    np.testing.assert_array_equal(fitting.in_batches(rows, 4), [rows[:4], rows[4:8]])
+    assert fitting.in_batches(rows, 12).shape == (0, 12, 2)
+
+
+def run(values, *, steps, patience, stride=10, on_progress=None):
+    """`fitting.run` of critics whose evaluations are these: a row an evaluation, a column a critic."""
+    values = np.array(values, float)
+    asked = []
+
+    def advance(state, done):
+        asked.append(done)
+        seen = values[len(asked) - 1]
+        better = seen > state.best_nats
+        state = state._replace(
+            best_nats=np.where(better, seen, state.best_nats),
+            best_step=np.where(better, done + stride, state.best_step),
+        )
+        return state, {"fit_nats": 2 * seen, "validation_nats": seen}
+
+    start = fitting.CriticState(
+        step=0, params=None, opt_state=None, best_params=None,
+        best_nats=np.zeros(values.shape[1]), best_step=np.zeros(values.shape[1], int),
+    )  # fmt: skip
+    state, history = fitting.run(start, advance, steps=steps, stride=stride, patience=patience, on_progress=on_progress)
+    assert asked == [evaluation.step - stride for evaluation in history]
+    return state, history
+
+
+def test_a_fit_ends_at_its_steps_while_a_critic_gains():
+    """Every other evaluation one of two critics gains, the other never."""
+    values, calls = [[-1, 0.5], [-1, 0.4], [-1, 0.6], [-1, 0.5], [-1, 0.7]], []
+    state, history = run(values, steps=45, patience=20, on_progress=lambda *call: calls.append(call))
+    assert [evaluation.step for evaluation in history] == [10, 20, 30, 40, 50]
+    assert [evaluation.validation_nats for evaluation in history] == pytest.approx(np.mean(values, axis=1))
+    assert [evaluation.fit_nats for evaluation in history] == pytest.approx(2 * np.mean(values, axis=1))
+    np.testing.assert_array_equal(state.best_step, [0, 50])
+    assert [call[:2] for call in calls] == [(10, 45), (20, 45), (30, 45), (40, 45), (45, 45)]
+    assert calls[0][2] == "-0.361 bits on validation"
+
+
+@pytest.mark.parametrize(("patience", "evaluations"), [(10, 3), (11, 4), (20, 4), (30, 5)])
+def test_a_fit_ends_when_no_critic_has_gained_in_its_patience(patience, evaluations):
+    calls = []
+    values = [[0.1, 0.2], [0.2, 0.1], [0.1, 0.1], [0.1, 0.1], [0.1, 0.1], [0.1, 0.1]]
+    state, history = run(values, steps=60, patience=patience, on_progress=lambda *call: calls.append(call))
+    assert len(history) == evaluations
+    np.testing.assert_array_equal(state.best_step, [20, 10])
+    done = 10 * evaluations
+    assert calls[-2][:2] == (done, 60)
+    assert calls[-1] == (done, done, f"stopped: nothing gained in {patience} steps")
+    assert len(calls) == evaluations + 1
+
+
+def by_class(seed=0, noise=0.3):
+    """Rows of four classes, as a bank, and both views of held-out pairs of neighbors."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(4), 32).astype(np.int32)
+    h, fresh = (((np.eye(4)[labels]) + noise * rng.normal(size=(128, 4))).astype(np.float32) for _ in range(2))
+    order = rng.permutation(64)
+    return fit.make_bank(h, labels, np.eye(4) / 4), (fresh[::2][order], fresh[1::2][order])
+
+
+def bounds_of(critic, params, held_out, size):
+    """InfoNCE of each critic on validation, the mean over batches of so many pairs."""
+    views = [fitting.in_batches(view, size) for view in held_out]
+    each = [jax.tree.map(lambda leaf, s=s: leaf[s], params) for s in range(len(jax.tree.leaves(params)[0]))]
+    return [
+        float(np.mean([info_nce_symmetric(Scorer(critic).scores(one, x, y)) for x, y in zip(*views, strict=True)]))
+        for one in each
+    ]
+
+
+def test_critics_fitted_by_class_are_the_best_of_validation_each_from_its_own_start():
+    bank, held_out = by_class()
+    class_fit = fit.ClassFit(CosineCritic((8,), 4), batch_size=16, steps=60, eval_every=10, learning_rate=0.03)
+    calls = []
+    one = fit.fit_by_class(class_fit, bank, held_out, seed=3, on_progress=lambda *call: calls.append(call))
+    assert [evaluation.step for evaluation in one.history] == [10, 20, 30, 40, 50, 60]
+    assert [call[:2] for call in calls] == [(step, 60) for step in range(10, 70, 10)]
+    values = [evaluation.validation_nats for evaluation in one.history]
+    assert one.best_step == one.history[int(np.argmax(values))].step
+    assert bounds_of(class_fit.critic, one.params, held_out, 32) == pytest.approx([max(values)], abs=1e-5)
+    assert max(values) > 0.7
+    two = fit.fit_by_class(class_fit, bank, held_out, seed=3, num_critics=2)
+    for first, (alone,) in zip(jax.tree.leaves(two.params), jax.tree.leaves(one.params), strict=True):
+        assert first.shape[0] == 2
+        np.testing.assert_allclose(first[0], alone, rtol=1e-3, atol=1e-4)
+    first, second = two.params["mlp"]["Dense_0"]["kernel"]
+    assert np.abs(first - second).max() > 0.1
+    other = fit.fit_by_class(class_fit, bank, held_out, seed=4)
+    assert other.history != one.history
+
+
+def test_a_fit_by_class_that_gains_nothing_gives_the_critic_that_it_started_from():
+    """Steps so large that no critic recovers: the fit ends by its patience."""
+    bank, held_out = by_class()
+    critic = SeparableCritic((8,), 4)
+    class_fit = fit.ClassFit(critic, batch_size=16, steps=60, eval_every=10, learning_rate=10.0, patience=20)
+    fitted = fit.fit_by_class(class_fit, bank, held_out, seed=0)
+    assert (fitted.best_step, [evaluation.step for evaluation in fitted.history]) == (0, [10, 20])
+    start = critic.init(jax.random.fold_in(jax.random.key(0), 0), bank.h[:2], bank.h[:2], method="scores")["params"]
+    jax.tree.map(lambda leaf, first: np.testing.assert_allclose(leaf[0], first, rtol=1e-6), fitted.params, start)
+    (value,) = bounds_of(critic, fitted.params, held_out, 32)
+    assert value > max(evaluation.validation_nats for evaluation in fitted.history)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from small import calibration_seconds
 
 from mirigor_jax import mi
+from mirigor_jax.mi.confidence import BATCHES
 from mirigor_jax.mi.distributions import BENCHMARK, Gaussian
 
 pytestmark = [pytest.mark.slow, pytest.mark.timed]
@@ -62,7 +63,7 @@ def test_the_stair_by_the_anchor():
     errors = [one.value_bits - bits for one, bits in zip(result, BITS, strict=True)]
     assert np.mean(np.abs(errors)) <= 0.35
     for one, bits in zip(result, BITS, strict=True):
-        assert one.bound_bits <= bits + 0.05
+        assert one.info_nce.bits <= bits + 0.05
 
 
 def test_the_stair_by_our_defaults():
@@ -72,9 +73,10 @@ def test_the_stair_by_our_defaults():
     assert time.monotonic() - start < STAIR * calibration_seconds()
     assert np.mean([abs(one.value_bits - bits) for one, bits in zip(result, BITS, strict=True)]) <= 0.15
     for one, bits in zip(result, BITS, strict=True):
-        assert one.lower_bits <= bits
-        assert one.value_bits <= max(bits, one.t_upper_bits)
-        assert one.t_lower_bits <= bits
+        assert one.lower_bits <= min(bits, one.value_bits)
+        assert one.value_bits <= max(bits, one.interval.upper_bits)
+        assert one.interval.lower_bits <= bits
+        assert one.interval.kind == BATCHES  # of two
 
 
 def test_twenty_five_fits_at_once_cost_less_than_fifteen():

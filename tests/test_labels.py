@@ -9,14 +9,24 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from mirigor_jax.data.draws import parts_of, row_keys
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi import api, certify, labels
-from mirigor_jax.mi.certificates import classifier_lower_bits, posterior_lower_bits, stratified_trials
-from mirigor_jax.mi.confidence import clopper_pearson_upper, t_interval
+from mirigor_jax.fitting import in_batches
+from mirigor_jax.mi import api, certify, labels, measure
+from mirigor_jax.mi.certificates import (
+    classifier_lower_bits,
+    fano_bits,
+    info_nce_lower_bits,
+    posterior_lower_bits,
+    stratified_trials,
+)
+from mirigor_jax.mi.certify import Certified
+from mirigor_jax.mi.confidence import BATCHES, ERRORS, PAIRS, Interval, clopper_pearson_upper, t_interval
+from mirigor_jax.mi.critics import BilinearCritic, Scorer
 from mirigor_jax.mi.distributions import Discrete
 from mirigor_jax.mi.estimators import max_info_nce_bits
 from mirigor_jax.mi.labels import compare, estimate_labels, monitor
-from mirigor_jax.mi.read import in_batches, independent_values, pair_values
+from mirigor_jax.mi.read import independent_values, pair_values
 
 # One size, so that what one test compiles serves the next.
 N, D, CLASSES = 4000, 4, 4
@@ -39,6 +49,17 @@ def exact_bits(means, distribution):
     independent = np.outer(p, p)
     terms = np.where(joint > 0, joint * np.log2(joint / np.where(joint > 0, independent, 1)), 0)
     return float(terms.sum() * (x[1] - x[0]) ** 2)
+
+
+def best_info_nce_bits(means, k):
+    """What InfoNCE of the density ratio shows at k, classes equally likely, in expectation; standard error 0.003."""
+    rng, means = np.random.default_rng(0), np.asarray(means)
+    c = rng.integers(len(means), size=(40_000, k))
+    densities = [stats.norm.pdf(rng.normal(means[c])[:, :, None], means) for _ in "xy"]
+    x, y = (d / d.mean(axis=2, keepdims=True) for d in densities)
+    ratio = np.einsum("bic,bjc->bij", x, y)
+    terms = [np.log2(k * np.diagonal(ratio, axis1=1, axis2=2) / ratio.sum(axis=axis)) for axis in (1, 2)]
+    return float(np.mean(terms))
 
 
 def info_nce_loop(scores):
@@ -124,6 +145,36 @@ def test_stratified_trials_are_the_rows_where_proportions_are_exact():
     assert stratified_trials(3, np.array([40, 40, 20]), np.array([0.4, 0.4, 0.2]), 0.95) == 100
 
 
+@pytest.mark.parametrize("shares", [{}, {"validation": 0.1, "test": 0.0}, {"validation": 0.0, "test": 0.0}])
+def test_parts_are_shares_of_every_class_by_the_rows_keys(shares):
+    """By a loop: of each class the rows with the smallest keys are tested, the next are for validation."""
+    validation, test = shares.get("validation", 0.2), shares.get("test", 0.2)
+    classes = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 4], [500, 30, 10, 7]))
+    keys, expected = row_keys(len(classes)), {"fit": [], "validation": [], "test": []}
+    for c in (0, 1, 2, 4):
+        rows = sorted(np.flatnonzero(classes == c), key=keys.__getitem__)
+        tested, kept = (math.floor(share * len(rows) + 0.5) for share in (test, test + validation))
+        for name, part in zip(
+            ("test", "validation", "fit"), (rows[:tested], rows[tested:kept], rows[kept:]), strict=True
+        ):
+            expected[name] += part
+    for part, rows in zip(parts_of(classes, keys, **shares), expected.values(), strict=True):
+        np.testing.assert_array_equal(part, sorted(rows))
+
+
+def test_a_rows_part_depends_on_its_number_and_the_rows_of_its_class_alone():
+    """Other names and other rows of other classes, and more of them after it, move no row of a class."""
+    assert np.array_equal(row_keys(100), row_keys(1000)[:100])
+    assert len(np.unique(row_keys(10_000))) == 10_000
+    classes = np.random.default_rng(0).integers(0, 4, 1000)
+    parts = parts_of(classes, row_keys(1000))
+    assert [len(part) for part in parts] == pytest.approx([600, 200, 200], abs=4)
+    others = np.where(classes == 3, 3, np.random.default_rng(1).integers(0, 3, 1000))
+    more = np.concatenate([7 - others, np.random.default_rng(2).integers(5, 9, 500)])
+    for part, moved in zip(parts, parts_of(more, row_keys(1500)), strict=True):
+        np.testing.assert_array_equal(part[classes[part] == 3], moved[more[moved] == 4])
+
+
 def test_pairs_are_of_one_class_of_disjoint_rows_and_parts():
     classes = np.random.default_rng(0).choice(3, 3000, p=[0.6, 0.3, 0.1])
     design = labels.Design.of(classes, 5, 0.95)
@@ -137,6 +188,10 @@ def test_pairs_are_of_one_class_of_disjoint_rows_and_parts():
         assert np.all(classes[pairs[:, 0]] == classes[pairs[:, 1]])
         assert len(np.unique(pairs)) == pairs.size
         assert np.isin(pairs, part).all()
+    other = labels.Design.of(classes, 6, 0.95)
+    for part, again in zip(parts, (other.fit, other.validation, other.test), strict=True):
+        np.testing.assert_array_equal(part, again)
+    assert not np.array_equal(design.pairs[1][:100], other.pairs[1][:100])
 
 
 def test_pairs_have_independent_classes_of_the_labels_law():
@@ -145,7 +200,8 @@ def test_pairs_have_independent_classes_of_the_labels_law():
     designs = [labels.Design.of(classes, seed, 0.95) for seed in range(400)]
     drawn = np.array([np.bincount(classes[d.pairs[1][:, 0]], minlength=3) for d in designs])
     n = drawn.sum(axis=1)
-    assert np.ptp(n) == 0
+    assert np.mean(n < n.max()) <= 0.02  # a class runs out of rows in at most 0.005 of all designs
+    drawn, n = drawn[n == n.max()], n[n == n.max()]
     p = np.array([0.5, 0.3, 0.2])
     z = (drawn.mean(axis=0) - n[0] * p) / np.sqrt(n[0] * p * (1 - p) / 400)
     assert np.abs(z).max() < 3.5
@@ -185,7 +241,7 @@ def test_the_certificate_is_validations_choice_and_every_one_is_below_the_truth(
     joint = np.eye(4) / 4
     certificate, result = certify.certify(held_out(0), held_out(1), joint, 0.95)
     assert set(result) == {"classifier", "posterior", "infonce"}
-    assert all(0 < one["lower_bits"] < 2 for one in result.values())
+    assert all(0 < one.lower_bits < one.value_bits <= 2 for one in result.values())
     assert certificate != "infonce"
     # A model that knows nothing leaves the critic's scores, whatever the test part would have preferred.
     certificate, result = certify.certify(ignorant(held_out(0)), ignorant(held_out(1)), joint, 0.95)
@@ -196,32 +252,93 @@ def test_the_certificate_is_validations_choice_and_every_one_is_below_the_truth(
     failing = replace(held_out(1, right=0.3), scores=held_out(1).scores)
     certificate, result = certify.certify(held_out(0), failing, joint, 0.95)
     assert certificate != "infonce"
-    assert result["infonce"]["lower_bits"] > result[certificate]["lower_bits"]
+    assert result["infonce"].lower_bits > result[certificate].lower_bits
+
+
+def clopper_pearson(errors, n):
+    """The two-sided interval of the error rate, by scipy."""
+    interval = stats.binomtest(errors, n).proportion_ci(0.95, method="exact")
+    return interval.low, interval.high
 
 
 def test_certificates_rest_on_the_posteriors_and_predictions_that_are_given():
     """The classifier's errors are of its own predictions, whatever the posteriors say, and the other way around."""
     joint, frequencies, part = np.eye(4) / 4, np.full(4, 0.25), held_out(1, right=0.9)
-    result = certify.lower_ends(part, held_out(0), joint, 0.95)
+    result = certify.shown(part, held_out(0), joint, 0.95)
     itself = part.classified
     errors = int(np.sum(itself.predicted != itself.c))
     assert 0 < errors < 60
-    assert result["classifier"] == {
-        "lower_bits": classifier_lower_bits(errors, 512, frequencies, 0.95),
-        "errors": errors,
-        "images": 512,
-    }
+    low, high = clopper_pearson(errors, 512)
+    classifier = result["classifier"]
+    assert classifier.counts == {"errors": errors, "images": 512}
+    assert classifier.lower_bits == classifier_lower_bits(errors, 512, frequencies, 0.95)
+    assert classifier.value_bits == fano_bits(errors / 512, frequencies)
+    assert classifier.interval.kind == ERRORS
+    assert classifier.interval.lower_bits == pytest.approx(fano_bits(high, frequencies))
+    assert classifier.interval.upper_bits == pytest.approx(fano_bits(low, frequencies))
     lower = posterior_lower_bits(itself.q_x, itself.q_y, itself.c_x, itself.c_y, joint, confidence=0.95)
-    assert result["posterior"] == {"lower_bits": lower, "pairs": 512}
-    right = certify.lower_ends(seen(part, predicted=itself.c), held_out(0), joint, 0.95)
-    assert right["classifier"]["errors"] == 0
+    assert (result["posterior"].lower_bits, result["posterior"].counts) == (lower, {"pairs": 512})
+    assert result["posterior"].interval.kind == PAIRS
+    by_scores = info_nce_lower_bits(held_out(0).scores, part.scores, 0.95)
+    infonce = result["infonce"]
+    assert (infonce.lower_bits, infonce.value_bits) == (by_scores.lower_bits, by_scores.value_bits)
+    assert infonce.counts == {"k": by_scores.k, "batches": by_scores.batches}
+    assert infonce.interval.kind == BATCHES
+    width = infonce.interval.upper_bits - infonce.interval.lower_bits
+    assert width == pytest.approx(by_scores.t_upper_bits - by_scores.t_lower_bits)
+    for one in result.values():
+        assert one.lower_bits < one.value_bits
+        assert one.interval.lower_bits < one.value_bits < one.interval.upper_bits
+    right = certify.shown(seen(part, predicted=itself.c), held_out(0), joint, 0.95)
+    assert (right["classifier"].counts["errors"], right["classifier"].value_bits) == (0, 2.0)
     assert (right["posterior"], right["infonce"]) == (result["posterior"], result["infonce"])
-    blurred = certify.lower_ends(seen(ignorant(part), predicted=itself.predicted), held_out(0), joint, 0.95)
-    assert blurred["posterior"]["lower_bits"] == 0 < lower
+    blurred = certify.shown(seen(ignorant(part), predicted=itself.predicted), held_out(0), joint, 0.95)
+    assert blurred["posterior"].lower_bits == blurred["posterior"].value_bits == 0 < lower
     assert blurred["classifier"] == result["classifier"]
     # Of rows that are a fixed number of each class, so many errors are as telling as in fewer draws.
-    apart = certify.lower_ends(seen(part, stratified=True), held_out(0), joint, 0.95)["classifier"]
-    assert apart["images"] == stratified_trials(errors, np.bincount(itself.c), frequencies, 0.95) < 512
+    apart = certify.shown(seen(part, stratified=True), held_out(0), joint, 0.95)["classifier"]
+    assert apart.counts["images"] == stratified_trials(errors, np.bincount(itself.c), frequencies, 0.95) < 512
+
+
+def by_errors(counts, errors, frequencies, stratified=True):
+    """What the classifier's certificate shows of so many rows of each class, so many of them mistaken."""
+    c = np.repeat(np.arange(len(counts)), counts)
+    wrong = np.concatenate([np.arange(n) < e for n, e in zip(counts, errors, strict=True)])
+    predicted = np.where(wrong, (c + 1) % len(counts), c)
+    q = np.full((2, len(counts)), 1 / len(counts))
+    pairs = np.zeros(2, int)
+    part = certify.HeldOut(np.zeros((1, 2, 2)), certify.Classified(q, q, pairs, pairs, predicted, c, stratified))
+    return certify.CERTIFICATES["classifier"].show(part, part, np.diag(frequencies), 0.95)
+
+
+def test_the_classifiers_value_is_of_the_error_rate_in_the_population():
+    """Where the rows of a class are a fixed number, each class's own rate is weighted by its frequency."""
+    frequencies, counts, errors = np.array([0.4, 0.4, 0.2]), (60, 25, 15), (3, 0, 2)
+    rate = 0.4 * 3 / 60 + 0.4 * 0 / 25 + 0.2 * 2 / 15
+    apart = by_errors(counts, errors, frequencies)
+    assert apart.value_bits == pytest.approx(fano_bits(rate, frequencies))
+    assert apart.value_bits != pytest.approx(fano_bits(5 / 100, frequencies), abs=1e-3)
+    # Classes weigh from 0.4 / 0.6 to 0.4 / 0.25 times what they weigh among the rows.
+    low, high = clopper_pearson(5, 100)
+    ends = fano_bits(high * 0.4 / 0.25, frequencies), fano_bits(low * 0.4 / 0.6, frequencies)
+    assert (apart.interval.lower_bits, apart.interval.upper_bits) == pytest.approx(ends)
+    drawn = by_errors(counts, errors, frequencies, stratified=False)
+    assert drawn.value_bits == fano_bits(5 / 100, frequencies)
+
+
+@pytest.mark.parametrize("rates", [(0.02, 0.02, 0.02), (0.0, 0.0, 0.1), (0.05, 0.02, 0.1)])
+@pytest.mark.parametrize("counts", [(40, 40, 20), (60, 25, 15)])
+def test_the_classifiers_interval_covers_in_95_percent(rates, counts):
+    """Exactly: the number of errors is a sum of binomials, one a class."""
+    frequencies, pmf = np.array([0.4, 0.4, 0.2]), np.ones(1)
+    for rate, n in zip(rates, counts, strict=True):
+        pmf = np.convolve(pmf, stats.binom.pmf(np.arange(n + 1), n, rate))
+    expected, missed = fano_bits(float(frequencies @ rates), frequencies), 1 - pmf[:40].sum()
+    assert expected > 0.1
+    for errors, probability in enumerate(pmf[:40]):
+        interval = by_errors(counts, (errors, 0, 0), frequencies).interval  # whichever class they are of
+        missed += probability * (not interval.lower_bits <= expected <= interval.upper_bits)
+    assert missed <= 0.05
 
 
 def test_classes_that_differ_between_views_have_no_classifiers_certificate():
@@ -231,23 +348,24 @@ def test_classes_that_differ_between_views_have_no_classifiers_certificate():
     )
     assert set(result) == {"posterior", "infonce"}
     truth = float(np.sum(joint * np.log2(joint * 16)))
-    assert 0 < result[certificate]["lower_bits"] <= truth
+    assert 0 < result[certificate].lower_bits < result[certificate].value_bits
+    assert result[certificate].lower_bits <= truth
 
 
 def test_pairs_without_classes_have_the_certificates_of_their_scores(monkeypatch):
     validation, test = (replace(held_out(seed), classified=None) for seed in (0, 1))
     certificate, result = certify.certify(validation, test, None, 0.95)
     assert certificate == "infonce"
-    assert result == {"infonce": certify.lower_ends(held_out(1), held_out(0), np.eye(4) / 4, 0.95)["infonce"]}
+    assert result == {"infonce": certify.shown(held_out(1), held_out(0), np.eye(4) / 4, 0.95)["infonce"]}
 
     # One more is one entry: chosen by validation's scores, told in its own words.
     def half(part, validation, joint, confidence):
-        return {"lower_bits": 1.99 if part is validation else 0.5, "halves": 2}
+        return Certified(2.0, 1.99 if part is validation else 0.5, None, {"halves": 2})
 
     mine = certify.Certificate("half", "by halves", half, evidence=lambda counts: f"{counts['halves']} halves")
     monkeypatch.setitem(certify.CERTIFICATES, "half", mine)
     certificate, result = certify.certify(validation, test, None, 0.95)
-    assert (certificate, result["half"]) == ("half", {"lower_bits": 0.5, "halves": 2})
+    assert (certificate, result["half"]) == ("half", Certified(2.0, 0.5, None, {"halves": 2}))
     assert certify.most_bits("half", 1.0) == math.inf > certify.most_bits("infonce", 1.0) == 1.0
 
 
@@ -257,13 +375,17 @@ def test_perfect_representations_hold_all_of_the_class():
     rows = np.concatenate([np.flatnonzero(c == i)[: N // CLASSES] for i in range(CLASSES)])
     estimate = estimate_labels(x[rows], c[rows], tolerance_bits=0.15, **FAST)
     assert estimate.entropy_bits == estimate.upper_bits == 2.0
-    assert estimate.value_bits == pytest.approx(max_info_nce_bits(estimate.k, np.full(4, 0.25)), abs=0.04)
-    assert estimate.t_lower_bits < estimate.value_bits < estimate.t_upper_bits
+    most = max_info_nce_bits(estimate.k, np.full(4, 0.25))
+    assert estimate.info_nce_bits == pytest.approx(most, abs=0.04)
+    assert estimate.info_nce.max_bits == most
+    assert 1.99 < estimate.value_bits <= 2
     assert 1.85 < estimate.lower_bits < 2
-    assert estimate.lower_bits == estimate.certificates[estimate.certificate]["lower_bits"]
+    chosen = estimate.certificates[estimate.certificate]
+    assert (estimate.value_bits, estimate.lower_bits, estimate.interval) == (
+        chosen.value_bits, chosen.lower_bits, chosen.interval,
+    )  # fmt: skip
     assert estimate.verdict == "certified"
-    assert estimate.certificates["classifier"]["errors"] == 0
-    assert estimate.certificates["classifier"]["images"] == N // 5
+    assert estimate.certificates["classifier"].counts == {"errors": 0, "images": N // 5}
     assert estimate.nmi == pytest.approx(estimate.value_bits / 2)
     assert f"at least {math.floor(500 * estimate.lower_bits) / 1000:.3f}." in str(estimate)
     assert any("test rows stand in the fit or validation part" in phrase for phrase in estimate.warnings)
@@ -273,13 +395,110 @@ def test_perfect_representations_hold_all_of_the_class():
 def test_clusters_hold_what_integration_says(means):
     truth = exact_bits(means, np.full(4, 0.25))
     estimate = estimate_labels(clusters(means, 0), C, **FAST)
-    assert estimate.t_lower_bits < truth < estimate.t_upper_bits + 0.05
-    assert estimate.value_bits == pytest.approx(truth, abs=0.12)  # its standard error is 0.04
-    assert max(counts["lower_bits"] for counts in estimate.certificates.values()) < truth
+    k = estimate.certificates[estimate.certificate].counts.get("k")
+    assert estimate.ceiling_bits == (math.inf if k is None else math.log2(k))
+    for value, interval, expected in (
+        (estimate.value_bits, estimate.interval, truth if k is None else best_info_nce_bits(means, k)),
+        (estimate.info_nce_bits, estimate.info_nce.interval, truth),  # K is far above e^I
+    ):
+        assert value == pytest.approx(expected, abs=0.12)  # its standard error is 0.04
+        assert interval.lower_bits < expected < interval.upper_bits + 0.05
+    assert max(one.lower_bits for one in estimate.certificates.values()) < truth
+    assert estimate.lower_bits < estimate.value_bits
     assert estimate.lower_bits > truth - 0.35
     assert estimate.upper_bits == pytest.approx(2.0)
     assert estimate.verdict == "bounded"
     assert not estimate.warnings
+
+
+def test_what_the_critics_alone_see_is_read_off_their_scores():
+    """Two classes on opposite corners of a square each: no linear probe tells them apart."""
+    rng, c = np.random.default_rng(0), np.arange(N) % 2
+    h, right = rng.normal(size=(N, D)), rng.choice([-1, 1], N)
+    h[:, 0] += 3 * right
+    h[:, 1] += 3 * right * (2 * c - 1)
+    estimate = estimate_labels(h, c, num_critics=2, **FAST)
+    assert (estimate.certificate, estimate.name) == ("infonce", "InfoNCE on disjoint batches")
+    assert all(estimate.certificates[name].value_bits < 0.05 for name in ("posterior", "classifier"))
+    assert 0.3 < estimate.lower_bits < estimate.value_bits < 1
+    assert estimate.ceiling_bits == math.log2(estimate.certificates["infonce"].counts["k"])
+    assert estimate.info_nce_bits == pytest.approx(1, abs=0.1)  # H(C), but for one row in a hundred on a wrong corner
+    assert len(set(estimate.seed_bits)) == 2
+    assert estimate.value_bits not in estimate.seed_bits
+    assert estimate.value_bits == pytest.approx(estimate.mean_bits, abs=0.1)
+
+
+@pytest.mark.parametrize("whole", [4096, 10])
+@pytest.mark.parametrize(("k", "batches"), [(4, 10), (13, 3), (40, 1)])
+def test_info_nce_is_read_at_any_k(monkeypatch, k, batches, whole):
+    """Of the mean of two critics' scores, by a loop; at a K of more than `whole` without a matrix of them."""
+    monkeypatch.setattr(measure, "WHOLE", whole)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 40, 3)).astype(np.float32)
+    kernels = rng.normal(size=(2, 3, 3)).astype(np.float32)
+    reader = measure._Reader(Scorer(BilinearCritic()), {"w": {"kernel": kernels}}, (x, y), np.array([0.5, 0.5]), 0.9)
+    scores = (x @ kernels.mean(axis=0) @ y.T).astype(np.float64)
+    starts = range(0, batches * k, k)
+    expected = np.array([info_nce_loop(scores[i : i + k, i : i + k]) for i in starts]) / math.log(2)
+    reading, bits = reader(k)
+    np.testing.assert_allclose(bits, expected, rtol=1e-5)
+    assert reading.bits == pytest.approx(expected.mean(), rel=1e-5)
+    assert (reading.batches, reading.ceiling_bits) == (batches, math.log2(k))
+    assert reading.max_bits == max_info_nce_bits(k, np.array([0.5, 0.5]))
+    assert replace(reader, common_frequencies=None)(k)[0].max_bits is None
+    if batches == 1 and k > whole:
+        assert reading.interval is None
+    elif batches == 10 or k > whole:
+        ends = reading.interval.lower_bits, reading.interval.upper_bits
+        np.testing.assert_allclose(ends, t_interval(expected, 0.9), rtol=1e-4)
+        assert reading.interval.kind == BATCHES
+    else:
+        pairs = np.concatenate([pair_values(scores[i : i + k, i : i + k]) for i in starts]) / math.log(2)
+        ends = reading.interval.lower_bits, reading.interval.upper_bits
+        np.testing.assert_allclose(ends, t_interval(pairs, 0.9), rtol=1e-4)
+        assert reading.interval.kind == PAIRS
+
+
+def channel_bits(joint, separation):
+    """I of unit normals around 0 and `separation`, whose classes follow the joint, by a sum over a fine grid."""
+    x = np.linspace(-8, separation + 8, 1501)
+    density = stats.norm.pdf(x[:, None], np.array([0.0, separation]))
+    pairs = density @ joint @ density.T
+    independent = np.outer(density @ joint.sum(axis=1), density @ joint.sum(axis=0))
+    return float(np.sum(special.xlogy(pairs, pairs / independent)) / math.log(2) * (x[1] - x[0]) ** 2)
+
+
+@pytest.mark.parametrize("separation", [8.0, 2.5])
+@pytest.mark.parametrize("joint", [[[0.42, 0.08], [0.08, 0.42]], [[0.45, 0.02], [0.25, 0.28]]], ids=["even", "uneven"])
+def test_classes_that_pass_through_a_channel_are_measured(joint, separation):
+    joint, rng = np.array(joint), np.random.default_rng(0)
+    truth, independent = channel_bits(joint, separation), np.outer(joint.sum(axis=1), joint.sum(axis=0))
+    of_classes = float(np.sum(special.rel_entr(joint, independent)) / math.log(2))
+    assert truth <= of_classes + 1e-9
+
+    def represented(c):
+        return rng.normal(size=(len(c), 3)) + np.array([0.0, separation])[c][:, None] * (np.arange(3) == 1)
+
+    def pairs(n):
+        c_x, c_y = np.divmod(rng.choice(4, size=n, p=joint.ravel()), 2)
+        x, y = represented(c_x), represented(c_y)
+        return measure.HeldOutPairs(x, y, c_x, c_y, x, c_x, stratified=False)
+
+    fitted_on = rng.choice(2, size=2000, p=joint.sum(axis=1))
+    parts = measure.Parts(represented(fitted_on), fitted_on, pairs(1000), pairs(3000), joint, of_classes)
+    estimate = measure.measure(parts, measure.Options(k=1000, steps=100)).estimate
+    assert estimate.certificates.keys() == {"posterior", "infonce"}
+    posterior = estimate.certificates["posterior"]
+    for value, interval in (
+        (posterior.value_bits, posterior.interval),
+        (estimate.info_nce_bits, estimate.info_nce.interval),
+    ):
+        assert value == pytest.approx(truth, abs=0.05)  # its standard error is 0.015
+        assert interval.lower_bits < truth < interval.upper_bits + 0.01
+    assert truth - 0.15 < posterior.lower_bits < truth
+    assert truth - 0.15 < estimate.lower_bits < min(truth, estimate.value_bits)
+    assert (estimate.upper_bits, estimate.info_nce.max_bits, estimate.pairs) == (of_classes, None, 3000)
+    assert estimate.entropy_bits == pytest.approx(stats.entropy(joint.sum(axis=1), base=2))
 
 
 def test_distinct_rows_that_know_nothing_certify_nothing():
@@ -287,31 +506,31 @@ def test_distinct_rows_that_know_nothing_certify_nothing():
     h = np.random.default_rng(0).normal(size=(N, D))
     assert len(np.unique(h, axis=0)) == N
     estimate = estimate_labels(h, C, **FAST)
-    assert all(counts["lower_bits"] == 0 for counts in estimate.certificates.values())
+    assert all(one.lower_bits == 0 for one in estimate.certificates.values())
     assert estimate.nmi_lower == 0
-    assert abs(estimate.value_bits) < 0.03
-    assert estimate.t_lower_bits < 0.01
+    assert 0 <= estimate.value_bits < 0.03
+    assert abs(estimate.info_nce_bits) < 0.03
+    assert estimate.interval.lower_bits < 0.01
 
 
 def test_value_and_certificate_are_of_the_test_rows_alone():
     h, design = clusters((0, 4, 8, 12), 0), labels.Design.of(C, 0, 0.95)
     h[design.test] = clusters((6, 6, 6, 6), 1)[design.test]
     estimate = estimate_labels(h, C, seed=0, **FAST)
-    assert estimate.t_upper_bits < 0.1
-    assert estimate.lower_bits == 0
+    # The statistic and InfoNCE are far below 0 here, and I is not.
+    assert estimate.lower_bits == estimate.value_bits == 0
+    assert (estimate.interval.lower_bits, estimate.interval.upper_bits) == (0, 0)
+    assert estimate.info_nce.interval.upper_bits < -0.1
 
 
 @pytest.mark.slow
 def test_unbalanced_classes_have_their_own_entropy():
     c = np.repeat([0, 1, 2], [2400, 1200, 400])
-    estimate = estimate_labels(clusters((0, 6, 12), 0, c), c, num_critics=2, **FAST)
+    estimate = estimate_labels(clusters((0, 6, 12), 0, c), c, **FAST)
     entropy = stats.entropy([0.6, 0.3, 0.1], base=2)
     assert estimate.entropy_bits == estimate.upper_bits == pytest.approx(entropy)
     assert estimate.value_bits == pytest.approx(exact_bits((0, 6, 12), np.array([0.6, 0.3, 0.1])), abs=0.15)
     assert entropy - 0.35 < estimate.lower_bits < entropy
-    assert len(set(estimate.seed_bits)) == 2
-    assert estimate.value_bits not in estimate.seed_bits
-    assert estimate.value_bits >= estimate.mean_bits - 1e-6  # InfoNCE is concave in the scores that are averaged
 
 
 def test_labels_come_in_many_forms():
@@ -337,7 +556,7 @@ def test_labels_come_in_many_forms():
 def test_an_encoder_against_itself_makes_no_claim():
     h = clusters((0, 2, 4, 6), 0)
     result = compare(h, h, C, **FAST)
-    assert (result.difference_bits, result.t_lower_bits, result.t_upper_bits, result.larger) == (0, 0, 0, None)
+    assert (result.difference_bits, result.interval, result.larger) == (0, Interval(0, 0, PAIRS), None)
     assert "the data cannot tell which is larger" in str(result)
 
 
@@ -350,9 +569,12 @@ def test_noise_is_told_from_its_signal_on_the_same_pairs():
     assert result.larger == "B"
     assert "B's is larger" in str(result)
     assert result.difference_bits == pytest.approx(truth[1] - truth[0], abs=0.15)
-    assert result.difference_bits == pytest.approx(result.a.value_bits - result.b.value_bits)
-    paired = result.t_upper_bits - result.t_lower_bits
-    assert paired < math.hypot(*(e.t_upper_bits - e.t_lower_bits for e in (result.a, result.b)))
+    assert result.difference_bits == pytest.approx(result.a.info_nce_bits - result.b.info_nce_bits)
+    paired, *alone = (
+        one.upper_bits - one.lower_bits
+        for one in (result.interval, result.a.info_nce.interval, result.b.info_nce.interval)
+    )
+    assert paired < math.hypot(*alone)
     assert not result.saturated
 
 

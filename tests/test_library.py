@@ -150,7 +150,7 @@ def test_readme_s_example_runs_in_an_empty_folder_and_leaves_no_file(tmp_path, d
     run = [sys.executable, "-c", example + shown]
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for phrase in ("same-class InfoNCE at K =", "linear accuracy, % ↑", "t-interval"):
+    for phrase in ("I_class by ", "InfoNCE at K =", "linear accuracy, % ↑", "paired 95 % interval"):
         assert phrase in done.stdout
     assert "2 steps at K = 16: loss " in done.stdout
     assert done.stdout.splitlines()[-1] == "(3, 32)"

@@ -17,13 +17,14 @@ import pytest
 from scipy import stats
 from small import QUICK, cdp, options, report, user_environment
 
-from mirigor_jax import config_files, encoding, fitting, kinds
+from mirigor_jax import config_files, encoding, fitting, kinds, mi
 from mirigor_jax.config_files import flatten
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.history import TrainingHistory
 from mirigor_jax.main import main
 from mirigor_jax.mi import fit
+from mirigor_jax.mi.confidence import BATCHES, PAIRS
 from mirigor_jax.runs import job, loop, renamed, schema
 from mirigor_jax.runs.features import encode_split, load
 from mirigor_jax.runs.folder import RunFolder
@@ -48,7 +49,7 @@ def test_a_run_leaves_its_report_and_says_what_it_does(cdp_run, finished):
     info_nce, nt_xent = estimate["curve"].values()
     assert estimate["info_nce_bits"] == info_nce["at"]["64"]["bits"] <= estimate["ceiling_bits"] == 6.0
     assert estimate["nt_xent_bits"] == nt_xent["at"]["32"]["bits"]
-    assert 0.0 <= estimate["lower_bits"] <= estimate["upper_bits"] == 1.0
+    assert 0.0 <= estimate["lower_bits"] <= estimate["value_bits"] <= estimate["upper_bits"] == 1.0
     for curve in (info_nce, nt_xent):
         assert {k: reading["batches"] for k, reading in curve["at"].items()} == {"16": 8, "32": 4, "64": 2}
     assert report["estimates"] == {"color": estimate}
@@ -66,19 +67,44 @@ def test_a_real_report_has_the_schemas_fields_and_the_values_of_the_batches(fini
     result = schema.read(schema.ImageReport, written)
     assert json.loads(json.dumps(asdict(result))) == written  # nothing else is in it
     itself, batches = result.estimate, np.load(finished / "estimates" / "color" / "batches.npz")
+    assert batches.files == ["16", "32", "64"]
     for k, reading in itself.info_nce.at.items():
-        assert reading.bits == pytest.approx(batches[str(k)].mean())
-        half = stats.t.ppf(0.975, reading.batches - 1) * batches[str(k)].std(ddof=1) / math.sqrt(reading.batches)
-        assert (reading.t_lower_bits, reading.t_upper_bits) == pytest.approx((reading.bits - half, reading.bits + half))
-        assert (reading.ceiling_bits, itself.curve["nt_xent"].at[k].ceiling_bits) == (
-            math.log2(k),
-            math.log2(2 * k - 1),
-        )
+        values, interval = batches[str(k)], reading.interval
+        assert reading.bits == pytest.approx(values.mean(), abs=1e-12)
+        assert reading.bits == pytest.approx((interval.lower_bits + interval.upper_bits) / 2)
+        if len(values) == 8:  # enough for an interval of their own
+            assert interval.kind == BATCHES
+            expected = stats.t.interval(0.95, 7, values.mean(), values.std(ddof=1) / math.sqrt(8))
+            assert (interval.lower_bits, interval.upper_bits) == pytest.approx(expected)
+        else:
+            assert interval.kind == PAIRS
+            assert 0.01 < interval.upper_bits - interval.lower_bits < 0.5
+        other = itself.curve["nt_xent"].at[k]
+        assert other.interval.kind == BATCHES
+        assert (reading.ceiling_bits, other.ceiling_bits) == (math.log2(k), math.log2(2 * k - 1))
+
+
+def test_the_estimate_is_its_certificate_s_own_statistic(finished):
+    """Chosen on validation, and never below its own lower end; what all certificates show stands beside it."""
+    itself = schema.read(schema.ImageReport, json.loads((finished / "report.json").read_text())).estimate
+    assert set(itself.certificates) == {"posterior", "classifier", "infonce"}
+    chosen = itself.certificates[itself.certificate]
+    assert itself.statistic == mi.CERTIFICATES[itself.certificate].heading
+    assert (itself.value_bits, itself.lower_bits, itself.interval) == (
+        chosen.value_bits,
+        chosen.lower_bits,
+        chosen.interval,
+    )
+    for certified in itself.certificates.values():
+        assert 0 < certified.lower_bits < certified.value_bits
+        assert certified.interval.lower_bits <= certified.value_bits <= certified.interval.upper_bits
+    assert itself.certificates["classifier"].counts["images"] == itself.certificates["posterior"].counts["pairs"] == 128
 
 
 @pytest.mark.slow
 def test_a_run_whose_settings_and_estimate_are_of_an_older_version_is_restored(finished, tmp_path, capsys):
-    """Its keys and estimate.json as they were called then: what is read of the kept critic is the same."""
+    """Its keys and estimate.json as they were called then: what is read off the kept critic of the head's architecture
+    is the same, and so is what is fitted again."""
     folder, values = tmp_path / "older", report(finished)
     shutil.copytree(finished, folder)
     config = json.loads((folder / "config.json").read_text())
@@ -96,9 +122,15 @@ def test_a_run_whose_settings_and_estimate_are_of_an_older_version_is_restored(f
     assert "estimate color: of an older version, made again" in capsys.readouterr().out
     contents = report(folder)
     assert set(contents["estimates"]) == {"color", "color-k=32"}
-    for name in ("info_nce_bits", "nt_xent_bits", "t_lower_bits", "max_info_nce_bits", "lower_bits"):
+    for name in ("value_bits", "info_nce_bits", "nt_xent_bits", "max_info_nce_bits", "lower_bits"):
         assert contents["estimate"][name] == pytest.approx(values["estimate"][name], abs=1e-5)  # on eight devices
-    assert contents["estimate"]["fit"] == values["estimate"]["fit"]
+    fits = [contents_of["estimate"]["fit"] for contents_of in (contents, values)]
+    histories = [fit.pop("history") for fit in fits]
+    assert fits[0] == fits[1]
+    for name in ("step", "fit_bits", "validation_bits"):
+        assert histories[0][name] == pytest.approx(histories[1][name], abs=1e-5)
+    kept, first = (read_rows(f / "estimates" / "color" / "fit.jsonl") for f in (folder, finished))
+    assert kept == first  # no step of the head's critic was taken again
     assert main(cdp(f"--workdir={folder}")) == 0  # and by its own command
 
 
@@ -108,8 +140,9 @@ from mirigor_jax import config_files, mi
 
 def get_config(arg=""):
     mi.ESTIMATORS["mine_too"] = lambda: replace(mi.ESTIMATORS["dv"](), name="mine_too", heading="Mine")
+    vowed = mi.Certified(0.995, 0.99, mi.Interval(0.991, 0.999, "what was said"), {"vows": 3})
     mi.CERTIFICATES["vow"] = mi.Certificate(
-        "vow", "a vow", lambda *given: {"lower_bits": 0.99, "vows": 3}, lambda counts: f"{counts['vows']} vows"
+        "vow", "a vow", lambda *given: vowed, lambda counts: f"{counts['vows']} vows"
     )
     config, _ = config_files.load_config("configs/cdp.py")
     config.estimate.estimators = ("info_nce_symmetric", "mine_too")
@@ -141,14 +174,15 @@ def test_an_estimator_and_a_certificate_of_a_config_file_are_in_its_runs(finishe
         schema.read(schema.ImageReport, json.loads((f / "report.json").read_text())) for f in (folder, finished)
     )
     itself = report.estimate
-    assert (itself.certificate, itself.lower_bits) == ("vow", 0.99)
+    assert (itself.certificate, itself.statistic, itself.value_bits, itself.lower_bits) == ("vow", "a vow", 0.995, 0.99)
+    assert itself.interval == mi.Interval(0.991, 0.999, "what was said")
     assert "(vow certificate, 3 vows)" in itself.conclusions[0]
     assert itself.info_nce.quoted.bits == pytest.approx(real.estimate.info_nce.quoted.bits, abs=1e-5)
     assert itself.nt_xent_bits is None
     assert (itself.curve["mine_too"].heading, itself.curve["mine_too"].k) == ("Mine", 64)
     assert set(itself.curve["mine_too"].at) == {16, 32, 64}
     assert "| post-training MI, Mine |" in (folder / "report.md").read_text()
-    assert "vow, the chosen one" in (folder / "report.md").read_text()
+    assert "| vow, the chosen one | 0.995 bits | 0.990 bits | 3 vows |" in (folder / "report.md").read_text()
 
 
 def test_in_training_mi_is_eq_4_of_the_logged_loss(finished):
@@ -367,9 +401,9 @@ def test_an_untrained_encoder_certifies_little_where_redrawn_pairs_would_certify
     estimate = contents["estimate"]
     assert contents["in_training"] is None
     assert estimate["upper_bits"] == 6.0
-    assert all(counts["lower_bits"] < 4.0 for counts in estimate["certificates"].values())
-    assert estimate["lower_bits"] < 4.0
-    assert estimate["info_nce_bits"] < 4.0
+    assert all(certified["lower_bits"] < 4.0 for certified in estimate["certificates"].values())
+    assert estimate["lower_bits"] <= estimate["value_bits"] < 4.0
+    assert estimate["info_nce_bits"] < estimate["max_info_nce_bits"] - 0.5
     # Only InfoNCE needs a K, and at 256 pairs no critic comes within 0.1 of 6 bits.
     assert estimate["verdict"] == ("k-limited" if estimate["certificate"] == "infonce" else "bounded")
     bank = load(RunFolder(tmp_path / "untrained" / "features"))["test"]

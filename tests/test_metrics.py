@@ -214,6 +214,10 @@ def test_evaluate_measures_the_test_rows_of_the_split_that_estimates_have(table)
     assert values.values["class_tolerance"] == metrics.tolerance(h[design.test], design.classes[design.test])
     alone = metrics.evaluate(h, labels, k=16, seed=2).values
     assert alone == {name: value for name, value in values.values.items() if not name.startswith("augmentation")}
+    other = metrics.evaluate(h, labels, k=16, seed=3).values  # the seed is of the pairs, and moves no row
+    drawn = {"class_contrastive_loss_nats", "class_uniformity"}
+    assert {name for name in alone if alone[name] != other[name]} <= drawn
+    assert alone["class_contrastive_loss_nats"] != other["class_contrastive_loss_nats"]
     assert list(metrics.evaluate(h, views=views).values) == [n for n in table if n.startswith("augmentation")]
 
 

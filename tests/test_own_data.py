@@ -75,7 +75,7 @@ SMALL = {
     "train.k": 8,
     "train.steps": 4,
     "features.fit": 256,
-    "features.validation": 64,
+    "features.validation": 96,
     "features.test": 128,
     "estimate.k": 32,
 }

@@ -100,10 +100,12 @@ def test_a_certificate_pays_for_the_classes_that_may_run_out(finished):
     """The certificate's lower end, from the stored features, at the higher confidence and not at the plain one."""
     report = read(finished)["estimate"]
     classifier = report["certificates"]["classifier"]
+    errors, images = classifier["counts"]["errors"], classifier["counts"]["images"]
+    assert images == 600  # the part's shares are the frequencies, so each of its images counts whole
     frequencies = np.array(COUNTS["_test"]) / 600
-    paid = classifier_lower_bits(classifier["errors"], classifier["images"], frequencies, 0.95 + DEPLETION_SHARE * 0.05)
+    paid = classifier_lower_bits(errors, images, frequencies, 0.95 + DEPLETION_SHARE * 0.05)
     assert classifier["lower_bits"] == pytest.approx(paid)
-    assert paid < classifier_lower_bits(classifier["errors"], classifier["images"], frequencies, 0.95)
+    assert paid < classifier_lower_bits(errors, images, frequencies, 0.95)
 
 
 @pytest.mark.slow
@@ -161,7 +163,7 @@ def test_negatives_come_from_their_own_images(images, tmp_path, name, resident):
     expected = {"own": {1}, "classes:second-half": {2, 3}, "uniform": {2}, "gaussian": {2}, "npz": {0}}
     if name in expected:
         assert set(np.rint(negatives / 60).astype(int)) == expected[name]
-    assert len(np.unique(negatives)) > (30 if name == "npz" else 400)  # drawn apart, of 36 and of thousands
+    assert len(np.unique(negatives)) > (25 if name == "npz" else 400)  # drawn apart, of 30 and of thousands
 
 
 def test_classes_of_the_same_source_are_salted_as_it_is_and_another_file_is_told_by_its_content(images, tmp_path):

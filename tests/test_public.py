@@ -75,9 +75,11 @@ as_json: dict[str, object] = found.to_dict()
 found.figure().savefig("estimate.png")
 for row in mi.estimate_all([([1.0], [2.0])], estimators=["nwj", "js"], num_critics=2):
     for one in row:
-        print(one.name, one.k, one.t_lower_bits)
+        print(one.name, one.k, None if one.interval is None else one.interval.lower_bits)
 of_classes: mi.LabelEstimate = mi.estimate_labels([[1.0]], ["a"], k=64)
 nmi: float = of_classes.nmi
+info_nce_bits: float = of_classes.info_nce_bits
+proven: float = of_classes.certificates["posterior"].lower_bits
 metrics: dict[str, float] = mj.evaluate([[1.0]], ["a"], k=64).values
 larger: str | None = mi.compare([[1.0]], [[2.0]], ["a"]).larger
 know: Callable[[object], mi.Estimate] = mi.monitor(lambda params, x: x, [])
@@ -95,6 +97,8 @@ WRONG = {
     'mi.estimators.smile(tau="1")': "arg-type",
     "mj.estimat": "attr-defined",
     "found.value_bit": "attr-defined",
+    "found.t_lower_bits": "attr-defined",
+    "found.interval.lower_bits": "union-attr",
     "mj.train(encoder, cdp, step=300)": "call-arg",
     "history.loss": "attr-defined",
     "text: str = found.value_bits": "assignment",

@@ -220,8 +220,8 @@ def test_a_panel_a_metric_shows_every_encoder(rows):
     assert quality.draw(rows[:2]) == {}
 
 
-def two_estimates(strict: float, lower: float, classes: int) -> dict[str, EstimateEntry]:
-    class_estimate = estimate_entry(info_nce_bits=strict, lower_bits=lower, entropy_bits=math.log2(classes))
+def two_estimates(value: float, lower: float, classes: int) -> dict[str, EstimateEntry]:
+    class_estimate = estimate_entry(value_bits=value, lower_bits=lower, entropy_bits=math.log2(classes))
     return {"class": class_estimate, "simclr": estimate_entry(info_nce_bits=6.0)}
 
 

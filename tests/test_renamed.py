@@ -1,4 +1,4 @@
-"""A run folder made at 53dad59, when settings had other names, is re-estimated as 53dad59 itself re-estimated it."""
+"""A run folder made at 53dad59, when settings had other names, is restored: its encoder, its critic, their numbers."""
 
 import json
 import tarfile
@@ -20,14 +20,20 @@ def old_run(tmp_path) -> Path:
     return tmp_path / "run_of_53dad59"
 
 
-def batch_bits(folder: Path, k: int) -> np.ndarray:
-    """InfoNCE of every batch of k test pairs."""
-    return np.load(folder / "batches.npz")[str(k)]
+def read(folder: Path) -> dict:
+    """An estimate of the run."""
+    return json.loads((folder / "estimate.json").read_text())
+
+
+def nt_xent(estimate: dict) -> dict[str, float]:
+    """What the NT-Xent estimate reads off the critic of the head's architecture at each K."""
+    return {k: reading["bits"] for k, reading in estimate["curve"]["nt_xent"]["at"].items()}
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_of_older_names_is_restored_and_re_estimated_to_the_same_numbers(old_run):
+    """What versions up to 317bf53 read off the critic of the head's architecture, on the old settings' draws."""
     config = "--config=configs/estimate.py:pairing=all,k_est=32,seed=3"
     assert main([config, f"--config.restore={old_run}"]) == 0
     target = old_run / "estimates" / "all-seed=3-k=32"
@@ -35,15 +41,29 @@ def test_a_run_of_older_names_is_restored_and_re_estimated_to_the_same_numbers(o
     h_x = np.load(target / "features" / "test.npz")["h_x"]
     np.testing.assert_allclose(h_x.mean(axis=0)[:4], [0.2648317, 0.0048475, 0.0793761, 0.0015981], atol=1e-5)
     np.testing.assert_allclose(h_x[1, :3], [0.1217774, 0.0, 0.0655376], atol=1e-5)
-    # So are its critic and what is read of it: the mean over the batches of K pairs is the estimate.
-    np.testing.assert_allclose(batch_bits(target, k=32).mean(), -2.7720332, atol=1e-4)
-    np.testing.assert_allclose(batch_bits(target, k=16).mean(), -2.6797298, atol=1e-4)
-    estimate = json.loads((target / "estimate.json").read_text())
-    expected = {"t_lower_bits": -3.2485438, "t_upper_bits": -2.2955227, "lower_bits": 0.0, "upper_bits": 4.0}
-    assert {name: estimate[name] for name in expected} == pytest.approx(expected, abs=1e-4)
-    assert (estimate["k"], estimate["certificate"], estimate["fit"]["best_step"]) == (32, "posterior", 20)
-    # The run's own estimate stands beside it: as it was, or read again from the critic of that time.
-    np.testing.assert_allclose(batch_bits(old_run / "estimates" / "color", k=64).mean(), -4.2404228, atol=1e-4)
+    # So is the head's critic, fitted by the same steps, and what the NT-Xent estimate reads off it.
+    estimate, rows = read(target), [json.loads(row) for row in (target / "fit.jsonl").read_text().splitlines()]
+    assert nt_xent(estimate) == pytest.approx({"16": -2.8175391, "32": -2.8837289}, abs=1e-4)
+    assert [row["validation_bits"] for row in rows] == pytest.approx([-2.1490364, -2.0151694], abs=1e-4)
+    # InfoNCE and the certificates are of a critic that starts from a class posterior, which is not that bad.
+    assert (estimate["k"], estimate["certificate"], estimate["shared"]) == (
+        32,
+        "posterior",
+        ["color", "digit", "position"],
+    )
+    assert estimate["lower_bits"] == 0.0 <= estimate["value_bits"] < estimate["upper_bits"] == 4.0
+    assert -0.3 < estimate["info_nce_bits"] < estimate["max_info_nce_bits"] < 4.0
+    counts = {name: certified["counts"] for name, certified in estimate["certificates"].items()}
+    assert (counts["classifier"], counts["posterior"]) == ({"errors": 54, "images": 64}, {"pairs": 64})
+    with np.load(target / "batches.npz") as batches:
+        assert set(batches) == {"16", "32"}
+        assert batches["32"].mean() == pytest.approx(estimate["info_nce_bits"])
+    # The run's own estimate stands beside it, read again from the head's critic of that time.
+    own = read(old_run / "estimates" / "color")
+    assert nt_xent(own) == pytest.approx({"16": -4.0650784, "32": -4.2734251, "64": -4.2469974}, abs=1e-4)
+    assert own["nt_xent_bits"] == nt_xent(own)["32"]
+    assert own["certificates"]["classifier"]["counts"] == {"errors": 28, "images": 64}
     report = json.loads((old_run / "report.json").read_text())
     assert set(report["estimates"]) == {"color", "all-seed=3-k=32"}
-    assert report["linear"]["color"] == pytest.approx(0.6171875)
+    accuracies = {"color": 0.6171875, "digit": 0.4609375, "position": 0.3203125, "all": 0.1484375}
+    assert report["linear"] == pytest.approx(accuracies)

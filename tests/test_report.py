@@ -19,7 +19,8 @@ from mirigor_jax.runs.schema import EstimateEntry, History, ImageReport, Truth
 def make_report(**changes) -> ImageReport:
     """A run on all three attributes with another estimate of the digit; changes go to both."""
     entry = estimate_entry(**changes)
-    digit = estimate_entry(**changes | {"name": "digit", "info_nce_bits": 1.9902, "k": 777})
+    own = {"name": "digit", "value_bits": 1.9902, "statistic": "class posterior", "info_nce_bits": 1.9713}
+    digit = estimate_entry(**changes | own)
     return image_report(estimates={"all": entry, "digit": digit})
 
 
@@ -47,9 +48,10 @@ def test_every_number_has_its_unit_and_its_kind(form):
         "in-training MI 5.790 bits not a bound; K = 64, ceiling 6.989 bits",
         "post-training MI, NT-Xent estimate 6.001 bits not a bound; K = 256, ceiling 8.997 bits",
         "post-training MI, InfoNCE 5.971 bits lower bound; K = 2048, ceiling 11.000 bits",
-        "its t-interval [5.960, 5.983] bits approximate, at 95 %, over disjoint batches",
+        "I(h_X;h_Y), estimate 5.987 bits lower bound: classifier",
+        "its interval [5.956, 5.996] bits Clopper-Pearson of the classifier's errors, 95 %",
         "I(h_X;h_Y) lies in [5.962, 6.000] bits certified; classifier certificate at 95 %",
-        "estimate digit 1.990 bits lower bound, K = 777; in [5.962, 6.000] bits at 95 %: certified",
+        "estimate digit 1.990 bits lower bound, class posterior; in [5.962, 6.000] bits at 95 %: certified",
         "linear accuracy, color 100.00 % on test images",
         "linear accuracy, digit 99.95 % on test images",
         "linear accuracy, all 50.00 % on test images",
@@ -87,10 +89,21 @@ def test_each_verdict(form, changes, expected):
 
 @BOTH
 def test_what_was_not_measured_is_not_mentioned(form):
-    entry = estimate_entry(t_lower_bits=None, t_upper_bits=None)
+    entry = estimate_entry(interval=None, certificate=None)
     bare = image_report(estimates={"all": entry}, linear={}, in_training=None, truth=Truth())
     shown = "\n".join(line for line in lines(form(bare)) if not line.startswith("K "))
-    for absent in ("in-training", "inear", "its t-interval", "H(C)", "true MI", "digit", "None", "nan", "inf]"):
+    for absent in (
+        "in-training",
+        "inear",
+        "its interval",
+        "H(C)",
+        "true MI",
+        "digit",
+        "None",
+        "nan",
+        "inf]",
+        ", estimate",
+    ):
         assert absent not in shown
 
 
@@ -107,9 +120,10 @@ def test_markdown_opens_with_the_headline_and_lists_the_rest():
     assert "\n- More test images narrow it.\n- A larger K does not.\n" in text
     assert text.count("at least 5.962 bits") == 1
     shown = lines(text)
-    assert "classifier, the chosen one 5.962 bits 0 errors, 4,096 images" in shown
+    assert "classifier, the chosen one 5.987 bits 5.962 bits 0 errors, 4,096 images" in shown
+    assert "infonce 5.801 bits 5.700 bits 512 k, 16 batches" in shown
     assert "256 32 5.805 [5.801, 5.809] 5.811 8.000 6.001 [5.997, 6.005] 8.997" in shown
-    assert "8192 1 5.981 [–, –] – 13.000 6.000 [–, –] 14.000" in shown
+    assert "8192 1 5.981 – – 13.000 6.000 – 14.000" in shown
     facts = {"- seed: 7", "- revision: abc123", "- devices: 1 × cpu; peak memory 1.26 GiB", "- versions: jax 0.10.2"}
     assert facts <= set(shown)
     assert "No certificate applies." in report.markdown(make_report(certificates={}), FORM)
@@ -203,4 +217,4 @@ def test_another_estimator_has_its_own_row_and_columns_without_what_it_lacks():
     text = report.markdown(image_report(estimates={"all": replace(entry, curve=entry.curve | {"smile": smile})}), FORM)
     assert "post-training MI, SMILE 4.250 bits not a bound; K = 2048" in lines(text)
     header = next(line for line in text.splitlines() if line.startswith("| K | batches |"))
-    assert header.endswith("| SMILE, bits | SMILE: t-interval |")
+    assert header.endswith("| SMILE, bits | SMILE: interval |")

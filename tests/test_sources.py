@@ -11,6 +11,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from scipy.stats import binomtest, chisquare, entropy, kstest
 
+from mirigor_jax.data.draws import parts_of, row_keys
+from mirigor_jax.data.pairing import same_class
 from mirigor_jax.data.sources import table as sources
 from mirigor_jax.data.sources.table import labeled
 from mirigor_jax.errors import InputError
@@ -134,13 +136,33 @@ def test_a_folder_without_parts_is_split_by_names_alone(tmp_path):
     write_folder(tmp_path / "b", images[:, ::-1], np.repeat([0, 1], [150, 50]))
     parts = [labeled(f"folder:{tmp_path}/{name}", size=8, seed=seed) for seed, name in enumerate("ab")]
     counts = {name: np.bincount(part.attributes[:, 0]).tolist() for name, part in parts[0].items()}
-    assert counts == {"train": [108, 36], "validation": [12, 4], "test": [30, 10]}
+    assert counts == {"train": [90, 30], "validation": [30, 10], "test": [30, 10]}
     numbers = []
     for name, part in parts[0].items():
         itself = part.read(np.arange(len(part)))
         np.testing.assert_array_equal(itself[:, ::-1], parts[1][name].read(np.arange(len(part))))
         numbers.extend(itself[:, 0, 0, 0])
     assert sorted(numbers) == list(range(200))
+
+
+def test_a_set_without_parts_is_split_as_the_library_splits_rows(tmp_path):
+    """Whatever its seed and its noise: by the rows' numbers alone, and the frequencies are those of all its rows."""
+    counts = (41, 33, 78)  # a fifth of none of them is a whole number
+    classes = np.random.default_rng(3).permutation(np.repeat(np.arange(3), counts))
+    np.savez(tmp_path / "a.npz", images=pixels(len(classes)), labels=classes)
+    sets = labeled(f"npz:{tmp_path}/a.npz", seed=4)
+    for part, rows in zip(sets.values(), parts_of(classes, row_keys(len(classes))), strict=True):
+        assert sorted(numbers_of(part)) == rows.tolist()
+    for name, shares in (("train", 0.6), ("validation", 0.2), ("test", 0.2)):
+        assert np.abs(np.bincount(sets[name].attributes[:, 0]) - shares * np.array(counts)).max() < 1
+    assert sets.is_split
+    frequencies = same_class(sets.whole, lambda a: a[:, 0], 3, shared=("class",)).frequencies
+    np.testing.assert_allclose(frequencies, np.array(counts) / sum(counts), atol=1e-12)
+    some = labeled(f"npz:{tmp_path}/a.npz", classes="0+2")
+    np.testing.assert_array_equal(np.bincount(some.whole.rows[:, 0]), [41, 78])
+    np.savez(tmp_path / "b.npz", images=pixels(80), labels=CLASSES, images_test=TEST[0], labels_test=TEST[1])
+    tested = labeled(f"npz:{tmp_path}/b.npz")
+    assert (tested.is_split, tested.whole) == (False, None)  # the test part is its maker's, with its own frequencies
 
 
 @pytest.mark.parametrize("kind", ["npz", "folder"])
@@ -155,9 +177,9 @@ def test_held_out_images_are_from_anywhere_in_the_source(tmp_path, kind):
     sets = labeled(f"npz:{tmp_path}/a.npz" if kind == "npz" else f"folder:{tmp_path}", size=8)
     name_order = np.argsort(np.argsort([str(i) for i in range(n)]))
     place = name_order if kind == "folder" else np.arange(n)
-    for name, share in (("test", 0.2), ("validation", 0.08)):
+    for name in ("test", "validation"):
         numbers = numbers_of(sets[name])
-        assert len(numbers) == share * n
+        assert len(numbers) == 0.2 * n
         assert kstest(place[numbers] / n, "uniform").pvalue > 1e-3
 
 
@@ -321,7 +343,7 @@ def test_images_without_labels_have_no_class_to_share(tmp_path):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     for spec in (f"npz:{tmp_path}/a.npz", f"folder:{tmp_path}"):
         sets = labeled(spec, size=8)
-        assert [part.attributes.shape for part in sets.values()] == [(58, 0), (6, 0), (16, 0)]
+        assert [part.attributes.shape for part in sets.values()] == [(48, 0), (16, 0), (16, 0)]
         assert sorted(np.concatenate([numbers_of(part) for part in sets.values()])) == list(range(N))
         assert sets["test"].same_class("none").entropy_bits == 0
         with pytest.raises(InputError, match=f"pairing 'class' needs labels, and the test part of {spec} has none"):

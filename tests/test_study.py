@@ -17,6 +17,7 @@ from small import study as a_study
 from mirigor_jax import config_files
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
+from mirigor_jax.mi.certify import Certified
 from mirigor_jax.mi.results import Curve
 from mirigor_jax.runs import images, loop
 from mirigor_jax.runs.folder import RunFolder
@@ -95,6 +96,7 @@ def test_the_table_is_what_the_runs_reports_say(finished):
             f"{estimate['nt_xent_bits']:z.3f}",
             "≈ 6",
             f"{estimate['info_nce_bits']:z.3f}",
+            f"{estimate['value_bits']:.3f}",
             f"[{floor:.3f}, 1.000]",
             f"{100 * run['linear']['all']:.2f}",
             "96.0–99.8",
@@ -367,7 +369,7 @@ def strength_row(family: str, strength: float, best: str) -> dict:
     """A row whose MI falls with the strength and whose accuracies are told apart by the strength."""
     data = {"pairing": "simclr"}
     config = {"encoder": {"name": "resnet18"}, "train": {"k": 64, "steps": 320}, "seed": 0, "data": data}
-    names = ("nt_xent_bits", "t_lower_bits", "t_upper_bits", "lower_bits")
+    names = ("nt_xent_bits", "value_bits", "lower_bits")
     entry = estimate_entry(**dict.fromkeys(names, 1.0), info_nce_bits=9 - strength, upper_bits=None)
     accuracies = {task: 0.5 + (task == best) / 4 for task in TASKS}
     done = image_report(config, {"simclr": entry}, truth=Truth(), in_training=None, linear=accuracies)
@@ -399,7 +401,7 @@ def infomin_row(pairing: str, seed: int) -> dict:
         "accuracy": {task: value / 100 for task, value in at.items()},
         "estimates": {
             task: {
-                "info_nce_bits": value / 100,
+                "value_bits": value / 100,
                 "lower_bits": value / 200,
                 "upper_bits": 2.0,
                 "entropy_bits": 2.0,
@@ -452,11 +454,11 @@ def certified_report(nt_xent_bits: float, lower_bits: float, entropy_bits: float
         return Curve(heading, kind, 256, {k: reading(bits, max_bits=most) for k in (64, 256)})
 
     estimate = estimate_entry(
-        name="certified", info_nce_bits=5.0, t_lower_bits=None, t_upper_bits=None, nt_xent_bits=nt_xent_bits,
+        name="certified", info_nce_bits=5.0, nt_xent_bits=nt_xent_bits,
         lower_bits=lower_bits, upper_bits=entropy_bits, entropy_bits=entropy_bits,
         curve={"info_nce_symmetric": curve("InfoNCE", "lower bound", 5.0, 5.5),
                "nt_xent": curve("NT-Xent estimate", "not a bound", nt_xent_bits, None)},
-        certificates={"classifier": {"lower_bits": 1.0}, "posterior": {"lower_bits": lower_bits}},
+        certificates={"classifier": Certified(2.0, 1.0, None, {}), "posterior": Certified(5.9, lower_bits, None, {})},
     )  # fmt: skip
     config = {"encoder": {"name": "resnet18"}, "data": {"pairing": "all"}, "train": {"k": 64, "steps": 9}, "seed": 0}
     truth = Truth(entropy_bits)
@@ -475,6 +477,7 @@ def certified_report(nt_xent_bits: float, lower_bits: float, entropy_bits: float
 def test_where_nt_xent_leaves_the_certified_interval(paper, lower, outside, expected, tmp_path):
     row = {"cell": "a", **certified.row(certified_report(paper, lower), tmp_path)}
     assert row["outside"] == outside
+    assert (row["value_bits"], row["certificates"]) == (5.9871, {"classifier": 1.0, "posterior": lower})
     assert f"| {expected} |" in certified.table([row])
     drawn = certified.draw([row])
     assert set(drawn) == {"certified", "reach"}
@@ -524,7 +527,7 @@ def test_the_shrunk_studies_end_to_end(tmp_path, finished):
     rows = {row["pairing"]: row for row in read(tmp_path / "tasks")["rows"]}
     run = json.loads((tmp_path / "tasks" / "resnet18-digit-seed=0" / "report.json").read_text())
     assert set(run["estimates"]) == set(TASKS)
-    assert rows["digit"]["estimates"]["color"]["info_nce_bits"] == run["estimates"]["color"]["info_nce_bits"]
+    assert rows["digit"]["estimates"]["color"]["value_bits"] == run["estimates"]["color"]["value_bits"]
 
     strength = "configs/studies/infomin_strength.py:pairs=128"
     assert main(a_study(strength, tmp_path / "strength", "--config.study.only=17/22")) == 0

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt32
+from jaxtyping import Float, Int, Shaped, UInt32
 
 from mirigor_jax.errors import InputError
+
+VALIDATION, TEST = 2, 3  # streams that the pairs of these parts are drawn from
 
 
 def joint_values(
@@ -74,17 +76,29 @@ def rank_in_class(sorted_classes: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"
     return np.arange(len(sorted_classes)) - np.searchsorted(sorted_classes, sorted_classes)
 
 
-def split_in_classes(
-    classes: Int[np.ndarray, " n"], rng: np.random.Generator
-) -> tuple[Int[np.ndarray, " f"], Int[np.ndarray, " v"], Int[np.ndarray, " t"]]:
-    """The rows of three parts (fit, validation, test): 60 : 20 : 20 of every class, at random.
+def row_keys(n: int) -> UInt32[np.ndarray, " n"]:
+    """Random numbers to split n rows by. They depend on a row's number alone: no setting moves a row between parts."""
+    return random_words(0, 0, 0, n)[:, 0]
 
-    classes: each row's, in 0..c-1.
+
+def parts_of(
+    classes: Int[np.ndarray, " n"],
+    keys: Shaped[np.ndarray, " n"],
+    *,
+    validation: float = 0.2,
+    test: float = 0.2,
+) -> tuple[Int[np.ndarray, " f"], Int[np.ndarray, " v"], Int[np.ndarray, " t"]]:
+    """The rows of three parts, ascending: fit, validation and test, the split of every finite set.
+
+    classes: each row's, in 0..c-1. keys: the rows of a class with the smallest keys are test rows, the next validation.
+    validation, test: their shares of every class; 60 : 20 : 20 unless the set's maker has set parts aside.
     """
-    rows = by_class(np.arange(len(classes)), classes, rng)
-    place = (rank_in_class(classes[rows]) + 0.5) / np.bincount(classes)[classes[rows]]
-    part = np.searchsorted([0.6, 0.8], place)
-    return rows[part == 0], rows[part == 1], rows[part == 2]
+    order = np.lexsort((keys, classes))
+    place = np.empty(len(order))
+    place[order] = (rank_in_class(classes[order]) + 0.5) / np.bincount(classes)[classes[order]]
+    part = np.searchsorted([test, test + validation], place, side="right")
+    of_fit, of_validation, of_test = (np.flatnonzero(part == number) for number in (2, 1, 0))
+    return of_fit, of_validation, of_test
 
 
 def fresh_pairs(

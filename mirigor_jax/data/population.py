@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mirigor_jax.data.attributes import AttributeSpace
+from mirigor_jax.data.draws import TEST, VALIDATION
 from mirigor_jax.data.generated import LIBRARY_STREAM, GeneratedImages
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.pairing import ByClass, Pairing, SameImage, classes_of, parse
@@ -17,8 +18,8 @@ from mirigor_jax.data.pairing import ByClass, Pairing, SameImage, classes_of, pa
 STREAMS = {
     "train": 0,
     "fit": 1,
-    "validation": 2,
-    "test": 3,
+    "validation": VALIDATION,
+    "test": TEST,
     "critic": 4,
     "pairs": 5,
     "negatives": 6,
@@ -110,11 +111,13 @@ class GeneratedPopulation:
 
 @dataclass(frozen=True, eq=False)
 class FinitePopulation:
-    """Finite sets: `train`, `fit` of these, `validation`, and `test`, whose classes' frequencies are the pairing's.
+    """Finite sets: `train`, `fit` of these, `validation`, and `test`.
 
     Also `negatives` if training is to draw them from a set of their own.
     depletion_risk: the probability with which pairs of different images may run out of a class.
     shows_attributes: whether every image shows its attributes, so that the views' MI is known.
+    whole: attributes of the one set that all parts were split off, whose frequencies the pairing then has; None if the
+        test part is its maker's own, with frequencies of its own.
     """
 
     pairs_features: ClassVar[bool] = True
@@ -122,6 +125,7 @@ class FinitePopulation:
     seed: int
     depletion_risk: float
     shows_attributes: bool = False
+    whole: AttributeSpace | None = None
 
     @cached_property
     def side(self) -> int:
@@ -130,8 +134,8 @@ class FinitePopulation:
 
     @property
     def space(self) -> AttributeSpace:
-        """What its pairings are made of: the test part's attributes."""
-        return replace(self.sets["test"].space, shows_attributes=self.shows_attributes)
+        """What its pairings are made of: the attributes of all images, or of its maker's test part."""
+        return replace(self.whole or self.sets["test"].space, shows_attributes=self.shows_attributes)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -151,7 +155,7 @@ class FinitePopulation:
         return parse(text, self.space, **options)
 
     def task(self, name: str) -> ByClass:
-        """The classes that the attributes of this name tell apart, by their frequencies in the test part."""
+        """The classes that the attributes of this name tell apart, by the frequencies of the pairings."""
         return classes_of(name, self.space)
 
     def training(self, pairing: Pairing) -> tuple[ImageSet, Read]:
@@ -192,13 +196,14 @@ class FinitePopulation:
         return parts
 
     def paired(self, features: Features, pairing: Pairing) -> Features:
-        """The features with their validation and test parts, of single images, in pairs."""
+        """The features with their validation and test parts, of single images, in pairs too."""
         in_pairs = {"fit": features["fit"]}
         for name in ("validation", "test"):
             if "h_x" in features[name]:
                 return features
             views = zip("xy", self._rows(name, pairing).T, strict=True)
-            in_pairs[name] = {f"{key}_{view}": x[rows] for view, rows in views for key, x in features[name].items()}
+            pairs = {f"{key}_{view}": x[rows] for view, rows in views for key, x in features[name].items()}
+            in_pairs[name] = features[name] | pairs
         return in_pairs
 
     def num_pairs(self, part: str, pairing: Pairing) -> int:

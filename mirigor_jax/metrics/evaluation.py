@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mirigor_jax import fitting, tables
-from mirigor_jax.data.draws import split_in_classes
+from mirigor_jax.data.draws import parts_of, row_keys
 from mirigor_jax.errors import InputError
 from mirigor_jax.metrics.table import ARRAYS, METRICS, PROBES, Inputs, Options, Parts, check_table, shown
 from mirigor_jax.mi import api
@@ -68,14 +68,14 @@ def evaluate(
 ) -> Evaluation:
     """Every metric of METRICS that the arrays allow, of representations h (n, d) and labels (n,).
 
-    Rows are split at random within classes, 60 : 20 : 20, as `mi.estimate_labels` splits them: probes are fitted on the
-    first part and choose on the second; the third is measured.
+    Rows are split within classes, 60 : 20 : 20, as `mi.estimate_labels` splits them: probes are fitted on the first
+    part and choose on the second; the third is measured.
     h: (n, d). Representations of images, one row an image, from any framework.
     labels: (n,) integers, strings or bools. The images' classes; None: only metrics that need no labels.
     views: (h_x, h_y), each (m, d). Representations of two augmentations of each of m test images; None: no metrics of
         augmentations.
     l2, temperature, k, mlp_steps, on_progress: as in `Options`.
-    seed: of the split, the same-class pairs and the MLP probe.
+    seed: of the same-class pairs and the MLP probe.
     Raises InputError for arrays that do not fit each other, NaN, other dtypes, one class, and classes of few rows.
     Source: Lee et al. 2023, Tables IV-IX.
 
@@ -89,7 +89,7 @@ def evaluate(
         classes, _ = classes_of(labels)
         if len(classes) != len(rows):
             raise InputError(f"h has {len(rows):,} rows and labels {len(classes):,}: expected one label a row")
-        for name, part in zip(PARTS, split_in_classes(classes, np.random.default_rng(seed)), strict=True):
+        for name, part in zip(PARTS, parts_of(classes, row_keys(len(classes))), strict=True):
             parts[name] = {"h": rows[part], "labels": classes[part]}
     if views is not None and len(views) != 2:
         raise InputError(f"views holds {len(views)} array(s), expected two, h_x and h_y: augmentations of each image")

@@ -19,13 +19,13 @@ from mirigor_jax.mi.certificates import (
     info_nce_lower_bits_at,
     posterior_lower_bits,
 )
-from mirigor_jax.mi.certify import CERTIFICATES, Certificate
-from mirigor_jax.mi.confidence import clopper_pearson_upper, mean_lower_bound, t_interval
+from mirigor_jax.mi.certify import CERTIFICATES, Certificate, Certified
+from mirigor_jax.mi.confidence import Interval, clopper_pearson_upper, mean_lower_bound, t_interval
 from mirigor_jax.mi.contrastive import info_nce_from_embeddings, nt_xent, nt_xent_mi, uniformity
 from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, SeparableCritic
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator
 from mirigor_jax.mi.labels import compare, estimate_labels, monitor
-from mirigor_jax.mi.results import Comparison, Estimate, Estimates, LabelEstimate
+from mirigor_jax.mi.results import Comparison, Estimate, Estimates, LabelEstimate, Reading
 from mirigor_jax.mi.values import info_nce, info_nce_symmetric
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "ESTIMATORS",
     "BilinearCritic",
     "Certificate",
+    "Certified",
     "Comparison",
     "CosineCritic",
     "Estimate",
@@ -41,8 +42,10 @@ __all__ = [
     "Estimator",
     "InfoNCECertificate",
     "InputError",
+    "Interval",
     "JointCritic",
     "LabelEstimate",
+    "Reading",
     "SeparableCritic",
     "classifier_lower_bits",
     "clopper_pearson_upper",

@@ -9,20 +9,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
+from mirigor_jax.data.draws import parts_of, row_keys
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import OnProgress
 from mirigor_jax.mi import fit, read
-from mirigor_jax.mi.certificates import info_nce_lower_bits
-from mirigor_jax.mi.certify import INFO_NCE
-from mirigor_jax.mi.confidence import t_interval
+from mirigor_jax.mi.certify import HeldOut, certify
+from mirigor_jax.mi.confidence import BATCHES, interval_of
 from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, ResidualCritic, SeparableCritic
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator, resolve
 from mirigor_jax.mi.gaussian import features, gaussian_copula_embeddings, normal_scores
-from mirigor_jax.mi.results import Estimate, Estimates
+from mirigor_jax.mi.results import Estimate, Estimates, Reading
 
-SPLIT = (0.6, 0.2)  # of the pairs for the fit and for validation; the rest is the test part
 LEAST = 110  # pairs: a default batch to fit on, and eight batches of two to certify by
 FOLDS = 10  # of the jackknife
 WHOLE = 4096  # pairs whose score matrix is held at once
@@ -57,8 +56,8 @@ def estimate(
 ) -> Estimate:
     """Estimate I(X;Y) of n independent pairs of rows, with an interval, and a certificate if the estimator is a bound.
 
-    The pairs are split at random into three disjoint parts, 60 : 20 : 20. The critic is fitted on the first, its step
-    is chosen on the second (validation), and the third (test) is read once.
+    The pairs are split into three disjoint parts, 60 : 20 : 20, by random numbers that depend on a row's number alone.
+    The critic is fitted on the first, its step is chosen on the second (validation), and the third (test) is read once.
 
         print(mi.estimate(x, y))
 
@@ -75,7 +74,7 @@ def estimate(
         weight_decay: of AdamW, at least 0.
         base: whether the critic starts from the Gaussian copula's density ratio, and learns what that lacks.
         num_critics: critics that are fitted, at least 1. The value is that of their averaged scores.
-        seed: of the split, the critics' start and the batches.
+        seed: of the critics' start and the batches.
         confidence: in [0.5, 1). Of the interval (a t-interval by a delete-a-fold jackknife) and of the certificate
             (`info_nce_lower_bits` of the same scores, for lower bounds only).
         on_progress: called as on_progress(step, steps, note) at every evaluation on validation.
@@ -144,7 +143,7 @@ def estimate_all(
         weight_decay,
         confidence,
     )
-    sets = _split(pairs, seed)
+    sets = _split(pairs)
     fitted_on, tested_on = (len(sets[0].x[part]) for part in (0, 2))
     if batch_size > fitted_on:
         raise InputError(f"batch_size = {batch_size} exceeds the {fitted_on:,} pairs of the fit part; lower it")
@@ -188,12 +187,12 @@ def _check_options(above_zero: dict[str, int | float], weight_decay: float, conf
         raise InputError(f"confidence = {confidence}: expected in [0.5, 1); 0.95 is usual")
 
 
-def _split(pairs: Sequence[tuple[Any, Any]], seed: int) -> list["Split"]:
+def _split(pairs: Sequence[tuple[Any, Any]]) -> list["Split"]:
     """Every data set's parts; InputError where one is no data set, or they have not one shape."""
     samples = [_arrays(x, y) for x, y in pairs]
     if len(shapes := {(x.shape, y.shape) for x, y in samples}) != 1:
         raise InputError(f"data sets have shapes {sorted(shapes)}: expected the same of all; estimate the others apart")
-    return [Split.of(x, y, seed) for x, y in samples]
+    return [Split.of(x, y) for x, y in samples]
 
 
 def _check_k(k: int | None, tested_on: int, estimators: Sequence[Estimator]) -> int:
@@ -245,44 +244,57 @@ def _read(
     """The Estimate of fitted critics: the test part's one reading. held_out: (x, y) of validation, and of test."""
     (validation, test), k = held_out, reading.k
     x, y = _batches(test, k)
-    # The certificate chooses its own K, so what it gets is scored in batches as large as memory lets them be.
-    size = min(len(test[0]), WHOLE if len(test[0]) <= WHOLE else BATCH)
-    scores, certified, bound = None, None, None
+    scores, info_nce = None, None
     if k <= WHOLE:
         scores, u = read.read_scores(fit_config, params, x, y)
         folds = min(FOLDS, k // 2)
         each_nats, value, without = (np.asarray(v, np.float64) for v in read.read(estimator, scores, u, folds))
         interval = read.jackknife_interval(float(value), without, reading.confidence)
+        if estimator.from_sums is None and not estimator.within_views:
+            info_nce = _info_nce(scores, reading)
     else:
         each_nats, values = _read_by_sums(fit_config, estimator, params, (x, y), reading.num_critics)
-        value, interval = values.mean(), t_interval(values, reading.confidence)
-    if estimator.kind == "lower bound":
-        if scores is None or k != size:
-            scores, _ = read.read_scores(fit_config, params, *_batches(test, size))
-        rehearsal, _ = read.read_scores(fit_config, params, *_batches(validation, min(size, len(validation[0]))))
-        averaged = [np.asarray(every).mean(axis=0) for every in (rehearsal, scores)]
-        certified = info_nce_lower_bits(averaged[0], averaged[1], reading.confidence)
-    elif scores is not None and not estimator.within_views:
-        bound = float(np.mean(read.symmetric_info_nce(jnp.mean(scores, axis=0)))) / math.log(2)
+        value, interval = values.mean(), interval_of(values, reading.confidence, BATCHES)
     bits = 1 / math.log(2)
-    return Estimate(
+    result = Estimate(
         name=estimator.name,
         value_bits=float(value) * bits,
         kind=estimator.kind,
         k=k,
         ceiling_bits=estimator.ceiling_at(k) * bits,
-        t_lower_bits=interval[0] * bits,
-        t_upper_bits=interval[1] * bits,
-        lower_bits=None if certified is None else certified.lower_bits,
+        interval=interval,
+        lower_bits=None,
         upper_bits=None,
         confidence=reading.confidence,
-        certificate=None if certified is None else INFO_NCE,
-        verdict="not-a-bound" if certified is None else "bounded",
+        certificate=None,
+        verdict="not-a-bound",
         pairs=len(x) * k,
         seed_bits=tuple(float(v) * bits for v in each_nats),
-        bound_bits=bound,
+        info_nce=info_nce,
         note=estimator.note,
     )
+    if estimator.kind != "lower bound":
+        return result
+    # The certificate chooses its own K, so what it gets is scored in batches as large as memory lets them be.
+    size = min(len(test[0]), WHOLE if len(test[0]) <= WHOLE else BATCH)
+    if scores is None or k != size:
+        scores, _ = read.read_scores(fit_config, params, *_batches(test, size))
+    rehearsal, _ = read.read_scores(fit_config, params, *_batches(validation, min(size, len(validation[0]))))
+    parts = [HeldOut(np.asarray(every).mean(axis=0)) for every in (rehearsal, scores)]
+    certificate, certificates = certify(parts[0], parts[1], None, reading.confidence)
+    chosen = certificates[certificate]
+    lower_bits = chosen.lower_bits
+    if estimator.from_sums is not None and k >= chosen.counts["k"]:
+        # InfoNCE of more pairs shows more in expectation; a lower end above it is chance, and the lesser holds too.
+        lower_bits = min(lower_bits, max(0.0, result.value_bits))
+    return replace(result, lower_bits=lower_bits, certificate=certificate, certificates=certificates, verdict="bounded")
+
+
+def _info_nce(scores: Float[Array, "s b k k"], reading: _Reading) -> Reading:
+    """InfoNCE of the critics' averaged scores, beside an estimator that is another."""
+    nats = np.asarray(read.symmetric_info_nce(jnp.mean(scores, axis=0)), np.float64)
+    interval = interval_of(nats, reading.confidence, BATCHES)
+    return Reading(float(nats.mean()) / math.log(2), len(nats), interval, math.log2(reading.k), None)
 
 
 def _batches(part: tuple[np.ndarray, np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -303,7 +315,7 @@ def _read_by_sums(
     assert estimator.from_sums is not None  # `_check_k` has seen to that
     alone = [jax.tree.map(lambda leaf, s=s: leaf[s : s + 1], params) for s in range(num_critics)]
     *each, values = (
-        np.asarray(read.read_by_sums(fit_config, estimator.from_sums, critic, *batches), np.float64)
+        np.asarray(read.read_by_sums(fit_config, estimator.from_sums, critic["f"], *batches), np.float64)
         for critic in [*(alone if num_critics > 1 else []), params]
     )
     return np.mean(each or [values], axis=1), values
@@ -364,17 +376,19 @@ class Split:
         return self.base_x[0].shape[1]
 
     @classmethod
-    def of(cls, x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"], seed: int) -> "Split":
-        order = np.random.default_rng(seed).permutation(len(x))
-        cuts = np.cumsum([int(share * len(x)) for share in SPLIT]).tolist()
-        raw_x, raw_y = (np.split(rows[order], cuts) for rows in (x, y))
+    def of(cls, x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"]) -> "Split":
+        keys = row_keys(len(x))
+        # Batches are cut off in the order of the keys, whatever the order of the rows.
+        order = [rows[np.argsort(keys[rows])] for rows in parts_of(np.zeros(len(x), int), keys)]
+        raw_x, raw_y = ([rows[part] for part in order] for rows in (x, y))
         warnings = []
         for name, parts in (("x", raw_x), ("y", raw_y)):
             if constant := int(np.sum(np.ptp(parts[0], axis=0) == 0)):
                 warnings.append(f"{constant} of {parts[0].shape[1]} columns of {name} are constant")
-        if repeated := repeated_rows(np.hstack([x, y])[order], cuts[1]):
+        tested = len(order[2])
+        if repeated := repeated_rows(np.hstack([x, y])[np.concatenate(order)], len(x) - tested):
             warnings.append(
-                f"{repeated:,} of {len(x) - cuts[1]:,} test pairs stand in the fit or validation part too; unless the "
+                f"{repeated:,} of {tested:,} test pairs stand in the fit or validation part too; unless the "
                 "data are discrete they are no fresh samples, and neither estimate nor certificate is to be trusted"
             )
         scores_x, scores_y = normal_scores(raw_x), normal_scores(raw_y)

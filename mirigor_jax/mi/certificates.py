@@ -16,26 +16,47 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.mi.confidence import clopper_pearson_upper, mean_lower_bound, plug_in_lower_bound, t_interval
 
 
+@dataclass(frozen=True)
+class PosteriorCertificate:
+    """Lower end of I(h_X;h_Y) from a class posterior, and the statistic that it is the limit of; bits.
+
+    lower_bits: holds at the confidence that was asked for. value_bits: the statistic's own value, never below it.
+    influence_nats: of each pair, around the value in nats: what it adds to first order.
+    """
+
+    lower_bits: float
+    value_bits: float
+    influence_nats: Float[np.ndarray, " n"]
+
+
+def fano_bits(error: float, class_probabilities: Float[np.ndarray, " c"]) -> float:
+    """What a classifier that errs at this rate proves of I(h_X;h_Y) where both views share their class, in bits.
+
+    With F(e) = H_b(e) + e log2(c-1), Fano's inequality gives H(g(h_X)) >= H(C) - F(e) and, as two views disagree only
+    where one is wrong, H(g(h_X)|g(h_Y)) <= F(2e); so I >= H(C) - F(e) - F(2e). F is held at its largest value, log2 c,
+    beyond e = 1 - 1/c, so that this falls as e grows. At least 0, as I is.
+    Source: Lee et al. 2023, Theorem III.2 (e = 0), by Fano's and the data processing inequality (Cover & Thomas 2006).
+    """
+    classes = len(class_probabilities)
+
+    def fano_nats(rate: float) -> float:
+        e = min(rate, 1 - 1 / classes)
+        return float(entr(e) + entr(1 - e) + xlogy(e, classes - 1))
+
+    nats = entr(class_probabilities).sum() - fano_nats(error) - fano_nats(2 * error)
+    return max(0.0, float(nats / np.log(2)))
+
+
 def classifier_lower_bits(
     errors: int, n: int, class_probabilities: Float[np.ndarray, " c"], confidence: float
 ) -> float:
     """Certificate of a classifier g: lower end of I(h_X;h_Y) where both views share their class exactly, in bits.
 
     errors: of g(h) on n fresh images, one of each pair. class_probabilities: p(c), known exactly.
-    With Clopper-Pearson's u and F(e) = H_b(e) + e log2(c-1), Fano's inequality gives H(g(h_X)) >= H(C) - F(u) and,
-    as two views disagree only where one is wrong, H(g(h_X)|g(h_Y)) <= F(2u); so I >= H(C) - F(u) - F(2u).
-    F is held at its largest value, log2 c, beyond e = 1 - 1/c: every true error rate below u is then covered.
+    That is `fano_bits` at Clopper and Pearson's upper limit of the error rate: every true rate below it is covered.
     Raises InputError as `clopper_pearson_upper` does.
-    Source: Lee et al. 2023, Theorem III.2 (u = 0), by Fano's and the data processing inequality (Cover & Thomas 2006).
     """
-    classes = len(class_probabilities)
-    u = clopper_pearson_upper(errors, n, confidence)
-
-    def fano_nats(error: float) -> float:
-        e = min(error, 1 - 1 / classes)
-        return float(entr(e) + entr(1 - e) + xlogy(e, classes - 1))
-
-    return max(0.0, float((entr(class_probabilities).sum() - fano_nats(u) - fano_nats(2 * u)) / np.log(2)))
+    return fano_bits(clopper_pearson_upper(errors, n, confidence), class_probabilities)
 
 
 def stratified_trials(
@@ -84,6 +105,23 @@ def posterior_lower_bits(
     classes none.
     Source: Donsker & Varadhan 1983.
     """
+    return posterior_certificate(q_x, q_y, c_x, c_y, joint, confidence=confidence, mixing=mixing).lower_bits
+
+
+def posterior_certificate(
+    q_x: Float[np.ndarray, "n a"],
+    q_y: Float[np.ndarray, "n b"],
+    c_x: Integer[np.ndarray, " n"],
+    c_y: Integer[np.ndarray, " n"],
+    joint: Float[np.ndarray, "a b"],
+    *,
+    confidence: float,
+    mixing: float = 1e-3,
+) -> PosteriorCertificate:
+    """`posterior_lower_bits` with the statistic whose limit it is: E_P f - log E_Q e^f at the sample's own means.
+
+    Arguments, and what is raised, are as `posterior_lower_bits` has them.
+    """
     p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
     if abs(joint.sum() - 1) > 1e-9 or joint.min() < 0 or p_x.min() <= 0 or p_y.min() <= 0:
         raise InputError(
@@ -98,7 +136,7 @@ def posterior_lower_bits(
             raise InputError(f"rows of {name} sum to {q.sum(axis=1).max():.6g}: expected probabilities that sum to 1")
     risk, ratio = 1 - confidence, joint / np.outer(p_x, p_y)
     if np.allclose(ratio, 1):
-        return 0.0  # independent classes: nothing to find, and no window to bet in
+        return PosteriorCertificate(0.0, 0.0, np.zeros(len(q_x)))  # independent classes: nothing to find or to bet on
     q_x, q_y = mix_posterior(q_x, mixing), mix_posterior(q_y, mixing)
 
     corners = mix_posterior(np.eye(len(p_x)), mixing) @ ratio @ mix_posterior(np.eye(len(p_y)), mixing).T
@@ -107,9 +145,55 @@ def posterior_lower_bits(
     possible = log_ratio[joint > 0]
     excess = np.log(np.sum(q_x @ ratio * q_y, axis=1)) - log_ratio[c_x, c_y]
     window = float(f_low - possible.max()), float(f_high - possible.min())
-    joint_term = np.sum(joint * log_ratio) + mean_lower_bound(excess, *window, 1 - 0.9 * risk)
-    partition = max(partition_upper_bound(q_x, q_y, c_x, c_y, joint, confidence=1 - 0.1 * risk), float(corners.min()))
-    return max(0.0, float((joint_term - np.log(partition)) / np.log(2)))
+    truth, least = float(np.sum(joint * log_ratio)), float(corners.min())
+    partition = partition_function(q_x, q_y, c_x, c_y, joint)
+    lower = truth + mean_lower_bound(excess, *window, 1 - 0.9 * risk)
+    lower -= math.log(max(partition_upper_bound(q_x, q_y, c_x, c_y, joint, confidence=1 - 0.1 * risk), least))
+    at_least, slope = max(partition.value, least), partition.influence if partition.value > least else 0.0
+    influence = truth + excess - math.log(at_least) - slope / at_least
+    lower_bits, value_bits = (max(0.0, nats) / math.log(2) for nats in (lower, float(influence.mean())))
+    return PosteriorCertificate(lower_bits, value_bits, influence)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """E_Q[q_x^T W q_y] by a sample, and what it lies on; see `partition_function`.
+
+    value: by the sample. influence: of each pair on it, to first order; their mean is 0.
+    slope: the length of its gradient by the means d_x and d_y. curvature: the largest of its Hessian.
+    """
+
+    value: float
+    influence: Float[np.ndarray, " n"]
+    slope: float
+    curvature: float
+
+
+def partition_function(
+    q_x: Float[np.ndarray, "n a"],
+    q_y: Float[np.ndarray, "n b"],
+    c_x: Integer[np.ndarray, " n"],
+    c_y: Integer[np.ndarray, " n"],
+    joint: Float[np.ndarray, "a b"],
+) -> Partition:
+    """The partition function of `posterior_lower_bits`, 1 + d_x^T B d_y; see `partition_upper_bound`."""
+    p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
+    s_x, s_y = _mistakes(q_x, c_x, p_x), _mistakes(q_y, c_y, p_y)
+    dependence = (joint - np.outer(p_x, p_y)) / np.sqrt(np.outer(p_x, p_y))
+    d_x, d_y = s_x.mean(axis=0), s_y.mean(axis=0)
+    by_x, by_y = dependence @ d_y, d_x @ dependence
+    return Partition(
+        value=float(1 + d_x @ by_x),
+        influence=(s_x - d_x[None, :]) @ by_x + (s_y - d_y[None, :]) @ by_y,
+        slope=float(np.hypot(np.linalg.norm(by_x), np.linalg.norm(by_y))),
+        curvature=float(np.linalg.norm(dependence, 2)),
+    )
+
+
+def _mistakes(
+    q: Float[np.ndarray, "n c"], c: Integer[np.ndarray, " n"], p: Float[np.ndarray, " c"]
+) -> Float[np.ndarray, "n c"]:
+    return (q - np.eye(len(p))[c]) / np.sqrt(p)[None, :]
 
 
 def partition_upper_bound(
@@ -130,8 +214,7 @@ def partition_upper_bound(
     Source: Pinelis 1994, Theorem 3.4, in Bernstein's form (means of bounded vectors in Hilbert space).
     """
     p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
-    s_x = (q_x - np.eye(len(p_x))[c_x]) / np.sqrt(p_x)[None, :]
-    s_y = (q_y - np.eye(len(p_y))[c_y]) / np.sqrt(p_y)[None, :]
+    s_x, s_y = _mistakes(q_x, c_x, p_x), _mistakes(q_y, c_y, p_y)
     # q and e_c lie in the simplex, so q - e_c is longest from vertex to vertex.
     longest = float(sum(np.sum(np.sort(1 / p)[-2:]) for p in (p_x, p_y)))
     squares = np.sum(s_x**2, axis=1) + np.sum(s_y**2, axis=1)
@@ -139,12 +222,8 @@ def partition_upper_bound(
     step = np.log(4 / (1 - confidence)) / len(squares)
     linear = 2 * step * np.sqrt(longest) / 3
     radius = linear + np.sqrt(linear**2 + 2 * step * second_moment)
-
-    dependence = (joint - np.outer(p_x, p_y)) / np.sqrt(np.outer(p_x, p_y))
-    d_x, d_y = s_x.mean(axis=0), s_y.mean(axis=0)
-    slope = np.hypot(np.linalg.norm(dependence @ d_y), np.linalg.norm(d_x @ dependence))
-    curvature = np.linalg.norm(dependence, 2)
-    return float(1 + d_x @ dependence @ d_y + radius * slope + radius**2 * curvature / 2)
+    at = partition_function(q_x, q_y, c_x, c_y, joint)
+    return float(at.value + radius * at.slope + radius**2 * at.curvature / 2)
 
 
 @dataclass(frozen=True)
@@ -152,7 +231,8 @@ class InfoNCECertificate:
     """Lower end of I(X;Y) from InfoNCE on disjoint batches of k fresh pairs, and what stands beside it; bits.
 
     lower_bits holds at the confidence that was asked for. value_bits is the mean over batches, each of which lies in
-    `window_nats`. The others read one partition into batches: plug_in_lower_bits, the looser empirical Bernstein end
+    `window_nats`, and never below lower_bits; both are at least 0, as I is.
+    The others read one partition into batches: plug_in_lower_bits, the looser empirical Bernstein end
     (at the same confidence), and the t-interval, two-sided and an approximation.
     """
 
@@ -248,7 +328,7 @@ def info_nce_lower_bits_at(
     t_lower, t_upper = t_interval(one_partition, confidence)
     return InfoNCECertificate(
         lower_bits=max(0.0, lower) / math.log(2),
-        value_bits=float(values.mean()) / math.log(2),
+        value_bits=max(0.0, float(values.mean())) / math.log(2),
         k=k,
         batches=len(one_partition),
         window_nats=window,

@@ -6,24 +6,48 @@ It serves any pairing, and takes what models say of the classes and scores of th
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from mirigor_jax.mi.certificates import (
     classifier_lower_bits,
+    fano_bits,
     info_nce_lower_bits,
-    posterior_lower_bits,
+    posterior_certificate,
     stratified_trials,
 )
-from mirigor_jax.mi.confidence import clopper_pearson_upper
+from mirigor_jax.mi.confidence import (
+    BATCHES,
+    ERRORS,
+    PAIRS,
+    Interval,
+    clopper_pearson_lower,
+    clopper_pearson_upper,
+    interval_of,
+)
 
 LEAST_PAIRS = 16  # in the test part and in validation: two to a batch, for eight batches
 DEPLETION_SHARE = 0.1  # share of the risk that goes to a class running out of rows: a quarter more pairs than with 0.01
 
 Joint = Float[np.ndarray, "c c"] | None
-Counts = dict[str, Any]  # {"lower_bits": of a certificate, and the name of each count that it rests on: how many}
+Counts = dict[str, int]  # the name of each count that a certificate rests on, such as "errors": how many
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What one certificate shows of I(h_X;h_Y) on a part of the pairs; bits.
+
+    value_bits: its statistic's value, a lower bound of I in expectation. Never below lower_bits, at least 0.
+    lower_bits: the lower limit of that statistic's expectation, and so of I, at the confidence that was asked for.
+    interval: the two-sided interval of the statistic's expectation; None if there is none.
+    counts: what it rests on.
+    """
+
+    value_bits: float
+    lower_bits: float
+    interval: Interval | None
+    counts: Counts
 
 
 @dataclass(frozen=True)
@@ -64,8 +88,8 @@ class Certificate:
 
     name: as results and sentences have it.
     heading: as tables and pictures have it.
-    lower: (part, validation, joint, confidence) → its lower end on `part` with the counts it rests on; None if it does
-        not apply. joint: the classes' p(c, c'), None if the pairing knows no classes. It chooses on validation.
+    show: (part, validation, joint, confidence) → what it shows on `part`; None if it does not apply. joint: the
+        classes' p(c, c'), None if the pairing knows no classes. It chooses on validation.
     evidence: its counts → words such as "0 errors in 4,096 images".
     limited_by_k: whether the pairs a batch limit what it can show.
     mistakes: its counts → how many mistakes cost it something; None if it counts none.
@@ -74,42 +98,54 @@ class Certificate:
 
     name: str
     heading: str
-    lower: Callable[[HeldOut, HeldOut, Joint, float], Counts | None]
+    show: Callable[[HeldOut, HeldOut, Joint, float], Certified | None]
     evidence: Callable[[Counts], str]
     limited_by_k: bool = False
     mistakes: Callable[[Counts], int] | None = None
     theorem: Callable[[Counts, float], str] | None = None
 
 
-def _posterior(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Counts | None:
+def _posterior(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Certified | None:
     del validation
     seen = part.classified
     if seen is None or joint is None:
         return None
-    lower = posterior_lower_bits(seen.q_x, seen.q_y, seen.c_x, seen.c_y, joint, confidence=confidence)
-    return {"lower_bits": lower, "pairs": len(seen.q_x)}
+    result = posterior_certificate(seen.q_x, seen.q_y, seen.c_x, seen.c_y, joint, confidence=confidence)
+    interval = interval_of(result.influence_nats, confidence, PAIRS)
+    counts = {"pairs": len(seen.q_x)}
+    return Certified(result.value_bits, result.lower_bits, interval and interval.positive_part, counts)
 
 
-def _classifier(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Counts | None:
+def _classifier(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Certified | None:
     """None also if the views do not always share their class."""
     del validation
     seen = part.classified
     if seen is None or joint is None or not np.all(joint == np.diag(joint.diagonal())):
         return None
-    errors, images, distribution = int(np.sum(seen.predicted != seen.c)), len(seen.c), joint.diagonal()
+    wrong, images, frequencies = seen.predicted != seen.c, len(seen.c), joint.diagonal()
+    errors, rate, stretch = int(wrong.sum()), float(wrong.mean()), np.ones(1)
     if seen.stratified:
-        images = stratified_trials(errors, np.bincount(seen.c, minlength=len(distribution)), distribution, confidence)
-    return {
-        "lower_bits": classifier_lower_bits(errors, images, distribution, confidence),
-        "errors": errors,
-        "images": images,
-    }
+        counts = np.bincount(seen.c, minlength=len(frequencies))
+        images = stratified_trials(errors, counts, frequencies, confidence)
+        stretch = frequencies * len(seen.c) / counts  # by which the mean over rows may differ from that over draws
+        rate = float(np.mean(wrong * stretch[seen.c]))
+    two_sided = (1 + confidence) / 2
+    lowest = clopper_pearson_lower(errors, len(seen.c), two_sided) * float(stretch.min())
+    highest = clopper_pearson_upper(errors, len(seen.c), two_sided) * float(stretch.max())
+    return Certified(
+        value_bits=fano_bits(rate, frequencies),
+        lower_bits=classifier_lower_bits(errors, images, frequencies, confidence),
+        interval=Interval(fano_bits(highest, frequencies), fano_bits(lowest, frequencies), ERRORS),
+        counts={"errors": errors, "images": images},
+    )
 
 
-def _info_nce(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Counts:
+def _info_nce(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Certified:
     del joint
     result = info_nce_lower_bits(validation.scores, part.scores, confidence)
-    return {"lower_bits": result.lower_bits, "k": result.k, "batches": result.batches}
+    half = (result.t_upper_bits - result.t_lower_bits) / 2  # of one partition; the mean over several varies no more
+    interval = Interval(result.value_bits - half, result.value_bits + half, BATCHES).positive_part
+    return Certified(result.value_bits, result.lower_bits, interval, {"k": result.k, "batches": result.batches})
 
 
 def _theorem_of_the_classifier(counts: Counts, confidence: float) -> str:
@@ -122,7 +158,6 @@ def _theorem_of_the_classifier(counts: Counts, confidence: float) -> str:
     )
 
 
-INFO_NCE = "infonce"  # the one that takes scores alone
 # The first is chosen among equals.
 CERTIFICATES: dict[str, Certificate] = {
     "posterior": Certificate(
@@ -139,8 +174,8 @@ CERTIFICATES: dict[str, Certificate] = {
         mistakes=lambda counts: counts["errors"],
         theorem=_theorem_of_the_classifier,
     ),
-    INFO_NCE: Certificate(
-        INFO_NCE,
+    "infonce": Certificate(
+        "infonce",
         "InfoNCE on disjoint batches",
         _info_nce,
         evidence=lambda counts: f"{counts['batches']:,} batches of {counts['k']:,} fresh pairs",
@@ -149,28 +184,28 @@ CERTIFICATES: dict[str, Certificate] = {
 }
 
 
-def lower_ends(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> dict[str, Counts]:
-    """Every certificate that applies to these fresh pairs: its lower end and the counts that it rests on.
+def shown(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> dict[str, Certified]:
+    """What every certificate that applies to these fresh pairs shows of them.
 
     part: the pairs that it speaks of. Models and critic have seen neither part nor validation.
     joint: the distribution p(c, c') of the pairs' classes; None if the pairing knows no classes.
     """
     results = {
-        name: certificate.lower(part, validation, joint, confidence) for name, certificate in CERTIFICATES.items()
+        name: certificate.show(part, validation, joint, confidence) for name, certificate in CERTIFICATES.items()
     }
-    return {name: counts for name, counts in results.items() if counts is not None}
+    return {name: result for name, result in results.items() if result is not None}
 
 
-def certify(validation: HeldOut, test: HeldOut, joint: Joint, confidence: float) -> tuple[str, dict[str, Counts]]:
-    """(certificate, every one's counts on test): the one with the best lower end on validation; test has no say in it.
+def certify(validation: HeldOut, test: HeldOut, joint: Joint, confidence: float) -> tuple[str, dict[str, Certified]]:
+    """(certificate, what every one shows of test): the one with the best lower end on validation; test has no say.
 
     Its lower end holds at `confidence`.
     """
-    result = lower_ends(test, validation, joint, confidence)
+    result = shown(test, validation, joint, confidence)
     if len(result) == 1:
         return next(iter(result)), result
-    rehearsed = lower_ends(validation, validation, joint, confidence)
-    return max(rehearsed, key=lambda name: rehearsed[name]["lower_bits"]), result
+    rehearsed = shown(validation, validation, joint, confidence)
+    return max(rehearsed, key=lambda name: rehearsed[name].lower_bits), result
 
 
 def most_bits(certificate: str | None, max_info_nce_bits: float) -> float:

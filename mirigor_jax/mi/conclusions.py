@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 
-from mirigor_jax.mi.certify import CERTIFICATES, Counts
-from mirigor_jax.mi.results import Curve, claim
+from mirigor_jax.mi.certify import CERTIFICATES, Certified
+from mirigor_jax.mi.results import Curve, Estimate, claim, shown_ends
 
 
 def conclusions(
+    estimate: Estimate,
     *,
-    lower_bits: float | None,
-    upper_bits: float | None,
-    confidence: float,
-    certificate: str | None,
-    certificates: Mapping[str, Counts],
+    certificates: Mapping[str, Certified],
     shared_exactly: bool,
     tolerance_bits: float,
     curve: Mapping[str, Curve],
@@ -20,16 +17,19 @@ def conclusions(
 ) -> list[str]:
     """What the numbers of one estimate allow, what they do not, and what would narrow them; one sentence each.
 
-    certificate: the chosen one of `certificates`, every one's counts on test; None: nothing is certified.
+    certificates: what every one shows of the test part; the estimate names the chosen one.
     shared_exactly: both views have the same class C, so that upper_bits is H(C); else it is I(C;C').
     curve: each estimator's readings of the same critic, InfoNCE's first.
     max_info_nce_bits: the most InfoNCE shows at the K at which it is quoted, or an upper bound of it.
     Source: Lee et al. 2023, Theorems III.1 and III.2.
     """
-    sentences = _claims(lower_bits, upper_bits, confidence, certificate, certificates)
-    gap_bits = None if upper_bits is None or not shared_exactly else upper_bits - (lower_bits or 0.0)
+    upper_bits, certificate, confidence = estimate.upper_bits, estimate.certificate, estimate.confidence
+    sentences = _claims(estimate, certificates)
+    gap_bits = None if upper_bits is None or not shared_exactly else upper_bits - (estimate.lower_bits or 0.0)
     sentences += _theorems(upper_bits, gap_bits, tolerance_bits, confidence, certificates)
     info_nce, *others = curve.values()
+    if certificate is not None:
+        sentences += [_value(estimate, certificate)]
     sentences += [_reading(info_nce), *(_other_reading(other, upper_bits) for other in others)]
     if upper_bits == 0:
         return sentences
@@ -37,20 +37,15 @@ def conclusions(
     return sentences + ([] if certificate is None else [_remedy_of_the_interval(certificate, certificates)])
 
 
-def _claims(
-    lower_bits: float | None,
-    upper_bits: float | None,
-    confidence: float,
-    certificate: str | None,
-    certificates: Mapping[str, Counts],
-) -> list[str]:
+def _claims(estimate: Estimate, certificates: Mapping[str, Certified]) -> list[str]:
     """What is certified, and of which images."""
-    if upper_bits == 0:
+    lower_bits, certificate = estimate.lower_bits, estimate.certificate
+    if estimate.upper_bits == 0:
         return ["The views share nothing, so I(h_X;h_Y) = 0 for every encoder, by data processing."]
     if lower_bits is None or certificate is None:
         return ["Nothing is certified: every number here is a point estimate."]
-    claimed = claim(lower_bits, upper_bits, confidence)
-    evidence = CERTIFICATES[certificate].evidence(certificates[certificate])
+    claimed = claim(lower_bits, estimate.upper_bits, estimate.confidence)
+    evidence = CERTIFICATES[certificate].evidence(certificates[certificate].counts)
     return [
         f"On fresh images I(h_X;h_Y) {claimed} ({certificate} certificate, {evidence}).",
         "Of images drawn otherwise (other class frequencies, nuisances or pairings) nothing is claimed.",
@@ -62,7 +57,7 @@ def _theorems(
     gap_bits: float | None,
     tolerance_bits: float,
     confidence: float,
-    certificates: Mapping[str, Counts],
+    certificates: Mapping[str, Certified],
 ) -> list[str]:
     """What the theorems on views that share their class allow. gap_bits: H(C) less the lower end; None: other views."""
     if gap_bits is None:
@@ -76,18 +71,27 @@ def _theorems(
         f"Theorem III.1, a lower bound that meets H(C) = {upper_bits:.3f} bits makes I = H(C): "
         f"{met if gap_bits <= tolerance_bits else missed}."
     )
-    values = ((CERTIFICATES[name].theorem, counts) for name, counts in certificates.items())
+    values = ((CERTIFICATES[name].theorem, shown.counts) for name, shown in certificates.items())
     return [first, *(theorem(counts, confidence) for theorem, counts in values if theorem is not None)]
+
+
+def _value(estimate: Estimate, certificate: str) -> str:
+    """What the estimate is, and its interval."""
+    interval = "" if estimate.interval is None else f", {shown_ends(estimate.interval)} by {estimate.interval.kind}"
+    return (
+        f"The estimate, {estimate.value_bits:.3f} bits{interval}, is the value of the {certificate} certificate's own "
+        "statistic, a lower bound in expectation: what is certified is its lower limit."
+    )
 
 
 def _reading(info_nce: Curve) -> str:
     """What InfoNCE reads, and what this number is not."""
     quoted = info_nce.quoted
     interval = (
-        "one batch has no t-interval"
-        if quoted.t_lower_bits is None
-        else f"its t-interval over disjoint batches, [{quoted.t_lower_bits:.3f}, {quoted.t_upper_bits:.3f}], is an "
-        "approximation and no part of the certificate"
+        "one batch has no interval"
+        if quoted.interval is None
+        else f"its interval, {shown_ends(quoted.interval)} by {quoted.interval.kind}, is an approximation and no part "
+        "of the certificate"
     )
     return f"{info_nce.heading} reads {quoted.bits:.3f} bits at K = {info_nce.k:,}; {interval}."
 
@@ -120,10 +124,10 @@ def _remedy_of_the_estimate(info_nce: Curve, upper_bits: float | None, max_info_
     )
 
 
-def _remedy_of_the_interval(certificate: str, certificates: Mapping[str, Counts]) -> str:
+def _remedy_of_the_interval(certificate: str, certificates: Mapping[str, Certified]) -> str:
     """What would narrow the certified interval."""
     counted = {
-        name: certificate.mistakes(certificates[name])
+        name: certificate.mistakes(certificates[name].counts)
         for name, certificate in CERTIFICATES.items()
         if certificate.mistakes is not None and name in certificates
     }

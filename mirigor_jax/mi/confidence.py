@@ -1,10 +1,37 @@
 """Confidence limits of means and of error rates, from independent trials. Host side, numpy in float64."""
 
+import math
+from dataclasses import dataclass, replace
+
 import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp
 
 from mirigor_jax.errors import InputError
+
+# What an interval was computed from.
+BATCHES = "t over disjoint batches"
+PAIRS = "t over the pairs' influence values"
+FOLDS = "jackknife over folds of pairs"
+ERRORS = "Clopper-Pearson of the classifier's errors"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A two-sided interval of a statistic's expectation, at the confidence that was asked for.
+
+    lower_bits, upper_bits: its ends.
+    kind: what it was computed from, in words.
+    """
+
+    lower_bits: float
+    upper_bits: float
+    kind: str
+
+    @property
+    def positive_part(self) -> "Interval":
+        """That of the expectation's positive part: what a lower bound amounts to of an I that is at least 0."""
+        return replace(self, lower_bits=max(0.0, self.lower_bits), upper_bits=max(0.0, self.upper_bits))
 
 
 def clopper_pearson_upper(errors: int, n: int, confidence: float) -> float:
@@ -19,6 +46,11 @@ def clopper_pearson_upper(errors: int, n: int, confidence: float) -> float:
     return 1.0 if errors == n else float(stats.beta.ppf(confidence, errors + 1, n - errors))
 
 
+def clopper_pearson_lower(errors: int, n: int, confidence: float) -> float:
+    """One-sided lower confidence limit of an error rate; arguments and source as of `clopper_pearson_upper`."""
+    return 1.0 - clopper_pearson_upper(n - errors, n, confidence)
+
+
 def mean_lower_bound(values: Float[np.ndarray, "*p n"], low: float, high: float, confidence: float) -> float:
     """Lower confidence limit of the mean of independent values in [low, high], valid at every n; same unit as values.
 
@@ -27,6 +59,7 @@ def mean_lower_bound(values: Float[np.ndarray, "*p n"], low: float, high: float,
     values: (n,), or (p, n): one sample made into n independent values in p ways. Then the mean of the p final capitals
     has to reach 1/risk. Each expects at most 1 if the mean is m, so theirs does too; running maxima expect more. The
     limit then hangs less on any one way; more data it does not buy.
+    The limit is at most the values' mean, which a lucky order of bets could pass: a smaller limit holds as well.
     Raises InputError where a value leaves the window.
     Source: Waudby-Smith & Ramdas 2023, Theorem 3 (hedged capital), its one-sided half, by Ville's inequality; the mean
     of e-values, Vovk & Wang 2021.
@@ -36,7 +69,10 @@ def mean_lower_bound(values: Float[np.ndarray, "*p n"], low: float, high: float,
     _, variances = _plug_ins(x)
     bets = np.sqrt(2 * log_target / (n * variances))
 
-    below, above = 0.0, 1.0  # every factor of the capital falls as m grows, so `below` stays a mean that was rejected
+    # Every factor of the capital falls as m grows, so `below` stays a mean that was rejected.
+    below, above = 0.0, float(x.mean())
+    if above == 0:
+        return low
     for _ in range(50):
         m = (below + above) / 2
         log_capital = np.cumsum(np.log1p(np.minimum(bets, 0.9 / m) * (x - m)), axis=-1)
@@ -83,10 +119,16 @@ def _plug_ins(x: Float[np.ndarray, "*p n"]) -> tuple[Float[np.ndarray, "*p n"], 
 
 
 def t_interval(values: Float[np.ndarray, " m"], confidence: float) -> tuple[float, float]:
-    """Two-sided t-interval of the mean over m disjoint batches, an approximation; (-inf, inf) for fewer than two."""
+    """Two-sided t-interval of the mean of m independent values, an approximation; (-inf, inf) for fewer than two."""
     if len(values) < 2:
         return -np.inf, np.inf
     from scipy import stats  # here, as it takes half a second to import
 
     half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
+
+
+def interval_of(values: Float[np.ndarray, " m"], confidence: float, kind: str) -> Interval | None:
+    """`t_interval` of values in nats, in bits and with its kind; None for fewer than two values."""
+    lower, upper = t_interval(values, confidence)
+    return Interval(lower / math.log(2), upper / math.log(2), kind) if math.isfinite(lower) else None

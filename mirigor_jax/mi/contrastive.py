@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 
 from mirigor_jax import parallel
 from mirigor_jax.errors import InputError
+from mirigor_jax.mi.values import info_nce_of_sums
 
 FUSED_ROWS = 2**14  # with fewer rows `fused`'s programs leave the chip idle
 Scalar = TypeVar("Scalar", float, Array)
@@ -278,7 +279,7 @@ def info_nce_from_embeddings(
         row_logsumexp, column_logsumexp = logsumexp(scores, axis=1), logsumexp(scores, axis=0)
         if axis_name is not None:  # each device has its own x's part of every column's sum
             column_logsumexp = logsumexp(lax.all_to_all(column_logsumexp.reshape(devices, k), axis_name, 0, 0), axis=0)
-    return math.log(k * devices) + jnp.mean(_dot(z_x, z_y) - 0.5 * (row_logsumexp + column_logsumexp))
+    return info_nce_of_sums(_dot(z_x, z_y), row_logsumexp, column_logsumexp, candidates=k * devices)
 
 
 def uniformity(

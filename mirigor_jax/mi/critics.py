@@ -5,7 +5,8 @@ alone, scores[i, j] = f(x_i, y[partners[i, j]]), at the price of those. `window`
 critic is a critic too, so bounds stay bounds.
 """
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -135,21 +136,39 @@ class ResidualCritic(nn.Module):
 
 
 class PosteriorCritic(nn.Module):
-    """score = trust · log Σ_c q(c|x) q(c|y) / p(c) + gain · inner(x, y): starts at the density ratio if q is right.
+    """score = trust · log Σ q(c|x) q(c'|y) p(c,c') / (p(c) p(c')) + gain · inner(x, y), q of a classifier.
 
-    The last `classes` columns of x and y are q(c|·) / √p(c) of a classifier; `inner` reads the others.
+    It starts at the density ratio if q is right. The last `classes` columns of x and y are factors of the sum: their
+    product is it. Where `sided`, x and y have columns of their own, x's before y's. `inner` reads the others.
     Source: Lee et al. 2023, §III-A: p(x, y) = Σ_c p(c) p(x|c) p(y|c).
     """
 
     inner: nn.Module
     classes: int
+    sided: bool = False
 
     @nn.compact
     def scores(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
         trust = self.param("trust", nn.initializers.constant(1.0), (), x.dtype)
         gain = self.param("gain", nn.initializers.constant(0.1), (), x.dtype)
-        known = jnp.log(x[:, -self.classes :] @ y[:, -self.classes :].T)
-        return trust * known + gain * self.inner.scores(x[:, : -self.classes], y[:, : -self.classes])
+        (h_x, q_x, _), (h_y, _, q_y) = self._columns(x), self._columns(y)
+        return trust * jnp.log(q_x @ q_y.T) + gain * self.inner.scores(h_x, h_y)
+
+    def _columns(self, rows: Float[Array, "n d"]) -> tuple[Array, Array, Array]:
+        """(what `inner` reads, the factor of x, the factor of y)."""
+        first = rows.shape[1] - self.classes * (2 if self.sided else 1)
+        return rows[:, :first], rows[:, first : first + self.classes], rows[:, -self.classes :]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A critic's `scores` as a function of its parameters; equal for equal critics: no program is made twice."""
+
+    critic: nn.Module
+
+    def scores(self, params: Any, x: Float[Array, "k p"], y: Float[Array, "l q"]) -> Float[Array, "k l"]:
+        scored: Any = self.critic.apply({"params": params}, x, y, method="scores")  # what flax can't type
+        return scored
 
 
 class _MLP(nn.Module):

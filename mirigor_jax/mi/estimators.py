@@ -173,7 +173,7 @@ def info_nce() -> Estimator:
 
     Source: van den Oord et al. 2018, Eq. 4; Poole et al. 2019, eq. 10.
     """
-    estimator = _info_nce("info_nce", "x", values.info_nce_of_sums)
+    estimator = _info_nce("info_nce", "x", lambda positives, rows, columns: values.info_nce_of_sums(positives, rows))
     return replace(estimator, heading="one-sided InfoNCE")
 
 
@@ -183,7 +183,7 @@ def info_nce_symmetric() -> Estimator:
 
     Source: van den Oord et al. 2018, Eq. 4; Poole et al. 2019, eq. 10.
     """
-    estimator = _info_nce(MAIN, "both", values.info_nce_symmetric_of_sums)
+    estimator = _info_nce(MAIN, "both", values.info_nce_of_sums)
     return replace(estimator, heading="InfoNCE", from_embeddings=_info_nce_of_embeddings)
 
 

@@ -1,10 +1,10 @@
 """Fitting critics: pairs drawn on the device, many steps a dispatch, the best of validation kept.
 
-Two ways to use the devices: one critic whose batch they share (`estimate_step`, on frozen representations of classes),
-and many critics that each fit on one (`fit_critics`, on paired arrays). Steps are written for one device.
+Pairs come by class (`fit_by_class`, on frozen representations; `estimate_step` also on streamed images, the devices
+sharing a batch) or as they are (`fit_critics`, on paired arrays, each critic on one device). Steps are written for one
+device, every chunk of them is `fitting.fit_chunk`, and `fitting.run` takes chunk after chunk.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -21,10 +21,11 @@ from jaxtyping import Array, Float, Int
 
 from mirigor_jax import parallel
 from mirigor_jax.data.draws import class_index
-from mirigor_jax.fitting import CriticState, OnProgress, fit_chunk, fresh, update
+from mirigor_jax.fitting import CriticState, Evaluation, OnProgress, fit_chunk, fresh, in_batches, run, update
 from mirigor_jax.mi.contrastive import info_nce_from_embeddings
+from mirigor_jax.mi.critics import Scorer
 from mirigor_jax.mi.estimators import Estimator
-from mirigor_jax.mi.values import anchored, derange, shuffle
+from mirigor_jax.mi.values import anchored, derange, info_nce_symmetric, shuffle
 
 Views = Callable[[Any, Any, Array], tuple[Array, Array]]
 Negatives = Literal["in-batch", "derange", "shuffle"]
@@ -104,6 +105,98 @@ def estimate_step(
 
     loss, gradients = lax.pmean(jax.value_and_grad(loss_fn)(state.params), axis_name)
     return update(state, optimizer, gradients), -loss
+
+
+@dataclass(frozen=True)
+class ClassFit:
+    """How critics are fitted to pairs that are drawn by class: Adam, the rate falling by a cosine over `steps`.
+
+    critic: with `scores`. batch_size: pairs a step. eval_every: steps from one evaluation on validation to the next.
+    patience: steps after which the fit ends if no critic has gained.
+    """
+
+    critic: nn.Module
+    batch_size: int
+    steps: int
+    eval_every: int
+    learning_rate: float = 3e-3
+    patience: int = 300
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        return optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.steps))
+
+    def bound(self, params: Any, x: Float[Array, "k d"], y: Float[Array, "k d"]) -> Float[Array, ""]:
+        """InfoNCE of a batch, both directions averaged, in nats."""
+        return info_nce_symmetric(Scorer(self.critic).scores(params, x, y))
+
+
+class Fitted(NamedTuple):
+    """Critics at their best of validation: parameters, stacked; the latest of their best steps; every evaluation."""
+
+    params: Any
+    best_step: int
+    history: tuple[Evaluation, ...]
+
+
+def fit_by_class(
+    class_fit: ClassFit,
+    bank: Bank,
+    validation: tuple[Float[np.ndarray, "n d"], ...],
+    *,
+    seed: int,
+    num_critics: int = 1,
+    on_progress: OnProgress | None = None,
+) -> Fitted:
+    """Fit critics at once to pairs that are redrawn of the bank, each its own; the best of validation, or the start.
+
+    validation: both views of fresh pairs. seed: of the critics and of their pairs.
+    """
+    size = min(len(validation[0]), 2 * class_fit.batch_size)
+    held_out = tuple(in_batches(view, size) for view in validation)
+    roots = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(num_critics))
+    start, chunk = _class_programs(class_fit)
+    state, history = run(
+        start(held_out, roots),
+        lambda state, done: chunk(state, bank, held_out, roots),
+        steps=class_fit.steps,
+        stride=class_fit.eval_every,
+        patience=class_fit.patience,
+        on_progress=on_progress,
+    )
+    return Fitted(jax.device_get(state.best_params), int(np.max(state.best_step)), history)
+
+
+@lru_cache(maxsize=8)
+def _class_programs(class_fit: ClassFit) -> tuple[Any, Any]:
+    """(start, chunk) of all critics at once; kept, so that a second call need not compile."""
+    optimizer = class_fit.optimizer
+
+    def step(state, frozen, bank, key):
+        x, y = draw_pairs(frozen, bank, key, k=class_fit.batch_size, axis_name=parallel.AXIS)
+        value, gradients = jax.value_and_grad(class_fit.bound)(state.params, x, y)
+        return update(state, optimizer, jax.tree.map(jnp.negative, gradients)), value
+
+    def validate(params, x, y):
+        return (lax.map(lambda pair: class_fit.bound(params, *pair), (x, y)),)
+
+    def start(validation, root):
+        x, y = validation[0][0, :2], validation[1][0, :2]
+        params = class_fit.critic.init(root, x, y, method="scores")["params"]
+        best = jnp.mean(validate(params, *validation)[0])
+        return fresh(params, optimizer, best.dtype)._replace(best_nats=best)
+
+    def chunk(state, bank, validation, root):
+        keys = jax.random.split(jax.random.fold_in(root, state.step + 1), class_fit.eval_every)
+        return fit_chunk(state, {}, bank, validation, keys, step=step, validate=validate, streamed=False)
+
+    # One device: a step is too small to share, and the device's draws are then the same anywhere.
+    mesh, shared = parallel.make_mesh(1, jax.local_devices()[:1]), parallel.REPLICATED
+    every_start, every_chunk = jax.vmap(start, in_axes=(None, 0)), jax.vmap(chunk, in_axes=(0, None, None, 0))
+    return (
+        parallel.map_step(every_start, mesh, (shared, shared), shared),
+        parallel.map_step(every_chunk, mesh, (shared,) * 4, (shared, shared), donate=(0,)),
+    )
 
 
 class Pairs(NamedTuple):
@@ -321,14 +414,17 @@ def fit_critics(
     n, seeds = data.x.shape[1], critic_jobs.seed
     data, validation = parallel.place((data, validation), mesh)
     critic_jobs = parallel.shard(critic_jobs, mesh)
-    state, done, best_step = start(critic_jobs, data, validation), 0, np.zeros(len(seeds), np.int32)
-    while done < fit_config.steps and done - best_step.max() < fit_config.patience:
+
+    def advance(state: CriticState, done: int) -> tuple[CriticState, dict[str, Array]]:
         rows = np.stack([_epochs(n, int(seed), done, fit_config.eval_every, fit_config.batch_size) for seed in seeds])
-        state, looked = chunk(state, parallel.shard(rows, mesh), critic_jobs, data, validation)
-        done, best_step = done + fit_config.eval_every, np.asarray(state.best_step)
-        if on_progress is not None:
-            bits = float(jnp.mean(looked["validation_nats"])) / math.log(2)
-            on_progress(min(done, fit_config.steps), fit_config.steps, f"{bits:z.3f} bits on validation")
-    if on_progress is not None and done < fit_config.steps:
-        on_progress(done, done, f"stopped: nothing gained in {fit_config.patience:,} steps")
-    return jax.tree.map(lambda leaf: leaf[:m], jax.device_get(state.best_params)), best_step[:m]
+        return chunk(state, parallel.shard(rows, mesh), critic_jobs, data, validation)
+
+    state, _ = run(
+        start(critic_jobs, data, validation),
+        advance,
+        steps=fit_config.steps,
+        stride=fit_config.eval_every,
+        patience=fit_config.patience,
+        on_progress=on_progress,
+    )
+    return jax.tree.map(lambda leaf: leaf[:m], jax.device_get(state.best_params)), np.asarray(state.best_step)[:m]

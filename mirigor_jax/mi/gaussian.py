@@ -31,20 +31,28 @@ def features(
     Edges are straight in the values, tails are tame in the scores, and heavy-tailed distributions couple lengths.
     """
 
+    by = center_and_spread(parts[0])
+
     def rows(score, part):
-        values = squash(part, parts[0])
+        values = squash(part, *by)
         length = (np.mean(score**2, axis=1, keepdims=True) - 1) * math.sqrt(score.shape[1] / 2)
         return np.hstack([score, values, length]).astype(np.float32)
 
     return tuple(map(rows, scores, parts))
 
 
-def squash(rows: Float[np.ndarray, "n d"], by: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n d"]:
-    """Columns centered and scaled by the quartiles of the rows `by`, under asinh: one-to-one, and tails are tame."""
-    low, center, high = np.percentile(by, [25, 50, 75], axis=0)
+def center_and_spread(rows: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+    """Each column's median and robust standard deviation, by its quartiles; 1 where it is constant."""
+    low, center, high = np.percentile(rows, [25, 50, 75], axis=0)
     spread = (high - low) / 1.349
-    spread = np.where(spread > 0, spread, by.std(axis=0))
-    spread = np.where(spread > 0, spread, 1.0)
+    spread = np.where(spread > 0, spread, rows.std(axis=0))
+    return center, np.where(spread > 0, spread, 1.0)
+
+
+def squash(
+    rows: Float[np.ndarray, "n d"], center: Float[np.ndarray, " d"], spread: Float[np.ndarray, " d"]
+) -> Float[np.ndarray, "n d"]:
+    """Columns centered and scaled, under asinh: one-to-one, and tails are tame."""
     return 2 * np.arcsinh((rows - center[None, :]) / spread[None, :] / 2)
 
 

@@ -5,41 +5,27 @@ Representations and labels are all it takes.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
 from inspect import signature
 from itertools import islice
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import lax
 from jaxtyping import Float, Int, Shaped
 from scipy.special import entr
 
-from mirigor_jax import fitting, parallel, softmax
-from mirigor_jax.data.draws import fresh_pairs, split_in_classes
+from mirigor_jax.data.draws import TEST, VALIDATION, fresh_pairs, parts_of, row_keys
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import OnProgress
-from mirigor_jax.mi import api, fit
-from mirigor_jax.mi.certificates import mix_posterior
-from mirigor_jax.mi.certify import DEPLETION_SHARE, LEAST_PAIRS, Classified, HeldOut, batch_rows, certify, most_bits
-from mirigor_jax.mi.confidence import t_interval
-from mirigor_jax.mi.critics import CosineCritic, PosteriorCritic
+from mirigor_jax.mi import api
+from mirigor_jax.mi.certify import DEPLETION_SHARE, LEAST_PAIRS
+from mirigor_jax.mi.confidence import interval_of
 from mirigor_jax.mi.estimators import max_info_nce_bits
-from mirigor_jax.mi.gaussian import squash
-from mirigor_jax.mi.read import in_batches, independent_values, mean_scores
-from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate, verdict
-from mirigor_jax.mi.values import info_nce_symmetric
+from mirigor_jax.mi.measure import STEPS, WHOLE, HeldOutPairs, Measured, Options, Parts, measure
+from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate
 
-BATCH = 256  # pairs a step of the fit
-EVAL_EVERY, PATIENCE = 50, 300  # steps between evaluations on validation; without a gain, to the end of the fit
-WHOLE = 4096  # pairs whose score matrix is held at once, unless K asks for more
-MIXING = 1e-3  # of the uniform distribution in the posterior that critics start from
 LEAST_ROWS = 10  # of a class: two of them are then test rows
-L2 = (1e-4, 1e-3, 1e-2, 1e-1)  # penalties that the probe chooses from
 
 
 def estimate_labels(
@@ -49,7 +35,7 @@ def estimate_labels(
     k: int | None = None,
     seed: int = 0,
     num_critics: int = 1,
-    steps: int = 1000,
+    steps: int = STEPS,
     confidence: float = 0.95,
     tolerance_bits: float = 0.1,
     on_progress: OnProgress | None = None,
@@ -58,24 +44,24 @@ def estimate_labels(
 
     The population has the classes' frequencies exactly as in `labels`, and its images are independent given their
     class; rows must be a sample of it (no two views of one image, no copies).
-    Rows are split at random within classes, 60 : 20 : 20. A linear probe, and critics that start from its posterior,
-    are fitted on the first part; the second (validation) chooses their penalty, their stop and the certificate; the
-    third (test) is read once. Its pairs have independent classes of those frequencies, and each row is in one pair at
-    most. So that classes do not run out of rows, there are fewer pairs than half the rows; the fewer rows a class has,
-    the fewer pairs.
-    The value is InfoNCE, its t-interval is over pairs, the lower end is the best certificate's on validation,
-    and the upper end is H(C).
+    Rows are split within classes, 60 : 20 : 20, by random numbers that depend on a row's number alone. A linear probe,
+    and critics that start from its posterior, are fitted on the first part; the second (validation) chooses their
+    penalty, their stop and the certificate; the third (test) is read once. Its pairs have independent classes of those
+    frequencies, and each row is in one pair at most. So that classes do not run out of rows, there are fewer pairs than
+    half the rows; the fewer rows a class has, the fewer pairs.
+    The value is that of the statistic whose lower limit is the certificate, the best of validation; so it is never
+    below the lower end. The upper end is H(C). InfoNCE at K stands beside, in `info_nce`.
 
         print(mi.estimate_labels(h, labels))
 
     Args:
         h: (n, d) numbers, an array of any framework. 10 rows of every class at least.
         labels: (n,) integers, strings or bools. The class of each row.
-        k: pairs of a batch when the test part is read, at least 2. None: all test pairs, up to 4,096.
-        seed: of the split, the pairs and the critics.
-        num_critics: critics that are fitted, at least 1. The value is that of their averaged scores.
+        k: pairs of a batch at which InfoNCE is read, at least 2. None: all test pairs, up to 4,096.
+        seed: of the pairs and the critics.
+        num_critics: critics that are fitted, at least 1. What is read are their averaged scores.
         steps: most steps of the fit, which ends early once validation gains no more.
-        confidence: in [0.5, 1). Of the t-interval and of the certificates.
+        confidence: in [0.5, 1). Of the intervals and of the certificates.
         tolerance_bits: bits. The interval's width up to which the verdict is "certified".
         on_progress: called as on_progress(step, steps, note) at every evaluation on validation.
 
@@ -90,9 +76,16 @@ def estimate_labels(
     """
     design = Design.of(labels, seed, confidence)
     (rows,) = _representations([h], labels)
-    options = _Options(design.check_k(k), seed, num_critics, steps, confidence, tolerance_bits, on_progress)
-    result, _ = _measure(design, rows, options)
-    return result
+    options = Options(
+        k=design.check_k(k),
+        seed=seed,
+        num_critics=num_critics,
+        steps=steps,
+        confidence=confidence,
+        tolerance_bits=tolerance_bits,
+        on_progress=on_progress,
+    )
+    return _measure(design, rows, options).estimate
 
 
 def compare(
@@ -103,7 +96,7 @@ def compare(
     k: int | None = None,
     seed: int = 0,
     num_critics: int = 1,
-    steps: int = 1000,
+    steps: int = STEPS,
     confidence: float = 0.95,
     tolerance_bits: float = 0.1,
     on_progress: OnProgress | None = None,
@@ -128,12 +121,26 @@ def compare(
     """
     design = Design.of(labels, seed, confidence)
     both = _representations([h_a, h_b], labels)
-    options = _Options(k := design.check_k(k), seed, num_critics, steps, confidence, tolerance_bits, on_progress)
-    (a, values_a), (b, values_b) = (_measure(design, h, options) for h in both)
-    difference = (values_a - values_b) / math.log(2)
-    t_lower, t_upper = t_interval(difference, confidence)
-    most = max_info_nce_bits(k, design.frequencies)
-    return Comparison(a, b, float(difference.mean()), t_lower, t_upper, k, most, confidence)
+    options = Options(
+        k=design.check_k(k),
+        seed=seed,
+        num_critics=num_critics,
+        steps=steps,
+        confidence=confidence,
+        tolerance_bits=tolerance_bits,
+        on_progress=on_progress,
+    )
+    a, b = (_measure(design, h, options) for h in both)
+    nats = a.pair_nats - b.pair_nats
+    return Comparison(
+        a.estimate,
+        b.estimate,
+        difference_bits=float(nats.mean()) / math.log(2),
+        interval=interval_of(nats, confidence, a.kind_of_nats),
+        k=options.k,
+        max_info_nce_bits=max_info_nce_bits(options.k, design.frequencies),
+        confidence=confidence,
+    )
 
 
 def monitor(
@@ -209,13 +216,14 @@ class Design:
         if not 0.5 <= confidence < 1:
             raise InputError(f"confidence = {confidence}: expected in [0.5, 1); 0.95 is usual")
         classes, rare = classes_of(labels)
-        rng = np.random.default_rng(seed)
-        fitted, validation, test = split_in_classes(classes, rng)
+        fitted, validation, test = parts_of(classes, row_keys(len(classes)))
         frequencies, risk = np.bincount(classes) / len(classes), DEPLETION_SHARE * (1 - confidence)
-        pairs = (
-            fresh_pairs(validation, classes, frequencies, risk, rng),
-            fresh_pairs(test, classes, frequencies, risk, rng),
-        )
+
+        def fresh(rows: Int[np.ndarray, " m"], stream: int) -> Int[np.ndarray, "p 2"]:
+            rng = np.random.default_rng([seed, stream])
+            return rows[fresh_pairs(np.arange(len(rows)), classes[rows], frequencies, risk, rng)]
+
+        pairs = fresh(validation, VALIDATION), fresh(test, TEST)
         if (fewest := min(map(len, pairs))) < LEAST_PAIRS:
             raise InputError(
                 f"{rare}: only {fewest} test pairs can be drawn without running out, expected {LEAST_PAIRS}; give "
@@ -272,102 +280,21 @@ def _representations(several: list[Any], labels: Any) -> list[Float[np.ndarray, 
     return arrays
 
 
-@dataclass(frozen=True)
-class _Options:
-    """What `estimate_labels` is asked for, beside the representations; k has been checked."""
+def _measure(design: Design, h: Float[np.ndarray, "n d"], options: Options) -> Measured:
+    def held_out(rows: Int[np.ndarray, " m"], pairs: Int[np.ndarray, "p 2"]) -> HeldOutPairs:
+        (x, y), classes = pairs.T, design.classes
+        return HeldOutPairs(h[x], h[y], classes[x], classes[y], h[rows], classes[rows], stratified=True)
 
-    k: int
-    seed: int
-    num_critics: int
-    steps: int
-    confidence: float
-    tolerance_bits: float
-    on_progress: OnProgress | None
-
-
-def _measure(
-    design: Design, h: Float[np.ndarray, "n d"], options: _Options
-) -> tuple[LabelEstimate, Float[np.ndarray, " v"]]:
-    """The estimate, and the independent values that its own is the mean of, in nats."""
-    warnings = _warnings(design, h)
-    h, k, frequencies = squash(h, h[design.fit]).astype(np.float32), options.k, design.frequencies
-    probe = _fit_probe(design, h)
-    q = mix_posterior(softmax.class_posterior(probe, h), MIXING) / np.sqrt(frequencies)[None, :]
-    inputs = np.hstack([h, q.astype(np.float32)])
-    critic = PosteriorCritic(CosineCritic((128,), 64), len(frequencies))
-    params = _fit_critics(critic, design, inputs, options)
-
-    def scores(critics: Any, part: int, size: int) -> Float[np.ndarray, "b k k"]:
-        x, y = (in_batches(inputs[rows], size) for rows in design.pairs[part].T)
-        return np.asarray(mean_scores(critic, critics, x, y))
-
-    size = batch_rows(len(design.pairs[1]), len(design.pairs[0]))
-    validation, test = (_held_out(design, h, probe, part, scores(params, part, size)) for part in range(2))
-    paid = options.confidence + DEPLETION_SHARE * (1 - options.confidence)
-    certificate, certificates = certify(validation, test, np.diag(frequencies), paid)
-
-    def values(critics: Any) -> Float[np.ndarray, " v"]:
-        return independent_values(scores(critics, 1, k))
-
-    contributions = values(params)
-    alone = [values(jax.tree.map(lambda x, s=s: x[s : s + 1], params)).mean() for s in range(options.num_critics)]
-    t_lower, t_upper = t_interval(contributions / math.log(2), options.confidence)
-    entropy = float(entr(frequencies).sum()) / math.log(2)
-    lower = certificates[certificate]["lower_bits"]
-    result = LabelEstimate(
-        name="same-class InfoNCE",
-        value_bits=float(contributions.mean()) / math.log(2),
-        kind="lower bound",
-        k=k,
-        ceiling_bits=math.log2(k),
-        t_lower_bits=t_lower,
-        t_upper_bits=t_upper,
-        lower_bits=lower,
-        upper_bits=entropy,
-        confidence=options.confidence,
-        certificate=certificate,
-        verdict=verdict(
-            lower, entropy, options.tolerance_bits, most_bits(certificate, max_info_nce_bits(k, frequencies))
-        ),
-        pairs=len(design.pairs[1]) // k * k,
-        seed_bits=tuple(float(value) / math.log(2) for value in alone),
-        warnings=warnings,
-        entropy_bits=entropy,
-        certificates=certificates,
+    parts = Parts(
+        fit=h[design.fit],
+        fit_classes=design.classes[design.fit],
+        validation=held_out(design.validation, design.pairs[0]),
+        test=held_out(design.test, design.pairs[1]),
+        joint=np.diag(design.frequencies),
+        upper_bits=float(entr(design.frequencies).sum()) / math.log(2),
+        risk=DEPLETION_SHARE * (1 - options.confidence),
     )
-    return result, contributions
-
-
-def _fit_probe(design: Design, h: Float[np.ndarray, "n d"]) -> softmax.LinearProbe:
-    return softmax.fit_linear(
-        h[design.fit],
-        design.classes[design.fit],
-        len(design.frequencies),
-        l2=L2,
-        validation_features=h[design.validation],
-        validation_labels=design.classes[design.validation],
-    )
-
-
-def _held_out(
-    design: Design,
-    h: Float[np.ndarray, "n d"],
-    probe: softmax.LinearProbe,
-    part: int,
-    scores: Float[np.ndarray, "b k k"],
-) -> HeldOut:
-    """Validation (part 0) or the test part (1) as the probe and the critics see it."""
-    (x, y), rows, classes = design.pairs[part].T, (design.validation, design.test)[part], design.classes
-    seen = Classified(
-        q_x=softmax.class_posterior(probe, h[x]),
-        q_y=softmax.class_posterior(probe, h[y]),
-        c_x=classes[x],
-        c_y=classes[y],
-        predicted=probe.logits(h[rows]).argmax(axis=1),
-        c=classes[rows],
-        stratified=True,
-    )
-    return HeldOut(scores, seen)
+    return measure(parts, replace(options, warnings=_warnings(design, h)))
 
 
 def _warnings(design: Design, h: Float[np.ndarray, "n d"]) -> tuple[str, ...]:
@@ -384,57 +311,3 @@ def _warnings(design: Design, h: Float[np.ndarray, "n d"]) -> tuple[str, ...]:
             "classes would give more, and a better certificate"
         )
     return tuple(messages)
-
-
-def _fit_critics(critic: PosteriorCritic, design: Design, inputs: Float[np.ndarray, "n d"], options: _Options) -> Any:
-    """Parameters of the critics, stacked, fitted at once on redrawn pairs; the best of validation, or the start."""
-    count, steps, on_progress = options.num_critics, options.steps, options.on_progress
-    if count < 1 or steps < 1:
-        raise InputError(f"num_critics = {count}, steps = {steps}: expected 1 or more")
-    pairs = design.pairs[0]
-    validation = tuple(in_batches(inputs[rows], min(len(pairs), 2 * BATCH)) for rows in pairs.T)
-    bank = fit.make_bank(inputs[design.fit], design.classes[design.fit], np.diag(design.frequencies))
-    roots = jax.vmap(partial(jax.random.fold_in, jax.random.key(options.seed)))(jnp.arange(count))
-    start, chunk = _programs(critic, steps)
-    state, done, best_step = start(validation, roots), 0, np.zeros(count, int)
-    while done < steps and done - best_step.max() < PATIENCE:
-        state, looked = chunk(state, bank, validation, roots)
-        done, best_step = done + EVAL_EVERY, np.asarray(state.best_step)
-        if on_progress is not None:
-            bits = float(np.mean(looked["validation_nats"])) / math.log(2)
-            on_progress(min(done, steps), steps, f"InfoNCE {bits:z.3f} bits on validation")
-    return jax.device_get(state.best_params)
-
-
-@lru_cache(maxsize=8)
-def _programs(critic: PosteriorCritic, steps: int) -> tuple[Any, Any]:
-    """(start, chunk) of all critics at once; kept, so that a second call need not compile."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
-
-    def bound(params, x, y):
-        return info_nce_symmetric(critic.apply({"params": params}, x, y, method="scores"))
-
-    def step(state, frozen, bank, key):
-        x, y = fit.draw_pairs(frozen, bank, key, k=BATCH, axis_name=parallel.AXIS)
-        value, gradients = jax.value_and_grad(bound)(state.params, x, y)
-        return fitting.update(state, optimizer, jax.tree.map(jnp.negative, gradients)), value
-
-    def validate(params, x, y):
-        return (lax.map(lambda pair: bound(params, *pair), (x, y)),)
-
-    def start(validation, root):
-        params = critic.init(root, validation[0][0, :2], validation[1][0, :2], method="scores")["params"]
-        best = jnp.mean(validate(params, *validation)[0])
-        return fitting.fresh(params, optimizer, best.dtype)._replace(best_nats=best)
-
-    def chunk(state, bank, validation, root):
-        keys = jax.random.split(jax.random.fold_in(root, state.step + 1), EVAL_EVERY)
-        return fitting.fit_chunk(state, {}, bank, validation, keys, step=step, validate=validate, streamed=False)
-
-    # One device: a step is too small to share, and the device's draws are then the same anywhere.
-    mesh, shared = parallel.make_mesh(1), parallel.REPLICATED
-    every_start, every_chunk = jax.vmap(start, in_axes=(None, 0)), jax.vmap(chunk, in_axes=(0, None, None, 0))
-    return (
-        parallel.map_step(every_start, mesh, (shared, shared), shared),
-        parallel.map_step(every_chunk, mesh, (shared,) * 4, (shared, shared), donate=(0,)),
-    )

@@ -6,20 +6,23 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mirigor_jax.drawing import CEILING, CERTIFIED, GRID, INK, LOWER_BOUND, NO_BOUND, floats, panels
+from mirigor_jax.drawing import CEILING, CERTIFIED, GRID, INK, LOWER_BOUND, NO_BOUND, floats, interval_ends, panels
 from mirigor_jax.tables import round_down
 
 
 def estimators(estimates: Sequence[Any], *, true_bits: float | None = None) -> Figure:
-    """One row an estimator, in bits: its value with its t-interval, its seeds, and a band where MI is certified to lie.
+    """One row an estimator, in bits: its value with its interval, its seeds, and a band where MI is certified to lie.
 
     Lower bounds and others differ in color and in the word under the name; beside others is the InfoNCE of the same
     critic. At the right: the value, the certified lower end, the ceiling.
     estimates: each an `Estimate`, or with the same fields.
     """
     rows = [vars(estimate) for estimate in estimates]
-    names = ("value_bits", "t_lower_bits", "t_upper_bits", "lower_bits", "upper_bits", "bound_bits", "ceiling_bits")
-    value, t_lower, t_upper, lower, upper, bound, ceiling = (floats([row[name] for row in rows]) for name in names)
+    names = ("value_bits", "lower_bits", "upper_bits", "ceiling_bits")
+    value, lower, upper, ceiling = (floats([row[name] for row in rows]) for name in names)
+    t_lower, t_upper = interval_ends([row["interval"] for row in rows])
+    readings = [row["info_nce"] for row in rows]
+    bound = floats([None if reading is None else reading.bits for reading in readings])
     y = np.arange(len(rows))
     is_bound = np.array([row["kind"] == "lower bound" for row in rows])
     seeds = [(bits, i + 0.25) for i, row in enumerate(rows) if len(row["seed_bits"]) > 1 for bits in row["seed_bits"]]
@@ -43,7 +46,7 @@ def estimators(estimates: Sequence[Any], *, true_bits: float | None = None) -> F
     for shown, color, kind in ((is_bound, LOWER_BOUND, "lower bound"), (~is_bound, NO_BOUND, "not a bound")):
         if shown.any():
             error = np.stack([value - t_lower, t_upper - value])[:, shown]
-            label = f"{kind}, t-interval"
+            label = f"{kind}, interval"
             ax.errorbar(value[shown], y[shown], xerr=error, fmt="o", capsize=4, color=color, label=label)
     if seeds:
         ax.plot(*np.transpose(seeds), ".", color=INK, markersize=4, label="each seed")

@@ -1,11 +1,10 @@
 """What fitted critics show: scores of held-out pairs, the values read off them, and these values' intervals."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,15 +13,13 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 from scipy import special
 
-from mirigor_jax.mi.critics import CosineCritic
+from mirigor_jax.mi.confidence import FOLDS, Interval
+from mirigor_jax.mi.critics import CosineCritic, Scorer
 from mirigor_jax.mi.estimators import Estimator
 from mirigor_jax.mi.fit import FitConfig
 from mirigor_jax.mi.values import info_nce_symmetric
 
-
-def in_batches(rows: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, "b k d"]:
-    """Disjoint batches of k rows; the rows left over are not used."""
-    return rows[: len(rows) // k * k].reshape(-1, k, rows.shape[1])
+LEAST_BATCHES = 8  # for a t-interval over batches; of fewer, over the pairs' influence values
 
 
 def read_embeddings(
@@ -97,16 +94,17 @@ def symmetric_info_nce(scores: Float[Array | np.ndarray, "b k k"]) -> Float[Arra
     return lax.map(info_nce_symmetric, scores)
 
 
-@partial(jax.jit, static_argnames=("fit_config", "from_sums"))
+@partial(jax.jit, static_argnames=("scorer", "from_sums"))
 def read_by_sums(
-    fit_config: FitConfig,
+    scorer: Scorer | FitConfig,
     from_sums: Callable[..., Array],
     params: Any,
     x: Float[Array | np.ndarray, "b k p"],
     y: Float[Array | np.ndarray, "b k q"],
 ) -> Float[Array, " b"]:
-    """An estimator's value of the seeds' averaged critic at a K whose score matrix would not fit, in nats, by batch.
+    """An estimator's value of the averaged critic at a K whose score matrix would not fit, in nats, by batch.
 
+    params: of the critics, stacked.
     from_sums: the estimator's, which makes do with each row's and each column's sum.
     """
 
@@ -117,26 +115,25 @@ def read_by_sums(
 
         def rows(column_sums, row):
             first, x_rows = row
-            scores = jnp.mean(lax.map(lambda p: fit_config.scores(p["f"], x_rows, y), params), axis=0)
+            scores = jnp.mean(lax.map(lambda p: scorer.scores(p, x_rows, y), params), axis=0)
             positives = jnp.diagonal(lax.dynamic_slice_in_dim(scores, first, size, axis=1))
             return jnp.logaddexp(column_sums, logsumexp(scores, axis=0)), (positives, logsumexp(scores, axis=1))
 
         blocks = jnp.arange(0, k, size), x.reshape(-1, size, x.shape[1])
         column_logsumexp, (positives, row_logsumexp) = lax.scan(rows, jnp.full(k, -jnp.inf, x.dtype), blocks)
-        return from_sums(positives, row_logsumexp, column_logsumexp)
+        return from_sums(positives.ravel(), row_logsumexp.ravel(), column_logsumexp)
 
     return lax.map(batch, (x, y))
 
 
-@partial(jax.jit, static_argnames="critic")
+@partial(jax.jit, static_argnames="scorer")
 def mean_scores(
-    critic: nn.Module, params: Any, x: Float[Array | np.ndarray, "b k d"], y: Float[Array | np.ndarray, "b k d"]
+    scorer: Scorer, params: Any, x: Float[Array | np.ndarray, "b k d"], y: Float[Array | np.ndarray, "b k d"]
 ) -> Float[Array, "b k k"]:
     """Scores of all pairs of each batch, averaged over stacked critics: one critic, no worse than their mean."""
 
     def batch(pair):
-        scores = jax.vmap(lambda p: critic.apply({"params": p}, *pair, method="scores"))(params)
-        return jnp.mean(scores, axis=0)
+        return jnp.mean(jax.vmap(lambda p: scorer.scores(p, *pair))(params), axis=0)
 
     return lax.map(batch, (x, y))
 
@@ -155,24 +152,25 @@ def pair_values(scores: Float[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
     return anchor + 1 - 0.5 * (chosen_x + chosen_y)
 
 
-def independent_values(scores: Float[np.ndarray, "b k k"]) -> Float[np.ndarray, " v"]:
+def independent_values(batches: Iterable[Float[np.ndarray, "k k"]]) -> Float[np.ndarray, " v"]:
     """Values whose mean is InfoNCE at k, for its t-interval: of batches where there are eight, else of pairs.
 
-    With pairs for values no second batch is needed, so that k can be as large as the sample.
+    batches: the scores of each. With pairs for values no second batch is needed, so that k can be as large as the
+    sample.
     """
-    values = np.stack([pair_values(batch) for batch in scores])
-    return values.mean(axis=1) if len(values) >= 8 else values.ravel()
+    values = np.stack([pair_values(scores) for scores in batches])
+    return values.mean(axis=1) if len(values) >= LEAST_BATCHES else values.ravel()
 
 
-def jackknife_interval(value: float, without: Float[np.ndarray, " folds"], confidence: float) -> tuple[float, float]:
-    """t-interval of a value from its values without each fold of the sample; infinite for a single fold.
+def jackknife_interval(value: float, without: Float[np.ndarray, " folds"], confidence: float) -> Interval | None:
+    """t-interval of a value in nats from its values without each fold of the sample; None for a single fold.
 
     Source: Quenouille 1956; Tukey 1958 (the jackknife).
     """
     if (folds := len(without)) < 2:
-        return -math.inf, math.inf
+        return None
     from scipy import stats  # here, as it takes half a second to import
 
     error = math.sqrt((folds - 1) / folds * np.sum((without - without.mean()) ** 2))
     half = float(stats.t.ppf((1 + confidence) / 2, folds - 1)) * error
-    return value - half, value + half
+    return Interval((value - half) / math.log(2), (value + half) / math.log(2), FOLDS)

@@ -1,13 +1,14 @@
 """What is returned of I(h_X;h_Y): estimates, curves and comparisons, and what is claimed in a word or a sentence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from mirigor_jax.files import plain
-from mirigor_jax.mi.certify import Counts
+from mirigor_jax.mi.certify import Certified
+from mirigor_jax.mi.confidence import Interval
 from mirigor_jax.tables import bits, ends, html, round_down
 
 if TYPE_CHECKING:
@@ -19,22 +20,41 @@ Verdict = Literal["certified", "bounded", "k-limited", "not-a-bound"]
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What an estimator reads of the test part at one K.
+
+    bits: the mean over the batches.
+    batches: how many disjoint batches of K pairs.
+    interval: of the mean; None if there is none.
+    ceiling_bits: the most that the estimator can be at K; None: it has no ceiling.
+    max_bits: the most that any critic shows at K, in expectation; None: not known.
+    """
+
+    bits: float
+    batches: int
+    interval: Interval | None
+    ceiling_bits: float | None
+    max_bits: float | None
+
+
+@dataclass(frozen=True)
 class Estimate:
     """One estimate of I(h_X;h_Y), and the interval that can be defended. Bits unless a name says nats.
 
     name: the estimator's.
     value_bits: the estimate, by the critics' averaged scores. It may exceed I unless `kind` is "lower bound".
     kind: what the value's mean is to I: "lower bound", "plug-in" or "not a bound".
-    k: pairs of a batch that the value is read on.
-    ceiling_bits: the most that the value can reach at this k; inf if there is no limit.
-    t_lower_bits, t_upper_bits: the approximate two-sided interval of the value's mean; infinite if it has none.
+    k: pairs of a batch at which estimators with candidates are read.
+    ceiling_bits: the most that the value can reach; inf if there is no limit.
+    interval: the two-sided interval of the value's expectation; None if it has none.
     lower_bits, upper_bits: I is in between at `confidence`, by the certificate; None if no such end is known.
     confidence: of both intervals.
     certificate: which one gives lower_bits, or None.
     verdict: what the certified interval allows, in one word; see `verdict`.
     pairs: test pairs that were read.
     seed_bits: each critic's own value.
-    bound_bits: InfoNCE of the same critic, if the estimator itself is no bound.
+    info_nce: InfoNCE of the same critics at k, if the value is another; None if it was not read.
+    certificates: what every certificate that applies shows of the test part.
     note: the estimator's bias, in words.
     warnings: what speaks against the data, in words.
     """
@@ -44,8 +64,7 @@ class Estimate:
     kind: str
     k: int
     ceiling_bits: float
-    t_lower_bits: float
-    t_upper_bits: float
+    interval: Interval | None
     lower_bits: float | None
     upper_bits: float | None
     confidence: float
@@ -53,7 +72,8 @@ class Estimate:
     verdict: Verdict
     pairs: int = 0
     seed_bits: tuple[float, ...] = ()
-    bound_bits: float | None = None
+    info_nce: Reading | None = None
+    certificates: dict[str, Certified] = field(default_factory=dict)
     note: str = ""
     warnings: tuple[str, ...] = ()
 
@@ -74,11 +94,11 @@ class Estimate:
 
     def __str__(self) -> str:
         """The estimate and what is certified, in a sentence."""
-        estimate = f"{self.name} at K = {self.k:,} reads {self.value_bits:z.3f} bits ({self.kind})"
+        estimate = f"{self._what} reads {self.value_bits:z.3f} bits ({self.kind})"
         if self.spread_bits is not None:
             estimate += f", {self.mean_bits:z.3f} ± {self.spread_bits:.3f} over {len(self.seed_bits)} seeds"
-        if self.bound_bits is not None:
-            estimate += f", its critic's InfoNCE bound {self.bound_bits:z.3f} bits"
+        if self.info_nce is not None:
+            estimate += f", InfoNCE at K = {self.k:,} {self.info_nce.bits:z.3f} bits"
         if self.lower_bits is None:
             return f"{estimate}; nothing is certified."
         claimed = claim(self.lower_bits, self.upper_bits, self.confidence)
@@ -96,6 +116,10 @@ class Estimate:
 
         return picture.estimators([self])
 
+    @property
+    def _what(self) -> str:
+        return f"{self.name} at K = {self.k:,}"
+
     def _derived(self) -> dict[str, Any]:
         return {}
 
@@ -106,10 +130,10 @@ class Estimate:
             ("estimator", self.name),
             ("kind", self.kind),
             ("bits", bits(self.value_bits)),
-            (f"t-interval, {percent}", ends(self.t_lower_bits, self.t_upper_bits)),
+            (f"interval, {percent}", shown_ends(self.interval)),
             (f"certified, {percent}", _certified(self.lower_bits, self.upper_bits)),
             ("certificate", self.certificate or "–"),
-            ("InfoNCE", bits(self.bound_bits)),
+            ("InfoNCE", bits(None if self.info_nce is None else self.info_nce.bits)),
             ("K", f"{self.k:,}"),
             ("ceiling", bits(self.ceiling_bits)),
         ]
@@ -118,25 +142,6 @@ class Estimate:
         """A table of one row, for notebooks."""
         header, cells = zip(*self._rows(), strict=True)
         return html(header, [cells], [str(self), *self.warnings])
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What an estimator reads of the test part at one K.
-
-    bits: the mean over the batches.
-    batches: how many disjoint batches of K pairs.
-    t_lower_bits, t_upper_bits: the mean's approximate t-interval over the batches; None of one batch.
-    ceiling_bits: the most that the estimator can be at K; None: it has no ceiling.
-    max_bits: the most that any critic shows at K, in expectation; None: not known.
-    """
-
-    bits: float
-    batches: int
-    t_lower_bits: float | None
-    t_upper_bits: float | None
-    ceiling_bits: float | None
-    max_bits: float | None
 
 
 @dataclass(frozen=True)
@@ -166,12 +171,17 @@ class Curve:
 class LabelEstimate(Estimate):
     """The Estimate of I_class = I(h_X;h_Y), X and Y independent images of a class C ~ p(c).
 
+    Its value is that of the statistic whose lower limit is the certificate, and never below it; `name` says which.
     entropy_bits: H(C), the most that I_class can be.
-    certificates: every certificate's lower end on the test part, in bits, and its counts.
     """
 
     entropy_bits: float
-    certificates: dict[str, Counts]
+
+    @property
+    def info_nce_bits(self) -> float:
+        """InfoNCE at k."""
+        assert self.info_nce is not None  # `measure` always reads it
+        return self.info_nce.bits
 
     @property
     def nmi(self) -> float:
@@ -189,6 +199,10 @@ class LabelEstimate(Estimate):
         return (
             f"{super().__str__()} Of H(C) = {self.entropy_bits:.3f} bits that is {self.nmi:.3f}, at least {floor:.3f}."
         )
+
+    @property
+    def _what(self) -> str:
+        return f"I_class by {self.name}"
 
     def _derived(self) -> dict[str, Any]:
         return {"nmi": self.nmi, "nmi_lower": self.nmi_lower}
@@ -251,7 +265,7 @@ class Comparison:
 
     a, b: the encoders' estimates.
     difference_bits: a's InfoNCE less b's.
-    t_lower_bits, t_upper_bits: the paired t-interval of the difference, for these two critics.
+    interval: of the difference, by the same pairs, for these two critics; None if there is none.
     k: pairs of a batch.
     max_info_nce_bits: the most that any encoder shows at this K.
     confidence: of the interval.
@@ -260,8 +274,7 @@ class Comparison:
     a: LabelEstimate
     b: LabelEstimate
     difference_bits: float
-    t_lower_bits: float
-    t_upper_bits: float
+    interval: Interval | None
     k: int
     max_info_nce_bits: float
     confidence: float
@@ -269,20 +282,22 @@ class Comparison:
     @property
     def larger(self) -> str | None:
         """The encoder whose bound is larger, "A" or "B"; None if the data cannot tell."""
-        return "A" if self.t_lower_bits > 0 else "B" if self.t_upper_bits < 0 else None
+        if self.interval is None:
+            return None
+        return "A" if self.interval.lower_bits > 0 else "B" if self.interval.upper_bits < 0 else None
 
     @property
     def saturated(self) -> bool:
         """Whether both show, to 0.05 bits, all that can be shown at K."""
-        return min(self.a.value_bits, self.b.value_bits) > self.max_info_nce_bits - 0.05
+        return min(self.a.info_nce_bits, self.b.info_nce_bits) > self.max_info_nce_bits - 0.05
 
     def __str__(self) -> str:
         """Which is larger, by how much, and what that does not say, in sentences."""
         answer = f"{self.larger}'s is larger" if self.larger else "the data cannot tell which is larger"
         sentence = (
-            f"At K = {self.k:,} InfoNCE reads {self.a.value_bits:.3f} bits for A and {self.b.value_bits:.3f} "
-            f"for B: {answer} (A - B = {self.difference_bits:z.3f}, paired {100 * self.confidence:.6g} % t-interval "
-            f"[{self.t_lower_bits:z.3f}, {self.t_upper_bits:z.3f}]). This compares two lower bounds of I_class, each "
+            f"At K = {self.k:,} InfoNCE reads {self.a.info_nce_bits:.3f} bits for A and {self.b.info_nce_bits:.3f} "
+            f"for B: {answer} (A - B = {self.difference_bits:z.3f}, paired {100 * self.confidence:.6g} % interval "
+            f"{shown_ends(self.interval)}). This compares two lower bounds of I_class, each "
             "by its own critic, not the two I_class."
         )
         if self.saturated:
@@ -308,8 +323,13 @@ class Comparison:
         """A table of A, B and their difference, for notebooks."""
         rows = [[name, *(cell for _, cell in result._rows()[2:])] for name, result in (("A", self.a), ("B", self.b))]
         header = ["encoder", *(heading for heading, _ in self.a._rows()[2:])]
-        difference = ["A − B", bits(self.difference_bits), ends(self.t_lower_bits, self.t_upper_bits)]
-        return html(header, [*rows, difference + [""] * (len(header) - len(difference))], [str(self)])
+        cells = {"encoder": "A − B", "InfoNCE": f"{bits(self.difference_bits)} {shown_ends(self.interval)}"}
+        return html(header, [*rows, [cells.get(heading, "") for heading in header]], [str(self)])
+
+
+def shown_ends(interval: Interval | None) -> str:
+    """An interval in a table's cell."""
+    return "–" if interval is None else ends(interval.lower_bits, interval.upper_bits)
 
 
 def _certified(lower_bits: float | None, upper_bits: float | None) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float, Int
 Positives = Float[Array, " n"]
 Negatives = Float[Array, "n m"]
 Nats = Float[Array, ""]
-LogSums = Float[Array, "..."]
+LogSums = Float[Array | np.ndarray, "..."]
 Carry = tuple[Array | float, Array | float]
 Anchors = Literal["x", "both", "all"]
 
@@ -29,7 +30,9 @@ def info_nce(scores: Float[Array, "k k"]) -> Nats:
     Source: Poole et al. 2019, eq. 10.
     """
     (scores,) = _wide(scores)
-    return math.log(scores.shape[0]) - jnp.mean(logsumexp(scores - jnp.diagonal(scores)[:, None], axis=1))
+    # Relative to the positive, whose score then is 0: scores of any size keep their digits.
+    sums = logsumexp(scores - jnp.diagonal(scores)[:, None], axis=1)
+    return info_nce_of_sums(jnp.zeros_like(sums), sums)
 
 
 def info_nce_symmetric(scores: Float[Array, "k k"]) -> Nats:
@@ -37,20 +40,25 @@ def info_nce_symmetric(scores: Float[Array, "k k"]) -> Nats:
     return 0.5 * (info_nce(scores) + info_nce(scores.T))
 
 
-def info_nce_of_sums(positives: LogSums, row_sums: LogSums, column_sums: LogSums) -> Nats:
-    """`info_nce` of K pairs without their score matrix.
+def info_nce_terms(
+    positives: LogSums, row_sums: LogSums, column_sums: LogSums | None = None, *, candidates: int | None = None
+) -> LogSums:
+    """What each anchor adds to InfoNCE, in nats: log K + f(x, y) − log Σ e^f. All other definitions call this one.
 
     positives: f(x_i, y_i), of any shape.
-    row_sums, column_sums: log Σ_j e^{f(x_i, y_j)} of each x_i, and log Σ_i of each y_j.
+    row_sums: log Σ_j e^{f(x_i, y_j)} of each x_i, its positive among them.
+    column_sums: log Σ_i of each y_j; then both directions are averaged. None: the rows alone.
+    candidates: K of each anchor. None: as many as there are positives.
     """
-    del column_sums
-    return math.log(positives.size) + jnp.mean(positives) - jnp.mean(row_sums)
+    sums = row_sums if column_sums is None else 0.5 * (row_sums + column_sums)
+    return math.log(candidates or positives.size) + positives - sums
 
 
-def info_nce_symmetric_of_sums(positives: LogSums, row_sums: LogSums, column_sums: LogSums) -> Nats:
-    """`info_nce_symmetric` of K pairs without their score matrix; arguments as `info_nce_of_sums` has them."""
-    sums = 0.5 * (jnp.mean(row_sums) + jnp.mean(column_sums))
-    return math.log(positives.size) + jnp.mean(positives) - sums
+def info_nce_of_sums(
+    positives: LogSums, row_sums: LogSums, column_sums: LogSums | None = None, *, candidates: int | None = None
+) -> Nats:
+    """The mean of `info_nce_terms`, in nats: InfoNCE of K pairs without their score matrix."""
+    return jnp.mean(info_nce_terms(positives, row_sums, column_sums, candidates=candidates))
 
 
 def anchored(scores: Float[Array, "k k"], anchors: Anchors) -> tuple[Positives, Negatives]:
@@ -138,8 +146,9 @@ def plug_in(positives: Positives, negatives: Negatives) -> Nats:
 def classified(positives: Positives, negatives: Negatives) -> Nats:
     """log(m+1) less the cross-entropy of the positive among its row's m+1 candidates."""
     positives, negatives = _wide(positives, negatives)
-    k = negatives.shape[1] + 1
-    return math.log(k) - jnp.mean(jax.nn.softplus(logsumexp(negatives - positives[:, None], axis=1)))
+    # Relative to the positive, whose score then is 0: scores of any size keep their digits.
+    sums = jax.nn.softplus(logsumexp(negatives - positives[:, None], axis=1))
+    return info_nce_of_sums(jnp.zeros_like(sums), sums, candidates=negatives.shape[1] + 1)
 
 
 def mine_loss(carry: Carry, positives: Positives, negatives: Negatives, *, rate: float) -> tuple[Nats, Carry]:

@@ -1,14 +1,16 @@
-"""Post-training MI estimation: fit a critic on the frozen representation, read the test part once, certify.
+"""Post-training MI estimation: fit critics on the frozen representation, read the test part once, certify.
 
-Critic, probe, calibration and certificate are chosen on validation; the test part enters nothing but the values
-reported.
+Pairs of known classes are measured by `mi.measure`, as `mi.estimate_labels` does. A critic of the projection head's
+architecture stands beside, which the NT-Xent estimate of Lee et al. 2023 is read off; where views share no class, or
+the critic is fitted on streamed images, it is the only one. Critic, probe, calibration and certificate are chosen on
+validation; the test part enters nothing but the values reported.
 """
 
 import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,15 +24,19 @@ from mirigor_jax.data.pairing import ByClass
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.data.population import Features
 from mirigor_jax.errors import InputError
+from mirigor_jax.fitting import in_batches
 from mirigor_jax.mi import fit
-from mirigor_jax.mi.certify import Classified, Counts, HeldOut, batch_rows, certify, most_bits
+from mirigor_jax.mi.certify import CERTIFICATES, Certified, HeldOut, batch_rows, certify, most_bits
 from mirigor_jax.mi.conclusions import conclusions
-from mirigor_jax.mi.confidence import t_interval
+from mirigor_jax.mi.confidence import BATCHES, interval_of
+from mirigor_jax.mi.critics import Scorer
 from mirigor_jax.mi.estimators import MAIN, NT_XENT, Estimator
-from mirigor_jax.mi.read import in_batches, mean_scores
+from mirigor_jax.mi.measure import HeldOutPairs, Options, Parts, measure, seen
+from mirigor_jax.mi.read import mean_scores
 from mirigor_jax.mi.results import Curve, Estimate, Reading, verdict
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.monitoring import NO_MONITORING, NO_STAGE_MONITOR, Monitoring, StageMonitor
+from mirigor_jax.progress import Progress
 from mirigor_jax.runs import loop
 from mirigor_jax.runs.features import encode_stage, freeze, load
 from mirigor_jax.runs.folder import RunFolder
@@ -44,6 +50,8 @@ from mirigor_jax.runs.steps import (
     init_critic,
     make_critic_step,
     make_read_step,
+    read_off_head,
+    starts_from_posterior,
 )
 
 
@@ -51,14 +59,14 @@ from mirigor_jax.runs.steps import (
 class Measured:
     """An estimate of a run's encoder, and what it rests on.
 
-    curve: by estimator its readings at every K. certificates: every one's lower end and counts.
+    curve: by estimator its readings at every K, InfoNCE's first. certificates: what every one shows.
     batch_bits: for each K InfoNCE of every batch of the test part, with which another encoder's can be compared.
-    fit: how the critic was fitted.
+    fit: how the critic was fitted that InfoNCE reads.
     """
 
     estimate: Estimate
     curve: dict[str, Curve]
-    certificates: dict[str, Counts]
+    certificates: dict[str, Certified]
     batch_bits: dict[int, np.ndarray]
     fit: Fit
 
@@ -117,47 +125,133 @@ def estimate(
     frozen: the encoder, if the critic is fitted on streamed images instead of the fit part's representations.
     monitor: as `fit_critic` takes it.
     """
-    e, upper = job.config.estimate, job.pairing.upper_bits
-    mean, scale = scaling(features)
-    features = standardize_parts(features, mean, scale)
-    encoder = None if frozen is None else (frozen, mean, scale)
-    params, fitted = fit_critic(job, features, folder, mesh, encoder=encoder, monitor=monitor)
-    curve, batch_bits = read_curve(job, params, features["test"], mesh)
-    if not parallel.is_main():
-        return None
+    head = None
+    if read_off_head(job):
+        mean, scale = scaling(features)
+        standardized = standardize_parts(features, mean, scale)
+        encoder = None if frozen is None else (frozen, mean, scale)
+        params, fitted = fit_critic(job, standardized, folder, mesh, encoder=encoder, monitor=monitor)
+        head = HeadCritic(params, standardized, fitted, *read_curve(job, params, standardized["test"], mesh))
+    if starts_from_posterior(job):
+        # On every process, though one would do: whoever waits for another gives up after half a minute.
+        measured = _by_posterior(job, name, features, {} if head is None else head.curve)
+        return measured if parallel.is_main() else None
+    assert head is not None  # where it is the only critic, InfoNCE is read off it
+    return _by_head(job, name, head) if parallel.is_main() else None
+
+
+@dataclass(frozen=True)
+class HeadCritic:
+    """A fitted critic of the projection head's architecture, and what was read off it; features are standardized."""
+
+    params: Any
+    features: Features
+    fit: Fit
+    curve: dict[str, Curve]
+    batch_bits: dict[int, np.ndarray]
+
+
+def class_parts(job: Job, features: Features) -> Parts:
+    """The features, with validation and test in pairs, as `mi.measure` takes them."""
+    pairing = job.pairing.by_class
+    assert pairing is not None  # `starts_from_posterior` has seen to that
+
+    def held_out(part: str) -> HeldOutPairs:
+        pairs = features[part]
+        c_x, c_y = pairing.classes(pairs["labels_x"]), pairing.classes(pairs["labels_y"])
+        if "h" in pairs:
+            rows, c = pairs["h"], pairing.classes(pairs["labels"])
+        else:  # one image of each pair: the two share their class, so their errors are not independent trials
+            rows, c = pairs["h_x"], c_x
+        return HeldOutPairs(pairs["h_x"], pairs["h_y"], c_x, c_y, rows, c, stratified="h" in pairs)
+
+    fit_part = features["fit"]
+    upper = pairing.entropy_bits if pairing.upper_bits is None else pairing.upper_bits
+    return Parts(
+        fit_part["h"],
+        pairing.classes(fit_part["labels"]),
+        held_out("validation"),
+        held_out("test"),
+        pairing.joint(),
+        upper_bits=upper,
+        risk=job.images.risk(pairing),
+    )
+
+
+def _by_posterior(job: Job, name: str, features: Features, others: dict[str, Curve]) -> Measured:
+    """The estimate of pairs whose classes are known. others: what other estimators read off the head's critic."""
+    e, progress = job.config.estimate, Progress("critic", 0, "steps")
+
+    def show_progress(step: int, steps: int, note: str) -> None:
+        progress.total = steps
+        progress.update(step, note)
+
+    options = Options(
+        k=e.k,
+        seed=job.config.seed,
+        steps=e.steps,
+        batch_size=e.batch_size,
+        confidence=e.confidence,
+        tolerance_bits=e.tolerance_bits,
+        on_progress=show_progress,
+    )
+    measured = measure(class_parts(job, features), options)
+    sizes = batch_sizes(job.config, measured.estimate.pairs)
+    at, batch_bits = {}, {}
+    for k in sizes:
+        at[k], batch_bits[k] = measured.read(k)
+    main = job.estimators[MAIN]
+    curve = {MAIN: Curve(main.heading, main.kind, quoted_k(job.config, MAIN, sizes), at)} | others
+    steps, fit_bits, validation_bits = zip(
+        *((one.step, one.fit_nats / math.log(2), one.validation_nats / math.log(2)) for one in measured.history),
+        strict=True,
+    )
+    fitted = Fit(steps[-1], measured.best_step, e.batch_size, History(steps, fit_bits, validation_bits))
+    result = replace(measured.estimate, name=name)
+    return Measured(result, curve, measured.estimate.certificates, batch_bits, fitted)
+
+
+def _by_head(job: Job, name: str, head: HeadCritic) -> Measured:
+    """The estimate by the critic of the head's architecture, where it is the only one."""
+    e, upper, quoted = job.config.estimate, job.pairing.upper_bits, head.curve[MAIN].quoted
     # Pairs may depend on each other with this probability, which the certificate pays for.
-    certificate, certificates = certify_critic(job, params, features, e.confidence + job.images.risk(job.pairing))
-    lower = certificates[certificate]["lower_bits"] if certificate else 0.0
-    quoted = curve[MAIN].quoted
+    paid = e.confidence + job.images.risk(job.pairing)
+    certificate, certificates = certify_critic(job, head.params, head.features, paid)
+    # Without a certificate the views are independent: I is 0, and InfoNCE is what there is to see.
+    interval = quoted.interval and quoted.interval.positive_part
+    chosen = certificates[certificate] if certificate else Certified(max(0.0, quoted.bits), 0.0, interval, {})
+    most = most_bits(certificate, quoted.max_bits or math.log2(e.k))
     result = Estimate(
         name=name,
-        value_bits=quoted.bits,
-        kind=curve[MAIN].kind,
+        value_bits=chosen.value_bits,
+        kind=head.curve[MAIN].kind,
         k=e.k,
-        ceiling_bits=math.log2(e.k),
-        t_lower_bits=-math.inf if quoted.t_lower_bits is None else quoted.t_lower_bits,
-        t_upper_bits=math.inf if quoted.t_upper_bits is None else quoted.t_upper_bits,
-        lower_bits=lower,
+        ceiling_bits=math.log2(chosen.counts.get("k", e.k)),
+        interval=chosen.interval,
+        lower_bits=chosen.lower_bits,
         upper_bits=upper,
         confidence=e.confidence,
         certificate=certificate,
-        verdict=verdict(lower, upper, e.tolerance_bits, most_bits(certificate, quoted.max_bits or math.log2(e.k))),
+        verdict=verdict(chosen.lower_bits, upper, e.tolerance_bits, most),
+        pairs=len(head.features["test"]["h_x"]),
+        info_nce=quoted,
     )
-    return Measured(result, curve, certificates, batch_bits, fitted)
+    return Measured(result, head.curve, certificates, head.batch_bits, head.fit)
 
 
 def entry(job: Job, measured: Measured) -> EstimateEntry:
     """The estimate as estimate.json and report.json have it."""
-    itself, pairing, quoted = measured.estimate, job.pairing, measured.curve[MAIN].quoted
-    upper = itself.upper_bits
+    itself, pairing, info_nce = measured.estimate, job.pairing, measured.curve[MAIN]
+    upper, quoted = itself.upper_bits, info_nce.quoted
     return EstimateEntry(
         name=itself.name,
         shared=tuple(pairing.shared),
-        k=itself.k,
-        info_nce_bits=itself.value_bits,
-        t_lower_bits=quoted.t_lower_bits,
-        t_upper_bits=quoted.t_upper_bits,
-        ceiling_bits=itself.ceiling_bits,
+        value_bits=itself.value_bits,
+        statistic=info_nce.heading if itself.certificate is None else CERTIFICATES[itself.certificate].heading,
+        interval=itself.interval,
+        k=info_nce.k,
+        info_nce_bits=quoted.bits,
+        ceiling_bits=quoted.ceiling_bits,
         max_info_nce_bits=quoted.max_bits,
         nt_xent_bits=measured.curve[NT_XENT].quoted.bits if NT_XENT in measured.curve else None,
         lower_bits=itself.lower_bits,
@@ -171,16 +265,13 @@ def entry(job: Job, measured: Measured) -> EstimateEntry:
         fit=measured.fit,
         conclusions=tuple(
             conclusions(
-                lower_bits=itself.lower_bits,
-                upper_bits=upper,
-                confidence=itself.confidence,
-                certificate=itself.certificate,
+                itself,
                 certificates=measured.certificates,
                 shared_exactly=_same(upper, pairing.entropy_bits),
                 tolerance_bits=job.config.estimate.tolerance_bits,
                 curve=measured.curve,
                 # If the classes pass through channels no critic shows more than their information, nor than log2 k.
-                max_info_nce_bits=min(math.inf if upper is None else upper, quoted.max_bits or itself.ceiling_bits),
+                max_info_nce_bits=min(math.inf if upper is None else upper, quoted.max_bits or math.log2(info_nce.k)),
             )
         ),
     )
@@ -314,22 +405,22 @@ def _data(
 def read_curve(
     job: Job, params: Any, test: dict[str, np.ndarray], mesh: Mesh
 ) -> tuple[dict[str, Curve], dict[int, np.ndarray]]:
-    """Every estimator's readings of the test part at every K; and for each K InfoNCE of every batch, in bits."""
+    """What each estimator reads off the head's critic at every K; and for each K InfoNCE of every batch, in bits."""
     read_step, pairing, confidence = make_read_step(job, mesh), job.pairing, job.config.estimate.confidence
-    frequencies = pairing.common_frequencies
+    frequencies, estimators = pairing.common_frequencies, read_off_head(job)
     sizes = batch_sizes(job.config, len(test["h_x"]))
-    at: dict[str, dict[int, Reading]] = {name: {} for name in job.estimators}
+    at: dict[str, dict[int, Reading]] = {name: {} for name in estimators}
     batch_bits = {}
     for k in sizes:
         nats = read_step(params, *pairs_in_batches(test, k, mesh))
-        for (name, estimator), values in zip(job.estimators.items(), nats, strict=True):
+        for (name, estimator), values in zip(estimators.items(), nats, strict=True):
             bits = np.asarray(values, np.float64) / math.log(2)
             at[name][k] = _reading(estimator, k, bits, confidence, frequencies)
             if name == MAIN:
                 batch_bits[k] = bits
     return {
         name: Curve(estimator.heading or name, estimator.kind, quoted_k(job.config, name, sizes), at[name])
-        for name, estimator in job.estimators.items()
+        for name, estimator in estimators.items()
     }, batch_bits
 
 
@@ -337,12 +428,10 @@ def _reading(
     estimator: Estimator, k: int, bits: np.ndarray, confidence: float, frequencies: np.ndarray | None
 ) -> Reading:
     """bits: of each batch. frequencies: of the classes, if pairs share theirs exactly."""
-    t_lower, t_upper = t_interval(bits, confidence)
     return Reading(
         bits=float(bits.mean()),
         batches=len(bits),
-        t_lower_bits=t_lower if math.isfinite(t_lower) else None,
-        t_upper_bits=t_upper if math.isfinite(t_upper) else None,
+        interval=interval_of(bits * math.log(2), confidence, BATCHES),
         ceiling_bits=None if estimator.candidates is None else math.log2(estimator.candidates(k)),
         max_bits=None if frequencies is None or estimator.max_bits is None else estimator.max_bits(k, frequencies),
     )
@@ -371,7 +460,7 @@ def fit_probe(job: Job, features: Features, pairing: ByClass) -> probes.LinearPr
 
 def certify_critic(
     job: Job, params: Any, features: Features, confidence: float
-) -> tuple[str | None, dict[str, Counts]]:
+) -> tuple[str | None, dict[str, Certified]]:
     """`certify` of the fitted critic and the class probe: (certificate, every one's counts on test).
 
     If no attribute is shared, I = 0 needs no certificate; if the views share their image, no class is known of them.
@@ -385,21 +474,13 @@ def certify_critic(
 
     def scores(pairs: dict[str, np.ndarray]) -> np.ndarray:
         x, y = (in_batches(pairs[view], size) for view in ("h_x", "h_y"))
-        return np.asarray(mean_scores(critic, stacked, x, y))
+        return np.asarray(mean_scores(Scorer(critic), stacked, x, y))
 
     if (by_class := pairing.by_class) is None:
         validation, test = (HeldOut(scores(features[part])) for part in ("validation", "test"))
         return certify(validation, test, None, confidence)
 
+    parts = class_parts(job, features)
     probe = fit_probe(job, features, by_class)
-
-    def held_out(part: str) -> HeldOut:
-        pairs = features[part]
-        h_x, h_y = pairs["h_x"], pairs["h_y"]
-        q_x, q_y = probes.class_posterior(probe, h_x), probes.class_posterior(probe, h_y)
-        c_x, c_y = by_class.classes(pairs["labels_x"]), by_class.classes(pairs["labels_y"])
-        # One image of each pair: the two share their class, so their errors are not independent trials.
-        seen = Classified(q_x, q_y, c_x, c_y, probe.logits(h_x).argmax(axis=1), c_x)
-        return HeldOut(scores(pairs), seen)
-
-    return certify(held_out("validation"), held_out("test"), by_class.joint(), confidence)
+    validation = seen(parts.validation, probe, scores(features["validation"]))
+    return certify(validation, seen(parts.test, probe, scores(features["test"])), parts.joint, confidence)

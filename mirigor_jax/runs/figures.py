@@ -13,16 +13,18 @@ from mirigor_jax.drawing import (
     CEILING,
     CERTIFIED,
     ENTROPY,
+    ESTIMATE,
     IN_TRAINING,
     INK,
     LINEAR,
     LOWER_BOUND,
     NO_BOUND,
     floats,
+    interval_ends,
     legends,
     panels,
     references,
-    t_interval,
+    whiskers,
     write,
 )
 from mirigor_jax.mi.results import Curve
@@ -61,8 +63,8 @@ def pair_sheet(
 def bars(truth: Truth, in_training: InTraining | None, estimate: EstimateEntry) -> Figure:
     """H(C), in-training MI and post-training MI of one run in bits, as in Lee et al. 2023, Fig. 4.
 
-    Left: bars from zero. Right: the post-training part close up. InfoNCE carries its t-interval; the last bar is filled
-    up to the certified lower end (MI is at least 0) and hatched from there to the upper end.
+    Left: bars from zero. Right: the post-training part close up. The estimate and InfoNCE carry their intervals; the
+    last bar is filled up to the certified lower end (MI is at least 0) and hatched from there to the upper end.
     """
     entropy, true = truth.entropy_bits, truth.mutual_information_bits
     columns = [] if entropy is None else [("H(C)", entropy, ENTROPY)]
@@ -71,22 +73,29 @@ def bars(truth: Truth, in_training: InTraining | None, estimate: EstimateEntry) 
     first = len(columns)  # of the post-training ones
     read = [*zip(estimate.others, cycle(OTHERS), strict=False), (estimate.info_nce, LOWER_BOUND)]
     columns += [(f"{curve.heading}\nK = {curve.k}", curve.quoted.bits, color) for curve, color in read]
+    intervals = [estimate.info_nce.quoted.interval]
+    if estimate.certificate is not None:
+        columns += [(f"estimate,\n{estimate.certificate}", estimate.value_bits, ESTIMATE)]
+        intervals += [estimate.interval]
     labels, heights, colors = zip(*columns, strict=True)
-    info_nce, last = len(labels) - 1, len(labels)
-    t_lower, t_upper = floats([estimate.t_lower_bits]), floats([estimate.t_upper_bits])
+    last = len(labels)
+    measured, (t_lower, t_upper) = floats(range(last - len(intervals), last)), interval_ends(intervals)
     lower, upper = estimate.lower_bits, estimate.upper_bits
     floor = 0.0 if lower is None else lower
     certificate = "no certificate" if lower is None else f"at {100 * estimate.confidence:g} %"
 
-    figure, (whole, close) = panels("in-training and post-training MI, bits", "post-training, close up", ratios=(5, 3))
+    ratios = last + 1, last + 1 - first  # columns
+    figure, (whole, close) = panels("in-training and post-training MI, bits", "post-training, close up", ratios=ratios)
+    if sum(ratios) > 10:  # their words stay apart
+        figure.set_figwidth(1.2 * sum(ratios))
     whole.bar(range(last), heights, color=colors, width=0.6)
-    close.scatter(range(last), heights, color=colors, s=60, zorder=3)
+    close.scatter(range(last), heights, color=colors, s=60, edgecolors=INK, linewidths=0.5, zorder=3)
     for ax in (whole, close):
         ax.bar(last, floor, color=CERTIFIED, width=0.6, label="certified")
         if upper is not None:
             hollow = ax.bar(last, upper - floor, bottom=floor, color="white", width=0.6, label="possible")
             hollow[0].set(edgecolor=CERTIFIED, hatch="////")
-        t_interval(ax, floats([info_nce]), t_lower, t_upper, INK)
+        whiskers(ax, measured, t_lower, t_upper, INK)
         references(ax, entropy, true)
         ax.set_xticks(range(last + 1), [*labels, f"{estimate.verdict}\n{certificate}"])
     if in_training is not None:
@@ -94,7 +103,7 @@ def bars(truth: Truth, in_training: InTraining | None, estimate: EstimateEntry) 
         label = f"ceiling log₂(2K−1) = {ceiling:.3f} bits"
         whole.hlines(ceiling, bar - 0.4, bar + 0.4, color=CEILING, linestyle="--", label=label)
     for position, height in enumerate(heights):
-        above = height if position < info_nce else np.fmax(height, t_upper[0])
+        above = np.fmax(height, t_upper[int(position - measured[0])]) if position in measured else height
         write(whole, position, above, f"{height:z.3f}")
     if upper is not None:
         write(whole, last, upper, f"{round_down(floor):.3f} – {upper:z.3f}")
@@ -139,8 +148,8 @@ def critic(estimate: EstimateEntry) -> Figure:
     for curve, color, marker in drawn:
         k, bits, t_lower, t_upper, most = _points(curve)
         bound = "lower bound" if curve.is_bound else "not a bound"
-        right.plot(k, bits, color=color, marker=marker, label=f"{curve.heading}, {bound}, t-interval")
-        t_interval(right, k, t_lower, t_upper, color)
+        right.plot(k, bits, color=color, marker=marker, label=f"{curve.heading}, {bound}, interval")
+        whiskers(right, k, t_lower, t_upper, color)
         if np.isfinite(most).any():
             right.plot(k, most, color=color, linestyle=":", label=f"{curve.heading} of an optimal critic")
     if upper is not None:
@@ -161,6 +170,8 @@ def critic(estimate: EstimateEntry) -> Figure:
 
 
 def _points(curve: Curve) -> tuple[np.ndarray, ...]:
-    """K, values, lower and upper ends of the t-intervals, and an optimal critic's values; NaN for what is not known."""
-    columns = [(k, x.bits, x.t_lower_bits, x.t_upper_bits, x.max_bits) for k, x in curve.at.items()]
-    return tuple(floats(column) for column in zip(*columns, strict=True))
+    """K, values, lower and upper ends of the intervals, and an optimal critic's values; NaN for what is not known."""
+    k, bits, most = (
+        floats(column) for column in zip(*((k, x.bits, x.max_bits) for k, x in curve.at.items()), strict=True)
+    )
+    return k, bits, *interval_ends([reading.interval for reading in curve.at.values()]), most

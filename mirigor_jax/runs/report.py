@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from mirigor_jax import metrics, tables
 from mirigor_jax.files import AnyPath, write_json, write_text
-from mirigor_jax.mi.results import Curve
+from mirigor_jax.mi.results import Curve, shown_ends
 from mirigor_jax.runs.folder import RunFolder, provenance
 from mirigor_jax.runs.schema import ArrayEntry, ArrayReport, EstimateEntry, Fit, ImageReport, Report, Run
 
@@ -30,8 +30,8 @@ class Form(NamedTuple):
 HEADER: Row = ("quantity", "value", "what it is")
 
 CAPTIONS = {
-    "estimators": "Each estimator's value with its t-interval, and what is certified of the mutual information.",
-    "bars": "H(C), in-training and post-training MI, after Lee et al. 2023, Fig. 4; the whisker is the t-interval.",
+    "estimators": "Each estimator's value with its interval, and what is certified of the mutual information.",
+    "bars": "H(C), in-training and post-training MI, after Lee et al. 2023, Fig. 4; whiskers are intervals.",
     "critic": "The critic's fit with the step chosen on validation, and the estimates against K.",
     "training": "Training loss and in-training MI against the ceiling log₂(2K−1) and H(C).",
     "linear": "Linear evaluation of the frozen encoder.",
@@ -172,9 +172,9 @@ def _estimators(report: ArrayReport) -> tuple[list[str], list[list[str]]]:
         "estimator": lambda estimate: estimate.name,
         "kind": lambda estimate: estimate.kind,
         "bits": lambda estimate: tables.bits(estimate.value_bits),
-        "t-interval": lambda estimate: tables.ends(estimate.t_lower_bits, estimate.t_upper_bits),
+        "interval": lambda estimate: shown_ends(estimate.interval),
         "certified": _certified,
-        "InfoNCE": lambda estimate: tables.bits(estimate.bound_bits),
+        "InfoNCE": lambda estimate: tables.bits(None if estimate.info_nce is None else estimate.info_nce.bits),
         "ceiling": lambda estimate: tables.bits(estimate.ceiling_bits),
         "mean ± std": lambda estimate: (
             f"{tables.bits(estimate.mean_bits)} ± {tables.bits(estimate.spread_bits)}"
@@ -200,9 +200,11 @@ def _legend(report: ArrayReport) -> str:
     parts = [f"MI in bits, K = {estimate.k:,} of {estimate.pairs:,} test pairs"]
     if tables.known(report.truth.entropy_bits):
         parts += [f"H(C) = {tables.bits(report.truth.entropy_bits)}"]
-    parts += [f"the t-interval is approximate, what is certified holds, each at {100 * estimate.confidence:g} %"]
+    if estimate.interval is not None:
+        parts += [f"the interval is {estimate.interval.kind}"]
+    parts += [f"what is certified holds on fresh rows, each at {100 * estimate.confidence:g} %"]
     if "InfoNCE" in header:
-        parts += ["InfoNCE: the lower bound that the same critic gives, beside an estimator that is none"]
+        parts += ["InfoNCE: the lower bound that the same critics give at K"]
     if "mean ± std" in header:
         parts += [f"mean and standard deviation are of {len(estimate.seed_bits)} seeds' own critics"]
     return "; ".join(parts) + "."
@@ -227,9 +229,11 @@ def _mi_rows(report: ImageReport) -> list[Row]:
         rows += [("in-training MI", f"{tables.bits(in_training.mi_bits)} bits", ceiling)]
     rows += [_post_training(curve) for curve in (*estimate.others, estimate.info_nce)]
     confidence = f"{100 * estimate.confidence:g} %"
-    if tables.known(estimate.t_lower_bits) and tables.known(estimate.t_upper_bits):
-        interval = tables.interval(estimate.t_lower_bits, estimate.t_upper_bits)
-        rows += [("  its t-interval", interval, f"approximate, at {confidence}, over disjoint batches")]
+    if estimate.certificate:
+        kind = f"lower bound: {estimate.statistic}"
+        rows += [("I(h_X;h_Y), estimate", f"{tables.bits(estimate.value_bits)} bits", kind)]
+    if estimate.interval is not None:
+        rows += [("  its interval", f"{shown_ends(estimate.interval)} bits", f"{estimate.interval.kind}, {confidence}")]
     if estimate.certificate:
         source = f"{estimate.certificate} certificate at {confidence}"
     else:
@@ -252,8 +256,8 @@ def _other_rows(report: ImageReport) -> list[Row]:
     return [
         (
             f"estimate {name}",
-            f"{tables.bits(other.info_nce_bits)} bits",
-            f"{other.info_nce.kind}, K = {other.k}; in "
+            f"{tables.bits(other.value_bits)} bits",
+            f"{other.info_nce.kind}, {other.statistic}; in "
             f"{tables.interval(tables.down(other.lower_bits), other.upper_bits)}"
             f" at {100 * other.confidence:g} %: {other.verdict}",
         )
@@ -283,11 +287,11 @@ def _metrics(report: ImageReport) -> list[str]:
     lines = []
     for group, values in rows.items():
         of = report.estimates.get(report.measured.get(group) or "")
-        mi_cell = "–" if of is None else f"{tables.bits(of.info_nce_bits)}; {_certified(of)}"
+        mi_cell = "–" if of is None else f"{tables.bits(of.value_bits)}; {_certified(of)}"
         lines.append(
             (metrics.row_name(group), mi_cell, *(metric.text(x) for metric, x in zip(columns, values, strict=True)))
         )
-    grids = [tables.grid(("pairing", "InfoNCE; certified, bits", *(metric.column for metric in columns)), lines)]
+    grids = [tables.grid(("pairing", "MI; certified, bits", *(metric.column for metric in columns)), lines)]
     columns, rows = metrics.grouped(report.metrics, "probes")
     for values in rows.values():
         cells = [metric.text(value) for metric, value in zip(columns, values, strict=True)]
@@ -315,27 +319,26 @@ def _certificates(estimate: EstimateEntry | ArrayEntry) -> str:
     rows = [
         (
             name + (", the chosen one" if name == estimate.certificate else ""),
-            f"{tables.bits(tables.down(counts['lower_bits']))} bits",
-            ", ".join(f"{count:,} {unit}" for unit, count in counts.items() if unit != "lower_bits"),
+            f"{tables.bits(shown.value_bits)} bits",
+            f"{tables.bits(tables.down(shown.lower_bits))} bits",
+            ", ".join(f"{count:,} {unit}" for unit, count in shown.counts.items()),
         )
-        for name, counts in estimate.certificates.items()
+        for name, shown in estimate.certificates.items()
     ]
     if not rows:
         return "No certificate applies."
-    return tables.grid(("certificate", f"lower end at {100 * estimate.confidence:g} %", "from"), rows)
+    return tables.grid(("certificate", "value", f"lower end at {100 * estimate.confidence:g} %", "from"), rows)
 
 
 def _curves(curves: Mapping[str, Curve]) -> list[str]:
-    """A line a K: each estimator's value, its t-interval and what limits it, in bits."""
+    """A line a K: each estimator's value, its interval and what limits it, in bits."""
     batches = {k: reading.batches for curve in curves.values() for k, reading in curve.at.items()}
     columns = {"K": [str(k) for k in batches], "batches": [str(count) for count in batches.values()]}
     for curve in curves.values():
         readings = [curve.at[k] for k in batches]
         columns |= {
             f"{curve.heading}, bits": [tables.bits(reading.bits) for reading in readings],
-            f"{curve.heading}: t-interval": [
-                tables.ends(reading.t_lower_bits, reading.t_upper_bits) for reading in readings
-            ],
+            f"{curve.heading}: interval": [shown_ends(reading.interval) for reading in readings],
             f"{curve.heading}: optimal critic": [tables.bits(reading.max_bits) for reading in readings],
             f"{curve.heading}: ceiling": [tables.bits(reading.ceiling_bits) for reading in readings],
         }

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi.certify import Counts
-from mirigor_jax.mi.results import Curve
+from mirigor_jax.mi.certify import Certified
+from mirigor_jax.mi.confidence import Interval
+from mirigor_jax.mi.results import Curve, Reading
 
 T = TypeVar("T")
 
@@ -72,24 +73,28 @@ class EstimateEntry:
     """estimate.json: an estimate of I(h_X;h_Y) of a run's encoder under one pairing.
 
     name: of the folder in estimates/. shared: the attributes that the two views share.
-    k: pairs a batch of the test part where InfoNCE is quoted.
-    info_nce_bits: InfoNCE of the fitted critic at k, a lower bound of I in expectation.
-    t_lower_bits, t_upper_bits: its approximate t-interval over disjoint batches.
-    ceiling_bits: log2 k. max_info_nce_bits: what an optimal critic shows at k.
-    nt_xent_bits: the NT-Xent estimate at its own K, no bound (Lee et al. 2023, Eq. 4); None unless it was read.
+    value_bits: the estimate, a lower bound of I in expectation; never below lower_bits.
+    statistic: what the value is, in words.
+    interval: of its expectation, two-sided and approximate but for a classifier's.
     lower_bits, upper_bits: I lies between them at `confidence`; the lower end is certified on fresh pairs.
-    certificate: the name of the certificate that validation chose. certificates: every one's lower end and counts.
+    certificate: the name of the certificate that validation chose. certificates: what every one shows.
+    k: pairs a batch of the test part where InfoNCE is quoted.
+    info_nce_bits: InfoNCE at k, of the critic that the certificates read, a lower bound of I in expectation.
+    ceiling_bits: log2 k. max_info_nce_bits: what an optimal critic shows at k.
+    nt_xent_bits: the NT-Xent estimate at its own K, no bound (Lee et al. 2023, Eq. 4), of a critic of the projection
+        head's architecture; None unless it was read.
     verdict: in a word what the interval allows. entropy_bits: H(C) of the shared class.
-    curve: by estimator its readings at every K, InfoNCE's first. fit: how the critic was fitted.
+    curve: by estimator its readings at every K, InfoNCE's first. fit: how the critic that InfoNCE reads was fitted.
     conclusions: what may be concluded, the headline first.
     """
 
     name: str
     shared: tuple[str, ...]
+    value_bits: float
+    statistic: str
+    interval: Interval | None
     k: int
     info_nce_bits: float
-    t_lower_bits: float | None
-    t_upper_bits: float | None
     ceiling_bits: float | None
     max_info_nce_bits: float | None
     nt_xent_bits: float | None
@@ -97,7 +102,7 @@ class EstimateEntry:
     upper_bits: float | None
     confidence: float
     certificate: str | None
-    certificates: dict[str, Counts]
+    certificates: dict[str, Certified]
     verdict: str
     entropy_bits: float | None
     curve: dict[str, Curve]
@@ -106,7 +111,7 @@ class EstimateEntry:
 
     @property
     def info_nce(self) -> Curve:
-        """The readings of the estimator that the critic is fitted by."""
+        """The readings of InfoNCE."""
         return next(iter(self.curve.values()))
 
     @property
@@ -128,8 +133,7 @@ class ArrayEntry:
     kind: str
     k: int
     ceiling_bits: float | None
-    t_lower_bits: float | None
-    t_upper_bits: float | None
+    interval: Interval | None
     lower_bits: float | None
     upper_bits: float | None
     confidence: float
@@ -137,7 +141,7 @@ class ArrayEntry:
     verdict: str
     pairs: int
     seed_bits: tuple[float, ...]
-    bound_bits: float | None
+    info_nce: Reading | None
     note: str
     warnings: tuple[str, ...]
     value_nats: float
@@ -145,7 +149,7 @@ class ArrayEntry:
     spread_bits: float | None
     sentence: str
     entropy_bits: float | None = None
-    certificates: dict[str, Counts] = dataclasses.field(default_factory=dict)
+    certificates: dict[str, Certified] = dataclasses.field(default_factory=dict)
     nmi: float | None = None
     nmi_lower: float | None = None
 

@@ -16,6 +16,7 @@ from mirigor_jax import encoding, fitting, parallel, training
 from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.mi import fit, read
 from mirigor_jax.mi.critics import CosineCritic
+from mirigor_jax.mi.estimators import MAIN, Estimator
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.objectives import Objective
 from mirigor_jax.runs.job import Job, make_objective, validation_k
@@ -82,8 +83,19 @@ def make_encode_step(
     return encoding.make_step(frozen, mesh, **options)
 
 
+def starts_from_posterior(job: Job) -> bool:
+    """Whether InfoNCE reads a critic that starts from a class posterior, of pairs whose classes are known."""
+    return job.pairing.by_class is not None and bool(job.pairing.certificates) and not job.streams
+
+
+def read_off_head(job: Job) -> dict[str, Estimator]:
+    """The estimators that read the critic of the head's architecture, by name."""
+    others = {name: estimator for name, estimator in job.estimators.items() if name != MAIN}
+    return others if starts_from_posterior(job) else job.estimators
+
+
 def critic_of(job: Job) -> tuple[CosineCritic, optax.GradientTransformation]:
-    """The critic of the job's estimate, and its optimizer."""
+    """The critic of the projection head's architecture, and its optimizer: Lee et al. 2023, §III-C."""
     config = job.config
     critic = CosineCritic(tuple(config.head.hidden), config.head.features)
     return critic, optax.adam(optax.cosine_decay_schedule(config.estimate.learning_rate, config.estimate.steps))
@@ -126,7 +138,7 @@ def make_critic_step(
     else:
         views = partial(fit.draw_pairs, k=e.batch_size, axis_name=parallel.AXIS)
     step = partial(fit.estimate_step, views=views, critic=critic, optimizer=optimizer, axis_name=parallel.AXIS)
-    chunk = partial(fitting.fit_chunk, step=step, validate=_reading(job), streamed=streamed)
+    chunk = partial(fitting.fit_chunk, step=step, validate=_reading(job, (job.estimators[MAIN],)), streamed=streamed)
     replicated, layout = parallel.REPLICATED, WITHIN_BATCH if streamed else parallel.REPLICATED
     specs = (replicated, replicated, layout, WITHIN_BATCH, replicated)
     mapped = parallel.map_step(chunk, mesh, specs, (replicated, replicated), donate=(0,))
@@ -154,13 +166,12 @@ def _abstract_bank(h: Any, classes: int) -> Any:
 
 
 def make_read_step(job: Job, mesh: Mesh) -> Any:
-    """The mapped reading of held-out batches: (params, h_x, h_y) → by estimator of the job, nats of each batch."""
-    replicated = parallel.REPLICATED
+    """The mapped reading of held-out batches: (params, h_x, h_y) → by estimator of the critic, nats of each batch."""
+    estimators, replicated = tuple(read_off_head(job).values()), parallel.REPLICATED
     specs = (replicated, WITHIN_BATCH, WITHIN_BATCH)
-    return parallel.map_step(_reading(job), mesh, specs, (replicated,) * len(job.estimators))
+    return parallel.map_step(_reading(job, estimators), mesh, specs, (replicated,) * len(estimators))
 
 
-def _reading(job: Job) -> Any:
+def _reading(job: Job, estimators: tuple[Estimator, ...]) -> Any:
     critic, _ = critic_of(job)
-    estimators = tuple(job.estimators.values())
     return partial(read.read_embeddings, critic=critic, estimators=estimators, axis_name=parallel.AXIS)

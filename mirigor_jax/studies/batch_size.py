@@ -48,13 +48,15 @@ def table(rows: Sequence[Row]) -> str:
         f"NT-Xent estimate, K = {rows[0]['nt_xent_k']}",
         "the paper's value",
         "InfoNCE",
+        "estimate",
         "certified",
         "accuracy, %",
         "the paper's",
     )
     lines = []
     for (encoder, k), same in groups(rows, "encoder", "k").items():
-        of = {name: [row[name] for row in same] for name in ("in_training_bits", "nt_xent_bits", "info_nce_bits")}
+        names = ("in_training_bits", "nt_xent_bits", "info_nce_bits", "value_bits")
+        of = {name: [row[name] for row in same] for name in names}
         lines.append(
             (
                 encoder,
@@ -66,6 +68,7 @@ def table(rows: Sequence[Row]) -> str:
                 mean(of["nt_xent_bits"]),
                 "≈ 6",
                 mean(of["info_nce_bits"]),
+                mean(of["value_bits"]),
                 f"[{tables.round_down(min(row['lower_bits'] for row in same)):.3f}, {same[0]['upper_bits']:.3f}]",
                 mean([100 * row["accuracy"]["all"] for row in same], ".2f"),
                 "96.0–99.8",
@@ -73,7 +76,8 @@ def table(rows: Sequence[Row]) -> str:
         )
     legend = (
         "MI in bits; ± is the standard deviation over seeds, and the certified interval that of the seed with the "
-        "least lower end. The NT-Xent estimate (Lee et al. 2023, Eq. 4) is no bound. "
+        "least lower end; the estimate is the value of the certificate's own statistic. The NT-Xent estimate (Lee et "
+        "al. 2023, Eq. 4) is no bound. "
         "The paper's values (§IV-A): post-training MI "
         "“almost constant at 6 bits” at every K_Tr, accuracy between 96.0 % and 99.8 %."
     )

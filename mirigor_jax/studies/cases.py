@@ -21,7 +21,7 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
     return {
         "seed": done.run.config["seed"],
         "accuracy": done.linear["class"],
-        **{name: getattr(class_estimate, name) for name in ("info_nce_bits", "lower_bits", "entropy_bits")},
+        **{name: getattr(class_estimate, name) for name in ("value_bits", "lower_bits", "entropy_bits")},
         "simclr_bits": done.estimates["simclr"].info_nce_bits,
     }
 
@@ -32,14 +32,14 @@ def table(heading: str, rows: Sequence[Row], paper: Mapping[str, float]) -> str:
     heading: of the cases.
     paper: its accuracy in % by case.
     """
-    header = (heading, "seeds", "accuracy, %", "the paper's", "I_class, InfoNCE", "certified", "I_SimCLR, InfoNCE")
+    header = (heading, "seeds", "accuracy, %", "the paper's", "I_class", "certified", "I_SimCLR, InfoNCE")
     lines = [
         (
             case,
             str(len(same)),
             mean([100 * row["accuracy"] for row in same], ".2f"),
             f"{paper[case]:.1f}" if case in paper else "–",
-            mean([row["info_nce_bits"] for row in same]),
+            mean([row["value_bits"] for row in same]),
             f"[{tables.round_down(min(row['lower_bits'] for row in same)):.3f}, {same[0]['entropy_bits']:.3f}]",
             mean([row["simclr_bits"] for row in same]),
         )
@@ -51,7 +51,7 @@ def table(heading: str, rows: Sequence[Row], paper: Mapping[str, float]) -> str:
 
 
 def picture(rows: Sequence[dict[str, Any]], paper: Mapping[str, float]) -> Figure:
-    """By case: linear accuracy in %, with the paper's, and I_class by InfoNCE in bits below H(C).
+    """By case: linear accuracy in %, with the paper's, and I_class in bits below H(C).
 
     rows: of the studies objectives (a loss is a case) and negatives (a D⁻ is), one a run. paper: accuracy in % by case.
     """
@@ -64,8 +64,8 @@ def picture(rows: Sequence[dict[str, Any]], paper: Mapping[str, float]) -> Figur
         left.plot(
             [names.index(case) for case in paper], list(paper.values()), "_", color=INK, label="the paper's", **bar
         )
-    info_nce, lower = ([row[name] for row in rows] for name in ("info_nce_bits", "lower_bits"))
-    right.plot(place, info_nce, "o", color=LOWER_BOUND, label="InfoNCE")
+    values, lower = ([row[name] for row in rows] for name in ("value_bits", "lower_bits"))
+    right.plot(place, values, "o", color=LOWER_BOUND, label="estimate")
     right.plot(place, lower, "_", color=CERTIFIED, label="certified: at least", **bar)
     right.axhline(rows[0]["entropy_bits"], color=ENTROPY, label="H(C)", zorder=1.5)
     for ax in (left, right):

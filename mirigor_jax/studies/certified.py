@@ -43,7 +43,7 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
     bits, upper = reading.quoted.bits, math.inf if estimate.upper_bits is None else estimate.upper_bits
     # What the table's three decimals can't show is not called outside.
     outside = "above" if bits - upper > 5e-4 else "below" if lower - bits > 5e-4 else ""
-    names = ("nt_xent_bits", "info_nce_bits", "entropy_bits", "confidence", "t_lower_bits", "t_upper_bits")
+    names = ("nt_xent_bits", "info_nce_bits", "value_bits", "entropy_bits", "confidence")
     row = {
         **run_row(done),
         **{name: getattr(estimate, name) for name in names},
@@ -55,7 +55,7 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
         "info_nce": {k: reading.bits for k, reading in estimate.info_nce.at.items()},
         "max_info_nce": {k: reading.max_bits for k, reading in estimate.info_nce.at.items()},
         "nt_xent": {k: reading.bits for k, reading in reading.at.items()},
-        "certificates": {name: counts["lower_bits"] for name, counts in estimate.certificates.items()},
+        "certificates": {name: shown.lower_bits for name, shown in estimate.certificates.items()},
         "trap": None,
     }
     if row["steps"] == 0 and len(done.truth.shared) == len(TASKS) - 1:

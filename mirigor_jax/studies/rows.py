@@ -21,7 +21,7 @@ def run_row(done: ImageReport) -> Row:
     Raises InputError for a run whose critic was not read by the NT-Xent estimate.
     """
     estimate, config, in_training = done.estimate, done.run.config, done.in_training
-    names = ("nt_xent_bits", "info_nce_bits", "t_lower_bits", "t_upper_bits", "lower_bits", "upper_bits")
+    names = ("nt_xent_bits", "info_nce_bits", "value_bits", "lower_bits", "upper_bits")
     return {
         "encoder": config["encoder"]["name"],
         "pairing": config["data"]["pairing"],

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from PIL import Image
 
-from mirigor_jax.data.draws import random_words
+from mirigor_jax.data.draws import row_keys
 from mirigor_jax.data.sources.decode import Read, choose_side, cut
 
 
@@ -25,7 +25,7 @@ class Part(NamedTuple):
 
 def numbered(classes: np.ndarray, read: Read) -> Part:
     """The part of these rows, of which each is split off by its number."""
-    return Part(classes, read, random_words(0, 0, 0, len(classes))[:, 0])
+    return Part(classes, read, row_keys(len(classes)))
 
 
 def parts_from_arrays(title: str, arrays: dict[str, Any], size: int | None) -> tuple[dict[str, Part], Sequence[str]]:

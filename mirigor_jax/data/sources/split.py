@@ -1,20 +1,41 @@
 """Sets made of a source's parts: train, validation and test, and some of their classes."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from mirigor_jax.data.draws import rank_in_class
+from mirigor_jax.data.attributes import AttributeSpace
+from mirigor_jax.data.draws import parts_of
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.sources.parts import Part
 from mirigor_jax.errors import InputError
 
-TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1  # of the images, and of what is then left, where a source has no such part
+VALIDATION_SHARE = 0.1  # of the training images of a source whose maker has set a test part aside
 
 
-def three(spec: str, parts: dict[str, Part], class_names: Sequence[str]) -> dict[str, ImageSet]:
+class ImageSets(dict[str, ImageSet]):
+    """Sets of images by the names of their parts.
+
+    is_split: whether all three were split off one set, whose frequencies of classes are then what counts.
+    """
+
+    def __init__(self, sets: Mapping[str, ImageSet], *, is_split: bool):
+        super().__init__(sets)
+        self.is_split = is_split
+
+    @property
+    def whole(self) -> AttributeSpace | None:
+        """What pairings of that one set are made of; None if the test part is its maker's own."""
+        if not self.is_split:
+            return None
+        rows = [self[name].attributes for name in ("train", "validation", "test")]
+        return replace(self["test"].space, rows=np.concatenate(rows))
+
+
+def three(spec: str, parts: dict[str, Part], class_names: Sequence[str]) -> ImageSets:
     """Train, validation and test: the source's own, or of each training class the images with the smallest keys."""
     if "train" not in parts:
         raise InputError(f"{spec} has no train part, but {', '.join(parts) or 'none'}: give one")
@@ -28,18 +49,13 @@ def three(spec: str, parts: dict[str, Part], class_names: Sequence[str]) -> dict
         return ImageSet(f"{name} part of {spec}", names, values, columns.astype(np.int32), part.read)
 
     whole = parts["train"]
-    order = np.lexsort((whole.keys, whole.classes))
-    place = np.empty(len(order))
-    place[order] = (rank_in_class(whole.classes[order]) + 0.5) / np.bincount(whole.classes)[whole.classes[order]]
-    tested = 0.0 if "test" in parts else TEST_SHARE
-    validated = tested if "validation" in parts else tested + VALIDATION_SHARE * (1 - tested)
-    rows = {"train": place >= validated, "validation": (place >= tested) & (place < validated), "test": place < tested}
-    return {
-        name: images(name, parts[name])
-        if name in parts and name != "train"
-        else images(name, whole).take(np.flatnonzero(mask))
-        for name, mask in rows.items()
+    shares = {"test": 0.0, "validation": 0.0 if "validation" in parts else VALIDATION_SHARE} if "test" in parts else {}
+    rows = dict(zip(("train", "validation", "test"), parts_of(whole.classes, whole.keys, **shares), strict=True))
+    sets = {
+        name: images(name, parts[name]) if name in parts and name != "train" else images(name, whole).take(of_part)
+        for name, of_part in rows.items()
     }
+    return ImageSets(sets, is_split="test" not in parts)
 
 
 def choose(classes: str, names: Sequence[str]) -> list[int]:

@@ -18,7 +18,7 @@ from mirigor_jax.data.sources.idx import read_idx_folder
 from mirigor_jax.data.sources.noise import noise_images
 from mirigor_jax.data.sources.npz import read_npz
 from mirigor_jax.data.sources.parts import Part
-from mirigor_jax.data.sources.split import choose, of_classes, three
+from mirigor_jax.data.sources.split import ImageSets, choose, of_classes, three
 from mirigor_jax.data.sources.tfds import read_tfds
 from mirigor_jax.errors import InputError
 
@@ -111,6 +111,7 @@ class FiniteSource:
     def population(self, spec: str, request: Request) -> Population:
         """The run's population. Raises InputError as `labeled` does."""
         sets = _sets(spec, request, request.classes)
+        whole = sets.whole
         for stream, name in enumerate(("train", "fit", "validation", "test")):
             images, limit = sets["train" if name == "fit" else name], request.parts[name]
             few = limit is not None and limit < len(images)
@@ -118,7 +119,7 @@ class FiniteSource:
             sets[name] = images.take(order[:limit]) if few else images
         if request.negatives:
             sets["negatives"] = _negatives(spec, request, sets["train"])
-        return FinitePopulation(sets, request.seed, request.depletion_risk, self.shows_attributes)
+        return FinitePopulation(sets, request.seed, request.depletion_risk, self.shows_attributes, whole)
 
 
 Source = GeneratedSource | FiniteSource
@@ -156,7 +157,7 @@ def labeled(
     corrupted: float = 0.0,
     seed: int = 0,
     **knobs: Any,
-) -> dict[str, ImageSet]:
+) -> ImageSets:
     """The parts `train`, `validation` and `test` of a set of images, disjoint, their first attribute the `class`.
 
     spec: tfds:NAME, a set that TFDS has prepared in tfds_dir= (None: its own place), read without TensorFlow;
@@ -164,7 +165,8 @@ def labeled(
         idx:PATH, the folder of MNIST's four files; fashion_mnist, Debian's, else TFDS's;
         npz:PATH, arrays named as in NPZ_NAMES, `labels` left out where there are none;
         features:PATH, an .npz of h (n, d) and labels (n,), and h_test and so on if there are any: rows for images.
-        Where there is no validation part, a tenth of each class's training images are; no test part, a fifth of all.
+        Without a test part, each class is split 60 : 20 : 20 into training, validation and test images; with one but
+        no validation part, a tenth of each class's training images are for validation.
     size: pixels, to which the shorter side is resized (bilinear, antialiased) before the middle is cut out; None: their
         own, where all are square and of one size. Gray images become RGB.
     classes: all, first-half, second-half, file:PATH (one a line), or names or numbers joined by "+".
@@ -189,7 +191,7 @@ def labeled(
     sets = three(spec, parts, class_names)
     chosen = choose(classes, class_names)
     if chosen != list(range(len(class_names))):
-        sets = {name: of_classes(images, chosen) for name, images in sets.items()}
+        sets.update({name: of_classes(images, chosen) for name, images in sets.items()})
     for stream, (name, images) in enumerate(sets.items()):
         if rotations:
             images = images.rotated() if name == "train" else images.rotated_once(seed)
@@ -201,7 +203,7 @@ def labeled(
     return sets
 
 
-def _sets(spec: str, request: Request, classes: str) -> dict[str, ImageSet]:
+def _sets(spec: str, request: Request, classes: str) -> ImageSets:
     return labeled(
         spec,
         size=request.size,

@@ -1,0 +1,302 @@
+"""I(h_X;h_Y) of pairs whose classes are known: the one way from representations to an estimate with its certificate.
+
+Runs on images or features, `estimate_labels`, `compare` and `monitor` differ in the pairs that they bring. A linear
+probe, and critics that start from its posterior, are fitted on the fit part; validation chooses the probe's penalty,
+the critics' stop and the certificate; the test part is read once.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import entr
+
+from mirigor_jax import softmax
+from mirigor_jax.errors import InputError
+from mirigor_jax.fitting import Evaluation, OnProgress, in_batches
+from mirigor_jax.mi import fit
+from mirigor_jax.mi.certificates import mix_posterior
+from mirigor_jax.mi.certify import CERTIFICATES, Classified, HeldOut, batch_rows, certify, most_bits, shown
+from mirigor_jax.mi.confidence import BATCHES, PAIRS, interval_of
+from mirigor_jax.mi.critics import CosineCritic, PosteriorCritic, Scorer
+from mirigor_jax.mi.estimators import max_info_nce_bits
+from mirigor_jax.mi.gaussian import center_and_spread, squash
+from mirigor_jax.mi.read import independent_values, mean_scores, read_by_sums
+from mirigor_jax.mi.results import LabelEstimate, Reading, verdict
+from mirigor_jax.mi.values import info_nce_of_sums
+
+BATCH, STEPS, EVAL_EVERY = 256, 1000, 50  # pairs a step of the fit, most of these steps, and from check to check
+WHOLE = 4096  # pairs whose score matrix is held at once
+MIXING = 1e-3  # of the uniform distribution in the posterior that critics start from
+L2 = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalties that the probe chooses from
+INNER = CosineCritic((128,), 64)  # learns what the posterior lacks
+
+
+@dataclass(frozen=True)
+class HeldOutPairs:
+    """Fresh independent pairs of representations with their classes, and the rows that a classifier is judged on.
+
+    x, y: row i of both is a pair. c_x, c_y: their classes, from 0.
+    rows, c: independent representations and their classes; they may be of the pairs' images.
+    stratified: whether the number of rows of each class was fixed and not drawn.
+    """
+
+    x: Float[np.ndarray, "n d"]
+    y: Float[np.ndarray, "n d"]
+    c_x: Int[np.ndarray, " n"]
+    c_y: Int[np.ndarray, " n"]
+    rows: Float[np.ndarray, "m d"]
+    c: Int[np.ndarray, " m"]
+    stratified: bool
+
+    @property
+    def images(self) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
+        """All representations of the part with their classes, for choices that need no independence."""
+        if self.stratified:
+            return self.rows, self.c
+        return np.concatenate([self.x, self.y]), np.concatenate([self.c_x, self.c_y])
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Representations of three disjoint parts of one population, and what is known of its pairs.
+
+    fit, fit_classes: single representations, each class among them.
+    joint: p(c, c') of the classes of a pair.
+    upper_bits: what I(h_X;h_Y) cannot exceed.
+    risk: the probability with which the test pairs may depend on each other, which the certificate pays for.
+    """
+
+    fit: Float[np.ndarray, "f d"]
+    fit_classes: Int[np.ndarray, " f"]
+    validation: HeldOutPairs
+    test: HeldOutPairs
+    joint: Float[np.ndarray, "c c"]
+    upper_bits: float
+    risk: float = 0.0
+
+    @cached_property
+    def frequencies(self) -> Float[np.ndarray, " c"]:
+        """p(c) of one view."""
+        return self.joint.sum(axis=1)
+
+    @cached_property
+    def common_frequencies(self) -> Float[np.ndarray, " c"] | None:
+        """p(c) of the class that both views always have in common; None if their classes may differ."""
+        return self.frequencies if np.all(self.joint == np.diag(self.joint.diagonal())) else None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the parts are measured; names as `estimate_labels` has them.
+
+    k: pairs of a batch at which InfoNCE is read. steps: most steps of the fit.
+    """
+
+    k: int
+    seed: int = 0
+    num_critics: int = 1
+    steps: int = STEPS
+    batch_size: int = BATCH
+    confidence: float = 0.95
+    tolerance_bits: float = 0.1
+    on_progress: OnProgress | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The estimate, and what it rests on.
+
+    read: K → InfoNCE of the test part at K pairs a batch, and each batch's own in bits.
+    pair_nats: independent values whose mean is InfoNCE at the estimate's k, for a paired comparison; kind_of_nats: what
+        they are of, as an `Interval` has it.
+    best_step: the critics' that validation chose, the largest of them. history: of the fit.
+    """
+
+    estimate: LabelEstimate
+    read: Callable[[int], tuple[Reading, Float[np.ndarray, " b"]]]
+    pair_nats: Float[np.ndarray, " v"]
+    kind_of_nats: str
+    best_step: int
+    history: tuple[Evaluation, ...]
+
+
+def measure(parts: Parts, options: Options) -> Measured:
+    """Fit on the fit part, choose on validation, read and certify on the test part. Raises InputError as these do.
+
+    The value is that of the statistic whose lower limit is the certificate, so that it is never below it; which one,
+    validation has chosen. InfoNCE at k stands beside it.
+    Source: Lee et al. 2023, §III-A (same-class sampling), Theorems III.1 and III.2.
+    """
+    model = _fit(parts, options)
+    size, paid = batch_rows(len(parts.test.x), len(parts.validation.x)), options.confidence + parts.risk
+    certificate, certificates = certify(*model.held_out(parts, size), parts.joint, paid)
+    chosen, frequencies = certificates[certificate], parts.common_frequencies
+    seed_bits: tuple[float, ...] = (chosen.value_bits,)
+    if options.num_critics > 1:
+        alone = (model.alone(one).held_out(parts, size) for one in range(options.num_critics))
+        seed_bits = tuple(
+            shown(test, validation, parts.joint, paid)[certificate].value_bits for validation, test in alone
+        )
+    read = _Reader(model.scorer, model.fitted.params, model.test, frequencies, options.confidence)
+    pair_nats = read.pair_nats(options.k)
+    most = math.log2(options.k) if frequencies is None else max_info_nce_bits(options.k, frequencies)
+    is_limited = CERTIFICATES[certificate].limited_by_k
+    estimate = LabelEstimate(
+        name=CERTIFICATES[certificate].heading,
+        value_bits=chosen.value_bits,
+        kind="lower bound",
+        k=options.k,
+        ceiling_bits=math.log2(chosen.counts["k"]) if is_limited and "k" in chosen.counts else math.inf,
+        interval=chosen.interval,
+        lower_bits=chosen.lower_bits,
+        upper_bits=parts.upper_bits,
+        confidence=options.confidence,
+        certificate=certificate,
+        verdict=verdict(chosen.lower_bits, parts.upper_bits, options.tolerance_bits, most_bits(certificate, most)),
+        pairs=len(parts.test.x),
+        seed_bits=seed_bits,
+        info_nce=read(options.k)[0],
+        certificates=certificates,
+        warnings=options.warnings,
+        entropy_bits=float(entr(parts.frequencies).sum()) / math.log(2),
+    )
+    kind = read.kind(options.k, pair_nats)
+    return Measured(estimate, read, pair_nats, kind, model.fitted.best_step, model.fitted.history)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What was fitted on the fit part and chosen on validation; the held-out pairs' views as the critics read them."""
+
+    probe: softmax.LinearProbe
+    scorer: Scorer
+    fitted: fit.Fitted
+    validation: tuple[Float[np.ndarray, "n _"], ...]
+    test: tuple[Float[np.ndarray, "n _"], ...]
+
+    def alone(self, critic: int) -> "_Model":
+        """With one of the critics."""
+        params = jax.tree.map(lambda leaf: leaf[critic : critic + 1], self.fitted.params)
+        return replace(self, fitted=self.fitted._replace(params=params))
+
+    def held_out(self, parts: Parts, size: int) -> tuple[HeldOut, HeldOut]:
+        """(validation, test), scored in matrices of so many pairs."""
+
+        def scores(views: tuple[np.ndarray, ...]) -> Float[np.ndarray, "b k k"]:
+            return np.asarray(mean_scores(self.scorer, self.fitted.params, *(in_batches(view, size) for view in views)))
+
+        validation = seen(parts.validation, self.probe, scores(self.validation))
+        return validation, seen(parts.test, self.probe, scores(self.test))
+
+
+def _fit(parts: Parts, options: Options) -> _Model:
+    if options.num_critics < 1 or options.steps < 1:
+        raise InputError(f"num_critics = {options.num_critics}, steps = {options.steps}: expected 1 or more")
+    chosen_on, classes = parts.validation.images
+    probe = softmax.fit_linear(
+        parts.fit,
+        parts.fit_classes,
+        len(parts.joint),
+        l2=L2,
+        validation_features=chosen_on,
+        validation_labels=classes,
+    )
+    inputs = _Inputs(probe, parts.joint, parts.common_frequencies is None, *center_and_spread(_wide(parts.fit)))
+    critic = PosteriorCritic(INNER, len(parts.joint), sided=inputs.sided)
+    validation, test = (tuple(map(inputs, (part.x, part.y))) for part in (parts.validation, parts.test))
+    fitted = fit.fit_by_class(
+        fit.ClassFit(critic, options.batch_size, options.steps, min(EVAL_EVERY, options.steps)),
+        fit.make_bank(inputs(parts.fit), parts.fit_classes, parts.joint),
+        validation,
+        seed=options.seed,
+        num_critics=options.num_critics,
+        on_progress=options.on_progress,
+    )
+    return _Model(probe, Scorer(critic), fitted, validation, test)
+
+
+def _wide(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    return h.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Representations as critics read them: squashed columns, and the class posterior in a form whose product is
+    the density ratio of the classes.
+
+    sided: whether x and y have columns of their own, as the classes of a pair may differ.
+    center, spread: of the fit part's columns.
+    """
+
+    probe: softmax.LinearProbe
+    joint: Float[np.ndarray, "c c"]
+    sided: bool
+    center: Float[np.ndarray, " d"]
+    spread: Float[np.ndarray, " d"]
+
+    def __call__(self, h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n _"]:
+        p_x, p_y = self.joint.sum(axis=1), self.joint.sum(axis=0)
+        q = mix_posterior(softmax.class_posterior(self.probe, h), MIXING)
+        columns = [squash(_wide(h), self.center, self.spread), q / np.sqrt(p_x)[None, :]]
+        if self.sided:
+            # Σ q(c|x) p(c,c') / (p(c) p(c')) q(c'|y): x brings q(c|x) / √p(c), and y the rest.
+            columns.append(q @ (self.joint / np.outer(np.sqrt(p_x), p_y)).T)
+        return np.hstack(columns).astype(np.float32)
+
+
+def seen(part: HeldOutPairs, probe: softmax.LinearProbe, scores: Float[np.ndarray, "b k k"]) -> HeldOut:
+    """A part as the probe and the critics see it."""
+    q_x, q_y = softmax.class_posterior(probe, part.x), softmax.class_posterior(probe, part.y)
+    predicted = probe.logits(part.rows).argmax(axis=1)
+    return HeldOut(scores, Classified(q_x, q_y, part.c_x, part.c_y, predicted, part.c, part.stratified))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """InfoNCE of the fitted critics' averaged scores on the test pairs, at any K."""
+
+    scorer: Scorer
+    params: Any
+    test: tuple[Float[np.ndarray, "n _"], ...]
+    common_frequencies: Float[np.ndarray, " c"] | None
+    confidence: float
+    known: dict[int, Float[np.ndarray, " v"]] = field(default_factory=dict)  # what was read before, by K
+
+    def pair_nats(self, k: int) -> Float[np.ndarray, " v"]:
+        """Independent values whose mean is InfoNCE at k: of batches where there are eight, else of pairs.
+
+        With pairs for values no second batch is needed, so that k can be as large as the sample. Beyond WHOLE pairs a
+        batch they are the batches' again, however few.
+        """
+        if k not in self.known:
+            self.known[k] = self._read(*(in_batches(view, k) for view in self.test))
+        return self.known[k]
+
+    def _read(self, x: Float[np.ndarray, "b k d"], y: Float[np.ndarray, "b k d"]) -> Float[np.ndarray, " v"]:
+        if x.shape[1] > WHOLE:
+            return np.asarray(read_by_sums(self.scorer, info_nce_of_sums, self.params, x, y), np.float64)
+        one_at_a_time = zip(x[:, None], y[:, None], strict=True)
+        return independent_values(np.asarray(mean_scores(self.scorer, self.params, *pair))[0] for pair in one_at_a_time)
+
+    def kind(self, k: int, values: Float[np.ndarray, " v"]) -> str:
+        """What these values at k are of."""
+        return BATCHES if len(values) == len(self.test[0]) // k else PAIRS
+
+    def __call__(self, k: int) -> tuple[Reading, Float[np.ndarray, " b"]]:
+        values, batches = self.pair_nats(k), len(self.test[0]) // k
+        frequencies = self.common_frequencies
+        reading = Reading(
+            bits=float(values.mean()) / math.log(2),
+            batches=batches,
+            interval=interval_of(values, self.confidence, self.kind(k, values)),
+            ceiling_bits=math.log2(k),
+            max_bits=None if frequencies is None else max_info_nce_bits(k, frequencies),
+        )
+        return reading, values.reshape(batches, -1).mean(axis=1) / math.log(2)
