@@ -501,6 +501,15 @@ def test_classes_that_pass_through_a_channel_are_measured(joint, separation):
     assert estimate.entropy_bits == pytest.approx(stats.entropy(joint.sum(axis=1), base=2))
 
 
+def test_an_offset_leaves_the_estimate_where_it_is():
+    """Of the column that knows the class: float32 has no digits left for it beside the offset."""
+    h = clusters((0, 4, 8, 12), 0)
+    far = h + np.array([1e9, 0, 0, 0])
+    plain, other = (estimate_labels(rows, C, **FAST) for rows in (h, far))
+    assert other.value_bits == pytest.approx(plain.value_bits, abs=1e-3)
+    assert other.lower_bits == pytest.approx(plain.lower_bits, abs=1e-3)
+
+
 def test_distinct_rows_that_know_nothing_certify_nothing():
     """Redrawn, each row's own identity would give its class away: I = H(C) for the bank, 0 for fresh rows."""
     h = np.random.default_rng(0).normal(size=(N, D))

@@ -54,6 +54,10 @@ class HeldOutPairs:
     c: Int[np.ndarray, " m"]
     stratified: bool
 
+    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "HeldOutPairs":
+        """The pairs with other representations of the same images."""
+        return replace(self, x=function(self.x), y=function(self.y), rows=function(self.rows))
+
     @property
     def images(self) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
         """All representations of the part with their classes, for choices that need no independence."""
@@ -89,6 +93,15 @@ class Parts:
     def common_frequencies(self) -> Float[np.ndarray, " c"] | None:
         """p(c) of the class that both views always have in common; None if their classes may differ."""
         return self.frequencies if np.all(self.joint == np.diag(self.joint.diagonal())) else None
+
+    def squashed(self) -> "Parts":
+        """The same images with tame columns: a one-to-one map, by the fit part's quartiles, in float64."""
+        by = center_and_spread(self.fit.astype(np.float64))
+
+        def tame(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+            return squash(h.astype(np.float64), *by).astype(np.float32)
+
+        return replace(self, fit=tame(self.fit), validation=self.validation.mapped(tame), test=self.test.mapped(tame))
 
 
 @dataclass(frozen=True)
@@ -134,6 +147,7 @@ def measure(parts: Parts, options: Options) -> Measured:
     validation has chosen. InfoNCE at k stands beside it.
     Source: Lee et al. 2023, §III-A (same-class sampling), Theorems III.1 and III.2.
     """
+    parts = parts.squashed()
     model = _fit(parts, options)
     size, paid = batch_rows(len(parts.test.x), len(parts.validation.x)), options.confidence + parts.risk
     certificate, certificates = certify(*model.held_out(parts, size), parts.joint, paid)
@@ -208,7 +222,7 @@ def _fit(parts: Parts, options: Options) -> _Model:
         validation_features=chosen_on,
         validation_labels=classes,
     )
-    inputs = _Inputs(probe, parts.joint, parts.common_frequencies is None, *center_and_spread(_wide(parts.fit)))
+    inputs = _Inputs(probe, parts.joint, parts.common_frequencies is None)
     critic = PosteriorCritic(INNER, len(parts.joint), sided=inputs.sided)
     validation, test = (tuple(map(inputs, (part.x, part.y))) for part in (parts.validation, parts.test))
     fitted = fit.fit_by_class(
@@ -222,29 +236,22 @@ def _fit(parts: Parts, options: Options) -> _Model:
     return _Model(probe, Scorer(critic), fitted, validation, test)
 
 
-def _wide(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    return h.astype(np.float64)
-
-
 @dataclass(frozen=True)
 class _Inputs:
-    """Representations as critics read them: squashed columns, and the class posterior in a form whose product is
-    the density ratio of the classes.
+    """Representations as critics read them: with the class posterior in a form whose product is the density ratio of
+    the classes.
 
     sided: whether x and y have columns of their own, as the classes of a pair may differ.
-    center, spread: of the fit part's columns.
     """
 
     probe: softmax.LinearProbe
     joint: Float[np.ndarray, "c c"]
     sided: bool
-    center: Float[np.ndarray, " d"]
-    spread: Float[np.ndarray, " d"]
 
     def __call__(self, h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n _"]:
         p_x, p_y = self.joint.sum(axis=1), self.joint.sum(axis=0)
         q = mix_posterior(softmax.class_posterior(self.probe, h), MIXING)
-        columns = [squash(_wide(h), self.center, self.spread), q / np.sqrt(p_x)[None, :]]
+        columns = [h, q / np.sqrt(p_x)[None, :]]
         if self.sided:
             # Σ q(c|x) p(c,c') / (p(c) p(c')) q(c'|y): x brings q(c|x) / √p(c), and y the rest.
             columns.append(q @ (self.joint / np.outer(np.sqrt(p_x), p_y)).T)
