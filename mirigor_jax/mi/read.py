@@ -17,7 +17,7 @@ from mirigor_jax.mi.confidence import FOLDS, Interval
 from mirigor_jax.mi.critics import CosineCritic, Scorer
 from mirigor_jax.mi.estimators import Estimator
 from mirigor_jax.mi.fit import FitConfig
-from mirigor_jax.mi.values import info_nce_symmetric
+from mirigor_jax.mi.values import info_nce_symmetric, info_nce_terms
 
 LEAST_BATCHES = 8  # for a t-interval over batches; of fewer, over the pairs' influence values
 
@@ -146,7 +146,7 @@ def pair_values(scores: Float[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
     """
     scores = scores.astype(np.float64)
     row_logsumexp, column_logsumexp = special.logsumexp(scores, axis=1), special.logsumexp(scores, axis=0)
-    anchor = math.log(len(scores)) + scores.diagonal() - 0.5 * (row_logsumexp + column_logsumexp)
+    anchor = info_nce_terms(scores.diagonal(), row_logsumexp, column_logsumexp)
     chosen_y = np.exp(scores - row_logsumexp[:, None]).sum(axis=0)  # how often y_i is taken for a partner
     chosen_x = np.exp(scores - column_logsumexp[None, :]).sum(axis=1)
     return anchor + 1 - 0.5 * (chosen_x + chosen_y)
