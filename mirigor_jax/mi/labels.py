@@ -76,15 +76,7 @@ def estimate_labels(
     """
     design = Design.of(labels, seed, confidence)
     (rows,) = _representations([h], labels)
-    options = Options(
-        k=design.check_k(k),
-        seed=seed,
-        num_critics=num_critics,
-        steps=steps,
-        confidence=confidence,
-        tolerance_bits=tolerance_bits,
-        on_progress=on_progress,
-    )
+    options = Options(design.check_k(k), seed, num_critics, steps, confidence, tolerance_bits, on_progress)
     return _measure(design, rows, options).estimate
 
 
@@ -121,15 +113,7 @@ def compare(
     """
     design = Design.of(labels, seed, confidence)
     both = _representations([h_a, h_b], labels)
-    options = Options(
-        k=design.check_k(k),
-        seed=seed,
-        num_critics=num_critics,
-        steps=steps,
-        confidence=confidence,
-        tolerance_bits=tolerance_bits,
-        on_progress=on_progress,
-    )
+    options = Options(design.check_k(k), seed, num_critics, steps, confidence, tolerance_bits, on_progress)
     a, b = (_measure(design, h, options) for h in both)
     nats = a.pair_nats - b.pair_nats
     return Comparison(

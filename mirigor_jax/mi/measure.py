@@ -115,10 +115,10 @@ class Options:
     seed: int = 0
     num_critics: int = 1
     steps: int = STEPS
-    batch_size: int = BATCH
     confidence: float = 0.95
     tolerance_bits: float = 0.1
     on_progress: OnProgress | None = None
+    batch_size: int = BATCH
     warnings: tuple[str, ...] = ()
 
 
