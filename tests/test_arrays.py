@@ -97,14 +97,18 @@ def ksg(x: np.ndarray, y: np.ndarray, neighbors: int = 3) -> float:
 
 @pytest.mark.slow
 def test_nearest_neighbors_agree_where_no_formula_does():
-    """A ring and a wave: nothing a Gaussian copula knows."""
+    """A ring and a wave, nothing a Gaussian copula knows: the mean of three samples, as 600 test pairs err by 0.04."""
     x, y = draw(Gaussian(1, 0.7), 3000)
     assert ksg(x, y) == pytest.approx(0.7, abs=0.05)
-    rng = np.random.default_rng(0)
-    angle, noise = rng.uniform(0, 2 * np.pi, (3000, 1)), rng.normal(size=(2, 3000, 1))
-    ring = np.cos(angle) + 0.1 * noise[0], np.sin(angle) + 0.1 * noise[1]
-    for x, y in (ring, (angle, np.sin(2 * angle) + 0.3 * noise[0])):
-        assert mi.estimate(x, y).value_nats == pytest.approx(ksg(x, y), abs=0.06)
+    rings, waves = [], []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        angle, noise = rng.uniform(0, 2 * np.pi, (3000, 1)), rng.normal(size=(2, 3000, 1))
+        rings.append((np.cos(angle) + 0.1 * noise[0], np.sin(angle) + 0.1 * noise[1]))
+        waves.append((angle, np.sin(2 * angle) + 0.3 * noise[0]))
+    for pairs in (rings, waves):
+        values = [row[0].value_nats for row in mi.estimate_all(pairs)]
+        assert np.mean(values) == pytest.approx(np.mean([ksg(*pair) for pair in pairs]), abs=0.06)
 
 
 def test_monotonic_maps_of_the_columns_change_little(gaussian, gaussian_estimate):
@@ -145,7 +149,7 @@ def test_integers_bools_and_bfloat16_are_numbers():
 def test_fits_together_are_the_fits_alone():
     """Data sets, estimators and seeds share a program and eight devices, and nothing else; 15 do not divide by 8."""
     pairs = [draw(Gaussian(2, nats), 600) for nats in (0.2, 0.8, 1.5, 2.0, 2.5)]
-    names = ["mine", "smile", "nwj"]
+    names = ["mine", "js", "nwj"]  # they read the base apart, where a critic has not left it
     together = mi.estimate_all(pairs, estimators=names, **QUICK)
     for pair, row in zip(pairs, together, strict=True):
         for name, one in zip(names, row, strict=True):
