@@ -214,6 +214,16 @@ def most_bits(certificate: str | None, max_info_nce_bits: float) -> float:
     return max_info_nce_bits if limited else math.inf
 
 
+def value_ceiling_bits(certificate: str | None, shown: Certified, k: int) -> float:
+    """The most that a certificate's statistic can be: log2 of its pairs a batch; infinite if K does not limit it.
+
+    certificate: None for InfoNCE at k itself. shown: what it shows.
+    """
+    if certificate is not None and not CERTIFICATES[certificate].limited_by_k:
+        return math.inf
+    return math.log2(shown.counts.get("k", k))
+
+
 def batch_rows(test_pairs: int, validation_pairs: int) -> int:
     """Pairs to a score matrix of `HeldOut`: sixteen matrices or more, of at most 1,024 pairs.
 

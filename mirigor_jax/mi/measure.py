@@ -21,7 +21,16 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import Evaluation, OnProgress, in_batches
 from mirigor_jax.mi import fit
 from mirigor_jax.mi.certificates import mix_posterior
-from mirigor_jax.mi.certify import CERTIFICATES, Classified, HeldOut, batch_rows, certify, most_bits, shown
+from mirigor_jax.mi.certify import (
+    CERTIFICATES,
+    Classified,
+    HeldOut,
+    batch_rows,
+    certify,
+    most_bits,
+    shown,
+    value_ceiling_bits,
+)
 from mirigor_jax.mi.confidence import BATCHES, PAIRS, interval_of
 from mirigor_jax.mi.critics import CosineCritic, PosteriorCritic, Scorer
 from mirigor_jax.mi.estimators import max_info_nce_bits
@@ -161,13 +170,12 @@ def measure(parts: Parts, options: Options) -> Measured:
     read = _Reader(model.scorer, model.fitted.params, model.test, frequencies, options.confidence)
     pair_nats = read.pair_nats(options.k)
     most = math.log2(options.k) if frequencies is None else max_info_nce_bits(options.k, frequencies)
-    is_limited = CERTIFICATES[certificate].limited_by_k
     estimate = LabelEstimate(
         name=CERTIFICATES[certificate].heading,
         value_bits=chosen.value_bits,
         kind="lower bound",
         k=options.k,
-        ceiling_bits=math.log2(chosen.counts["k"]) if is_limited and "k" in chosen.counts else math.inf,
+        ceiling_bits=value_ceiling_bits(certificate, chosen, options.k),
         interval=chosen.interval,
         lower_bits=chosen.lower_bits,
         upper_bits=parts.upper_bits,

@@ -26,7 +26,15 @@ from mirigor_jax.data.population import Features
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import in_batches
 from mirigor_jax.mi import fit
-from mirigor_jax.mi.certify import CERTIFICATES, Certified, HeldOut, batch_rows, certify, most_bits
+from mirigor_jax.mi.certify import (
+    CERTIFICATES,
+    Certified,
+    HeldOut,
+    batch_rows,
+    certify,
+    most_bits,
+    value_ceiling_bits,
+)
 from mirigor_jax.mi.conclusions import conclusions
 from mirigor_jax.mi.confidence import BATCHES, interval_of
 from mirigor_jax.mi.critics import Scorer
@@ -226,7 +234,7 @@ def _by_head(job: Job, name: str, head: HeadCritic) -> Measured:
         value_bits=chosen.value_bits,
         kind=head.curve[MAIN].kind,
         k=e.k,
-        ceiling_bits=math.log2(chosen.counts.get("k", e.k)),
+        ceiling_bits=value_ceiling_bits(certificate, chosen, e.k),
         interval=chosen.interval,
         lower_bits=chosen.lower_bits,
         upper_bits=upper,
@@ -461,7 +469,7 @@ def fit_probe(job: Job, features: Features, pairing: ByClass) -> probes.LinearPr
 def certify_critic(
     job: Job, params: Any, features: Features, confidence: float
 ) -> tuple[str | None, dict[str, Certified]]:
-    """`certify` of the fitted critic and the class probe: (certificate, every one's counts on test).
+    """`certify` of the fitted critic and the class probe: (certificate, what every one shows of test).
 
     If no attribute is shared, I = 0 needs no certificate; if the views share their image, no class is known of them.
     """
