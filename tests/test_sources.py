@@ -158,6 +158,8 @@ def test_a_set_without_parts_is_split_as_the_library_splits_rows(tmp_path):
     assert sets.is_split
     frequencies = same_class(sets.whole, lambda a: a[:, 0], 3, shared=("class",)).frequencies
     np.testing.assert_allclose(frequencies, np.array(counts) / sum(counts), atol=1e-12)
+    turned = labeled(f"npz:{tmp_path}/a.npz", rotations=True)  # of training images all four turns, of the others one
+    np.testing.assert_array_equal(np.bincount(turned.whole.rows[:, 0]), 4 * np.array(counts))
     some = labeled(f"npz:{tmp_path}/a.npz", classes="0+2")
     np.testing.assert_array_equal(np.bincount(some.whole.rows[:, 0]), [41, 78])
     np.savez(tmp_path / "b.npz", images=pixels(80), labels=CLASSES, images_test=TEST[0], labels_test=TEST[1])

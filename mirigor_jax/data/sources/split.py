@@ -20,7 +20,10 @@ class ImageSets(dict[str, ImageSet]):
     """Sets of images by the names of their parts.
 
     is_split: whether all three were split off one set, whose frequencies of classes are then what counts.
+    turns: how often the training part has each of its images.
     """
+
+    turns = 1
 
     def __init__(self, sets: Mapping[str, ImageSet], *, is_split: bool):
         super().__init__(sets)
@@ -31,7 +34,8 @@ class ImageSets(dict[str, ImageSet]):
         """What pairings of that one set are made of; None if the test part is its maker's own."""
         if not self.is_split:
             return None
-        rows = [self[name].attributes for name in ("train", "validation", "test")]
+        held_out = (np.repeat(self[name].attributes, self.turns, axis=0) for name in ("validation", "test"))
+        rows = [self["train"].attributes, *held_out]
         return replace(self["test"].space, rows=np.concatenate(rows))
 
 

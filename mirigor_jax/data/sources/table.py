@@ -10,7 +10,7 @@ import numpy as np
 
 from mirigor_jax.data import cdp
 from mirigor_jax.data.generated import GeneratedImages
-from mirigor_jax.data.image_set import ImageSet
+from mirigor_jax.data.image_set import ROTATIONS, ImageSet
 from mirigor_jax.data.population import STREAMS, FinitePopulation, GeneratedPopulation, Population
 from mirigor_jax.data.sources.features import read_features
 from mirigor_jax.data.sources.folders import read_folder
@@ -192,6 +192,7 @@ def labeled(
     chosen = choose(classes, class_names)
     if chosen != list(range(len(class_names))):
         sets.update({name: of_classes(images, chosen) for name, images in sets.items()})
+    sets.turns = len(ROTATIONS) if rotations else 1
     for stream, (name, images) in enumerate(sets.items()):
         if rotations:
             images = images.rotated() if name == "train" else images.rotated_once(seed)
