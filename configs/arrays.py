@@ -4,7 +4,7 @@ python -m mirigor_jax.main --config=configs/arrays.py --config.x=x.npy --config.
 python -m mirigor_jax.main --config=configs/arrays.py:seeds=3,estimators=nwj+anchor --config.x=x.csv --config.y=y.csv
 python -m mirigor_jax.main --config=configs/arrays.py --config.x=h.npz:features --config.labels=h.npz:labels
 
-Prints each estimator's value in bits, whether it is a bound, its t-interval and what is certified of I(X;Y); with
+Prints each estimator's value in bits, whether it is a bound, its interval and what is certified of I(X;Y); with
 labels instead of y, the same of I(h_X;h_Y) for two samples of one class.
 """
 

@@ -808,7 +808,7 @@ def test_conclusions_of_a_certified_run():
         "Theorem III.2",
         "at most 0.08 %",
         "The estimate, 5.971 bits, [5.960, 5.982] by Clopper-Pearson of the classifier's errors, is the value of the "
-        "classifier certificate's own statistic, a lower bound in expectation",
+        "classifier certificate's own statistic, which estimates a lower bound of I",
         "InfoNCE reads 5.800 bits at K = 256; its interval, [5.790, 5.810] by t over disjoint batches, is an approx",
         "not a bound: it may exceed I, and here passes the upper end by 0.003 bits",
         "only a larger K can raise it",

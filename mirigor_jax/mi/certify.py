@@ -38,9 +38,10 @@ Counts = dict[str, int]  # the name of each count that a certificate rests on, s
 class Certified:
     """What one certificate shows of I(h_X;h_Y) on a part of the pairs; bits.
 
-    value_bits: its statistic's value, a lower bound of I in expectation. Never below lower_bits, at least 0.
-    lower_bits: the lower limit of that statistic's expectation, and so of I, at the confidence that was asked for.
-    interval: the two-sided interval of the statistic's expectation; None if there is none.
+    value_bits: its statistic's value, which estimates a lower bound of I. Never below lower_bits, at least 0. It is
+        convex in means over the sample, so that its own expectation may lie above that bound by a multiple of 1/n.
+    lower_bits: the lower limit of that bound, and so of I, at the confidence that was asked for.
+    interval: the two-sided interval of that bound; None if there is none.
     counts: what it rests on.
     """
 

@@ -80,7 +80,7 @@ def _value(estimate: Estimate, certificate: str) -> str:
     interval = "" if estimate.interval is None else f", {shown_ends(estimate.interval)} by {estimate.interval.kind}"
     return (
         f"The estimate, {estimate.value_bits:.3f} bits{interval}, is the value of the {certificate} certificate's own "
-        "statistic, a lower bound in expectation: what is certified is its lower limit."
+        "statistic, which estimates a lower bound of I: what is certified is the lower limit of that bound."
     )
 
 

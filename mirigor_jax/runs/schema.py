@@ -73,9 +73,9 @@ class EstimateEntry:
     """estimate.json: an estimate of I(h_X;h_Y) of a run's encoder under one pairing.
 
     name: of the folder in estimates/. shared: the attributes that the two views share.
-    value_bits: the estimate, a lower bound of I in expectation; never below lower_bits.
+    value_bits: the estimate, of a lower bound of I; never below lower_bits.
     statistic: what the value is, in words.
-    interval: of its expectation, two-sided and approximate but for a classifier's.
+    interval: of that bound, two-sided and approximate but for a classifier's.
     lower_bits, upper_bits: I lies between them at `confidence`; the lower end is certified on fresh pairs.
     certificate: the name of the certificate that validation chose. certificates: what every one shows.
     k: pairs a batch of the test part where InfoNCE is quoted.
