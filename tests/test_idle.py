@@ -15,6 +15,7 @@ from mirigor_jax.runs.knobs import RULES
 FEATURES = ["--config=configs/encoder.py", "--config.data.source=features:h.npz"]
 CHECKPOINT = ["--config=configs/encoder.py", "--config.data.source=npz:set.npz", "--config.encoder.path=x.pth"]
 RENDERED = ["--config=configs/encoder.py:size=64", "--config.data.source=cdp", "--config.encoder.path=x.pth"]
+INFO_NCE = "--config.estimate.estimators=('info_nce_symmetric',)"
 PLAIN = "--config.evaluate.metrics=False"
 LABELS = ["--config=configs/arrays.py", "--config.x=x.npy", "--config.labels=y.npy"]
 UNADVERSARIAL = ["--config=configs/invertible.py", "--config.objectives=('critic','infonce')"]
@@ -73,6 +74,16 @@ IDLE = {
         ["--config=configs/images.py:data=npz:set.npz", "--config.data.seed=3"],
         "data.seed=3 is of images that are made, changed or chosen at random, and data.source='npz:set.npz'",
     ),
+    "rate of a critic that is not fitted": (
+        ["--config=configs/cdp.py", INFO_NCE, "--config.estimate.learning_rate=0.1"],
+        "estimate.learning_rate=0.1 is of the critic of the head's architecture, and "
+        "estimate.estimators=('info_nce_symmetric',); leave it out",
+    ),
+    "its checks": (cdp(INFO_NCE, "--config.estimate.eval_every=2"), "eval_every=2 is of the critic of the head's"),
+    "its head, with features": (
+        [*FEATURES, INFO_NCE, "--config.head.features=8"],
+        f"head.features=8 is of training and the critic of the head's architecture, and {OF_FEATURES} and",
+    ),
     "study's own": (
         ["--config=configs/studies/batch_size.py", "--config.run.train.k=8"],
         "run.train.k=8 is set by each run of this study itself; leave it out",
@@ -112,6 +123,13 @@ USED = {
     "images of a set that a critic is fitted on": [*CHECKPOINT, "--config.data.images=99"],
     "options that say nothing": [*CHECKPOINT, "--config.encoder.width=None", "--config.encoder.name="],
     "head, which the critic has too": [*FEATURES, "--config.head.features=8", *options(IMAGES)],
+    "rate of a critic of augmented views": cdp(
+        INFO_NCE, "--config.data.pairing=color+simclr", "--config.estimate.learning_rate=0.1"
+    ),
+    "rate of a critic of independent views": cdp(
+        INFO_NCE, "--config.data.pairing=none", "--config.estimate.learning_rate=0.1"
+    ),
+    "head of a training": ["--config=configs/cdp.py", INFO_NCE, "--config.head.features=8"],
     "metrics": cdp("--config.evaluate.metrics=True", "--config.evaluate.mlp_steps=9"),
     "stream of one of two": cdp("--config.estimate.stream=True", "--config.estimate.extra_pairings=('simclr',)"),
     "random subset": ["--config=configs/images.py", "--config.data.seed=3", "--config.features.fit=99"],

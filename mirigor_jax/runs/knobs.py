@@ -14,6 +14,7 @@ from mirigor_jax.config_files import flatten
 from mirigor_jax.data.pairing import shares_image, split
 from mirigor_jax.data.sources.table import SOURCES, Request, holds_features
 from mirigor_jax.errors import InputError
+from mirigor_jax.mi.estimators import MAIN
 from mirigor_jax.objectives import OBJECTIVES
 
 # Settings of finite sets of images with their defaults; the last two are about pixels, which features have none of.
@@ -92,13 +93,22 @@ def _pairings(config: ConfigDict) -> tuple[str, ...]:
     return (config.data.pairing, *config.estimate.extra_pairings)
 
 
+def _starts_from_posteriors(config: ConfigDict) -> bool:
+    """Whether InfoNCE is all that is asked for, of classes that are shared: no critic of the head's kind is fitted."""
+    parts = [split(text) for text in _pairings(config)]
+    if _features(config):  # of which no augmented views are measured
+        parts = [(shared, augmented) for shared, augmented in parts if not augmented]
+    by_class = all(shared != "none" and not augmented for shared, augmented in parts)
+    return by_class and not config.estimate.stream and tuple(config.estimate.estimators) == (MAIN,)
+
+
 def _without_metrics(config: ConfigDict) -> bool:
     return not config.evaluate.metrics
 
 
-def _unmeasured(where: Callable[[ConfigDict], bool]) -> Callable[[ConfigDict], bool]:
-    """Whether a run is one of these, and has no metrics."""
-    return lambda config: where(config) and _without_metrics(config)
+def _both(one: Callable[[ConfigDict], bool], other: Callable[[ConfigDict], bool]) -> Callable[[ConfigDict], bool]:
+    """Whether a run is what both say."""
+    return lambda config: one(config) and other(config)
 
 
 def _without_temperature(config: ConfigDict) -> bool:
@@ -148,6 +158,8 @@ class Rule:
 
 OF_TRAINING = ("train.", "data.resident", "features.checkpoint")
 TEMPERATURE = ("train.temperature",)  # of the metrics, too
+OF_FITS = ("estimate.learning_rate", "estimate.eval_every")
+HEAD = "the critic of the head's architecture"
 TRAINING, LOSSES = "runs that train an encoder", "contrastive losses and of metrics"
 # The first that a key falls under is the one that is told. How many threads, workers or rows at once read images is of
 # the machine, and never without effect.
@@ -170,9 +182,9 @@ RULES = (
         ("encoder.path",),
         instead="--config.encoder.path=FILE",
     ),
-    Rule(TEMPERATURE, LOSSES, _unmeasured(_features), ("data.source", "evaluate.metrics")),
-    Rule(TEMPERATURE, LOSSES, _unmeasured(_checkpoint), ("encoder.path", "evaluate.metrics")),
-    Rule(TEMPERATURE, LOSSES, _unmeasured(_without_temperature), ("train.objective", "evaluate.metrics")),
+    Rule(TEMPERATURE, LOSSES, _both(_features, _without_metrics), ("data.source", "evaluate.metrics")),
+    Rule(TEMPERATURE, LOSSES, _both(_checkpoint, _without_metrics), ("encoder.path", "evaluate.metrics")),
+    Rule(TEMPERATURE, LOSSES, _both(_without_temperature, _without_metrics), ("train.objective", "evaluate.metrics")),
     Rule(("train.global_batch_norm",), "encoders with BatchNorm", _without_batch_norm, ("encoder.name",)),
     Rule(
         ("evaluate.classes", "evaluate.mlp_steps"),
@@ -193,6 +205,19 @@ RULES = (
         "pairings by class, and views of one image are always streamed",
         lambda c: all(map(shares_image, _pairings(c))),
         ("data.pairing",),
+    ),
+    Rule(OF_FITS, HEAD, _starts_from_posteriors, ("estimate.estimators",)),
+    Rule(
+        ("head.",),
+        f"training and {HEAD}",
+        _both(_features, _starts_from_posteriors),
+        ("data.source", "estimate.estimators"),
+    ),
+    Rule(
+        ("head.",),
+        f"training and {HEAD}",
+        _both(_checkpoint, _starts_from_posteriors),
+        ("encoder.path", "estimate.estimators"),
     ),
     Rule(("data.seed",), "images that are made, changed or chosen at random", _whole_sets, ("data.source",)),
 )
