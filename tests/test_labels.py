@@ -366,7 +366,37 @@ def test_pairs_without_classes_have_the_certificates_of_their_scores(monkeypatch
     monkeypatch.setitem(certify.CERTIFICATES, "half", mine)
     certificate, result = certify.certify(validation, test, None, 0.95)
     assert (certificate, result["half"]) == ("half", Certified(2.0, 0.5, None, {"halves": 2}))
-    assert certify.most_bits("half", 1.0) == math.inf > certify.most_bits("infonce", 1.0) == 1.0
+    assert certify.most_bits(("half", "infonce"), 16, None) == math.inf > certify.most_bits(("infonce",), 16, None) == 4
+    # Of two classes no critic tells more than one bit, and at 16 pairs a little less is to be expected.
+    assert 0.9 < certify.most_bits(("infonce",), 16, np.full(2, 0.5)) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("pairs", "names", "word"),
+    [
+        (2048, ("infonce",), "k-limited"),
+        (16384, ("infonce",), "bounded"),
+        (2048, ("posterior", "infonce"), "bounded"),
+    ],
+)
+def test_k_limits_what_is_certified_where_so_many_pairs_allow_no_larger_one(pairs, names, word, monkeypatch):
+    """InfoNCE's certificate takes the K that its pairs allow, 128 and 1,024, whatever K InfoNCE is read at."""
+    for name in certify.CERTIFICATES.keys() - names:
+        monkeypatch.delitem(certify.CERTIFICATES, name)
+    rng = np.random.default_rng(0)
+    classes = 64
+
+    def part(n: int) -> measure.HeldOutPairs:
+        c = rng.integers(classes, size=n)
+        x, y = (np.eye(classes, dtype=np.float32)[np.where(rng.random(n) < 0.5, c, 0)] for _ in range(2))
+        return measure.HeldOutPairs(x, y, c, c, x, c, stratified=False)
+
+    fit_part = part(2048)
+    joint = np.eye(classes) / classes
+    parts = measure.Parts(fit_part.x, fit_part.c_x, part(pairs), part(pairs), joint, upper_bits=6.0)
+    estimate = measure.measure(parts, measure.Options(k=64, steps=1, batch_size=16)).estimate
+    assert estimate.lower_bits < 5.0
+    assert estimate.verdict == word
 
 
 def test_perfect_representations_hold_all_of_the_class():

@@ -4,7 +4,7 @@ It serves any pairing, and takes what models say of the classes and scores of th
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from mirigor_jax.mi.confidence import (
     clopper_pearson_upper,
     interval_of,
 )
+from mirigor_jax.mi.estimators import max_info_nce_bits
 
 LEAST_PAIRS = 16  # in the test part and in validation: two to a batch, for eight batches
 DEPLETION_SHARE = 0.1  # share of the risk that goes to a class running out of rows: a quarter more pairs than with 0.01
@@ -209,10 +210,14 @@ def certify(validation: HeldOut, test: HeldOut, joint: Joint, confidence: float)
     return max(rehearsed, key=lambda name: rehearsed[name].lower_bits), result
 
 
-def most_bits(certificate: str | None, max_info_nce_bits: float) -> float:
-    """The most that a certificate can show at a K at which InfoNCE shows so much; infinite if K does not limit it."""
-    limited = certificate is not None and CERTIFICATES[certificate].limited_by_k
-    return max_info_nce_bits if limited else math.inf
+def most_bits(certificates: Collection[str], k: int, common_frequencies: Float[np.ndarray, " c"] | None) -> float:
+    """The most that any of these certificates should show of score matrices of k pairs; infinite if K limits not all.
+
+    common_frequencies: p(c) of the class that both views always have in common; None if they have none.
+    """
+    if not all(CERTIFICATES[name].limited_by_k for name in certificates):
+        return math.inf
+    return math.log2(k) if common_frequencies is None else max_info_nce_bits(k, common_frequencies)
 
 
 def value_ceiling_bits(certificate: str | None, shown: Certified, k: int) -> float:

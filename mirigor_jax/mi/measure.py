@@ -169,7 +169,7 @@ def measure(parts: Parts, options: Options) -> Measured:
         )
     read = _Reader(model.scorer, model.fitted.params, model.test, frequencies, options.confidence)
     pair_nats = read.pair_nats(options.k)
-    most = math.log2(options.k) if frequencies is None else max_info_nce_bits(options.k, frequencies)
+    most = most_bits(certificates, size, frequencies)
     estimate = LabelEstimate(
         name=CERTIFICATES[certificate].heading,
         value_bits=chosen.value_bits,
@@ -181,7 +181,7 @@ def measure(parts: Parts, options: Options) -> Measured:
         upper_bits=parts.upper_bits,
         confidence=options.confidence,
         certificate=certificate,
-        verdict=verdict(chosen.lower_bits, parts.upper_bits, options.tolerance_bits, most_bits(certificate, most)),
+        verdict=verdict(chosen.lower_bits, parts.upper_bits, options.tolerance_bits, most),
         pairs=len(parts.test.x),
         seed_bits=seed_bits,
         info_nce=read(options.k)[0],

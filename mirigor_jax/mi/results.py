@@ -346,9 +346,10 @@ def claim(lower_bits: float, upper_bits: float | None, confidence: float) -> str
 
 
 def verdict(lower_bits: float | None, upper_bits: float | None, tolerance_bits: float, most_bits: float) -> Verdict:
-    """In one word what [lower_bits, upper_bits] allows; most_bits: the most that could be shown at the run's K.
+    """In one word what [lower_bits, upper_bits] allows; most_bits: the most that a certificate could show.
 
-    `certified`: the ends meet within the tolerance. `k-limited`: they do not, and no critic could make them at this K.
+    `certified`: the ends meet within the tolerance. `k-limited`: they do not, and no critic could make them, as every
+    certificate reads batches of fewer pairs than that takes.
     `bounded`: they do not, or there is no upper end. `not-a-bound`: no lower end, the estimator gives no guarantee.
     """
     if lower_bits is None:

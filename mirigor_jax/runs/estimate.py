@@ -228,7 +228,8 @@ def _by_head(job: Job, name: str, head: HeadCritic) -> Measured:
     # Without a certificate the views are independent: I is 0, and InfoNCE is what there is to see.
     interval = quoted.interval and quoted.interval.positive_part
     chosen = certificates[certificate] if certificate else Certified(max(0.0, quoted.bits), 0.0, interval, {})
-    most = most_bits(certificate, quoted.max_bits or math.log2(e.k))
+    parts = (len(head.features[part]["h_x"]) for part in ("test", "validation"))
+    most = most_bits(certificates, batch_rows(*parts), job.pairing.common_frequencies)
     result = Estimate(
         name=name,
         value_bits=chosen.value_bits,
