@@ -60,27 +60,18 @@ def run(
     given: keys that the command line names. Raises InputError if there is no such kind, if it cannot be run as asked,
     and for a given setting without effect, before anything is written.
     """
-    kind = _kind_of(config)
+    if config.kind not in RUN_KINDS:
+        raise InputError(f"unknown kind '{config.kind}'; choose one of {', '.join(RUN_KINDS)}")
+    kind = RUN_KINDS[config.kind]
     if not kind.is_shared and jax.process_count() > 1:
         raise InputError(f"a job of kind {config.kind} is one process's; start it without the others")
     if not kind.is_watched and monitoring != NO_MONITORING:
         raise InputError(
             f"--tensorboard and --profile are of trainings and their critics; a job of kind {config.kind} has none"
         )
-    refuse_idle(config, given)
-    kind.run(config, name, workdir, monitoring)
-
-
-def refuse_idle(config: ConfigDict, given: Sequence[str]) -> None:
-    """Raises InputError for a setting without effect, and for an unknown kind. given: keys of the command line."""
     values = flatten(config)
     said = [key for key in given if values[key] not in (None, "")]
-    if said and (idle := _kind_of(config).idle(config, said)):
+    if said and (idle := kind.idle(config, said)):
         key, words = next(iter(idle.items()))
         raise InputError(f"{key}={values[key]!r} {words}")
-
-
-def _kind_of(config: ConfigDict) -> RunKind:
-    if config.kind not in RUN_KINDS:
-        raise InputError(f"unknown kind '{config.kind}'; choose one of {', '.join(RUN_KINDS)}")
-    return RUN_KINDS[config.kind]
+    kind.run(config, name, workdir, monitoring)

@@ -335,10 +335,11 @@ def _one_image(space: AttributeSpace, channel: Channel | None = None) -> Pairing
 
 
 AUGMENTED = "simclr"  # the word that augments each view; alone, it also makes both views one image's
+INDEPENDENT = "none"  # what the text of independent views says
 # What makes a pairing, by its name in `data.pairing`: (the population's AttributeSpace, the Channel that a user asks
 # for or None) → the pairing; a maker that has no use for a channel takes the space alone. Any other text is names of
 # attributes joined by "+".
-PAIRINGS: dict[str, Callable[..., Pairing]] = {"class": _class, "all": _all, "none": _none, AUGMENTED: _one_image}
+PAIRINGS: dict[str, Callable[..., Pairing]] = {"class": _class, "all": _all, INDEPENDENT: _none, AUGMENTED: _one_image}
 
 
 def split(text: str) -> tuple[str, bool]:
@@ -353,6 +354,11 @@ def split(text: str) -> tuple[str, bool]:
 def shares_image(text: str) -> bool:
     """Whether a pairing's text names two augmented views of one image."""
     return split(text) == ("", True)
+
+
+def shares_nothing(text: str) -> bool:
+    """Whether a pairing's text names independent views."""
+    return split(text)[0] == INDEPENDENT
 
 
 def parse(

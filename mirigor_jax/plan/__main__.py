@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mirigor_jax import config_files, kinds
+from mirigor_jax import config_files
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import write_figure, write_json, write_text
 from mirigor_jax.plan import chips, report, search
@@ -97,10 +97,9 @@ def main(argv: list[str] | None = None) -> int:
     jax.config.update("jax_enable_compilation_cache", False)  # it can't load programs for devices that are not there
     try:
         rest, options = config_files.pop_flags(argv, topology=str, classes=int, only=str, sweep=bool)
-        config, name, workdir, given = config_files.parse(rest)
+        config, name, workdir, _ = config_files.parse(rest)
         if options["topology"] is None:
             raise InputError("give --topology=KIND:SHAPE, for example --topology=v5e:4x4")
-        kinds.refuse_idle(config, given)
         folder = Path(workdir or f"plans/{name}-{options['topology'].replace(':', '_')}").expanduser()
         only = (options["only"] or ",".join(STAGES)).split(",")
         run(config, options["topology"], folder, classes=options["classes"], only=only, sweep=options["sweep"])

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from mirigor_jax import models
 from mirigor_jax.config_files import flatten
-from mirigor_jax.data.pairing import shares_image, split
+from mirigor_jax.data.pairing import shares_image, shares_nothing, split
 from mirigor_jax.data.sources.table import SOURCES, Request, holds_features
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.estimators import MAIN
@@ -95,10 +95,10 @@ def _pairings(config: ConfigDict) -> tuple[str, ...]:
 
 def _starts_from_posteriors(config: ConfigDict) -> bool:
     """Whether InfoNCE is all that is asked for, of classes that are shared: no critic of the head's kind is fitted."""
-    parts = [split(text) for text in _pairings(config)]
+    pairings = _pairings(config)
     if _features(config):  # of which no augmented views are measured
-        parts = [(shared, augmented) for shared, augmented in parts if not augmented]
-    by_class = all(shared != "none" and not augmented for shared, augmented in parts)
+        pairings = tuple(text for text in pairings if not split(text)[1])
+    by_class = not any(split(text)[1] or shares_nothing(text) for text in pairings)
     return by_class and not config.estimate.stream and tuple(config.estimate.estimators) == (MAIN,)
 
 
