@@ -33,5 +33,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seeds = args.seeds
     config.seed = args.seed
     config.confidence = 0.95
+    config.rows = "checked"  # or "independent", to state that they are
     config.k, config.steps = args.k, args.steps  # None: the library's own choice
     return config

@@ -150,6 +150,7 @@ def base() -> ConfigDict:
     config.estimate.extra_pairings = ()  # further pairings to estimate the encoder under, as configs/estimate.py does
     config.estimate.confidence = 0.95
     config.estimate.tolerance_bits = 0.1
+    config.estimate.rows = "checked"  # or "independent", to state that the images of a set are
 
     config.evaluate = ConfigDict()
     config.evaluate.l2 = (1e-5, 1e-4, 1e-3, 1e-2)

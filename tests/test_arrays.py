@@ -142,7 +142,7 @@ def test_integers_bools_and_bfloat16_are_numbers():
         estimate = mi.estimate(x, classes, **QUICK)
         truth = 2.0 if np.asarray(x).dtype != bool else 2 - 0.75 * np.log2(3)
         assert estimate.value_bits == pytest.approx(truth, abs=0.2)
-        assert "test pairs stand in the fit" in estimate.warnings[0]  # discrete, so they must
+        assert not estimate.warnings  # rows repeat, as those of discrete distributions do
 
 
 @pytest.mark.slow
@@ -280,7 +280,7 @@ def test_values_are_scaled_by_their_quartiles_and_rare_ones_by_their_deviation()
 def test_the_base_claims_nothing_of_noise():
     """200 columns fitted to 600 rows correlate almost perfectly there; on validation they do not."""
     x, y = np.random.default_rng(0).normal(size=(2, 1000, 200))
-    split = api.Split.of(x, y)
+    [split] = api.split([(x, y)])
     assert np.all(split.base_x[2] @ split.base_y[2].T == 0)
 
 
@@ -333,14 +333,24 @@ def test_constant_columns_are_kept_and_told(gaussian, gaussian_estimate):
 
 
 @pytest.mark.slow
-def test_duplicates_across_the_split_are_told(gaussian, gaussian_estimate):
+def test_duplicates_across_the_split_withhold_the_certificate_and_a_few_are_left_out(gaussian, gaussian_estimate):
     assert gaussian_estimate.warnings == ()
     x, y = (np.concatenate([v[:500], v[:500]]) for v in gaussian)
-    (warning,) = mi.estimate(x, y, **QUICK).warnings
     order = np.argsort(row_keys(1000))  # the rows with the smallest keys are test rows
     again = sum((i % 500) in {j % 500 for j in order[200:]} for i in order[:200])
     assert 0 < again < 200
-    assert warning.startswith(f"{again} of 200 test pairs stand in the fit or validation part too")
+    estimate = mi.estimate(x, y, **QUICK)
+    assert (estimate.lower_bits, estimate.interval, estimate.certificate) == (None, None, None)
+    assert (estimate.certificates, estimate.verdict) == ({}, "not-independent")
+    assert f"withheld, as {again} of 200 test rows are copies" in str(estimate)
+    stated = mi.estimate(x, y, rows="independent", **QUICK)
+    assert (stated.verdict, stated.value_bits, stated.warnings) == ("bounded", estimate.value_bits, ())
+    x, y = (v[:1000].copy() for v in gaussian)
+    for view in (x, y):
+        view[order[:4]] = view[order[-4:]]
+    few = mi.estimate(x, y, **QUICK)
+    assert few.warnings == ("4 of 200 test rows are copies of others and were left out",)
+    assert (few.pairs, few.verdict) == (196, "bounded")
 
 
 X, Y = np.random.default_rng(0).normal(size=(2, 200, 2))
@@ -349,7 +359,7 @@ X, Y = np.random.default_rng(0).normal(size=(2, 200, 2))
 def test_pairs_are_split_60_20_20_by_their_numbers_and_stand_in_the_keys_order():
     """Rows are told by the rank of their squashed value, the second column that critics read."""
     numbers = np.arange(250.0)[:, None]
-    split = api.Split.of(numbers, numbers + 0.5)
+    [split] = api.split([(numbers, numbers + 0.5)])
     by_key = np.argsort(row_keys(250))
     for view in (split.x, split.y):
         ranks = np.argsort(np.argsort(np.concatenate(view)[:, 1]))

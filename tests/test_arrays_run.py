@@ -205,7 +205,7 @@ def test_the_config_reaches_the_library_and_what_is_missing_alone_is_done(folder
     np.testing.assert_array_equal(first.pop("pairs"), [[column[:, None] for column in pairs()]])
     assert first == {
         "estimators": ["nwj", "mine", "anchor"], "critic": "separable", "k": 50, "batch_size": 32,
-        "num_critics": 3, "seed": 7, "confidence": 0.9,
+        "num_critics": 3, "seed": 7, "confidence": 0.9, "rows": "checked",
     }  # fmt: skip
     (folder / "run/estimates/mine/estimate.json").unlink()
     assert main([*command, "--config.y=y.csv"]) == 0  # the same numbers from another file

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mirigor_jax.data.draws import parts_of, row_keys
 from mirigor_jax.errors import InputError
@@ -21,6 +21,7 @@ from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, Re
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator, resolve
 from mirigor_jax.mi.gaussian import features, gaussian_copula_embeddings, normal_scores
 from mirigor_jax.mi.results import Estimate, Estimates, Reading
+from mirigor_jax.mi.rows import Findings, Rows, check_pairs
 
 LEAST = 110  # pairs: a default batch to fit on, and eight batches of two to certify by
 FOLDS = 10  # of the jackknife
@@ -52,6 +53,7 @@ def estimate(
     num_critics: int = 1,
     seed: int = 0,
     confidence: float = 0.95,
+    rows: Rows = "checked",
     on_progress: OnProgress | None = None,
 ) -> Estimate:
     """Estimate I(X;Y) of n independent pairs of rows, with an interval, and a certificate if the estimator is a bound.
@@ -77,6 +79,8 @@ def estimate(
         seed: of the critics' start and the batches.
         confidence: in [0.5, 1). Of the interval (a t-interval by a delete-a-fold jackknife) and of the certificate
             (`info_nce_lower_bits` of the same scores, for lower bounds only).
+        rows: "checked": where rows contradict that they are independent draws, as neighbors in a series or copies do,
+            interval and certificate are withheld, and a few copies are left out. "independent": it is stated.
         on_progress: called as on_progress(step, steps, note) at every evaluation on validation.
 
     Returns:
@@ -99,6 +103,7 @@ def estimate(
         num_critics=num_critics,
         seed=seed,
         confidence=confidence,
+        rows=rows,
         on_progress=on_progress,
     )[0][0]
 
@@ -118,6 +123,7 @@ def estimate_all(
     num_critics: int = 1,
     seed: int = 0,
     confidence: float = 0.95,
+    rows: Rows = "checked",
     on_progress: OnProgress | None = None,
 ) -> Estimates:
     """Estimate I(X;Y) of every data set by every estimator, all critics fitted at once.
@@ -128,7 +134,7 @@ def estimate_all(
         pairs: data sets (x, y), as `estimate` takes them, of equal shapes.
         estimators: names of `ESTIMATORS`, or what their constructors return.
         critic, k, negatives, batch_size, steps, learning_rate, weight_decay, base, num_critics, seed, confidence,
-        on_progress: as in `estimate`, the same for all.
+        rows, on_progress: as in `estimate`, the same for all.
 
     Returns:
         `Estimates`, whose [i][j] is the `Estimate` of pairs[i] by estimators[j].
@@ -143,7 +149,7 @@ def estimate_all(
         weight_decay,
         confidence,
     )
-    sets = _split(pairs)
+    sets = split(pairs, rows)
     fitted_on, tested_on = (len(sets[0].x[part]) for part in (0, 2))
     if batch_size > fitted_on:
         raise InputError(f"batch_size = {batch_size} exceeds the {fitted_on:,} pairs of the fit part; lower it")
@@ -187,12 +193,19 @@ def _check_options(above_zero: dict[str, int | float], weight_decay: float, conf
         raise InputError(f"confidence = {confidence}: expected in [0.5, 1); 0.95 is usual")
 
 
-def _split(pairs: Sequence[tuple[Any, Any]]) -> list["Split"]:
-    """Every data set's parts; InputError where one is no data set, or they have not one shape."""
+def split(pairs: Sequence[tuple[Any, Any]], rows: Rows = "checked") -> list["Split"]:
+    """Every data set's parts. Raises InputError where one is no data set, or they have not one shape."""
     samples = [_arrays(x, y) for x, y in pairs]
     if len(shapes := {(x.shape, y.shape) for x, y in samples}) != 1:
         raise InputError(f"data sets have shapes {sorted(shapes)}: expected the same of all; estimate the others apart")
-    return [Split.of(x, y) for x, y in samples]
+    # The split depends on rows' numbers alone, so it is that of all sets.
+    keys = row_keys(len(samples[0][0]))
+    fitted, validation, test = parts_of(np.zeros(len(keys), int), keys)
+    findings = [check_pairs(x, y, test, rows) for x, y in samples]
+    left = test[~np.any([one.copies for one in findings], axis=0)]
+    # Batches are cut off in the order of the keys, whatever the order of the rows.
+    order = [part[np.argsort(keys[part])] for part in (fitted, validation, left)]
+    return [Split.of(x, y, order, found) for (x, y), found in zip(samples, findings, strict=True)]
 
 
 def _check_k(k: int | None, tested_on: int, estimators: Sequence[Estimator]) -> int:
@@ -230,7 +243,7 @@ def _estimate_group(
         critics = jax.tree.map(lambda leaf, at=at: leaf[at : at + count], params)
         held_out = [(np.asarray(part.x[d]), np.asarray(part.y[d])) for part in (validation, test)]
         result = _read(fit_config, fit_config.estimators[e], critics, (held_out[0], held_out[1]), reading)
-        estimates[d, e] = replace(result, warnings=sets[d].warnings)
+        estimates[d, e] = sets[d].findings.applied_to(result)
     return estimates
 
 
@@ -344,6 +357,9 @@ def _arrays(x: Any, y: Any) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray,
 
 def as_rows(values: Any, name: str) -> Float[np.ndarray, "n d"]:
     """Rows in float64, from any framework."""
+    if np.ma.is_masked(values):
+        rows = int(np.any(np.ma.getmaskarray(values).reshape(len(values), -1), axis=1).sum())
+        raise InputError(f"{name} has masked values in {rows:,} of {len(values):,} rows; drop those rows, or fill them")
     array = np.from_dlpack(values) if hasattr(values, "__dlpack__") and not hasattr(values, "__array__") else values
     array = np.asarray(array)
     if jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 too, which NumPy alone does not know
@@ -363,47 +379,38 @@ def as_rows(values: Any, name: str) -> Float[np.ndarray, "n d"]:
 
 @dataclass(frozen=True)
 class Split:
-    """Three disjoint parts of a data set (fit, validation, test) as critics read them, and what to warn of."""
+    """Three disjoint parts of a data set (fit, validation, test) as critics read them, and what speaks against it."""
 
     x: tuple[Float[np.ndarray, "_ p"], ...]
     y: tuple[Float[np.ndarray, "_ q"], ...]
     base_x: tuple[Float[np.ndarray, "_ r"], ...]
     base_y: tuple[Float[np.ndarray, "_ r"], ...]
-    warnings: tuple[str, ...]
+    findings: Findings
 
     @property
     def rank(self) -> int:
         return self.base_x[0].shape[1]
 
     @classmethod
-    def of(cls, x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"]) -> "Split":
-        keys = row_keys(len(x))
-        # Batches are cut off in the order of the keys, whatever the order of the rows.
-        order = [rows[np.argsort(keys[rows])] for rows in parts_of(np.zeros(len(x), int), keys)]
+    def of(
+        cls,
+        x: Float[np.ndarray, "n p"],
+        y: Float[np.ndarray, "n q"],
+        order: Sequence[Int[np.ndarray, " _"]],
+        findings: Findings,
+    ) -> "Split":
+        """order: the rows of each part."""
         raw_x, raw_y = ([rows[part] for part in order] for rows in (x, y))
-        warnings = []
-        for name, parts in (("x", raw_x), ("y", raw_y)):
-            if constant := int(np.sum(np.ptp(parts[0], axis=0) == 0)):
-                warnings.append(f"{constant} of {parts[0].shape[1]} columns of {name} are constant")
-        tested = len(order[2])
-        if repeated := repeated_rows(np.hstack([x, y])[np.concatenate(order)], len(x) - tested):
-            warnings.append(
-                f"{repeated:,} of {tested:,} test pairs stand in the fit or validation part too; unless the "
-                "data are discrete they are no fresh samples, and neither estimate nor certificate is to be trusted"
-            )
+        constants = [
+            f"{constant} of {parts[0].shape[1]} columns of {name} are constant"
+            for name, parts in (("x", raw_x), ("y", raw_y))
+            if (constant := int(np.sum(np.ptp(parts[0], axis=0) == 0)))
+        ]
+        findings = replace(findings, warnings=(*constants, *findings.warnings))
         scores_x, scores_y = normal_scores(raw_x), normal_scores(raw_y)
         base_x, base_y = gaussian_copula_embeddings(scores_x, scores_y)
-        return cls(features(scores_x, raw_x), features(scores_y, raw_y), base_x, base_y, tuple(warnings))
+        return cls(features(scores_x, raw_x), features(scores_y, raw_y), base_x, base_y, findings)
 
     def rows(self, part: int, based: bool) -> tuple[np.ndarray, np.ndarray]:
         x, y = self.x[part], self.y[part]
         return (np.hstack([x, self.base_x[part]]), np.hstack([y, self.base_y[part]])) if based else (x, y)
-
-
-def repeated_rows(rows: Float[np.ndarray, "n d"], first_test: int) -> int:
-    """How many rows from `first_test` on equal an earlier one, by a 64-bit hash of their bits."""
-    generator = np.random.default_rng(0)
-    odd: Any = generator.integers(0, 2**63, rows.shape[1], dtype=np.uint64) * 2 + 1
-    bits: Any = (rows + 0.0).view(np.uint64)  # -0.0 is 0.0
-    hashes: Any = np.sum((bits ^ (bits >> 29)) * odd[None, :], axis=1, dtype=np.uint64)
-    return int(np.isin(hashes[first_test:], hashes[:first_test]).sum())

@@ -42,6 +42,8 @@ def _claims(estimate: Estimate, certificates: Mapping[str, Certified]) -> list[s
     lower_bits, certificate = estimate.lower_bits, estimate.certificate
     if estimate.upper_bits == 0:
         return ["The views share nothing, so I(h_X;h_Y) = 0 for every encoder, by data processing."]
+    if estimate.verdict == "not-independent":
+        return [f"Nothing is certified: {estimate.warnings[0]}."]
     if lower_bits is None or certificate is None:
         return ["Nothing is certified: every number here is a point estimate."]
     claimed = claim(lower_bits, estimate.upper_bits, estimate.confidence)

@@ -4,7 +4,7 @@ Representations and labels are all it takes.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from itertools import islice
@@ -24,6 +24,7 @@ from mirigor_jax.mi.confidence import interval_of
 from mirigor_jax.mi.estimators import max_info_nce_bits
 from mirigor_jax.mi.measure import STEPS, WHOLE, HeldOutPairs, Measured, Options, Parts, measure
 from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate
+from mirigor_jax.mi.rows import Rows, check_labeled
 
 LEAST_ROWS = 10  # of a class: two of them are then test rows
 
@@ -38,6 +39,7 @@ def estimate_labels(
     steps: int = STEPS,
     confidence: float = 0.95,
     tolerance_bits: float = 0.1,
+    rows: Rows = "checked",
     on_progress: OnProgress | None = None,
 ) -> LabelEstimate:
     """Estimate I_class = I(h_X;h_Y) of representations under same-class pairing, certified, with H(C) and NMI.
@@ -63,6 +65,9 @@ def estimate_labels(
         steps: most steps of the fit, which ends early once validation gains no more.
         confidence: in [0.5, 1). Of the intervals and of the certificates.
         tolerance_bits: bits. The interval's width up to which the verdict is "certified".
+        rows: "checked": where rows contradict that they are independent given their class, as neighbors in a video or
+            copies do, interval and certificate are withheld, and a few copies are left out. "independent": you state
+            that they are.
         on_progress: called as on_progress(step, steps, note) at every evaluation on validation.
 
     Returns:
@@ -75,9 +80,9 @@ def estimate_labels(
     Source: Lee et al. 2023, §III-A (same-class sampling), Theorems III.1 and III.2; Poole et al. 2019, eq. 10.
     """
     design = Design.of(labels, seed, confidence)
-    (rows,) = _representations([h], labels)
+    [representations] = _representations([h], labels)
     options = Options(design.check_k(k), seed, num_critics, steps, confidence, tolerance_bits, on_progress)
-    return _measure(design, rows, options).estimate
+    return _measure(design, [representations], rows, options)[0].estimate
 
 
 def compare(
@@ -91,6 +96,7 @@ def compare(
     steps: int = STEPS,
     confidence: float = 0.95,
     tolerance_bits: float = 0.1,
+    rows: Rows = "checked",
     on_progress: OnProgress | None = None,
 ) -> Comparison:
     """Compare two encoders: is A's I_class larger than B's? By InfoNCE on the same test pairs.
@@ -103,7 +109,7 @@ def compare(
         h_a: (n, d) numbers. Encoder A's representations.
         h_b: (n, e) numbers. Encoder B's of the same images, in the same order.
         labels: (n,) integers, strings or bools. The class of each image.
-        k, seed, num_critics, steps, confidence, tolerance_bits, on_progress: as in `estimate_labels`.
+        k, seed, num_critics, steps, confidence, tolerance_bits, rows, on_progress: as in `estimate_labels`.
 
     Returns:
         The `Comparison`: both estimates, and their paired difference with its interval, in bits.
@@ -114,15 +120,15 @@ def compare(
     design = Design.of(labels, seed, confidence)
     both = _representations([h_a, h_b], labels)
     options = Options(design.check_k(k), seed, num_critics, steps, confidence, tolerance_bits, on_progress)
-    a, b = (_measure(design, h, options) for h in both)
+    a, b = _measure(design, both, rows, options)
     nats = a.pair_nats - b.pair_nats
     return Comparison(
         a.estimate,
         b.estimate,
         difference_bits=float(nats.mean()) / math.log(2),
         interval=interval_of(nats, confidence, a.kind_of_nats),
-        k=options.k,
-        max_info_nce_bits=max_info_nce_bits(options.k, design.frequencies),
+        k=a.estimate.k,
+        max_info_nce_bits=max_info_nce_bits(a.estimate.k, design.frequencies),
         confidence=confidence,
     )
 
@@ -264,34 +270,38 @@ def _representations(several: list[Any], labels: Any) -> list[Float[np.ndarray, 
     return arrays
 
 
-def _measure(design: Design, h: Float[np.ndarray, "n d"], options: Options) -> Measured:
-    def held_out(rows: Int[np.ndarray, " m"], pairs: Int[np.ndarray, "p 2"]) -> HeldOutPairs:
+def _measure(
+    design: Design, several: Sequence[Float[np.ndarray, "n _"]], stated: Rows, options: Options
+) -> list[Measured]:
+    """Several encoders' representations of the same images, measured on the same rows."""
+    findings = [check_labeled(h, design.classes, design.test, stated) for h in several]
+    copies = np.any([found.copies for found in findings], axis=0)
+
+    def held_out(h: np.ndarray, rows: Int[np.ndarray, " m"], pairs: Int[np.ndarray, "p 2"]) -> HeldOutPairs:
         (x, y), classes = pairs.T, design.classes
         return HeldOutPairs(h[x], h[y], classes[x], classes[y], h[rows], classes[rows], stratified=True)
 
-    parts = Parts(
-        fit=h[design.fit],
-        fit_classes=design.classes[design.fit],
-        validation=held_out(design.validation, design.pairs[0]),
-        test=held_out(design.test, design.pairs[1]),
-        joint=np.diag(design.frequencies),
-        upper_bits=float(entr(design.frequencies).sum()) / math.log(2),
-        risk=DEPLETION_SHARE * (1 - options.confidence),
+    results = []
+    for h, found in zip(several, findings, strict=True):
+        parts = Parts(
+            fit=h[design.fit],
+            fit_classes=design.classes[design.fit],
+            validation=held_out(h, design.validation, design.pairs[0]),
+            test=held_out(h, design.test, design.pairs[1]).without(copies),
+            joint=np.diag(design.frequencies),
+            upper_bits=float(entr(design.frequencies).sum()) / math.log(2),
+            risk=DEPLETION_SHARE * (1 - options.confidence),
+        )
+        measured = measure(parts, replace(options, k=min(options.k, len(parts.test.x)), warnings=_few_rows(design)))
+        results.append(replace(measured, estimate=found.applied_to(measured.estimate)))
+    return results
+
+
+def _few_rows(design: Design) -> tuple[str, ...]:
+    tested = len(design.test)
+    if 4 * len(design.pairs[1]) >= tested // 2:
+        return ()
+    return (
+        f"classes have few rows: {len(design.pairs[1]):,} pairs from {tested:,} test rows; more rows of the rarest "
+        "classes would give more, and a better certificate",
     )
-    return measure(parts, replace(options, warnings=_warnings(design, h)))
-
-
-def _warnings(design: Design, h: Float[np.ndarray, "n d"]) -> tuple[str, ...]:
-    messages, tested = [], len(design.test)
-    order = np.concatenate([design.fit, design.validation, design.test])
-    if repeated := api.repeated_rows(h[order], len(h) - tested):
-        messages.append(
-            f"{repeated:,} of {tested:,} test rows stand in the fit or validation part too; unless the representation "
-            "is discrete they are no fresh images, and neither estimate nor certificate is to be trusted"
-        )
-    if 4 * len(design.pairs[1]) < tested // 2:
-        messages.append(
-            f"classes have few rows: {len(design.pairs[1]):,} pairs from {tested:,} test rows; more rows of the rarest "
-            "classes would give more, and a better certificate"
-        )
-    return tuple(messages)

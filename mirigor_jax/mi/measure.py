@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.special import entr
 
 from mirigor_jax import softmax
@@ -37,6 +37,7 @@ from mirigor_jax.mi.estimators import max_info_nce_bits
 from mirigor_jax.mi.gaussian import center_and_spread, squash
 from mirigor_jax.mi.read import independent_values, mean_scores, read_by_sums
 from mirigor_jax.mi.results import LabelEstimate, Reading, verdict
+from mirigor_jax.mi.rows import hashes
 from mirigor_jax.mi.values import info_nce_of_sums
 
 BATCH, STEPS, EVAL_EVERY = 256, 1000, 50  # pairs a step of the fit, most of these steps, and from check to check
@@ -66,6 +67,22 @@ class HeldOutPairs:
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "HeldOutPairs":
         """The pairs with other representations of the same images."""
         return replace(self, x=function(self.x), y=function(self.y), rows=function(self.rows))
+
+    def without(self, copies: Bool[np.ndarray, " m"]) -> "HeldOutPairs":
+        """Without these rows and the pairs that they are in.
+
+        Raises InputError where no row of a class is left.
+        """
+        if not copies.any():
+            return self
+        if lost := np.setdiff1d(self.c, self.c[~copies]).size:
+            raise InputError(
+                f"all test rows of {lost} classes are copies of rows outside of the test part; drop copies"
+            )
+        copied = hashes(self.rows[copies])
+        kept = ~(np.isin(hashes(self.x), copied) | np.isin(hashes(self.y), copied))
+        pairs = {name: getattr(self, name)[kept] for name in ("x", "y", "c_x", "c_y")}
+        return replace(self, **pairs, rows=self.rows[~copies], c=self.c[~copies])
 
     @property
     def images(self) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]]:

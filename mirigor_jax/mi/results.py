@@ -1,8 +1,9 @@
 """What is returned of I(h_X;h_Y): estimates, curves and comparisons, and what is claimed in a word or a sentence."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 else:
     Figure = Any  # matplotlib is imported by those who draw
 
-Verdict = Literal["certified", "bounded", "k-limited", "not-a-bound"]
+Verdict = Literal["certified", "bounded", "k-limited", "not-a-bound", "not-independent"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Estimate:
     info_nce: InfoNCE of the same critics at k, if the value is another; None if it was not read.
     certificates: what every certificate that applies shows of the test part.
     note: the estimator's bias, in words.
-    warnings: what speaks against the data, in words.
+    warnings: what speaks against the data, in words; a certificate that is withheld for it first.
     """
 
     name: str
@@ -92,8 +93,52 @@ class Estimate:
         """Their standard deviation; None for a single critic."""
         return float(np.std(self.seed_bits, ddof=1)) if len(self.seed_bits) > 1 else None
 
+    @property
+    def limit_bits(self) -> float:
+        """The most that the value, or a lower end of so many test pairs, can be.
+
+        Source: McAllester & Stratos 2020: what n pairs certify is ln n nats at most.
+        """
+        return min(self.ceiling_bits, math.log2(self.pairs) if self.pairs else math.inf)
+
+    def withheld(self, contradiction: str) -> Self:
+        """The estimate without a certificate and an interval, as its rows are not independent. contradiction: why."""
+        reason = (
+            f"the certificate is withheld, as {contradiction}; if rows are independent draws all the same, state "
+            'rows="independent"'
+        )
+        return replace(
+            self,
+            interval=None,
+            lower_bits=None,
+            certificate=None,
+            certificates={},
+            verdict="not-independent",
+            warnings=(reason, *self.warnings),
+        )
+
     def __str__(self) -> str:
-        """The estimate and what is certified, in a sentence."""
+        """The estimate, what is certified and what speaks against it, in sentences."""
+        return " ".join([self.sentence, *(f"Warning: {warning}." for warning in self.warnings)])
+
+    @property
+    def sentence(self) -> str:
+        """The estimate and what is certified, without what speaks against the data."""
+        return " ".join([self._claim, *self._near_its_limit])
+
+    @property
+    def _near_its_limit(self) -> list[str]:
+        """Where more pairs might show more: within a nat of the most that so many can."""
+        more = self.upper_bits is None or self.upper_bits > self.limit_bits
+        if not more or self.value_bits < self.limit_bits - 1 / math.log(2):
+            return []
+        of = f"K = {self.k:,}" if self.limit_bits == self.ceiling_bits else f"{self.pairs:,} test pairs"
+        return [
+            f"It is within a nat of {self.limit_bits:.3f} bits, the most that {of} can show: I may be far above it."
+        ]
+
+    @property
+    def _claim(self) -> str:
         estimate = f"{self._what} reads {self.value_bits:z.3f} bits ({self.kind})"
         if self.spread_bits is not None:
             estimate += f", {self.mean_bits:z.3f} ± {self.spread_bits:.3f} over {len(self.seed_bits)} seeds"
@@ -108,7 +153,7 @@ class Estimate:
     def to_dict(self) -> dict[str, Any]:
         """Every field, what is derived from them and the sentence, for JSON; None for a number that is not finite."""
         derived = {"value_nats": self.value_nats, "mean_bits": self.mean_bits, "spread_bits": self.spread_bits}
-        return dict(plain({**vars(self), **derived, **self._derived(), "sentence": str(self)}))
+        return dict(plain({**vars(self), **derived, **self._derived(), "sentence": self.sentence}))
 
     def figure(self) -> Figure:
         """The estimate with its interval, certificate, ceiling and critics: a matplotlib Figure."""
@@ -141,7 +186,7 @@ class Estimate:
     def _repr_html_(self) -> str:
         """A table of one row, for notebooks."""
         header, cells = zip(*self._rows(), strict=True)
-        return html(header, [cells], [str(self), *self.warnings])
+        return html(header, [cells], [self.sentence, *self.warnings])
 
 
 @dataclass(frozen=True)
@@ -193,12 +238,13 @@ class LabelEstimate(Estimate):
         """The certified lower end of I_class / H(C)."""
         return (self.lower_bits or 0.0) / self.entropy_bits
 
-    def __str__(self) -> str:
-        """The estimate, what is certified and the share of H(C), in two sentences."""
-        floor = round_down(self.nmi_lower)
-        return (
-            f"{super().__str__()} Of H(C) = {self.entropy_bits:.3f} bits that is {self.nmi:.3f}, at least {floor:.3f}."
-        )
+    @property
+    def _claim(self) -> str:
+        """With the share of H(C)."""
+        share = f"Of H(C) = {self.entropy_bits:.3f} bits that is {self.nmi:.3f}"
+        if self.lower_bits is not None:
+            share += f", at least {round_down(self.nmi_lower):.3f}"
+        return f"{super()._claim} {share}."
 
     @property
     def _what(self) -> str:
@@ -231,8 +277,9 @@ class Estimates(Sequence[tuple[Estimate, ...]]):
         return len(self.rows)
 
     def __str__(self) -> str:
-        """A sentence an estimate, a line each."""
-        return "\n".join(f"{name}: {result}" if name else str(result) for name, result in self._named())
+        """An estimate a line, and then what speaks against the data."""
+        lines = [f"{name}: {result.sentence}" if name else result.sentence for name, result in self._named()]
+        return "\n".join([*lines, *(f"Warning: {warning}." for warning in self._warnings)])
 
     def to_dict(self) -> dict[str, Any]:
         """The estimates' dictionaries, in the same order."""
@@ -255,8 +302,12 @@ class Estimates(Sequence[tuple[Estimate, ...]]):
         named = self._named()
         cells = [[name, *(cell for _, cell in result._rows())] for name, result in named]
         header = ["", *(heading for heading, _ in named[0][1]._rows())] if named else []
-        notes = dict.fromkeys(warning for _, result in named for warning in result.warnings)
-        return html(header, cells, list(notes))
+        return html(header, cells, list(self._warnings))
+
+    @property
+    def _warnings(self) -> tuple[str, ...]:
+        """Each once: most are of the data."""
+        return tuple(dict.fromkeys(warning for row in self.rows for result in row for warning in result.warnings))
 
 
 @dataclass(frozen=True)
@@ -305,7 +356,8 @@ class Comparison:
                 f" Both are at the {self.max_info_nce_bits:.3f} bits that are the most to be seen at this K"
                 f" (H(C) = {self.a.entropy_bits:.3f}): labels and K tell them apart no further."
             )
-        return sentence
+        warnings = dict.fromkeys((*self.a.warnings, *self.b.warnings))
+        return " ".join([sentence, *(f"Warning: {warning}." for warning in warnings)])
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, which is larger and the sentence, for JSON; None for a number that is not finite."""
@@ -351,6 +403,7 @@ def verdict(lower_bits: float | None, upper_bits: float | None, tolerance_bits: 
     `certified`: the ends meet within the tolerance. `k-limited`: they do not, and no critic could make them, as every
     certificate reads batches of fewer pairs than that takes.
     `bounded`: they do not, or there is no upper end. `not-a-bound`: no lower end, the estimator gives no guarantee.
+    (`not-independent` is said by `withheld`.)
     """
     if lower_bits is None:
         return "not-a-bound"

@@ -75,9 +75,9 @@ def _estimate(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarra
             return
         results: Sequence[mi.Estimate]
         if config.y is None:
-            results = [mi.estimate_labels(x, y, **options("k", "steps", "seed", "confidence"))]
+            results = [mi.estimate_labels(x, y, **options("k", "steps", "seed", "confidence", "rows"))]
         else:
-            more = options("critic", "k", "batch_size", "steps", "seed", "confidence")
+            more = options("critic", "k", "batch_size", "steps", "seed", "confidence", "rows")
             [results] = mi.estimate_all([(x, y)], estimators=missing, **more)
         for name, result in zip(missing, results, strict=True):
             entry = read(ArrayEntry, result.to_dict())

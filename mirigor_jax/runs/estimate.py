@@ -42,6 +42,7 @@ from mirigor_jax.mi.estimators import MAIN, NT_XENT, Estimator
 from mirigor_jax.mi.measure import HeldOutPairs, Options, Parts, measure, seen
 from mirigor_jax.mi.read import mean_scores
 from mirigor_jax.mi.results import Curve, Estimate, Reading, verdict
+from mirigor_jax.mi.rows import Findings, Rows, check_labeled
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.monitoring import NO_MONITORING, NO_STAGE_MONITOR, Monitoring, StageMonitor
 from mirigor_jax.progress import Progress
@@ -67,12 +68,14 @@ from mirigor_jax.runs.steps import (
 class Measured:
     """An estimate of a run's encoder, and what it rests on.
 
+    statistic: what the estimate is, in words.
     curve: by estimator its readings at every K, InfoNCE's first. certificates: what every one shows.
     batch_bits: for each K InfoNCE of every batch of the test part, with which another encoder's can be compared.
     fit: how the critic was fitted that InfoNCE reads.
     """
 
     estimate: Estimate
+    statistic: str
     curve: dict[str, Curve]
     certificates: dict[str, Certified]
     batch_bits: dict[int, np.ndarray]
@@ -203,7 +206,8 @@ def _by_posterior(job: Job, name: str, features: Features, others: dict[str, Cur
         tolerance_bits=e.tolerance_bits,
         on_progress=show_progress,
     )
-    measured = measure(class_parts(job, features), options)
+    parts, findings = _checked(class_parts(job, features), e.rows)
+    measured = measure(parts, options)
     sizes = batch_sizes(job.config, measured.estimate.pairs)
     at, batch_bits = {}, {}
     for k in sizes:
@@ -215,8 +219,23 @@ def _by_posterior(job: Job, name: str, features: Features, others: dict[str, Cur
         strict=True,
     )
     fitted = Fit(steps[-1], measured.best_step, e.batch_size, History(steps, fit_bits, validation_bits))
-    result = replace(measured.estimate, name=name)
-    return Measured(result, curve, measured.estimate.certificates, batch_bits, fitted)
+    result = findings.applied_to(replace(measured.estimate, name=name))
+    return Measured(result, measured.estimate.name, curve, result.certificates, batch_bits, fitted)
+
+
+def _checked(parts: Parts, stated: Rows) -> tuple[Parts, Findings]:
+    """The parts without test images that are copies, and what speaks against images as a sample.
+
+    Images of a set are in its order. Images that are generated are drawn independently.
+    stated: what the user says of them.
+    """
+    held_out = (parts.validation, parts.test)
+    if not parts.test.stratified:
+        return parts, Findings.of("", np.zeros(len(parts.test.c), bool), (), stated)
+    h = np.concatenate([parts.fit, *(part.rows for part in held_out)])
+    classes = np.concatenate([parts.fit_classes, *(part.c for part in held_out)])
+    findings = check_labeled(h, classes, np.arange(len(h))[-len(parts.test.c) :], stated)
+    return replace(parts, test=parts.test.without(findings.copies)), findings
 
 
 def _by_head(job: Job, name: str, head: HeadCritic) -> Measured:
@@ -245,7 +264,8 @@ def _by_head(job: Job, name: str, head: HeadCritic) -> Measured:
         pairs=len(head.features["test"]["h_x"]),
         info_nce=quoted,
     )
-    return Measured(result, head.curve, certificates, head.batch_bits, head.fit)
+    statistic = CERTIFICATES[certificate].heading if certificate else head.curve[MAIN].heading
+    return Measured(result, statistic, head.curve, certificates, head.batch_bits, head.fit)
 
 
 def entry(job: Job, measured: Measured) -> EstimateEntry:
@@ -256,7 +276,7 @@ def entry(job: Job, measured: Measured) -> EstimateEntry:
         name=itself.name,
         shared=tuple(pairing.shared),
         value_bits=itself.value_bits,
-        statistic=info_nce.heading if itself.certificate is None else CERTIFICATES[itself.certificate].heading,
+        statistic=measured.statistic,
         interval=itself.interval,
         k=info_nce.k,
         info_nce_bits=quoted.bits,
@@ -272,6 +292,7 @@ def entry(job: Job, measured: Measured) -> EstimateEntry:
         entropy_bits=pairing.entropy_bits,
         curve=measured.curve,
         fit=measured.fit,
+        warnings=itself.warnings,
         conclusions=tuple(
             conclusions(
                 itself,

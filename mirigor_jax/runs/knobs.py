@@ -206,6 +206,7 @@ RULES = (
         lambda c: all(map(shares_image, _pairings(c))),
         ("data.pairing",),
     ),
+    Rule(("estimate.rows",), "sets of images", _generated, ("data.source",)),
     Rule(OF_FITS, HEAD, _starts_from_posteriors, ("estimate.estimators",)),
     Rule(
         ("head.",),

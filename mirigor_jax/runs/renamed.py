@@ -22,7 +22,7 @@ CONFIG_KEYS: dict[str, str] = {
     "estimate.also": "estimate.extra_pairings",
 }
 # Settings that an older config lacks, with what was done before they were there.
-ADDED: dict[str, Any] = {"estimate.estimators": ["info_nce_symmetric", "nt_xent"]}
+ADDED: dict[str, Any] = {"estimate.estimators": ["info_nce_symmetric", "nt_xent"], "estimate.rows": "checked"}
 
 
 def current(config: dict[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,8 @@ def table(report: Report, form: Form) -> str:
 def _image_sections(report: ImageReport) -> list[str]:
     estimate = report.estimate
     headline, *conclusions = estimate.conclusions
-    sections = [f"**{headline}**", tables.grid(HEADER, _mi_rows(report))]
+    warnings = [f"**Warning: {warning}.**" for warning in estimate.warnings]
+    sections = [f"**{headline}**", *warnings, tables.grid(HEADER, _mi_rows(report))]
     if conclusions:
         sections += ["## What may be concluded", _list(conclusions)]
     sections += ["## Post-training estimate", _fit(estimate.fit), _certificates(estimate), *_curves(estimate.curve)]
@@ -132,7 +133,8 @@ def _image_sections(report: ImageReport) -> list[str]:
 def _image_lines(report: ImageReport) -> list[str]:
     rows = [*_mi_rows(report), *_other_rows(report), *_linear_rows(report), *_metric_rows(report)]
     left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
-    return [
+    warnings = [textwrap.fill(f"warning: {warning}", width=100) for warning in report.estimate.warnings]
+    return warnings + [
         textwrap.fill(
             f"{quantity:<{left}}  {value:>{middle}}  {kind}".rstrip(),
             width=100,
@@ -144,9 +146,8 @@ def _image_lines(report: ImageReport) -> list[str]:
 
 
 def _arrays_sections(report: ArrayReport) -> list[str]:
-    sections = [f"**{report.estimate.sentence}**", tables.grid(*_estimators(report)), _legend(report)]
-    if warnings := _warnings(report):
-        sections += ["## Warnings", _list(warnings)]
+    warnings = [f"**Warning: {warning}.**" for warning in _warnings(report)]
+    sections = [f"**{report.estimate.sentence}**", *warnings, tables.grid(*_estimators(report)), _legend(report)]
     if report.estimate.certificates:
         sections += ["## Certificates", _certificates(report.estimate)]
     if notes := [

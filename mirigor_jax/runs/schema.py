@@ -85,7 +85,7 @@ class EstimateEntry:
         head's architecture; None unless it was read.
     verdict: in a word what the interval allows. entropy_bits: H(C) of the shared class.
     curve: by estimator its readings at every K, InfoNCE's first. fit: how the critic that InfoNCE reads was fitted.
-    conclusions: what may be concluded, the headline first.
+    conclusions: what may be concluded, the headline first. warnings: what speaks against the images, in words.
     """
 
     name: str
@@ -108,6 +108,7 @@ class EstimateEntry:
     curve: dict[str, Curve]
     fit: Fit
     conclusions: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def info_nce(self) -> Curve:
