@@ -1,18 +1,22 @@
 """Rows that are no independent draws are told from those that are, whatever their order, on what others have made."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 from rows_made import CLEAN, FAULTY
 from scipy.signal import lfilter
+from small import IMAGES, options
 
 from mirigor_jax import mi
 from mirigor_jax.data.draws import parts_of, row_keys
 from mirigor_jax.errors import InputError
+from mirigor_jax.main import main
 from mirigor_jax.mi.confidence import FOLDS, Interval
 from mirigor_jax.mi.results import Estimate, LabelEstimate
 from mirigor_jax.mi.rows import Findings, check_labeled, check_pairs
+from mirigor_jax.runs import estimate
 
 
 def findings(made: dict[str, np.ndarray], rows: str = "checked") -> Findings:
@@ -142,11 +146,11 @@ def test_masked_values_are_refused():
 
 def test_an_estimate_says_what_is_withheld_and_why_and_where_it_is_near_its_limit():
     x, y = np.cumsum(noise(2, 1000, 2), axis=1)
-    estimate = mi.estimate(x, y, steps=50)
-    assert (estimate.verdict, estimate.lower_bits, estimate.interval) == ("not-independent", None, None)
-    assert "nothing is certified" in str(estimate)
-    assert "Warning: the certificate is withheld, as rows up to 1 apart resemble" in str(estimate)
-    assert "the certificate is withheld" in estimate._repr_html_()
+    series = mi.estimate(x, y, steps=50)
+    assert (series.verdict, series.lower_bits, series.interval) == ("not-independent", None, None)
+    assert "nothing is certified" in str(series)
+    assert "Warning: the certificate is withheld, as rows up to 1 apart resemble" in str(series)
+    assert "the certificate is withheld" in series._repr_html_()
     many = mi.estimate_all([(x, y)], estimators=["info_nce", "nwj"], steps=50)
     assert str(many).count("the certificate is withheld") == 1
     same = mi.estimate(X, X, steps=50)
@@ -167,12 +171,36 @@ def test_scenes_of_one_class_withhold_what_is_certified_of_representations():
     scene = np.repeat(np.arange(60), 20)
     classes = np.random.default_rng(0).integers(3, size=60)[scene]
     h = noise(60, 6)[scene] + 0.5 * noise(1200, 6, seed=1)
-    estimate = mi.estimate_labels(h, classes, steps=50)
-    assert (estimate.verdict, estimate.lower_bits, estimate.nmi_lower) == ("not-independent", None, 0.0)
-    assert "resemble each other within their class" in str(estimate)
+    scenes = mi.estimate_labels(h, classes, steps=50)
+    assert (scenes.verdict, scenes.lower_bits, scenes.nmi_lower) == ("not-independent", None, 0.0)
+    assert "resemble each other within their class" in str(scenes)
     comparison = mi.compare(h, h[:, :3], classes, steps=50)
     assert "the certificate is withheld" in str(comparison)
     assert mi.estimate_labels(h, classes, steps=50, rows="independent").lower_bits is not None
+
+
+@pytest.mark.slow
+def test_a_run_on_features_says_what_is_withheld_first_and_needs_pairs_that_are_no_copies(
+    tmp_path, monkeypatch, capsys
+):
+    config = ["--config=configs/encoder.py", *options(IMAGES), "--config.evaluate.metrics=False"]
+    scene = np.repeat(np.arange(80), 15)
+    classes = np.random.default_rng(0).integers(3, size=80)[scene]
+    np.savez(tmp_path / "scenes.npz", h=noise(80, 6)[scene] + 0.5 * noise(1200, 6, seed=1), labels=classes)
+    run = [*config, f"--config.data.source=features:{tmp_path}/scenes.npz", "--config.estimate.k=32"]
+    assert main([*run, f"--workdir={tmp_path}/withheld"]) == 0
+    withheld = json.loads((tmp_path / "withheld/report.json").read_text())["estimate"]
+    assert (withheld["verdict"], withheld["lower_bits"], withheld["certificate"]) == ("not-independent", None, None)
+    headline = (tmp_path / "withheld/report.md").read_text().split("\n\n")[1]
+    assert headline.startswith("**Nothing is certified: the certificate is withheld, as rows up to")
+    assert "warning: the certificate is withheld" in capsys.readouterr().out
+    assert main([*run, "--config.estimate.rows=independent", f"--workdir={tmp_path}/stated"]) == 0
+    stated = json.loads((tmp_path / "stated/report.json").read_text())["estimate"]
+    assert stated["lower_bits"] is not None
+    monkeypatch.setattr(estimate, "check_labeled", lambda h, c, test, rows: Findings("", np.arange(len(test)) < 9, ()))
+    k = stated["certificates"]["posterior"]["counts"]["pairs"]
+    assert main([*run, f"--config.estimate.k={k}", f"--workdir={tmp_path}/copies"]) == 2
+    assert "test pairs that are left without copies; lower it" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -207,6 +207,8 @@ def _by_posterior(job: Job, name: str, features: Features, others: dict[str, Cur
         on_progress=show_progress,
     )
     parts, findings = _checked(class_parts(job, features), e.rows)
+    if (left := len(parts.test.x)) < e.k:
+        raise InputError(f"estimate.k={e.k} exceeds the {left:,} test pairs that are left without copies; lower it")
     measured = measure(parts, options)
     sizes = batch_sizes(job.config, measured.estimate.pairs)
     at, batch_bits = {}, {}

@@ -116,7 +116,7 @@ def table(report: Report, form: Form) -> str:
 def _image_sections(report: ImageReport) -> list[str]:
     estimate = report.estimate
     headline, *conclusions = estimate.conclusions
-    warnings = [f"**Warning: {warning}.**" for warning in estimate.warnings]
+    warnings = [f"**Warning: {warning}.**" for warning in estimate.warnings if warning not in headline]
     sections = [f"**{headline}**", *warnings, tables.grid(HEADER, _mi_rows(report))]
     if conclusions:
         sections += ["## What may be concluded", _list(conclusions)]
