@@ -1,7 +1,7 @@
 """Fitting in scans of many steps a dispatch, each followed by an evaluation on validation, whose best is kept."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,6 +11,8 @@ import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float
+
+from mirigor_jax.errors import InputError
 
 OnProgress = Callable[[int, int, str], None]  # (step, of how many, what validation says)
 
@@ -84,6 +86,27 @@ def fit_chunk(
     return state, {"fit_nats": jnp.mean(fitted), "validation_nats": value}
 
 
+def check_finite(
+    seen: Mapping[str, Array], fitted: Sequence[str], step: int, learning_rate: float, best_step: int
+) -> None:
+    """Raises InputError if what an evaluation saw is not finite: the loss of a step, or validation after the last one.
+
+    seen: what `fit_chunk` saw, a value of each fit. fitted: what the message calls each.
+    step, best_step: the steps taken, and those at which validation was best.
+    """
+    fit_nats, validation_nats = (np.asarray(seen[f"{part}_nats"]).reshape(-1) for part in ("fit", "validation"))
+    bad = np.flatnonzero(~np.isfinite(fit_nats) | ~np.isfinite(validation_nats))
+    if not len(bad):
+        return
+    # The fit part's values are of the parameters before each update, validation's of those after the last.
+    at = "at its last update, by " if np.isfinite(fit_nats[bad[0]]) else "by "
+    raise InputError(
+        f"learning_rate={learning_rate:g}: {fitted[bad[0]]} diverged {at}step {step:,} (fit {fit_nats[bad[0]]:g}, "
+        f"validation {validation_nats[bad[0]]:g} nats), as updates grew too large; lower it (validation was best "
+        f"at step {best_step:,})"
+    )
+
+
 def run(
     state: CriticState,
     advance: Callable[[CriticState, int], tuple[CriticState, dict[str, Array]]],
@@ -91,18 +114,23 @@ def run(
     steps: int,
     stride: int,
     patience: int,
+    learning_rate: float,
+    fitted: Sequence[str],
     on_progress: OnProgress | None = None,
 ) -> tuple[CriticState, tuple[Evaluation, ...]]:
     """Advance by `stride` steps to `steps`, or until no critic of the state has gained on validation in `patience`.
 
     advance: (state, steps done) → the next state and what its evaluation saw, a value of each critic.
+    learning_rate, fitted: at the first step, and what each critic is called, for the message.
     Returns the last state, and every evaluation: the critics' mean.
+    Raises InputError at the first evaluation at which a critic has diverged.
     """
     history: list[Evaluation] = []
     done = best_step = 0
     while done < steps and done - best_step < patience:
         state, seen = advance(state, done)
         done, best_step = done + stride, int(np.max(np.asarray(state.best_step)))
+        check_finite(seen, fitted, done, learning_rate, best_step)
         history.append(Evaluation(done, *(float(np.mean(seen[f"{part}_nats"])) for part in ("fit", "validation"))))
         if on_progress is not None:
             note = f"{history[-1].validation_nats / math.log(2):z.3f} bits on validation"

@@ -16,9 +16,10 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
+from mirigor_jax import checks
 from mirigor_jax.data.preprocess import rotate
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi.contrastive import nt_xent
+from mirigor_jax.mi.contrastive import nt_xent, unit_rows
 
 # What a batch brings, by name; and for each view that an objective asks for, a key an image, new at every step.
 Batch = Mapping[str, Array]
@@ -128,11 +129,12 @@ def make(
     num_classes: that images can have; None if they have no labels.
     axis_name: of the devices that the batch is spread over; None for one device.
     negatives: whether they are images of their own and not the batch's other pairs.
-    Raises InputError for another name, for an objective that needs classes of which there are fewer than two, and for
-    negatives of their own that an objective has no use for.
+    Raises InputError for another name, for a temperature that is not above 0, for an objective that needs classes of
+    which there are fewer than two, and for negatives of their own that an objective has no use for.
     """
     if name not in OBJECTIVES:
         raise InputError(f"objective='{name}' is unknown; choose one of {', '.join(OBJECTIVES)}")
+    checks.temperature(temperature)
     options = {"temperature": temperature, "num_classes": num_classes, "axis_name": axis_name}
     made = OBJECTIVES[name](**options)
     if made.needs_classes and (num_classes or 0) < 2:
@@ -155,27 +157,26 @@ def _everyone(rows: Array, axis_name: str | None) -> Array:
     return rows if axis_name is None else lax.all_gather(rows, axis_name, tiled=True)
 
 
-def _unit(z_x: Float[Array, "k d"], z_y: Float[Array, "k d"]) -> Float[Array, "m d"]:
+def _unit(z_x: Float[Array, "k d"], z_y: Float[Array, "k_y d_y"]) -> Float[Array, "m d"]:
     """This device's m = 2k embeddings, normalized, in float32 at least."""
-    z = jnp.concatenate([z_x, z_y])
-    z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
-    # rsqrt of a clipped square keeps the gradient finite at z = 0, where sqrt's is not.
-    return z * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(z), axis=1, keepdims=True), 1e-24))
+    checks.views(z_x, z_y)
+    return unit_rows(jnp.concatenate([z_x, z_y]))
 
 
 def _scores(
     z: Float[Array, "m d"], others: Float[Array, "m d"], temperature: float | Float[Array, ""], axis_name: str | None
 ) -> tuple[Float[Array, "m n"], Int[Array, " m"]]:
     """Cosines over the temperature of this device's m rows with all devices' n others; and which n are its own."""
+    checks.temperature(temperature)
     first = 0 if axis_name is None else len(z) * lax.axis_index(axis_name)
     return (z / temperature) @ _everyone(others, axis_name).T, first + jnp.arange(len(z))
 
 
 def supcon(
     z_x: Float[Array, "k d"],
-    z_y: Float[Array, "k d"],
+    z_y: Float[Array, "k_y d_y"],
     c_x: Int[Array, " k"],
-    c_y: Int[Array, " k"],
+    c_y: Int[Array, " k_y"],
     temperature: float | Float[Array, ""],
     *,
     axis_name: str | None = None,
@@ -183,6 +184,7 @@ def supcon(
     """Supervised contrastive loss L_out, in nats: all other views of a view's class are its positives.
 
     z_x, z_y: embeddings, normalized here. c_x, c_y: their classes. A view without a positive counts with 0.
+    Raises InputError if the views differ in shape, or if the temperature is not a finite number above 0.
     Source: Khosla et al. 2020, Eq. 2.
     """
     z = _unit(z_x, z_y)
@@ -198,7 +200,7 @@ def supcon(
 
 def decoupled(
     z_x: Float[Array, "k d"],
-    z_y: Float[Array, "k d"],
+    z_y: Float[Array, "k_y d_y"],
     temperature: float | Float[Array, ""],
     *,
     axis_name: str | None = None,
@@ -206,7 +208,7 @@ def decoupled(
     """Decoupled contrastive loss, in nats: NT-Xent whose denominator leaves the positive out. It may be negative.
 
     z_x, z_y: embeddings, normalized here. Positives are not weighted (L_DC, not L_DCW).
-    Raises InputError where all devices together have one pair.
+    Raises InputError where all devices together have one pair, and as `supcon` does.
     Source: Yeh et al. 2022, section 3.
     """
     z = _unit(z_x, z_y)
@@ -222,9 +224,9 @@ def decoupled(
 
 def nce(
     z_x: Float[Array, "k d"],
-    z_y: Float[Array, "k d"],
-    n_x: Float[Array, "k d"],
-    n_y: Float[Array, "k d"],
+    z_y: Float[Array, "k_y d_y"],
+    n_x: Float[Array, "k_n d_n"],
+    n_y: Float[Array, "k_m d_m"],
     temperature: float | Float[Array, ""],
     *,
     axis_name: str | None = None,
@@ -233,6 +235,7 @@ def nce(
 
     n_x, n_y: embeddings of the negatives of all anchors, normalized here as z_x, z_y are. Anchors of pair i leave out
     n_x[i] and n_y[i], so that K pairs (of all devices) have 2K−2 negatives each, as in NT-Xent: of n = z it is that.
+    Raises InputError as `supcon` does.
     Source: Lee et al. 2023, Eq. 2 and appendix C.
     """
     z = _unit(z_x, z_y)

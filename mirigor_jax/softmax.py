@@ -11,10 +11,14 @@ import numpy as np
 import optax
 from jax import lax
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 from scipy.special import log_softmax, softmax
 
+from mirigor_jax import checks
 from mirigor_jax.errors import InputError
+
+Classes = Integer[np.ndarray | Array, " _"] | Bool[np.ndarray | Array, " _"]
+CHUNK = 4096  # rows that are held in float64 at once
 
 
 @runtime_checkable
@@ -32,7 +36,7 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A softmax regression on features standardized by the fit part's mean and scale."""
+    """A softmax regression on features standardized by the fit part's mean and scale, which are float64."""
 
     kernel: Float[np.ndarray, "d c"]
     bias: Float[np.ndarray, " c"]
@@ -53,12 +57,12 @@ class LinearProbe:
 
 def fit_linear(
     features: Float[np.ndarray | Array, "n d"],
-    labels: Integer[np.ndarray | Array, " n_labels"],
+    labels: Classes,
     num_classes: int,
     *,
     l2: Sequence[float],
     validation_features: Float[np.ndarray | Array, "m d"],
-    validation_labels: Integer[np.ndarray | Array, " m_labels"],
+    validation_labels: Classes,
     max_steps: int = 200,
 ) -> LinearProbe:
     """Minimize mean cross-entropy (nats) + l2/2 |kernel|^2 by full-batch L-BFGS for each l2; keep validation's best.
@@ -66,20 +70,27 @@ def fit_linear(
     The bias is not penalized; scikit-learn's C is 1/(n l2). Best: highest validation accuracy, ties by validation
     log-loss; the temperature then minimizes that log-loss. A fit ends after max_steps, or once the Newton decrement
     (Boyd and Vandenberghe 2004, section 9.5.1), by the Hessian at zero weights, is at most 1e-7 nats.
-    Raises InputError where lengths differ, a label is outside 0..num_classes-1, or l2 is empty or negative.
+    Raises InputError where lengths differ, a label is outside 0..num_classes-1, a feature is not finite in float32, l2
+    is empty or negative, or a fit diverges.
     """
     check_part(features, labels, num_classes, "fit")
     check_part(validation_features, validation_labels, num_classes, "validation")
-    if not l2 or min(l2) < 0:
+    if not l2 or min(checks.number("l2", penalty) for penalty in l2) < 0:
         raise InputError(f"l2 = {list(l2)}: expected at least one penalty, none negative")
+    checks.whole("max_steps", max_steps, 1)
     mean, scale = mean_and_scale(features)
     path = sorted(map(float, l2), reverse=True)  # each fit starts from its stronger penalty's, which is close
-    data = standardize(features, mean, scale), np.asarray(labels), np.asarray(path, np.float32)
+    data = standardize(features, mean, scale), np.asarray(labels).astype(np.int32), np.asarray(path, np.float32)
     with jax.enable_x64(False):  # in float32, whatever the process computes in
         kernels, biases = jax.device_get(_fit_path(*jax.device_put(data), num_classes, max_steps))
+    if diverged := [l2 for l2, *fit in zip(path, kernels, biases, strict=True) if not all(map(_all_finite, fit))]:
+        raise InputError(
+            f"the linear probe's weights at l2 = {diverged[0]:g} are not finite after at most {max_steps:,} steps of "
+            "L-BFGS, whose line search chooses the rate; give larger penalties, or drop extreme feature rows"
+        )
     validation = standardize(validation_features, mean, scale)
     logits = validation @ kernels + biases[:, None, :]
-    truth = np.asarray(validation_labels)
+    truth = np.asarray(validation_labels).astype(np.int32)
     accuracies = np.mean(logits.argmax(axis=2) == truth[None, :], axis=1)
     best = min(range(len(path)), key=lambda i: (-accuracies[i], _log_loss(logits[i], truth)))
     return LinearProbe(
@@ -154,17 +165,28 @@ def _fit_path(
 def mean_and_scale(
     features: Float[np.ndarray | Array, "n d"],
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
-    """Each column's mean and standard deviation, 1 where it is constant."""
+    """Each column's mean and standard deviation, 1 where it is constant, in float64."""
     rows = np.asarray(features, np.float64)
-    mean, scale = rows.mean(axis=0), rows.std(axis=0)
-    return np.asarray(mean, np.float32), np.asarray(np.where(scale > 0, scale, 1), np.float32)
+    mean = rows.mean(axis=0)
+    # Squares of a column of 1e-310 would vanish, so columns are measured in units of their largest deviation.
+    most = np.maximum(rows.max(axis=0) - mean, mean - rows.min(axis=0))
+    unit = np.where(most > 0, most, 1.0)
+    deviations = rows - mean[None, :]
+    deviations /= unit[None, :]
+    scale = unit * np.sqrt(np.mean(np.square(deviations, out=deviations), axis=0))
+    # A constant column's mean may be off by a rounding, which is no spread.
+    return mean, np.where(scale > 16 * np.finfo(np.float64).eps * np.abs(mean), scale, 1.0)
 
 
 def standardize(
     features: Float[np.ndarray | Array, "n d"], mean: Float[np.ndarray, " d"], scale: Float[np.ndarray, " d"]
 ) -> Float[np.ndarray, "n d"]:
-    """The features in units of `scale` from `mean`, in float32."""
-    return (np.asarray(features, np.float32) - mean[None, :]) / scale[None, :]
+    """The features in units of `scale` from `mean`: computed in float64, where offsets cancel, and given in float32."""
+    rows, result = np.asarray(features), np.empty(features.shape, np.float32)
+    for first in range(0, len(rows), CHUNK):
+        part = slice(first, first + CHUNK)
+        result[part] = (rows[part].astype(np.float64) - mean[None, :]) / scale[None, :]
+    return result
 
 
 def best_temperature(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray, " n"]) -> float:
@@ -182,9 +204,18 @@ def _log_loss(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray, " n"
 
 
 def check_part(features, labels, num_classes: int, part: str) -> None:
-    """Raise InputError where a part has no images, other rows than labels, or a label outside 0..num_classes-1."""
+    """Raise InputError where a part has no images, other rows than labels, a label outside 0..num_classes-1, or a value
+    that is not finite in float32.
+    """
     if len(features) != len(labels) or len(labels) == 0:
         raise InputError(f"{part} part: {len(features)} feature rows for {len(labels)} labels, expected as many, not 0")
+    if np.asarray(labels).dtype.kind not in "biu":
+        raise InputError(f"{part} part: labels of dtype {np.asarray(labels).dtype}, expected integers or bools")
     low, high = int(np.min(labels)), int(np.max(labels))
     if low < 0 or high >= num_classes:
         raise InputError(f"{part} part: labels from {low} to {high}, expected 0 to {num_classes - 1}")
+    checks.finite(np.asarray(features), f"{part} part: features")
+
+
+def _all_finite(weights: np.ndarray) -> bool:
+    return bool(np.isfinite(weights).all())

@@ -244,7 +244,10 @@ def run(values, *, steps, patience, stride=10, on_progress=None):
         step=0, params=None, opt_state=None, best_params=None,
         best_nats=np.zeros(values.shape[1]), best_step=np.zeros(values.shape[1], int),
     )  # fmt: skip
-    state, history = fitting.run(start, advance, steps=steps, stride=stride, patience=patience, on_progress=on_progress)
+    named = {"learning_rate": 1.0, "fitted": ["the critic"] * values.shape[1]}
+    state, history = fitting.run(
+        start, advance, steps=steps, stride=stride, patience=patience, on_progress=on_progress, **named
+    )
     assert asked == [evaluation.step - stride for evaluation in history]
     return state, history
 

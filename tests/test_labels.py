@@ -690,7 +690,7 @@ BAD = {
     "K beyond the test part": ((H, C), {"k": 401}, "k = 401: the test part has 3.. pairs, K must be from 2 to that"),
     "K of one": ((H, C), {"k": 1}, "k = 1: "),
     "confidence": ((H, C), {"confidence": 95.0}, r"confidence = 95.0: expected in \[0.5, 1\)"),
-    "num_critics": ((H, C), {"num_critics": 0}, "num_critics = 0, steps = 1000: expected 1 or more"),
+    "num_critics": ((H, C), {"num_critics": 0}, "num_critics = 0: expected 1 or more"),
 }
 
 

@@ -13,6 +13,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.metrics.table import ARRAYS, METRICS, PROBES, Inputs, Options, Parts, check_table, shown
 from mirigor_jax.mi import api
 from mirigor_jax.mi.labels import classes_of
+from mirigor_jax.numerics import compact
 
 PARTS = ("fit", "validation", "test")
 
@@ -76,12 +77,14 @@ def evaluate(
         augmentations.
     l2, temperature, k, mlp_steps, on_progress: as in `Options`.
     seed: of the same-class pairs and the MLP probe.
-    Raises InputError for arrays that do not fit each other, NaN, other dtypes, one class, and classes of few rows.
+    Raises InputError for arrays that do not fit each other, NaN, other dtypes, one class, classes of few rows, and
+    options out of range.
     Source: Lee et al. 2023, Tables IV-IX.
 
         print(evaluate(h, labels))
     """
-    rows = api.as_rows(h, "h").astype(np.float32)
+    options = Options(tuple(l2), temperature, k, mlp_steps, seed, on_progress)
+    rows = compact(api.as_rows(h, "h", as_they_are=True))
     parts: dict[str, dict[str, np.ndarray]] = {name: {} for name in PARTS}
     if labels is None:
         parts["test"]["h"] = rows
@@ -94,8 +97,8 @@ def evaluate(
     if views is not None and len(views) != 2:
         raise InputError(f"views holds {len(views)} array(s), expected two, h_x and h_y: augmentations of each image")
     for name, view in zip(("h_x", "h_y"), views or (), strict=False):
-        parts["test"][name] = api.as_rows(view, name).astype(np.float32)
-    return evaluate_parts(parts, Options(tuple(l2), temperature, k, mlp_steps, seed, on_progress))
+        parts["test"][name] = compact(api.as_rows(view, name, as_they_are=True))
+    return evaluate_parts(parts, options)
 
 
 def evaluate_parts(parts: Parts, options: Options) -> Evaluation:

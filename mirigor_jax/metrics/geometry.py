@@ -14,9 +14,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Integer
 from scipy.special import entr, log_softmax
 
+from mirigor_jax import checks
 from mirigor_jax.data.draws import by_class, rank_in_class
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import contrastive
+from mirigor_jax.numerics import unit_rows
 
 
 def alignment(
@@ -24,11 +26,12 @@ def alignment(
 ) -> float:
     """Mean of |x - y|^alpha over pairs of unit rows: 0, which is best, to 2^alpha.
 
-    Raises InputError where the two are not of one shape, or without a row.
+    Raises InputError where the two are not of one shape, or without a row, or if alpha is not above 0.
     Source: Wang & Isola 2020, section 4.1.1.
     """
-    _check_views(h_x, h_y)
-    return float(np.mean(np.linalg.norm(_unit(h_x) - _unit(h_y), axis=1) ** alpha))
+    checks.views(h_x, h_y)
+    checks.above_zero("alpha", alpha, "2")
+    return float(np.mean(np.linalg.norm(unit_rows(h_x) - unit_rows(h_y), axis=1) ** alpha))
 
 
 def class_alignment(h: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndarray | Array, " n_labels"]) -> float:
@@ -61,7 +64,7 @@ def uniformity(h: Float[np.ndarray | Array, "n d"]) -> float:
 
     Source: Wang & Isola 2020, section 4.1.2, with t = 2.
     """
-    return float(_uniformity(jnp.asarray(h)))
+    return float(_uniformity(_on_device(h)))
 
 
 def class_pairs(labels: Integer[np.ndarray | Array, " n"], seed: int = 0) -> Int[np.ndarray, "m 2"]:
@@ -81,13 +84,13 @@ def contrastive_loss_nats(
     Raises InputError where the two are not of one shape, for fewer than k pairs, and for k or temperature not positive.
     Source: Lee et al. 2023, Eq. 2-3; their Tables IV-V have it at each encoder's own temperature of training.
     """
-    _check_views(z_x, z_y)
-    if not 1 <= k <= len(z_x) or temperature <= 0:
-        raise InputError(
-            f"k = {k}, temperature = {temperature:g}: expected 1 to the {len(z_x)} pairs there are, and above 0"
-        )
+    checks.views(z_x, z_y)
+    checks.whole("k", k, 1)
+    checks.temperature(temperature)
+    if k > len(z_x):
+        raise InputError(f"k = {k}: expected 1 to the {len(z_x)} pairs there are")
     n = len(z_x) // k * k
-    x, y = (jnp.asarray(z)[:n].reshape(-1, k, z.shape[1]) for z in (z_x, z_y))
+    x, y = (_on_device(z)[:n].reshape(-1, k, z.shape[1]) for z in (z_x, z_y))
     return float(_mean_nt_xent(x, y, temperature))
 
 
@@ -107,11 +110,11 @@ def supervised_loss_bound_nats(loss_nats: float, *, k: int, temperature: float, 
     Source: after Bao, Nagano & Nozawa 2022, who bound this loss so for every number of negatives ([57] of Lee et al.
     2023, IV-B); the constants are those of the proof above, and may differ from the published ones.
     """
-    if k < 1 or temperature <= 0 or not 0 < least_frequency <= 1:
-        raise InputError(
-            f"k = {k}, temperature = {temperature:g}, least_frequency = {least_frequency:g}: expected 1 or more, above "
-            "0, and in (0, 1]"
-        )
+    checks.number("loss_nats", loss_nats)
+    checks.whole("k", k, 1)
+    checks.temperature(temperature)
+    if not 0 < checks.number("least_frequency", least_frequency) <= 1:
+        raise InputError(f"least_frequency = {least_frequency:g}: expected in (0, 1]")
     width = 2 / temperature
     # log((e^w - 1)/w) and w/(e^w - 1), where e^w alone would overflow
     gap = width + math.log(-math.expm1(-width) / width) - 1 - width * math.exp(-width) / math.expm1(-width)
@@ -135,9 +138,9 @@ def label_nmi(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray | Arr
     return float(1 + np.mean(log_posterior[np.arange(len(truth)), truth]) / entropy_nats)
 
 
-def _unit(h: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n d"]:
-    rows = np.asarray(h, np.float64)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+def _on_device(h: Float[np.ndarray | Array, "n d"]) -> Float[Array, "n d"]:
+    """The rows for a loss that normalizes them: what float64 alone can hold of them is their scale."""
+    return jnp.asarray(unit_rows(h).astype(np.float32) if h.dtype == np.float64 else h)
 
 
 def _class_cosines(
@@ -149,17 +152,12 @@ def _class_cosines(
     _, classes, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
     if sizes.max(initial=0) < 2:
         raise InputError(f"{len(h)} images of {len(sizes)} classes: expected a class of two or more; give more images")
-    rows, starts = _unit(h)[np.argsort(classes, kind="stable")], np.cumsum(sizes) - sizes
+    rows, starts = unit_rows(h)[np.argsort(classes, kind="stable")], np.cumsum(sizes) - sizes
     sums = np.add.reduceat(rows, starts)
     totals = np.sum(sums**2, axis=1) - np.add.reduceat(np.sum(rows**2, axis=1), starts)
     has_pair = sizes > 1
     sizes, totals = sizes[has_pair], totals[has_pair]
     return sizes, totals / (sizes * (sizes - 1))
-
-
-def _check_views(h_x, h_y) -> None:
-    if h_x.shape != h_y.shape or len(h_x) == 0:
-        raise InputError(f"views of shapes {h_x.shape} and {h_y.shape}: expected one shape, row i of each a pair")
 
 
 @jax.jit

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Integer
 
-from mirigor_jax import fitting, probes, tables
+from mirigor_jax import checks, fitting, probes, tables
 from mirigor_jax.errors import InputError
 from mirigor_jax.metrics import geometry
 
@@ -38,6 +38,7 @@ class Options:
     mlp_steps: the most that the MLP probe is fitted for.
     seed: of the same-class pairs and of the MLP.
     on_progress: called as on_progress(step, steps, note) at every evaluation of the MLP at validation.
+    Raises InputError for a number of another type, or out of range.
     """
 
     l2: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -46,6 +47,14 @@ class Options:
     mlp_steps: int = 20_000
     seed: int = 0
     on_progress: fitting.OnProgress | None = None
+
+    def __post_init__(self) -> None:
+        for penalty in self.l2:
+            checks.not_negative("l2", penalty)
+        checks.temperature(self.temperature)
+        checks.whole("k", self.k, 1)
+        checks.whole("mlp_steps", self.mlp_steps, 1)
+        checks.seed(self.seed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from mirigor_jax import checks
 from mirigor_jax.data.draws import parts_of, row_keys
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import OnProgress
@@ -28,6 +29,7 @@ FOLDS = 10  # of the jackknife
 WHOLE = 4096  # pairs whose score matrix is held at once
 BATCH = 1024  # pairs a batch of the certificate's, where there are more than WHOLE
 ENTRIES = 2**25  # scores held at once
+TINY = 1e-150  # columns below are scaled, as their differences' reciprocals overflow
 
 CRITICS: dict[str, nn.Module] = {
     "joint": JointCritic((32, 32)),
@@ -145,9 +147,11 @@ def estimate_all(
     chosen = [resolve(estimator) for estimator in estimators]
     inner = _critic(critic, chosen, negatives)
     _check_options(
-        {"batch_size": batch_size, "steps": steps, "num_critics": num_critics, "learning_rate": learning_rate},
+        {"batch_size": batch_size, "steps": steps, "num_critics": num_critics},
+        learning_rate,
         weight_decay,
         confidence,
+        seed,
     )
     sets = split(pairs, rows)
     fitted_on, tested_on = (len(sets[0].x[part]) for part in (0, 2))
@@ -184,13 +188,15 @@ class _Reading:
     confidence: float
 
 
-def _check_options(above_zero: dict[str, int | float], weight_decay: float, confidence: float) -> None:
-    if bad := [f"{name} = {value}" for name, value in above_zero.items() if not 0 < value < math.inf]:
-        raise InputError(f"{', '.join(bad)}: expected above 0")
-    if not 0 <= weight_decay < math.inf:
-        raise InputError(f"weight_decay = {weight_decay}: expected 0 or more; 0.01 is usual")
-    if not 0.5 <= confidence < 1:
-        raise InputError(f"confidence = {confidence}: expected in [0.5, 1); 0.95 is usual")
+def _check_options(
+    counts: dict[str, int], learning_rate: float, weight_decay: float, confidence: float, seed: int
+) -> None:
+    for name, value in counts.items():
+        checks.whole(name, value, 1)
+    checks.above_zero("learning_rate", learning_rate)
+    checks.not_negative("weight_decay", weight_decay, "0.01")
+    checks.confidence(confidence)
+    checks.seed(seed)
 
 
 def split(pairs: Sequence[tuple[Any, Any]], rows: Rows = "checked") -> list["Split"]:
@@ -210,7 +216,7 @@ def split(pairs: Sequence[tuple[Any, Any]], rows: Rows = "checked") -> list["Spl
 
 def _check_k(k: int | None, tested_on: int, estimators: Sequence[Estimator]) -> int:
     """k, or its default."""
-    k = min(tested_on, WHOLE) if k is None else k
+    k = min(tested_on, WHOLE) if k is None else checks.whole("k", k, 2)
     if not 2 <= k <= tested_on:
         raise InputError(
             f"k = {k:,}: expected from 2 to the {tested_on:,} pairs of the test part; lower it, or give None"
@@ -355,26 +361,28 @@ def _arrays(x: Any, y: Any) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray,
     return x, y
 
 
-def as_rows(values: Any, name: str) -> Float[np.ndarray, "n d"]:
-    """Rows in float64, from any framework."""
-    if np.ma.is_masked(values):
-        rows = int(np.any(np.ma.getmaskarray(values).reshape(len(values), -1), axis=1).sum())
-        raise InputError(f"{name} has masked values in {rows:,} of {len(values):,} rows; drop those rows, or fill them")
-    array = np.from_dlpack(values) if hasattr(values, "__dlpack__") and not hasattr(values, "__array__") else values
-    array = np.asarray(array)
-    if jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 too, which NumPy alone does not know
-        array = array.astype(np.float64)
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{name} is of dtype {array.dtype}: expected numbers (float, int or bool); encode it first")
+def as_rows(values: Any, name: str, *, as_they_are: bool = False) -> Float[np.ndarray, "n d"]:
+    """Rows in float64, from any framework.
+
+    as_they_are: False: columns that float64 cannot hold or divide by are shifted or scaled, which no mutual information
+        is changed by: integers beyond 2^53, such as nanoseconds since 1970, and columns of 1e-310.
+    Raises InputError for what is no (n, d) of numbers that are finite in float32.
+    """
+    array = checks.to_numpy(values, name)
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2 or array.shape[1] == 0:
         raise InputError(f"{name} has shape {array.shape}: expected (n, d), one row a sample; reshape to (n, -1)")
+    whole = array.dtype.kind in "iu" and array.size > 0
+    if whole and not as_they_are and max(-int(array.min()), int(array.max())) > 2**53:
+        array = (array - array.min(axis=0, keepdims=True)).astype(np.uint64)  # a difference that wraps, wraps back
     array = array.astype(np.float64)
-    if bad := array.size - np.count_nonzero(np.isfinite(array)):
-        row, column = np.argwhere(~np.isfinite(array))[0]
-        raise InputError(f"{name} has {bad:,} NaN or infinite values, the first at [{row}, {column}]; drop those rows")
-    return array
+    checks.finite(array, name)
+    if as_they_are or not array.size:
+        return array
+    largest = np.max(np.abs(array), axis=0, keepdims=True)
+    tiny = (largest > 0) & (largest < TINY)
+    return np.ldexp(array, np.where(tiny, -np.frexp(largest)[1], 0)) if tiny.any() else array
 
 
 @dataclass(frozen=True)

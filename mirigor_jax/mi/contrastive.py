@@ -24,7 +24,7 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
-from mirigor_jax import parallel
+from mirigor_jax import checks, parallel
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.values import info_nce_of_sums
 
@@ -32,9 +32,20 @@ FUSED_ROWS = 2**14  # with fewer rows `fused`'s programs leave the chip idle
 Scalar = TypeVar("Scalar", float, Array)
 
 
-def _unit_rows(z: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    # rsqrt of a clipped square keeps the gradient finite at z = 0, where sqrt's is not.
-    return z * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(z), axis=1, keepdims=True), 1e-24))
+def unit_rows(z: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Each row over its norm, in float32 at least; a row of zeros stays one, and its gradient passes unscaled.
+
+    z: (n, d), of any floating dtype. Rows of any scale: neither do squares of 1e30 overflow nor those of 1e-30 vanish.
+    """
+    z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+    # By a power of two nothing is rounded. Norms are scaled alike, so the scale may count as constant.
+    largest = lax.stop_gradient(jnp.max(jnp.abs(z), axis=1, keepdims=True))
+    smallest = jnp.finfo(z.dtype).minexp
+    exponent = jnp.clip(jnp.frexp(largest)[1], smallest, -smallest)
+    z = z * jnp.ldexp(jnp.ones_like(largest), -exponent)
+    squares = jnp.sum(jnp.square(z), axis=1, keepdims=True)
+    # The inner `where` keeps the gradient finite at z = 0, where that of rsqrt is not.
+    return z * lax.rsqrt(jnp.where(squares == 0, 1.0, squares))
 
 
 def _accumulator(*arrays: Array) -> Any:
@@ -212,7 +223,7 @@ def _log_normalizers_of_others(
     z: Float[Array, "n d"], scale: Float[Array, ""], block: int | None, axis_name: str | None
 ) -> Float[Array, " n"]:
     """log Σ_{j≠i} e^{scale z_i·z_j} for each row, j over all devices' rows."""
-    n, anchors = z.shape[0], (z * scale).astype(z.dtype)
+    n, anchors = z.shape[0], z * scale
     size = _tile_size(z, block, axis_name)
     if size is not None:
         return jnp.logaddexp(*_log_normalizers(anchors, z, size, axis_name, True))
@@ -224,7 +235,7 @@ def _log_normalizers_of_others(
 
 def nt_xent(
     z_x: Float[Array, "k d"],
-    z_y: Float[Array, "k d"],
+    z_y: Float[Array, "k_y d_y"],
     temperature: float | Float[Array, ""],
     *,
     block: int | None = None,
@@ -235,10 +246,13 @@ def nt_xent(
     An anchor's candidates are its positive and both views of the other pairs, itself excluded: 2k−1 terms.
     z_x, z_y: embeddings, normalized here (cosine similarity). block: score block × block at a time; None chooses by
     size, one matrix where that is faster. axis_name: the mapped axis whose devices share their embeddings.
-    Raises InputError where block is not positive.
+    Rows of any scale and dtype are computed with in float32 at least.
+    Raises InputError if the views differ in shape, or if temperature or block is not positive.
     Source: Lee et al. 2023, Eq. 2–3 (Chen et al. 2020).
     """
-    z_x, z_y = _unit_rows(z_x), _unit_rows(z_y)
+    checks.views(z_x, z_y)
+    checks.temperature(temperature)
+    z_x, z_y = unit_rows(z_x), unit_rows(z_y)
     scale = 1 / jnp.asarray(temperature, _accumulator(z_x, z_y))
     logsumexp_x, logsumexp_y = jnp.split(
         _log_normalizers_of_others(jnp.concatenate([z_x, z_y]), scale, block, axis_name), 2
@@ -258,7 +272,7 @@ def nt_xent_mi(loss_nats: Scalar, k: int) -> Scalar:
 
 def info_nce_from_embeddings(
     z_x: Float[Array, "k d"],
-    z_y: Float[Array, "k d"],
+    z_y: Float[Array, "k_y d_y"],
     *,
     block: int | None = None,
     axis_name: str | None = None,
@@ -267,9 +281,13 @@ def info_nce_from_embeddings(
 
     The mean of both directions, each with the k candidates of the other view alone. Embeddings are taken as they are:
     divide one side by a temperature for cosine critics. block, axis_name: as in `nt_xent`.
-    Raises InputError where block is not positive.
+    Raises InputError if the views differ in shape, or if block is not positive.
     Source: Poole et al. 2019, eq. 10.
     """
+    checks.views(z_x, z_y)
+    # Products and sums are float32's in any case; the backward pass holds shares of sums, for which float16, unlike
+    # bfloat16, has no exponents.
+    z_x, z_y = (z.astype(jnp.float32) if z.dtype == jnp.float16 else z for z in (z_x, z_y))
     k, devices = z_x.shape[0], _devices(axis_name)
     size = _tile_size(z_x, block, axis_name)
     if size is not None:
@@ -288,15 +306,17 @@ def uniformity(
     """log of the mean of e^{−t‖h_i − h_j‖²} over ordered pairs i ≠ j of rows, normalized here; at most 0, best low.
 
     The same on every device under `axis_name`. block: as in `nt_xent`.
-    Raises InputError where there are no two rows, or block is not positive.
+    Rows of any scale and dtype are computed with in float32 at least.
+    Raises InputError if there are no two rows, or if t or block is not positive.
     Source: Wang & Isola 2020, §4.1.2.
     """
     n = h.shape[0] * _devices(axis_name)
     if n < 2:
         raise InputError(f"uniformity of {n} row is not defined; give at least 2")
+    checks.above_zero("t", t, "2")
     # ‖h_i − h_j‖² = 2 − 2 h_i·h_j on the sphere.
     scale = jnp.asarray(2 * t, _accumulator(h))
-    total = logsumexp(_log_normalizers_of_others(_unit_rows(h), scale, block, axis_name))
+    total = logsumexp(_log_normalizers_of_others(unit_rows(h), scale, block, axis_name))
     if axis_name is not None:
         total = logsumexp(lax.all_gather(total, axis_name))
     return total - 2 * t - math.log(n * (n - 1))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mirigor_jax.errors import InputError
+from mirigor_jax.mi.contrastive import unit_rows
 from mirigor_jax.models.heads import MLP
 
 Activation = Literal["relu", "elu"]
@@ -40,7 +41,7 @@ class CosineCritic(nn.Module):
         start = nn.initializers.constant(jnp.log(self.temperature))
         log_temperature = self.param("log_temperature", start, (), jnp.dtype(dtype))
         z = MLP(self.hidden, self.features, dtype, name="mlp")(jnp.concatenate([h_x, h_y]))
-        z = z / jnp.maximum(jnp.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+        z = unit_rows(z)
         z_x, z_y = jnp.split(z, [h_x.shape[0]])
         return z_x, z_y, jnp.exp(log_temperature)
 

@@ -162,6 +162,8 @@ def fit_by_class(
         steps=class_fit.steps,
         stride=class_fit.eval_every,
         patience=class_fit.patience,
+        learning_rate=class_fit.learning_rate,
+        fitted=["the critic of the classes"] * num_critics,
         on_progress=on_progress,
     )
     return Fitted(jax.device_get(state.best_params), int(np.max(state.best_step)), history)
@@ -411,7 +413,7 @@ def fit_critics(
     critic_jobs = CriticJob(*(np.resize(column, -(-m // devices) * devices) for column in critic_jobs))
     mesh = parallel.make_mesh(len(critic_jobs.seed), jax.devices()[:devices])
     start, chunk = _programs(fit_config, mesh)
-    n, seeds = data.x.shape[1], critic_jobs.seed
+    n, seeds, estimators = data.x.shape[1], critic_jobs.seed, critic_jobs.estimator
     data, validation = parallel.place((data, validation), mesh)
     critic_jobs = parallel.shard(critic_jobs, mesh)
 
@@ -425,6 +427,8 @@ def fit_critics(
         steps=fit_config.steps,
         stride=fit_config.eval_every,
         patience=fit_config.patience,
+        learning_rate=fit_config.learning_rate,
+        fitted=[f"the critic of {fit_config.estimators[at].name}" for at in estimators],
         on_progress=on_progress,
     )
     return jax.tree.map(lambda leaf: leaf[:m], jax.device_get(state.best_params)), np.asarray(state.best_step)[:m]

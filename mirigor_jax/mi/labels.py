@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy.special import entr
 
+from mirigor_jax import checks
 from mirigor_jax.data.draws import TEST, VALIDATION, fresh_pairs, parts_of, row_keys
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import OnProgress
@@ -203,8 +204,8 @@ class Design:
 
     @classmethod
     def of(cls, labels: Any, seed: int, confidence: float) -> "Design":
-        if not 0.5 <= confidence < 1:
-            raise InputError(f"confidence = {confidence}: expected in [0.5, 1); 0.95 is usual")
+        checks.confidence(confidence)
+        checks.seed(seed)
         classes, rare = classes_of(labels)
         fitted, validation, test = parts_of(classes, row_keys(len(classes)))
         frequencies, risk = np.bincount(classes) / len(classes), DEPLETION_SHARE * (1 - confidence)
@@ -224,7 +225,7 @@ class Design:
     def check_k(self, k: int | None) -> int:
         """k, or its default."""
         tested = len(self.pairs[1])
-        k = min(tested, WHOLE) if k is None else k
+        k = min(tested, WHOLE) if k is None else checks.whole("k", k, 1)
         if not 2 <= k <= tested:
             raise InputError(
                 f"k = {k:,}: the test part has {tested:,} pairs, K must be from 2 to that; lower it, or None"
@@ -250,7 +251,10 @@ def classes_of(labels: Any) -> tuple[Int[np.ndarray, " n"], str]:
 
 def _labels(labels: Any) -> Shaped[np.ndarray, " n"]:
     array = np.from_dlpack(labels) if hasattr(labels, "__dlpack__") and not hasattr(labels, "__array__") else labels
-    array = np.asarray(array)
+    try:
+        array = np.asarray(array)
+    except ValueError:
+        raise InputError("labels are lists of several lengths: expected (n,) integers, strings or bools") from None
     if array.dtype.kind == "O" and all(isinstance(label, str) for label in array.ravel()):
         array = array.astype(str)
     if array.ndim != 1 or array.dtype.kind not in "biuUS":

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import entr
 
-from mirigor_jax import softmax
+from mirigor_jax import checks, softmax
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import Evaluation, OnProgress, in_batches
 from mirigor_jax.mi import fit
@@ -236,8 +236,9 @@ class _Model:
 
 
 def _fit(parts: Parts, options: Options) -> _Model:
-    if options.num_critics < 1 or options.steps < 1:
-        raise InputError(f"num_critics = {options.num_critics}, steps = {options.steps}: expected 1 or more")
+    for name in ("num_critics", "steps", "batch_size"):
+        checks.whole(name, getattr(options, name), 1)
+    checks.not_negative("tolerance_bits", options.tolerance_bits, "0.1")
     chosen_on, classes = parts.validation.images
     probe = softmax.fit_linear(
         parts.fit,

@@ -10,8 +10,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
-from mirigor_jax.errors import InputError
-from mirigor_jax.softmax import check_part
+from mirigor_jax import checks
+from mirigor_jax.numerics import unit_rows
+from mirigor_jax.softmax import Classes, check_part
 
 KNN_SCORES = 2**26  # held at once, 256 MiB
 
@@ -30,13 +31,13 @@ class NearestNeighbors:
     def logits(self, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Log of each class's votes (n, c), up to a term of the row's; -inf for a class without any."""
         sizes = {"num_classes": self.num_classes, "k": self.k, "rows": max(1, KNN_SCORES // len(self.features))}
-        votes = _log_votes(self.features, self.labels, self.tau, jnp.asarray(features), **sizes)
-        return np.asarray(votes)
+        rows = unit_rows(features).astype(np.float32)
+        return np.asarray(_log_votes(self.features, self.labels, self.tau, rows, **sizes))
 
 
 def fit_knn(
     features: Float[np.ndarray | Array, "n d"],
-    labels: Integer[np.ndarray | Array, " n_labels"],
+    labels: Classes,
     num_classes: int,
     *,
     k: int = 200,
@@ -44,15 +45,14 @@ def fit_knn(
 ) -> NearestNeighbors:
     """Weighted k-nearest-neighbor classification by cosine similarity; of fewer than k images all have a vote.
 
-    Raises InputError as `fit_linear` does, and where k or tau is not positive.
+    Raises InputError as `fit_linear` does, and if k is no whole number of 1 or more, or tau not above 0.
     Source: Wu et al. 2018, section 3.4 (k = 200, tau = 0.07).
     """
     check_part(features, labels, num_classes, "fit")
-    if k < 1 or tau <= 0:
-        raise InputError(f"k = {k}, tau = {tau:g}: expected both above 0; 200 and 0.07 are usual")
-    rows = np.asarray(features, np.float32)
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return NearestNeighbors(jnp.asarray(rows), jnp.asarray(labels), num_classes, min(k, len(rows)), tau)
+    checks.whole("k", k, 1)
+    checks.above_zero("tau", tau, "0.07")
+    rows = jnp.asarray(unit_rows(features).astype(np.float32))
+    return NearestNeighbors(rows, jnp.asarray(labels, jnp.int32), num_classes, min(k, len(rows)), tau)
 
 
 @partial(jax.jit, static_argnames=("num_classes", "k", "rows"))
@@ -60,16 +60,15 @@ def _log_votes(
     bank: Float[Array, "n d"],
     labels: Integer[Array, " n"],
     tau: float | Array,
-    h: Float[Array, "m d"],
+    h: Float[np.ndarray | Array, "m d"],
     *,
     num_classes: int,
     k: int,
     rows: int,
 ) -> Float[Array, "m c"]:
-    """Log-votes for each row of h, so many rows at a time; the nearest neighbor's weight is 1."""
+    """Log-votes for each unit row of h, so many rows at a time; the nearest neighbor's weight is 1."""
 
     def votes(row):
-        row = row / jnp.maximum(jnp.linalg.norm(row), 1e-12)
         cosines, nearest = lax.top_k(jnp.matmul(row, bank.T, precision="highest"), k)
         # cosines[0] is the maximum too, but with that slice of its result XLA:CPU sorts all rows, 30 times as slow.
         weights = jnp.exp((cosines - jnp.max(cosines)) / tau)

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float
 
-from mirigor_jax import fitting
+from mirigor_jax import checks, fitting
 from mirigor_jax.errors import InputError
-from mirigor_jax.softmax import best_temperature, check_part, mean_and_scale, standardize
+from mirigor_jax.softmax import Classes, best_temperature, check_part, mean_and_scale, standardize
 
 BATCH = 512
 EVAL_EVERY = 100  # steps between evaluations on validation
@@ -57,11 +57,11 @@ class MLPProbe:
 
 def fit_mlp(
     features: Float[np.ndarray | Array, "n d"],
-    labels: Integer[np.ndarray | Array, " n_labels"],
+    labels: Classes,
     num_classes: int,
     *,
     validation_features: Float[np.ndarray | Array, "m d"],
-    validation_labels: Integer[np.ndarray | Array, " m_labels"],
+    validation_labels: Classes,
     hidden: Sequence[int] = (512, 512, 512),
     dropout: Sequence[float] = (0.5, 0.3, 0.2),
     learning_rate: float = 5e-4,
@@ -77,19 +77,29 @@ def fit_mlp(
     the evaluation after `patience` steps without a gain, or after max_steps. The temperature then minimizes that
     log-loss.
     on_progress: called as on_progress(step, steps, note) at every evaluation.
-    Raises InputError as `fit_linear` does, and for other than one dropout rate a layer or no step.
+    Raises InputError as `fit_linear` does, for other than one dropout rate a layer, and for options out of range. If a
+    loss is not finite it says so at the evaluation after it.
     Source: Gosch 2020, C.2, whose fits last 1000 epochs, without a choice among them.
     """
     check_part(features, labels, num_classes, "fit")
     check_part(validation_features, validation_labels, num_classes, "validation")
     if len(hidden) != len(dropout):
         raise InputError(f"{len(hidden)} hidden layers, {len(dropout)} dropout rates: expected one rate for each")
-    if max_steps < 1 or patience < 1:
-        raise InputError(f"max_steps = {max_steps}, patience = {patience}: expected 1 or more")
+    for width in hidden:
+        checks.whole("hidden", width, 1)
+    for rate in dropout:
+        if not 0 <= checks.number("dropout", rate) < 1:
+            raise InputError(f"dropout = {rate}: expected in [0, 1)")
+    checks.above_zero("learning_rate", learning_rate)
+    checks.not_negative("weight_decay", weight_decay)
+    for name, steps in {"max_steps": max_steps, "patience": patience}.items():
+        checks.whole(name, steps, 1)
+    checks.seed(seed)
     mean, scale = mean_and_scale(features)
     classifier = Classifier(num_classes, tuple(hidden), tuple(dropout))
-    part = jax.device_put((standardize(features, mean, scale), np.asarray(labels)))
-    validation = jax.device_put((standardize(validation_features, mean, scale), np.asarray(validation_labels)))
+    part = jax.device_put((standardize(features, mean, scale), np.asarray(labels).astype(np.int32)))
+    truth = np.asarray(validation_labels).astype(np.int32)
+    validation = jax.device_put((standardize(validation_features, mean, scale), truth))
     init_key, fit_key = jax.random.split(jax.random.key(seed))
     state = fitting.fresh(
         classifier.init(init_key, part[0][:1])["params"], _adam(learning_rate, weight_decay), np.float32
@@ -97,11 +107,12 @@ def fit_mlp(
     options = {"classifier": classifier, "learning_rate": learning_rate, "weight_decay": weight_decay}
     while state.step < max_steps and state.step - state.best_step < patience:
         state, looked = _chunk(state, part, validation, fit_key, **options)
+        fitting.check_finite(looked, ["the MLP probe"], int(state.step), learning_rate, int(state.best_step))
         if on_progress is not None:
             loss_nats = -float(looked["validation_nats"])
             on_progress(min(int(state.step), max_steps), max_steps, f"log-loss {loss_nats:.3f} nats on validation")
     params = jax.device_get(state.best_params)
-    logits, truth = np.asarray(_scores(classifier, params, validation[0])), np.asarray(validation_labels)
+    logits = np.asarray(_scores(classifier, params, validation[0]))
     return MLPProbe(
         classifier=classifier,
         params=params,

@@ -326,7 +326,10 @@ def standardize_parts(features: Features, mean: np.ndarray, scale: np.ndarray) -
     """Every part's representations, shifted and scaled column by column."""
 
     def scaled(name: str, x: np.ndarray) -> np.ndarray:
-        return (x - mean) / scale if name in ("h", "h_x", "h_y") else x
+        if name not in ("h", "h_x", "h_y"):
+            return x
+        result = (x - mean) / scale  # in float64 where float32 cannot hold the features; what is left it can
+        return result.astype(jax.dtypes.canonicalize_dtype(result.dtype), copy=False)
 
     return {split: {name: scaled(name, x) for name, x in arrays.items()} for split, arrays in features.items()}
 

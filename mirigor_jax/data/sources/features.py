@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mirigor_jax import checks
 from mirigor_jax.data.sources.npz import named_arrays
 from mirigor_jax.data.sources.parts import Part, numbered
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import to_path
+from mirigor_jax.numerics import compact
 
 
 def read_features(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
@@ -27,9 +29,8 @@ def read_features(argument: str, size: int | None) -> tuple[dict[str, Part], Seq
             raise InputError(
                 f"features:{path}: {len(h):,} {part} rows of h and {there}: expected an integer or a string for each"
             )
-        if broken := int(np.sum(~np.isfinite(h).all(axis=1))):
-            raise InputError(f"features:{path}: {broken:,} {part} rows have NaN or infinity: leave these out")
+        checks.finite(h, f"features:{path}: {part} h")
     values = np.unique(np.concatenate([labels for _, labels in arrays.values()]))
     classes = {part: np.searchsorted(values, labels).astype(np.int32) for part, (_, labels) in arrays.items()}
-    parts = {part: numbered(classes[part], h.astype(np.float32).__getitem__) for part, (h, _) in arrays.items()}
+    parts = {part: numbered(classes[part], compact(h).__getitem__) for part, (h, _) in arrays.items()}
     return parts, tuple(map(str, values.tolist()))

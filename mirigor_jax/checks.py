@@ -1,0 +1,130 @@
+"""What is asked of arguments before any work begins: numbers of the right type and range, arrays of finite values."""
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from mirigor_jax.errors import InputError
+
+LARGEST = float(np.finfo(np.float32).max)  # what is computed in float32 must be finite there
+EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # of JAX, which NumPy alone does not know
+LARGEST_SEED = 2**63 - 1
+
+
+def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """The value as an int. Raises InputError for what is no whole number (a bool is none), or out of range."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        fix = f"; give {int(value)}" if isinstance(value, float) and value.is_integer() else ""
+        raise InputError(f"{name} = {_shown(value)}: expected a whole number{fix}")
+    if number < least or (most is not None and number > most):
+        span = f"{least} or more" if most is None else f"from {least} to {most:,}"
+        raise InputError(f"{name} = {number}: expected {span}")
+    return number
+
+
+def seed(value: Any, name: str = "seed") -> int:
+    """A seed, as every generator takes it. Raises InputError as `whole` does."""
+    return whole(name, value, 0, LARGEST_SEED)
+
+
+def number(name: str, value: Any) -> float:
+    """The value as a float. Raises InputError for what is no finite number; a bool, a string or an array is none."""
+    try:
+        result = float("nan") if isinstance(value, bool | str | bytes) or np.ndim(value) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        result = float("nan")
+    if not np.isfinite(result):
+        raise InputError(f"{name} = {_shown(value)}: expected a finite number")
+    return result
+
+
+def above_zero(name: str, value: Any, usual: str = "") -> None:
+    """Raises InputError for what is no finite number above 0; a value under a JAX transformation is not known yet."""
+    if not isinstance(value, int | float | str | np.ndarray | np.generic):
+        import jax  # here, as readers of data do without it
+
+        if isinstance(value, jax.core.Tracer):
+            return
+    if number(name, value) <= 0:
+        raise InputError(f"{name} = {_shown(value)}: expected above 0{usual and f'; {usual} is usual'}")
+
+
+def not_negative(name: str, value: Any, usual: str = "") -> None:
+    """Raises InputError for what is no finite number of 0 or more."""
+    if number(name, value) < 0:
+        raise InputError(f"{name} = {_shown(value)}: expected 0 or more{usual and f'; {usual} is usual'}")
+
+
+def confidence(value: Any, name: str = "confidence") -> None:
+    """Raises InputError for what is no number in [0.5, 1)."""
+    if not 0.5 <= number(name, value) < 1:
+        raise InputError(f"{name} = {_shown(value)}: expected in [0.5, 1); 0.95 is usual")
+
+
+def temperature(value: Any) -> None:
+    """`above_zero` of a temperature."""
+    above_zero("temperature", value, "0.1")
+
+
+def views(z_x: Any, z_y: Any) -> None:
+    """Raises InputError for two views that are not of one shape, or have no row."""
+    if z_x.shape != z_y.shape or len(z_x) == 0:
+        raise InputError(f"views of shapes {z_x.shape} and {z_y.shape}: expected one shape, row i of each a pair")
+
+
+def to_numpy(values: Any, name: str) -> np.ndarray:
+    """The numbers as a NumPy array: booleans and integers as they are, floats in float64.
+
+    values: an array of any framework, in its memory or on its device, or nested lists of equal lengths.
+    Raises InputError for masked values, sparse matrices, ragged lists, and what holds no numbers.
+    """
+    if np.ma.is_masked(values):
+        rows = int(np.any(np.ma.getmaskarray(values).reshape(len(values), -1), axis=1).sum())
+        raise InputError(f"{name} has masked values in {rows:,} of {len(values):,} rows; drop those rows, or fill them")
+    if hasattr(values, "toarray"):
+        raise InputError(f"{name} is sparse ({type(values).__name__}): expected a dense array; give {name}.toarray()")
+    if hasattr(values, "detach"):  # a torch tensor, of which NumPy takes neither gradients, nor devices, nor bfloat16
+        values = values.detach().cpu()
+        values = values.double() if values.is_floating_point() else values
+    if hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
+        values = np.from_dlpack(values)
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError):
+        raise InputError(f"{name} is no array: expected rows of numbers, all of one length; encode or pad it") from None
+    if array.dtype.kind == "f" or array.dtype.name in EXTENDED:
+        return array.astype(np.float64)
+    if array.dtype.kind not in "biu":
+        fixes = {"O": f"give {name}.astype(float) where all are numbers", "V": "save it as float32"}
+        fix = fixes.get(array.dtype.kind, "encode it first")
+        raise InputError(f"{name} is of dtype {array.dtype}: expected numbers (float, int or bool); {fix}")
+    return array
+
+
+def finite(rows: np.ndarray, name: str) -> None:
+    """Raises InputError for values that are NaN, infinite, or so large that float32, which is computed in, has inf.
+
+    rows: (n, d), numbers. What is computed with. name: what the message calls them.
+    """
+    if rows.size == 0:
+        return
+    with np.errstate(invalid="ignore"):  # NaN spreads to both, and needs no copy of the rows to be found
+        low, high = float(rows.min()), float(rows.max())
+    if low >= -LARGEST and high <= LARGEST:
+        return
+    kind, fix, bad = "NaN or infinite value", "drop those rows", ~np.isfinite(rows)
+    if not bad.any():
+        kind, bad = f"value beyond {LARGEST:.2g}", np.abs(rows.astype(np.float64)) > LARGEST
+        fix = "float32, which is computed in, has infinity there; drop those rows, or rescale"
+    (row, column), count = np.argwhere(bad)[0], int(bad.sum())
+    raise InputError(f"{name} has {count:,} {kind}{'s' * (count > 1)}, the first at [{row}, {column}]; {fix}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
