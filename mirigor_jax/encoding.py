@@ -60,7 +60,7 @@ def encode(
     on_progress: called as on_progress(images, of how many, "") after every step.
     Returns h, float32 at least, (n, d); of a batch (h, labels), labels (n,) the number of each image's class: of the
     combination of values that its attributes have, in ascending order of those that occur.
-    Raises InputError for images of another type or shape, and as the encoder does for their size.
+    Raises InputError for images of another type or shape, as the encoder does for their size, and if h is not finite.
 
         h, labels = mj.encode(encoder, state, cdp.images(0, 10_000))
     """
@@ -93,10 +93,27 @@ def _encoded(
         following = step(variables, parallel.shard(batch, mesh), None)
         if pending is not None:
             parts.append(np.asarray(pending))
+            check_features(parts[-1], first - batch_size)
         pending = following
         if on_progress is not None:
             on_progress(min(first + batch_size, n), n, "")
-    return np.concatenate([*parts, np.asarray(pending)])[:n]
+    parts.append(np.asarray(pending)[: n - len(parts) * batch_size])
+    check_features(parts[-1], n - len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def check_features(h: Features, first: int, part: str = "") -> None:
+    """Raises InputError if an encoder's features are not finite.
+
+    h: (n, d). Features of consecutive images. first: the number of the first one. part: whose images they are.
+    """
+    if np.isfinite(h).all():
+        return
+    row = first + int(np.argmin(np.isfinite(h).all(axis=1)))
+    raise InputError(
+        f"stage encode: the encoder's features are not finite, first those of {part and f'{part} '}image {row:,}: its "
+        "weights have diverged, or overflow in its precision; train at a lower rate, or encode in float32"
+    )
 
 
 def padded(rows: np.ndarray, n: int) -> np.ndarray:

@@ -87,12 +87,12 @@ def fit_chunk(
 
 
 def check_finite(
-    seen: Mapping[str, Array], fitted: Sequence[str], step: int, learning_rate: float, best_step: int
+    seen: Mapping[str, Array], fitted: Sequence[str], step: int, learning_rate: float, best_step: int | None = None
 ) -> None:
     """Raises InputError if what an evaluation saw is not finite: the loss of a step, or validation after the last one.
 
     seen: what `fit_chunk` saw, a value of each fit. fitted: what the message calls each.
-    step, best_step: the steps taken, and those at which validation was best.
+    step, best_step: the steps taken, and those at which validation was best; None: the message does without.
     """
     fit_nats, validation_nats = (np.asarray(seen[f"{part}_nats"]).reshape(-1) for part in ("fit", "validation"))
     bad = np.flatnonzero(~np.isfinite(fit_nats) | ~np.isfinite(validation_nats))
@@ -100,11 +100,22 @@ def check_finite(
         return
     # The fit part's values are of the parameters before each update, validation's of those after the last.
     at = "at its last update, by " if np.isfinite(fit_nats[bad[0]]) else "by "
+    kept = "" if best_step is None else f" (validation was best at step {best_step:,})"
     raise InputError(
         f"learning_rate={learning_rate:g}: {fitted[bad[0]]} diverged {at}step {step:,} (fit {fit_nats[bad[0]]:g}, "
-        f"validation {validation_nats[bad[0]]:g} nats), as updates grew too large; lower it (validation was best "
-        f"at step {best_step:,})"
+        f"validation {validation_nats[bad[0]]:g} nats), as updates grew too large; lower it{kept}"
     )
+
+
+@jax.jit
+def _all_finite(leaves: list[Array]) -> Array:
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
+
+
+def is_finite(tree: Any) -> bool:
+    """Whether all floating numbers of the tree are finite: one answer from the devices that hold it."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return not leaves or bool(_all_finite(leaves))
 
 
 def run(

@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, UInt8
 
-from mirigor_jax import memory, objectives, parallel
+from mirigor_jax import fitting, memory, objectives, parallel
 from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.data.preprocess import image_keys, views
@@ -292,8 +292,8 @@ def train(
     on_progress: called as on_progress(step, steps, note) after every step.
     Returns the state, for `encode`, and the history of the loss. The same arguments give the same numbers, which are
     those of a run with these settings.
-    Raises InputError for arguments that do not go together, a step that does not fit memory, and a loss that is not
-    finite.
+    Raises InputError for arguments that do not go together, a step that does not fit memory, and a training that
+    diverges.
 
         state, history = mj.train(encoder, mj.cdp.make(size=64), k=64, steps=300, seed=0)
     """
@@ -332,6 +332,11 @@ def train(
             on_progress(len(rows), steps, note(rows, k))
 
     state, rows = take_steps(advance, state, steps, read, tell)
+    if not fitting.is_finite(state.encoder_variables):
+        raise InputError(
+            f"learning_rate={learning_rate}: training diverged at its last update, of step {steps}: the loss was "
+            "finite, and weights are not; lower it"
+        )
     return state, TrainingHistory.of(rows, k)
 
 
@@ -484,8 +489,13 @@ def stepper(
 
 
 def read_row(step: int, metrics: dict[str, Any], *, k: int, objective: Objective, learning_rate: float) -> Row:
-    """What a step's loss says. Raises InputError for a loss that is not finite."""
-    loss = float(metrics["loss_nats"])
-    if not math.isfinite(loss):
-        raise InputError(f"learning_rate={learning_rate}: the training loss is {loss} at step {step}; lower it")
+    """What a step's loss says. Raises InputError if it or its gradient is not finite."""
+    loss, norm = float(metrics["loss_nats"]), float(metrics["gradient_norm"])
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        # The loss is that of the weights before the update, so that of the first step is of fresh weights.
+        first, later = "before any update: check temperature and encoder", "as updates grew too large; lower it"
+        raise InputError(
+            f"learning_rate={learning_rate}: the training loss is {loss:g} at step {step}, its gradient's norm "
+            f"{norm:g}, {first if step == 1 else later}"
+        )
     return {"step": step, "loss_nats": loss} | ({"mi_bits": in_training_bits(loss, k)} if objective.bounds_mi else {})

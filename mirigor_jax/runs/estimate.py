@@ -24,7 +24,7 @@ from mirigor_jax.data.pairing import ByClass
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.data.population import Features
 from mirigor_jax.errors import InputError
-from mirigor_jax.fitting import in_batches
+from mirigor_jax.fitting import check_finite, in_batches
 from mirigor_jax.mi import fit
 from mirigor_jax.mi.certify import (
     CERTIFICATES,
@@ -49,7 +49,7 @@ from mirigor_jax.progress import Progress
 from mirigor_jax.runs import loop
 from mirigor_jax.runs.features import encode_stage, freeze, load
 from mirigor_jax.runs.folder import RunFolder
-from mirigor_jax.runs.job import Job, batch_sizes, critic_mesh, quoted_k, validation_k
+from mirigor_jax.runs.job import Job, batch_sizes, critic_mesh, quoted_k, under, validation_k
 from mirigor_jax.runs.schema import EstimateEntry, Fit, History, read
 from mirigor_jax.runs.steps import (
     WITHIN_BATCH,
@@ -379,6 +379,8 @@ def fit_critic(
             yield advance
 
     def row(done: int, metrics: Any) -> loop.Row:
+        with under("estimate."):
+            check_finite(metrics, ["the critic"], done, e.learning_rate)
         return {name.replace("nats", "bits"): float(x) / math.log(2) for name, x in metrics.items()}
 
     def score(rows: Sequence[loop.Row]) -> float:
@@ -395,6 +397,8 @@ def fit_critic(
         row=row,
         score=score,
         note=lambda rows: f"InfoNCE {score(rows):.3f} bits on validation",
+        learned=lambda state: state.params,
+        rate=f"estimate.learning_rate={e.learning_rate}",
     )
     state, rows = loop.drive(task, folder, "fit.jsonl", (folder / "critic").path, monitor)
     history = History(*(tuple(row[name] for row in rows) for name in ("step", "fit_bits", "validation_bits")))

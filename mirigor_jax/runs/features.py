@@ -17,7 +17,7 @@ from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.data.population import Features, Read
 from mirigor_jax.data.preprocess import image_keys
-from mirigor_jax.encoding import padded
+from mirigor_jax.encoding import check_features, padded
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, read_arrays, remove_tree, write_arrays
 from mirigor_jax.models.frozen import FrozenEncoder
@@ -101,6 +101,7 @@ def encode_split(
     encode: (this process's images of a full batch, their name, the first one's row) → h. Images `image` become `h`;
     `x`, `y` become `h_x`, `h_y`; the rest is kept.
     Shards beside the file survive a kill, and the next call goes on behind the last.
+    Raises InputError if representations are not finite.
     """
     if parallel.from_main(path.exists):
         return
@@ -137,6 +138,9 @@ def encode_split(
                     for name, x in batch.items()
                 }
             )
+            for name in IMAGES.values():
+                if name in parts[-1]:  # on every process, once all rows are there
+                    check_features(parts[-1][name], done, path.stem)
             done += total
             progress.update(done)
             if parallel.stop_asked():

@@ -11,7 +11,9 @@ import jax
 
 from mirigor_jax import parallel
 from mirigor_jax.checkpoint import Checkpoints
+from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, write_rows
+from mirigor_jax.fitting import is_finite
 from mirigor_jax.monitoring import NO_STAGE_MONITOR, StageMonitor
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs.folder import RunFolder
@@ -32,6 +34,7 @@ class Task:
     row: (the step that was reached, metrics) → the row of one `advance`, or None where rows come from `evaluate`.
     evaluate: (step, state, metrics since the last row) → the row of a save, the first one at step 0; None for no such.
     score: rows → what orders the checkpoints; the highest is `best`. note: rows → words for the lines of progress.
+    learned: state → what of it is not saved unless it is finite. rate: the learning rate, in words for a message.
     """
 
     label: str
@@ -42,6 +45,8 @@ class Task:
     open: Callable[[int], AbstractContextManager[Advance]]
     score: Callable[[Sequence[Row]], float]
     note: Callable[[Sequence[Row]], str]
+    learned: Callable[[Any], Any]
+    rate: str
     row: Callable[[int, Any], Row] | None = None
     evaluate: Callable[[int, Any, Sequence[Any]], Row] | None = None
     stride: int = 1
@@ -53,7 +58,8 @@ def drive(
     """Take the task to its last step, from the newest checkpoint where there is one: (the last state, all rows).
 
     rows_file: the .jsonl file in `folder` with the rows. monitor: of these.
-    Raises Stopped where the job was told to stop, and what the task's parts raise.
+    Raises Stopped where the job was told to stop, InputError where the task has diverged, and what its parts raise. A
+    state that has diverged is not saved: the checkpoint before it stays.
     """
     with Checkpoints(checkpoints_folder) as checkpoints, contextlib.ExitStack() as entered:
         last = checkpoints.last
@@ -69,6 +75,10 @@ def drive(
         progress = Progress(task.label, task.steps, "steps")
         pending: tuple[int, Any] | None = None  # the step that was reached, and its metrics, still on the devices
         since: list[Any] = []  # metrics that no row has yet
+        saved = last
+
+        def kept() -> str:
+            return "no checkpoint was written" if saved is None else f"the checkpoint of step {saved:,} is kept"
 
         def read_metrics() -> None:
             nonlocal pending
@@ -77,20 +87,31 @@ def drive(
             reached, metrics = pending[0], jax.device_get(pending[1])
             pending = None
             if task.row is not None:
-                rows.append({"step": reached, **task.row(reached, metrics)})
+                try:
+                    rows.append({"step": reached, **task.row(reached, metrics)})
+                except InputError as error:
+                    raise InputError(f"{error}; {kept()}") from None
             else:
                 since.append(metrics)
             progress.update(reached, task.note(rows))
 
         def save(scheduled: bool) -> None:
             """scheduled: only regular saves may become `best`, which must not depend on when a run was stopped."""
+            nonlocal saved
             read_metrics()
+            # Metrics of a step are of the weights before its update, which may be the one that they diverge at.
+            if not is_finite(task.learned(state)):
+                raise InputError(
+                    f"{task.rate}: '{task.label}' diverged by its last update, of step {step:,}: weights are not "
+                    f"finite, as updates grew too large; lower it; {kept()}"
+                )
             if task.evaluate is not None:
                 rows.append({"step": step, **task.evaluate(step, state, since)})
                 since.clear()
             write_rows(folder.path / rows_file, rows)
             monitor.rows(rows)
             checkpoints.save(step, state, mi_bits=task.score(rows) if scheduled else -math.inf)
+            saved = step
 
         # The order is the same for every task, and matters: save; stop if asked; draw a batch, then step; and read the
         # metrics of the step before only when the next one is under way, so that no accelerator waits for Python.

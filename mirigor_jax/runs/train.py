@@ -75,8 +75,8 @@ def train(
 
     Writes checkpoints and metrics.jsonl (step, loss_nats and, where the objective bounds it, mi_bits). on_rate: told
     once how many seconds a step takes, and how many steps are to come. monitor: of the rows, and of some steps.
-    Raises InputError when the loss is no longer finite, where the step needs more memory than there is, and as
-    `make_train_step` does.
+    Raises InputError when the loss, its gradient or the weights are no longer finite, where the step needs more memory
+    than there is, and as `make_train_step` does.
     """
     t, d, objective = job.config.train, job.config.data, job.objective
     step, arguments = make_train_step(job, mesh, 0 if data.resident_images is None else len(data.resident_images))
@@ -120,6 +120,8 @@ def train(
         row=row,
         score=score,
         note=lambda rows: note(rows, t.k),
+        learned=lambda state: state.encoder_variables | {"head": state.params["head"]},
+        rate=f"train.learning_rate={t.learning_rate}",
     )
     loop.drive(task, folder, "metrics.jsonl", folder.path, monitor)
 

@@ -244,6 +244,8 @@ def train(
         evaluate=record,
         score=lambda rows: rows[-1]["held_out_bits"],
         note=note,
+        learned=lambda state: state.params,
+        rate=f"learning_rate={settings.learning_rate}",
     )
     loop.drive(task, folder, "records.jsonl", folder.path, monitor)
 
