@@ -2,18 +2,21 @@
 
 import difflib
 import hashlib
-import importlib.util
+import os
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, FieldReference, config_flags
 
-from mirigor_jax.errors import InputError
+from mirigor_jax.errors import InputError, shown
 
 SHIPPED = (Path(__file__).parent, Path(__file__).parents[1])  # where a wheel and a checkout keep configs/
+MOST_SOURCE = 2**20  # bytes of a config file
 
 
 class Parsed(NamedTuple):
@@ -37,25 +40,51 @@ def load_config(text: str) -> tuple[ConfigDict, str]:
     Raises InputError if the file is missing or an argument is wrong.
     """
     path_text, _, arguments = text.partition(":")
-    path = next((p for p in (Path(path_text), *(folder / path_text for folder in SHIPPED)) if p.is_file()), None)
+    path = next((p for p in (Path(path_text), *(folder / path_text for folder in SHIPPED)) if os.path.isfile(p)), None)
     if path is None:
-        raise InputError(f"no config file '{path_text}'; the shipped ones are {', '.join(shipped_configs())}")
+        problem = f"'{path_text}' is no file" if os.path.exists(path_text) else f"no config file '{path_text}'"
+        raise InputError(f"{problem}; the shipped configs are {', '.join(shipped_configs())}")
     # It is imported under its plain name, so one folder's common.py must not stand in for another's.
     folders = (*path.resolve().parents[:2], *(folder / "configs" for folder in SHIPPED))
     sys.path.insert(0, str(next((folder for folder in folders if (folder / "common.py").is_file()), folders[0])))
     sys.modules.pop("common", None)
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
     try:
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        # Not by an importer, which leaves a compiled copy beside it.
+        exec(compile(_source(path), path, "exec", dont_inherit=True), module.__dict__)
+        if not callable(getattr(module, "get_config", None)):
+            raise InputError(f"config file '{path}' has no get_config; define get_config(arguments) -> ConfigDict")
+        config = module.get_config(arguments)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a user's own code raises
+        raise InputError(f"config file '{path}' {_fault(path, error)}; repair it") from error
     finally:
         sys.path.pop(0)
         sys.modules.pop("common", None)
-    config = module.get_config(arguments)
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"get_config of '{path}' returns a {type(config).__name__}; return a ConfigDict")
     config.lock()
     return config, "-".join([path.stem, *([arguments] if arguments else [])])
+
+
+def _source(path: Path) -> bytes:
+    with path.open("rb") as file:
+        source = file.read(MOST_SOURCE + 1)
+    if len(source) > MOST_SOURCE:
+        raise InputError(f"config file '{path}' has over {MOST_SOURCE:,} bytes; give a Python file with get_config")
+    return source
+
+
+def _fault(path: Path, error: BaseException) -> str:
+    """What stopped a config file, and in which of its lines."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f"is no Python: line {error.lineno}, {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    where = f" in line {lines[-1]}" if lines else ""
+    return f"raises {type(error).__name__}{where}: {shown(str(error), 300)}"
 
 
 def shipped_configs() -> list[str]:
@@ -134,7 +163,7 @@ def pop_flags(argv: list[str], **kinds: type) -> tuple[list[str], dict[str, Any]
 def _folder_name(name: str, overrides: list[str]) -> str:
     """The config's name and its overrides; many of them are stood for by a digest, as file names are short."""
     whole = "-".join([name, *overrides]).replace("/", "_")
-    return whole if len(whole) <= 100 else f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:10]}"
+    return whole if len(whole) <= 100 else f"{name}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:10]}"
 
 
 def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ import fsspec
 import numpy as np
 from etils import epath
 
+from mirigor_jax import outside
 from mirigor_jax.errors import InputError
 
 AnyPath: TypeAlias = Path | epath.Path  # of a local disk, or of a bucket
@@ -27,11 +28,11 @@ AnyPath: TypeAlias = Path | epath.Path  # of a local disk, or of a bucket
 def to_path(text: str) -> AnyPath:
     """The path that a user names: a local one, or gs://BUCKET/….
 
-    Raises InputError for other schemes, no bucket, and where what reads buckets is not installed.
+    Raises InputError for other schemes, no bucket, and where what reads buckets is not installed; and as `local_path`.
     """
     scheme, remote, rest = text.partition("://")
     if not remote:
-        return Path(text).expanduser()
+        return local_path(text)
     if scheme != "gs" or not rest.strip("/"):
         raise InputError(f"'{text}' is no path; give a local one, or gs://BUCKET/FOLDER")
     if importlib.util.find_spec("gcsfs") is None:
@@ -40,6 +41,19 @@ def to_path(text: str) -> AnyPath:
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # which logs what it raises
     os.environ["EPATH_USE_TF"] = "false"  # or etils reads by TensorFlow wherever that is installed
     return epath.Path(text)
+
+
+def local_path(text: str) -> Path:
+    """The path of a local disk that a user names, ~ and ~USER as a shell has them.
+
+    Raises InputError for a user who is none, and for a name that no file can have.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.is_file()
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"'{text}' is no path ({describe(error)}); give the path of a file or folder") from None
+    return path
 
 
 def io_errors(path: AnyPath) -> type[Exception]:
@@ -120,8 +134,11 @@ def write_arrays(path: AnyPath, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: AnyPath) -> Any:
-    """What NumPy's load makes of a file: of an .npz its arrays by their names, each read when it is asked for."""
-    return np.load(path if isinstance(path, Path) else io.BytesIO(path.read_bytes()), allow_pickle=False)
+    """The array of an .npy; of an .npz its arrays by their names, each read when it is asked for.
+
+    Raises InputError for what is no whole array of numbers or strings, and OSError where there is no file.
+    """
+    return outside.open_arrays(path)
 
 
 def write_figure(path: AnyPath, figure: Any) -> None:

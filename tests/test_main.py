@@ -558,7 +558,9 @@ def test_configs_are_found_from_any_directory(tmp_path, monkeypatch):
     assert (config.data.mi, config.estimate.k, config.seed, config.data.size) == (3.3, 512, 7, 48)
     mine = tmp_path / "mine.py"
     mine.write_text("import common\ndef get_config(arg): return common.base()")
-    with pytest.raises(ZeroDivisionError):  # a config of one's own imports the common.py beside it
+    with pytest.raises(
+        InputError, match="raises ZeroDivisionError in line 2"
+    ):  # a config of one's own imports the common.py beside it
         config_files.parse([f"--config={mine}"])
 
 

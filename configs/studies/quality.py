@@ -14,7 +14,6 @@ ImageNet-100's classes are those of --config.run.data.classes=file:PATH. Should 
 I_class at most H(C), and each metric's correlations with their intervals, whatever they turn out to be.
 """
 
-from pathlib import Path
 from typing import Any
 
 import common
@@ -22,6 +21,8 @@ from ml_collections import ConfigDict
 
 from mirigor_jax.data.sources.table import holds_features
 from mirigor_jax.errors import InputError
+from mirigor_jax.files import local_path
+from mirigor_jax.outside import read_text
 
 SMALL_NET = {"train.learning_rate": 1e-3}
 # Fashion-MNIST: what each encoder has of its own; the rest is as in configs/images.py.
@@ -104,10 +105,7 @@ def _given(paths: str | None, prefix: str) -> dict[str, dict[str, Any]]:
     """A cell a line of the file, for an encoder that is there already."""
     if not paths:
         raise InputError("give paths=FILE, a line an encoder: name,path or name,path,layout")
-    try:
-        lines = [line for line in Path(paths).expanduser().read_text().splitlines() if line.strip()]
-    except OSError as error:
-        raise InputError(f"paths={paths} cannot be read ({error.strerror}); give a file of lines name,path") from error
+    lines = [line for line in read_text(local_path(paths), f"paths={paths}").splitlines() if line.strip()]
     cells: dict[str, dict[str, Any]] = {}
     for line in lines:
         name, path, layout, *optional = [*(part.strip() for part in line.split(",")), "", ""]

@@ -14,6 +14,7 @@ from mirigor_jax.data.generated import GeneratedImages
 from mirigor_jax.data.sources.backgrounds import backgrounds
 from mirigor_jax.data.sources.idx import read_labeled_idx
 from mirigor_jax.errors import InputError
+from mirigor_jax.files import local_path
 
 # The first four are the paper's; any two differ by at least 127 in one channel.
 COLORS = {
@@ -34,6 +35,7 @@ COLORS = {
     "Spring": (0, 255, 128),
     "Brown": (128, 64, 0),
 }
+LARGEST = 1024  # pixels of a side; the backgrounds of such images take 3 GiB while they are made
 SMALLEST_CELL = 10  # pixels; a digit of 9×7 is the least that reads
 BANK_BYTES = 2**24  # of backgrounds: much variety that still stays in a CPU's last-level cache
 FONT_VARIANTS, HANDWRITTEN_VARIANTS = 16, 1024  # of a digit
@@ -130,6 +132,8 @@ def make(
     """
     if size < 32 or size % 2:
         raise InputError(f"image size {size}: expected an even number of at least 32")
+    if size > LARGEST:
+        raise InputError(f"image size {size:,}: expected at most {LARGEST:,} pixels, for the backgrounds' memory")
     if not 1 <= colors <= len(COLORS):
         raise InputError(f"{colors} colors: expected 1 to {len(COLORS)}")
     if not digits or len(set(digits)) < len(digits) or not set(digits) <= set(range(10)):
@@ -170,7 +174,7 @@ def _coverage(glyphs: str, digits: Sequence[int], height: int, width: int, rng: 
     if glyphs == "font":
         inks = [[*_font_digits(digit, height, rng)] for digit in digits]
     elif glyphs.startswith("idx:"):
-        inks = _handwritten_digits(Path(glyphs[4:]).expanduser(), digits)
+        inks = _handwritten_digits(local_path(glyphs[4:]), digits)
     else:
         raise InputError(f"unknown glyphs {glyphs!r}: use font or idx:PATH")
     masks = np.array([[_fitted(ink, height, width, rng) for ink in variants] for variants in inks])

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -23,7 +22,7 @@ from mirigor_jax.data.population import Population
 from mirigor_jax.data.sources import table
 from mirigor_jax.data.training_data import check_resident, told_apart
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import to_path
+from mirigor_jax.files import local_path, to_path
 from mirigor_jax.mi.api import WHOLE
 from mirigor_jax.mi.certificates import classifier_lower_bits
 from mirigor_jax.mi.certify import DEPLETION_SHARE, LEAST_PAIRS
@@ -144,7 +143,7 @@ class Job:
     def public_encoder(self) -> FrozenEncoder:
         """The encoder of the checkpoint that the config names. Raises InputError as `pretrained.load` does."""
         e, size = self.config.encoder, self.config.data.size
-        frozen = pretrained.load(Path(e.path).expanduser(), layout=e.layout)
+        frozen = pretrained.load(local_path(e.path), layout=e.layout)
         if frozen.size != size and not models.takes_any_size(frozen.encoder):
             raise InputError(f"'{e.path}' takes images of {frozen.size} pixels, not {size}; give that size")
         encoder = frozen.encoder.clone(dtype=compute_dtype(e.dtype))

@@ -7,9 +7,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from mirigor_jax.data.sources.decode import open_rgb
 from mirigor_jax.data.sources.folders import PHOTOGRAPHS, photographs
 from mirigor_jax.data.sources.tfds import open_part, open_set
 from mirigor_jax.errors import InputError
+from mirigor_jax.files import local_path
 
 
 def backgrounds(kind: str, *, count: int, size: int, seed: int) -> UInt8[np.ndarray, "count rows size 3"]:
@@ -24,7 +26,7 @@ def backgrounds(kind: str, *, count: int, size: int, seed: int) -> UInt8[np.ndar
     if name == "spectrum" and not argument:
         return _spectrum(count, size, rng)
     if name == "folder" and argument:
-        return _folder(Path(argument).expanduser(), count, size, rng)
+        return _folder(local_path(argument), count, size, rng)
     if name == "tfds" and argument:
         return _tfds(argument, count, size, rng)
     raise InputError(f"unknown background {kind!r}: use spectrum, folder:PATH or tfds:NAME")
@@ -62,17 +64,15 @@ def _crops(
 
 
 def _folder(root: Path, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    paths = sorted(map(Path, photographs(root, hidden=True)))
+    paths = sorted(map(Path, photographs(root)))
     if not paths:
         problem = "holds no photograph" if root.is_dir() else "is not a folder"
         raise InputError(f"background folder {root} {problem}: give one with {', '.join(sorted(PHOTOGRAPHS))} files")
 
     def open_image(path: Path) -> Image.Image:
         try:
-            with Image.open(path) as image:
-                image.draft("RGB", (3 * size, 3 * size))  # a large JPEG is decoded no larger than crops need
-                return image.convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            return open_rgb(path, 3 * size // 2)
+        except InputError as error:
             raise InputError(f"background {path} is a broken image ({error}): repair or remove it") from None
 
     chosen = [paths[i] for i in rng.permutation(len(paths))[:count]]

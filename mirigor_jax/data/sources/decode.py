@@ -6,16 +6,21 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mirigor_jax.errors import InputError
 
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises of an image
+# An explicit list: PostScript, for one, is drawn by an external program.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
+MOST_PIXELS = 89_478_485  # of an image in a file; those beyond are a quarter of a GiB, as Pillow holds them
+MOST_SIDE = 4096  # pixels of an image as it is used
 Read = Callable[[np.ndarray], np.ndarray]
 
 
 def choose_side(title: str, height: int | None, width: int | None, size: int | None) -> int:
-    """Pixels of a side: `size`, or the images' own."""
+    """Pixels of a side: `size`, or the images' own. Raises InputError if they have none, or more than MOST_SIDE."""
+    if (side := height if size is None else size) is not None and side > MOST_SIDE:
+        raise InputError(f"the images of {title} have {side:,} pixels a side: give a size of at most {MOST_SIDE:,}")
     if size is not None:
         return size
     if height is None or height != width:
@@ -28,12 +33,25 @@ def cut(image: Image.Image, side: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR))
 
 
-def _decode(file: Any, side: int) -> np.ndarray:
-    with Image.open(file) as image:
-        image.draft(None, (2 * side, 2 * side))  # a large JPEG is decoded no larger than resizing needs
-        if image.mode[0] in "IF":  # Pillow would cut its values off at 255
-            raise ValueError(f"its pixels are {image.mode}, not 8 bits")
-        return cut(image.convert("RGB"), side)
+def open_rgb(file: Any, side: int) -> Image.Image:
+    """The image in a file as RGB, not much smaller than `side` pixels. Raises InputError if it can't be one.
+
+    file: a path, or a file of bytes, whose content tells its format.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise InputError(f"it has {image.width:,} × {image.height:,} pixels, over {MOST_PIXELS:,}")
+            image.draft("RGB", (2 * side, 2 * side))  # a large JPEG is decoded no larger than resizing needs
+            if image.mode[0] in "IF":  # Pillow would cut its values off at 255
+                raise InputError(f"its pixels are {image.mode}, not 8 bits: convert it")
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise InputError(f"it is none of {', '.join(FORMATS)}") from None
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders have a dozen kinds for a damaged file
+        raise InputError(f"{type(error).__name__}: {error}") from None
 
 
 def decoded(fetch: Callable[[np.ndarray], Iterator[tuple[str, Any]]], n: int, side: int) -> Read:
@@ -46,8 +64,8 @@ def decoded(fetch: Callable[[np.ndarray], Iterator[tuple[str, Any]]], n: int, si
         images = np.empty((len(rows), side, side, 3), np.uint8)
         for image, (name, file) in zip(images, fetch(rows), strict=True):
             try:
-                image[:] = _decode(file, side)
-            except BROKEN as error:
+                image[:] = cut(open_rgb(file, side), side)
+            except InputError as error:
                 with ThreadPoolExecutor(os.cpu_count()) as threads:
                     broken = sum(threads.map(count_broken, np.array_split(np.arange(n), -(-n // 64))))
                 raise InputError(
@@ -61,7 +79,7 @@ def decoded(fetch: Callable[[np.ndarray], Iterator[tuple[str, Any]]], n: int, si
 
 def _broken(file: Any) -> bool:
     try:
-        _decode(file, 1)
-    except BROKEN:
+        open_rgb(file, 1)
+    except InputError:
         return True
     return False

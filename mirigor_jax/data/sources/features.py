@@ -7,7 +7,7 @@ import numpy as np
 from mirigor_jax import checks
 from mirigor_jax.data.sources.npz import named_arrays
 from mirigor_jax.data.sources.parts import Part, numbered
-from mirigor_jax.errors import InputError
+from mirigor_jax.errors import InputError, shown
 from mirigor_jax.files import to_path
 from mirigor_jax.numerics import compact
 
@@ -33,4 +33,4 @@ def read_features(argument: str, size: int | None) -> tuple[dict[str, Part], Seq
     values = np.unique(np.concatenate([labels for _, labels in arrays.values()]))
     classes = {part: np.searchsorted(values, labels).astype(np.int32) for part, (_, labels) in arrays.items()}
     parts = {part: numbered(classes[part], compact(h).__getitem__) for part, (h, _) in arrays.items()}
-    return parts, tuple(map(str, values.tolist()))
+    return parts, tuple(shown(str(value)) for value in values.tolist())

@@ -2,22 +2,33 @@
 
 import hashlib
 import os
+import stat
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from mirigor_jax.data.sources.decode import choose_side, decoded
 from mirigor_jax.data.sources.parts import Part
-from mirigor_jax.errors import InputError
+from mirigor_jax.errors import InputError, shown
+from mirigor_jax.files import describe, local_path
+from mirigor_jax.outside import special
 
 PHOTOGRAPHS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+# Images that are not read, and so are counted and told of.
+OTHERS = {".avif", ".eps", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".pdf", ".ps", ".psd", ".svg", ".tga"}
 
 
 def read_folder(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
-    """The parts of a folder, each with a folder a class or with images alone. Raises InputError where one has none."""
-    root = Path(argument).expanduser()
+    """The parts of a folder, each with a folder a class or with images alone. Warns of what it leaves out.
+
+    Raises InputError where a part has no image, or a class of one part is a link to another part's.
+    """
+    root = local_path(argument)
     if not root.is_dir():
         raise InputError(f"image folder {root} is not a folder: give one that holds a folder of images for each class")
     side = choose_side(f"folder:{argument}", None, None, size)
@@ -25,30 +36,121 @@ def read_folder(argument: str, size: int | None) -> tuple[dict[str, Part], Seque
     folders = {part: root / name for name, part in names.items() if (root / name).is_dir()}
     if "train" not in folders:
         folders = {"train": root}
-    folder_names = [entry.name for folder in folders.values() for entry in os.scandir(folder) if entry.is_dir()]
-    class_names = sorted({name for name in folder_names if not name.startswith(".")})
+    left_out: Counter[str] = Counter()
+    classes = {part: _class_folders(folder, left_out) for part, folder in folders.items()}
+    for part, other in combinations(folders, 2):
+        if both := sorted({*classes[part].values()} & {*classes[other].values()}):
+            raise InputError(f"{part} and {other} of {root} both link to {both[0]}: give each part images of its own")
+    class_names = sorted({name for of_part in classes.values() for name in of_part})
     parts = {}
     for part, folder in folders.items():
-        by_class = [photographs(folder / name) for name in class_names] or [photographs(folder)]
+        own = [os.path.join(folder, name) if name in classes[part] else None for name in class_names]
+        by_class = _images(own or [os.fspath(folder)], left_out)
         paths = [path for several in by_class for path in several]
         if not paths:
             raise InputError(f"image folder {folder} holds no image: give one with {', '.join(sorted(PHOTOGRAPHS))}")
-        keys = [hashlib.sha256(os.path.relpath(path, folder).encode()).digest()[:8] for path in paths]
+        keys = [hashlib.sha256(os.fsencode(os.path.relpath(path, folder))).digest()[:8] for path in paths]
         fetch = partial(_fetch_files, paths)
-        classes = np.repeat(np.arange(len(by_class), dtype=np.int32), [*map(len, by_class)])
-        parts[part] = Part(classes, decoded(fetch, len(paths), side), np.frombuffer(b"".join(keys), np.uint64))
-    return parts, class_names
+        numbers = np.repeat(np.arange(len(by_class), dtype=np.int32), [*map(len, by_class)])
+        parts[part] = Part(numbers, decoded(fetch, len(paths), side), np.frombuffer(b"".join(keys), np.uint64))
+    _tell(root, left_out)
+    return parts, [shown(name) for name in class_names]
 
 
-def photographs(folder: Path, *, hidden: bool = False) -> list[str]:
-    """Paths of the images anywhere in it; of those whose names begin with a dot only where asked."""
-    walked = os.walk(folder)
-    return sorted(
-        os.path.join(where, file)
-        for where, _, files in walked
-        for file in files
-        if os.path.splitext(file)[1].lower() in PHOTOGRAPHS and (hidden or not file.startswith("."))
-    )
+def photographs(folder: Path) -> list[str]:
+    """Paths of the images anywhere in it, also of those whose names begin with a dot. Warns of what it leaves out."""
+    left_out: Counter[str] = Counter()
+    [paths] = _images([os.fspath(folder)], left_out, hidden=True) if folder.is_dir() else [[]]
+    _tell(folder, left_out)
+    return paths
+
+
+def _class_folders(folder: Path, left_out: Counter[str]) -> dict[str, str]:
+    """Each class, and the real path of its folder; a link to another class's, or round in a circle, is no class."""
+    root = os.path.join(os.path.realpath(folder), "")
+    entries = [entry for entry in _entries(os.fspath(folder)) if not _is_idle(entry.name) and entry.is_dir()]
+    classes: dict[str, str] = {}
+    for entry in sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name)):
+        real = os.path.realpath(entry.path)
+        inside = any(os.path.join(real, "").startswith(os.path.join(known, "")) for known in classes.values())
+        if entry.is_symlink() and (inside or root.startswith(os.path.join(real, ""))):
+            left_out["links to folders that are read already"] += 1
+        else:
+            classes[entry.name] = real
+    return classes
+
+
+def _images(folders: Sequence[str | None], left_out: Counter[str], *, hidden: bool = False) -> list[list[str]]:
+    """Paths of the images anywhere in each folder, sorted; of a file that links reach too, its own path alone.
+
+    left_out: counts what is no image file, by what it is. hidden: whether their names may begin with a dot.
+    """
+    images: list[list[str]] = [[] for _ in folders]
+    links: list[tuple[str, list[str]]] = []
+    for folder, several in zip(folders, images, strict=True):
+        for entry in _walk(folder, hidden) if folder else ():
+            kind = _kind(entry)
+            if kind == "link":
+                links.append((entry.path, several))
+            elif kind == "image":
+                several.append(entry.path)
+            elif kind:
+                left_out[kind] += 1
+    known = {os.path.realpath(path) for several in images for path in several} if links else set()
+    for path, several in sorted(links, key=lambda link: link[0]):
+        if (real := os.path.realpath(path)) in known:
+            left_out["links to images that are read already"] += 1
+        else:
+            known.add(real)
+            several.append(path)
+    return [sorted(several) for several in images]
+
+
+def _walk(folder: str, hidden: bool) -> Iterator[os.DirEntry]:
+    """What is no folder, anywhere in this one; links to folders are not followed."""
+    folders = [folder]
+    while folders:
+        for entry in _entries(folders.pop()):
+            if _is_idle(entry.name) and not hidden:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            else:
+                yield entry
+
+
+def _entries(folder: str) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return [*entries]
+    except OSError as error:
+        raise InputError(f"folder '{folder}' cannot be read ({describe(error)}): leave it out") from None
+
+
+def _is_idle(name: str) -> bool:
+    """Whether notebooks and file managers leave copies under this name."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _kind(entry: os.DirEntry) -> str:
+    """What it is: an `image`, a `link` to one, what messages call one that is left out, or "" for other files."""
+    ending = os.path.splitext(entry.name)[1].lower()
+    is_link = entry.is_symlink()
+    try:
+        mode = stat.S_IFREG if entry.is_file(follow_symlinks=False) else os.stat(entry.path).st_mode
+    except OSError:
+        return "links that lead nowhere"
+    if kind := special(mode):
+        return f"{kind.split()[-1]}s"
+    if stat.S_ISDIR(mode):
+        return "links to folders"
+    return ("link" if is_link else "image") if ending in PHOTOGRAPHS else f"{ending} files" if ending in OTHERS else ""
+
+
+def _tell(folder: Path, left_out: Counter[str]) -> None:
+    if left_out:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(left_out.items()))
+        warnings.warn(shown(f"image folder {folder}: left out {counts}", 1000), stacklevel=3)
 
 
 def _fetch_files(paths: list[str], rows: np.ndarray) -> Iterator[tuple[str, str]]:

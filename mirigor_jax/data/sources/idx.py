@@ -1,23 +1,30 @@
 """The reader of IDX files, the format of MNIST."""
 
 import gzip
+import io
 import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from jaxtyping import UInt8
 
 from mirigor_jax.data.sources.parts import Part, parts_from_arrays
-from mirigor_jax.errors import InputError
+from mirigor_jax.errors import InputError, shown
+from mirigor_jax.files import describe, local_path
+from mirigor_jax.outside import check_fits, check_regular, check_unpacks
+
+CHUNK = 2**20  # bytes that are unpacked at once
+MOST_AXES = 32  # of an array
 
 
 def read_idx_folder(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
     """The parts of the folder of MNIST's four files. Raises InputError as `read_labeled_idx` does."""
     arrays = {}
     for part, prefix in (("train", "train"), ("test", "t10k")):
-        path = Path(argument).expanduser() / f"{prefix}-images-idx3-ubyte"
+        path = local_path(argument) / f"{prefix}-images-idx3-ubyte"
         arrays[part] = read_labeled_idx(path if path.exists() else path.with_name(f"{path.name}.gz"))
     return parts_from_arrays(f"idx:{argument}", arrays, size)
 
@@ -43,20 +50,49 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
     Raises InputError if the file is missing, of another format, or not as long as its header says.
     """
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        check_regular(path)
+        with path.open("rb") as file:
+            size, packed = file.seek(0, io.SEEK_END), _begins(file) == b"\x1f\x8b"
+            with gzip.GzipFile(fileobj=file) if packed else file as data:
+                return _read_body(path, data, size, packed)
     except FileNotFoundError:
         raise InputError(f"no IDX file {path}: give the path of one, such as train-images-idx3-ubyte.gz") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path} is not a whole gzip file ({error}): fetch it again") from None
     except OSError as error:
-        raise InputError(f"IDX file {path} cannot be read ({error.strerror}): give the path of one") from None
-    if data[:3] != b"\0\0\x08":
+        raise InputError(f"IDX file {path} cannot be read ({describe(error)}): give the path of one") from None
+
+
+def _begins(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    start = file.read(2)
+    file.seek(0)
+    return start
+
+
+def _read_body(path: Path, data: io.BufferedIOBase, size: int, packed: bool) -> UInt8[np.ndarray, "..."]:
+    """The array, for which memory is taken once the file may be as long as its header says. size: the file's bytes."""
+    start = data.read(4)
+    if start[:3] != b"\0\0\x08":
         raise InputError(
-            f"{path} is not an IDX file of bytes: it begins with {data[:3].hex(' ') or 'nothing'}, not 00 00 08"
+            f"{path} is not an IDX file of bytes: it begins with {start[:3].hex(' ') or 'nothing'}, not 00 00 08"
         )
-    header = 4 + 4 * data[3] if len(data) > 3 else 8
-    shape = np.frombuffer(data[4:header].ljust(header - 4, b"\0"), ">u4").tolist()
-    if len(data) != (expected := header + math.prod(shape)):
-        raise InputError(f"{path} is damaged: expected {expected} bytes, found {len(data)}; fetch it again")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    header = 4 + 4 * start[3] if len(start) > 3 else 8
+    sides = data.read(header - 4)
+    shape = np.frombuffer(sides.ljust(header - 4, b"\0"), ">u4").tolist()
+    count, found = math.prod(shape), len(start) + len(sides)
+    if packed:
+        check_unpacks(count, size, str(path))
+    if found == header and (packed or size == header + count):
+        if len(shape) > MOST_AXES or (shape and shape[0] and not count):
+            raise InputError(f"{path} is damaged: its shape is {shown(str(tuple(shape)), 80)}; fetch it again")
+        check_fits(count, f"what '{path}' holds")
+        array = np.empty(count, np.uint8)
+        while read := data.readinto(array.data[found - header :][:CHUNK]):
+            found += read
+        found += len(data.read(1))  # beyond which gzip's sum over all bytes is compared
+        if found == header + count:
+            return array.reshape(shape)
+    found = found if packed else size
+    there = "more" if found > header + count and packed else found
+    raise InputError(f"{path} is damaged: expected {header + count} bytes, found {there}; fetch it again")

@@ -1,15 +1,13 @@
 """The reader of .npz files of images and labels, under the names that are in use."""
 
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mirigor_jax.data.sources.parts import Part, parts_from_arrays
-from mirigor_jax.errors import InputError
-from mirigor_jax.files import AnyPath, io_errors, read_arrays, to_path
+from mirigor_jax.errors import InputError, shown
+from mirigor_jax.files import AnyPath, describe, io_errors, read_arrays, to_path
 
 NPZ_NAMES = {  # ours, Keras' and MedMNIST's
     "train": (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels")),
@@ -45,13 +43,18 @@ def named_arrays(
     """Each part's rows and labels (None without) in a user's .npz, by the first of its pairs of names that is there."""
     arrays = {}
     try:
-        with read_arrays(path) as file:
+        loaded = read_arrays(path)
+        if isinstance(loaded, np.ndarray):
+            raise InputError("it is one array without a name")
+        with loaded as file:
             for part, pairs in names.items():
                 if keys := next((pair for pair in pairs if pair[0] in file), None):
                     arrays[part] = file[keys[0]], file.get(keys[1])
-            contents = ", ".join(file)
-    except (io_errors(path), ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+            contents = shown(", ".join(file), 500) or "nothing"
+    except InputError as error:
         raise InputError(f"{title} cannot be read ({error}): save arrays of numbers by numpy.savez") from None
+    except io_errors(path) as error:
+        raise InputError(f"{title} cannot be read ({describe(error)}): give the path of an .npz") from None
     if "train" not in arrays:
         raise InputError(f"{title} holds {contents}: expected {expected}")
     return arrays

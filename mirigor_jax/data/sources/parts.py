@@ -10,6 +10,7 @@ from PIL import Image
 
 from mirigor_jax.data.draws import row_keys
 from mirigor_jax.data.sources.decode import Read, choose_side, cut
+from mirigor_jax.errors import shown
 
 
 class Part(NamedTuple):
@@ -37,7 +38,7 @@ def parts_from_arrays(title: str, arrays: dict[str, Any], size: int | None) -> t
         classes = np.zeros(len(images), int) if labels is None else np.searchsorted(values, labels.ravel())
         side = choose_side(title, images.shape[1], images.shape[2], size)
         parts[part] = numbered(classes.astype(np.int32), partial(_look_up, images, side))
-    return parts, tuple(map(str, values.tolist()))
+    return parts, tuple(shown(str(value)) for value in values.tolist())
 
 
 def _look_up(images: np.ndarray, side: int, rows: np.ndarray) -> np.ndarray:

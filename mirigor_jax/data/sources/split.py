@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +10,9 @@ from mirigor_jax.data.attributes import AttributeSpace
 from mirigor_jax.data.draws import parts_of
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.sources.parts import Part
-from mirigor_jax.errors import InputError
+from mirigor_jax.errors import InputError, shown
+from mirigor_jax.files import local_path
+from mirigor_jax.outside import read_text
 
 VALIDATION_SHARE = 0.1  # of the training images of a source whose maker has set a test part aside
 
@@ -73,18 +74,16 @@ def choose(classes: str, names: Sequence[str]) -> list[int]:
         return halves[classes]
     asked = classes.split("+")
     if classes.startswith("file:"):
-        try:
-            lines = Path(classes[5:]).expanduser().read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"classes={classes!r} cannot be read ({error}): give a text of one class a line") from None
+        lines = read_text(local_path(classes[5:]), f"classes={classes!r}").splitlines()
         # Lists of ImageNet's classes have words behind the WordNet number.
         asked = [line.strip() if line.strip() in names else line.split()[0] for line in lines if line.strip()]
     numbers = {name: number for number, name in enumerate(names)}
     numbers = {str(number): number for number in range(len(names))} | numbers
     for name in asked or [""]:
         if name not in numbers:
-            near = difflib.get_close_matches(name, names, n=3) or [*names[:3], "..."]
-            raise InputError(f"classes={classes!r}: no class {name!r} among the {len(names)}: {', '.join(near)}")
+            near = difflib.get_close_matches(name[:100], names, n=3) or [*names[:3], "..."]
+            asked_for = f"classes={shown(repr(classes))}: no class {shown(repr(name))}"
+            raise InputError(f"{asked_for} among the {len(names)}: {', '.join(near)}")
     return sorted({numbers[name] for name in asked})
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mirigor_jax.data.sources.decode import choose_side, decoded
 from mirigor_jax.data.sources.parts import Part, numbered
-from mirigor_jax.errors import InputError
+from mirigor_jax.errors import InputError, shown
 
 # TFDS prepares most sets by TensorFlow; reading goes without.
 NEEDS = "run `pip install tensorflow`, which nothing else needs, then"
@@ -27,9 +27,9 @@ def open_set(name: str, tfds_dir: str | None, *, prepare: bool = False) -> tuple
         builder = tfds.builder(name, data_dir=tfds_dir)
         if prepare and not builder.is_prepared():
             builder = tfds.builder(name, data_dir=tfds_dir, file_format="array_record")
-    except (ValueError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"TFDS cannot find {name!r} ({reason}): see tfds.list_builders()") from None
+    except Exception as error:  # of a name that is none, and of damaged files
+        reason = shown(str(error).partition("\n")[0] or type(error).__name__, 300)
+        raise InputError(f"TFDS cannot find {shown(name)!r} ({reason}): see tfds.list_builders()") from None
     if prepare:
         builder.download_and_prepare()
     elif not builder.is_prepared():
@@ -71,9 +71,14 @@ def read_tfds(name: str, size: int | None, *, tfds_dir: str | None = None) -> tu
         if part not in builder.info.splits:
             continue
         source = open_part(name, builder, part, {image: tfds.decode.SkipDecoding()})
-        if has_labels and source[0][label] < 0:  # a competition's test part
-            continue
-        classes = np.array([example[label] for example in source] if has_labels else [0] * len(source), np.int32)
+        try:
+            if has_labels and source[0][label] < 0:  # a competition's test part
+                continue
+            classes = np.array([example[label] for example in source] if has_labels else [0] * len(source), np.int32)
+        except Exception as error:
+            raise InputError(
+                f"TFDS set {name!r} in {builder.data_dir} is damaged ({type(error).__name__}): prepare it again"
+            ) from None
         fetch = partial(_fetch_records, f"tfds:{name} {part}", source, image)
         parts[part] = numbered(classes, decoded(fetch, len(source), side))
     return parts, tuple(features[label].names) if has_labels else ()

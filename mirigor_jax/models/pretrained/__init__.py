@@ -5,10 +5,13 @@
 python -m mirigor_jax.models.pretrained CHECKPOINT.pth ENCODER.safetensors
 """
 
+import os
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,17 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mirigor_jax.errors import InputError
-from mirigor_jax.files import write_bytes
+from mirigor_jax.errors import InputError, shown
+from mirigor_jax.files import read_arrays, write_bytes
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.models.pretrained.layouts import LAYOUTS, Layout
+from mirigor_jax.outside import check_unpacks
 
 AXES = {"same": None, "conv": (2, 3, 1, 0), "dense": (1, 0)}
 SHOWN = 4  # keys or faults in a message
+LONGEST = 1000  # characters of a key
+MOST_ENTRIES = 20_000  # of all dictionaries in a file
+MOST_SIDE = 4096  # pixels of the images that an encoder is of
 
 
 def load(path: str | Path, *, layout: str | None = None) -> FrozenEncoder:
@@ -62,23 +69,43 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """
     if path.suffix not in READERS:
         raise InputError(f"'{path}' is no checkpoint by its name; known are {', '.join(READERS)}")
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also for a name that no file can have
         raise InputError(f"there is no checkpoint '{path}'; give the path of a file")
     try:
-        return READERS[path.suffix](path)
+        tensors = READERS[path.suffix](path)
     except InputError:
         raise
     except Exception as error:  # each library has half a dozen kinds for a damaged file
-        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        raise InputError(
-            f"'{path}' is truncated, or not a {path.suffix} file of tensors alone ({reason}); nothing in it was run. "
-            "If it holds more than tensors and you trust it, save its state dict alone and give that file"
-        ) from error
+        raise _refused(path, _reason(error)) from None
+    if long := [key for key in tensors if len(key) > LONGEST]:
+        raise InputError(f"'{path}' is no checkpoint: a key has {len(long[0]):,} characters, and {LONGEST} is enough")
+    return tensors
+
+
+def _refused(path: Path, reason: str) -> InputError:
+    return InputError(
+        f"'{path}' is truncated, or not a {path.suffix} file of tensors alone ({reason}); nothing in it was run. "
+        "If it holds more than tensors and you trust it, save its state dict alone and give that file"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong in our words: torch's advise to turn its checks off, which runs whatever code the file holds."""
+    text = str(error)
+    if match := re.search(r"GLOBAL:? ([\w.]+)", text):
+        return f"it holds {shown(match[1])}"
+    return type(error).__name__ if "weights_only" in text or "pickle" in text else f"{type(error).__name__}: {text}"
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    try:
+        loaded = read_arrays(path)
+        if isinstance(loaded, np.ndarray):
+            raise InputError("it is one array without a name")
+        with loaded:
+            return dict(loaded)
+    except InputError as error:
+        raise _refused(path, str(error)) from None
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -90,15 +117,29 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"with python -m mirigor_jax.models.pretrained {path} {path.stem}.safetensors"
         ) from error
 
+    size, entries = path.stat().st_size, count()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            check_unpacks(sum(info.file_size for info in file.infolist()), size, f"'{path}'")
+
     def arrays(node: Any, outer: str) -> Iterator[tuple[str, np.ndarray]]:
         for key, value in node.items():
+            if next(entries) > MOST_ENTRIES:  # dictionaries may hold one another
+                raise InputError(f"'{path}' is no checkpoint: it has over {MOST_ENTRIES:,} entries")
             if isinstance(value, dict):
                 yield from arrays(value, f"{outer}{key}/")
             elif isinstance(value, torch.Tensor):
+                if value.layout != torch.strided:
+                    raise InputError(f"'{path}': {outer}{key} is a sparse tensor; save its .to_dense()")
+                if value.numel() * value.element_size() > size:
+                    raise InputError(f"'{path}': {outer}{key} has shape {tuple(value.shape)}, and the file is shorter")
                 value = value.detach().float() if value.dtype == torch.bfloat16 else value.detach()
                 yield f"{outer}{key}", value.numpy()
 
-    return dict(arrays(torch.load(path, map_location="cpu", weights_only=True), ""))
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(loaded, dict):
+        raise InputError(f"'{path}' holds a {type(loaded).__name__}, not a dictionary of tensors; save a state dict")
+    return dict(arrays(loaded, ""))
 
 
 READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
@@ -169,7 +210,11 @@ def _build(path: Path, match: _Match) -> FrozenEncoder:
     leaves, faults = {}, []
     for key, (leaf, transform) in match.used.items():
         array, axes = match.state[key], AXES[transform]
-        if axes is not None and array.ndim != len(axes):
+        if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+            faults.append(f"{key} has dtype {array.dtype}")
+        elif not array.size:
+            faults.append(f"{key} has shape {array.shape}, and no value")
+        elif axes is not None and array.ndim != len(axes):
             faults.append(f"{key} has shape {array.shape}, not {len(axes)} axes")
         elif leaf in leaves:
             faults.append(f"{key} gives {leaf} a second time")
@@ -181,6 +226,8 @@ def _build(path: Path, match: _Match) -> FrozenEncoder:
         encoder, size = layout.architecture.encoder({leaf: array.shape for leaf, array in leaves.items()})
     except InputError as error:
         raise InputError(f"'{path}' ({match.layout} layout): {error}") from error
+    if size > MOST_SIDE:
+        raise InputError(f"'{path}' ({match.layout} layout) is of images of {size:,} pixels a side, over {MOST_SIDE:,}")
     expected = _shapes(encoder, size)
     for key, (leaf, transform) in match.used.items():
         if leaf not in expected:
@@ -216,4 +263,4 @@ def _shapes(encoder: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
 
 def _some(items: list[str]) -> str:
     more = f", … ({len(items)} in all)" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
+    return ", ".join(shown(item) for item in items[:SHOWN]) + more
