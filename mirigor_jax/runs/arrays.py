@@ -41,8 +41,7 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
     y = array_files.read_labels(config.labels) if config.y is None else array_files.read(config.y, "y")
     with config.unlocked():
         config.sha256 = {"x": digest(x), "y" if config.labels is None else "labels": digest(y)}
-    folder.claim(config)
-    with folder.lock():
+    with folder.claimed(config):
         try:
             _estimate(config, folder, x, y)
         except InputError:

@@ -39,8 +39,7 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
     print(f"run folder: {folder}", flush=True)
     with precision(config):
         job = parse(config)
-        folder.claim(job.config)
-        with folder.lock():
+        with folder.claimed(job.config):
             if not job.has_pretrained_encoder:
                 train_stage(job, folder, monitoring)
             estimate_stage(job, folder, job.name, own_features(job, folder), folder, monitoring=monitoring)

@@ -53,20 +53,23 @@ def re_estimate(folder: RunFolder, monitoring: Monitoring = NO_MONITORING, **ask
 
     Raises InputError where there is no finished run, or nothing new to estimate under that name.
     """
-    run_config = ConfigDict(parallel.from_main(_restorable, folder))
-    config, name = re_estimated(run_config, **asked)
-    print(f"run folder: {folder}, estimate: {name}", flush=True)
-    with precision(config):
-        try:
-            job = parse(config)
-            changed = digests(run_config) != run_config.get("sha256", ConfigDict()).to_dict()
-        except AttributeError as error:
-            raise InputError(f"the run in '{folder}' was made by an older version ({error}); run it again") from error
-        if changed:
-            raise InputError(
-                f"the encoder or the features of the run in '{folder}' are no longer what it was made from"
-            )
-        with folder.lock():
+    parallel.from_main(_restorable, folder)  # or there is nothing to lock
+    with folder.lock():
+        run_config = ConfigDict(parallel.from_main(_restorable, folder))
+        config, name = re_estimated(run_config, **asked)
+        print(f"run folder: {folder}, estimate: {name}", flush=True)
+        with precision(config):
+            try:
+                job = parse(config)
+                changed = digests(run_config) != run_config.get("sha256", ConfigDict()).to_dict()
+            except AttributeError as error:
+                raise InputError(
+                    f"the run in '{folder}' was made by an older version ({error}); run it again"
+                ) from error
+            if changed:
+                raise InputError(
+                    f"the encoder or the features of the run in '{folder}' are no longer what it was made from"
+                )
             add_estimate(run_config, job, folder, name, folder / "estimates" / name, monitoring=monitoring)
             _renew(run_config, folder, monitoring)
             parallel.from_main(write_report, job.of(run_config), folder)

@@ -54,7 +54,8 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
         raise InputError(f"unknown study '{config.study.name}'; choose one of {', '.join(STUDIES)}")
     cells = cells_of(config, folder)
     chosen = _chosen(config.study.only, cells)
-    folder.claim(_without_tags(config))
+    with folder.claimed(_without_tags(config), wait=True):
+        pass  # other parts of the study are run beside this one
     errors = _work(cells, chosen, config.study.estimates, monitoring)
     _tabulate(config, folder, cells, errors)
     if errors:

@@ -74,8 +74,7 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
         num_classes=sets["train"].sizes[0],
         **{name: config[name] for name in ("k", "learning_rate", "adversarial_weight", "ridge", "seed")},
     )
-    folder.claim(config)
-    with folder.lock():
+    with folder.claimed(config):
         parts: dict[str, Any] = {}
         for name in config.objectives:
             objective_folder = folder / name
