@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -23,6 +24,7 @@ from mirigor_jax import outside
 from mirigor_jax.errors import InputError
 
 AnyPath: TypeAlias = Path | epath.Path  # of a local disk, or of a bucket
+Announce: TypeAlias = Callable[[str], None]  # is told the digest of a file before it takes its place
 
 
 def to_path(text: str) -> AnyPath:
@@ -70,7 +72,30 @@ def describe(error: Exception) -> str:
     return "no such bucket or file" if missing else " ".join([type(error).__name__, *str(error).split()])
 
 
-def _write_atomically(path: AnyPath, write: Callable[[IO[bytes]], Any]) -> None:
+def digest_file(file: AnyPath | IO[bytes]) -> str:
+    """The CRC-32 and the size of a file, which is open or not: enough against damage, not against a forger."""
+    if isinstance(file, Path | epath.Path):
+        with open_file(file) as opened:
+            return digest_file(opened)
+    file.seek(0)
+    crc = size = 0
+    while chunk := file.read(2**20):
+        crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+    file.seek(0)
+    return f"crc32:{crc:08x}:{size}"
+
+
+def digest_text(text: str) -> str:
+    """What `digest_file` gives of a file with this text."""
+    return digest_file(io.BytesIO(text.encode()))
+
+
+def open_file(path: AnyPath) -> IO[bytes]:
+    """The file of that path, opened for reading; of a bucket, all that it holds."""
+    return path.open("rb") if isinstance(path, Path) else io.BytesIO(path.read_bytes())
+
+
+def _write_atomically(path: AnyPath, write: Callable[[IO[bytes]], Any], announce: Announce | None = None) -> None:
     import jax  # which the processes that only read images start without
 
     if jax.process_index() > 0:
@@ -78,6 +103,8 @@ def _write_atomically(path: AnyPath, write: Callable[[IO[bytes]], Any]) -> None:
     if not isinstance(path, Path):
         whole = io.BytesIO()
         write(whole)
+        if announce is not None:
+            announce(digest_file(whole))
         path.write_bytes(whole.getvalue())  # an object is there once it is whole
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,14 +112,16 @@ def _write_atomically(path: AnyPath, write: Callable[[IO[bytes]], Any]) -> None:
     try:
         with draft.open("wb") as file:
             write(file)
+        if announce is not None:
+            announce(digest_file(draft))
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def write_text(path: AnyPath, text: str) -> None:
+def write_text(path: AnyPath, text: str, announce: Announce | None = None) -> None:
     """Write text to `path`, atomically."""
-    _write_atomically(path, lambda file: file.write(text.encode()))
+    _write_atomically(path, lambda file: file.write(text.encode()), announce)
 
 
 def write_bytes(path: AnyPath, data: bytes) -> None:
@@ -100,9 +129,14 @@ def write_bytes(path: AnyPath, data: bytes) -> None:
     _write_atomically(path, lambda file: file.write(data))
 
 
-def write_json(path: AnyPath, value: Any) -> None:
-    """Write strict JSON to `path`, atomically: NaN and infinities become null, arrays and tuples lists."""
-    write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: AnyPath, value: Any, announce: Announce | None = None) -> None:
+    """Write strict JSON to `path`, atomically, as `json_text` has it."""
+    write_text(path, json_text(value), announce)
+
+
+def json_text(value: Any) -> str:
+    """A file of strict JSON: NaN and infinities become null, arrays and tuples lists."""
+    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:
@@ -118,9 +152,9 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_rows(path: AnyPath, rows: list[dict[str, Any]]) -> None:
+def write_rows(path: AnyPath, rows: list[dict[str, Any]], announce: Announce | None = None) -> None:
     """Write one line of JSON a row to `path`, atomically."""
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows), announce)
 
 
 def read_rows(path: AnyPath) -> list[dict[str, Any]]:
@@ -128,9 +162,9 @@ def read_rows(path: AnyPath) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def write_arrays(path: AnyPath, arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(path: AnyPath, arrays: dict[str, np.ndarray], announce: Announce | None = None) -> None:
     """Write an .npz to `path`, atomically."""
-    _write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    _write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays), announce)
 
 
 def read_arrays(path: AnyPath) -> Any:
@@ -144,6 +178,18 @@ def read_arrays(path: AnyPath) -> Any:
 def write_figure(path: AnyPath, figure: Any) -> None:
     """Write a matplotlib Figure to `path`, atomically."""
     _write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:]))
+
+
+def set_aside(path: AnyPath) -> AnyPath:
+    """Rename a file or a folder to .damaged-NAME beside it, in the place of an earlier one; returns that."""
+    target = path.with_name(f".damaged-{path.name}")
+    if target.exists():
+        if target.is_dir():
+            remove_tree(target)
+        else:
+            target.unlink()
+    path.rename(target)
+    return target
 
 
 def remove_tree(path: AnyPath) -> None:

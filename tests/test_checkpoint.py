@@ -10,14 +10,14 @@ from mirigor_jax import parallel
 from mirigor_jax.checkpoint import Checkpoints
 
 
-def test_the_last_and_the_best_are_kept(tmp_path):
+def test_the_last_two_and_the_best_are_kept(tmp_path):
     with Checkpoints(tmp_path / "train") as checkpoints:
         assert (checkpoints.last, checkpoints.best) == (None, None)
         for step, mi_bits in ((1, 1.0), (2, 3.0), (3, 2.0), (4, 1.5)):
             checkpoints.save(step, {"w": jnp.full(3, step)}, mi_bits=mi_bits)
     with Checkpoints(tmp_path / "train") as checkpoints:
         assert (checkpoints.last, checkpoints.best) == (4, 2)
-    assert sorted(p.name for p in (tmp_path / "train").iterdir()) == ["2", "4"]
+    assert sorted(p.name for p in (tmp_path / "train").iterdir()) == ["2", "3", "4"]
 
 
 def test_a_save_in_the_background_holds_the_state_of_its_moment(tmp_path):

@@ -47,7 +47,8 @@ def task(growth, row=lambda step, loss: {"loss_nats": float(loss)}, **options):
 
 
 def drive(task, path):
-    return loop.drive(task, RunFolder(path), "rows.jsonl", path / "checkpoints")
+    folder = RunFolder(path)
+    return loop.drive(task, folder, "rows.jsonl", folder / "checkpoints")
 
 
 def test_weights_that_diverge_at_an_update_are_not_saved(tmp_path):

@@ -12,7 +12,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.runs.folder import LockedError, RunFolder
+from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.runs.lock import LockedError
 
 MINE, OTHER = ConfigDict({"seed": 0}), ConfigDict({"seed": 1})
 

@@ -22,7 +22,7 @@ PACKAGE = ROOT / "mirigor_jax"
 # From the lowest layer to the highest: a module imports what is in its own layer or below.
 LAYERS = (
     ("errors", "checks", "numerics", "outside", "files", "parallel", "memory", "fitting", "softmax"),
-    ("tables", "drawing", "progress", "checkpoint", "monitoring", "config_files"),
+    ("tables", "drawing", "progress", "manifest", "checkpoint", "monitoring", "config_files"),
     ("data", "models"),
     ("probes",),
     ("mi",),

@@ -25,7 +25,7 @@ from mirigor_jax.history import TrainingHistory
 from mirigor_jax.main import main
 from mirigor_jax.mi import fit
 from mirigor_jax.mi.confidence import BATCHES, PAIRS
-from mirigor_jax.runs import job, loop, renamed, schema
+from mirigor_jax.runs import job, renamed, schema
 from mirigor_jax.runs.features import encode_split, load
 from mirigor_jax.runs.folder import RunFolder
 
@@ -113,6 +113,7 @@ def test_a_run_whose_settings_and_estimate_are_of_an_older_version_is_restored(f
         if section == "estimate":
             config[section][old.partition(".")[2]] = config[section].pop(name)
     del config["estimate"]["estimators"]
+    (folder / "manifest.json").unlink()
     (folder / "config.json").write_text(json.dumps(config))
     older = {"name": "color", "strict_bits": 0.1, "paper_bits": 0.2, "curve": [], "routes": {}}
     (folder / "estimates" / "color" / "estimate.json").write_text(json.dumps(older))
@@ -155,7 +156,9 @@ def test_an_estimator_and_a_certificate_of_a_config_file_are_in_its_runs(finishe
     """On the encoder and the features that are there."""
     folder = tmp_path / "mine"
     shutil.copytree(
-        finished, folder, ignore=shutil.ignore_patterns("config.json", "estimate.json", "report.*", ".lock")
+        finished,
+        folder,
+        ignore=shutil.ignore_patterns("config.json", "manifest.json", "estimate.json", "report.*", ".lock"),
     )
     config = json.loads((finished / "config.json").read_text())
     config["estimate"]["estimators"] = ["info_nce_symmetric", "mine_too"]
@@ -250,13 +253,12 @@ def test_a_draft_that_a_kill_left_behind_is_not_read(tmp_path):
     def encode_mean(images, view, row):
         return images.mean((1, 2, 3)).astype(np.float32)[:, None]
 
-    path = tmp_path / "fit.npz"
     sizes = {"num_examples": 80, "batch_size": 2, "threads": 0, "workers": 0}
     shards = tmp_path / "fit.shards"
     shards.mkdir()
     (shards / ".000000000000.npz.123").write_bytes(b"half of it")
-    encode_split(encode_mean, read, path, **sizes)
-    np.testing.assert_array_equal(np.load(path)["h"][:, 0], np.arange(80))
+    encode_split(encode_mean, read, RunFolder(tmp_path), "fit", **sizes)
+    np.testing.assert_array_equal(np.load(tmp_path / "fit.npz")["h"][:, 0], np.arange(80))
     assert not shards.exists()
 
 
@@ -303,17 +305,17 @@ def test_two_processes_do_not_share_a_run(finished, capsys):
 @pytest.mark.slow
 def test_training_resumed_from_any_checkpoint_is_training_uninterrupted(finished, tmp_path, monkeypatch):
     folder = tmp_path / "resumed"
-    real = loop.write_rows
+    real = RunFolder.write_rows
     stops = [2, 4]
 
-    def stop_after_some(path, rows):
-        real(path, rows)
-        if len(rows) in stops:
+    def stop_after_some(folder, name, rows):
+        real(folder, name, rows)
+        if name == "metrics.jsonl" and len(rows) in stops:
             stops.remove(len(rows))
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "write_rows", stop_after_some)
+        patch.setattr(RunFolder, "write_rows", stop_after_some)
         first = jax.devices()[:1]
         patch.setattr(jax, "devices", lambda: first)
         assert main(cdp(f"--workdir={folder}")) == 130

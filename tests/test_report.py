@@ -13,6 +13,7 @@ from small import estimate_entry, image_report
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.results import Curve
 from mirigor_jax.runs import report, schema
+from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.schema import EstimateEntry, History, ImageReport, Truth
 
 
@@ -144,7 +145,7 @@ def test_json_is_strict_and_comes_back(tmp_path):
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
-    report.write(tmp_path, written, FORM)
+    report.write(RunFolder(tmp_path), written, FORM)
     text = (tmp_path / "report.json").read_text(encoding="utf-8")
     read = schema.read(ImageReport, json.loads(text, parse_constant=refuse))
     plain = replace(fit, history=History((0, 1), (None, 0.5), (0.2, None)))
@@ -154,7 +155,7 @@ def test_json_is_strict_and_comes_back(tmp_path):
 
 def test_a_report_read_back_reads_the_same(tmp_path):
     first = make_report()
-    report.write(tmp_path, first, FORM)
+    report.write(RunFolder(tmp_path), first, FORM)
     read = schema.read(ImageReport, json.loads((tmp_path / "report.json").read_text(encoding="utf-8")))
     assert report.markdown(read, FORM) == report.markdown(first, FORM)
     assert report.table(read, FORM) == report.table(first, FORM)
@@ -162,7 +163,7 @@ def test_a_report_read_back_reads_the_same(tmp_path):
 
 @pytest.mark.parametrize(("file", "others"), [("report.md", ["report.json"]), ("report.json", [])])
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch, file, others):
-    report.write(tmp_path, make_report(), FORM)
+    report.write(RunFolder(tmp_path), make_report(), FORM)
     old = {name: (tmp_path / name).read_text(encoding="utf-8") for name in (file, *others)}
     replace = os.replace
 
@@ -173,17 +174,17 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch, file, 
 
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(OSError, match="killed"):
-        report.write(tmp_path, make_report(info_nce_bits=1.0), FORM)
+        report.write(RunFolder(tmp_path), make_report(info_nce_bits=1.0), FORM)
     # report.json, which says that the run is finished, is never newer than report.md
     assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in (file, *others)} == old
-    assert sorted(os.listdir(tmp_path)) == ["report.json", "report.md"]
+    assert sorted(os.listdir(tmp_path)) == ["manifest.json", "report.json", "report.md"]
 
 
 def test_pictures_that_exist_are_shown(tmp_path):
     (tmp_path / "figures").mkdir()
     for name in ("pairs.png", "bars.png", "own.png", "bars.pdf"):
         (tmp_path / "figures" / name).touch()
-    report.write(tmp_path, make_report(), FORM)
+    report.write(RunFolder(tmp_path), make_report(), FORM)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     shown = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
     assert shown == ["figures/bars.png", "figures/pairs.png", "figures/own.png"]

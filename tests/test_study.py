@@ -19,7 +19,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
 from mirigor_jax.mi.certify import Certified
 from mirigor_jax.mi.results import Curve
-from mirigor_jax.runs import images, loop
+from mirigor_jax.runs import images
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import parse, re_estimated
 from mirigor_jax.runs.schema import ImageReport, Truth
@@ -45,7 +45,7 @@ def replay(real: Path, names: list[str]):
         names.append(name)
         RunFolder(Path(workdir)).claim(config)
         with RunFolder(Path(workdir)).lock():
-            run_config = shutil.ignore_patterns("config.json", ".lock")
+            run_config = shutil.ignore_patterns("config.json", "manifest.json", ".lock")
             shutil.copytree(real, workdir, dirs_exist_ok=True, ignore=run_config)
             path = Path(workdir) / "report.json"
             report = json.loads(path.read_text())
@@ -491,11 +491,11 @@ def test_where_nt_xent_leaves_the_certified_interval(paper, lower, outside, expe
 @pytest.mark.usefixtures("shallow")
 def test_real_interruptions_and_two_real_processes(tmp_path, monkeypatch):
     """Stopped in the middle of training, twice; and two processes at once, which train every run once between them."""
-    folder, real, stops = tmp_path / "study", loop.write_rows, [1, 2]
+    folder, real, stops = tmp_path / "study", RunFolder.write_rows, [1, 2]
 
-    def stop_after_some(path, rows):
-        real(path, rows)
-        if stops and len(rows) >= stops[0]:
+    def stop_after_some(folder, name, rows):
+        real(folder, name, rows)
+        if name == "metrics.jsonl" and stops and len(rows) >= stops[0]:
             stops.pop(0)
             raise KeyboardInterrupt
 
@@ -505,7 +505,7 @@ def test_real_interruptions_and_two_real_processes(tmp_path, monkeypatch):
     for row, k in zip(report["rows"], (2, 4), strict=True):
         assert row["in_training_bits"] <= row["ceiling_bits"] == pytest.approx(np.log2(2 * k - 1))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "write_rows", stop_after_some)
+        patch.setattr(RunFolder, "write_rows", stop_after_some)
         assert [main(batch_size(folder)) for _ in range(3)] == [130, 130, 0]
     assert read(folder) == report
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 from mirigor_jax import mi
 from mirigor_jax.data import array_files
 from mirigor_jax.errors import InputError
+from mirigor_jax.manifest import DamagedError
 from mirigor_jax.mi import picture
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import Progress
@@ -42,13 +44,19 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
     with config.unlocked():
         config.sha256 = {"x": digest(x), "y" if config.labels is None else "labels": digest(y)}
     with folder.claimed(config):
-        try:
-            _estimate(config, folder, x, y)
-        except InputError:
-            if not folder.matches("estimates/*/estimate.json"):
-                folder.give_up()
-            raise
-        _report(config, folder)
+        folder.mend(partial(_stages, config, folder, x, y))
+
+
+def _stages(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarray) -> None:
+    try:
+        _estimate(config, folder, x, y)
+    except DamagedError:
+        raise
+    except InputError:
+        if not folder.matches("estimates/*/estimate.json"):
+            folder.give_up()
+        raise
+    _report(config, folder)
 
 
 def _names(config: ConfigDict) -> list[str]:

@@ -400,7 +400,7 @@ def fit_critic(
         learned=lambda state: state.params,
         rate=f"estimate.learning_rate={e.learning_rate}",
     )
-    state, rows = loop.drive(task, folder, "fit.jsonl", (folder / "critic").path, monitor)
+    state, rows = loop.drive(task, folder, "fit.jsonl", folder / "critic", monitor)
     history = History(*(tuple(row[name] for row in rows) for name in ("step", "fit_bits", "validation_bits")))
     return state.best_params, Fit(e.steps, int(state.best_step), e.batch_size, history)
 

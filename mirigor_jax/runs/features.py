@@ -19,7 +19,8 @@ from mirigor_jax.data.population import Features, Read
 from mirigor_jax.data.preprocess import image_keys
 from mirigor_jax.encoding import check_features, padded
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import AnyPath, read_arrays, remove_tree, write_arrays
+from mirigor_jax.files import remove_tree
+from mirigor_jax.manifest import DamagedError
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.monitoring import NO_MONITORING, NO_STAGE_MONITOR, Monitoring, StageMonitor
 from mirigor_jax.progress import Progress
@@ -67,7 +68,10 @@ def freeze(job: Job, folder: RunFolder, mesh: Mesh) -> FrozenEncoder:
     if job.config.encoder.path:
         return job.public_encoder()
     # Its head, which is restored with it, is as wide as the training made it.
-    trained = replace(job, num_classes=folder.read("train/summary.json")["num_classes"])
+    summary = folder.read("train/summary.json")
+    if summary is None:
+        raise InputError(f"the training in '{folder}' is not finished; give the run's own command again")
+    trained = replace(job, num_classes=summary["num_classes"])
     variables = frozen_variables(trained, folder / "train", mesh, which=job.config.features.checkpoint)
     return FrozenEncoder(job.encoder(), variables, stage=job.config.encoder.stage)
 
@@ -75,43 +79,58 @@ def freeze(job: Job, folder: RunFolder, mesh: Mesh) -> FrozenEncoder:
 def frozen_variables(job: Job, folder: RunFolder, mesh: Mesh, *, which: str = "last") -> dict:
     """The trained encoder as a frozen tree {"params", "batch_stats"}, from the last or best checkpoint in `folder`.
 
-    Raises InputError where there is no checkpoint, and as `make_train_step` does.
+    Raises InputError where there is no checkpoint, DamagedError where it is not as it was saved, and as
+    `make_train_step` does.
     """
     _, (abstract_state, *_) = make_train_step(job, mesh)
     with Checkpoints(folder.path) as checkpoints:
         step = checkpoints.last if which == "last" else checkpoints.best
         if step is None:
             raise InputError(f"no checkpoint in '{folder}'; run the training to its end first")
+        path = folder.path / str(step)
+        if (file := parallel.from_main(folder.manifest.damaged_in, path)) is not None:
+            raise DamagedError(str(path), file)
+        if which == "best" and parallel.from_main(_has_lost_one, folder):
+            raise InputError(
+                f"a checkpoint in '{folder}' was damaged, and may have been the best; remove the folder to train again"
+            )
         state = checkpoints.restore(step, abstract_state)
     return state.encoder_variables
+
+
+def _has_lost_one(folder: RunFolder) -> bool:
+    """Whether a checkpoint was set aside and not made again."""
+    lost = [path.name.removeprefix(".damaged-") for path in folder.path.glob(".damaged-[0-9]*")]
+    return not all((folder.path / step).exists() for step in lost)
 
 
 def encode_split(
     encode: Callable[[UInt8[np.ndarray, "n s s 3"], str, int], Float[np.ndarray, "n d"]],
     read: Callable[[int, int], dict[str, np.ndarray]],
-    path: AnyPath,
+    folder: RunFolder,
+    name: str,
     *,
     num_examples: int,
     batch_size: int,
     threads: int,
     workers: int,
 ) -> None:
-    """Write `path` (.npz): what `read` gives for rows 0…num_examples, its images replaced by their representations.
+    """Write `name`.npz in the folder: what `read` gives for rows 0…num_examples, representations in place of images.
 
     encode: (this process's images of a full batch, their name, the first one's row) → h. Images `image` become `h`;
     `x`, `y` become `h_x`, `h_y`; the rest is kept.
     Shards beside the file survive a kill, and the next call goes on behind the last.
     Raises InputError if representations are not finite.
     """
-    if parallel.from_main(path.exists):
+    if folder.exists(f"{name}.npz"):
         return
-    shards = path.with_suffix(".shards")
+    shards = folder / f"{name}.shards"
     per_shard = SHARD_BATCHES * batch_size
     processes, process = jax.process_count(), jax.process_index()
-    progress = Progress(f"encode {path.stem}", num_examples, "rows")
-    files = {first: shards / f"{first:012d}.npz" for first in range(0, num_examples, per_shard)}
-    if done_shards := parallel.from_main(_present, files):
-        print(f"  encode {path.stem} continues: {len(done_shards)} of {len(files)} shards are there", flush=True)
+    progress = Progress(f"encode {name}", num_examples, "rows")
+    files = {first: f"{first:012d}.npz" for first in range(0, num_examples, per_shard)}
+    if done_shards := parallel.from_main(_present, shards, files):
+        print(f"  encode {name} continues: {len(done_shards)} of {len(files)} shards are there", flush=True)
     for first, shard in files.items():
         if first in done_shards:
             continue
@@ -132,28 +151,32 @@ def encode_split(
             own_first = done + total * process // processes
             parts.append(
                 {
-                    IMAGES.get(name, name): parallel.gather_rows(
-                        _encode(encode, name, x, own_first, batch_size // processes), total
+                    IMAGES.get(key, key): parallel.gather_rows(
+                        _encode(encode, key, x, own_first, batch_size // processes), total
                     )
-                    for name, x in batch.items()
+                    for key, x in batch.items()
                 }
             )
-            for name in IMAGES.values():
-                if name in parts[-1]:  # on every process, once all rows are there
-                    check_features(parts[-1][name], done, path.stem)
+            for key in IMAGES.values():
+                if key in parts[-1]:  # on every process, once all rows are there
+                    check_features(parts[-1][key], done, name)
             done += total
             progress.update(done)
             if parallel.stop_asked():
                 raise parallel.Stopped
-        write_arrays(shard, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    if parallel.is_main():
-        loaded = [read_arrays(shard) for shard in files.values()]
-        write_arrays(path, {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0].files})
-        remove_tree(shards)
+        shards.write_arrays(shard, {key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+    parallel.from_main(_merge, folder, name, shards, list(files.values()))
 
 
-def _present(files: dict[int, AnyPath]) -> list[int]:
-    return [first for first, shard in files.items() if shard.exists()]
+def _merge(folder: RunFolder, name: str, shards: RunFolder, files: list[str]) -> None:
+    loaded = [shards.arrays(shard) for shard in files]
+    folder.write_arrays(f"{name}.npz", {key: np.concatenate([part[key] for part in loaded]) for key in loaded[0]})
+    remove_tree(shards.path)
+    shards.manifest.forget(shards.path)
+
+
+def _present(shards: RunFolder, files: dict[int, str]) -> list[int]:
+    return [first for first, shard in files.items() if (shards.path / shard).exists()]
 
 
 def _encode(encode, name: str, x: np.ndarray, row: int, batch_size: int) -> np.ndarray:
@@ -199,7 +222,8 @@ def encode(
             encode_split(
                 partial(to_host, name),
                 read,
-                folder.path / f"{name}.npz",
+                folder,
+                name,
                 num_examples=rows,
                 batch_size=config.features.batch_size,
                 threads=config.data.threads,

@@ -1,22 +1,19 @@
 """The folder of a run: whose it is, who is at work in it, what its stages took, and its files as process 0 has them."""
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import resource
-import socket
-import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 import jax
 import numpy as np
@@ -29,32 +26,45 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.files import (
     AnyPath,
     describe,
+    digest_text,
     io_errors,
-    read_arrays,
-    read_rows,
+    json_text,
+    open_file,
+    set_aside,
     to_path,
     write_arrays,
     write_figure,
     write_json,
+    write_rows,
 )
+from mirigor_jax.manifest import NAME as MANIFEST
+from mirigor_jax.manifest import DamagedError, Manifest
+from mirigor_jax.runs.lock import take_lock
 from mirigor_jax.runs.renamed import current
 
 PACKAGES = ("mirigor-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # Settings that may change when a run or a study is continued, since no result depends on them; of arrays the content
 # counts and not the path.
 RESOURCES = ("data.threads", "data.workers", "data.resident")
+# What goes with a damaged file of that name or kind, so that its stage is not taken for finished.
+MARKERS = {"metrics.json": "linear.json", "batches.npz": "estimate.json", ".jsonl": "summary.json"}
+T = TypeVar("T")
 FREE = (*RESOURCES, *(f"run.{name}" for name in RESOURCES), "study.only", "x", "y", "labels")
-
-
-class LockedError(InputError):
-    """Another process is at work in a run folder."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder of a run, of a stage or of a study. Every process reads what process 0 has; process 0 alone writes."""
+    """A folder of a run, of a stage or of a study. Every process reads what process 0 has; process 0 alone writes.
+
+    manifest: of the run that the folder is in, its own if none is given; what is read is checked against it.
+    """
 
     path: AnyPath
+    manifest: Manifest = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.manifest is None:
+            object.__setattr__(self, "manifest", Manifest(self.path))
 
     @classmethod
     def at(cls, text: str) -> "RunFolder":
@@ -62,7 +72,7 @@ class RunFolder:
         return cls(to_path(text))
 
     def __truediv__(self, name: str) -> "RunFolder":
-        return RunFolder(self.path / name)
+        return RunFolder(self.path / name, self.manifest)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -81,24 +91,81 @@ class RunFolder:
         return [self / name for name in names]
 
     def read(self, name: str) -> Any:
-        """What a JSON file holds; None where there is no file."""
-        return parallel.from_main(_read_json, self.path / name)
+        """What a JSON file holds; None where there is no file. Raises DamagedError if it is not as it was written."""
+        return parallel.from_main(self._read, name, json.load, None)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a .jsonl file; none where there is no file."""
-        return parallel.from_main(read_rows, self.path / name)
+        """The rows of a .jsonl file; none where there is no file. Raises DamagedError as `read` does."""
+        return parallel.from_main(self._read, name, _rows, [])
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays of an .npz file."""
-        return parallel.from_main(_read_npz, self.path / name)
+        """The arrays of an .npz file. Raises InputError where there is no file, and DamagedError as `read` does."""
+        arrays = parallel.from_main(self._read, name, _arrays, None)
+        if arrays is None:
+            raise InputError(f"no '{self.path / name}'; give the run's own command again")
+        return arrays
+
+    def _read(self, name: str, parse: Callable[[IO[bytes]], T], otherwise: T) -> T:
+        path = self.path / name
+        if not path.exists():
+            return otherwise
+        for attempt in range(3):
+            with open_file(path) as file:
+                try:
+                    self.manifest.check(path, file)
+                    return parse(file)
+                except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                    if isinstance(error, InputError) and not isinstance(error, DamagedError):
+                        raise  # of the manifest itself
+                    # Where another process is at work, the file may have been replaced between the two.
+                    if self.manifest.is_held or attempt == 2:
+                        raise DamagedError(str(path)) from error
+        raise AssertionError
 
     def write(self, name: str, value: Any) -> None:
         """Write strict JSON, as `files.write_json` does."""
-        write_json(self.path / name, value)
+        with self.manifest.writing(self.path / name) as announce:
+            write_json(self.path / name, value, announce)
+
+    def write_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Write a .jsonl file."""
+        with self.manifest.writing(self.path / name) as announce:
+            write_rows(self.path / name, rows, announce)
 
     def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Write an .npz file."""
-        write_arrays(self.path / name, arrays)
+        with self.manifest.writing(self.path / name) as announce:
+            write_arrays(self.path / name, arrays, announce)
+
+    def mend(self, stages: Callable[[], None]) -> None:
+        """Run the stages; where one meets a damaged file set it aside, and run them again, which make it anew.
+
+        Raises DamagedError if the same file is damaged again.
+        """
+        met: set[str] = set()
+        while True:
+            try:
+                return stages()
+            except DamagedError as damaged:
+                if damaged.path in met:
+                    raise
+                met.add(damaged.path)
+                parallel.from_main(self.set_aside, damaged)
+
+    def set_aside(self, damaged: DamagedError) -> None:
+        """Rename what is damaged, and remove the file that says that its stage is finished. Of process 0 alone."""
+        path = self.manifest.root / os.path.relpath(damaged.path, str(self.manifest.root))
+        marker = "summary.json" if path.name.isdigit() else MARKERS.get(path.name) or MARKERS.get(path.suffix)
+        try:
+            if marker is not None:
+                (path.parent / marker).unlink(missing_ok=True)
+            kept = set_aside(path)
+            self.manifest.forget(path)
+        except io_errors(path) as error:
+            raise InputError(f"{damaged} ({describe(error)})") from error
+        print(
+            f"'{damaged.file}' is damaged: it is not as the run wrote it; kept as '{kept}', and made again", flush=True
+        )
 
     def write_figures(self, figures: dict[str, Figure]) -> None:
         """Write each figure to figures/NAME.png."""
@@ -111,7 +178,7 @@ class RunFolder:
         Raises InputError where another config made it (naming the keys that differ), where it holds other files, or
         where it can't be written.
         """
-        parallel.from_main(_claim, self.path, config)
+        parallel.from_main(_claim, self, config)
 
     @contextlib.contextmanager
     def claimed(self, config: ConfigDict, *, wait: bool = False) -> Iterator[None]:
@@ -123,13 +190,13 @@ class RunFolder:
     def config(self) -> dict[str, Any] | None:
         """The config that claimed the folder, under today's names; None if there is none.
 
-        Raises InputError if it can't be read.
+        Raises InputError if it can't be read, or is not as it was written.
         """
-        return parallel.from_main(_read_config, self.path)
+        return parallel.from_main(_read_config, self)
 
     def give_up(self) -> None:
         """Undo a claim of which nothing came, so that a corrected command may have the folder."""
-        for name in ("stages.json", "config.json"):
+        for name in ("stages.json", "config.json", MANIFEST):
             (self.path / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -139,11 +206,11 @@ class RunFolder:
         The lock goes with the process. In a bucket there is none: what would outlive a process that is gone.
         Raises InputError where the folder can't be made or locked, and where its .lock is a link or no file.
         """
-        if not isinstance(self.path, Path):
-            yield
-            return
         with contextlib.ExitStack() as stack:
-            parallel.from_main(_take_lock, self.path, stack, wait)
+            if isinstance(self.path, Path):
+                parallel.from_main(take_lock, self.path, stack, wait)
+            if self.manifest.root == self.path:
+                parallel.from_main(_hold, self.manifest, stack)
             yield
 
     @contextlib.contextmanager
@@ -165,8 +232,10 @@ class RunFolder:
                 self._note(name, time.monotonic() - start)
 
     def _note(self, name: str, seconds: float) -> None:
-        path = self.path / "stages.json"
-        stages = _read_json(path) or {}
+        try:
+            stages = self._read("stages.json", json.load, None) or {}
+        except DamagedError:  # of notes, nothing else
+            stages = {}
         before = stages.get(name, {"seconds": 0.0, "peak_memory_gib": 0.0})
         # The peak is of the process so far; macOS counts it in bytes, Linux in KiB.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
@@ -175,124 +244,60 @@ class RunFolder:
             "peak_memory_gib": round(max(before["peak_memory_gib"], peak), 3),
             **provenance(),
         }
-        write_json(path, stages)
+        self.write("stages.json", stages)
+
+
+def _hold(manifest: Manifest, stack: contextlib.ExitStack) -> None:
+    stack.enter_context(manifest.held())
 
 
 def _names_of(folder: AnyPath, pattern: str) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
 
 
-def _read_json(path: AnyPath) -> Any:
-    return json.loads(path.read_text()) if path.exists() else None
+def _rows(file: IO[bytes]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file]
 
 
-def _read_npz(path: AnyPath) -> dict[str, np.ndarray]:
-    return dict(read_arrays(path))
+def _arrays(file: IO[bytes]) -> dict[str, np.ndarray]:
+    return dict(np.load(file, allow_pickle=False))
 
 
-def _claim(folder: AnyPath, config: ConfigDict) -> None:
-    mine = json.loads(config.to_json())
+def _claim(itself: RunFolder, config: ConfigDict) -> None:
+    folder, mine = itself.path, json.loads(config.to_json())
     try:
         is_claimed = (folder / "config.json").is_file()
-        others = folder.is_dir() and any(p.name[0] != "." for p in folder.iterdir())
+        others = folder.is_dir() and any(p.name[0] != "." and p.name != MANIFEST for p in folder.iterdir())
     except io_errors(folder) as error:
         raise InputError(f"run folder '{folder}' cannot be read ({describe(error)}); give another --workdir") from error
-    if is_claimed:
-        here, there = flatten(current(mine)), flatten(_read_config(folder) or {})
+    # A config.json that was damaged is made again by the command that wrote it.
+    if is_claimed and not itself.manifest.has(folder / "config.json", digest_text(json_text(mine))):
+        here, there = flatten(current(mine)), flatten(_read_config(itself) or {})
         differ = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k) and k not in FREE)
         if differ:
             other = "from other data" if all(k.startswith("sha256.") for k in differ) else "by another config"
             raise InputError(f"'{folder}' was made {other} ({', '.join(differ)} differ); give another --workdir")
-    elif others:
+    elif others and not is_claimed:
         raise InputError(f"'{folder}' holds files but no run (no config.json); give another --workdir")
     try:
-        write_json(folder / "config.json", mine)
+        itself.write("config.json", mine)
     except io_errors(folder) as error:
         raise InputError(
             f"run folder '{folder}' cannot be written ({describe(error)}); give another --workdir"
         ) from error
 
 
-def _read_config(folder: AnyPath) -> dict[str, Any] | None:
-    path = folder / "config.json"
+def _read_config(folder: RunFolder) -> dict[str, Any] | None:
+    path = folder.path / "config.json"
     try:
-        return current(json.loads(path.read_text())) if path.is_file() else None
+        config = folder._read("config.json", json.load, None) if path.is_file() else None
+        return None if config is None else current(config)
+    except DamagedError:
+        raise InputError(
+            f"'{path}' is damaged: it is not as the run wrote it; give the run's own command, which writes it again"
+        ) from None
     except (io_errors(path), ValueError) as error:
         raise InputError(f"'{path}' is no readable config ({error}); give another run folder") from error
-
-
-def _take_lock(folder: Path, stack: contextlib.ExitStack, wait: bool) -> None:
-    """Hold folder/.lock until the stack is left, and say there who does. A file that nothing came of goes again."""
-    path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor, is_new = _locked(path, wait)
-    except BlockingIOError:
-        raise LockedError(
-            f"another process is at work in '{folder}'{_holder(path)}; wait for it, or give another --workdir"
-        ) from None
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise InputError(f"'{path}' is a link, or no file; remove it, and give the command again") from None
-        raise InputError(
-            f"run folder '{folder}' cannot be written ({describe(error)}); give another --workdir"
-        ) from error
-    stack.callback(os.close, descriptor)
-    stack.callback(_let_go, path, descriptor, is_new)
-    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    os.ftruncate(descriptor, 0)
-    os.pwrite(
-        descriptor, json.dumps({"host": socket.gethostname(), "process": os.getpid(), "since": since}).encode(), 0
-    )
-
-
-def _locked(path: Path, wait: bool) -> tuple[int, bool]:
-    """(the file that is held, whether it was made for this). Raises BlockingIOError where another process holds it."""
-    while True:
-        # No link is followed, to no file of anybody's, and no pipe is waited for.
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
-        try:
-            descriptor, is_new = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
-        except FileExistsError:
-            try:
-                descriptor, is_new = os.open(path, flags), False
-            except FileNotFoundError:
-                continue
-        try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-                raise OSError(errno.ELOOP, "a link, or no file")
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not wait:
-                    raise
-                print(f"waiting for another process at work in '{path.parent}'{_holder(path)}", flush=True)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Whoever held it may have removed it meanwhile, and another may hold the file of its name.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False)):
-                    return descriptor, is_new
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _let_go(path: Path, descriptor: int, is_new: bool) -> None:
-    """Nobody holds it any more. A folder that the command was refused keeps nothing of it."""
-    os.ftruncate(descriptor, 0)
-    if is_new and not (path.parent / "config.json").exists():
-        path.unlink(missing_ok=True)
-
-
-def _holder(path: Path) -> str:
-    """Who holds the folder and since when, in brackets; nothing where that is not told."""
-    try:
-        holder = json.loads(path.read_text())
-        return f" (process {holder['process']} on {holder['host']}, since {holder['since']})"
-    except (OSError, ValueError, KeyError, TypeError):  # of an older version, or just taken
-        return ""
 
 
 def digest(array: np.ndarray) -> str:

@@ -4,6 +4,7 @@ Each stage reads the folder of the one before and skips what it finds finished, 
 re-estimate are the same code.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -40,13 +41,17 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
     with precision(config):
         job = parse(config)
         with folder.claimed(job.config):
-            if not job.has_pretrained_encoder:
-                train_stage(job, folder, monitoring)
-            estimate_stage(job, folder, job.name, own_features(job, folder), folder, monitoring=monitoring)
-            for other in job.others:
-                add_estimate(job.config, other, folder, other.name, folder, monitoring=monitoring)
-            evaluate_stage(job, folder, monitoring)
-            parallel.from_main(write_report, job, folder)
+            folder.mend(partial(_stages, job, folder, monitoring))
+
+
+def _stages(job: Job, folder: RunFolder, monitoring: Monitoring) -> None:
+    if not job.has_pretrained_encoder:
+        train_stage(job, folder, monitoring)
+    estimate_stage(job, folder, job.name, own_features(job, folder), folder, monitoring=monitoring)
+    for other in job.others:
+        add_estimate(job.config, other, folder, other.name, folder, monitoring=monitoring)
+    evaluate_stage(job, folder, monitoring)
+    parallel.from_main(write_report, job, folder)
 
 
 def add_estimate(
@@ -87,12 +92,22 @@ def _share_fit_part(there: RunFolder, here: RunFolder) -> None:
 def evaluate_stage(job: Job, folder: RunFolder, monitoring: Monitoring = NO_MONITORING) -> None:
     """On the frozen features of plain images: linear evaluation of every attribute, and the metrics if asked for."""
     done = folder.exists("evaluate/linear.json")
-    if job.augmentation is not None:
+    if job.augmentation is not None or not (done or _has_all_parts(folder / "features")):
         plain = job.without_augmentation()
         encode_stage(plain, folder, folder / "features", folder, augmentation=None, monitoring=monitoring, done=done)
+    for each in (job, *job.others):  # whose views the metrics are of
+        views = folder / f"estimates/{each.name}/features"
+        wanted = not done and job.config.evaluate.metrics and each.pairing.needs_encoder_in_step
+        if wanted and not _has_all_parts(views):
+            augmentation = each.augmentation
+            encode_stage(each, folder, views, folder, augmentation=augmentation, monitoring=monitoring, done=False)
     with folder.stage("evaluate", done) as work:
         if work:
             parallel.from_main(_evaluate, job, folder, load(folder / "features"))
+
+
+def _has_all_parts(features: RunFolder) -> bool:
+    return all(features.exists(f"{part}.npz") for part in PARTS)
 
 
 def _evaluate(job: Job, folder: RunFolder, features: Features) -> None:
@@ -146,13 +161,11 @@ def write_report(job: Job, folder: RunFolder) -> None:
     """What the stages left in the folder, for report.json, report.md and the figures."""
     config, pairing = job.config, job.pairing
     estimates = {}
-    for path in (estimate.path.parent for estimate in folder.matches("estimates/*/estimate.json")):
-        if (file := finished_estimate(RunFolder(path))) is not None:
-            estimates[path.name] = file
+    for name in (estimate.path.parent.name for estimate in folder.matches("estimates/*/estimate.json")):
+        if (file := finished_estimate(folder / "estimates" / name)) is not None:
+            estimates[name] = file
         else:
-            print(
-                f"estimate {path.name}: of an older version, left out; configs/estimate.py makes it again", flush=True
-            )
+            print(f"estimate {name}: of an older version, left out; configs/estimate.py makes it again", flush=True)
     parts = {
         "truth": Truth(pairing.entropy_bits, pairing.truth_bits, tuple(pairing.shared)),
         "in_training": _in_training(job, folder),

@@ -12,8 +12,8 @@ import jax
 from mirigor_jax import parallel
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import AnyPath, write_rows
 from mirigor_jax.fitting import is_finite
+from mirigor_jax.manifest import DamagedError, steps_in
 from mirigor_jax.monitoring import NO_STAGE_MONITOR, StageMonitor
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs.folder import RunFolder
@@ -53,18 +53,25 @@ class Task:
 
 
 def drive(
-    task: Task, folder: RunFolder, rows_file: str, checkpoints_folder: AnyPath, monitor: StageMonitor = NO_STAGE_MONITOR
+    task: Task,
+    folder: RunFolder,
+    rows_file: str,
+    checkpoints_folder: RunFolder,
+    monitor: StageMonitor = NO_STAGE_MONITOR,
 ) -> tuple[Any, list[Row]]:
     """Take the task to its last step, from the newest checkpoint where there is one: (the last state, all rows).
 
-    rows_file: the .jsonl file in `folder` with the rows. monitor: of these.
-    Raises Stopped where the job was told to stop, InputError where the task has diverged, and what its parts raise. A
-    state that has diverged is not saved: the checkpoint before it stays.
+    rows_file: the .jsonl file in `folder` with the rows; those of the save before are kept beside it. monitor: of
+        these.
+    Raises Stopped where the job was told to stop, InputError where the task has diverged or checkpoints are left but no
+    rows, and what the task's parts raise. A state that has diverged is not saved: the checkpoint before it stays.
     """
-    with Checkpoints(checkpoints_folder) as checkpoints, contextlib.ExitStack() as entered:
+    whole = parallel.from_main(_whole_rows, folder, rows_file, checkpoints_folder)
+    with Checkpoints(checkpoints_folder.path, folder.manifest) as checkpoints, contextlib.ExitStack() as entered:
         last = checkpoints.last
         state = task.begin() if last is None else checkpoints.restore(last, task.like)
-        rows = [row for row in folder.rows(rows_file) if last is not None and row["step"] <= last]
+        rows = [row for row in whole if last is not None and row["step"] <= last]
+        written = len(rows)
         monitor.rows(rows)
         if last == task.steps:
             return state, rows
@@ -97,7 +104,7 @@ def drive(
 
         def save(scheduled: bool) -> None:
             """scheduled: only regular saves may become `best`, which must not depend on when a run was stopped."""
-            nonlocal saved
+            nonlocal saved, written
             read_metrics()
             # Metrics of a step are of the weights before its update, which may be the one that they diverge at.
             if not is_finite(task.learned(state)):
@@ -108,7 +115,10 @@ def drive(
             if task.evaluate is not None:
                 rows.append({"step": step, **task.evaluate(step, state, since)})
                 since.clear()
-            write_rows(folder.path / rows_file, rows)
+            if written:
+                folder.write_rows(_before(rows_file), rows[:written])
+            folder.write_rows(rows_file, rows)
+            written = len(rows)
             monitor.rows(rows)
             checkpoints.save(step, state, mi_bits=task.score(rows) if scheduled else -math.inf)
             saved = step
@@ -134,3 +144,41 @@ def drive(
             read_metrics()
             step += size
             pending = step, metrics
+
+
+def _before(rows_file: str) -> str:
+    """The file with the rows of the save before."""
+    return f".{rows_file}.before"
+
+
+def _whole_rows(folder: RunFolder, rows_file: str, checkpoints_folder: RunFolder) -> list[Row]:
+    """The rows to go on with, undamaged ones. Checkpoints that are damaged, or newer than these, are set aside.
+
+    Raises InputError where there are checkpoints, but no rows that reach one of them.
+    """
+    rows: list[Row] = []
+    for name in (rows_file, _before(rows_file)):
+        try:
+            rows = folder.rows(name)
+        except DamagedError as damaged:
+            folder.set_aside(damaged)
+        if rows:
+            break
+    reached, whole = {row["step"] for row in rows}, []
+    steps = steps_in(checkpoints_folder.path)
+    for step in steps:
+        path = checkpoints_folder.path / str(step)
+        if (file := folder.manifest.damaged_in(path)) is None:
+            whole.append(step)
+        else:
+            folder.set_aside(DamagedError(str(path), file))
+    newest = next((step for step in whole if step in reached), None)
+    if whole and newest is None:
+        raise InputError(
+            f"'{folder.path / rows_file}' is damaged or gone, and no rows before it reach a checkpoint; put it back, "
+            f"or remove '{checkpoints_folder}' to begin anew"
+        )
+    for step in whole:
+        if newest is not None and step > newest:
+            folder.set_aside(DamagedError(str(checkpoints_folder.path / str(step)), str(folder.path / rows_file)))
+    return rows

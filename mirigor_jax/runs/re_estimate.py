@@ -70,22 +70,27 @@ def re_estimate(folder: RunFolder, monitoring: Monitoring = NO_MONITORING, **ask
                 raise InputError(
                     f"the encoder or the features of the run in '{folder}' are no longer what it was made from"
                 )
-            add_estimate(run_config, job, folder, name, folder / "estimates" / name, monitoring=monitoring)
-            _renew(run_config, folder, monitoring)
-            parallel.from_main(write_report, job.of(run_config), folder)
+
+            def stages() -> None:
+                add_estimate(run_config, job, folder, name, folder / "estimates" / name, monitoring=monitoring)
+                _renew(run_config, folder, monitoring)
+                parallel.from_main(write_report, job.of(run_config), folder)
+
+            folder.mend(stages)
 
 
 def _renew(itself: ConfigDict, folder: RunFolder, monitoring: Monitoring) -> None:
     """Make the estimates of an older version again: from their critics' checkpoints, if they are there."""
-    for path in (estimate.path.parent for estimate in folder.matches("estimates/*/estimate.json")):
-        if finished_estimate(RunFolder(path)) is not None:
+    names = [match.path.parent.name for match in folder.matches("estimates/*/estimate.json")]
+    for target in (folder / "estimates" / name for name in names):
+        if finished_estimate(target) is not None:
             continue
-        print(f"estimate {path.name}: of an older version, made again", flush=True)
-        job = parse(ConfigDict(RunFolder(path).config() or itself.to_dict()))
-        if path.name == estimate_name(itself):
+        print(f"estimate {target.name}: of an older version, made again", flush=True)
+        job = parse(ConfigDict(target.config() or itself.to_dict()))
+        if target.name == estimate_name(itself):
             estimate_stage(job, folder, job.name, own_features(job, folder), folder, monitoring=monitoring)
         else:
-            add_estimate(itself, job, folder, path.name, RunFolder(path), monitoring=monitoring)
+            add_estimate(itself, job, folder, target.name, target, monitoring=monitoring)
 
 
 def _restorable(folder: RunFolder) -> dict[str, Any]:

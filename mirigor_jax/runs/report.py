@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from mirigor_jax import metrics, tables
-from mirigor_jax.files import AnyPath, write_json, write_text
+from mirigor_jax.files import write_text
 from mirigor_jax.mi.results import Curve, shown_ends
 from mirigor_jax.runs.folder import RunFolder, provenance
 from mirigor_jax.runs.schema import ArrayEntry, ArrayReport, EstimateEntry, Fit, ImageReport, Report, Run
@@ -40,16 +40,16 @@ CAPTIONS = {
 }
 
 
-def write(workdir: AnyPath, report: Report, form: Form, captions: Mapping[str, str] = CAPTIONS) -> None:
-    """Write report.md, with the pictures found in workdir/figures, and report.json.
+def write(folder: RunFolder, report: Report, form: Form, captions: Mapping[str, str] = CAPTIONS) -> None:
+    """Write report.md, with the pictures found in the folder's figures/, and report.json.
 
     Each replaces its predecessor in one step, so a crash leaves the old one whole. NaN and infinities become null.
     captions: of the pictures, by their stems and in their order.
     """
-    figures = [path.relative_to(workdir).as_posix() for path in (workdir / "figures").glob("*.png")]
+    figures = [match.path.relative_to(folder.path).as_posix() for match in folder.matches("figures/*.png")]
     # report.json comes last: where it is, the run is finished.
-    write_text(workdir / "report.md", markdown(report, form, figures, captions))
-    write_json(workdir / "report.json", dataclasses.asdict(report))
+    write_text(folder.path / "report.md", markdown(report, form, figures, captions))
+    folder.write("report.json", dataclasses.asdict(report))
 
 
 def publish(
@@ -76,7 +76,7 @@ def publish(
     )
     document = form.report(name=folder.name, workdir=str(folder), run=run, **parts)
     folder.write_figures(drawn)
-    write(folder.path, document, form, captions)
+    write(folder, document, form, captions)
     print("\n" + table(document, form), flush=True)
 
 

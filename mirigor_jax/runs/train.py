@@ -123,7 +123,7 @@ def train(
         learned=lambda state: state.encoder_variables | {"head": state.params["head"]},
         rate=f"train.learning_rate={t.learning_rate}",
     )
-    loop.drive(task, folder, "metrics.jsonl", folder.path, monitor)
+    loop.drive(task, folder, "metrics.jsonl", folder, monitor)
 
 
 def _summarize(job: Job, path: RunFolder) -> None:

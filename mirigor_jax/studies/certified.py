@@ -21,9 +21,10 @@ from mirigor_jax.drawing import (
     panels,
     shared_legend,
 )
-from mirigor_jax.files import AnyPath, read_arrays
+from mirigor_jax.files import AnyPath
 from mirigor_jax.mi.certificates import classifier_lower_bits
 from mirigor_jax.mi.certify import CERTIFICATES
+from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import TASKS, Row, nt_xent, run_row
 from mirigor_jax.studies.table import STUDIES, Study
@@ -59,7 +60,7 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
         "trap": None,
     }
     if row["steps"] == 0 and len(done.truth.shared) == len(TASKS) - 1:
-        test = read_arrays(folder / "estimates" / "certified" / "features" / "test.npz")
+        test = RunFolder(folder).arrays("estimates/certified/features/test.npz")
         classes = np.unique(test["labels_x"], axis=0, return_inverse=True)[1]
         row["trap"] = trap(test["h_x"], classes, round(2 ** row["entropy_bits"]), estimate.confidence)
     return row

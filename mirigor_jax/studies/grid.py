@@ -21,8 +21,9 @@ from mirigor_jax.files import io_errors, write_text
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import duration
 from mirigor_jax.runs import images, knobs
-from mirigor_jax.runs.folder import LockedError, RunFolder
+from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import re_estimated
+from mirigor_jax.runs.lock import LockedError
 from mirigor_jax.runs.re_estimate import re_estimate
 from mirigor_jax.runs.report import pictures
 from mirigor_jax.runs.schema import ImageReport, read
@@ -65,13 +66,13 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
 def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
     """The config's own runs, and the finished ones of the studies it reads."""
     cells = [
-        Cell(cell["name"], folder / cell["name"], run_config, dict(cell.get("tags", {})))
+        Cell(cell["name"], RunFolder(folder.path / cell["name"]), run_config, dict(cell.get("tags", {})))
         for cell, run_config in zip(config.study.cells, _own_configs(config), strict=True)
     ]
     tags = STUDIES[config.study.name].tags
     for source in map(RunFolder.at, filter(None, config.study.sources.split(","))):
         cells += [
-            Cell(f"{source.name.removeprefix('studies-')}/{name}", source / name, None, phrase)
+            Cell(f"{source.name.removeprefix('studies-')}/{name}", RunFolder(source.path / name), None, phrase)
             for name, phrase in parallel.from_main(_finished_cells, source, tags)
         ]
     for cell in cells:
@@ -150,10 +151,10 @@ def _chosen(only: str, cells: Sequence[Cell]) -> Sequence[Cell]:
 
 def finished(cell: Cell, wanted: Sequence[dict[str, Any]]) -> ImageReport | None:
     """The run's report where it is there, with every estimate that is wanted of it."""
-    contents = cell.folder.read("report.json")
     try:
+        contents = cell.folder.read("report.json")
         report = None if contents is None else read(ImageReport, contents)
-    except InputError:  # of another version: the run makes its estimates again
+    except InputError:  # of another version, or damaged: the run makes it again
         return None
     return report if report is not None and _names(report, wanted) <= report.estimates.keys() else None
 

@@ -7,12 +7,14 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from mirigor_jax import tables
+from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.sources.table import labeled
 from mirigor_jax.drawing import CEILING, CERTIFIED, INK, LOWER_BOUND, floats, legends, panels
 from mirigor_jax.errors import InputError
@@ -75,18 +77,28 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
         **{name: config[name] for name in ("k", "learning_rate", "adversarial_weight", "ridge", "seed")},
     )
     with folder.claimed(config):
-        parts: dict[str, Any] = {}
-        for name in config.objectives:
-            objective_folder = folder / name
-            rows, monitor = objective_folder.rows("records.jsonl"), monitoring.of(folder.path, objective_folder.path)
-            with folder.stage(name, bool(rows) and rows[-1]["step"] == config.steps) as work:
-                if work:
-                    parts = parts or {part: invertible_encoders.halves_of(images) for part, images in sets.items()}
-                    how = {key: config[key] for key in ("steps", "record_every", "probed", "l2")}
-                    invertible_encoders.train(parts, objective_folder, name, settings, **how, monitor=monitor)
-                else:
-                    monitor.rows(rows)
-        _report(config, folder)
+        folder.mend(partial(_stages, config, folder, sets, settings, monitoring))
+
+
+def _stages(
+    config: ConfigDict,
+    folder: RunFolder,
+    sets: Mapping[str, ImageSet],
+    settings: invertible_encoders.Settings,
+    monitoring: Monitoring,
+) -> None:
+    parts: dict[str, Any] = {}
+    for name in config.objectives:
+        objective_folder = folder / name
+        rows, monitor = objective_folder.rows("records.jsonl"), monitoring.of(folder.path, objective_folder.path)
+        with folder.stage(name, bool(rows) and rows[-1]["step"] == config.steps) as work:
+            if work:
+                parts = parts or {part: invertible_encoders.halves_of(images) for part, images in sets.items()}
+                how = {key: config[key] for key in ("steps", "record_every", "probed", "l2")}
+                invertible_encoders.train(parts, objective_folder, name, settings, **how, monitor=monitor)
+            else:
+                monitor.rows(rows)
+    _report(config, folder)
 
 
 def _report(config: ConfigDict, folder: RunFolder) -> None:

@@ -247,7 +247,7 @@ def train(
         learned=lambda state: state.params,
         rate=f"learning_rate={settings.learning_rate}",
     )
-    loop.drive(task, folder, "records.jsonl", folder.path, monitor)
+    loop.drive(task, folder, "records.jsonl", folder, monitor)
 
 
 def correlation(rows: Sequence[Row]) -> float | None:

@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 from mirigor_jax import metrics, tables
 from mirigor_jax.drawing import INK, LOWER_BOUND, floats, style
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import AnyPath, read_arrays
+from mirigor_jax.files import AnyPath
 from mirigor_jax.mi.confidence import t_interval
+from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import Row
 from mirigor_jax.studies.table import STUDIES, Study
@@ -133,7 +134,7 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
     estimates, measured, config = done.estimates, done.metrics, done.run.config
     if "class" not in estimates or "class_alignment" not in measured:
         raise InputError(f"'{folder}' has no estimate `class`, or no metrics; give it evaluate.metrics=True")
-    labels = read_arrays(folder / "features" / "test.npz")["labels"][:, 0]
+    labels = RunFolder(folder).arrays("features/test.npz")["labels"][:, 0]
     sizes = np.unique(labels, return_counts=True)[1]
     values = {name: measured.get(name) for name in ranked()}
     for pairing in ("class", "simclr"):
@@ -147,7 +148,7 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
         temperature=config["train"]["temperature"],
         least_frequency=float(sizes.min() / len(labels)),
     )
-    batches = read_arrays(folder / "estimates" / "class" / "batches.npz")
+    batches = RunFolder(folder).arrays("estimates/class/batches.npz")
     k = max((int(k) for k, values in batches.items() if len(values) >= LEAST_BATCHES), default=None)
     return {
         "accuracy": done.linear["class"],

@@ -1,0 +1,151 @@
+"""What a run wrote, by digest: one manifest.json in its folder, so that no damaged file is taken for the run's own.
+
+A file that the manifest does not know, as of an older version, is not checked. Process 0 alone has to do with it.
+"""
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from mirigor_jax.errors import InputError
+from mirigor_jax.files import AnyPath, digest_file, digest_text, write_json
+
+NAME = "manifest.json"
+
+
+class DamagedError(InputError):
+    """A file, or a checkpoint, is not as the run wrote it."""
+
+    def __init__(self, path: str, file: str | None = None):
+        """path: of what can't be used. file: within it, if it is a checkpoint's folder."""
+        super().__init__(
+            f"'{file or path}' is damaged: it is not as the run wrote it; remove '{path}', and give the run's own "
+            "command again"
+        )
+        self.path, self.file = path, file or path
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """As it is sent to a job's other processes."""
+        return type(self), (self.path, self.file)
+
+
+class Manifest:
+    """The digests of the files of one run folder, of each the one it has or, after a kill, may still have.
+
+    A digest is written down before the file takes its place, and the one before stays beside it until then: a kill
+    between the two leaves a file that is known.
+    """
+
+    def __init__(self, root: AnyPath):
+        self.root = root
+        self._known: dict[str, list[str]] | None = None  # while the folder is held, else read each time
+        self._lock = threading.Lock()  # checkpoints are noted beside the work
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nobody else writes there."""
+        return self._known is not None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Within, nobody else writes there."""
+        self._known = self._read()
+        try:
+            yield
+        finally:
+            self._known = None
+
+    @contextlib.contextmanager
+    def writing(self, path: AnyPath) -> Iterator[Callable[[str], None]]:
+        """Yields what is to be told the digest of a new file before it takes its place, within this context."""
+        name, told = self._name(path), []
+
+        def announce(digest: str) -> None:
+            told.append(digest)
+            with self._lock:
+                known = self._entries()
+                known[name] = list(dict.fromkeys([digest, *known.get(name, [])]))
+                self._write(known)
+
+        yield announce
+        with self._lock:
+            if told and self._known is not None:
+                self._known[name] = told  # that of the file before goes with the next write
+
+    def note_tree(self, folder: AnyPath) -> None:
+        """Write down every file of a folder that is whole now, and forget those of folders beside it that are gone."""
+        digests = {self._name(path): [digest_file(path)] for path in sorted(folder.rglob("*")) if path.is_file()}
+        beside = f"{self._name(folder.parent)}/"
+        there = {f"{beside}{path.name}/" for path in folder.parent.iterdir()}
+        with self._lock:
+            known = {
+                name: value
+                for name, value in self._entries().items()
+                if not name.startswith(beside)
+                or "/" not in name.removeprefix(beside)
+                or f"{beside}{name.removeprefix(beside).partition('/')[0]}/" in there
+            }
+            self._write(known | digests)
+
+    def forget(self, path: AnyPath) -> None:
+        """A file or a folder that is no more."""
+        name = self._name(path)
+        with self._lock:
+            known = self._entries()
+            kept = {key: value for key, value in known.items() if key != name and not key.startswith(f"{name}/")}
+            if len(kept) < len(known):
+                self._write(kept)
+
+    def has(self, path: AnyPath, digest: str) -> bool:
+        """Whether the file of that path was last written with this digest."""
+        return digest in self._entries().get(self._name(path), [])
+
+    def check(self, path: AnyPath, file: IO[bytes]) -> None:
+        """Raises DamagedError if the open file is not the one that the run wrote to `path`."""
+        known = self._entries().get(self._name(path))
+        if known and digest_file(file) not in known:
+            raise DamagedError(str(path))
+
+    def damaged_in(self, folder: AnyPath) -> str | None:
+        """The first file of a folder that is gone, or not as the run wrote it; None where all are."""
+        inside = f"{self._name(folder)}/"
+        for name, known in sorted(self._entries().items()):
+            path = self.root / name
+            if name.startswith(inside) and not (path.is_file() and digest_file(path) in known):
+                return str(path)
+        return None
+
+    def _name(self, path: AnyPath) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _entries(self) -> dict[str, list[str]]:
+        return self._read() if self._known is None else self._known
+
+    def _read(self) -> dict[str, list[str]]:
+        path = self.root / NAME
+        if not path.exists():
+            return {}
+        try:
+            contents: dict[str, Any] = json.loads(path.read_bytes())
+            files = contents["files"]
+            if digest_text(json.dumps(files)) == contents["digest"]:
+                return files
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise InputError(f"'{path}' is damaged; remove it to go on with files that are not checked")
+
+    def _write(self, files: dict[str, list[str]]) -> None:
+        if self._known is not None:
+            self._known = files
+        files = dict(sorted(files.items()))
+        write_json(self.root / NAME, {"files": files, "digest": digest_text(json.dumps(files))})
+
+
+def steps_in(folder: AnyPath) -> list[int]:
+    """The steps of the checkpoints that are whole in a folder of a local disk, the newest first."""
+    if not isinstance(folder, Path) or not folder.is_dir():
+        return []
+    return sorted((int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir()), reverse=True)

@@ -1,0 +1,193 @@
+"""Files that are not as the run wrote them: named, and made again or fallen back from, never used."""
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from bit_flips import GOOD, flip, trial
+from small import cdp, report
+
+from mirigor_jax.errors import InputError
+from mirigor_jax.main import main
+from mirigor_jax.manifest import DamagedError
+from mirigor_jax.runs import loop
+from mirigor_jax.runs.folder import RunFolder
+
+ARRAYS = {"h": np.arange(12.0).reshape(4, 3), "labels": np.array([0, 1, 0, 1])}
+ROWS = [{"step": step, "loss_nats": 1 / step} for step in range(1, 9)]
+
+
+@pytest.mark.parametrize("kind", ["arrays", "rows", "read"])
+def test_a_flipped_bit_is_found_in_every_kind_of_file(tmp_path, kind):
+    folder, rng = RunFolder(tmp_path), np.random.default_rng(0)
+    (folder / "features").write_arrays("fit.npz", ARRAYS)
+    folder.write_rows("metrics.jsonl", ROWS)
+    folder.write("estimate.json", {"bits": 1.5})
+    name = {"arrays": "features/fit.npz", "rows": "metrics.jsonl", "read": "estimate.json"}[kind]
+    getattr(folder, kind)(name)
+    whole = (tmp_path / name).read_bytes()
+    for _ in range(40):
+        flip(tmp_path / name, rng)
+        with pytest.raises(DamagedError, match=rf"'{tmp_path / name}' is damaged"):
+            getattr(RunFolder(tmp_path), kind)(name)
+        (tmp_path / name).write_bytes(whole)
+    getattr(folder, kind)(name)
+
+
+def test_a_kill_before_or_after_a_file_takes_its_place_leaves_a_file_that_is_known(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    folder.write("summary.json", {"steps": 1})
+    replace = os.replace
+
+    def killed(source, target):
+        if Path(target).name == "summary.json":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        for steps in (2, 3):
+            with pytest.raises(KeyboardInterrupt):
+                folder.write("summary.json", {"steps": steps})
+    assert RunFolder(tmp_path).read("summary.json") == {"steps": 1}
+    folder.write("summary.json", {"steps": 4})
+    assert RunFolder(tmp_path).read("summary.json") == {"steps": 4}
+
+
+def test_a_folder_without_a_manifest_is_of_an_older_version_and_not_checked(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write("estimate.json", {"bits": 1.5})
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "estimate.json").write_text('{"bits": 2}')
+    assert RunFolder(tmp_path).read("estimate.json") == {"bits": 2}
+    (tmp_path / "estimate.json").write_text('{"bits": ')
+    with pytest.raises(DamagedError):  # what can't be read is no traceback there either
+        RunFolder(tmp_path).read("estimate.json")
+
+
+def test_a_damaged_manifest_is_named(tmp_path):
+    RunFolder(tmp_path).write("estimate.json", {"bits": 1.5})
+    rng, whole = np.random.default_rng(0), (tmp_path / "manifest.json").read_bytes()
+    for _ in range(40):
+        flip(tmp_path / "manifest.json", rng)
+        with pytest.raises(InputError, match=r"manifest\.json' is damaged; remove it"):
+            RunFolder(tmp_path).read("estimate.json")
+        (tmp_path / "manifest.json").write_bytes(whole)
+
+
+def fitted(folder: RunFolder, steps: int = 8) -> tuple[np.ndarray, list]:
+    """A fit of no moment, saved every two steps."""
+
+    @contextlib.contextmanager
+    def steps_from(first):
+        yield lambda state, step, size: ({"w": state["w"] * 1.5 + step}, {"loss": state["w"][0]})
+
+    task = loop.Task(
+        label="toy",
+        steps=steps,
+        save_every=2,
+        begin=lambda: {"w": jnp.arange(4.0)},
+        like={"w": jnp.zeros(4)},
+        open=steps_from,
+        row=lambda step, metrics: {"loss": float(metrics["loss"])},
+        score=lambda rows: rows[-1]["loss"],
+        note=lambda rows: "",
+        learned=lambda state: state,
+        rate="learning_rate=1",
+    )
+    state, rows = loop.drive(task, folder, "metrics.jsonl", folder)
+    return np.asarray(state["w"]), rows
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory) -> Path:
+    """The fit after its sixth step."""
+    folder = tmp_path_factory.mktemp("fits") / "interrupted"
+    fitted(RunFolder(folder), steps=6)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("pattern", "goes_on_from"), [("6/**/*", 4), ("metrics.jsonl", 4), ("4/**/*", 6), (".metrics.jsonl.before", 6)]
+)
+def test_a_fit_with_a_flipped_bit_goes_on_from_the_checkpoint_before(
+    interrupted, tmp_path, capsys, pattern, goes_on_from
+):
+    state, rows = fitted(RunFolder(tmp_path / "whole"))
+    rng = np.random.default_rng(1)
+    for number in range(3):
+        folder = tmp_path / str(number)
+        shutil.copytree(interrupted, folder)
+        files = sorted(path for path in folder.glob(pattern) if path.is_file() and path.stat().st_size)
+        flip(files[rng.integers(len(files))], rng)
+        capsys.readouterr()
+        again, rows_again = fitted(RunFolder(folder))
+        np.testing.assert_array_equal(again, state)
+        assert rows_again == rows
+        output = capsys.readouterr().out
+        assert f"continues from step {goes_on_from} of 8" in output
+        assert ("is damaged" in output) == (pattern != ".metrics.jsonl.before")
+
+
+def test_a_fit_whose_checkpoints_are_all_damaged_begins_anew(interrupted, tmp_path, capsys):
+    shutil.copytree(interrupted, tmp_path / "run")
+    for step in ("4", "6"):
+        files = sorted(path for path in (tmp_path / "run" / step).rglob("*") if path.is_file())
+        flip(files[0], np.random.default_rng(0))
+    assert fitted(RunFolder(tmp_path / "run"))[1] == fitted(RunFolder(tmp_path / "whole"))[1]
+    assert "continues" not in capsys.readouterr().out
+
+
+def test_a_fit_without_its_rows_is_not_thrown_away(interrupted, tmp_path):
+    shutil.copytree(interrupted, tmp_path / "run")
+    for name in ("metrics.jsonl", ".metrics.jsonl.before"):
+        (tmp_path / "run" / name).unlink()
+    with pytest.raises(InputError, match=r"no rows before it reach a checkpoint; put it back, or remove"):
+        fitted(RunFolder(tmp_path / "run"))
+    assert (tmp_path / "run" / "6").is_dir()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_damaged_result_of_a_finished_run_is_made_again(cdp_run, tmp_path, capsys):
+    """One of the evaluation, which no training and no fit is repeated for."""
+    folder = tmp_path / "run"
+    shutil.copytree(cdp_run, folder)
+    (folder / "evaluate" / "linear.json").write_text('{"color": 1.0}')
+    assert main(cdp(f"--workdir={folder}")) == 0
+    output = capsys.readouterr().out
+    assert "linear.json' is damaged: it is not as the run wrote it" in output
+    assert "compiling the train step" not in output
+    assert report(folder)["linear"] == pytest.approx(report(cdp_run)["linear"], abs=0.02)
+    assert json.loads((folder / "evaluate" / ".damaged-linear.json").read_text()) == {"color": 1.0}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("pattern", "missing"),
+    [
+        ("train/[0-9]*/**/*", ("train/summary.json", "features", "estimates", "evaluate", "report.json")),
+        ("train/metrics.jsonl", ("train/summary.json", "report.json")),
+        ("features/*.npz", ("estimates/color/estimate.json", "evaluate", "report.json")),
+        ("estimates/color/critic/**/*", ("estimates/color/estimate.json", "report.json")),
+        ("estimates/color/estimate.json", ()),
+        ("report.json", ()),
+    ],
+)
+def test_a_run_with_a_flipped_bit_ends_identical_fallen_back_or_refused(tmp_path, pattern, missing):
+    """A few of the flips that bit_flips.py makes, in runs that were interrupted behind the file."""
+    whole = tmp_path / "whole"
+    assert main(cdp(f"--workdir={whole}")) == 0
+
+    def interrupt(folder: Path) -> None:
+        for name in missing:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    found = trial(whole, pattern, 2, lambda folder: cdp(f"--workdir={folder}"), report(whole), interrupt)
+    assert found.keys() <= GOOD, found
