@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from mirigor_jax import parallel
+from mirigor_jax import parallel, stopping
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath
 from mirigor_jax.manifest import Manifest
@@ -43,9 +43,10 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._checkpointer.close()
-        if self._noting is not None:
-            self._noting.join()
+        with stopping.finishing():
+            self._checkpointer.close()
+            if self._noting is not None:
+                self._noting.join()
 
     @property
     def last(self) -> int | None:
@@ -63,19 +64,21 @@ class Checkpoints:
     def save(self, step: int, state: Any, *, mi_bits: float) -> None:
         """Save in the background; the state is captured before this returns. Every process saves its part."""
         items = {"state": state}
-        saved = self._checkpointer.save_checkpointables_async(step, items, force=True, metrics={"mi_bits": mi_bits})
+        with stopping.finishing():
+            saved = self._checkpointer.save_checkpointables_async(step, items, force=True, metrics={"mi_bits": mi_bits})
         if self._manifest is not None and saved is not None:
             before = self._noting
 
             def note(manifest: Manifest = self._manifest) -> None:
                 if before is not None:
                     before.join()
-                try:
-                    saved.result()
-                except Exception:  # which the checkpointer raises at the next save, or when it is closed
-                    return
-                with contextlib.suppress(OSError):  # of a full disk, or where it has been followed by others already
-                    manifest.note_tree(self._folder / str(step))
+                with stopping.saving():
+                    try:
+                        saved.result()
+                    except Exception:  # which the checkpointer raises at the next save, or when it is closed
+                        return
+                    with contextlib.suppress(OSError):  # of a full disk, or where others have followed it already
+                        manifest.note_tree(self._folder / str(step))
 
             self._noting = threading.Thread(target=note)
             self._noting.start()

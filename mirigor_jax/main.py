@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from mirigor_jax import config_files
+from mirigor_jax import stopping  # which takes the signals before anything is imported that takes seconds
 from mirigor_jax.errors import InputError
 
 
@@ -25,41 +25,53 @@ def keep_compiled_programs() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one config. Returns the exit code: 0; 2 for bad input (one line on stderr); 130 and 143 when stopped."""
     argv = sys.argv[1:] if argv is None else argv
+    with stopping.honored():
+        try:
+            return _run(argv)
+        except BaseException as error:
+            # What was asked to stop may end by another exception, into which a library made ours.
+            if (number := stopping.asked() or stopping.number_of(error)) is not None:
+                print(stopping.said(number), file=sys.stderr)
+                return 128 + number
+            if isinstance(error, InputError):
+                print(f"error: {error}", file=sys.stderr)
+                return 2
+            raise
+
+
+def _run(argv: list[str]) -> int:
+    with stopping.importing():
+        from mirigor_jax import config_files
     if {"-h", "--help"} & set(argv):
         print(f"{(__doc__ or '').splitlines()[0]}\nShipped configs, each with its arguments in its header:\n  ", end="")
         print("\n  ".join(config_files.shipped_configs()))
         return 0
-    try:
-        argv, peers, monitoring_flags = config_files.split_job_flags(argv)
-        keep_compiled_programs()  # before JAX is imported, which a config file may do
+    argv, peers, monitoring_flags = config_files.split_job_flags(argv)
+    keep_compiled_programs()  # before JAX is imported, which a config file may do
+    with stopping.importing():
         config, name, workdir, given = config_files.parse(argv)
         import jax
 
         # JAX starts only for a command line that is right
         from mirigor_jax import kinds, memory, monitoring, parallel
-
-        parallel.start(**peers)
-        memory.keep_freed_memory()
-        with contextlib.nullcontext() if parallel.is_main() else contextlib.redirect_stdout(io.StringIO()):
-            try:
-                kinds.run(config, name, workdir, monitoring.Monitoring(**monitoring_flags), given)
-            except parallel.Stopped:
-                print("stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
-                return 143
-            except jax.errors.JaxRuntimeError as error:
-                if jax.process_count() == 1:
-                    raise
-                # When this process ends, JAX tells which one it misses.
-                print(f"error: another process is gone ({str(error).splitlines()[0]})", file=sys.stderr)
-                return 1
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    parallel.start(**peers)
+    memory.keep_freed_memory()
+    with contextlib.nullcontext() if parallel.is_main() else contextlib.redirect_stdout(io.StringIO()):
+        try:
+            kinds.run(config, name, workdir, monitoring.Monitoring(**monitoring_flags), given)
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            # When this process ends, JAX tells which one it misses.
+            print(f"error: another process is gone ({str(error).splitlines()[0]})", file=sys.stderr)
+            return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if stopping.asked() is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        stopping.leave(code)
+    sys.exit(code)

@@ -4,13 +4,10 @@ Every process of a job runs the same program. Process 0 alone writes files and r
 folder it tells the others (`from_main`), so that only checkpoints need a folder that all of them see.
 """
 
-import contextlib
 import itertools
 import math
 import pickle
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -19,6 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mirigor_jax import stopping
 from mirigor_jax.errors import InputError
 
 T = TypeVar("T")
@@ -28,12 +26,7 @@ REPLICATED = P()
 PATIENCE_S = 30  # after which the processes beside one that is gone, or that ended alone, are ended
 CHUNK = 2**28  # bytes that process 0 sends at once
 _polls = itertools.count(1)
-_waits, _stopping = False, False  # whether SIGTERM waits for `stop_asked`, and whether one does
 _alone = False  # whether process 0 computes what the others wait for
-
-
-class Stopped(BaseException):
-    """SIGTERM came, as before a preemption. No failure, so no Exception."""
 
 
 def start(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -43,8 +36,6 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     the metadata of TPU VMs and of Kubernetes' TPU nodes tell, and where these don't, this process is alone.
     Raises InputError where only some of the three are given, and where the others cannot be joined.
     """
-    global _stopping
-    _stopping = False  # of an earlier job in this process, as in a notebook
     process_spec = (coordinator, processes, process)
     if any(value is not None for value in process_spec) and None in process_spec:
         raise InputError("give --coordinator=HOST:PORT, --processes=N and --process=I together, or none of them")
@@ -59,32 +50,14 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     if jax.process_count() > 1:
         # The first exchange has all of them wait for the slowest; later, within 30 seconds, CPUs give up.
         multihost_utils.sync_global_devices("start")
-    elif threading.current_thread() is threading.main_thread():  # elsewhere Python takes no signals
-        signal.signal(signal.SIGTERM, _stop)
-
-
-def _stop(signum: int, frame: Any) -> None:
-    global _stopping
-    _stopping = True
-    if not _waits:
-        raise Stopped
-
-
-@contextlib.contextmanager
-def finishing_steps() -> Iterator[None]:
-    """Within, SIGTERM waits for `stop_asked`. Elsewhere it ends a process that is alone at once, by `Stopped`."""
-    global _waits
-    _waits = True
-    try:
-        yield
-    finally:
-        _waits = False
 
 
 def stop_asked() -> bool:
     """Whether a process was told to stop: then all of them are, at the same call. Each has to call it equally often."""
     # The processes agree on a later call than any of them has reached.
-    return multihost_utils.reached_preemption_sync_point(next(_polls)) if jax.process_count() > 1 else _stopping
+    if jax.process_count() > 1:
+        return multihost_utils.reached_preemption_sync_point(next(_polls))
+    return stopping.asked() is not None
 
 
 def is_main() -> bool:

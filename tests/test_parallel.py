@@ -1,36 +1,10 @@
-"""Signals and memory. Processes are test_processes.py's; steps are mapped in their own tests."""
+"""Memory. Processes are test_processes.py's; steps are mapped in their own tests."""
 
-import os
 import platform
-import signal
 import subprocess
 import sys
 
 import pytest
-
-from mirigor_jax import parallel
-
-
-@pytest.fixture
-def started():
-    """A process that is alone, with the handler that was there put back."""
-    before = signal.getsignal(signal.SIGTERM)
-    parallel.start()
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.usefixtures("started")
-def test_sigterm_waits_for_the_step_in_hand_where_there_are_steps_and_for_nothing_else():
-    assert not parallel.stop_asked()
-    with parallel.finishing_steps():
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert parallel.stop_asked()
-    with pytest.raises(parallel.Stopped):
-        os.kill(os.getpid(), signal.SIGTERM)
-    parallel.start()
-    assert not parallel.stop_asked()  # of the next job
-
 
 HELD = """
 import numpy as np

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from mirigor_jax import config_files, memory, objectives, parallel, training
+from mirigor_jax import config_files, memory, objectives, parallel, stopping, training
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.pairing import SameImage
@@ -471,7 +471,7 @@ def test_stopped_at_any_step_a_training_goes_on_as_if_it_had_not_been(tmp_path, 
     monkeypatch.setattr(parallel, "stop_asked", lambda: next(polls, False))
     at = []
     for _ in range(3):
-        with pytest.raises(parallel.Stopped):
+        with pytest.raises(stopping.Stopped):
             train(job, RunFolder(tmp_path / "stopped"), streamed(black_and_white), mesh)
         with Checkpoints(tmp_path / "stopped") as checkpoints:
             at.append((checkpoints.last, checkpoints.best))

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
-from mirigor_jax import parallel
+from mirigor_jax import parallel, stopping
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.pipeline import batches
@@ -163,7 +163,7 @@ def encode_split(
             done += total
             progress.update(done)
             if parallel.stop_asked():
-                raise parallel.Stopped
+                stopping.stop()
         shards.write_arrays(shard, {key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
     parallel.from_main(_merge, folder, name, shards, list(files.values()))
 

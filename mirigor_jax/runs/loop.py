@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from mirigor_jax import parallel
+from mirigor_jax import parallel, stopping
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import is_finite
@@ -63,8 +63,9 @@ def drive(
 
     rows_file: the .jsonl file in `folder` with the rows; those of the save before are kept beside it. monitor: of
         these.
-    Raises Stopped where the job was told to stop, InputError where the task has diverged or checkpoints are left but no
-    rows, and what the task's parts raise. A state that has diverged is not saved: the checkpoint before it stays.
+    Raises Stopped or KeyboardInterrupt where the job was told to stop, InputError where the task has diverged or
+    checkpoints are left but no rows, and what the task's parts raise. A state that has diverged is not saved: the
+    checkpoint before it stays.
     """
     whole = parallel.from_main(_whole_rows, folder, rows_file, checkpoints_folder)
     with Checkpoints(checkpoints_folder.path, folder.manifest) as checkpoints, contextlib.ExitStack() as entered:
@@ -125,8 +126,10 @@ def drive(
 
         # The order is the same for every task, and matters: save; stop if asked; draw a batch, then step; and read the
         # metrics of the step before only when the next one is under way, so that no accelerator waits for Python.
-        # SIGTERM waits for the end of a step, but not of many: a stride may take minutes.
-        entered.enter_context(parallel.finishing_steps() if task.stride == 1 else contextlib.nullcontext())
+        # A stop waits for the end of a step, but not of many: a stride may take minutes. Several processes are told of
+        # a SIGTERM by JAX, and of Ctrl-C by nobody.
+        finishes = task.stride == 1 and jax.process_count() == 1
+        entered.enter_context(stopping.finishing() if finishes else contextlib.nullcontext())
         while True:
             first = step == 0 and last is None and task.evaluate is not None
             due = step == task.steps or first or (step > start and step % task.save_every == 0)
@@ -136,7 +139,7 @@ def drive(
                 # Rows of `evaluate` are of regular saves: such a task goes on from the last of these.
                 if not due and step > start and task.evaluate is None:
                     save(scheduled=False)
-                raise parallel.Stopped
+                stopping.stop()
             if step == task.steps:
                 return state, rows
             size = min(task.stride, task.steps - step)

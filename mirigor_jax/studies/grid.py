@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mirigor_jax import parallel
+from mirigor_jax import parallel, stopping
 from mirigor_jax.config_files import did_you_mean, flatten
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import io_errors, write_text
@@ -184,6 +184,7 @@ def _work(
                 if not last:
                     locked.append(cell)
             except Exception as error:
+                stopping.check()  # which a library may have made another exception of
                 # One run's failure must not cost the others theirs; but among several processes none can go on alone.
                 if not isinstance(error, InputError):
                     if jax.process_count() > 1:

@@ -1,0 +1,103 @@
+"""SIGTERM and Ctrl-C at every moment."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small import QUICK, user_environment
+
+from mirigor_jax import main as command
+from mirigor_jax import stopping
+
+KINDS = [(signal.SIGTERM, stopping.Stopped, 143), (signal.SIGINT, KeyboardInterrupt, 130)]
+
+
+@pytest.mark.parametrize(("number", "error", "code"), KINDS)
+def test_a_signal_waits_for_the_step_in_hand_where_there_are_steps_and_for_nothing_else(number, error, code):
+    before = signal.getsignal(number)
+    with stopping.honored():
+        assert stopping.asked() is None
+        with stopping.finishing():
+            os.kill(os.getpid(), number)
+            assert stopping.asked() == number
+        with pytest.raises(error):
+            os.kill(os.getpid(), number)
+        with pytest.raises(error):
+            stopping.check()
+    with stopping.honored():
+        assert stopping.asked() is None  # of the next job
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step():
+    with stopping.honored(), stopping.finishing():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_was_swallowed_is_asked_again(monkeypatch):
+    monkeypatch.setattr(stopping, "AGAIN_S", 0.1)
+    times = 0
+    with stopping.honored():
+        until = time.monotonic() + 20
+        while times < 3 and time.monotonic() < until:
+            try:
+                if times == 0:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.5)
+            except stopping.Stopped:  # as a library does that expects no such exception
+                times += 1
+    assert times == 3
+
+
+@pytest.mark.parametrize(("number", "error", "code"), KINDS)
+def test_a_stop_that_ends_by_another_exception_is_a_stop(number, error, code, monkeypatch, capsys):
+    def run(argv):
+        try:
+            os.kill(os.getpid(), number)
+        except BaseException as stopped:
+            raise RuntimeError("INTERNAL: CpuCallback error") from stopped
+
+    monkeypatch.setattr(command, "_run", run)
+    assert command.main([]) == code
+    assert capsys.readouterr().err.strip().endswith("the same command goes on from here")
+
+
+STUCK = """
+import hashlib, sys
+from mirigor_jax import stopping
+stopping.GRACE_S = 0.3
+with stopping.honored():
+    print("started", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # in C, as a compilation is: it hears no signal
+"""
+
+
+@pytest.mark.parametrize(("number", "error", "code"), KINDS)
+def test_a_process_that_cannot_hear_is_ended_after_its_grace(number, error, code):
+    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"started\n"
+        time.sleep(1)  # until it is in C
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert errors.decode().strip().endswith("the same command goes on from here")
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_at_any_moment(tmp_path):
+    """Two random moments of each signal, from the imports on; stops.py takes more."""
+    script = Path(__file__).with_name("stops.py")
+    done = subprocess.run(
+        [sys.executable, script, "4", tmp_path / "run"],
+        env=user_environment() | QUICK,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
