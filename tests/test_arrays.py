@@ -286,7 +286,8 @@ def test_the_base_claims_nothing_of_noise():
 
 @pytest.mark.slow
 def test_a_large_k_is_read_in_blocks(gaussian):
-    fit_config = fit.FitConfig(mi.SeparableCritic((8,), 4), (ESTIMATORS["info_nce"](),))
+    rates = {"batch_size": 64, "steps": 1, "learning_rate": 6e-3, "weight_decay": 1e-2}
+    fit_config = fit.FitConfig(mi.SeparableCritic((8,), 4), (ESTIMATORS["info_nce"](),), **rates)
     x, y = (jnp.asarray(v[:768])[None] for v in gaussian)
     params = [fit_config.critic.init(jax.random.key(s), x[0], y[0], method="scores")["params"] for s in range(2)]
     stacked = jax.tree.map(lambda *p: jnp.stack(p), *params)
@@ -401,6 +402,8 @@ def test_the_jackknife_of_a_mean_is_its_t_interval():
     )
     assert interval.kind == FOLDS
     assert read.jackknife_interval(1.0, without[:1], 0.9) is None
+    two = read.jackknife_interval(1.0, np.array([0.9, 1.1]), 0.9)  # error sqrt(1/2 of 0.02), of one degree of freedom
+    np.testing.assert_allclose(two.upper_bits * np.log(2), 1 + 0.1 * np.tan(0.45 * np.pi), rtol=1e-9)
 
 
 HOLED = np.where(np.arange(400).reshape(200, 2) % 191 == 7, np.nan, X)

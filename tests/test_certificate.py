@@ -21,7 +21,7 @@ from mirigor_jax.mi.certificates import (
     posterior_certificate,
     posterior_lower_bits,
 )
-from mirigor_jax.mi.certify import Certified, Classified, HeldOut, shown
+from mirigor_jax.mi.certify import CERTIFICATES, Certified, Classified, HeldOut, shown
 from mirigor_jax.mi.conclusions import conclusions
 from mirigor_jax.mi.confidence import (
     BATCHES,
@@ -877,3 +877,9 @@ def test_too_few_pairs_and_impossible_batches_are_refused():
     for k, weight in ((1, 0.5), (17, 0.5), (4, 0.0), (4, 1.0)):
         with pytest.raises(InputError, match=f"k = {k}, weight = {weight}: expected 2 <= k <= 16"):
             info_nce_lower_bits_at(np.zeros((1, 16, 16)), k, weight, 0.95)
+
+
+def test_the_theorem_of_a_classifier_names_the_rate_that_no_error_leaves():
+    """0.05^(1/1000) = 0.99701, of which the rest is rounded up."""
+    words = CERTIFICATES["classifier"].theorem({"errors": 0, "images": 1000}, 0.95)
+    assert "0 errors in 1,000 images show only that it errs on at most 0.30 % of them" in words

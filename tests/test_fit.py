@@ -20,9 +20,10 @@ from mirigor_jax.mi import fit
 from mirigor_jax.mi.critics import CosineCritic, Scorer, SeparableCritic
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator
 from mirigor_jax.mi.read import read_embeddings
-from mirigor_jax.mi.values import anchored, dv, info_nce_symmetric
+from mirigor_jax.mi.values import anchored, dv, info_nce, info_nce_symmetric
 from mirigor_jax.models.resnet import make_encoder
 
+INFO_NCE = (ESTIMATORS["info_nce"](),)
 BOTH = tuple(ESTIMATORS[name]() for name in ("info_nce_symmetric", "nt_xent"))
 
 
@@ -106,6 +107,22 @@ def test_streamed_images_and_cached_features_give_the_same_critic_gradients():
         jax.tree.map(partial(np.testing.assert_allclose, atol=1e-9), state.params, streamed_state.params)
 
 
+def config_of(critic, estimators=INFO_NCE, **options) -> fit.FitConfig:
+    """How it is fitted, by the rates of `mi.estimate`."""
+    return fit.FitConfig(critic, estimators, **{"steps": 60, "learning_rate": 6e-3, "weight_decay": 1e-2} | options)
+
+
+def test_a_critic_is_kept_where_validation_is_best_and_dropout_is_of_steps_alone():
+    x = np.random.default_rng(0).normal(size=(1, 300, 2)).astype(np.float32)
+    data, validation = fit.Pairs(x[:, :200], x[:, :200]), fit.Pairs(x[:, 200:], x[:, 200:])
+    first = fit.CriticJob(*np.zeros((3, 1), np.int32))
+    fit_config = config_of(SeparableCritic((16,), 8, dropout=0.2), batch_size=32, eval_every=20)
+    params, best = fit.fit_critics(fit_config, data, validation, first)
+    assert best[0] >= 40
+    alone = jax.tree.map(lambda p: p[0], params["f"])
+    assert info_nce(fit_config.scores(alone, validation.x[0], validation.y[0])) > 1
+
+
 @pytest.mark.slow
 def test_each_of_many_critics_stops_by_its_own_patience():
     """Fitted beside others that go on, a critic that has stopped stays what it is alone."""
@@ -113,9 +130,7 @@ def test_each_of_many_critics_stops_by_its_own_patience():
     x = rng.normal(size=(2, 300, 1)).astype(np.float32)
     y = x + np.array([0.3, 3.0], np.float32)[:, None, None] * rng.normal(size=x.shape).astype(np.float32)
     data, validation = fit.Pairs(x[:, :200], y[:, :200]), fit.Pairs(x[:, 200:], y[:, 200:])
-    fit_config = fit.FitConfig(
-        SeparableCritic((8,), 4), (ESTIMATORS["info_nce"](),), batch_size=32, steps=200, eval_every=10, patience=10
-    )
+    fit_config = config_of(SeparableCritic((8,), 4), batch_size=32, steps=200, eval_every=10, patience=10)
     itself = np.array([[0, 1, 1, 1], [0, 0, 0, 0], [0, 1, 2, 3]], np.int32)
     _, best = fit.fit_critics(fit_config, data, validation, fit.CriticJob(*itself))
     assert len(set(best)) > 2
@@ -159,8 +174,8 @@ def test_bounds_of_a_perfect_critic_are_what_theory_says():
     within = P(None, "data")
     read = partial(read_embeddings, critic=critic, estimators=BOTH, axis_name=parallel.AXIS)
     read = parallel.map_step(read, mesh, (P(), within, within), (P(), P()))
-    info_nce, nt_xent = (np.asarray(x, np.float64) / math.log(2) for x in read(params, h, h))
-    assert abs(info_nce.mean() - 5.811) < 4 * info_nce.std() / math.sqrt(200) + 1e-3
+    in_bits, nt_xent = (np.asarray(x, np.float64) / math.log(2) for x in read(params, h, h))
+    assert abs(in_bits.mean() - 5.811) < 4 * in_bits.std() / math.sqrt(200) + 1e-3
     assert abs(nt_xent.mean() - 6.003) < 4 * nt_xent.std() / math.sqrt(200) + 1e-3
 
 
@@ -373,7 +388,7 @@ def test_estimators_that_are_fitted_together_keep_each_its_own_carry(chosen):
         return Estimator(name, "not a bound", "", dv, lambda carry, *scores: (-dv(*scores), after(carry)), carry=carry)
 
     one, ten = counting("one", (0.0,), lambda c: (c[0] + 1,)), counting("ten", (5.0, 0.0), lambda c: (c[0], c[1] + 10))
-    fit_config = fit.FitConfig(SeparableCritic((2,), 2), (one, ten), batch_size=4)
+    fit_config = config_of(SeparableCritic((2,), 2), (one, ten), batch_size=4)
     rows = np.random.default_rng(0).normal(size=(2, 1, 8, 2)).astype(np.float32)
     data, critic_job = fit.Pairs(*map(jnp.asarray, rows)), fit.CriticJob(jnp.int32(0), jnp.int32(chosen), jnp.int32(3))
     state = jax.jit(partial(fit.start_critic, fit_config=fit_config))(critic_job, data, data)

@@ -100,6 +100,20 @@ def test_pairs_deviate_by_their_influence():
     np.testing.assert_allclose(result - result.mean(), derivative, atol=1e-6)
 
 
+def test_values_are_of_batches_from_eight_on_and_of_pairs_before():
+    drawn = gaussian_scores(np.random.default_rng(0), 8, 5, 0.9)
+    assert len(independent_values(drawn)) == 8
+    assert len(independent_values(drawn[:7])) == 35
+
+
+@pytest.mark.parametrize(
+    ("test", "validation", "size"),
+    [(32768, 32768, 1024), (4096, 32768, 256), (4096, 100, 100), (20, 400, 2), (320, 16, 16), (320, 15, 2)],
+)
+def test_score_matrices_are_sixteen_and_leave_validation_eight_batches(test, validation, size):
+    assert certify.batch_rows(test, validation) == size
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("batches", "k", "rho"), [(1, 32, 0.8), (1, 200, 0.5), (1, 200, 0.95), (3, 40, 0.9), (20, 4, 0.9)]

@@ -228,11 +228,11 @@ class FitConfig:
 
     critic: nn.Module
     estimators: tuple[Estimator, ...]
+    batch_size: int
+    steps: int
+    learning_rate: float
+    weight_decay: float
     negatives: Negatives = "in-batch"
-    batch_size: int = 64
-    steps: int = 3000
-    learning_rate: float = 6e-3
-    weight_decay: float = 1e-2
     eval_every: int = 100
     eval_batch_size: int = 128
     eval_batches: int = 32
