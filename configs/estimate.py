@@ -27,5 +27,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.steps = placeholder(int)  # of the critic
     config.stream = placeholder(bool)  # fit on freshly rendered images, with the encoder in the step
     config.checkpoint = placeholder(str)  # last or best
+    config.rows = placeholder(str)  # independent: images are independent draws, whatever was found of them
     config.update({"pairing": args.pairing, "mi": args.mi, "k": args.k_est, "seed": args.seed})
     return config

@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 from rows_made import CLEAN, FAULTY
 from scipy.signal import lfilter
-from small import IMAGES, options
+from small import IMAGES, image_set, options
 
 from mirigor_jax import mi
 from mirigor_jax.data.draws import parts_of, row_keys
+from mirigor_jax.data.pairing import SameImage
+from mirigor_jax.data.population import FinitePopulation
+from mirigor_jax.data.sources.table import labeled as labeled_images
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
 from mirigor_jax.mi.confidence import FOLDS, Interval
 from mirigor_jax.mi.results import Estimate, LabelEstimate
-from mirigor_jax.mi.rows import Findings, check_labeled, check_pairs
+from mirigor_jax.mi.rows import Findings, check_copies, check_labeled, check_pairs
 from mirigor_jax.runs import estimate
 
 
@@ -201,6 +204,66 @@ def test_a_run_on_features_says_what_is_withheld_first_and_needs_pairs_that_are_
     k = stated["certificates"]["posterior"]["counts"]["pairs"]
     assert main([*run, f"--config.estimate.k={k}", f"--workdir={tmp_path}/copies"]) == 2
     assert "test pairs that are left without copies; lower it" in capsys.readouterr().err
+
+
+def textures(n: int, seed: int) -> np.ndarray:
+    """Images of 16 pixels a side, each of large blots of its own."""
+    blots = np.random.default_rng(seed).normal(size=(n, 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2)
+    return np.clip(128 + 40 * blots, 0, 255).astype(np.uint8)
+
+
+def with_copies(share: float) -> dict[str, np.ndarray]:
+    """Training images, and test images of which this share are training images of a little more light and noise."""
+    train, test = textures(300, 0), textures(200, 1)
+    copied = np.random.default_rng(2).choice(200, round(share * 200), replace=False)
+    noisy = train[: len(copied)] + np.random.default_rng(3).integers(0, 4, (len(copied), 16, 16, 3))
+    test[copied] = np.clip(noisy, 0, 255)
+    zeros = np.zeros(300, int)
+    return {"images": train, "labels": zeros, "test_images": test, "test_labels": zeros[:200], "copied": copied}
+
+
+@pytest.mark.parametrize(
+    ("share", "found"), [(0.0, ""), (0.03, ""), (0.3, "60 of 200 test rows are copies, or nearly")]
+)
+def test_images_that_are_nearly_training_images_are_told(tmp_path, share, found):
+    made = with_copies(share)
+    copied = made["test_images"][made.pop("copied")]
+    np.savez(tmp_path / "a.npz", **made)
+    population = FinitePopulation(labeled_images(f"npz:{tmp_path}/a.npz"), 0, 0.001)
+    images, rows = population.thumbnails(SameImage())
+    tested = population.sets["test"].read(rows[:, 0] - 300)
+    assert images.shape == (500, 8 * 8 * 3)
+    np.testing.assert_allclose(images[rows[:, 0]], textures_of(tested), atol=1e-4)
+    findings = check_copies(images, rows[:, 0])
+    assert findings.contradiction.startswith(found)
+    assert bool(findings.contradiction) == bool(found)
+    left_out = {image.tobytes() for image in tested[findings.copies]}
+    assert left_out == (set() if found else {image.tobytes() for image in copied})
+
+
+def textures_of(images: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 pixels."""
+    return images.reshape(len(images), 8, 2, 8, 2, 3).mean(axis=(2, 4)).reshape(len(images), -1)
+
+
+@pytest.mark.slow
+def test_a_run_on_augmented_images_that_are_copies_says_so(tmp_path):
+    for share, verdict in ((0.3, "not-independent"), (0.02, None)):
+        made = with_copies(share)
+        del made["copied"]
+        np.savez(tmp_path / f"{share}.npz", **made)
+        assert main(image_set(f"npz:{tmp_path}/{share}.npz", tmp_path / str(share), pairing="simclr")) == 0
+        report = json.loads((tmp_path / str(share) / "report.json").read_text())["estimate"]
+        if verdict is None:
+            assert report["lower_bits"] is not None
+            assert report["certificates"]
+            assert report["warnings"] == ["4 of 200 test rows are copies of others and were left out"]
+        else:
+            assert (report["verdict"], report["lower_bits"], report["certificates"]) == (verdict, None, {})
+    again = ["--config=configs/estimate.py", f"--config.restore={tmp_path}/0.3", "--config.rows=independent"]
+    assert main(again) == 0
+    reports = json.loads((tmp_path / "0.3" / "report.json").read_text())["estimates"]
+    assert [reports[name]["lower_bits"] is None for name in ("simclr", "simclr-rows=independent")] == [True, False]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from mirigor_jax.data.attributes import AttributeSpace
 from mirigor_jax.data.draws import TEST, VALIDATION
@@ -25,6 +25,8 @@ STREAMS = {
     "negatives": 6,
     "library": LIBRARY_STREAM,
 }
+THUMBNAIL = 8  # pixels of a side of the versions of images that copies are found by
+READ_AT_ONCE = 1024  # images
 Read = Callable[[int, int], dict[str, np.ndarray]]
 Features = dict[str, dict[str, np.ndarray]]
 
@@ -107,6 +109,9 @@ class GeneratedPopulation:
         """What the pairs cost of a certificate's risk: nothing."""
         del pairing
         return 0.0
+
+    def thumbnails(self, pairing: Pairing) -> None:
+        """None: no image is a copy of another's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,9 +219,29 @@ class FinitePopulation:
         """What the pairs cost of a certificate's risk: nothing without classes, of which they could run out."""
         return 0.0 if pairing.by_class is None else self.depletion_risk
 
+    def thumbnails(self, pairing: Pairing) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, "p 2"]]:
+        """What copies are found by: small versions of the images of all parts, and which of them test pairs are of.
+
+        The encoder's training images are among them.
+        """
+        parts = [_small(self.sets[name]) for name in ("train", "validation", "test")]
+        return np.concatenate(parts), sum(map(len, parts[:2])) + self._rows("test", pairing)
+
     def _rows(self, name: str, pairing: Pairing) -> Int[np.ndarray, "p 2"]:
         """Rows of independent pairs: no image is in two of them."""
         return self.sets[name].fresh_rows(pairing, self.seed, STREAMS[name], risk=self.depletion_risk, least=2)
+
+
+def _small(images: ImageSet) -> Float[np.ndarray, "n d"]:
+    """Every image at THUMBNAIL pixels a side, as the means of its cells."""
+    parts = []
+    for start in range(0, len(images), READ_AT_ONCE):
+        pixels = images.images(start, min(start + READ_AT_ONCE, len(images)))["image"].astype(np.float32)
+        edges = np.unique(np.arange(THUMBNAIL) * pixels.shape[1] // THUMBNAIL)
+        counts = np.diff(np.append(edges, pixels.shape[1])).astype(np.float32)
+        sums = np.add.reduceat(np.add.reduceat(pixels, edges, axis=1), edges, axis=2)
+        parts.append((sums / np.outer(counts, counts)[None, :, :, None]).reshape(len(pixels), -1))
+    return np.concatenate(parts)
 
 
 Population = GeneratedPopulation | FinitePopulation

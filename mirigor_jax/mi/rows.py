@@ -135,6 +135,17 @@ def check_labeled(
     return Findings.of(contradiction, copies, warnings, rows)
 
 
+def check_copies(images: Float[np.ndarray, "n d"], test: Int[np.ndarray, " t"], rows: Rows = "checked") -> Findings:
+    """Check only whether test rows are copies of others, where an order says nothing.
+
+    images: what is compared: small versions of images. test, rows, and what is raised: as of `check_pairs`.
+    """
+    # A pixel has few values, by which no distance is judged; random directions mix them.
+    directions = np.random.default_rng(0).normal(size=(images.shape[1], DIRECTIONS))
+    copies, contradiction = _copied(images.astype(np.float64) @ directions, test)
+    return Findings.of(contradiction, copies, (), rows)
+
+
 # neighbors
 
 

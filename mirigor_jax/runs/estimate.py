@@ -42,7 +42,7 @@ from mirigor_jax.mi.estimators import MAIN, NT_XENT, Estimator
 from mirigor_jax.mi.measure import HeldOutPairs, Options, Parts, measure, seen
 from mirigor_jax.mi.read import mean_scores
 from mirigor_jax.mi.results import Curve, Estimate, Reading, verdict
-from mirigor_jax.mi.rows import Findings, Rows, check_labeled
+from mirigor_jax.mi.rows import Findings, Rows, check_copies, check_labeled
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.monitoring import NO_MONITORING, NO_STAGE_MONITOR, Monitoring, StageMonitor
 from mirigor_jax.progress import Progress
@@ -69,7 +69,7 @@ class Measured:
     """An estimate of a run's encoder, and what it rests on.
 
     statistic: what the estimate is, in words.
-    curve: by estimator its readings at every K, InfoNCE's first. certificates: what every one shows.
+    curve: by estimator its readings at every K, InfoNCE's first.
     batch_bits: for each K InfoNCE of every batch of the test part, with which another encoder's can be compared.
     fit: how the critic was fitted that InfoNCE reads.
     """
@@ -77,7 +77,6 @@ class Measured:
     estimate: Estimate
     statistic: str
     curve: dict[str, Curve]
-    certificates: dict[str, Certified]
     batch_bits: dict[int, np.ndarray]
     fit: Fit
 
@@ -109,11 +108,12 @@ def estimate_stage(
     encode_stage(job, folder, features, timing_folder, augmentation=job.augmentation, monitoring=monitoring, done=done)
     with timing_folder.stage("estimate", done) as work:
         if work:
-            paired = job.images.paired(load(features), job.pairing)
+            paired, findings = _without_copies(job, job.images.paired(load(features), job.pairing))
             mesh = critic_mesh(job.config, len(paired["test"]["h_x"]), len(paired["validation"]["h_x"]))
             frozen = freeze(job, folder, mesh) if job.streams else None
             measured = estimate(job, name, paired, target, mesh, frozen=frozen, monitor=monitor)
             if measured is not None:
+                measured = replace(measured, estimate=findings.applied_to(measured.estimate))
                 target.write_arrays("batches.npz", {str(k): bits for k, bits in measured.batch_bits.items()})
                 target.write("estimate.json", dataclasses.asdict(entry(job, measured)))
         elif monitoring.tensorboard:
@@ -207,8 +207,7 @@ def _by_posterior(job: Job, name: str, features: Features, others: dict[str, Cur
         on_progress=show_progress,
     )
     parts, findings = _checked(class_parts(job, features), e.rows)
-    if (left := len(parts.test.x)) < e.k:
-        raise InputError(f"estimate.k={e.k} exceeds the {left:,} test pairs that are left without copies; lower it")
+    _check_left(job, len(parts.test.x))
     measured = measure(parts, options)
     sizes = batch_sizes(job.config, measured.estimate.pairs)
     at, batch_bits = {}, {}
@@ -222,7 +221,7 @@ def _by_posterior(job: Job, name: str, features: Features, others: dict[str, Cur
     )
     fitted = Fit(steps[-1], measured.best_step, e.batch_size, History(steps, fit_bits, validation_bits))
     result = findings.applied_to(replace(measured.estimate, name=name))
-    return Measured(result, measured.estimate.name, curve, result.certificates, batch_bits, fitted)
+    return Measured(result, measured.estimate.name, curve, batch_bits, fitted)
 
 
 def _checked(parts: Parts, stated: Rows) -> tuple[Parts, Findings]:
@@ -238,6 +237,29 @@ def _checked(parts: Parts, stated: Rows) -> tuple[Parts, Findings]:
     classes = np.concatenate([parts.fit_classes, *(part.c for part in held_out)])
     findings = check_labeled(h, classes, np.arange(len(h))[-len(parts.test.c) :], stated)
     return replace(parts, test=parts.test.without(findings.copies)), findings
+
+
+def _without_copies(job: Job, features: Features) -> tuple[Features, Findings]:
+    """The features without the test pairs of images that are copies, and what speaks against the images.
+
+    Images are compared themselves, as augmentations hide copies. Where pairs are of classes and nothing is augmented
+    what represents the images is compared, in `_checked`; and without a certificate nothing is.
+    """
+    pairing = job.pairing
+    compared = job.images.thumbnails(pairing) if pairing.certificates and not starts_from_posterior(job) else None
+    if compared is None:
+        return features, Findings.of("", np.zeros(0, bool), (), "checked")
+    images, rows = compared
+    tested = np.unique(rows)
+    findings = check_copies(images, tested, job.config.estimate.rows)
+    kept = ~np.isin(rows, tested[findings.copies]).any(axis=1)
+    _check_left(job, int(kept.sum()))
+    return features | {"test": {key: x[kept] for key, x in features["test"].items()}}, findings
+
+
+def _check_left(job: Job, pairs: int) -> None:
+    if pairs < (k := job.config.estimate.k):
+        raise InputError(f"estimate.k={k} exceeds the {pairs:,} test pairs that are left without copies; lower it")
 
 
 def _by_head(job: Job, name: str, head: HeadCritic) -> Measured:
@@ -265,9 +287,10 @@ def _by_head(job: Job, name: str, head: HeadCritic) -> Measured:
         verdict=verdict(chosen.lower_bits, upper, e.tolerance_bits, most),
         pairs=len(head.features["test"]["h_x"]),
         info_nce=quoted,
+        certificates=certificates,
     )
     statistic = CERTIFICATES[certificate].heading if certificate else head.curve[MAIN].heading
-    return Measured(result, statistic, head.curve, certificates, head.batch_bits, head.fit)
+    return Measured(result, statistic, head.curve, head.batch_bits, head.fit)
 
 
 def entry(job: Job, measured: Measured) -> EstimateEntry:
@@ -289,7 +312,7 @@ def entry(job: Job, measured: Measured) -> EstimateEntry:
         upper_bits=upper,
         confidence=itself.confidence,
         certificate=itself.certificate,
-        certificates=measured.certificates,
+        certificates=itself.certificates,
         verdict=itself.verdict,
         entropy_bits=pairing.entropy_bits,
         curve=measured.curve,
@@ -298,7 +321,7 @@ def entry(job: Job, measured: Measured) -> EstimateEntry:
         conclusions=tuple(
             conclusions(
                 itself,
-                certificates=measured.certificates,
+                certificates=itself.certificates,
                 shared_exactly=_same(upper, pairing.entropy_bits),
                 tolerance_bits=job.config.estimate.tolerance_bits,
                 curve=measured.curve,

@@ -235,7 +235,7 @@ def re_estimated(
 ) -> tuple[ConfigDict, str]:
     """A run's config as a re-estimate changes it, and the estimate's name: made from what differs where none is given.
 
-    changes: any of k, steps, stream, k_curve, test and checkpoint.
+    changes: any of k, steps, stream, k_curve, test, checkpoint and rows.
     """
     config = ConfigDict(run_config.to_dict())
     config.estimate.extra_pairings = ()
