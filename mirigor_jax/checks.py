@@ -1,9 +1,12 @@
 """What is asked of arguments before any work begins: numbers of the right type and range, arrays of finite values."""
 
+import numbers
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 from mirigor_jax.errors import InputError
 
@@ -104,6 +107,71 @@ def to_numpy(values: Any, name: str) -> np.ndarray:
         fix = fixes.get(array.dtype.kind, "encode it first")
         raise InputError(f"{name} is of dtype {array.dtype}: expected numbers (float, int or bool); {fix}")
     return array
+
+
+def labels(values: Any, name: str = "labels") -> Shaped[np.ndarray, " n"]:
+    """A class for each row, as integers, strings or bools.
+
+    values: (n,) or (n, 1), of any framework: also whole numbers that are floats or objects, and strings that are.
+    name: what messages call them.
+    Raises InputError for missing labels, fractions, one-hot rows, other shapes, and what is no label.
+    """
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    if hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
+        values = np.from_dlpack(values)
+    if np.ma.is_masked(values):
+        raise InputError(f"{name} has {int(np.ma.getmaskarray(values).sum()):,} masked values; drop those rows")
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise InputError(f"{name} are lists of several lengths: expected (n,) integers, strings or bools") from None
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim == 2 and array.dtype.kind in "biuf" and np.all((array == 0) | (array == 1)):
+        fix = f"; one-hot? give {name}.argmax(axis=1)" if np.all(array.sum(axis=1) == 1) else ""
+        raise InputError(f"{name} are of shape {array.shape}: expected (n,) integers, strings or bools{fix}")
+    if array.dtype.kind == "O" and array.ndim == 1:
+        missing = [row for row, label in enumerate(array) if label is None or label != label]
+        if missing:
+            raise _missing(name, missing)
+        array = _plain(array)
+    if array.ndim != 1 or array.dtype.kind not in "biufUS":
+        raise InputError(
+            f"{name} are of dtype {array.dtype}, shape {array.shape}: expected (n,) integers, strings or bools"
+        )
+    if array.dtype.kind != "f":
+        return array
+    if np.isnan(array).any():
+        raise _missing(name, np.flatnonzero(np.isnan(array)))
+    fractions = np.flatnonzero((array != np.floor(array)) | (np.abs(array) > 2.0**53))
+    if len(fractions):
+        raise InputError(
+            f"{name} has {len(fractions):,} values that are no whole numbers, the first, {array[fractions[0]]:g}, at "
+            f"row {fractions[0]}; a regression target? estimate its information as y, or number the classes"
+        )
+    return array.astype(np.int64)
+
+
+def _missing(name: str, rows: Sequence[int] | np.ndarray) -> InputError:
+    return InputError(f"{name} has {len(rows):,} missing values, the first at row {rows[0]}; drop those rows")
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """Objects that are all strings, bools or numbers as an array of these; others as they are."""
+    kinds = {
+        kind
+        for kind in (str, bool | np.bool_, numbers.Integral, numbers.Real)
+        if all(isinstance(label, kind) for label in array)
+    }
+    if str in kinds:
+        return array.astype(str)
+    if bool | np.bool_ in kinds:
+        return array.astype(bool)
+    mixed = any(isinstance(label, bool | np.bool_) for label in array)
+    if numbers.Integral in kinds and not mixed:
+        return np.array([int(label) for label in array])
+    return array.astype(np.float64) if numbers.Real in kinds and not mixed else array
 
 
 def finite(rows: np.ndarray, name: str) -> None:

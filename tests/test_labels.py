@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from mirigor_jax.data import array_files
 from mirigor_jax.data.draws import parts_of, row_keys
+from mirigor_jax.data.sources.table import labeled
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import in_batches
 from mirigor_jax.mi import api, certify, labels, measure
@@ -639,6 +641,73 @@ def test_two_encoders_that_know_the_class_are_said_to_be_at_the_end():
     assert "H(C) = 2.000" in str(result)
 
 
+FORMS = {
+    "whole floats": lambda c: c.astype(float),
+    "objects": lambda c: c.astype(object),
+    "whole floats as objects": lambda c: c.astype(float).astype(object),
+    "one column": lambda c: c[:, None],
+    "strings": lambda c: np.array(["a", "b", "c"])[c],
+    "strings as objects": lambda c: np.array(["a", "b", "c"], object)[c],
+    "bytes": lambda c: np.array([b"a", b"b", b"c"])[c],
+    "far integers": lambda c: c + 2**60,
+    "a list": lambda c: c.tolist(),
+    "an array of JAX": jnp.asarray,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_labels_of_any_form_are_the_same_classes_by_every_door(tmp_path, form):
+    classes = np.random.default_rng(0).integers(0, 3, 60)
+    given = FORMS[form](classes)
+    np.testing.assert_array_equal(labels.classes_of(given)[0], classes)
+    array = np.asarray(given)
+    if array.dtype.kind == "O":
+        return  # of which files hold pickles, which are not read
+    np.save(tmp_path / "labels.npy", array)
+    of_file = array_files.read_labels(f"{tmp_path}/labels.npy")
+    np.testing.assert_array_equal(np.unique(of_file, return_inverse=True)[1], classes)
+    np.savez(tmp_path / "f.npz", h=np.stack([classes, classes], axis=1).astype(np.float32), labels=array)
+    images = (classes[:, None, None] * np.ones((1, 4, 4))).astype(np.uint8)
+    np.savez(tmp_path / "i.npz", images=images, labels=array)
+    for door, shown in (("features:{}/f.npz", lambda x: x[:, 0]), ("npz:{}/i.npz", lambda x: x[:, 0, 0, 0])):
+        for part in labeled(door.format(tmp_path)).values():
+            seen = part.read(np.arange(len(part)))
+            np.testing.assert_array_equal(part.attributes[:, 0], shown(seen))
+
+
+@pytest.mark.parametrize(
+    ("lines", "classes"),
+    [
+        ("cat,dog,cat,bird", [1, 2, 1, 0]),
+        ("species,cat,dog,cat,dog", [0, 1, 0, 1]),
+        ("class,9007199254740993,9007199254740992,9007199254740993,9007199254740992", [1, 0, 1, 0]),
+        ("1.0,2.0,1.0,2.0", [0, 1, 0, 1]),
+    ],
+)
+def test_labels_of_a_csv_are_names_or_whole_numbers_of_any_size(tmp_path, lines, classes):
+    (tmp_path / "labels.csv").write_text("\n".join(lines.split(",")))
+    read = array_files.read_labels(f"{tmp_path}/labels.csv")
+    np.testing.assert_array_equal(np.unique(read, return_inverse=True)[1], classes)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([1, None, 2, None], "labels has 2 missing values, the first at row 1; drop those rows"),
+        (np.array([0, 1, np.nan, 1]), "labels has 1 missing values, the first at row 2"),
+        (np.eye(3)[[0, 1, 2, 0]], r"shape \(4, 3\): .*; one-hot\? give labels.argmax\(axis=1\)"),
+        ([[1, 2], [3]], "labels are lists of several lengths"),
+        (np.array(["a", 1.5, True], object), "labels are of dtype object"),
+        (np.ma.masked_equal([0, 1, 1], 0), "labels has 1 masked values"),
+        (np.repeat(np.arange(12), [9] * 11 + [99]), r"11 of 12 classes have fewer rows than 10: 0 \(9\), 1 \(9\), .*"),
+    ],
+)
+def test_labels_that_are_none_are_refused_by_name(given, message):
+    with pytest.raises(InputError, match=message) as error:
+        labels.classes_of(given)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.slow
 def test_a_monitor_reads_the_same_images_at_every_call():
     images = clusters((0, 4, 8, 12), 0)
@@ -699,7 +768,7 @@ BAD = {
     "rare class": ((H, np.where(np.arange(N) < 9, 9, C)), {}, "class 9 has 9 rows, expected 10 or more"),
     "rare name": ((H, np.where(np.arange(N) < 9, "cat", "dog")), {}, "class 'cat' has 9 rows, expected 10 or more"),
     "few pairs": ((H[:200], np.arange(200) % 20), {}, "only 1 test pairs can be drawn without running out"),
-    "float labels": ((H, C * 1.0), {}, r"labels are of dtype float64, shape \(4000,\): expected \(n,\) integers"),
+    "fractions": ((H, C + 0.5), {}, r"labels has 4,000 values that are no whole numbers, .* a regression target\?"),
     "one-hot labels": ((H, np.eye(4, dtype=int)[C]), {}, r"shape \(4000, 4\): expected \(n,\) integers"),
     "K beyond the test part": ((H, C), {"k": 401}, "k = 401: the test part has 3.. pairs, K must be from 2 to that"),
     "K of one": ((H, C), {"k": 1}, "k = 1: "),

@@ -419,7 +419,7 @@ def test_an_unprepared_set_comes_with_its_command(tmp_path, tfds_dir, monkeypatc
         ("npz:{}/one.npy", {}, "one.npy cannot be read"),
         ("npz:{}/floats.npz", {}, r"train images of dtype float64, shape \(9, 4, 4\): expected uint8"),
         ("npz:{}/rows.npz", {}, r"shape \(9, 16\)"),
-        ("npz:{}/short.npz", {}, r"train labels of dtype int64, shape \(8,\) for 9 images"),
+        ("npz:{}/short.npz", {}, "9 train images, 8 labels: expected as many"),
         ("npz:{}/half.npz", {}, "labels for some of its parts only"),
         ("npz:{}/other.npz", {}, "holds a, b: expected images, labels"),
         ("npz:{}/good.npz", {"classes": "0+7"}, "no class '7' among the 3: 0, 1, 2"),

@@ -1,16 +1,21 @@
 """Samples from files: NumPy's .npy and .npz, and .csv."""
 
+import contextlib
 import csv
 import io
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Shaped
 
+from mirigor_jax import checks
 from mirigor_jax.errors import InputError, shown
 from mirigor_jax.files import AnyPath, describe, io_errors, read_arrays, to_path
 from mirigor_jax.outside import read_bytes
 
 SUFFIXES = (".npy", ".npz", ".csv")
+Lines: TypeAlias = list[tuple[int, list[str]]]  # of a .csv: their numbers, and their cells
 
 
 def read(source: str, name: str) -> Shaped[np.ndarray, "n d"]:
@@ -21,12 +26,16 @@ def read(source: str, name: str) -> Shaped[np.ndarray, "n d"]:
     Raises InputError where there is no such file, it is of another format, damaged or pickled, a cell of a .csv is no
     number, or the array is empty or has more than two dimensions.
     """
+    return _read(source, name, _numbers)
+
+
+def _read(source: str, name: str, of_csv: Callable[[Lines], np.ndarray]) -> Shaped[np.ndarray, "n d"]:
     text, _, member = source.rpartition(":") if ".npz:" in source else (source, "", "")
     path = to_path(text)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{name}='{source}' is of an unknown format; save it as one of {', '.join(SUFFIXES)}")
     try:
-        array = _read_csv(path) if path.suffix.lower() == ".csv" else _read_numpy(path, member, name)
+        array = of_csv(_cells(path)) if path.suffix.lower() == ".csv" else _read_numpy(path, member, name)
     except (ValueError, csv.Error) as error:
         raise InputError(f"{name}='{source}' cannot be read: {error}") from None
     except io_errors(path) as error:
@@ -38,18 +47,14 @@ def read(source: str, name: str) -> Shaped[np.ndarray, "n d"]:
 
 
 def read_labels(source: str) -> Shaped[np.ndarray, " n"]:
-    """Class labels, read as `read` does: one column, of which floats must be whole numbers and become integers.
+    """Class labels of one column, read as `read` does and taken as `checks.labels` does; in a .csv names, too.
 
-    Raises InputError as `read` does, and for other columns.
+    Raises InputError as these do, and for other columns.
     """
-    labels = read(source, "labels")
+    labels = _read(source, "labels", _names)
     if labels.shape[1] != 1:
         raise InputError(f"labels='{source}' has shape {labels.shape}; expected one column, the class of each sample")
-    if labels.dtype.kind != "f":
-        return labels[:, 0]
-    if fractions := np.count_nonzero(~(np.isfinite(labels) & (labels == np.floor(labels)))):
-        raise InputError(f"labels='{source}' has {fractions:,} values that are no whole numbers; number the classes")
-    return labels[:, 0].astype(np.int64)
+    return checks.labels(labels[:, 0], f"labels='{source}'")
 
 
 def _read_numpy(path: AnyPath, member: str, name: str) -> np.ndarray:
@@ -64,18 +69,39 @@ def _read_numpy(path: AnyPath, member: str, name: str) -> np.ndarray:
         return loaded[member]
 
 
-def _read_csv(path: AnyPath) -> np.ndarray:
+def _cells(path: AnyPath) -> Lines:
+    """The lines of a .csv that are not empty: their numbers and their cells."""
     data = read_bytes(path, times=16)  # a cell of two characters becomes a float of 32 bytes
-    rows: list[list[float]] = []
-    header = None
     lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-    for cells in filter(None, lines):
+    return [(lines.line_num, cells) for cells in lines if cells]
+
+
+def _numbers(lines: Lines) -> np.ndarray:
+    """Rows of numbers; a first line that is none is taken for a header."""
+    rows: list[list[float]] = []
+    for at, (line, cells) in enumerate(lines):
         try:
             rows.append([float(cell) for cell in cells])
         except ValueError as error:
-            if rows or header:
-                raise ValueError(f"line {lines.line_num}, {error}; give numbers between commas") from None
-            header = cells
-        if rows and len(rows[-1]) != len(rows[0]):
-            raise ValueError(f"line {lines.line_num} has {len(rows[-1])} cells, the first {len(rows[0])}; fill it")
+            if at > 0:
+                raise ValueError(f"line {line}, {error}; give numbers between commas") from None
+    _check_even(lines[len(lines) - len(rows) :])
     return np.array(rows)
+
+
+def _names(lines: Lines) -> np.ndarray:
+    """Rows of names, or of whole numbers of any size; a first line that stands nowhere else is taken for a header."""
+    rows = [[cell.strip() for cell in cells] for _, cells in lines]
+    header = len(rows) > 1 and rows[0] not in rows[1:]
+    _check_even(lines[header:])
+    names = np.array(rows[header:])
+    for kind in (int, float):
+        with contextlib.suppress(ValueError, OverflowError):
+            return np.array([[kind(cell) for cell in row] for row in names.tolist()])
+    return names
+
+
+def _check_even(lines: Lines) -> None:
+    for line, cells in lines:
+        if len(cells) != len(lines[0][1]):
+            raise ValueError(f"line {line} has {len(cells)} cells, the first {len(lines[0][1])}; fill it")

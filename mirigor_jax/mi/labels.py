@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from scipy.special import entr
 
 from mirigor_jax import checks
@@ -28,6 +28,7 @@ from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate
 from mirigor_jax.mi.rows import Rows, check_labeled
 
 LEAST_ROWS = 10  # of a class: two of them are then test rows
+SHOWN = 30  # classes that a message names
 
 
 def estimate_labels(
@@ -236,32 +237,21 @@ class Design:
 def classes_of(labels: Any) -> tuple[Int[np.ndarray, " n"], str]:
     """Each row's class in 0..c-1, and a sentence on the class with the fewest rows.
 
-    labels: (n,) integers, strings or bools, from any framework.
-    Raises InputError for other labels, for one class, and for a class of fewer than LEAST_ROWS rows.
+    labels: (n,), as `checks.labels` takes them.
+    Raises InputError for other labels, for one class, and for classes of fewer than LEAST_ROWS rows.
     """
-    names, classes, counts = np.unique(_labels(labels), return_inverse=True, return_counts=True)
+    names, classes, counts = np.unique(checks.labels(labels), return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise InputError(f"labels hold {len(names)} class: H(C) is 0, and so is I_class; give two classes or more")
     least = int(counts.argmin())
     rare = f"class {names[least].item()!r} has {counts[least]} rows"
-    if counts[least] < LEAST_ROWS:
+    few = np.flatnonzero(counts < LEAST_ROWS)
+    if len(few) > 1:
+        each = ", ".join(f"{names[c].item()!r} ({counts[c]})" for c in few[:SHOWN]) + ", ..." * (len(few) > SHOWN)
+        rare = f"{len(few)} of {len(names)} classes have fewer rows than {LEAST_ROWS}: {each}"
+    if len(few):
         raise InputError(f"{rare}, expected {LEAST_ROWS} or more of every class; drop or merge rare classes")
     return classes, rare
-
-
-def _labels(labels: Any) -> Shaped[np.ndarray, " n"]:
-    array = np.from_dlpack(labels) if hasattr(labels, "__dlpack__") and not hasattr(labels, "__array__") else labels
-    try:
-        array = np.asarray(array)
-    except ValueError:
-        raise InputError("labels are lists of several lengths: expected (n,) integers, strings or bools") from None
-    if array.dtype.kind == "O" and all(isinstance(label, str) for label in array.ravel()):
-        array = array.astype(str)
-    if array.ndim != 1 or array.dtype.kind not in "biuUS":
-        raise InputError(
-            f"labels are of dtype {array.dtype}, shape {array.shape}: expected (n,) integers, strings or bools"
-        )
-    return array
 
 
 def _representations(several: list[Any], labels: Any) -> list[Float[np.ndarray, "n _"]]:

@@ -24,11 +24,12 @@ def read_features(argument: str, size: int | None) -> tuple[dict[str, Part], Seq
             raise InputError(
                 f"features:{path} has {part} h of dtype {h.dtype}, shape {h.shape}: expected floats (n, d)"
             )
-        if labels is None or labels.shape != (len(h),) or labels.dtype.kind not in "biuUS":
-            there = "no labels" if labels is None else f"labels of dtype {labels.dtype}, shape {labels.shape}"
-            raise InputError(
-                f"features:{path}: {len(h):,} {part} rows of h and {there}: expected an integer or a string for each"
-            )
+        if labels is None:
+            raise InputError(f"features:{path}: {len(h):,} {part} rows of h and no labels: expected one for each")
+        labels = checks.labels(labels, f"features:{path}: {part} labels")
+        if len(labels) != len(h):
+            raise InputError(f"features:{path}: {len(h):,} {part} rows of h, {len(labels):,} labels: expected as many")
+        arrays[part] = h, labels
         checks.finite(h, f"features:{path}: {part} h")
     values = np.unique(np.concatenate([labels for _, labels in arrays.values()]))
     classes = {part: np.searchsorted(values, labels).astype(np.int32) for part, (_, labels) in arrays.items()}

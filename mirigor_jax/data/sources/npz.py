@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mirigor_jax import checks
 from mirigor_jax.data.sources.parts import Part, parts_from_arrays
 from mirigor_jax.errors import InputError, shown
 from mirigor_jax.files import AnyPath, describe, io_errors, read_arrays, to_path
@@ -27,11 +28,12 @@ def read_npz(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence
                 f"npz:{path} has {part} images of dtype {images.dtype}, shape {images.shape}: expected uint8 (n, h, w) "
                 "or (n, h, w, 3)"
             )
-        if labels is not None and (labels.size != len(images) or labels.dtype.kind not in "biuUS"):
-            raise InputError(
-                f"npz:{path} has {part} labels of dtype {labels.dtype}, shape {labels.shape} for {len(images)} images: "
-                "expected a whole number or a string for each"
-            )
+        if labels is None:
+            continue
+        labels = checks.labels(labels, f"npz:{path}: {part} labels")
+        if len(labels) != len(images):
+            raise InputError(f"npz:{path} has {len(images):,} {part} images, {len(labels):,} labels: expected as many")
+        arrays[part] = images, labels
     if len({labels is None for _, labels in arrays.values()}) > 1:
         raise InputError(f"npz:{path} has labels for some of its parts only: give all or none")
     return parts_from_arrays(f"npz:{argument}", arrays, size)
