@@ -24,8 +24,9 @@ def keep_compiled_programs() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one config. Returns the exit code: 0; 2 for bad input (one line on stderr); 130 and 143 when stopped."""
+    to_the_end = argv is None  # as a command, and not called
     argv = sys.argv[1:] if argv is None else argv
-    with stopping.honored():
+    with stopping.honored(to_the_end=to_the_end):
         try:
             return _run(argv)
         except BaseException as error:

@@ -21,6 +21,7 @@ _asked: int | None = None  # the signal that came
 _imports = False
 _finishing = 0  # contexts in which a stop waits
 _saves: set[object] = set()  # under way in other threads
+_swallowed = False  # whether what was raised is known to have been ignored
 
 
 class Stopped(BaseException):
@@ -28,13 +29,14 @@ class Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def honored() -> Iterator[None]:
+def honored(*, to_the_end: bool = False) -> Iterator[None]:
     """Within, both signals are honored: by Stopped and KeyboardInterrupt, or else by an end with code 143 or 130.
 
     A signal that was ignored stays so, and other threads than the first do without, as Python gives them no signals.
+    to_the_end: whether the process ends behind it, with the code that it then has: no signal changes that.
     """
-    global _asked, _finishing
-    _asked, _finishing = None, 0
+    global _asked, _finishing, _swallowed
+    _asked, _finishing, _swallowed = None, 0, False
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -47,15 +49,17 @@ def honored() -> Iterator[None]:
         signal.signal(number, _ask)
     watcher = threading.Thread(target=_watch, args=(reader,), daemon=True)
     watcher.start()
+    hook, sys.unraisablehook = sys.unraisablehook, _unraisable
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         _finishing += 1  # so that the last asking, on its way, is heard by our handler and raises nothing
         signal.set_wakeup_fd(wakeup)
         os.close(writer)
         watcher.join()
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if to_the_end else handler)
         os.close(reader)
         _finishing = 0
 
@@ -132,6 +136,15 @@ def _ask(number: int, frame: Any) -> None:
         check()
 
 
+def _unraisable(ignored: Any) -> None:
+    """What Python does with an exception in a callback that can't raise, as of its garbage collector."""
+    global _swallowed
+    if _asked is not None and number_of(ignored.exc_value) == _asked:
+        _swallowed = True
+    else:
+        sys.__unraisablehook__(ignored)
+
+
 def leave(code: int) -> NoReturn:
     """End the process with its workers, without Python's farewells: libraries at work crash in these (code -11)."""
     if "multiprocessing" in sys.modules:
@@ -147,6 +160,7 @@ def _end(number: int) -> NoReturn:
 
 def _watch(reader: int) -> None:
     """Wait for a signal, then ask again and again. `reader` ends when there is nothing to watch any more."""
+    global _swallowed
     number, free_s, now = 0, 0.0, time.monotonic()
     while True:
         ready, _, _ = select.select([reader], [], [], 0.1 if number else None)
@@ -166,5 +180,6 @@ def _watch(reader: int) -> None:
         free_s += now - last
         if free_s > GRACE_S:
             _end(number)
-        if int(free_s / AGAIN_S) > due:
+        if int(free_s / AGAIN_S) > due or _swallowed:
+            _swallowed = False
             signal.pthread_kill(threading.main_thread().ident or 0, number)

@@ -64,6 +64,37 @@ def test_a_signal_that_was_swallowed_is_asked_again(monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "error", "code"), KINDS)
+def test_a_signal_in_a_callback_that_cannot_raise_is_asked_again_without_a_word(number, error, code, capsys):
+    class Collected:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+
+    def collect():
+        collected = Collected()
+        del collected
+        time.sleep(1)  # AGAIN_S is longer
+
+    with stopping.honored(), pytest.raises(error):
+        collect()
+    assert capsys.readouterr().err == ""
+
+
+ENDED = """
+import os, signal
+from mirigor_jax import stopping
+with stopping.honored(to_the_end=True):
+    pass
+os.kill(os.getpid(), signal.{})
+"""
+
+
+@pytest.mark.parametrize(("number", "error", "code"), KINDS)
+def test_a_command_that_is_through_ends_with_its_own_code(number, error, code):
+    done = subprocess.run([sys.executable, "-c", ENDED.format(number.name)], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(("number", "error", "code"), KINDS)
 def test_a_stop_that_ends_by_another_exception_is_a_stop(number, error, code, monkeypatch, capsys):
     def run(argv):
         try:
