@@ -183,6 +183,7 @@ def image_report(
             seconds={"train": 72.04, "encode": 20.1, "total": 92.2},
             peak_memory_gib=1.256,
             devices="1 × cpu",
+            cores=2,
             versions={"jax": "0.10.2"},
             revision="abc123",
             stages={},

@@ -125,7 +125,12 @@ def test_markdown_opens_with_the_headline_and_lists_the_rest():
     assert "infonce 5.801 bits 5.700 bits 512 k, 16 batches" in shown
     assert "256 32 5.805 [5.801, 5.809] 5.811 8.000 6.001 [5.997, 6.005] 8.997" in shown
     assert "8192 1 5.981 – – 13.000 6.000 – 14.000" in shown
-    facts = {"- seed: 7", "- revision: abc123", "- devices: 1 × cpu; peak memory 1.26 GiB", "- versions: jax 0.10.2"}
+    facts = {
+        "- seed: 7",
+        "- revision: abc123",
+        "- devices: 1 × cpu, 2 CPU cores; peak memory 1.26 GiB",
+        "- versions: jax 0.10.2",
+    }
     assert facts <= set(shown)
     assert "No certificate applies." in report.markdown(make_report(certificates={}), FORM)
 

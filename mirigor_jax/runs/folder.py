@@ -48,6 +48,11 @@ PACKAGES = ("mirigor-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", 
 RESOURCES = ("data.threads", "data.workers", "data.resident")
 # What goes with a damaged file of that name or kind, so that its stage is not taken for finished.
 MARKERS = {"metrics.json": "linear.json", "batches.npz": "estimate.json", ".jsonl": "summary.json"}
+SAME_NUMBERS = (
+    "The same config gives the same numbers, bit for bit, on as many devices of the same kind, with as many CPU cores "
+    "and the same versions. Elsewhere sums are rounded in another order: a training's first loss is the same within "
+    "1e-6 of itself, and later steps drift apart, as far as those of other seeds."
+)
 T = TypeVar("T")
 FREE = (*RESOURCES, *(f"run.{name}" for name in RESOURCES), "study.only", "x", "y", "labels")
 
@@ -306,12 +311,18 @@ def digest(array: np.ndarray) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """What this process computes with: devices, versions of packages, the revision of this package."""
+    """What this process computes with: devices, cores, versions of packages, the revision of this package."""
     return {
         "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+        "cores": _cores(),
         "versions": {package: _version(package) for package in PACKAGES},
         "revision": _revision(),
     }
+
+
+def _cores() -> int:
+    """CPU cores that this process may use, by which XLA cuts its sums on CPUs."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _version(package: str) -> str:

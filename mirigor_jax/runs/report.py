@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from mirigor_jax import metrics, tables
 from mirigor_jax.files import write_text
 from mirigor_jax.mi.results import Curve, shown_ends
-from mirigor_jax.runs.folder import RunFolder, provenance
+from mirigor_jax.runs.folder import SAME_NUMBERS, RunFolder, provenance
 from mirigor_jax.runs.schema import ArrayEntry, ArrayReport, EstimateEntry, Fit, ImageReport, Report, Run
 
 Row = tuple[str, str, str]
@@ -70,6 +70,8 @@ def publish(
         seconds=seconds | {"total": sum(seconds.values(), 0.0)},
         peak_memory_gib=max((stage["peak_memory_gib"] for stage in stages.values()), default=0.0),
         **{name: last[name] for name in ("devices", "versions", "revision")},
+        cores=last.get("cores"),
+        same_numbers=SAME_NUMBERS,
         stages=stages,
         config=json.loads(config.to_json()),
         seed=config.seed,
@@ -86,12 +88,13 @@ def markdown(report: Report, form: Form, figures: Sequence[str] = (), captions: 
     figures: paths of pictures relative to the report; a stem that `captions` has gets its caption and place.
     """
     run = report.run
+    cores = "" if run.cores is None else f", {run.cores} CPU cores"
     sections = [f"# {report.name}", *form.sections(report)]
     if figures:
         sections += ["## Figures", *pictures(figures, captions)]
     facts = [
         _seconds(run.seconds),
-        f"devices: {run.devices}; peak memory {run.peak_memory_gib:.2f} GiB",
+        f"devices: {run.devices}{cores}; peak memory {run.peak_memory_gib:.2f} GiB",
         f"seed: {run.seed}",
         f"revision: {run.revision or 'unknown'}",
         "versions: " + ", ".join(f"{name} {version}" for name, version in run.versions.items()),

@@ -160,6 +160,8 @@ class Run:
     """What a run took, and with what.
 
     seconds: of each stage, and `total`. peak_memory_gib: of the process. devices: how many of which kind.
+    cores: of CPU that the process may use; None of a run of an older version.
+    same_numbers: where the same config gives the same numbers, and how far they are apart elsewhere, in words.
     versions: of packages. revision: this package's commit, None of an installed wheel.
     stages: what stages.json notes of each stage. config: every setting. seed: the config's.
     """
@@ -172,6 +174,8 @@ class Run:
     stages: dict[str, Any]
     config: dict[str, Any]
     seed: int
+    cores: int | None = None
+    same_numbers: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
