@@ -1,10 +1,10 @@
 """Single bits flipped in the files of a run, and what its command then makes of them.
 
-    python tests/bit_flips.py FOLDER PATTERN FLIPS [ARGUMENT ...]
+    python tests/bit_flips.py FLIPS FOLDER [KIND ...]
 
-FOLDER: of a run, which is copied for each flip. PATTERN: of the files in it, of which each flip takes one.
-ARGUMENT: of the command; each flip ends identical (the same values), fallen back (the same, and a line names the file)
-or refused (one line, code 2), or else the exit code is 1.
+FLIPS: of each kind of file, of a small run, which is made in FOLDER and copied for each of them. Each ends identical
+(the same values), fallen back (the same, and a line names the file) or refused (one line, code 2), or else the exit
+code is 1.
 """
 
 import contextlib
@@ -14,15 +14,34 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from small import report
+from small import cdp, report
 
 from mirigor_jax.main import main as run_command
+from mirigor_jax.runs.folder import RunFolder
 
 GOOD = {"identical", "fallen back", "refused"}
+RESULTS = ("features", "estimates", "evaluate", "report.json")
+# The files that are read again, and what a run that was interrupted behind them lacks, so that they are read.
+FILES = {
+    "checkpoint": ("train/[0-9]*/**/*", ("train/summary.json", *RESULTS)),
+    "rows": ("train/metrics.jsonl", ("train/summary.json", "report.json")),
+    "summary": ("train/summary.json", RESULTS),
+    "features": ("features/*.npz", ("estimates/color/estimate.json", "evaluate", "report.json")),
+    "shards": ("features/fit.shards/*.npz", RESULTS[1:]),
+    "critic": ("estimates/color/critic/**/*", ("estimates/color/estimate.json", "report.json")),
+    "critic's rows": ("estimates/color/fit.jsonl", ("estimates/color/estimate.json", "report.json")),
+    "batches": ("estimates/color/batches.npz", ("report.json",)),
+    "estimate": ("estimates/color/estimate.json", ()),
+    "evaluation": ("evaluate/*.json", ("report.json",)),
+    "config": ("config.json", ("report.json",)),
+    "stages": ("stages.json", ()),
+    "manifest": ("manifest.json", ("report.json",)),
+    "report": ("report.json", ()),
+}
 
 
 def flip(path: Path, rng: np.random.Generator) -> None:
@@ -71,12 +90,49 @@ def trial(
     return found
 
 
-def main(folder: str, pattern: str, flips: str, *arguments: str) -> int:
-    source = Path(folder)
-    found = trial(source, pattern, int(flips), lambda copy: [*arguments, f"--workdir={copy}"], report(source))
-    for what, times in found.most_common():
-        print(f"{times:4d}  {what}")
-    return 0 if found.keys() <= GOOD else 1
+def interrupt(folder: Path, missing: Sequence[str]) -> None:
+    """Remove what a run that was interrupted does not have yet."""
+    for name in missing:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def with_shards(folder: Path) -> None:
+    """The folder as it is when the fit part's shards are all there, and not yet their file."""
+    run = RunFolder(folder)
+    with run.lock():
+        features = run / "features"
+        (features / "fit.shards").write_arrays(f"{0:012d}.npz", features.arrays("fit.npz"))
+        (folder / "features" / "fit.npz").unlink()
+        run.manifest.forget(folder / "features" / "fit.npz")
+
+
+def flips_of(kind: str, flips: int, whole: Path) -> Counter[str]:
+    """How often each outcome was met, of a finished run whose files of a kind are flipped."""
+    pattern, missing = FILES[kind]
+    with tempfile.TemporaryDirectory() as root:
+        source = Path(root) / "source"
+        shutil.copytree(whole, source)
+        if kind == "shards":
+            with_shards(source)
+        return trial(
+            source,
+            pattern,
+            flips,
+            lambda copy: cdp(f"--workdir={copy}"),
+            report(whole),
+            lambda copy: interrupt(copy, missing),
+        )
+
+
+def main(flips: str, folder: str, *kinds: str) -> int:
+    whole, right = Path(folder) / "whole", True
+    assert run_command(cdp(f"--workdir={whole}")) == 0
+    for kind in kinds or FILES:
+        found = flips_of(kind, int(flips), whole)
+        right &= found.keys() <= GOOD
+        print(f"{kind}: " + ", ".join(f"{times} {what}" for what, times in found.most_common()), flush=True)
+    return 0 if right else 1
 
 
 if __name__ == "__main__":
