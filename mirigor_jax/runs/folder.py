@@ -51,7 +51,8 @@ MARKERS = {"metrics.json": "linear.json", "batches.npz": "estimate.json", ".json
 SAME_NUMBERS = (
     "The same config gives the same numbers, bit for bit, on as many devices of the same kind, with as many CPU cores "
     "and the same versions. Elsewhere sums are rounded in another order: a training's first loss is the same within "
-    "1e-6 of itself, and later steps drift apart, as far as those of other seeds."
+    "1e-6 of itself, an estimate of the same features within 1e-3, and a training's later steps drift apart, as far as "
+    "those of other seeds."
 )
 T = TypeVar("T")
 FREE = (*RESOURCES, *(f"run.{name}" for name in RESOURCES), "study.only", "x", "y", "labels")
