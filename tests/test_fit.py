@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
-from scipy import stats
+from scipy import special, stats
 
 from mirigor_jax import fitting, parallel
 from mirigor_jax.data.attributes import uniform
@@ -82,6 +82,23 @@ def one_step(views, frozen, batch, batch_spec, h, devices):
     return jax.tree.map(np.asarray, mapped(state, frozen, batch, jax.random.key(2)))
 
 
+def test_a_step_of_a_cosine_critic_raises_the_bound_that_it_reports():
+    """InfoNCE of unit embeddings over the learned temperature, and SGD's step along its slope."""
+    h = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+    critic, optimizer = critic_and_optimizer()
+    before = fit.init_critic(critic, optimizer, h, jax.random.key(1)).params
+    after, nats = one_step(lambda frozen, batch, key: batch, {}, (h, 0.5 * h + 1), (P("data"), P("data")), h, 1)
+
+    def bound(params):
+        z_x, z_y, temperature = critic.apply({"params": params}, h, 0.5 * h + 1)
+        scores = np.asarray(z_x @ z_y.T / temperature, np.float64)
+        halves = (np.diag(scores) - special.logsumexp(scores, axis=axis) for axis in (0, 1))
+        return math.log(8) + np.mean([half.mean() for half in halves])
+
+    assert nats == pytest.approx(bound(before), abs=1e-5)
+    assert bound(after.params) > bound(before)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("shallow", "float64")
 def test_streamed_images_and_cached_features_give_the_same_critic_gradients():
@@ -121,6 +138,20 @@ def test_a_critic_is_kept_where_validation_is_best_and_dropout_is_of_steps_alone
     assert best[0] >= 40
     alone = jax.tree.map(lambda p: p[0], params["f"])
     assert info_nce(fit_config.scores(alone, validation.x[0], validation.y[0])) > 1
+
+
+@pytest.mark.parametrize(("negatives", "many"), [("in-batch", 5), ("shuffle", 1), ("derange", 1)])
+def test_a_loss_is_given_every_negative_of_each_pair(negatives, many):
+    def loss(carry, positives, negatives):
+        return jnp.float32(0) * jnp.sum(positives) + jnp.float32(100 * positives.shape[0] + negatives.shape[-1]), carry
+
+    estimator = Estimator("counted", "not a bound", "", dv, loss)
+    fit_config = config_of(SeparableCritic((2,), 2), (estimator,), batch_size=6, negatives=negatives)
+    rows = np.random.default_rng(0).normal(size=(2, 1, 6, 2)).astype(np.float32)
+    data, critic_job = fit.Pairs(*map(jnp.asarray, rows)), fit.CriticJob(jnp.int32(0), jnp.int32(0), jnp.int32(3))
+    state = fit.start_critic(critic_job, data, data, fit_config=fit_config)
+    _, nats = fit.critic_step(state, (data, critic_job), jnp.arange(6), jax.random.key(0), fit_config=fit_config)
+    assert -float(nats) == 600 + many
 
 
 @pytest.mark.slow

@@ -170,6 +170,15 @@ def test_an_estimate_says_what_is_withheld_and_why_and_where_it_is_near_its_limi
 
 
 @pytest.mark.slow
+def test_what_is_certified_of_clean_rows_is_what_it_was_without_a_check():
+    h, y = INDEPENDENT["sorted by class"], INDEPENDENT["sorted by y"]
+    for measure, made in ((mi.estimate_labels, h), (mi.estimate, y)):
+        checked, stated = (measure(*made.values(), steps=20, rows=rows) for rows in ("checked", "independent"))
+        assert checked.lower_bits is not None
+        assert checked == stated
+
+
+@pytest.mark.slow
 def test_scenes_of_one_class_withhold_what_is_certified_of_representations():
     scene = np.repeat(np.arange(60), 20)
     classes = np.random.default_rng(0).integers(3, size=60)[scene]
