@@ -110,7 +110,15 @@ def test_values_are_of_batches_from_eight_on_and_of_pairs_before():
 
 @pytest.mark.parametrize(
     ("test", "validation", "size"),
-    [(32768, 32768, 1024), (4096, 32768, 256), (4096, 100, 100), (20, 400, 2), (320, 16, 16), (320, 15, 2)],
+    [
+        (32768, 32768, 1024),
+        (4096, 32768, 256),
+        (4096, 100, 100),
+        (20, 400, 2),
+        (320, 16, 16),
+        (320, 15, 2),
+        (50, 24, 3),
+    ],
 )
 def test_score_matrices_are_sixteen_and_leave_validation_eight_batches(test, validation, size):
     assert certify.batch_rows(test, validation) == size
