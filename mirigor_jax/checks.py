@@ -36,9 +36,10 @@ def seed(value: Any, name: str = "seed") -> int:
 
 
 def number(name: str, value: Any) -> float:
-    """The value as a float. Raises InputError for what is no finite number; a bool, a string or an array is none."""
+    """The value as a float. Raises InputError for what is no finite number; a bool, a string or several are none."""
+    none = isinstance(value, bool | np.bool_ | str | bytes)
     try:
-        result = float("nan") if isinstance(value, bool | str | bytes) or np.ndim(value) else float(value)
+        result = float("nan") if none or np.size(value) != 1 else float(np.reshape(value, ()))
     except (TypeError, ValueError, OverflowError):
         result = float("nan")
     if not np.isfinite(result):
@@ -118,6 +119,7 @@ def labels(values: Any, name: str = "labels") -> Shaped[np.ndarray, " n"]:
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu()
+        values = values.double() if values.is_floating_point() else values
     if hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
         values = np.from_dlpack(values)
     if np.ma.is_masked(values):
@@ -126,16 +128,20 @@ def labels(values: Any, name: str = "labels") -> Shaped[np.ndarray, " n"]:
         array = np.asarray(values)
     except ValueError:
         raise InputError(f"{name} are lists of several lengths: expected (n,) integers, strings or bools") from None
+    if isinstance(values, list | tuple) and array.ndim == 1:
+        array = np.asarray(values, object)  # NumPy makes strings of all where some are, of None and NaN too
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 2 and array.dtype.kind in "biuf" and np.all((array == 0) | (array == 1)):
         fix = f"; one-hot? give {name}.argmax(axis=1)" if np.all(array.sum(axis=1) == 1) else ""
         raise InputError(f"{name} are of shape {array.shape}: expected (n,) integers, strings or bools{fix}")
     if array.dtype.kind == "O" and array.ndim == 1:
-        missing = [row for row, label in enumerate(array) if label is None or label != label]
+        missing = [row for row, label in enumerate(array) if _is_missing(label)]
         if missing:
             raise _missing(name, missing)
         array = _plain(array)
+    if array.dtype.kind == "T":
+        array = array.astype(str)
     if array.ndim != 1 or array.dtype.kind not in "biufUS":
         raise InputError(
             f"{name} are of dtype {array.dtype}, shape {array.shape}: expected (n,) integers, strings or bools"
@@ -151,6 +157,14 @@ def labels(values: Any, name: str = "labels") -> Shaped[np.ndarray, " n"]:
             f"row {fractions[0]}; a regression target? estimate its information as y, or number the classes"
         )
     return array.astype(np.int64)
+
+
+def _is_missing(label: Any) -> bool:
+    """Whether it is None, NaN or pandas' NA, which alone can't be told to be itself."""
+    try:
+        return label is None or bool(label != label)
+    except (TypeError, ValueError):
+        return True
 
 
 def _missing(name: str, rows: Sequence[int] | np.ndarray) -> InputError:

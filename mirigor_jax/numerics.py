@@ -5,16 +5,24 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+CHUNK = 4096  # rows that are held in float64 at once
 KEPT = 1e-4  # of a column's range, which rounding may take
 
 
-def unit_rows(h: Float[Any, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Each row over its norm, in float64, whatever its scale; a row of zeros stays one. h: (n, d), any array."""
-    rows = np.asarray(h, np.float64)
-    largest = np.max(np.abs(rows), axis=1, keepdims=True, initial=0.0)
-    rows = rows / np.where(largest == 0, 1.0, largest)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms == 0, 1.0, norms)
+def unit_rows(h: Float[Any, "n d"], dtype: type = np.float64) -> Float[np.ndarray, "n d"]:
+    """Each row over its norm, computed in float64, whatever its scale; a row of zeros stays one.
+
+    h: (n, d), any array. dtype: of what is returned.
+    """
+    rows = np.asarray(h)
+    result: Any = np.empty(rows.shape, dtype)
+    for first in range(0, len(rows), CHUNK):
+        part = rows[first : first + CHUNK].astype(np.float64)
+        largest = np.max(np.abs(part), axis=1, keepdims=True, initial=0.0)
+        part /= np.where(largest == 0, 1.0, largest)
+        norms = np.linalg.norm(part, axis=1, keepdims=True)
+        result[first : first + CHUNK] = part / np.where(norms == 0, 1.0, norms)
+    return result
 
 
 def compact(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:

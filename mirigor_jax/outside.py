@@ -124,7 +124,7 @@ def open_arrays(path: Path | epath.Path) -> Any:
         start, size = file.read(6), file.seek(0, io.SEEK_END)
         file.seek(0)
         if start[:2] == b"PK":
-            return _open_archive(file)
+            return open_archive(file)
         if not start:
             raise InputError("it is empty: save an array of numbers by numpy.save")
         if start != np.lib.format.MAGIC_PREFIX:
@@ -139,7 +139,8 @@ def open_arrays(path: Path | epath.Path) -> Any:
         raise
 
 
-def _open_archive(file: IO[bytes]) -> Archive:
+def open_archive(file: IO[bytes]) -> Archive:
+    """The arrays of an open .npz, which is closed with them. Raises InputError if it is damaged, or a sparse matrix."""
     try:
         archive = Archive(file)
     except Exception as error:

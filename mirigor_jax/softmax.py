@@ -16,9 +16,9 @@ from scipy.special import log_softmax, softmax
 
 from mirigor_jax import checks
 from mirigor_jax.errors import InputError
+from mirigor_jax.numerics import CHUNK
 
 Classes = Integer[np.ndarray | Array, " _"] | Bool[np.ndarray | Array, " _"]
-CHUNK = 4096  # rows that are held in float64 at once
 
 
 @runtime_checkable
@@ -75,7 +75,7 @@ def fit_linear(
     """
     check_part(features, labels, num_classes, "fit")
     check_part(validation_features, validation_labels, num_classes, "validation")
-    if not l2 or min(checks.number("l2", penalty) for penalty in l2) < 0:
+    if len(l2) == 0 or min(checks.number("l2", penalty) for penalty in l2) < 0:
         raise InputError(f"l2 = {list(l2)}: expected at least one penalty, none negative")
     checks.whole("max_steps", max_steps, 1)
     mean, scale = mean_and_scale(features)
@@ -209,8 +209,11 @@ def check_part(features, labels, num_classes: int, part: str) -> None:
     """
     if len(features) != len(labels) or len(labels) == 0:
         raise InputError(f"{part} part: {len(features)} feature rows for {len(labels)} labels, expected as many, not 0")
-    if np.asarray(labels).dtype.kind not in "biu":
-        raise InputError(f"{part} part: labels of dtype {np.asarray(labels).dtype}, expected integers or bools")
+    given = np.asarray(labels)
+    if given.dtype.kind not in "biu" or given.ndim != 1:
+        raise InputError(
+            f"{part} part: labels of dtype {given.dtype}, shape {given.shape}, expected (n,) integers or bools"
+        )
     low, high = int(np.min(labels)), int(np.max(labels))
     if low < 0 or high >= num_classes:
         raise InputError(f"{part} part: labels from {low} to {high}, expected 0 to {num_classes - 1}")

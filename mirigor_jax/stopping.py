@@ -21,6 +21,9 @@ _asked: int | None = None  # the signal that came
 _imports = False
 _finishing = 0  # contexts in which a stop waits
 _saves: set[object] = set()  # under way in other threads
+_to_the_end = False  # whether the process may be ended
+_over = False  # whether what was to honor them is through
+_again = False  # whether it is the watcher that asks
 _swallowed = False  # whether what was raised is known to have been ignored
 
 
@@ -33,13 +36,15 @@ def honored(*, to_the_end: bool = False) -> Iterator[None]:
     """Within, both signals are honored: by Stopped and KeyboardInterrupt, or else by an end with code 143 or 130.
 
     A signal that was ignored stays so, and other threads than the first do without, as Python gives them no signals.
-    to_the_end: whether the process ends behind it, with the code that it then has: no signal changes that.
+    to_the_end: whether the process ends behind it, with the code that it then has: no signal changes that. Else, as in
+        a notebook, nothing within ends it: it is asked again and again.
     """
-    global _asked, _finishing, _swallowed
-    _asked, _finishing, _swallowed = None, 0, False
+    global _asked, _finishing, _swallowed, _to_the_end, _imports, _over
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _asked, _finishing, _swallowed, _over = None, 0, False, False
+    _to_the_end = _imports = to_the_end  # until `importing` is left
     before = {number: signal.getsignal(number) for number in SIGNALS}
     before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
     reader, writer = os.pipe()
@@ -53,22 +58,22 @@ def honored(*, to_the_end: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
+        _over = True  # so that the last asking, on its way, is heard by our handler and raises nothing
         sys.unraisablehook = hook
-        _finishing += 1  # so that the last asking, on its way, is heard by our handler and raises nothing
         signal.set_wakeup_fd(wakeup)
         os.close(writer)
         watcher.join()
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if to_the_end else handler)
         os.close(reader)
-        _finishing = 0
+        _asked = _asked if to_the_end else None  # of this job, and no later one's
 
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
     """Within, a stop ends the process at once: nothing is lost yet, and modules swallow or garble what is raised."""
     global _imports
-    _imports = True
+    _imports = _to_the_end
     try:
         yield
     finally:
@@ -127,9 +132,11 @@ def said(number: int) -> str:
 
 
 def _ask(number: int, frame: Any) -> None:
-    global _asked
-    is_second = _asked == number == signal.SIGINT
-    _asked = number
+    global _asked, _again
+    is_second = _asked == number == signal.SIGINT and not _again
+    _asked, _again = number, False
+    if _over:
+        return
     if _imports:
         _end(number)
     if not _finishing or is_second:
@@ -160,7 +167,7 @@ def _end(number: int) -> NoReturn:
 
 def _watch(reader: int) -> None:
     """Wait for a signal, then ask again and again. `reader` ends when there is nothing to watch any more."""
-    global _swallowed
+    global _swallowed, _again
     number, free_s, now = 0, 0.0, time.monotonic()
     while True:
         ready, _, _ = select.select([reader], [], [], 0.1 if number else None)
@@ -178,8 +185,8 @@ def _watch(reader: int) -> None:
             continue
         due = int(free_s / AGAIN_S)
         free_s += now - last
-        if free_s > GRACE_S:
+        if free_s > GRACE_S and _to_the_end:
             _end(number)
         if int(free_s / AGAIN_S) > due or _swallowed:
-            _swallowed = False
+            _swallowed, _again = False, True
             signal.pthread_kill(threading.main_thread().ident or 0, number)

@@ -95,7 +95,7 @@ def fitted(folder: RunFolder, steps: int = 8) -> tuple[np.ndarray, list]:
         like={"w": jnp.zeros(4)},
         open=steps_from,
         row=lambda step, metrics: {"loss": float(metrics["loss"])},
-        score=lambda rows: rows[-1]["loss"],
+        score=lambda rows: rows[-1]["loss"] if rows else 0.0,
         note=lambda rows: "",
         learned=lambda state: state,
         rate="learning_rate=1",
@@ -141,6 +141,27 @@ def test_a_fit_whose_checkpoints_are_all_damaged_begins_anew(interrupted, tmp_pa
         flip(files[0], np.random.default_rng(0))
     assert fitted(RunFolder(tmp_path / "run"))[1] == fitted(RunFolder(tmp_path / "whole"))[1]
     assert "continues" not in capsys.readouterr().out
+
+
+def test_a_fit_of_no_step_is_continued_too(tmp_path):
+    assert fitted(RunFolder(tmp_path / "run"), steps=0)[1] == []
+    assert fitted(RunFolder(tmp_path / "run"), steps=0)[1] == []
+
+
+def test_a_checkpoint_that_was_made_again_is_no_longer_missed(interrupted, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(interrupted, folder.path)
+    flip(next(path for path in sorted((folder.path / "6").rglob("*")) if path.is_file()), np.random.default_rng(0))
+    fitted(folder, steps=12)
+    assert not [*folder.path.glob(".damaged-*")]
+
+
+def test_rows_that_do_not_reach_the_checkpoint_of_a_bucket_are_refused(interrupted, tmp_path, monkeypatch):
+    shutil.copytree(interrupted, tmp_path / "run")
+    flip(tmp_path / "run" / "metrics.jsonl", np.random.default_rng(0))
+    monkeypatch.setattr(loop, "steps_in", lambda folder: [])
+    with pytest.raises(InputError, match="no rows before it reach a checkpoint"):
+        fitted(RunFolder(tmp_path / "run"))
 
 
 def test_a_fit_without_its_rows_is_not_thrown_away(interrupted, tmp_path):

@@ -690,6 +690,9 @@ def test_labels_of_any_form_are_the_same_classes_by_every_door(tmp_path, form):
         ("species,cat,dog,cat,dog", [0, 1, 0, 1]),
         ("class,9007199254740993,9007199254740992,9007199254740993,9007199254740992", [1, 0, 1, 0]),
         ("1.0,2.0,1.0,2.0", [0, 1, 0, 1]),
+        ("1.0e+00,2.000e+00,1.0e+00", [0, 1, 0]),
+        ("1_0,01,1,10,1_0", [3, 0, 1, 2, 3]),
+        ("3,1,2,1,2", [2, 0, 1, 0, 1]),
     ],
 )
 def test_labels_of_a_csv_are_names_or_whole_numbers_of_any_size(tmp_path, lines, classes):
@@ -698,10 +701,18 @@ def test_labels_of_a_csv_are_names_or_whole_numbers_of_any_size(tmp_path, lines,
     np.testing.assert_array_equal(np.unique(read, return_inverse=True)[1], classes)
 
 
+def test_missing_labels_of_a_csv_are_counted(tmp_path):
+    (tmp_path / "labels.csv").write_text("class\n0\nNA\n1\nnan\n")
+    with pytest.raises(InputError, match="2 labels are missing, the first in line 3; drop those rows"):
+        array_files.read_labels(f"{tmp_path}/labels.csv")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ([1, None, 2, None], "labels has 2 missing values, the first at row 1; drop those rows"),
+        (["cat", "dog", float("nan"), "cat"], "labels has 1 missing values, the first at row 2"),
+        ([1, "1", 2], "labels are of dtype object"),
         (np.array([0, 1, np.nan, 1]), "labels has 1 missing values, the first at row 2"),
         (np.eye(3)[[0, 1, 2, 0]], r"shape \(4, 3\): .*; one-hot\? give labels.argmax\(axis=1\)"),
         ([[1, 2], [3]], "labels are lists of several lengths"),

@@ -127,6 +127,8 @@ def test_metrics_and_neighbors_do_not_see_the_scale_of_rows(scale):
         (partial(checks.whole, "k", 30.0, 1), "k = 30.0: expected a whole number; give 30"),
         (partial(checks.whole, "k", "30", 1), "k = '30': expected a whole number"),
         (partial(checks.whole, "k", True, 1), "k = True: expected a whole number"),
+        (partial(checks.number, "a", np.True_), "a = True: expected a finite number"),
+        (partial(probes.fit_knn, Z[0], C[:, None], 4), r"shape \(16, 1\), expected \(n,\) integers or bools"),
         (partial(checks.number, "t", np.ones(2)), "t = .*: expected a finite number"),
     ],
 )
@@ -139,6 +141,16 @@ def test_numbers_out_of_range_are_refused_by_name(call, message):
 
 def test_a_temperature_that_is_traced_is_taken():
     assert jax.jit(mi.nt_xent)(*Z, 0.1) == pytest.approx(float(mi.nt_xent(*Z, np.float32(0.1))), rel=1e-6)
+
+
+def test_arrays_of_another_byte_order_and_numbers_in_arrays_are_taken():
+    expected = metrics.uniformity(Z[0])
+    for dtype in (">f4", ">f8"):
+        assert metrics.uniformity(Z[0].astype(dtype)) == pytest.approx(expected, rel=1e-5)
+    checks.temperature(np.array([0.1]))
+    labels = np.arange(400) % 2
+    given = {"l2": np.array([1e-3]), "validation_features": X, "validation_labels": labels}
+    assert probes.fit_linear(X, labels, 2, **given).l2 == 1e-3
 
 
 OUT_OF_RANGE = [

@@ -239,7 +239,7 @@ def test_images_that_are_nearly_training_images_are_told(tmp_path, share, found)
     copied = made["test_images"][made.pop("copied")]
     np.savez(tmp_path / "a.npz", **made)
     population = FinitePopulation(labeled_images(f"npz:{tmp_path}/a.npz"), 0, 0.001)
-    images, rows = population.thumbnails(SameImage())
+    images, rows = population.thumbnails(SameImage(), 2)
     tested = population.sets["test"].read(rows[:, 0] - 300)
     assert images.shape == (500, 8 * 8 * 3)
     np.testing.assert_allclose(images[rows[:, 0]], textures_of(tested), atol=1e-4)

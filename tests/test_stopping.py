@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -94,6 +95,42 @@ def test_a_command_that_is_through_ends_with_its_own_code(number, error, code):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+CALLED = """
+import hashlib, os, signal, threading
+from mirigor_jax import stopping
+stopping.GRACE_S = stopping.AGAIN_S = 0.1
+threading.Timer(0.5, os.kill, (os.getpid(), signal.{})).start()
+try:
+    with stopping.honored():
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**21)
+except BaseException as error:
+    print(type(error).__name__)
+print("goes on", stopping.asked())
+"""
+
+
+@pytest.mark.parametrize(("number", "error", "code"), KINDS)
+def test_a_program_that_calls_main_goes_on_after_a_stop(number, error, code):
+    done = subprocess.run(
+        [sys.executable, "-c", CALLED.format(number.name)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.split("\n")[:2]) == (0, [error.__name__, "goes on None"])
+
+
+def test_another_thread_s_job_leaves_the_first_one_s_signals_alone():
+    def other():
+        with stopping.honored():
+            pass
+
+    with stopping.honored():
+        with stopping.finishing():
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join()
+        with pytest.raises(stopping.Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.mark.parametrize(("number", "error", "code"), KINDS)
 def test_a_stop_that_ends_by_another_exception_is_a_stop(number, error, code, monkeypatch, capsys):
     def run(argv):
@@ -111,7 +148,9 @@ STUCK = """
 import hashlib, sys
 from mirigor_jax import stopping
 stopping.GRACE_S = 0.3
-with stopping.honored():
+with stopping.honored(to_the_end=True):
+    with stopping.importing():
+        pass
     print("started", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # in C, as a compilation is: it hears no signal
 """

@@ -1,8 +1,8 @@
 """Samples from files: NumPy's .npy and .npz, and .csv."""
 
-import contextlib
 import csv
 import io
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -15,6 +15,9 @@ from mirigor_jax.files import AnyPath, describe, io_errors, read_arrays, to_path
 from mirigor_jax.outside import read_bytes
 
 SUFFIXES = (".npy", ".npz", ".csv")
+# Python's own numbers have underscores and no leading zeros, which tell names such as 01 and 1_0 apart.
+WHOLE, FLOAT = re.compile(r"[+-]?(0|[1-9]\d*)"), re.compile(r"[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?")
+MISSING = {"", "na", "n/a", "nan", "null", "none"}  # as tables write what is missing, in any case of letters
 Lines: TypeAlias = list[tuple[int, list[str]]]  # of a .csv: their numbers, and their cells
 
 
@@ -90,15 +93,20 @@ def _numbers(lines: Lines) -> np.ndarray:
 
 
 def _names(lines: Lines) -> np.ndarray:
-    """Rows of names, or of whole numbers of any size; a first line that stands nowhere else is taken for a header."""
+    """Rows of names, or of numbers where all are; a first line that is no number is taken for a header if it stands
+    nowhere else.
+    """
     rows = [[cell.strip() for cell in cells] for _, cells in lines]
-    header = len(rows) > 1 and rows[0] not in rows[1:]
+    header = len(rows) > 1 and rows[0] not in rows[1:] and not all(map(FLOAT.fullmatch, rows[0]))
     _check_even(lines[header:])
-    names = np.array(rows[header:])
-    for kind in (int, float):
-        with contextlib.suppress(ValueError, OverflowError):
-            return np.array([[kind(cell) for cell in row] for row in names.tolist()])
-    return names
+    missing = [line for (line, _), row in zip(lines, rows, strict=True) if any(cell.lower() in MISSING for cell in row)]
+    if missing:
+        raise ValueError(f"{len(missing):,} labels are missing, the first in line {missing[0]}; drop those rows")
+    cells = [cell for row in rows[header:] for cell in row]
+    for form, kind in ((WHOLE, int), (FLOAT, float)):
+        if all(map(form.fullmatch, cells)):
+            return np.array([[kind(cell) for cell in row] for row in rows[header:]])
+    return np.array(rows[header:])
 
 
 def _check_even(lines: Lines) -> None:

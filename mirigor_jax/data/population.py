@@ -1,6 +1,7 @@
 """Where a run's images and pairs come from: generated without end, or finite sets. One interface for the stages."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ STREAMS = {
     "library": LIBRARY_STREAM,
 }
 THUMBNAIL = 8  # pixels of a side of the versions of images that copies are found by
-READ_AT_ONCE = 1024  # images
+READ_AT_ONCE = 256  # images
 Read = Callable[[int, int], dict[str, np.ndarray]]
 Features = dict[str, dict[str, np.ndarray]]
 
@@ -110,7 +111,7 @@ class GeneratedPopulation:
         del pairing
         return 0.0
 
-    def thumbnails(self, pairing: Pairing) -> None:
+    def thumbnails(self, pairing: Pairing, threads: int) -> None:
         """None: no image is a copy of another's."""
 
 
@@ -219,12 +220,12 @@ class FinitePopulation:
         """What the pairs cost of a certificate's risk: nothing without classes, of which they could run out."""
         return 0.0 if pairing.by_class is None else self.depletion_risk
 
-    def thumbnails(self, pairing: Pairing) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, "p 2"]]:
+    def thumbnails(self, pairing: Pairing, threads: int) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, "p 2"]]:
         """What copies are found by: small versions of the images of all parts, and which of them test pairs are of.
 
-        The encoder's training images are among them.
+        The encoder's training images are among them. threads: that read images.
         """
-        parts = [_small(self.sets[name]) for name in ("train", "validation", "test")]
+        parts = [_small(self.sets[name], threads) for name in ("train", "validation", "test")]
         return np.concatenate(parts), sum(map(len, parts[:2])) + self._rows("test", pairing)
 
     def _rows(self, name: str, pairing: Pairing) -> Int[np.ndarray, "p 2"]:
@@ -232,16 +233,18 @@ class FinitePopulation:
         return self.sets[name].fresh_rows(pairing, self.seed, STREAMS[name], risk=self.depletion_risk, least=2)
 
 
-def _small(images: ImageSet) -> Float[np.ndarray, "n d"]:
+def _small(images: ImageSet, threads: int) -> Float[np.ndarray, "n d"]:
     """Every image at THUMBNAIL pixels a side, as the means of its cells."""
-    parts = []
-    for start in range(0, len(images), READ_AT_ONCE):
+
+    def means(start: int) -> np.ndarray:
         pixels = images.images(start, min(start + READ_AT_ONCE, len(images)))["image"].astype(np.float32)
         edges = np.unique(np.arange(THUMBNAIL) * pixels.shape[1] // THUMBNAIL)
         counts = np.diff(np.append(edges, pixels.shape[1])).astype(np.float32)
         sums = np.add.reduceat(np.add.reduceat(pixels, edges, axis=1), edges, axis=2)
-        parts.append((sums / np.outer(counts, counts)[None, :, :, None]).reshape(len(pixels), -1))
-    return np.concatenate(parts)
+        return (sums / np.outer(counts, counts)[None, :, :, None]).reshape(len(pixels), -1)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return np.concatenate([*pool.map(means, range(0, len(images), READ_AT_ONCE))])
 
 
 Population = GeneratedPopulation | FinitePopulation

@@ -69,7 +69,7 @@ def uniformity(h: Float[np.ndarray | Array, "n d"]) -> float:
 
 def class_pairs(labels: Integer[np.ndarray | Array, " n"], seed: int = 0) -> Int[np.ndarray, "m 2"]:
     """Rows of same-class pairs, drawn at random and in random order: as many as there may be with no row in two."""
-    rng, labels = np.random.default_rng(seed), np.asarray(labels).astype(np.int64)
+    rng, labels = np.random.default_rng(seed), np.unique(checks.labels(labels), return_inverse=True)[1]
     rows = by_class(np.arange(len(labels)), labels, rng)
     classes = labels[rows]
     first = np.flatnonzero((rank_in_class(classes)[:-1] % 2 == 0) & (classes[:-1] == classes[1:]))
@@ -130,7 +130,7 @@ def label_nmi(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray | Arr
     Raises InputError where there is one class only.
     Source: Gosch 2020, Eq. 11, whose I(h;Y) is the plug-in of a critic fitted by Jensen-Shannon: not a bound.
     """
-    truth = np.asarray(labels)
+    truth = checks.labels(labels)
     entropy_nats = entr(np.unique(truth, return_counts=True)[1] / len(truth)).sum()
     if entropy_nats == 0:
         raise InputError("labels hold 1 class: H(Y) is 0 and NMI not defined; give two classes or more")
@@ -140,7 +140,11 @@ def label_nmi(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray | Arr
 
 def _on_device(h: Float[np.ndarray | Array, "n d"]) -> Float[Array, "n d"]:
     """The rows for a loss that normalizes them: what float64 alone can hold of them is their scale."""
-    return jnp.asarray(unit_rows(h).astype(np.float32) if h.dtype == np.float64 else h)
+    if isinstance(h, jax.Array):
+        return h
+    rows = np.asarray(h)
+    is_of_jax = rows.dtype.isnative and rows.dtype.itemsize <= 4
+    return jnp.asarray(rows if is_of_jax else unit_rows(rows, np.float32))
 
 
 def _class_cosines(
@@ -149,7 +153,7 @@ def _class_cosines(
     """Of every class with two images or more: their number, and the mean cosine of two distinct ones."""
     if len(h) != len(labels):
         raise InputError(f"{len(h)} feature rows for {len(labels)} labels: expected as many, row i of image i")
-    _, classes, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    _, classes, sizes = np.unique(checks.labels(labels), return_inverse=True, return_counts=True)
     if sizes.max(initial=0) < 2:
         raise InputError(f"{len(h)} images of {len(sizes)} classes: expected a class of two or more; give more images")
     rows, starts = unit_rows(h)[np.argsort(classes, kind="stable")], np.cumsum(sizes) - sizes

@@ -31,7 +31,7 @@ class NearestNeighbors:
     def logits(self, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Log of each class's votes (n, c), up to a term of the row's; -inf for a class without any."""
         sizes = {"num_classes": self.num_classes, "k": self.k, "rows": max(1, KNN_SCORES // len(self.features))}
-        rows = unit_rows(features).astype(np.float32)
+        rows = unit_rows(features, np.float32)
         return np.asarray(_log_votes(self.features, self.labels, self.tau, rows, **sizes))
 
 
@@ -51,7 +51,7 @@ def fit_knn(
     check_part(features, labels, num_classes, "fit")
     checks.whole("k", k, 1)
     checks.above_zero("tau", tau, "0.07")
-    rows = jnp.asarray(unit_rows(features).astype(np.float32))
+    rows = jnp.asarray(unit_rows(features, np.float32))
     return NearestNeighbors(rows, jnp.asarray(labels, jnp.int32), num_classes, min(k, len(rows)), tau)
 
 

@@ -104,7 +104,9 @@ def estimate_stage(
     What is written is estimate.json, an `EstimateEntry`, and batches.npz, InfoNCE of every batch by K.
     """
     target = folder / "estimates" / name
-    monitor, done = monitoring.of(folder.path, target.path), finished_estimate(target) is not None
+    monitor = monitoring.of(folder.path, target.path)
+    # What studies read beside the estimate is looked at here, where it can be made again.
+    done = finished_estimate(target) is not None and target.exists("batches.npz") and bool(target.arrays("batches.npz"))
     encode_stage(job, folder, features, timing_folder, augmentation=job.augmentation, monitoring=monitoring, done=done)
     with timing_folder.stage("estimate", done) as work:
         if work:
@@ -242,11 +244,12 @@ def _checked(parts: Parts, stated: Rows) -> tuple[Parts, Findings]:
 def _without_copies(job: Job, features: Features) -> tuple[Features, Findings]:
     """The features without the test pairs of images that are copies, and what speaks against the images.
 
-    Images are compared themselves, as augmentations hide copies. Where pairs are of classes and nothing is augmented
-    what represents the images is compared, in `_checked`; and without a certificate nothing is.
+    Images are compared themselves, as augmentations hide copies. Where pairs are of classes, and nothing is augmented
+    or streamed, what represents the images is compared, in `_checked`; and without a certificate nothing is.
     """
     pairing = job.pairing
-    compared = job.images.thumbnails(pairing) if pairing.certificates and not starts_from_posterior(job) else None
+    apart = pairing.certificates and not starts_from_posterior(job)
+    compared = job.images.thumbnails(pairing, max(1, job.config.data.threads)) if apart else None
     if compared is None:
         return features, Findings.of("", np.zeros(0, bool), (), "checked")
     images, rows = compared
@@ -254,7 +257,8 @@ def _without_copies(job: Job, features: Features) -> tuple[Features, Findings]:
     findings = check_copies(images, tested, job.config.estimate.rows)
     kept = ~np.isin(rows, tested[findings.copies]).any(axis=1)
     _check_left(job, int(kept.sum()))
-    return features | {"test": {key: x[kept] for key, x in features["test"].items()}}, findings
+    test = {key: x[kept] if key.endswith(("_x", "_y")) else x for key, x in features["test"].items()}
+    return features | {"test": test}, findings
 
 
 def _check_left(job: Job, pairs: int) -> None:

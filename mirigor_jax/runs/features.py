@@ -99,9 +99,8 @@ def frozen_variables(job: Job, folder: RunFolder, mesh: Mesh, *, which: str = "l
 
 
 def _has_lost_one(folder: RunFolder) -> bool:
-    """Whether a checkpoint was set aside and not made again."""
-    lost = [path.name.removeprefix(".damaged-") for path in folder.path.glob(".damaged-[0-9]*")]
-    return not all((folder.path / step).exists() for step in lost)
+    """Whether a checkpoint was set aside and not made again: one of an earlier step than the last."""
+    return any(folder.path.glob(".damaged-[0-9]*"))
 
 
 def encode_split(

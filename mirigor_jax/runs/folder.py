@@ -8,7 +8,6 @@ import resource
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -39,6 +38,7 @@ from mirigor_jax.files import (
 )
 from mirigor_jax.manifest import NAME as MANIFEST
 from mirigor_jax.manifest import DamagedError, Manifest
+from mirigor_jax.outside import open_archive
 from mirigor_jax.runs.lock import take_lock
 from mirigor_jax.runs.renamed import current
 
@@ -117,15 +117,19 @@ class RunFolder:
             return otherwise
         for attempt in range(3):
             with open_file(path) as file:
+                damage: Exception
                 try:
                     self.manifest.check(path, file)
-                    return parse(file)
-                except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                    if isinstance(error, InputError) and not isinstance(error, DamagedError):
-                        raise  # of the manifest itself
-                    # Where another process is at work, the file may have been replaced between the two.
-                    if self.manifest.is_held or attempt == 2:
-                        raise DamagedError(str(path)) from error
+                except DamagedError as error:
+                    damage = error
+                else:
+                    try:
+                        return parse(file)
+                    except Exception as error:  # zipfile, NumPy and json have a dozen kinds for a damaged file
+                        damage = error
+                # Where another process is at work, the file may have been replaced between the two.
+                if self.manifest.is_held or attempt == 2:
+                    raise DamagedError(str(path)) from damage
         raise AssertionError
 
     def write(self, name: str, value: Any) -> None:
@@ -266,7 +270,8 @@ def _rows(file: IO[bytes]) -> list[dict[str, Any]]:
 
 
 def _arrays(file: IO[bytes]) -> dict[str, np.ndarray]:
-    return dict(np.load(file, allow_pickle=False))
+    with open_archive(file) as archive:
+        return dict(archive)
 
 
 def _claim(itself: RunFolder, config: ConfigDict) -> None:

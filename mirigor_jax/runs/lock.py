@@ -39,11 +39,10 @@ def take_lock(folder: Path, stack: contextlib.ExitStack, wait: bool) -> None:
         ) from error
     stack.callback(os.close, descriptor)
     stack.callback(_let_go, path, descriptor, is_new)
-    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    os.ftruncate(descriptor, 0)
-    os.pwrite(
-        descriptor, json.dumps({"host": socket.gethostname(), "process": os.getpid(), "since": since}).encode(), 0
-    )
+    holder = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+    with contextlib.suppress(OSError):  # on a full disk nobody is told who holds it
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
 def _locked(path: Path, wait: bool) -> tuple[int, bool]:
@@ -81,9 +80,10 @@ def _locked(path: Path, wait: bool) -> tuple[int, bool]:
 
 def _let_go(path: Path, descriptor: int, is_new: bool) -> None:
     """Nobody holds it any more. A folder that the command was refused keeps nothing of it."""
-    os.ftruncate(descriptor, 0)
-    if is_new and not (path.parent / "config.json").exists():
-        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        if is_new and not (path.parent / "config.json").exists():
+            path.unlink(missing_ok=True)
 
 
 def _holder(path: Path) -> str:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import jax
 from mirigor_jax import parallel, stopping
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.errors import InputError
+from mirigor_jax.files import AnyPath, remove_tree
 from mirigor_jax.fitting import is_finite
 from mirigor_jax.manifest import DamagedError, steps_in
 from mirigor_jax.monitoring import NO_STAGE_MONITOR, StageMonitor
@@ -67,9 +69,11 @@ def drive(
     checkpoints are left but no rows, and what the task's parts raise. A state that has diverged is not saved: the
     checkpoint before it stays.
     """
-    whole = parallel.from_main(_whole_rows, folder, rows_file, checkpoints_folder)
+    whole = parallel.from_main(_whole_rows, folder, rows_file, checkpoints_folder, task.evaluate is not None)
     with Checkpoints(checkpoints_folder.path, folder.manifest) as checkpoints, contextlib.ExitStack() as entered:
         last = checkpoints.last
+        if last and all(row["step"] != last for row in whole):  # in a bucket, where no checkpoint was set aside
+            raise _without_rows(folder, rows_file, checkpoints_folder)
         state = task.begin() if last is None else checkpoints.restore(last, task.like)
         rows = [row for row in whole if last is not None and row["step"] <= last]
         written = len(rows)
@@ -122,6 +126,8 @@ def drive(
             written = len(rows)
             monitor.rows(rows)
             checkpoints.save(step, state, mi_bits=task.score(rows) if scheduled else -math.inf)
+            if parallel.is_main():
+                _forget_damaged(checkpoints_folder.path, start, step)
             saved = step
 
         # The order is the same for every task, and matters: save; stop if asked; draw a batch, then step; and read the
@@ -154,9 +160,10 @@ def _before(rows_file: str) -> str:
     return f".{rows_file}.before"
 
 
-def _whole_rows(folder: RunFolder, rows_file: str, checkpoints_folder: RunFolder) -> list[Row]:
+def _whole_rows(folder: RunFolder, rows_file: str, checkpoints_folder: RunFolder, from_zero: bool) -> list[Row]:
     """The rows to go on with, undamaged ones. Checkpoints that are damaged, or newer than these, are set aside.
 
+    from_zero: whether step 0 has a row, too.
     Raises InputError where there are checkpoints, but no rows that reach one of them.
     """
     rows: list[Row] = []
@@ -167,7 +174,7 @@ def _whole_rows(folder: RunFolder, rows_file: str, checkpoints_folder: RunFolder
             folder.set_aside(damaged)
         if rows:
             break
-    reached, whole = {row["step"] for row in rows}, []
+    reached, whole = {row["step"] for row in rows} | (set() if from_zero else {0}), []
     steps = steps_in(checkpoints_folder.path)
     for step in steps:
         path = checkpoints_folder.path / str(step)
@@ -177,11 +184,23 @@ def _whole_rows(folder: RunFolder, rows_file: str, checkpoints_folder: RunFolder
             folder.set_aside(DamagedError(str(path), file))
     newest = next((step for step in whole if step in reached), None)
     if whole and newest is None:
-        raise InputError(
-            f"'{folder.path / rows_file}' is damaged or gone, and no rows before it reach a checkpoint; put it back, "
-            f"or remove '{checkpoints_folder}' to begin anew"
-        )
+        raise _without_rows(folder, rows_file, checkpoints_folder)
     for step in whole:
         if newest is not None and step > newest:
             folder.set_aside(DamagedError(str(checkpoints_folder.path / str(step)), str(folder.path / rows_file)))
     return rows
+
+
+def _without_rows(folder: RunFolder, rows_file: str, checkpoints_folder: RunFolder) -> InputError:
+    return InputError(
+        f"'{folder.path / rows_file}' is damaged or gone, and no rows before it reach a checkpoint; put it back, "
+        f"or remove '{checkpoints_folder}' to begin anew"
+    )
+
+
+def _forget_damaged(folder: AnyPath, start: int, step: int) -> None:
+    """Remove the checkpoints that were set aside behind `start`, as the run has come to their steps again."""
+    if isinstance(folder, Path):
+        for path in folder.glob(".damaged-[0-9]*"):
+            if start < int(path.name.removeprefix(".damaged-")) <= step:
+                remove_tree(path)

@@ -18,6 +18,7 @@ from mirigor_jax import parallel, stopping
 from mirigor_jax.config_files import did_you_mean, flatten
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import io_errors, write_text
+from mirigor_jax.manifest import DamagedError
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import duration
 from mirigor_jax.runs import images, knobs
@@ -219,18 +220,19 @@ def _write_table(
     config: ConfigDict, folder: RunFolder, reports: Sequence[tuple[Cell, ImageReport | None]], errors: dict[str, str]
 ) -> None:
     study, wanted = STUDIES[config.study.name], config.study.estimates
-    rows = [
-        {
-            "cell": cell.name,
-            "seconds": _seconds(cell, done, wanted),
-            "devices": done.run.devices,
-            **cell.tags,
-            **study.row(done, cell.folder.path),
-        }
-        for cell, done in reports
-        if done
-    ]
-    missing = [cell.name for cell, done in reports if not done]
+    rows: list[dict[str, Any]] = []
+    errors, missing = dict(errors), []
+    for cell, done in reports:
+        if done:
+            try:
+                seconds, row = _seconds(cell, done, wanted), study.row(done, cell.folder.path)
+            except DamagedError as damaged:  # one run's, which costs the others nothing
+                errors[cell.name] = str(damaged)
+            else:
+                facts: dict[str, Any] = {"cell": cell.name, "seconds": seconds, "devices": done.run.devices}
+                rows.append({**facts, **cell.tags, **row})
+                continue
+        missing.append(cell.name)
     document = {
         "study": config.study.name,
         "runs": len(reports),

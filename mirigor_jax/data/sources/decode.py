@@ -40,9 +40,9 @@ def open_rgb(file: Any, side: int) -> Image.Image:
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
+            image.draft("RGB", (2 * side, 2 * side))  # a large JPEG is decoded no larger than resizing needs
             if image.width * image.height > MOST_PIXELS:
                 raise InputError(f"it has {image.width:,} × {image.height:,} pixels, over {MOST_PIXELS:,}")
-            image.draft("RGB", (2 * side, 2 * side))  # a large JPEG is decoded no larger than resizing needs
             if image.mode[0] in "IF":  # Pillow would cut its values off at 255
                 raise InputError(f"its pixels are {image.mode}, not 8 bits: convert it")
             return image.convert("RGB")
