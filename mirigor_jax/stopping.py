@@ -71,7 +71,7 @@ def honored(*, to_the_end: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Within, a stop ends the process at once: nothing is lost yet, and modules swallow or garble what is raised."""
+    """Within, a stop ends a command at once: nothing is lost yet, and modules swallow or garble what is raised."""
     global _imports
     _imports = _to_the_end
     try:
