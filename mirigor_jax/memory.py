@@ -52,3 +52,10 @@ def keep_freed_memory() -> None:
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(-4, 0)  # M_MMAP_MAX: no block of its own for a large array
             mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's free end stays
+
+
+def give_back_freed_memory() -> None:
+    """Hand back what `keep_freed_memory` has kept: now and then, as what lies between long-lived pieces only grows."""
+    if jax.default_backend() == "cpu" and sys.platform == "linux":
+        with contextlib.suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)

@@ -10,13 +10,19 @@ HELD = """
 import numpy as np
 from mirigor_jax import memory
 
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
+
 def held():
     np.ones(2**26)
-    return int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
+    return resident()
 
 given_back = held()
 memory.keep_freed_memory()
-assert held() - given_back > 400, (given_back, held())
+kept = held()
+assert kept - given_back > 400, (given_back, kept)
+memory.give_back_freed_memory()
+assert kept - resident() > 400, (kept, resident())
 """
 
 

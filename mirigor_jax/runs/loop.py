@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import jax
 
-from mirigor_jax import parallel, stopping
+from mirigor_jax import memory, parallel, stopping
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, remove_tree
@@ -20,6 +21,7 @@ from mirigor_jax.monitoring import NO_STAGE_MONITOR, StageMonitor
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs.folder import RunFolder
 
+GIVE_BACK_S = 60.0  # from one time that freed memory is given back, after a save, to the next
 Row = dict[str, Any]
 Advance = Callable[[Any, int, int], tuple[Any, Any]]  # (state, step, how many steps) → (state, metrics on the devices)
 
@@ -87,7 +89,7 @@ def drive(
         progress = Progress(task.label, task.steps, "steps")
         pending: tuple[int, Any] | None = None  # the step that was reached, and its metrics, still on the devices
         since: list[Any] = []  # metrics that no row has yet
-        saved = last
+        saved, given_back = last, time.monotonic()
 
         def kept() -> str:
             return "no checkpoint was written" if saved is None else f"the checkpoint of step {saved:,} is kept"
@@ -109,7 +111,7 @@ def drive(
 
         def save(scheduled: bool) -> None:
             """scheduled: only regular saves may become `best`, which must not depend on when a run was stopped."""
-            nonlocal saved, written
+            nonlocal saved, written, given_back
             read_metrics()
             # Metrics of a step are of the weights before its update, which may be the one that they diverge at.
             if not is_finite(task.learned(state)):
@@ -129,6 +131,9 @@ def drive(
             if parallel.is_main():
                 _forget_damaged(checkpoints_folder.path, start, step)
             saved = step
+            if time.monotonic() - given_back > GIVE_BACK_S:
+                memory.give_back_freed_memory()
+                given_back = time.monotonic()
 
         # The order is the same for every task, and matters: save; stop if asked; draw a batch, then step; and read the
         # metrics of the step before only when the next one is under way, so that no accelerator waits for Python.
