@@ -5,7 +5,7 @@ import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -72,12 +72,16 @@ def _class_folders(folder: Path, left_out: Counter[str]) -> dict[str, str]:
     classes: dict[str, str] = {}
     for entry in sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name)):
         real = os.path.realpath(entry.path)
-        inside = any(os.path.join(real, "").startswith(os.path.join(known, "")) for known in classes.values())
-        if entry.is_symlink() and (inside or root.startswith(os.path.join(real, ""))):
+        if entry.is_symlink() and _is_read(os.path.join(real, ""), root, classes.values()):
             left_out["links to folders that are read already"] += 1
         else:
             classes[entry.name] = real
     return classes
+
+
+def _is_read(real: str, root: str, known: Iterable[str]) -> bool:
+    """Whether what a link leads to holds the root, or lies in a folder that is known."""
+    return root.startswith(real) or any(real.startswith(os.path.join(folder, "")) for folder in known)
 
 
 def _images(folders: Sequence[str | None], left_out: Counter[str], *, hidden: bool = False) -> list[list[str]]:
