@@ -883,3 +883,15 @@ def test_the_theorem_of_a_classifier_names_the_rate_that_no_error_leaves():
     """0.05^(1/1000) = 0.99701, of which the rest is rounded up."""
     words = CERTIFICATES["classifier"].theorem({"errors": 0, "images": 1000}, 0.95)
     assert "0 errors in 1,000 images show only that it errs on at most 0.30 % of them" in words
+
+
+def test_a_posterior_certificate_needs_classes_and_how_they_are_paired():
+    """Where either is not known the scores' certificate stands alone."""
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 2, 64)
+    q = np.full((64, 2), 0.5)
+    seen = Classified(q, q, classes, classes, classes, classes, True)
+    scores = rng.normal(size=(2, 32, 32))
+    for classified, joint in ((None, np.eye(2) / 2), (seen, None)):
+        part = HeldOut(scores, classified)
+        assert "posterior" not in shown(part, part, joint, 0.95)
