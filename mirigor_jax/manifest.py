@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import AnyPath, digest_file, digest_text, write_json
+from mirigor_jax.files import AnyPath, describe, digest_file, digest_text, io_errors, write_json
 
 NAME = "manifest.json"
 
@@ -126,10 +126,16 @@ class Manifest:
 
     def _read(self) -> dict[str, list[str]]:
         path = self.root / NAME
-        if not path.exists():
-            return {}
         try:
-            contents: dict[str, Any] = json.loads(path.read_bytes())
+            if not path.exists():
+                return {}
+            text = path.read_bytes()
+        except io_errors(path) as error:
+            raise InputError(
+                f"run folder '{self.root}' cannot be read ({describe(error)}); give another --workdir"
+            ) from error
+        try:
+            contents: dict[str, Any] = json.loads(text)
             files = contents["files"]
             if digest_text(json.dumps(files)) == contents["digest"]:
                 return files

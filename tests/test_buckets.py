@@ -188,10 +188,16 @@ def test_a_bucket_that_may_not_be_read_is_named_in_one_line(status):
     with http.server.ThreadingHTTPServer(("localhost", 0), Refuse) as refusing:
         threading.Thread(target=refusing.serve_forever, daemon=True).start()
         url = of_server(f"http://localhost:{refusing.server_port}")
-        code, _, errors = run(*JOB, "--workdir=gs://bucket/run", **url)
+        commands = {
+            "run folder 'gs://bucket/run'": (*JOB, "--workdir=gs://bucket/run"),
+            "run folder 'gs://bucket/study'": (*STUDY, "--workdir=gs://bucket/study"),
+            "config.restore='gs://bucket/run'": ("--config=configs/estimate.py", "--config.restore=gs://bucket/run"),
+        }
+        ends = {folder: run(*command, **url) for folder, command in commands.items()}
         refusing.shutdown()
-    assert (code, errors.count("\n")) == (2, 1), errors
-    assert errors.startswith("error: run folder 'gs://bucket/run' cannot be read (")
+    for folder, (code, _, errors) in ends.items():
+        assert (code, errors.count("\n")) == (2, 1), errors
+        assert errors.startswith(f"error: {folder} cannot be read (")
 
 
 WRONG = {

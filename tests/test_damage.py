@@ -80,6 +80,13 @@ def test_a_damaged_manifest_is_named(tmp_path):
         (tmp_path / "manifest.json").write_bytes(whole)
 
 
+def test_a_manifest_that_cannot_be_read_is_named_in_one_line(tmp_path):
+    (tmp_path / "manifest.json").mkdir()
+    told = pytest.raises(InputError, match=r"cannot be read \(Is a directory\); give another --workdir")
+    with told, RunFolder(tmp_path).lock():
+        pass
+
+
 def fitted(folder: RunFolder, steps: int = 8) -> tuple[np.ndarray, list]:
     """A fit of no moment, saved every two steps."""
 
