@@ -30,6 +30,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mirigor_jax import starting
+
+starting.keep_freed_memory()  # as runs do, and for the peers too
+starting.choose_convolutions()
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +59,7 @@ from benchmark_steps import (
 )
 from scipy.special import log_softmax
 
-from mirigor_jax import memory, parallel
+from mirigor_jax import parallel
 from mirigor_jax.data import cdp, pairing
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.mi import JointCritic, SeparableCritic
@@ -346,7 +351,6 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.only.split(",")) - PARTS.keys():
         parser.error(f"unknown part {', '.join(sorted(unknown))}; choose of {', '.join(PARTS)}")
-    memory.keep_freed_memory()  # as runs do, and for the peers too
     device = jax.devices()[0].device_kind
     print(f"on {jax.device_count()} × {device}, {os.cpu_count()} cores, {platform.platform()}, jax {jax.__version__}")
     print(f"load {os.getloadavg()[0]:.1f}\n{'':48s} {'ratio':>7s} {'ours':>10s} {'peer':>10s}", flush=True)

@@ -7,25 +7,17 @@ The same command in each process of a SLURM or Open MPI job, or on each worker o
 
 import contextlib
 import io
-import os
 import sys
-from pathlib import Path
 
-from mirigor_jax import stopping  # which takes the signals before anything is imported that takes seconds
+from mirigor_jax import starting, stopping  # light: signals are taken before anything is imported that takes seconds
 from mirigor_jax.errors import InputError
-
-
-def keep_compiled_programs() -> None:
-    """Have JAX keep what it compiles in the user's cache folder, unless the environment says otherwise."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mirigor_jax"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one config. Returns the exit code: 0; 2 for bad input (one line on stderr); 130 and 143 when stopped."""
     to_the_end = argv is None  # as a command, and not called
     argv = sys.argv[1:] if argv is None else argv
+    starting.keep_freed_memory()  # before there is a thread
     with stopping.honored(to_the_end=to_the_end):
         try:
             return _run(argv)
@@ -48,15 +40,15 @@ def _run(argv: list[str]) -> int:
         print("\n  ".join(config_files.shipped_configs()))
         return 0
     argv, peers, monitoring_flags = config_files.split_job_flags(argv)
-    keep_compiled_programs()  # before JAX is imported, which a config file may do
+    starting.keep_compiled_programs()  # before JAX is imported, which a config file may do
+    starting.choose_convolutions()
     with stopping.importing():
         config, name, workdir, given = config_files.parse(argv)
         import jax
 
         # JAX starts only for a command line that is right
-        from mirigor_jax import kinds, memory, monitoring, parallel
+        from mirigor_jax import kinds, monitoring, parallel
     parallel.start(**peers)
-    memory.keep_freed_memory()
     with contextlib.nullcontext() if parallel.is_main() else contextlib.redirect_stdout(io.StringIO()):
         try:
             kinds.run(config, name, workdir, monitoring.Monitoring(**monitoring_flags), given)

@@ -1,4 +1,4 @@
-"""What a device's memory holds, what a compiled step needs of it, and how the C library keeps it."""
+"""What a device's memory holds, and what a compiled step needs of it."""
 
 import contextlib
 import ctypes
@@ -42,20 +42,8 @@ def compile_within(compile: Callable[[], Any]) -> tuple[Any, int]:
     return compiled, needed_bytes(compiled)
 
 
-def keep_freed_memory() -> None:
-    """On CPUs have the C library (glibc) keep what a step frees for the next one.
-
-    To hand it back, and have the system clear it anew, takes a fifth of a small network's step.
-    """
-    if jax.default_backend() == "cpu" and sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # another C library
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(-4, 0)  # M_MMAP_MAX: no block of its own for a large array
-            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's free end stays
-
-
 def give_back_freed_memory() -> None:
-    """Hand back what `keep_freed_memory` has kept: now and then, as what lies between long-lived pieces only grows."""
+    """Hand back what `starting.keep_freed_memory` has kept: now and then, as the gaps between what stays only grow."""
     if jax.default_backend() == "cpu" and sys.platform == "linux":
         with contextlib.suppress(AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

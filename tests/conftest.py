@@ -20,14 +20,18 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
 import jax
 import jaxtyping
 from matplotlib.figure import Figure
-from small import EIGEN, QUICK, cdp, user_environment
+from small import QUICK, cdp, user_environment
 
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), EIGEN, "--xla_force_host_platform_device_count=8"])
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
 jaxtyping.install_import_hook("mirigor_jax", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import pytest  # noqa: E402  the hook must come before anything imports mirigor_jax
+
+from mirigor_jax.starting import choose_convolutions  # noqa: E402
+
+choose_convolutions()
 
 
 @pytest.hookimpl(tryfirst=True)

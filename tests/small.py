@@ -18,9 +18,6 @@ from mirigor_jax.mi.confidence import BATCHES, ERRORS, Interval
 from mirigor_jax.mi.results import Curve, Reading
 from mirigor_jax.runs.schema import EstimateEntry, Fit, History, ImageReport, InTraining, Run, Truth
 
-# Convolutions by Eigen's threads instead of YNNPACK train a small ResNet up to 1.8 times as fast on some CPUs.
-EIGEN = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
-
 # What compiles faster and runs slower: LLVM's optimizations left out.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
@@ -195,8 +192,8 @@ def image_report(
 
 
 def user_environment() -> dict[str, str]:
-    """The environment of a command that a user types: one device, and none of the tests' settings but `EIGEN`."""
-    return os.environ | {"XLA_FLAGS": EIGEN}
+    """The environment of a command that a user types: one device, and none of the tests' settings."""
+    return os.environ | {"XLA_FLAGS": ""}
 
 
 class _Convolutions(nn.Module):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -28,6 +29,7 @@ from mirigor_jax.mi.confidence import BATCHES, PAIRS
 from mirigor_jax.runs import job, renamed, schema
 from mirigor_jax.runs.features import encode_split, load
 from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.starting import EIGEN, choose_convolutions
 
 
 @pytest.fixture(scope="module")
@@ -542,6 +544,37 @@ def test_help_names_the_shipped_configs(capsys):
     output = capsys.readouterr().out
     assert "configs/cdp.py" in output
     assert "configs/estimate.py" in output
+
+
+CORES = {"avx2": "flags : sse avx avx2 fma", "avx512": "flags : avx avx2 avx512f avx512bw", "arm": "Features : neon"}
+
+
+@pytest.mark.parametrize(
+    ("cores", "given", "left"),
+    [
+        ("avx2", "", EIGEN),
+        ("avx2", "--xla_dump_to=x", f"--xla_dump_to=x {EIGEN}"),
+        ("avx2", f"{EIGEN},-reduce", f"{EIGEN},-reduce"),
+        ("avx512", "--xla_dump_to=x", "--xla_dump_to=x"),
+        ("arm", "", ""),
+    ],
+)
+def test_convolutions_are_eigens_on_cores_without_avx_512(cores, given, left, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(CORES[cores])
+    monkeypatch.setenv("XLA_FLAGS", given)
+    choose_convolutions(tmp_path / "cpuinfo")
+    assert os.environ["XLA_FLAGS"] == left
+
+
+def test_the_installed_jax_knows_the_flag_and_an_unseen_one_is_not_given_it(tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(CORES["avx2"])
+    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    subprocess.run(command, env=os.environ | {"XLA_FLAGS": EIGEN}, check=True)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    for release in ("0.9.2", "0.13.0", "1.0"):
+        monkeypatch.setattr("importlib.metadata.version", lambda name, release=release: release)
+        choose_convolutions(tmp_path / "cpuinfo")
+        assert os.environ["XLA_FLAGS"] == ""
 
 
 def test_default_folders_are_named_after_the_command():

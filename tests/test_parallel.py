@@ -7,22 +7,36 @@ import sys
 import pytest
 
 HELD = """
-import numpy as np
-from mirigor_jax import memory
+from concurrent.futures import ThreadPoolExecutor
+from resource import RUSAGE_SELF, getrusage
+
+from mirigor_jax import starting
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
 
 def held():
-    np.ones(2**26)
+    b"1" * 2**29
     return resident()
 
 given_back = held()
-memory.keep_freed_memory()
+starting.keep_freed_memory()
 kept = held()
 assert kept - given_back > 400, (given_back, kept)
+
+from mirigor_jax import memory
+
+def faults(pool):
+    before = getrusage(RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        pool.submit(lambda: [b"1" * 2**20 for _ in range(200)]).result()
+    return getrusage(RUSAGE_SELF).ru_minflt - before
+
+with ThreadPoolExecutor(1) as pool:
+    faults(pool)
+    assert faults(pool) < 1_000  # 512,000 pages are written
 memory.give_back_freed_memory()
-assert kept - resident() > 400, (kept, resident())
+assert kept - resident() > 100, (kept, resident())  # JAX is there now, too
 """
 
 
