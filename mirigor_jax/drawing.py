@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+else:
+    Axes = Figure = Any  # matplotlib takes half a second to import, and a run draws at its end
 
 # Okabe & Ito's colors, which color-blind readers can tell apart; a quantity has one color in every picture.
 INK, GRID, ENTROPY = "#333333", "#E5E5E5", "#999999"
@@ -15,9 +19,16 @@ IN_TRAINING, NO_BOUND, LOWER_BOUND, CERTIFIED, CEILING = "#0072B2", "#E69F00", "
 LINEAR, ESTIMATE = "#56B4E9", "#F0E442"
 
 
+def empty_figure(width: float, height: float, *, constrained: bool = True) -> Figure:
+    """A figure of so many inches, to be filled; the places of what is in it are found, or are the caller's to say."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained" if constrained else None)
+
+
 def panels(*titles: str, ratios: Sequence[int] | None = None) -> tuple[Figure, list[Axes]]:
     """A figure with a styled panel for each title, side by side."""
-    figure = Figure(figsize=(4.8 * max(len(titles), 1.25), 4.2), dpi=150, layout="constrained")
+    figure = empty_figure(4.8 * max(len(titles), 1.25), 4.2)
     axes = list(figure.subplots(1, len(titles), squeeze=False, width_ratios=ratios)[0])
     for ax, title in zip(axes, titles, strict=True):
         style(ax, title)

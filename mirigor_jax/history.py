@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from mirigor_jax import drawing
+from mirigor_jax.drawing import Figure
 from mirigor_jax.mi.contrastive import nt_xent_mi
 
 Row = dict[str, Any]
@@ -89,14 +91,12 @@ class TrainingHistory:
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells)
         return f"<p>{self}</p><table><tr>{head}</tr>{body}</table>"
 
-    def figure(self, *, entropy_bits: float | None = None, true_bits: float | None = None) -> Any:
+    def figure(self, *, entropy_bits: float | None = None, true_bits: float | None = None) -> Figure:
         """The loss and, if there is one, the in-training MI: values (faint) and a running mean of 5 % of them.
 
         entropy_bits: H(C), a line. true_bits: the true MI, a line where it differs from H(C).
         Returns a matplotlib Figure.
         """
-        from mirigor_jax import drawing  # matplotlib is imported for those who draw
-
         drawn = {"training loss, nats": self.loss_nats}
         drawn |= {} if self.mi_bits is None else {"in-training MI, bits": self.mi_bits}
         figure, axes = drawing.panels(*drawn)

@@ -215,8 +215,7 @@ def init_state(
     """The state before the first step, for images of size²; its encoder is the untrained one."""
     encoder_key, head_key = jax.random.split(key)
     images = jnp.zeros((2, size, size, 3), encoder.dtype)
-    variables = encoder.init(encoder_key, images, train=False)
-    h = encoder.apply(variables, images, train=False)
+    h, variables = encoder.init_with_output(encoder_key, images, train=False)
     params = {"encoder": variables["params"], "head": head.init(head_key, h)["params"]}
     return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), optimizer.init(params))
 
@@ -422,7 +421,13 @@ def first_state(
     encoder: nn.Module, head: nn.Module, optimizer: optax.GradientTransformation, size: int, *, seed: int, like: Any
 ) -> TrainState:
     """The state before the first step, made on the devices. like: its abstract arrays, as `make_step` has them."""
-    start = jax.jit(partial(init_state, encoder, head, optimizer, size), out_shardings=parallel.layout(like))
+    # LLVM takes longer to optimize this on CPUs than all else that a start does, and it runs once.
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    start = jax.jit(
+        partial(init_state, encoder, head, optimizer, size),
+        out_shardings=parallel.layout(like),
+        compiler_options=options if jax.default_backend() == "cpu" else None,
+    )
     return start(jax.random.fold_in(jax.random.key(seed), FIRST_WEIGHTS))
 
 

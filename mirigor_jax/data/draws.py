@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt32
+from scipy.special import bdtrc
 
 from mirigor_jax.errors import InputError
 
@@ -113,12 +114,12 @@ def fresh_pairs(
     There are as many as possible while a class runs out of its rows with probability <= risk (union bound over
     binomials). If one does, the draws end there; the caller's confidence has to pay for that.
     """
-    from scipy import stats  # here, as it takes half a second to import
-
     available = np.bincount(classes[rows], minlength=len(frequencies)) // 2
-    draws = bisect_left(
-        range(1, int(available.sum()) + 1), True, key=lambda n: stats.binom.sf(available, n, frequencies).sum() > risk
-    )
+
+    def out_of_rows(n: int) -> float:
+        return bdtrc(np.minimum(available, n), n, frequencies).sum()
+
+    draws = bisect_left(range(1, int(available.sum()) + 1), True, key=lambda n: out_of_rows(n) > risk)
     drawn = rng.choice(len(frequencies), draws, p=frequencies)
     order = np.argsort(drawn, kind="stable")
     rank = np.empty(draws, int)

@@ -9,7 +9,9 @@ import numpy as np
 
 from mirigor_jax import fitting, tables
 from mirigor_jax.data.draws import parts_of, row_keys
+from mirigor_jax.drawing import Figure
 from mirigor_jax.errors import InputError
+from mirigor_jax.metrics import picture
 from mirigor_jax.metrics.table import ARRAYS, METRICS, PROBES, Inputs, Options, Parts, check_table, shown
 from mirigor_jax.mi import api
 from mirigor_jax.mi.labels import classes_of
@@ -39,10 +41,8 @@ class Evaluation:
         """Plain values, as JSON has them."""
         return dataclasses.asdict(self)
 
-    def figure(self) -> Any:
+    def figure(self) -> Figure:
         """What probes read, and the other metrics by pairing: a matplotlib Figure."""
-        from mirigor_jax.metrics import picture  # matplotlib is imported for those who draw
-
         return picture.evaluation(self.values)
 
     def __str__(self) -> str:

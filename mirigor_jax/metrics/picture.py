@@ -4,10 +4,8 @@ import textwrap
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from mirigor_jax.drawing import CERTIFIED, INK, LINEAR, LOWER_BOUND, NO_BOUND, floats, legends, panels
+from mirigor_jax.drawing import CERTIFIED, INK, LINEAR, LOWER_BOUND, NO_BOUND, Axes, Figure, floats, legends, panels
 from mirigor_jax.metrics.table import Group, grouped, row_name
 
 COLORS: dict[Group, str] = {"class": CERTIFIED, "augmentation": NO_BOUND, "images": LOWER_BOUND, "probes": LINEAR}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import logsumexp
+from scipy.special import betaincinv, logsumexp, stdtrit
 
 from mirigor_jax.errors import InputError
 
@@ -41,9 +41,7 @@ def clopper_pearson_upper(errors: int, n: int, confidence: float) -> float:
     """
     if not 0 <= errors <= n or n < 1:
         raise InputError(f"{errors} errors in {n} images: expected 0 <= errors <= images and at least one image")
-    from scipy import stats  # here, as it takes half a second to import
-
-    return 1.0 if errors == n else float(stats.beta.ppf(confidence, errors + 1, n - errors))
+    return 1.0 if errors == n else float(betaincinv(errors + 1, n - errors, confidence))
 
 
 def clopper_pearson_lower(errors: int, n: int, confidence: float) -> float:
@@ -122,9 +120,7 @@ def t_interval(values: Float[np.ndarray, " m"], confidence: float) -> tuple[floa
     """Two-sided t-interval of the mean of m independent values, an approximation; (-inf, inf) for fewer than two."""
     if len(values) < 2:
         return -np.inf, np.inf
-    from scipy import stats  # here, as it takes half a second to import
-
-    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = stdtrit(len(values) - 1, (1 + confidence) / 2) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
 
 

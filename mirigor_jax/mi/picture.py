@@ -4,9 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from mirigor_jax.drawing import CEILING, CERTIFIED, GRID, INK, LOWER_BOUND, NO_BOUND, floats, interval_ends, panels
+from mirigor_jax.drawing import (
+    CEILING,
+    CERTIFIED,
+    GRID,
+    INK,
+    LOWER_BOUND,
+    NO_BOUND,
+    Figure,
+    floats,
+    interval_ends,
+    panels,
+)
 from mirigor_jax.tables import round_down
 
 

@@ -169,8 +169,6 @@ def jackknife_interval(value: float, without: Float[np.ndarray, " folds"], confi
     """
     if (folds := len(without)) < 2:
         return None
-    from scipy import stats  # here, as it takes half a second to import
-
     error = math.sqrt((folds - 1) / folds * np.sum((without - without.mean()) ** 2))
-    half = float(stats.t.ppf((1 + confidence) / 2, folds - 1)) * error
+    half = float(special.stdtrit(folds - 1, (1 + confidence) / 2)) * error
     return Interval((value - half) / math.log(2), (value + half) / math.log(2), FOLDS)

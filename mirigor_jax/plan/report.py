@@ -5,9 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from mirigor_jax.drawing import ENTROPY, LOWER_BOUND, panels, shared_legend
+from mirigor_jax.drawing import ENTROPY, LOWER_BOUND, Figure, panels, shared_legend
 from mirigor_jax.plan.chips import Slice, gib
 from mirigor_jax.tables import grid
 

@@ -7,7 +7,6 @@ from itertools import cycle
 
 import numpy as np
 from jaxtyping import UInt8
-from matplotlib.figure import Figure
 
 from mirigor_jax.drawing import (
     CEILING,
@@ -19,6 +18,8 @@ from mirigor_jax.drawing import (
     LINEAR,
     LOWER_BOUND,
     NO_BOUND,
+    Figure,
+    empty_figure,
     floats,
     interval_ends,
     legends,
@@ -45,7 +46,7 @@ def pair_sheet(
     """n positive pairs, three a row: the two views side by side, each over its attributes."""
     columns, rows = 3, math.ceil(len(x) / 3)
     height = 0.7 + 1.8 * rows
-    figure = Figure(figsize=(9.6, height), dpi=150)
+    figure = empty_figure(9.6, height, constrained=False)
     figure.suptitle(f"Positive pairs; the two views share: {', '.join(shared) or 'nothing'}", color=INK)
     # A pair takes three columns of the grid; the third is the gap before the next pair.
     grid = figure.add_gridspec(rows, 3 * columns, width_ratios=[1, 1, 0.15] * columns, wspace=0.08, hspace=0.2)

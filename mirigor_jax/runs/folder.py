@@ -16,11 +16,11 @@ from typing import IO, Any, TypeVar
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from mirigor_jax import parallel
 from mirigor_jax.config_files import flatten
+from mirigor_jax.drawing import Figure
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import (
     AnyPath,

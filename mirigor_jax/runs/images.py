@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from mirigor_jax import metrics, parallel, probes
@@ -19,6 +18,7 @@ from mirigor_jax.data import augment
 from mirigor_jax.data.pairing import PAIRINGS, shares_image
 from mirigor_jax.data.population import Features
 from mirigor_jax.data.preprocess import image_keys
+from mirigor_jax.drawing import Figure
 from mirigor_jax.errors import InputError
 from mirigor_jax.history import TrainingHistory
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring

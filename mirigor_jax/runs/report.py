@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from mirigor_jax import metrics, tables
+from mirigor_jax.drawing import Figure
 from mirigor_jax.files import write_text
 from mirigor_jax.mi.results import Curve, shown_ends
 from mirigor_jax.runs.folder import SAME_NUMBERS, RunFolder, provenance

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from mirigor_jax import tables
 from mirigor_jax.drawing import (
@@ -16,6 +15,8 @@ from mirigor_jax.drawing import (
     LINEAR,
     LOWER_BOUND,
     NO_BOUND,
+    Figure,
+    empty_figure,
     floats,
     line_of_means,
     shared_legend,
@@ -92,7 +93,7 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
     """
     encoders = list(dict.fromkeys(row["encoder"] for row in rows))
     entropy, nt_xent_k = rows[0]["entropy_bits"], rows[0]["nt_xent_k"]
-    figure = Figure(figsize=(4.8 * max(len(encoders), 1.25), 8.4), dpi=150, layout="constrained")
+    figure = empty_figure(4.8 * max(len(encoders), 1.25), 8.4)
     grid = figure.subplots(3, len(encoders), squeeze=False, sharex=True, sharey="row", height_ratios=(2, 4, 3))
     titles = ("linear accuracy, %", "MI in and after training, bits", "after training, close up, bits")
     for encoder, column in zip(encoders, grid.T, strict=True):

@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from mirigor_jax import tables
-from mirigor_jax.drawing import CERTIFIED, ENTROPY, INK, LINEAR, LOWER_BOUND, panels, shared_legend
+from mirigor_jax.drawing import CERTIFIED, ENTROPY, INK, LINEAR, LOWER_BOUND, Figure, panels, shared_legend
 from mirigor_jax.files import AnyPath
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import Row, groups, mean

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
-from matplotlib.figure import Figure
 
 from mirigor_jax import tables
 from mirigor_jax.drawing import (
@@ -17,6 +16,7 @@ from mirigor_jax.drawing import (
     INK,
     LOWER_BOUND,
     NO_BOUND,
+    Figure,
     floats,
     panels,
     shared_legend,

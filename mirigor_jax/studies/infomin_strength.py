@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from mirigor_jax import tables
 from mirigor_jax.drawing import (
@@ -15,6 +14,8 @@ from mirigor_jax.drawing import (
     INK,
     LOWER_BOUND,
     NO_BOUND,
+    Figure,
+    empty_figure,
     floats,
     line_of_means,
     shared_legend,
@@ -85,7 +86,7 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
     rows: of the study infomin_strength, one a run, dots; lines join the strengths in their order, through the means
     over seeds, and a ring marks each task's best. As Lee et al. 2023, Fig. 5, lays the upper row out.
     """
-    figure = Figure(figsize=(14.4, 8.4), dpi=150, layout="constrained")
+    figure = empty_figure(14.4, 8.4)
     grid = figure.subplots(2, 3)
     titles = {
         "jitter": "color jitter alone",

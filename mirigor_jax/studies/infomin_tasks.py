@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from mirigor_jax import tables
-from mirigor_jax.drawing import INK
+from mirigor_jax.drawing import INK, Figure, empty_figure
 from mirigor_jax.files import AnyPath
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import TASKS, Row, groups, mean, run_row
@@ -59,7 +58,7 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
     it stands the certified lower end. As Lee et al. 2023, Figs. 6 and 7, lay them out.
     """
     encoders, tasks = (list(dict.fromkeys(row["encoder"] for row in rows))), list(rows[0]["estimates"])
-    figure = Figure(figsize=(9.6, 4.1 * len(encoders)), dpi=150, layout="constrained")
+    figure = empty_figure(9.6, 4.1 * len(encoders))
     grid = figure.subplots(len(encoders), 2, squeeze=False)
     for encoder, (left, right) in zip(encoders, grid, strict=True):
         accuracy, estimate, lower = (np.full((len(tasks), len(tasks)), np.nan) for _ in range(3))

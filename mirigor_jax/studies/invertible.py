@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from mirigor_jax import tables
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.sources.table import labeled
-from mirigor_jax.drawing import CEILING, CERTIFIED, INK, LOWER_BOUND, floats, legends, panels
+from mirigor_jax.drawing import CEILING, CERTIFIED, INK, LOWER_BOUND, Figure, floats, legends, panels
 from mirigor_jax.errors import InputError
 from mirigor_jax.models.realnvp import RealNVP
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-
+from mirigor_jax.drawing import Figure
 from mirigor_jax.studies import cases
 from mirigor_jax.studies.cases import BEST_KNOWN
 from mirigor_jax.studies.rows import Row

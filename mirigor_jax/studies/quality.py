@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
 from mirigor_jax import metrics, tables
-from mirigor_jax.drawing import INK, LOWER_BOUND, floats, style
+from mirigor_jax.drawing import INK, LOWER_BOUND, Figure, empty_figure, floats, style
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath
 from mirigor_jax.mi.confidence import t_interval
@@ -329,7 +328,7 @@ def picture(panels: Mapping[str, Sequence[float | None]], accuracies: Sequence[f
     panels: title → its value of each encoder, in the order of accuracies; None where it has none.
     """
     rows = math.ceil(len(panels) / 4)
-    figure = Figure(figsize=(14.4, 3 * rows), dpi=150, layout="constrained")
+    figure = empty_figure(14.4, 3 * rows)
     grid = figure.subplots(rows, 4, squeeze=False, sharey=True)
     for ax, (title, values) in zip(grid.flat, panels.items(), strict=False):
         style(ax, title)

@@ -8,8 +8,7 @@ A new study is a module of this package, which enters it here, and a config in c
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from matplotlib.figure import Figure
-
+from mirigor_jax.drawing import Figure
 from mirigor_jax.files import AnyPath
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import Row
