@@ -10,35 +10,39 @@ python launch/benchmark.py --only=info_nce      InfoNCE with its gradient, again
 python launch/benchmark.py --only=probe         linear probes against scikit-learn's
 python launch/benchmark.py --only=cdp           CDP rendering, and the pipeline into a step that does nothing
 python launch/benchmark.py --only=scaling       the training step over 1, 2, 4 and 8 devices
-python launch/benchmark.py --json=FILE          the rows as JSON too: {name, ours, peer, ratio, unit}
+python launch/benchmark.py --quick              2 minutes on two cores: the rows that matter most, in three rounds
+python launch/benchmark.py --json=FILE          as JSON too: {"machine": {...}, "rows": [{name, ours, peer, ...}, ...]}
+python launch/benchmark.py --against=FILE       compared with that JSON, of another run or tree
 python launch/benchmark.py --profile=FOLDER     a trace of it all, for Perfetto or XProf
 
-Each number is the median of several rounds in which ours and the peer's take turns, in this one process.
+Each number is the median of several rounds in which ours and the peer's take turns, in this one process. GPUs have a
+comparison of their own, with compiled peers: launch/benchmark_gpu.py.
 """
 
 import argparse
 import contextlib
-import json
-import os
-import platform
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mirigor_jax import starting
 
 starting.keep_freed_memory()  # as runs do, and for the peers too
+starting.keep_compiled_programs()
 starting.choose_convolutions()
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from benchmark_rows import HEADER, Results, Row, compare, describe, machine, parse_options, share_of_peak, show, write
 from benchmark_steps import (
+    Peer,
     Work,
     as_one_matrix,
     critic_work,
@@ -76,12 +80,10 @@ try:
 except ImportError:
     LogisticRegression = None
 
-Row = dict[str, str | float | None]
 
-
-def measure(name: str, unit: str, ours: Work, peer: Work | None = None, rounds: int = 7) -> Row:
+def measure(name: str, unit: str, ours: Work, peer: Peer | None = None, rounds: int = 7) -> Row:
     """Medians of items a second over rounds in which both take their turn, after one to warm up."""
-    rates: dict[Work, list[float]] = {work: [] for work in (ours, peer) if work}
+    rates: dict[Work, list[float]] = {work: [] for work in (ours, peer and peer.work) if work}
     for _ in range(1 + rounds):
         for work, samples in rates.items():
             if peer:
@@ -89,14 +91,8 @@ def measure(name: str, unit: str, ours: Work, peer: Work | None = None, rounds: 
             start = time.perf_counter()
             items = work()
             samples.append(items / (time.perf_counter() - start))
-    our_rate, peer_rate = (statistics.median(rates[work][1:]) if work else None for work in (ours, peer))
-    return {
-        "name": name,
-        "ours": our_rate,
-        "peer": peer_rate,
-        "ratio": peer_rate and our_rate / peer_rate,
-        "unit": unit,
-    }
+    medians = {work: statistics.median(samples[1:]) for work, samples in rates.items()}
+    return Row(name, medians[ours], unit, *((medians[peer.work], peer.name) if peer else ()))
 
 
 def bench_cdp() -> Iterator[Row]:
@@ -128,48 +124,51 @@ def bench_cdp() -> Iterator[Row]:
     placed = pipeline(lambda batch: None, place=views_on(mesh))
     fed = pipeline(nothing, place=views_on(mesh))
     yield measure("cdp rendering, one core", "images/s", render)
-    yield measure("cdp pipeline, on to the device", "images/s", placed, pipeline(lambda batch: None))
-    yield measure("cdp pipeline, into a step that does nothing", "images/s", fed, placed)
+    yield measure(
+        "cdp pipeline, on to the device", "images/s", placed, Peer(pipeline(lambda batch: None), "to host memory")
+    )
+    yield measure("cdp pipeline, into a step that does nothing", "images/s", fed, Peer(placed, "on to the device"))
 
 
-PEAK_TFLOPS = {"TPU v5 lite": 197, "TPU v5": 459, "TPU v6 lite": 918, "NVIDIA H100": 989, "NVIDIA H200": 989}  # bf16
-RESNET50_TRAIN_TFLOP = 3 * 2 * 4.1e9 / 1e12  # an image of 224²: 4.1e9 multiply-adds, and twice as many in the gradient
-
-
-def bench_train() -> Iterator[Row]:
+def bench_train(quick: bool = False) -> Iterator[Row]:
     """Images a second of whole training steps on one device: NT-Xent, AdamW, encoder and projection head.
 
     The dtype is the one training takes by default; PyTorch's autocast takes the same. On accelerators ResNet-50 at 224²
     too, and the share of the chip's peak that its additions and multiplications are.
     """
     accelerated = jax.default_backend() != "cpu"
-    for name, width, size, images, steps in (
+    cases = [
         ("resnet18", 64, 64, 64, 30 if accelerated else 2),
         ("resnet18", 16, 64, 64, 30 if accelerated else 10),
         *([("resnet50", 64, 224, 256, 5)] if accelerated else []),
-    ):
+    ]
+    for name, width, size, images, steps in cases[1:2] if quick else cases:
+        steps = steps // 2 if quick else steps
         config = image_config(name, width, size, images)
         label = f"train {name}, width {width}, {size}²"
-        row = measure(label, "images/s", train_work(config, steps), torch and torch_train(config, steps))
+        peer = torch and torch_train(config, steps)
+        row = measure(label, "images/s", train_work(config, steps), peer, rounds=3 if quick else 7)
         yield row
         kind = jax.devices()[0].device_kind
-        peak = next((peak for chip, peak in PEAK_TFLOPS.items() if kind.startswith(chip)), None)
-        if name == "resnet50" and peak:
-            share = 100 * row["ours"] * RESNET50_TRAIN_TFLOP / peak
-            yield {"name": f"  of {kind}'s peak", "ours": share, "peer": None, "ratio": None, "unit": "%"}
+        if name == "resnet50" and (share := share_of_peak(name, size, row.ours, kind)):
+            peer_share = share_of_peak(name, size, row.peer, kind)
+            yield Row(f"{label}, of the chip's peak", share, "%", peer_share, row.peer_name)
 
 
-def bench_encode() -> Iterator[Row]:
+def bench_encode(quick: bool = False) -> Iterator[Row]:
     """Images a second through the frozen encoder on one device, in the dtype that it is trained in."""
     accelerated = jax.default_backend() != "cpu"
-    for name, width, size, steps in (
+    cases = [
         ("resnet18", 64, 64, 30 if accelerated else 4),
         ("resnet18", 16, 64, 30 if accelerated else 20),
         *([("resnet50", 64, 224, 10)] if accelerated else []),
-    ):
+    ]
+    for name, width, size, steps in cases[1:2] if quick else cases:
+        steps = steps // 2 if quick else steps
         config = image_config(name, width, size, 256 if accelerated else 64)
         label = f"encode {name}, width {width}, {size}²"
-        yield measure(label, "images/s", encode_work(config, steps), torch and torch_encode(config, steps))
+        peer = torch and torch_encode(config, steps)
+        yield measure(label, "images/s", encode_work(config, steps), peer, rounds=3 if quick else 7)
 
 
 def bench_estimate() -> Iterator[Row]:
@@ -182,13 +181,12 @@ def bench_estimate() -> Iterator[Row]:
     timed = 1 if jax.default_backend() == "cpu" else 20
     config = image_config("resnet18", 64, 64, k)
     config.estimate.update(batch_size=k, k=k)
-    yield (
-        cached := measure("critic step, encoder in the loop", "steps/s", *critic_works(config, 200, timed), rounds=5)
-    )
+    cached_work, streamed_work = critic_works(config, 200, timed)
+    peer = Peer(streamed_work, "the encoder in the loop")
+    yield (cached := measure("critic step, encoder in the loop", "steps/s", cached_work, peer, rounds=5))
     encoded = measure("encode", "images/s", encode_work(config, 2 * timed), rounds=5)
-    whole = [3600 / (images / encoded["ours"] + steps / cached["ours"]), 3600 * cached["peer"] / steps]
-    name = "estimate, 20,000 images, encoder in the loop"
-    yield {"name": name, "ours": whole[0], "peer": whole[1], "ratio": whole[0] / whole[1], "unit": "an hour"}
+    ours, theirs = 3600 / (images / encoded.ours + steps / cached.ours), 3600 * cached.peer / steps
+    yield Row("estimate, 20,000 images, encoder in the loop", ours, "an hour", theirs, peer.name)
 
 
 def bench_scaling() -> Iterator[Row]:
@@ -199,7 +197,7 @@ def bench_scaling() -> Iterator[Row]:
     on_one_device = None
     for devices in (count for count in (1, 2, 4, 8) if count <= jax.device_count()):
         work = train_work(image_config("resnet18", 16, 64, 64 * devices), 2, devices)
-        on_one_device = on_one_device or work
+        on_one_device = on_one_device or Peer(work, "one device")
         yield measure(f"train resnet18, width 16, {devices} devices", "images/s", work, on_one_device, rounds=5)
 
 
@@ -216,10 +214,11 @@ def bench_input() -> Iterator[Row]:
         config = image_config(name, width, size, images)
         for num_resident in (0, 4096):
             label = f"train {name}, {size}², {'resident' if num_resident else 'streamed'} images"
-            yield measure(label, "images/s", fed_work(config, steps, num_resident), train_work(config, steps), rounds=5)
+            there = Peer(train_work(config, steps), "the step on a batch that is there")
+            yield measure(label, "images/s", fed_work(config, steps, num_resident), there, rounds=5)
 
 
-def bench_critic() -> Iterator[Row]:
+def bench_critic(quick: bool = False) -> Iterator[Row]:
     """Adam steps a second on in-batch InfoNCE, in float32 on every core the process may use (two: taskset -c 0,1).
 
     Both draw each step's batch from the same array on the device. The peer is what a PyTorch user writes who knows that
@@ -229,34 +228,38 @@ def bench_critic() -> Iterator[Row]:
     hidden, features = (256, 256), 128
     with jax.default_device(jax.devices("cpu")[0]):
         x, y = Gaussian(20, 4.0).sample(jax.random.key(0), 6000)
-        for name, critic, k, steps in (
+        cases = [
             ("separable", SeparableCritic(hidden, features), 64, 500),
             ("joint", JointCritic(hidden), 256, 6),
-        ):
+        ]
+        for name, critic, k, steps in cases[1:] if quick else cases:
+            steps = steps // 2 if quick else steps
             peer = torch and torch_critic(critic, x, y, k, steps)
             label = f"critic {name}, {hidden[0]} wide, K = {k}"
-            yield measure(label, "steps/s", critic_work(critic, x, y, k, steps), peer)
+            yield measure(label, "steps/s", critic_work(critic, x, y, k, steps), peer, rounds=3 if quick else 7)
 
 
-def bench_nt_xent() -> Iterator[Row]:
+def bench_nt_xent(quick: bool = False) -> Iterator[Row]:
     """NT-Xent with its gradient in float32, K pairs of 128 numbers; and the MiB it takes above them, less being better.
 
     Peers: the whole matrix of scores, where it fits; and nothing but the products, of the tiles on and above the
     diagonal once forward, and again backward with two more.
     """
     accelerator = jax.default_backend() != "cpu"
-    for k in (2048, 8192, 65_536) if accelerator else (2048, 8192):
+    for k in (2048,) if quick else (2048, 8192, 65_536) if accelerator else (2048, 8192):
         z = jax.random.normal(jax.random.key(0), (2, k, 128))
         ours = jax.jit(jax.value_and_grad(lambda z: nt_xent(*z, 0.1))).lower(z).compile()
-        peers = {"its products": jax.jit(partial(products, tile=min(2 * k, 8192 if accelerator else 512)))}
+        peers = {}
+        if not quick:
+            peers["its products"] = jax.jit(partial(products, tile=min(2 * k, 8192 if accelerator else 512)))
         mib, other = ours.memory_analysis().temp_size_in_bytes / 2**20, None
         if k <= 8192:
             peers["one matrix"] = jax.jit(jax.value_and_grad(as_one_matrix)).lower(z).compile()
             other = peers["one matrix"].memory_analysis().temp_size_in_bytes / 2**20
         for name, peer in peers.items():
-            yield measure(f"nt_xent, K = {k}, {name}", "steps/s", once(ours, z), once(peer, z), rounds=5)
-        ratio = other and mib / other
-        yield {"name": f"nt_xent, K = {k}, memory", "ours": mib, "peer": other, "ratio": ratio, "unit": "MiB"}
+            label = f"nt_xent, K = {k}, {name}"
+            yield measure(label, "steps/s", once(ours, z), Peer(once(peer, z), name), rounds=3 if quick else 5)
+        yield Row(f"nt_xent, K = {k}, memory", mib, "MiB", other, other and "one matrix")
 
 
 def bench_info_nce() -> Iterator[Row]:
@@ -272,11 +275,13 @@ def bench_info_nce() -> Iterator[Row]:
         loss = jax.value_and_grad(lambda z: info_nce_from_embeddings(z[0] * 10, z[1]))
         for dtype in (jnp.float32, jnp.bfloat16):
             ours = jax.jit(loss).lower(z.astype(dtype)).compile()
-            peers = {"one matrix": matrix_loss} if torch and k <= 32_768 else {}
+            peers = {"one matrix": (matrix_loss, "")} if torch and k <= 32_768 else {}
             if torch and cal_flash_loss and on_gpu:
-                peers["Inf-CL"] = partial(cal_flash_loss, scale=10.0, head_dim=128)
-            for name, peer in peers.items():
+                loss_of = partial(cal_flash_loss, scale=10.0, head_dim=128)
+                peers["Inf-CL"] = loss_of, f"Inf-CL {version('inf_cl')} on "
+            for name, (peer, library) in peers.items():
                 theirs = torch_info_nce(peer, np.asarray(z), torch.float32 if dtype == jnp.float32 else torch.bfloat16)
+                theirs = theirs._replace(name=library + theirs.name)
                 label = f"info_nce, K = {k}, {jnp.dtype(dtype)}, {name}"
                 yield measure(label, "steps/s", once(ours, z.astype(dtype)), theirs, rounds=5)
         print(f"  ours at K = {k}: {float(loss(z)[0]):.4f} nats")
@@ -297,6 +302,7 @@ def bench_probe() -> Iterator[Row]:
     features = (features * np.exp(rng.normal(size=d))).astype(np.float32)
     x = ((features - features[:n].mean(axis=0)) / features[:n].std(axis=0)).astype(np.float32)
     fitted = {}
+    options = {"solver": "lbfgs", "tol": 2e-5, "max_iter": 1000}
 
     def ours(penalties: list[float]) -> int:
         held_out = {"validation_features": features[n:], "validation_labels": labels[n:]}
@@ -306,13 +312,14 @@ def bench_probe() -> Iterator[Row]:
         return n * len(penalties)
 
     def peer() -> int:
-        regression = LogisticRegression(C=1 / (n * l2), tol=2e-5, max_iter=1000).fit(x[:n], labels[:n])
+        regression = LogisticRegression(C=1 / (n * l2), **options).fit(x[:n], labels[:n])
         fitted["peer"] = regression.coef_.T, regression.intercept_
         return n
 
     single, path = partial(ours, [l2]), partial(ours, np.logspace(-1, -5, 20).tolist())
-    yield measure("probe, 50,000×512, 100 classes", "images/s", single, LogisticRegression and peer, rounds=3)
-    yield measure("probe, 20 penalties over one", "images/s", path, single, rounds=3)
+    theirs = LogisticRegression and Peer(peer, f"scikit-learn {version('scikit-learn')}, LogisticRegression, {options}")
+    yield measure("probe, 50,000×512, 100 classes", "images/s", single, theirs, rounds=3)
+    yield measure("probe, 20 penalties over one", "images/s", path, Peer(single, "one fit"), rounds=3)
     for name, (kernel, bias) in fitted.items():
         logits = x @ kernel + bias
         loss = -log_softmax(logits[:n].astype(float), axis=1)[np.arange(n), labels[:n]].mean()
@@ -320,7 +327,6 @@ def bench_probe() -> Iterator[Row]:
         print(f"  {name}: objective {loss + l2 / 2 * np.sum(kernel**2):.5f} nats, accuracy {accuracy:.4f}")
 
 
-COLUMNS = {"ratio": ".2f", "ours": ",.1f", "peer": ",.1f"}
 PARTS = {
     "train": bench_train,
     "encode": bench_encode,
@@ -335,38 +341,46 @@ PARTS = {
 }
 
 
-def peak_memory() -> Row:
+QUICK_PARTS = {name: partial(PARTS[name], quick=True) for name in ("train", "encode", "critic", "nt_xent")}
+
+
+def peak_memory(parts: str) -> Row:
     """The most that the first device's arrays took at once, where it counts them; else the process."""
     used = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     # Linux counts in KiB, macOS in bytes.
     used = used or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"name": "peak memory of all the above", "ours": used / 2**20, "peer": None, "ratio": None, "unit": "MiB"}
+    return Row(f"peak memory of {parts}", used / 2**20, "MiB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(PARTS), help=f"comma-separated, of {', '.join(PARTS)}")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", metavar="PARTS", help=f"comma-separated, of {', '.join(PARTS)}")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="train and encode at width 16, the joint critic, and NT-Xent at K = 2,048 against one matrix, in 3 rounds "
+        "rather than 5 or 7; leaves out width 64, ResNet-50, the separable critic, larger K and every other part",
+    )
     parser.add_argument("--profile", type=Path, metavar="FOLDER")
-    options = parser.parse_args()
-    if unknown := set(options.only.split(",")) - PARTS.keys():
-        parser.error(f"unknown part {', '.join(sorted(unknown))}; choose of {', '.join(PARTS)}")
-    device = jax.devices()[0].device_kind
-    print(f"on {jax.device_count()} × {device}, {os.cpu_count()} cores, {platform.platform()}, jax {jax.__version__}")
-    print(f"load {os.getloadavg()[0]:.1f}\n{'':48s} {'ratio':>7s} {'ours':>10s} {'peer':>10s}", flush=True)
-    rows = []
+    options, then = parse_options(parser)
+    parts = QUICK_PARTS if options.quick else PARTS
+    chosen = options.only.split(",") if options.only else list(parts)
+    if unknown := set(chosen) - parts.keys():
+        of = ", ".join(parts)
+        parser.exit(
+            2, f"error: unknown part {', '.join(sorted(unknown))}; choose of {of}{' with --quick' * options.quick}\n"
+        )
+    accelerator = None if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+    results = Results(machine(accelerator, jax.device_count()))
+    print(f"{describe(results.machine)}\n{HEADER}", flush=True)
     with jax.profiler.trace(options.profile) if options.profile else contextlib.nullcontext():
-        for part in options.only.split(","):
-            rows += [show(row) for row in PARTS[part]()]
-    rows.append(show(peak_memory()))
+        for part in chosen:
+            results.rows.extend(map(show, parts[part]()))
+    results.rows.append(show(peak_memory(",".join(chosen) + ", quick" * options.quick)))
     if options.json:
-        options.json.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-
-
-def show(row: Row) -> Row:
-    ratio, ours, peer = ("-" if row[key] is None else f"{row[key]:{form}}" for key, form in COLUMNS.items())
-    print(f"{row['name']:48s} {ratio:>7s} {ours:>10s} {peer:>10s} {row['unit']}", flush=True)
-    return row
+        write(options.json, results)
+    if then:
+        print("", *compare(results, then), sep="\n")
 
 
 if __name__ == "__main__":

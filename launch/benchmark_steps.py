@@ -1,17 +1,17 @@
 """What benchmark.py times: the library's own steps, and the same by its peers in PyTorch."""
 
 import math
-import os
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from benchmark_rows import cores
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
@@ -24,6 +24,7 @@ from mirigor_jax.mi import ESTIMATORS, JointCritic
 from mirigor_jax.mi.fit import CriticJob, FitConfig, Pairs, critic_step, make_bank, start_critic
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.models.resnet import STAGES
+from mirigor_jax.models.vit import ENCODERS as VITS
 from mirigor_jax.runs.job import Job, without_images
 from mirigor_jax.runs.steps import (
     WITHIN_BATCH,
@@ -43,13 +44,23 @@ except ImportError:
 Work = Callable[[], int]  # does some of it, and says how many items that was
 
 
+class Peer(NamedTuple):
+    """What ours is compared with, and its name: the library's, with its version and flags, if it is another's."""
+
+    work: Work
+    name: str
+
+
 def views_on(mesh: Mesh) -> Callable[[dict[str, np.ndarray]], dict[str, Array]]:
     """How training places a batch on its devices."""
     return lambda batch: parallel.shard({"x": batch["x"], "y": batch["y"]}, mesh)
 
 
-def image_config(name: str, width: int, size: int, images: int) -> ConfigDict:
-    """The CDP run with this encoder, and this many images in a training and in an encoding batch."""
+def image_config(name: str, width: int | None, size: int, images: int) -> ConfigDict:
+    """The CDP run with this encoder, and this many images in a training and in an encoding batch.
+
+    width: None for encoders whose width their name gives.
+    """
     config = config_files.load_config("configs/cdp.py")[0]
     config.encoder.update(name=name, width=width)
     config.data.size, config.train.k, config.features.batch_size = size, images // 2, images
@@ -104,7 +115,7 @@ def encode_work(config: ConfigDict, steps: int) -> Work:
 
 
 def torch_resnet(name: str, width: int) -> "torch.nn.Module":
-    """The same encoder, channels last, on the GPU where there is one."""
+    """The same ResNet."""
     stages, kind = STAGES[name]
     expansion = 4 if kind == "bottleneck" else 1
 
@@ -136,63 +147,138 @@ def torch_resnet(name: str, width: int) -> "torch.nn.Module":
             layers.append(Block(inputs, width * 2**stage, 2 if stage > 0 and index == 0 else 1))
             inputs = expansion * width * 2**stage
     layers += [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
-    return torch.nn.Sequential(*layers).to(torch_device(), memory_format=torch.channels_last)
+    return torch.nn.Sequential(*layers)
+
+
+def torch_vit(size: int, width: int, depth: int, heads: int, patch: int = 16) -> "torch.nn.Module":
+    """The same ViT, of PyTorch's own layers."""
+
+    class ViT(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = torch.nn.Conv2d(3, width, patch, patch)
+            self.token = torch.nn.Parameter(torch.zeros(1, 1, width))
+            self.positions = torch.nn.Parameter(0.02 * torch.randn(1, (size // patch) ** 2 + 1, width))
+            options = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+            layers = (torch.nn.TransformerEncoderLayer(width, heads, 4 * width, **options) for _ in range(depth))
+            self.blocks = torch.nn.Sequential(*layers)
+            self.norm = torch.nn.LayerNorm(width)
+
+        def forward(self, images):
+            x = self.embed(images).flatten(2).transpose(1, 2)
+            x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1) + self.positions
+            return self.norm(self.blocks(x)[:, 0])
+
+    return ViT()
+
+
+def torch_encoder(config: ConfigDict) -> tuple["torch.nn.Module", int]:
+    """The same encoder, channels last, on the GPU where there is one; and how many features it has."""
+    name = config.encoder.name
+    if name in STAGES:
+        width = config.encoder.width
+        encoder, features = torch_resnet(name, width), width * (32 if STAGES[name][1] == "bottleneck" else 8)
+    else:
+        sizes = VITS[name][1]
+        encoder, features = torch_vit(config.data.size, **sizes), sizes["width"]
+    return encoder.to(torch_device(), memory_format=torch.channels_last), features
 
 
 def torch_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def torch_autocast() -> "torch.autocast":
+    """bfloat16 on GPUs, float32 on CPUs, as ours computes."""
+    return torch.autocast(torch_device(), torch.bfloat16, enabled=torch_device() == "cuda")
+
+
+def torch_name(*flags: str) -> str:
+    """PyTorch with its version, these flags, and the threads that it has now."""
+    threads = torch.get_num_threads()
+    return ", ".join([f"PyTorch {torch.__version__}", *flags, f"{threads} thread{'s' * (threads > 1)}"])
+
+
+def torch_dtype_name() -> str:
+    return "bf16 autocast, TF32, cudnn.benchmark" if torch_device() == "cuda" else "float32"
+
+
+def tune_torch() -> None:
+    """Have PyTorch choose on GPUs as JAX does: TF32 for float32, and the fastest of cuDNN's convolutions."""
+    torch.set_float32_matmul_precision("high" if torch_device() == "cuda" else "highest")
+    torch.backends.cudnn.benchmark = True
+
+
 def torch_images(config: ConfigDict) -> "torch.Tensor":
     return torch.tensor(random_images(config), device=torch_device()).permute(0, 3, 1, 2)
 
 
-def torch_train(config: ConfigDict, steps: int) -> Work:
-    """The same step in eager PyTorch: fused AdamW, bfloat16 autocast on GPUs, the better of one thread and all."""
-    encoder = torch_resnet(config.encoder.name, config.encoder.width)
+def torch_train(config: ConfigDict, steps: int, compiled: bool = False) -> Peer:
+    """The same step in PyTorch: fused AdamW, bfloat16 autocast on GPUs, the better of one thread and all.
+
+    compiled: bool. The network and the loss by torch.compile(mode="max-autotune"), with CUDA graphs on GPUs; or eager.
+    """
+    encoder, features = torch_encoder(config)
     hidden, device = config.head.hidden[0], torch_device()
-    features = config.encoder.width * (32 if STAGES[config.encoder.name][1] == "bottleneck" else 8)
     head = torch.nn.Sequential(
         torch.nn.Linear(features, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, config.head.features)
     ).to(device)
-    optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=1e-3, fused=True)
-    images, k = torch_images(config), config.train.k
+    k = config.train.k
     positives = torch.arange(2 * k, device=device).roll(k)
     itself = torch.eye(2 * k, dtype=torch.bool, device=device)
 
+    def loss_of(images: torch.Tensor) -> torch.Tensor:
+        with torch_autocast():
+            z = head(encoder(images / 127.5 - 1))
+        z = torch.nn.functional.normalize(z.float())
+        scores = (z @ z.T / config.train.temperature).masked_fill(itself, -torch.inf)
+        return torch.nn.functional.cross_entropy(scores, positives)
+
+    loss = torch.compile(loss_of, mode="max-autotune") if compiled else loss_of
+    how = ["torch.compile(max-autotune)", *(["CUDA graphs"] if device == "cuda" else [])] if compiled else ["eager"]
+    work = torch_steps(loss, [*encoder.parameters(), *head.parameters()], config, steps)
+    return Peer(work, torch_name(*how, "channels last", torch_dtype_name()))
+
+
+def torch_steps(
+    loss_of: Callable[["torch.Tensor"], "torch.Tensor"], parameters: Any, config: ConfigDict, steps: int
+) -> Work:
+    """Steps of fused AdamW on the loss of a batch that is there, with the better of one thread and all."""
+    tune_torch()
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
+    images = torch_images(config)
+
     def work() -> int:
         for _ in range(steps):
-            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                z = head(encoder(images / 127.5 - 1)).float()
-            z = torch.nn.functional.normalize(z)
-            scores = (z @ z.T / config.train.temperature).masked_fill(itself, -torch.inf)
-            loss = torch.nn.functional.cross_entropy(scores, positives)
             optimizer.zero_grad()
+            loss = loss_of(images)
             loss.backward()
             optimizer.step()
         loss.item()  # waits for the GPU
-        return steps * 2 * k
-
-    return with_best_threads(work)
-
-
-def torch_encode(config: ConfigDict, steps: int) -> Work:
-    encoder = torch_resnet(config.encoder.name, config.encoder.width).eval()
-    images, device = torch_images(config), torch_device()
-
-    @torch.inference_mode()
-    def work() -> int:
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            for _ in range(steps):
-                h = encoder(images / 127.5 - 1)
-        h[0, 0].item()
         return steps * len(images)
 
     return with_best_threads(work)
 
 
+def torch_encode(config: ConfigDict, steps: int) -> Peer:
+    """The same frozen encoder in eager PyTorch."""
+    tune_torch()
+    encoder, images = torch_encoder(config)[0].eval(), torch_images(config)
+
+    @torch.inference_mode()
+    def work() -> int:
+        with torch_autocast():
+            for _ in range(steps):
+                h = encoder(images / 127.5 - 1)
+        h[0, 0].item()
+        return steps * len(images)
+
+    with_best_threads(work)
+    return Peer(work, torch_name("eager", "channels last", torch_dtype_name()))
+
+
 def with_best_threads(work: Work) -> Work:
-    """The work, on one thread or on all that the process may use, whichever took less time now."""
+    """The work, on one thread or on all that the process may use, whichever took less time now; on all with a GPU."""
 
     def seconds(threads: int) -> float:
         torch.set_num_threads(threads)
@@ -201,7 +287,7 @@ def with_best_threads(work: Work) -> Work:
         work()
         return time.perf_counter() - start
 
-    torch.set_num_threads(min((1, len(os.sched_getaffinity(0))), key=seconds))
+    torch.set_num_threads(min((1, cores()), key=seconds) if torch_device() == "cpu" else cores())
     return work
 
 
@@ -229,7 +315,7 @@ def critic_works(config: ConfigDict, cached_steps: int, streamed_steps: int) -> 
 
         return run
 
-    bank = parallel.place(make_bank(h, labels, job.pairing.joint()), mesh)
+    bank = parallel.place(make_bank(h, labels, job.pairing.by_class.joint()), mesh)
     images = parallel.shard({"x": views, "y": views}, mesh, WITHIN_BATCH)
     return (
         work(cached_steps, False, {}, bank),
@@ -244,7 +330,7 @@ def fed_work(config: ConfigDict, steps: int, num_resident: int) -> Work:
     shared = pairing.parse("all", data.space)
     images = data.finite(0, 0, num_resident) if num_resident else None
     read = images.row_pairs(shared, 0, 1) if images else partial(shared.draw, data, 0, 0)
-    threads = max(2, len(os.sched_getaffinity(0)) - 2)
+    threads = max(2, cores() - 2)
     iterator = iter(batches(read, batch_size=k, threads=threads, prefetch=max(8, threads), place=views_on(mesh)))
     on_device = parallel.place(images.read(np.arange(num_resident)), mesh) if images else None
     step, abstract = make_train_step(job_of(config), mesh, num_resident)
@@ -263,7 +349,8 @@ def fed_work(config: ConfigDict, steps: int, num_resident: int) -> Work:
 
 def critic_work(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e"], k: int, steps: int) -> Work:
     """The library's own steps from a fresh critic, in one dispatch."""
-    fit_config = FitConfig(critic, (ESTIMATORS["info_nce"](),), batch_size=k, steps=steps)
+    rates = {"learning_rate": 1e-3, "weight_decay": 0.0}
+    fit_config = FitConfig(critic, (ESTIMATORS["info_nce"](),), batch_size=k, steps=steps, **rates)
     data, critic_job = Pairs(x[None], y[None]), CriticJob(*np.zeros((3,), np.int32))
     state = start_critic(critic_job, data, data, fit_config=fit_config)
 
@@ -282,9 +369,9 @@ def critic_work(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e"
     return work
 
 
-def torch_critic(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e"], k: int, steps: int) -> Work:
+def torch_critic(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e"], k: int, steps: int) -> Peer:
     """The same critic's steps in eager PyTorch."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     x, y = (torch.tensor(np.asarray(a)) for a in (x, y))
 
     def mlp(*widths: int) -> torch.nn.Module:
@@ -316,16 +403,16 @@ def torch_critic(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e
             optimizer.step()
         return steps
 
-    return work
+    return Peer(work, torch_name("eager", "float32"))
 
 
 def matrix_loss(q: "torch.Tensor", k: "torch.Tensor") -> "torch.Tensor":
     return torch.nn.functional.cross_entropy(10.0 * q @ k.T, torch.arange(len(q), device=q.device))
 
 
-def torch_info_nce(loss: Callable[..., "torch.Tensor"], z: np.ndarray, dtype: "torch.dtype") -> Work:
+def torch_info_nce(loss: Callable[..., "torch.Tensor"], z: np.ndarray, dtype: "torch.dtype") -> Peer:
     """Mean of both directions, and its gradient."""
-    torch.set_float32_matmul_precision("high" if torch_device() == "cuda" else "highest")
+    tune_torch()
     z = torch.tensor(z, device=torch_device(), dtype=dtype, requires_grad=True)
     value = None
 
@@ -339,7 +426,7 @@ def torch_info_nce(loss: Callable[..., "torch.Tensor"], z: np.ndarray, dtype: "t
 
     work()
     print(f"  PyTorch's: {math.log(z.shape[1]) - value:.4f} nats")
-    return work
+    return Peer(work, torch_name("eager", str(dtype).removeprefix("torch.")))
 
 
 def once(step: Callable[[Array], Any], z: Array) -> Work:
