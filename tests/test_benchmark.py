@@ -120,7 +120,7 @@ def test_the_share_of_a_chips_peak():
     assert share_of_peak("resnet50", 224, None, "NVIDIA H200") is None
 
 
-@pytest.mark.parametrize("script", ["benchmark.py"])
+@pytest.mark.parametrize("script", ["benchmark.py", "benchmark_gpu.py"])
 def test_a_bad_file_to_compare_with_is_told_in_one_line(tmp_path, script):
     (tmp_path / "bad.json").write_text("[]")
     command = [sys.executable, ROOT / "launch" / script, f"--against={tmp_path}/bad.json"]
