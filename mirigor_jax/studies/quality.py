@@ -328,7 +328,7 @@ def picture(panels: Mapping[str, Sequence[float | None]], accuracies: Sequence[f
     panels: title → its value of each encoder, in the order of accuracies; None where it has none.
     """
     rows = math.ceil(len(panels) / 4)
-    figure = empty_figure(14.4, 3 * rows)
+    figure = empty_figure(14.4, 3.0 * rows)
     grid = figure.subplots(rows, 4, squeeze=False, sharey=True)
     for ax, (title, values) in zip(grid.flat, panels.items(), strict=False):
         style(ax, title)
