@@ -40,7 +40,19 @@ starting.choose_convolutions()
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark_rows import HEADER, Results, Row, compare, describe, machine, parse_options, share_of_peak, show, write
+from benchmark_rows import (
+    HEADER,
+    OURS,
+    Results,
+    Row,
+    compare,
+    describe,
+    machine,
+    parse_options,
+    share_of_peak,
+    show,
+    write,
+)
 from benchmark_steps import (
     Peer,
     Work,
@@ -124,10 +136,10 @@ def bench_cdp() -> Iterator[Row]:
     placed = pipeline(lambda batch: None, place=views_on(mesh))
     fed = pipeline(nothing, place=views_on(mesh))
     yield measure("cdp rendering, one core", "images/s", render)
-    yield measure(
-        "cdp pipeline, on to the device", "images/s", placed, Peer(pipeline(lambda batch: None), "to host memory")
-    )
-    yield measure("cdp pipeline, into a step that does nothing", "images/s", fed, Peer(placed, "on to the device"))
+    to_host = Peer(pipeline(lambda batch: None), OURS + "to host memory")
+    yield measure("cdp pipeline, on to the device", "images/s", placed, to_host)
+    to_device = Peer(placed, OURS + "on to the device")
+    yield measure("cdp pipeline, into a step that does nothing", "images/s", fed, to_device)
 
 
 def bench_train(quick: bool = False) -> Iterator[Row]:
@@ -182,7 +194,7 @@ def bench_estimate() -> Iterator[Row]:
     config = image_config("resnet18", 64, 64, k)
     config.estimate.update(batch_size=k, k=k)
     cached_work, streamed_work = critic_works(config, 200, timed)
-    peer = Peer(streamed_work, "the encoder in the loop")
+    peer = Peer(streamed_work, OURS + "the encoder in the loop")
     yield (cached := measure("critic step, encoder in the loop", "steps/s", cached_work, peer, rounds=5))
     encoded = measure("encode", "images/s", encode_work(config, 2 * timed), rounds=5)
     ours, theirs = 3600 / (images / encoded.ours + steps / cached.ours), 3600 * cached.peer / steps
@@ -197,7 +209,7 @@ def bench_scaling() -> Iterator[Row]:
     on_one_device = None
     for devices in (count for count in (1, 2, 4, 8) if count <= jax.device_count()):
         work = train_work(image_config("resnet18", 16, 64, 64 * devices), 2, devices)
-        on_one_device = on_one_device or Peer(work, "one device")
+        on_one_device = on_one_device or Peer(work, OURS + "one device")
         yield measure(f"train resnet18, width 16, {devices} devices", "images/s", work, on_one_device, rounds=5)
 
 
@@ -214,7 +226,7 @@ def bench_input() -> Iterator[Row]:
         config = image_config(name, width, size, images)
         for num_resident in (0, 4096):
             label = f"train {name}, {size}², {'resident' if num_resident else 'streamed'} images"
-            there = Peer(train_work(config, steps), "the step on a batch that is there")
+            there = Peer(train_work(config, steps), OURS + "the step on a batch that is there")
             yield measure(label, "images/s", fed_work(config, steps, num_resident), there, rounds=5)
 
 
@@ -259,7 +271,7 @@ def bench_nt_xent(quick: bool = False) -> Iterator[Row]:
         for name, peer in peers.items():
             label = f"nt_xent, K = {k}, {name}"
             yield measure(label, "steps/s", once(ours, z), Peer(once(peer, z), name), rounds=3 if quick else 5)
-        yield Row(f"nt_xent, K = {k}, memory", mib, "MiB", other, other and "one matrix")
+        yield Row(f"nt_xent, K = {k}, memory", mib, "MiB", other, None if other is None else "one matrix")
 
 
 def bench_info_nce() -> Iterator[Row]:
@@ -319,7 +331,7 @@ def bench_probe() -> Iterator[Row]:
     single, path = partial(ours, [l2]), partial(ours, np.logspace(-1, -5, 20).tolist())
     theirs = LogisticRegression and Peer(peer, f"scikit-learn {version('scikit-learn')}, LogisticRegression, {options}")
     yield measure("probe, 50,000×512, 100 classes", "images/s", single, theirs, rounds=3)
-    yield measure("probe, 20 penalties over one", "images/s", path, Peer(single, "one fit"), rounds=3)
+    yield measure("probe, 20 penalties over one", "images/s", path, Peer(single, OURS + "one fit"), rounds=3)
     for name, (kernel, bias) in fitted.items():
         logits = x @ kernel + bias
         loss = -log_softmax(logits[:n].astype(float), axis=1)[np.arange(n), labels[:n]].mean()
@@ -353,6 +365,7 @@ def peak_memory(parts: str) -> Row:
 
 
 def main() -> None:
+    """Measure the parts that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="PARTS", help=f"comma-separated, of {', '.join(PARTS)}")
     parser.add_argument(
@@ -371,14 +384,15 @@ def main() -> None:
             2, f"error: unknown part {', '.join(sorted(unknown))}; choose of {of}{' with --quick' * options.quick}\n"
         )
     accelerator = None if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
-    results = Results(machine(accelerator, jax.device_count()))
+    results = Results(machine(accelerator, jax.device_count()) | {"quick": options.quick})
     print(f"{describe(results.machine)}\n{HEADER}", flush=True)
     with jax.profiler.trace(options.profile) if options.profile else contextlib.nullcontext():
         for part in chosen:
-            results.rows.extend(map(show, parts[part]()))
+            for row in parts[part]():
+                results.rows.append(show(row))
+                write(options.json, results)
     results.rows.append(show(peak_memory(",".join(chosen) + ", quick" * options.quick)))
-    if options.json:
-        write(options.json, results)
+    write(options.json, results)
     if then:
         print("", *compare(results, then), sep="\n")
 

@@ -12,7 +12,7 @@ A step is NT-Xent, AdamW, encoder and projection head, on a batch that is on the
 parameters. Each row has images a second, medians of rounds in turns, the share of the chip's bf16 peak, and the peak
 memory of the device's arrays, with what tuning took. Ours and each peer are processes of their own: memory is counted
 apart, and a peer that fails, or compiles for too long, ends alone, with the reason in its row. JSON is written after
-every row, and what the time doesn't suffice for is named.
+every row. A row for which there is no time left is named.
 """
 
 import argparse
@@ -235,11 +235,14 @@ class Remote:
         return reply
 
     def end(self) -> None:
-        """Kill it, with the compilers that it started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.log.close()
+        """Kill it, with the compilers that it started; once."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        for file in (self.process.stdin, self.process.stdout, self.log):
+            with contextlib.suppress(BrokenPipeError):
+                file.close()
 
 
 def race(remotes: dict[str, Remote], failed: dict[str, str], until: float) -> dict[str, dict[str, Any]]:
@@ -267,8 +270,10 @@ def race(remotes: dict[str, Remote], failed: dict[str, str], until: float) -> di
 def case_rows(case: Case, until: float, tiny: bool) -> Iterator[tuple[list[Row], str | None]]:
     """For each peer its rows and the GPU's kind: images a second, share of the chip's peak, peak memory."""
     failed: dict[str, str] = {}
-    remotes = {name: Remote(name, case, tiny) for name in CONTESTANTS}
+    remotes: dict[str, Remote] = {}
     try:
+        for name in CONTESTANTS:
+            remotes[name] = Remote(name, case, tiny)
         for peer in PEERS:
             if time.monotonic() > until - ROUNDS_S:
                 yield [left_out(case, peer, "the time of this encoder is spent")], None
@@ -304,6 +309,7 @@ def _label(case: Case, peer: str) -> str:
 
 
 def main() -> None:
+    """Measure every encoder, or serve as one contestant of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="batches of 4 and 8 images, on CPUs where there is no GPU")
     parser.add_argument("--seconds", type=float, default=600, help="all that it may take; 600 unless given")
@@ -314,6 +320,7 @@ def main() -> None:
     if options.serve:
         serve(options.serve, next(case for case in cases if case.encoder == options.encoder), not options.tiny)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by which the contestants are ended
     end = time.monotonic() + options.seconds
     results = Results(machine(None, 1))
     print(HEADER, flush=True)
@@ -329,8 +336,7 @@ def main() -> None:
         for rows, kind in found:
             results.machine["accelerator"] = kind or results.machine["accelerator"]
             results.rows.extend(map(show, rows))
-            if options.json:
-                write(options.json, results)
+            write(options.json, results)
     print(f"\n{describe(results.machine)}")
     if then:
         print("", *compare(results, then), sep="\n")

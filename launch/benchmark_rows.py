@@ -1,6 +1,7 @@
 """What benchmark.py and benchmark_gpu.py print and write: rows, the machine, and the comparison with another run."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -11,16 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from mirigor_jax.errors import InputError
+from mirigor_jax.starting import cpu_features
 
 MACHINE_CLASS = ("processor", "avx2", "avx512", "cores", "accelerator", "devices")
-SOFTWARE = ("jax", "jaxlib", "python", "platform", "xla_flags")
+SETUP = ("jax", "jaxlib", "python", "platform", "xla_flags", "quick")
+OURS = "ours: "  # how the names of peers begin that are this library too
 # bf16 products with float32 sums, dense; a kind of device is looked up by how its name starts, the first that fits.
 PEAK_TFLOPS = {
     "TPU v5 lite": 197,
     "TPU v5": 459,
     "TPU v6 lite": 918,
     "NVIDIA A100": 312,
+    "NVIDIA H100 PCIe": 756,
+    "NVIDIA H100 NVL": 835,
     "NVIDIA H100": 989,
+    "NVIDIA H200 NVL": 835,
     "NVIDIA H200": 989,
 }
 # Multiply-adds of an image's forward pass at 224²; a gradient has twice as many, and those of ResNets go with the area.
@@ -65,18 +71,17 @@ def quotient(a: float | None, b: float | None) -> float | None:
 
 
 def machine(accelerator: str | None, devices: int, cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
-    """The machine as far as it decides what a benchmark gives: MACHINE_CLASS, SOFTWARE, and its load now.
+    """The machine as far as it decides what a benchmark gives: MACHINE_CLASS, SETUP, and its load now.
 
     accelerator: str or None. The kind of JAX's devices; None for CPUs.
     devices: int. How many devices JAX has.
     cpuinfo: the file that Linux describes the processor in.
     """
     text = cpuinfo.read_text() if cpuinfo.is_file() else ""
-    entries = (line.partition(":") for line in text.splitlines())
-    fields = {key.strip(): value.strip() for key, _, value in entries}
-    features = fields.get("flags", "").split()
+    models = (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
+    features = cpu_features(cpuinfo)
     return {
-        "processor": fields.get("model name") or platform.processor() or platform.machine(),
+        "processor": next(models, "") or platform.processor() or platform.machine(),
         "avx2": "avx2" in features,
         "avx512": "avx512f" in features,
         "cores": cores(),
@@ -136,8 +141,13 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-def write(path: Path, results: Results) -> None:
-    """Write the results as JSON, a row a line: {"machine": {…}, "rows": [{name, ours, unit, peer, …, ratio}, …]}."""
+def write(path: Path | None, results: Results) -> None:
+    """Write the results as JSON, a row a line: {"machine": {…}, "rows": [{name, ours, unit, peer, …, ratio}, …]}.
+
+    path: None writes nothing.
+    """
+    if path is None:
+        return
     rows = ",\n".join(json.dumps(asdict(row) | {"ratio": row.ratio}) for row in results.rows)
     path.write_text(f'{{"machine": {json.dumps(results.machine)},\n"rows": [\n{rows}\n]}}\n')
 
@@ -167,10 +177,10 @@ def _is_valid(row: Row) -> bool:
 def compare(now: Results, then: Results) -> Iterator[str]:
     """Lines that say how the rows of the same name changed, and what the two machines differ in.
 
-    The peer's code is the same in both, if its name is: what changed for it is the machine's drift, and the last
-    column has that taken out: (ours now / ours then) / (peer now / peer then).
+    A peer that is another library, and has the same name, is the same code: what changed for it is the machine's drift,
+    and the last column has that taken out: (ours now / ours then) / (peer now / peer then). Of memory, less is better.
     """
-    for keys, text in ((MACHINE_CLASS, "warning: the other run is of another machine"), (SOFTWARE, "other software")):
+    for keys, text in ((MACHINE_CLASS, "warning: the other run is of another machine"), (SETUP, "another setup")):
         unlike = [key for key in keys if now.machine.get(key) != then.machine.get(key)]
         if unlike:
             changes = (f"{key} {then.machine.get(key)} then, {now.machine.get(key)} now" for key in unlike)
@@ -179,10 +189,12 @@ def compare(now: Results, then: Results) -> Iterator[str]:
     yield f"{'now / then':56s} {'ours':>7s} {'peer':>7s} {'ours by peer':>12s}"
     for name in (name for name in new if name in old):
         row, before = new[name], old[name]
-        ours, peer = quotient(row.ours, before.ours), quotient(row.peer, before.peer)
-        columns = _number(ours, ".2f"), _number(peer, ".2f"), _number(quotient(ours, peer), ".2f")
-        other = row.peer_name != before.peer_name
-        remark = f"another peer: {before.peer_name} then, {row.peer_name} now" if other else ""
+        ours, same = quotient(row.ours, before.ours), row.peer_name == before.peer_name
+        peer = quotient(row.peer, before.peer) if same else None
+        drift = None if (row.peer_name or "").startswith(OURS) else peer
+        columns = _number(ours, ".2f"), _number(peer, ".2f"), _number(quotient(ours, drift), ".2f")
+        remark = "" if same else f"another peer: {before.peer_name or 'none'} then, {row.peer_name or 'none'} now"
+        remark = "; ".join(filter(None, ("less is better" if row.unit == "MiB" else "", remark)))
         yield f"{name:56s} {columns[0]:>7s} {columns[1]:>7s} {columns[2]:>12s} {row.unit:9s} {remark}".rstrip()
     for rows, others, when in ((new, old, "now"), (old, new, "then")):
         if lone := [name for name in rows if name not in others]:
@@ -192,7 +204,7 @@ def compare(now: Results, then: Results) -> Iterator[str]:
 def parse_options(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Results | None]:
     """The command's options, --json and --against among them, and the results that --against names.
 
-    Ends the process with code 2 and one line if that file can't be read or is no such JSON.
+    Ends the process with code 2 and one line if that file can't be read or is no such JSON, or --json can't be written.
     """
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the machine and the rows as JSON too")
     parser.add_argument(
@@ -200,6 +212,11 @@ def parse_options(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, 
     )
     options = parser.parse_args()
     try:
-        return options, options.against and read(options.against)
+        then = options.against and read(options.against)
     except InputError as error:
         parser.exit(2, f"error: --against: {error}\n")
+    try:
+        with options.json.open("a") if options.json else contextlib.nullcontext():
+            return options, then
+    except OSError as error:
+        parser.exit(2, f"error: can't write --json={options.json}: {error.strerror}\n")

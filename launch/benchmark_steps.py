@@ -1,4 +1,4 @@
-"""What benchmark.py times: the library's own steps, and the same by its peers in PyTorch."""
+"""What benchmark.py and benchmark_gpu.py time: the library's own steps, and the same by its peers in PyTorch."""
 
 import math
 import time
@@ -28,8 +28,8 @@ from mirigor_jax.models.vit import ENCODERS as VITS
 from mirigor_jax.runs.job import Job, without_images
 from mirigor_jax.runs.steps import (
     WITHIN_BATCH,
+    first_state,
     init_critic,
-    init_state,
     make_critic_step,
     make_encode_step,
     make_train_step,
@@ -45,7 +45,7 @@ Work = Callable[[], int]  # does some of it, and says how many items that was
 
 
 class Peer(NamedTuple):
-    """What ours is compared with, and its name: the library's, with its version and flags, if it is another's."""
+    """What ours is compared with, and its name: another library's with version and flags, or OURS and what it does."""
 
     work: Work
     name: str
@@ -73,10 +73,14 @@ def job_of(config: ConfigDict) -> Job:
 
 
 def fresh_state(config: ConfigDict) -> TrainState:
-    return jax.jit(partial(init_state, job_of(config)))(jax.random.key(0))
+    """The state that a training begins with, on one device."""
+    job, mesh = job_of(config), parallel.make_mesh(1, jax.devices()[:1])
+    _, (state, *_) = make_train_step(job, mesh)
+    return first_state(job, state)
 
 
 def random_images(config: ConfigDict) -> np.ndarray:
+    """One encoding batch of noise."""
     shape = (config.features.batch_size, config.data.size, config.data.size, 3)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
@@ -100,6 +104,7 @@ def train_work(config: ConfigDict, steps: int, devices: int = 1) -> Work:
 
 
 def encode_work(config: ConfigDict, steps: int) -> Work:
+    """The library's own encode steps, on a batch that is there."""
     mesh = parallel.make_mesh(1)
     step, abstract = make_encode_step(job_of(config), mesh)
     compiled = step.lower(*abstract).compile()

@@ -20,7 +20,7 @@ LINEAR, ESTIMATE = "#56B4E9", "#F0E442"
 
 
 def empty_figure(width: float, height: float, *, constrained: bool = True) -> Figure:
-    """A figure of so many inches, to be filled; the places of what is in it are found, or are the caller's to say."""
+    """A figure of so many inches, to be filled. constrained: whether matplotlib places what is in it, or the caller."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=150, layout="constrained" if constrained else None)

@@ -17,7 +17,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one config. Returns the exit code: 0; 2 for bad input (one line on stderr); 130 and 143 when stopped."""
     to_the_end = argv is None  # as a command, and not called
     argv = sys.argv[1:] if argv is None else argv
-    starting.keep_freed_memory()  # before there is a thread
+    if to_the_end:  # the process is ours, and has no other thread yet
+        starting.keep_freed_memory()
     with stopping.honored(to_the_end=to_the_end):
         try:
             return _run(argv)

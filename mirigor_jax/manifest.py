@@ -132,7 +132,7 @@ class Manifest:
             text = path.read_bytes()
         except io_errors(path) as error:
             raise InputError(
-                f"run folder '{self.root}' cannot be read ({describe(error)}); give another --workdir"
+                f"run folder '{self.root}' cannot be read ({describe(error)}); give one that can be read"
             ) from error
         try:
             contents: dict[str, Any] = json.loads(text)

@@ -43,7 +43,7 @@ def compile_within(compile: Callable[[], Any]) -> tuple[Any, int]:
 
 
 def give_back_freed_memory() -> None:
-    """Hand back what `starting.keep_freed_memory` has kept: now and then, as the gaps between what stays only grow."""
+    """Hand back what `starting.keep_freed_memory` has kept: now and then, as it is kept in ever more pieces."""
     if jax.default_backend() == "cpu" and sys.platform == "linux":
         with contextlib.suppress(AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

@@ -13,7 +13,18 @@ from mirigor_jax.errors import InputError
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "launch"))
 
-from benchmark_rows import Results, Row, compare, describe, machine, read, share_of_peak, show, write  # noqa: E402
+from benchmark_rows import (  # noqa: E402
+    OURS,
+    Results,
+    Row,
+    compare,
+    describe,
+    machine,
+    read,
+    share_of_peak,
+    show,
+    write,
+)
 
 TORCH = "PyTorch 2.13.0, eager, channels last, float32, 1 thread"
 CPUINFO = (
@@ -91,7 +102,7 @@ def test_rows_of_the_same_name_are_compared():
     header, train, idle, *lone = compare(now, then)
     assert header.split() == ["now", "/", "then", "ours", "peer", "ours", "by", "peer"]
     assert train.split() == ["train", "1.50", "1.25", "1.20", "images/s"]
-    assert idle.split() == ["idle", "-", "-", "-", "MiB"]
+    assert idle.split() == ["idle", "-", "-", "-", "MiB", "less", "is", "better"]
     assert lone == ["now only: new", "then only: old"]
 
 
@@ -100,8 +111,28 @@ def test_a_comparison_names_what_is_not_the_same():
     now = results(Row("train", 30.0, "images/s", 20.0, "PyTorch 3"), processor="this one", jax="0.2.0")
     warning, software, _, train = compare(now, then)
     assert warning == "warning: the other run is of another machine: processor another then, this one now"
-    assert software == "other software: jax 0.1.0 then, 0.2.0 now"
+    assert software == "another setup: jax 0.1.0 then, 0.2.0 now"
+    assert train.split()[:5] == ["train", "1.00", "-", "-", "images/s"]  # of what another peer did nothing follows
     assert train.endswith(f"another peer: {TORCH} then, PyTorch 3 now")
+
+
+def test_a_peer_that_is_this_library_shows_no_drift():
+    then = results(Row("fed", 30.0, "images/s", 20.0, f"{OURS}one device"))
+    now = results(Row("fed", 60.0, "images/s", 40.0, f"{OURS}one device"))
+    assert [*compare(now, then)][-1].split() == ["fed", "2.00", "2.00", "-", "images/s"]
+
+
+def test_a_quick_run_beside_a_whole_one_is_said():
+    then, now = results(quick=False), results(quick=True)
+    assert next(compare(now, then)) == "another setup: quick False then, True now"
+
+
+@pytest.mark.parametrize("script", ["benchmark.py", "benchmark_gpu.py"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path, script):
+    command = [sys.executable, ROOT / "launch" / script, f"--json={tmp_path}/none/a.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"error: can't write --json={tmp_path}/none/a.json: No such file")
 
 
 def test_a_row_is_shown_with_its_peer_and_what_is_missing(capsys):
@@ -116,6 +147,7 @@ def test_the_share_of_a_chips_peak():
     # 3 times 2 × 4.09e9 operations an image.
     assert share_of_peak("resnet50", 224, 989e12 / (6 * 4.09e9), "NVIDIA H200") == pytest.approx(100)
     assert share_of_peak("resnet18", 112, 989e12 / (6 * 1.81e9 / 4), "NVIDIA H100 80GB HBM3") == pytest.approx(100)
+    assert share_of_peak("resnet50", 224, 756e12 / (6 * 4.09e9), "NVIDIA H100 PCIe") == pytest.approx(100)
     assert share_of_peak("resnet50", 224, 1.0, "another chip") is None
     assert share_of_peak("resnet50", 224, None, "NVIDIA H200") is None
 

@@ -82,7 +82,7 @@ def test_a_damaged_manifest_is_named(tmp_path):
 
 def test_a_manifest_that_cannot_be_read_is_named_in_one_line(tmp_path):
     (tmp_path / "manifest.json").mkdir()
-    told = pytest.raises(InputError, match=r"cannot be read \(Is a directory\); give another --workdir")
+    told = pytest.raises(InputError, match=r"cannot be read \(Is a directory\); give one that can")
     with told, RunFolder(tmp_path).lock():
         pass
 

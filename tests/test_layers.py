@@ -156,6 +156,8 @@ def test_nobody_outside_its_table_asks_which_entry_it_is():
             "matplotlib grain tensorflow_datasets ml_collections orbax PIL scipy.stats scipy.optimize "
             "jax.experimental.pallas mirigor_jax.mi.fused mirigor_jax.probes",
         ),
+        ("mirigor_jax.kinds", "matplotlib scipy.stats tensorflow_datasets"),
+        ("mirigor_jax.starting", "jax numpy importlib.metadata"),
         ("mirigor_jax.config_files", "jax matplotlib grain tensorflow_datasets"),
         ("mirigor_jax.data.sources.table", "jax tensorflow_datasets array_record"),
     ],
