@@ -40,19 +40,7 @@ starting.choose_convolutions()
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark_rows import (
-    HEADER,
-    OURS,
-    Results,
-    Row,
-    compare,
-    describe,
-    machine,
-    parse_options,
-    share_of_peak,
-    show,
-    write,
-)
+from benchmark_rows import HEADER, Results, Row, compare, describe, machine, parse_options, share_of_peak, show, write
 from benchmark_steps import (
     Peer,
     Work,
@@ -64,6 +52,7 @@ from benchmark_steps import (
     image_config,
     matrix_loss,
     once,
+    our_own,
     products,
     torch,
     torch_critic,
@@ -136,9 +125,9 @@ def bench_cdp() -> Iterator[Row]:
     placed = pipeline(lambda batch: None, place=views_on(mesh))
     fed = pipeline(nothing, place=views_on(mesh))
     yield measure("cdp rendering, one core", "images/s", render)
-    to_host = Peer(pipeline(lambda batch: None), OURS + "to host memory")
+    to_host = our_own(pipeline(lambda batch: None), "to host memory")
     yield measure("cdp pipeline, on to the device", "images/s", placed, to_host)
-    to_device = Peer(placed, OURS + "on to the device")
+    to_device = our_own(placed, "on to the device")
     yield measure("cdp pipeline, into a step that does nothing", "images/s", fed, to_device)
 
 
@@ -194,7 +183,7 @@ def bench_estimate() -> Iterator[Row]:
     config = image_config("resnet18", 64, 64, k)
     config.estimate.update(batch_size=k, k=k)
     cached_work, streamed_work = critic_works(config, 200, timed)
-    peer = Peer(streamed_work, OURS + "the encoder in the loop")
+    peer = our_own(streamed_work, "the encoder in the loop")
     yield (cached := measure("critic step, encoder in the loop", "steps/s", cached_work, peer, rounds=5))
     encoded = measure("encode", "images/s", encode_work(config, 2 * timed), rounds=5)
     ours, theirs = 3600 / (images / encoded.ours + steps / cached.ours), 3600 * cached.peer / steps
@@ -209,7 +198,7 @@ def bench_scaling() -> Iterator[Row]:
     on_one_device = None
     for devices in (count for count in (1, 2, 4, 8) if count <= jax.device_count()):
         work = train_work(image_config("resnet18", 16, 64, 64 * devices), 2, devices)
-        on_one_device = on_one_device or Peer(work, OURS + "one device")
+        on_one_device = on_one_device or our_own(work, "one device")
         yield measure(f"train resnet18, width 16, {devices} devices", "images/s", work, on_one_device, rounds=5)
 
 
@@ -226,7 +215,7 @@ def bench_input() -> Iterator[Row]:
         config = image_config(name, width, size, images)
         for num_resident in (0, 4096):
             label = f"train {name}, {size}², {'resident' if num_resident else 'streamed'} images"
-            there = Peer(train_work(config, steps), OURS + "the step on a batch that is there")
+            there = our_own(train_work(config, steps), "the step on a batch that is there")
             yield measure(label, "images/s", fed_work(config, steps, num_resident), there, rounds=5)
 
 
@@ -331,7 +320,7 @@ def bench_probe() -> Iterator[Row]:
     single, path = partial(ours, [l2]), partial(ours, np.logspace(-1, -5, 20).tolist())
     theirs = LogisticRegression and Peer(peer, f"scikit-learn {version('scikit-learn')}, LogisticRegression, {options}")
     yield measure("probe, 50,000×512, 100 classes", "images/s", single, theirs, rounds=3)
-    yield measure("probe, 20 penalties over one", "images/s", path, Peer(single, OURS + "one fit"), rounds=3)
+    yield measure("probe, 20 penalties over one", "images/s", path, our_own(single, "one fit"), rounds=3)
     for name, (kernel, bias) in fitted.items():
         logits = x @ kernel + bias
         loss = -log_softmax(logits[:n].astype(float), axis=1)[np.arange(n), labels[:n]].mean()

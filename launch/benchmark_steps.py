@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark_rows import cores
+from benchmark_rows import OURS, cores
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
@@ -49,6 +49,11 @@ class Peer(NamedTuple):
 
     work: Work
     name: str
+
+
+def our_own(work: Work, what: str) -> Peer:
+    """This library's own work as a peer of another part of it. what: what the work does."""
+    return Peer(work, OURS + what)
 
 
 def views_on(mesh: Mesh) -> Callable[[dict[str, np.ndarray]], dict[str, Array]]:
