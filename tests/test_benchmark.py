@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,60 @@ def test_a_bad_file_to_compare_with_is_told_in_one_line(tmp_path, script):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith(f"error: --against: {tmp_path}/bad.json is no JSON of this benchmark")
+
+
+RACE = """
+import os, sys, time
+sys.path.insert(0, {launch!r})
+import benchmark_gpu as gpu
+from benchmark_steps import Peer
+
+def raises(case):
+    raise ValueError("of two\\nlines")
+
+def sleeps(case):
+    time.sleep(600)
+
+def exits(case):
+    print("the last words", file=sys.stderr, flush=True)
+    os._exit(3)
+
+def works(case):
+    return Peer(lambda: 8, "quick")
+
+starts = {{"ours": {ours}, "raises": raises, "exits": exits, "missing": works, "works": works}}
+gpu.CONTESTANTS = {{name: gpu.Contestant("jax", "no_such" if name == "missing" else "jax", start)
+                   for name, start in starts.items()}}
+gpu.PEERS, gpu.TINY, gpu.ROUNDS_S, gpu.LEAST_S, gpu.__file__ = tuple(starts)[1:], gpu.TINY[:1], 1, 1, __file__
+gpu.main()
+"""
+
+
+def race(folder: Path, ours: str, seconds: int) -> dict[str, Row]:
+    """The rows of made contestants by name, when ours is that function and the script has so many seconds."""
+    script = folder / "race.py"
+    script.write_text(RACE.format(launch=str(ROOT / "launch"), ours=ours))
+    command = [sys.executable, script, "--tiny", f"--seconds={seconds}", f"--json={folder}/a.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    return {row.name.rpartition(" ")[2]: row for row in read(folder / "a.json").rows}
+
+
+@pytest.mark.slow
+def test_a_contestant_that_fails_ends_alone_with_the_reason_in_its_row(tmp_path):
+    rows = race(tmp_path, "works", 600)
+    assert rows["raises"].note == "raises: ValueError: of two lines"
+    assert rows["exits"].note == "exits: its process ended with code 3: the last words"
+    assert rows["missing"].note == "missing: no_such is not installed"
+    assert rows["works"].note is None
+    assert rows["works"].ratio > 0
+    assert all(row.ours > 0 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_a_contestant_that_takes_too_long_is_ended_and_no_other_is_started(tmp_path):
+    start = time.monotonic()
+    first, *others = race(tmp_path, "sleeps", 5).values()
+    assert time.monotonic() - start < 60
+    assert first.note.startswith("ours: not done after ")
+    assert {row.note for row in others} == {"left out: the time of this encoder is spent"}
