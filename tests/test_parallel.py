@@ -43,3 +43,17 @@ assert kept - resident() > 100, (kept, resident())  # JAX is there now, too
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_freed_memory_is_kept_on_cpus():
     subprocess.run([sys.executable, "-c", HELD], check=True)
+
+
+THREADS = """
+import sys, threading
+from mirigor_jax import main, starting
+starting.keep_freed_memory = lambda: print(threading.active_count())
+sys.argv = ["main", "--help"]
+main.main()
+"""
+
+
+def test_a_command_sets_memory_before_it_has_a_second_thread():
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "1"
