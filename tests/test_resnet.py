@@ -40,10 +40,19 @@ def value_and_gradients(f, *arguments):
         ((2, 9), (3, 5), (1, 2), ((1, 1), (2, 1))),
         ((2, 2), (1, 1), 2, 0),
         ((8, 8), (3, 3), 1, 1),
+        ((9, 12), (3, 3), 2, 1),
+        ((9, 12), (3, 3), (1, 2), ((2, 0), (0, 2))),
+        ((9, 12), (1, 1), (1, 2), 0),
+        ((17, 20), (7, 7), 2, 3),  # the stem
+        ((17, 20), (7, 4), 2, ((0, 5), (2, 1))),
+        ((20, 17), (5, 7), (2, 3), 0),
     ],
 )
-def test_convolution_is_lax_s(shape, kernel, stride, padding):
-    x, w = (np.random.default_rng(0).normal(size=s).astype(np.float32) for s in ((3, *shape, 4), (*kernel, 4, 6)))
+@pytest.mark.parametrize("images", [3, 16])
+@pytest.mark.parametrize("features", [6, 32])
+def test_convolution_is_lax_s(shape, kernel, stride, padding, images, features):
+    sizes = (images, *shape, 4), (*kernel, 4, features)
+    x, w = (np.random.default_rng(0).normal(size=size).astype(np.float32) for size in sizes)
     strides = stride if isinstance(stride, tuple) else (stride, stride)
     pads = padding if isinstance(padding, tuple) else ((padding, padding),) * 2
     ours, theirs = (

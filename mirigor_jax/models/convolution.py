@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+Convolve = Callable[[Array, Array], Array]  # (images, kernel) → images
+
 
 def convolution(
     x: Float[Array, "n h w c"],
@@ -29,26 +31,41 @@ def convolution(
     than the output is therefore applied as one matrix product with the patches under it. Worse still are the gradients
     where each channel has its own kernels (`feature_group_count=c`, the only groups meant here): those are applied as a
     sum of shifted products. And where a 3×3 kernel's products are what takes long, `_winograd` needs less than half.
+
+    The gradients of a strided convolution are slow too: XLA spreads the output's gradient with zeros in between. A 1×1
+    kernel therefore sees only the pixels that it keeps, and a 3×3 kernel has the gradients of the matrix product. A
+    larger one, the stem's, has the gradient of its kernel summed over parts of the batch, whose patches stay in cache.
+    Of those two only reverse-mode derivatives exist on CPUs.
     """
 
     def convolve(x, kernel):
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
     output = jax.eval_shape(convolve, x, kernel)
-    by_channel = kernel.shape[2] < x.shape[3]
-    by_three = kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1) and [*map(tuple, padding)] == [(1, 1)] * 2
-    squares, channels = math.prod(output.shape[:3]) / 4, kernel.shape[2:]
-    on_cpu: Callable[[Array, Array], Array]
-    if by_channel:
+    size, channels, strides = kernel.shape[:2], kernel.shape[2:], tuple(strides)
+    by_three = size == (3, 3) and strides == (1, 1) and [*map(tuple, padding)] == [(1, 1)] * 2
+    squares = math.prod(output.shape[:3]) / 4
+    product = partial(_matmul, strides=strides, padding=padding)
+    on_cpu: Convolve
+    if channels[0] < x.shape[3]:
         on_cpu = partial(_by_channel, strides=strides, padding=padding)
     elif (
         by_three and 32 <= min(channels) <= squares and squares * math.prod(channels) >= 2**22 and x.dtype.itemsize >= 4
     ):
         on_cpu = _winograd
-    elif kernel.shape[0] <= output.shape[1] and kernel.shape[1] <= output.shape[2]:
+    elif size[0] > output.shape[1] or size[1] > output.shape[2]:
+        on_cpu = product
+    elif strides == (1, 1):
         return convolve(x, kernel)
+    elif size == (1, 1):
+        on_cpu = product
+    elif size == (3, 3):
+        on_cpu = _with_gradients_of(product, convolve)
     else:
-        on_cpu = partial(_matmul, strides=strides, padding=padding)
+        # On more channels than these XLA's stride is no slower.
+        in_pairs = strides == (2, 2) and channels[1] < 32
+        value = partial(_on_pixel_pairs, padding=padding) if in_pairs else convolve
+        on_cpu = _with_gradients_of(partial(_in_parts, convolve=convolve), value)
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=convolve)
 
 
@@ -85,6 +102,35 @@ def _winograd(x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 c d"]) -> Fl
 
 def _matmul(x, kernel, *, strides, padding):
     return jnp.concatenate(_taps(x, kernel, strides, padding), axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _with_gradients_of(other: Convolve, value: Convolve) -> Convolve:
+    """`value`, differentiated as `other`, which computes the same."""
+    differentiable = jax.custom_vjp(value)
+    differentiable.defvjp(lambda *inputs: (value(*inputs), inputs), lambda inputs, dy: jax.vjp(other, *inputs)[1](dy))
+    return differentiable
+
+
+def _in_parts(x, kernel, *, convolve):
+    parts = jnp.split(x, math.gcd(len(x), 8))
+    return jnp.concatenate([convolve(part, kernel) for part in parts])
+
+
+def _on_pixel_pairs(x, kernel, *, padding):
+    """A convolution of stride 2 as one of stride 1, where 2×2 pixels are one of four times the channels."""
+    rows, columns, channels, features = kernel.shape
+    odd = rows % 2, columns % 2
+    kernel = jnp.pad(kernel, ((odd[0], 0), (odd[1], 0), (0, 0), (0, 0)))
+    halves, widths = [], [(0, 0, 0)]
+    for side, size, extra, (before, after) in zip(x.shape[1:3], (rows, columns), odd, padding, strict=True):
+        needed = (side + before + after - size) // 2 * 2 + size + extra
+        widths.append((before + extra, needed - side - before - extra, 0))
+        halves.append(needed // 2)
+    x = lax.pad(x, jnp.zeros((), x.dtype), [*widths, (0, 0, 0)])
+    x = x.reshape(len(x), halves[0], 2, halves[1], 2, channels).swapaxes(2, 3).reshape(len(x), *halves, -1)
+    kernel = kernel.reshape(kernel.shape[0] // 2, 2, -1, 2, channels, features).swapaxes(1, 2)
+    kernel = kernel.reshape(*kernel.shape[:2], -1, features)
+    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def _by_channel(x, kernel, *, strides, padding):
