@@ -18,6 +18,8 @@ KNOWS_EIGEN = ((0, 10), (0, 13))
 
 ACCELERATORS = ("accel*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd", "dxg")  # in /dev: TPUs, GPUs of NVIDIA, AMD and in WSL
 
+keeps_freed_memory = False  # whether `keep_freed_memory` has set malloc
+
 
 def keep_compiled_programs() -> None:
     """Have JAX keep what it compiles in the user's cache folder, unless the environment says otherwise."""
@@ -74,6 +76,8 @@ def keep_freed_memory() -> None:
             mallopt(-8, 1)  # M_ARENA_MAX
             mallopt(-4, 0)  # M_MMAP_MAX: no block of its own for a large array
             mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's free end stays
+            global keeps_freed_memory
+            keeps_freed_memory = True
 
 
 def _is_for_cpus() -> bool:

@@ -45,6 +45,40 @@ def test_freed_memory_is_kept_on_cpus():
     subprocess.run([sys.executable, "-c", HELD], check=True)
 
 
+FRAGMENTS = """
+import ctypes
+from mirigor_jax import memory, starting
+
+libc = ctypes.CDLL(None)
+if hasattr(libc, "mallinfo2"):
+    def fragments():
+        libc.mallinfo2.restype = memory._Mallinfo2
+        counts = libc.mallinfo2()
+        return counts.fordblks - counts.keepcost
+
+    def resident():
+        return int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
+
+    memory.set_fragments_aside()  # malloc is not ours to set: nothing happens
+    starting.keep_freed_memory()
+    blocks = [b"1" * (4_000 + 16 * i) for i in range(20_000)]
+    kept = blocks[::2]
+    contents = [block[:1] + block[-1:] for block in kept]
+    del blocks
+    before, then = fragments(), resident()
+    assert before > 800 * 2**20, before
+    memory.set_fragments_aside()
+    assert fragments() < before / 20, (before, fragments())
+    assert resident() < then - 600, (then, resident())
+    assert [block[:1] + block[-1:] for block in kept] == contents
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_fragments_are_set_aside_and_their_pages_given_back():
+    subprocess.run([sys.executable, "-c", FRAGMENTS], check=True)
+
+
 THREADS = """
 import sys, threading
 from mirigor_jax import main, starting

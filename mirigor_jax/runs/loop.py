@@ -156,6 +156,8 @@ def drive(
             size = min(task.stride, task.steps - step)
             state, metrics = advance(state, step, size)
             read_metrics()
+            if step == start:  # by now all that the steps need is compiled
+                memory.set_fragments_aside()
             step += size
             pending = step, metrics
 
