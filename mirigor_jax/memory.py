@@ -65,6 +65,7 @@ def set_fragments_aside(least: int = 1024) -> None:
     step was compiled. A step's arrays were looked for among them while the other threads waited, which took an eighth
     of a small network's step and more of a wide one's. So each fragment is allocated for good, its pages given back to
     the system before. What is allocated later comes from the heap's end. It takes a tenth of a second.
+    To be called while no step runs: what one frees meanwhile would be set aside, too.
     least: bytes. Of a fragment that is set aside.
     """
     if not starting.keeps_freed_memory:

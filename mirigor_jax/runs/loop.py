@@ -157,6 +157,7 @@ def drive(
             state, metrics = advance(state, step, size)
             read_metrics()
             if step == start:  # by now all that the steps need is compiled
+                jax.block_until_ready(state)  # what a running step frees is no fragment
                 memory.set_fragments_aside()
             step += size
             pending = step, metrics
