@@ -58,6 +58,9 @@ class _Mallinfo2(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in _names]
 
 
+_has_set_aside = False
+
+
 def set_fragments_aside(least: int = 1024) -> None:
     """Have the C library (glibc) no longer look for memory among the fragments that compiling leaves behind.
 
@@ -65,11 +68,14 @@ def set_fragments_aside(least: int = 1024) -> None:
     step was compiled. A step's arrays were looked for among them while the other threads waited, which took an eighth
     of a small network's step and more of a wide one's. So each fragment is allocated for good, its pages given back to
     the system before. What is allocated later comes from the heap's end. It takes a tenth of a second.
-    To be called while no step runs: what one frees meanwhile would be set aside, too.
+    To be called while no step runs: what one frees meanwhile would be set aside, too. Only a process's first call does
+    it: each touches pages that are then never given back, 16 MiB for a small program.
     least: bytes. Of a fragment that is set aside.
     """
-    if not starting.keeps_freed_memory:
+    global _has_set_aside
+    if _has_set_aside or not starting.keeps_freed_memory:
         return
+    _has_set_aside = True
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallinfo2"):  # glibc before 2.33
         return
