@@ -64,7 +64,7 @@ from benchmark_steps import (
 )
 from scipy.special import log_softmax
 
-from mirigor_jax import parallel
+from mirigor_jax import memory, parallel
 from mirigor_jax.data import cdp, pairing
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.mi import JointCritic, SeparableCritic
@@ -80,6 +80,8 @@ try:
     from sklearn.linear_model import LogisticRegression
 except ImportError:
     LogisticRegression = None
+
+memory.run_in_calling_thread()
 
 
 def measure(name: str, unit: str, ours: Work, peer: Peer | None = None, rounds: int = 7) -> Row:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from mirigor_jax import config_files, memory, parallel
+from mirigor_jax import config_files, parallel
 from mirigor_jax.data import cdp, pairing
 from mirigor_jax.data.attributes import uniform
 from mirigor_jax.data.pipeline import batches
@@ -97,7 +97,6 @@ def train_work(config: ConfigDict, steps: int, devices: int = 1) -> Work:
     compiled = step.lower(*abstract).compile()
     batch = parallel.shard(dict(zip("xy", np.split(random_images(config), 2), strict=True)), mesh)
     state = parallel.place(fresh_state(config), mesh)
-    memory.set_fragments_aside()
 
     def work() -> int:
         nonlocal state
@@ -117,7 +116,6 @@ def encode_work(config: ConfigDict, steps: int) -> Work:
     images = parallel.shard(random_images(config), mesh)
     state = fresh_state(config)
     frozen = parallel.place({"params": state.params["encoder"], "batch_stats": state.batch_stats}, mesh)
-    memory.set_fragments_aside()
 
     def work() -> int:
         jax.block_until_ready([compiled(frozen, images, None) for _ in range(steps)])
@@ -348,7 +346,6 @@ def fed_work(config: ConfigDict, steps: int, num_resident: int) -> Work:
     step, abstract = make_train_step(job_of(config), mesh, num_resident)
     compiled = step.lower(*abstract).compile()
     state = parallel.place(fresh_state(config), mesh)
-    memory.set_fragments_aside()
 
     def work() -> int:
         nonlocal state

@@ -48,7 +48,8 @@ def _run(argv: list[str]) -> int:
         import jax
 
         # JAX starts only for a command line that is right
-        from mirigor_jax import kinds, monitoring, parallel
+        from mirigor_jax import kinds, memory, monitoring, parallel
+    memory.run_in_calling_thread()
     parallel.start(**peers)
     with contextlib.nullcontext() if parallel.is_main() else contextlib.redirect_stdout(io.StringIO()):
         try:

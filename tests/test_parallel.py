@@ -1,5 +1,6 @@
 """Memory. Processes are test_processes.py's; steps are mapped in their own tests."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -45,38 +46,36 @@ def test_freed_memory_is_kept_on_cpus():
     subprocess.run([sys.executable, "-c", HELD], check=True)
 
 
-FRAGMENTS = """
-import ctypes
+STEPS = """
+from resource import RUSAGE_SELF, getrusage
+
 from mirigor_jax import memory, starting
 
-libc = ctypes.CDLL(None)
-if hasattr(libc, "mallinfo2"):
-    def fragments():
-        libc.mallinfo2.restype = memory._Mallinfo2
-        counts = libc.mallinfo2()
-        return counts.fordblks - counts.keepcost
+starting.keep_freed_memory()
+memory.run_in_calling_thread()
 
-    def resident():
-        return int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
+import jax
+import jax.numpy as jnp
 
-    memory.set_fragments_aside()  # malloc is not ours to set: nothing happens
-    starting.keep_freed_memory()
-    blocks = [b"1" * (4_000 + 16 * i) for i in range(20_000)]
-    kept = blocks[::2]
-    contents = [block[:1] + block[-1:] for block in kept]
-    del blocks
-    before, then = fragments(), resident()
-    assert before > 800 * 2**20, before
-    memory.set_fragments_aside()
-    assert fragments() < before / 20, (before, fragments())
-    assert resident() < then - 600, (then, resident())
-    assert [block[:1] + block[-1:] for block in kept] == contents
+@jax.jit
+def step(x):  # what it sorts is 100 MiB
+    return jnp.sort(jnp.broadcast_to(x, (25 * 2**10, len(x))), axis=0)[7]
+
+def faults():
+    before = getrusage(RUSAGE_SELF).ru_minflt
+    x = jnp.arange(2.0**10)
+    for _ in range(10):
+        x = step(x).block_until_ready()
+    return getrusage(RUSAGE_SELF).ru_minflt - before
+
+faults()
+assert faults() < 1_000  # 256,000 pages are written
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
-def test_fragments_are_set_aside_and_their_pages_given_back():
-    subprocess.run([sys.executable, "-c", FRAGMENTS], check=True)
+def test_a_steps_blocks_of_over_64_mib_are_kept_on_cpus():
+    subprocess.run([sys.executable, "-c", STEPS], check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
 
 
 THREADS = """

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
-from mirigor_jax import memory, parallel, stopping
+from mirigor_jax import parallel, stopping
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.pipeline import batches
@@ -206,22 +206,16 @@ def encode(
         mapped, _ = make_encode_step(job, mesh, frozen, augmentation)
         variables = parallel.place(frozen.variables, mesh)
     draw_keys = jax.jit(partial(image_keys, n=config.features.batch_size // jax.process_count()))
-    compiled = False
     with monitor.traced(mapped) if mapped else contextlib.nullcontext() as step:
 
         def to_host(split: str, images: np.ndarray, view: str, row: int) -> np.ndarray:
-            nonlocal compiled
             if step is None:
                 return images
             keys = None
             if augmentation is not None:
                 key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(f"{split} {view}".encode()))
                 keys = draw_keys(key, row)
-            h = parallel.local_rows(step(variables, *parallel.shard((images, keys), mesh)))
-            if not compiled:
-                memory.set_fragments_aside()
-                compiled = True
-            return h
+            return parallel.local_rows(step(variables, *parallel.shard((images, keys), mesh)))
 
         for name, (read, rows) in splits.items():
             encode_split(

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mirigor_jax import parallel
+from mirigor_jax import memory, parallel, starting
 from mirigor_jax.config_files import flatten
 from mirigor_jax.drawing import Figure
 from mirigor_jax.errors import InputError
@@ -48,11 +48,13 @@ PACKAGES = ("mirigor-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", 
 RESOURCES = ("data.threads", "data.workers", "data.resident")
 # What goes with a damaged file of that name or kind, so that its stage is not taken for finished.
 MARKERS = {"metrics.json": "linear.json", "batches.npz": "estimate.json", ".jsonl": "summary.json"}
+# Instructions of x86 processors by which XLA chooses how to convolve and to multiply, in Linux's words.
+INSTRUCTIONS = {"avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile"}
 SAME_NUMBERS = (
-    "The same config gives the same numbers, bit for bit, on as many devices of the same kind, with as many CPU cores "
-    "and the same versions. Elsewhere sums are rounded in another order: a training's first loss is the same within "
-    "1e-6 of itself, an estimate of the same features within 1e-3, and a training's later steps drift apart, as far as "
-    "those of other seeds."
+    "The same config gives the same numbers, bit for bit, on as many devices of the same kind, with as many CPU cores, "
+    "the same CPU instructions, XLA flags and versions. Elsewhere sums are rounded in another order: a training's "
+    "first loss is the same within 1e-6 of itself, an estimate of the same features within 1e-3, and a training's "
+    "later steps drift apart, as far as those of other seeds."
 )
 T = TypeVar("T")
 FREE = (*RESOURCES, *(f"run.{name}" for name in RESOURCES), "study.only", "x", "y", "labels")
@@ -240,6 +242,7 @@ class RunFolder:
         finally:
             if parallel.is_main():  # also where another process failed, so that nothing is exchanged here
                 self._note(name, time.monotonic() - start)
+            memory.give_back_freed_memory()
 
     def _note(self, name: str, seconds: float) -> None:
         try:
@@ -317,10 +320,12 @@ def digest(array: np.ndarray) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """What this process computes with: devices, cores, versions of packages, the revision of this package."""
+    """What this process computes with: devices, cores, flags of XLA, versions, the revision of this package."""
     return {
         "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
         "cores": _cores(),
+        "instructions": sorted(starting.cpu_features() & INSTRUCTIONS),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": {package: _version(package) for package in PACKAGES},
         "revision": _revision(),
     }

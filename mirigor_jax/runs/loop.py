@@ -156,9 +156,6 @@ def drive(
             size = min(task.stride, task.steps - step)
             state, metrics = advance(state, step, size)
             read_metrics()
-            if step == start:  # by now all that the steps need is compiled
-                jax.block_until_ready(state)  # what a running step frees is no fragment
-                memory.set_fragments_aside()
             step += size
             pending = step, metrics
 

@@ -71,6 +71,8 @@ def publish(
         peak_memory_gib=max((stage["peak_memory_gib"] for stage in stages.values()), default=0.0),
         **{name: last[name] for name in ("devices", "versions", "revision")},
         cores=last.get("cores"),
+        instructions=last.get("instructions"),
+        xla_flags=last.get("xla_flags"),
         same_numbers=SAME_NUMBERS,
         stages=stages,
         config=json.loads(config.to_json()),

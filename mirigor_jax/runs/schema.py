@@ -161,6 +161,7 @@ class Run:
 
     seconds: of each stage, and `total`. peak_memory_gib: of the process. devices: how many of which kind.
     cores: of CPU that the process may use; None of a run of an older version.
+    instructions: of the CPU, those that change how XLA computes. xla_flags: XLA_FLAGS. None of an older version.
     same_numbers: where the same config gives the same numbers, and how far they are apart elsewhere, in words.
     versions: of packages. revision: this package's commit, None of an installed wheel.
     stages: what stages.json notes of each stage. config: every setting. seed: the config's.
@@ -175,6 +176,8 @@ class Run:
     config: dict[str, Any]
     seed: int
     cores: int | None = None
+    instructions: list[str] | None = None
+    xla_flags: str | None = None
     same_numbers: str = ""
 
 

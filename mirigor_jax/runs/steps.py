@@ -78,7 +78,7 @@ def make_encode_step(
     config = job.config
     if frozen is None:
         state = jax.eval_shape(partial(init_state, job), jax.random.key(0))
-        frozen = FrozenEncoder(job.encoder(), state.encoder_variables)
+        frozen = FrozenEncoder(job.encoder(), state.encoder_variables, stage=config.encoder.stage)
     options: Any = {"batch_size": config.features.batch_size, "size": config.data.size, "augmentation": augmentation}
     return encoding.make_step(frozen, mesh, **options)
 
