@@ -10,29 +10,15 @@ labels instead of y, the same of I(h_X;h_Y) for two samples of one class.
 
 import common
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-# Bounds and estimators that are none, to be seen side by side.
-ESTIMATORS = ("info_nce_symmetric", "nwj", "js_nwj", "mine", "smile", "anchor")
+from mirigor_jax.config_files import defaults
+from mirigor_jax.settings import Arrays, of_key
+
+ARGUMENTS = {name: of_key(name, kind=Arrays) for name in ("estimators", "critic", "k", "steps", "seeds", "seed")}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: estimators (joined by +), critic, k (pairs a batch in the test), steps, seeds (how many), seed."""
-    args = common.parse_arg(arg, estimators="+".join(ESTIMATORS), critic="joint", k=int, steps=int, seeds=1, seed=0)
-    config = ConfigDict()
-    config.kind = "arrays"
-    # Paths of .npy, .npz (PATH:NAME for one array of several) or .csv files, a row a sample; y or labels.
-    config.x = placeholder(str)
-    config.y = placeholder(str)
-    config.labels = placeholder(str)
-    config.estimators = tuple(args.estimators.split("+"))
-    config.critic = args.critic
-    config.k = placeholder(int)
-    config.batch_size = 64
-    config.steps = placeholder(int)
-    config.seeds = args.seeds
-    config.seed = args.seed
-    config.confidence = 0.95
-    config.rows = "checked"  # or "independent", to state that they are
-    config.k, config.steps = args.k, args.steps  # None: the library's own choice
+    """Estimates of two arrays; x, and y or labels, must be given."""
+    config = defaults("arrays")
+    config.update(common.parse_arg(arg, ARGUMENTS))
     return config

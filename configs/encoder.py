@@ -11,10 +11,19 @@ Prints I_class (or I_SimCLR) with its certificate, alignment, uniformity, tolera
 import common
 from ml_collections import ConfigDict
 
+from mirigor_jax.settings import of_key
+
+ARGUMENTS = {
+    "pairing": of_key("data.pairing", "class"),
+    "k_est": of_key("estimate.k", 1024),
+    "size": of_key("data.size", None),
+    "seed": common.SEED,
+}
+
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: pairing, k_est (K_Est), size (pixels; the images' own where they are of one), seed."""
-    args = common.parse_arg(arg, pairing="class", k_est=1024, size=int, seed=0)
+    """An encoder or features that are there already; encoder.path, or a data.source of features, must be given."""
+    args = common.parse_arg(arg, ARGUMENTS)
     config = common.base()
     config.seed = args.seed
     config.data.source = ""

@@ -8,10 +8,21 @@ python -m mirigor_jax.main --config=configs/imagenet.py:pairing=class         sa
 import common
 from ml_collections import ConfigDict
 
+from mirigor_jax.settings import of_key
+
+ARGUMENTS = {
+    "pairing": of_key("data.pairing", "simclr"),
+    "k": of_key("train.k", 1024),
+    "k_est": of_key("estimate.k", 4096),
+    "encoder": of_key("encoder.name", "resnet50"),
+    "size": of_key("data.size", 224),
+    "seed": common.SEED,
+}
+
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: pairing, k (K_Tr), k_est (K_Est), encoder, size, seed."""
-    args = common.parse_arg(arg, pairing="simclr", k=1024, k_est=4096, encoder="resnet50", size=224, seed=0)
+    """The run; its rate grows with the batch."""
+    args = common.parse_arg(arg, ARGUMENTS)
     config = common.base()
     common.on_set(config, "imagenet1k")
     config.update_from_flattened_dict(common.at_scale("paper"))

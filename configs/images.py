@@ -9,21 +9,24 @@ python -m mirigor_jax.main --config=configs/images.py:data=folder:PATH,size=64
 import common
 from ml_collections import ConfigDict
 
+from mirigor_jax.settings import of_key
+
+ARGUMENTS = {
+    "data": of_key("data.source", "fashion_mnist"),
+    "size": of_key("data.size", None),
+    "pairing": of_key("data.pairing", "class"),
+    "k": of_key("train.k", 128),
+    "k_est": of_key("estimate.k", 1024),
+    "encoder": of_key("encoder.name"),
+    "width": of_key("encoder.width"),
+    "steps": of_key("train.steps", 1500),
+    "seed": common.SEED,
+}
+
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: data, size (pixels), pairing, k (K_Tr), k_est (K_Est), encoder, width, steps, seed."""
-    args = common.parse_arg(
-        arg,
-        data="fashion_mnist",
-        size=int,
-        pairing="class",
-        k=128,
-        k_est=1024,
-        encoder="resnet18",
-        width=int,
-        steps=1500,
-        seed=0,
-    )
+    """A run on a labeled set: an encoder is trained on it, and measured by its classes and by augmentations."""
+    args = common.parse_arg(arg, ARGUMENTS)
     config = common.base()
     config.seed = args.seed
     config.data.source = args.data

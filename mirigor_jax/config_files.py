@@ -12,8 +12,11 @@ from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, FieldReference, config_flags
+from ml_collections.config_dict import placeholder
 
 from mirigor_jax.errors import InputError, shown
+from mirigor_jax.fields import Setting, settings_of
+from mirigor_jax.settings import KINDS
 
 SHIPPED = (Path(__file__).parent, Path(__file__).parents[1])  # where a wheel and a checkout keep configs/
 MOST_SOURCE = 2**20  # bytes of a config file
@@ -32,8 +35,50 @@ class Parsed(NamedTuple):
     given: tuple[str, ...]
 
 
+class Loaded(NamedTuple):
+    """What a config file gives.
+
+    config: locked, so that an unknown key raises.
+    name: short, made of the file's and the arguments.
+    doc: the file's docstring, "" without one.
+    arguments: what may stand behind the colon, by name, if the file says so by ARGUMENTS.
+    """
+
+    config: ConfigDict
+    name: str
+    doc: str
+    arguments: Mapping[str, Setting]
+
+
+def defaults(kind: str) -> ConfigDict:
+    """A config of this kind of run (a key of `settings.KINDS`), in which every setting has its default."""
+    config = ConfigDict()
+    for key, setting in settings_of(KINDS[kind]).items():
+        *sections, name = key.split(".")
+        section = config
+        for each in sections:
+            if each not in section:
+                section[each] = ConfigDict()
+            section = section[each]
+        if setting.none:
+            section[name] = placeholder(tuple if setting.several else setting.kind)
+            section.update({name: setting.default})
+        else:
+            section[name] = setting.default
+    return config
+
+
 def load_config(text: str) -> tuple[ConfigDict, str]:
-    """The config that "PATH[:ARGUMENTS]" names, unlocked for nothing new, and its short name.
+    """The config that "PATH[:ARGUMENTS]" names, locked so that an unknown key raises, and its short name.
+
+    Raises InputError as `load` does.
+    """
+    loaded = load(text)
+    return loaded.config, loaded.name
+
+
+def load(text: str) -> Loaded:
+    """What the config file of "PATH[:ARGUMENTS]" gives for these arguments.
 
     PATH is found from the current directory, else among the shipped configs. A config file may import the common.py
     beside it, else the one in the folder above, else the shipped one.
@@ -66,7 +111,8 @@ def load_config(text: str) -> tuple[ConfigDict, str]:
     if not isinstance(config, ConfigDict):
         raise InputError(f"get_config of '{path}' returns a {type(config).__name__}; return a ConfigDict")
     config.lock()
-    return config, "-".join([path.stem, *([arguments] if arguments else [])])
+    name = "-".join([path.stem, *([arguments] if arguments else [])])
+    return Loaded(config, name, module.__doc__ or "", getattr(module, "ARGUMENTS", {}))
 
 
 def _source(path: Path) -> bytes:
@@ -95,19 +141,30 @@ def shipped_configs() -> list[str]:
 
 def parse(argv: list[str]) -> Parsed:
     """What the arguments behind the program's name ask for. Raises InputError where they are wrong."""
+    text = config_in(argv)
+    config, name = load_config(text)
+    return override(config, name, text, argv)
+
+
+def config_in(argv: list[str]) -> str:
+    """The "PATH[:ARGUMENTS]" of --config. Raises InputError unless it is given once."""
     files = [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
     if len(files) != 1:
         raise InputError(f"give one --config=FILE, for example --config=configs/cdp.py (got {len(files)})")
-    config, name = load_config(files[0])
+    return files[0]
+
+
+def override(config: ConfigDict, name: str, text: str, argv: list[str]) -> Parsed:
+    """What the arguments ask for of the config of this name, which "PATH[:ARGUMENTS]" gave. Raises as `parse` does."""
     overrides = [a.removeprefix("--config.") for a in argv if a.startswith("--config.")]
     keys = list(flatten(config))
     given = [override.partition("=")[0] for override in overrides]
     for key in sorted(given):
         if key not in keys:
             raise InputError(f"unknown config key '{key}'; {did_you_mean(key, keys)}")
-    arguments = [argument.partition("=")[0] for argument in files[0].partition(":")[2].split(",")]
+    arguments = [argument.partition("=")[0] for argument in text.partition(":")[2].split(",")]
     given = [*(argument for argument in arguments if argument in keys), *given]
-    rest = ["main", *_without_nones(config, [a for a in argv if a != f"--config={files[0]}"])]
+    rest = ["main", *_without_nones(config, [a for a in argv if a != f"--config={text}"])]
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
     flags.DEFINE_string("workdir", None, "run folder", flag_values=values)

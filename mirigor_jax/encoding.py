@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from mirigor_jax import parallel
+from mirigor_jax import parallel, settings
 from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.preprocess import image_keys, views
 from mirigor_jax.errors import InputError
@@ -45,7 +45,7 @@ def encode(
     state: State,
     images: Any,
     *,
-    batch_size: int = 256,
+    batch_size: int = settings.Features.batch_size,
     devices: Devices = None,
     on_progress: Progress | None = None,
 ) -> Any:

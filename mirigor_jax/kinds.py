@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import jax
 from ml_collections import ConfigDict
 
+from mirigor_jax import fields
 from mirigor_jax.config_files import flatten
 from mirigor_jax.errors import InputError
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.runs import arrays, images, knobs, re_estimate
+from mirigor_jax.settings import KINDS
 from mirigor_jax.studies import grid, invertible
 
 
@@ -58,7 +60,7 @@ def run(
     """Run a config by its kind.
 
     given: keys that the command line names. Raises InputError if there is no such kind, if it cannot be run as asked,
-    and for a given setting without effect, before anything is written.
+    if a setting is out of its limits, and for a given setting without effect, before anything is written.
     """
     if config.kind not in RUN_KINDS:
         raise InputError(f"unknown kind '{config.kind}'; choose one of {', '.join(RUN_KINDS)}")
@@ -70,6 +72,8 @@ def run(
             f"--tensorboard and --profile are of trainings and their critics; a job of kind {config.kind} has none"
         )
     values = flatten(config)
+    if config.kind in KINDS:
+        fields.check(KINDS[config.kind], values)
     said = [key for key in given if values[key] not in (None, "")]
     if said and (idle := kind.idle(config, said)):
         key, words = next(iter(idle.items()))

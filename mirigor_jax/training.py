@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, UInt8
 
-from mirigor_jax import fitting, memory, objectives, parallel
+from mirigor_jax import fields, fitting, memory, objectives, parallel
 from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.data.preprocess import image_keys, views
@@ -24,6 +24,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.history import Row, TrainingHistory, in_training_bits, note
 from mirigor_jax.models.heads import MLP
 from mirigor_jax.objectives import Objective
+from mirigor_jax.settings import Data, Head, Images, Train
 
 Metrics = dict[str, Array]
 
@@ -50,12 +51,6 @@ class TrainState:
         return {"params": self.params["encoder"], "batch_stats": self.batch_stats}
 
 
-def check_pairs(k: int) -> None:
-    """Raises InputError for a batch without negatives."""
-    if k < 2:
-        raise InputError(f"k={k}: contrastive learning needs at least 2 pairs a batch, for one negative")
-
-
 def check_parts(k: int, accumulate: int) -> None:
     """Raises InputError where a device's k pairs don't divide into that many parts."""
     if accumulate < 1 or k % accumulate:
@@ -71,9 +66,9 @@ def train_step(
     head: nn.Module,
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    accumulate: int = 1,
+    accumulate: int = Train.accumulate,
     augmentation: Augmentation | None = None,
-    seed: int = 0,
+    seed: int = Images.seed,
 ) -> tuple[TrainState, Metrics]:
     """One update on this device's shard of the global batch; gradients are averaged over axis "data".
 
@@ -242,8 +237,7 @@ def make_optimizer(
             schedule, weight_decay=weight_decay, weight_decay_mask=matrices, trust_ratio_mask=matrices, momentum=0.9
         ),
     }
-    if name not in builders:
-        raise InputError(f"optimizer='{name}' is unknown; choose one of {', '.join(builders)}")
+    fields.check(Train, {"optimizer": name})
     return builders[name]()
 
 
@@ -251,24 +245,24 @@ def train(
     encoder: nn.Module,
     source: Any,
     *,
-    pairing: str = "all",
-    objective: str = "simclr",
-    k: int = 64,
-    steps: int = 300,
-    seed: int = 0,
-    optimizer: str = "adamw",
-    learning_rate: float = 4e-3,
-    warmup_steps: int = 20,
-    weight_decay: float = 1e-4,
-    temperature: float = 0.1,
+    pairing: str = Data.pairing,
+    objective: str = Train.objective,
+    k: int = Train.k,
+    steps: int = Train.steps,
+    seed: int = Images.seed,
+    optimizer: str = Train.optimizer,
+    learning_rate: float = Train.learning_rate,
+    warmup_steps: int = Train.warmup_steps,
+    weight_decay: float = Train.weight_decay,
+    temperature: float = Train.temperature,
     head: nn.Module | None = None,
     augmentation: Augmentation | None = None,
-    accumulate: int = 1,
-    global_batch_norm: bool = True,
-    resident_images: str = "auto",
+    accumulate: int = Train.accumulate,
+    global_batch_norm: bool = Train.global_batch_norm,
+    resident_images: str = Data.resident,
     devices: Sequence[jax.Device] | None = None,
-    threads: int = 2,
-    workers: int = 0,
+    threads: int = Data.threads,
+    workers: int = Data.workers,
     on_progress: Progress | None = None,
 ) -> tuple[TrainState, TrainingHistory]:
     """Train an encoder on pairs of images, in memory, on all devices at hand.
@@ -296,7 +290,7 @@ def train(
 
         state, history = mj.train(encoder, mj.cdp.make(size=64), k=64, steps=300, seed=0)
     """
-    check_pairs(k)
+    fields.check(Train, {"k": k})
     population = population_of(source, seed)
     pairs = pairing_of(population, pairing, augmentation)
     classes = told_apart(population, pairs)
@@ -367,7 +361,9 @@ def take_steps(
     return state, rows
 
 
-def default_head(encoder: Any, objective: Objective, hidden: tuple[int, ...] = (128,), features: int = 64) -> MLP:
+def default_head(
+    encoder: Any, objective: Objective, hidden: tuple[int, ...] = Head.hidden, features: int = Head.features
+) -> MLP:
     """The projection head: an MLP of as many outputs as the objective asks for, else of `features`."""
     return MLP(hidden, objective.outputs or features, encoder.dtype)
 
@@ -381,11 +377,11 @@ def make_step(
     mesh: Mesh,
     k: int,
     size: int,
-    accumulate: int = 1,
+    accumulate: int = Train.accumulate,
     augmentation: Augmentation | None = None,
-    seed: int = 0,
+    seed: int = Images.seed,
     resident_images: int = 0,
-    global_batch_norm: bool = True,
+    global_batch_norm: bool = Train.global_batch_norm,
 ) -> tuple[Any, Abstract]:
     """`train_step` mapped over the mesh, its state donated; and the abstract (state, batch, resident images) it takes.
 

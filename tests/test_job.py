@@ -43,10 +43,10 @@ def test_a_leaf_s_argument_is_named_by_its_key():
     with pytest.raises(InputError, match=r"^train\.k=1: too few"), under("train."):
         raise InputError("k=1: too few")
     config = config_files.parse(cdp("--config.data.pairing=simclr", "--config.data.augment.crop=1.0"))[0]
-    with pytest.raises(InputError, match=r"^data\.augment\.crop=1: expected"):
+    with pytest.raises(InputError, match=r"^data\.augment\.crop=1.0: expected 0 to 0.99"):
         parse(config)
     for key, value in (("train.optimizer", "adam"), ("train.objective", "none"), ("train.accumulate", 3)):
-        with pytest.raises(InputError, match=f"^{key}={value}|^{key}='{value}' is unknown"):
+        with pytest.raises(InputError, match=f"^{key}={value}|^{key}='{value}': expected|^{key}='{value}' is unknown"):
             parse(config_files.parse(cdp(f"--config.{key}={value}"))[0])
 
 

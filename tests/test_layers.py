@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mirigor_jax"
 # From the lowest layer to the highest: a module imports what is in its own layer or below.
 LAYERS = (
-    ("errors", "starting", "stopping"),
+    ("errors", "starting", "stopping", "fields", "settings"),
     ("checks", "numerics", "outside", "files", "parallel", "memory", "fitting", "softmax"),
     ("tables", "drawing", "progress", "manifest", "checkpoint", "monitoring", "config_files"),
     ("data", "models"),

@@ -177,13 +177,13 @@ def test_a_frozen_encoder_normalizes_as_its_source_and_computes_as_its_module():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"k": 1}, r"^k=1: contrastive learning needs at least 2 pairs"),
+        ({"k": 1}, r"^k=1: expected at least 2"),
         ({"objective": "simsiam"}, r"^objective='simsiam' is unknown; choose one of simclr"),
         ({"pairing": "kind"}, r"unknown attribute 'kind'"),
         ({"augmentation": Augmentation()}, r"^pairing='all' augments nothing, .* leave it out"),
-        ({"resident_images": "some"}, r"^resident_images='some' is unknown; choose auto, always or never"),
+        ({"resident_images": "some"}, r"^resident_images='some': expected auto, always or never"),
         ({"resident_images": "always"}, r"^resident_images='always': there is nothing to hold, every image is new"),
-        ({"optimizer": "adam"}, r"^optimizer='adam' is unknown"),
+        ({"optimizer": "adam"}, r"^optimizer='adam': expected adamw, sgd or lars"),
         ({"source": np.zeros((4, 8, 8, 3))}, r"^images are float64 \(4, 8, 8, 3\); expected bytes, uint8"),
         ({"source": (np.zeros((4, 8, 8, 3), np.uint8), [0, 1])}, r"^labels have shape \(2,\); expected \(4,\), one an"),
         ({"source": "cdp"}, r"^images are str; expected bytes"),

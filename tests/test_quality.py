@@ -335,12 +335,12 @@ def test_the_papers_encoders_have_the_names_of_its_tables(tmp_path):
 
 
 BAD = {
-    "set=x": "unknown set=x; choose one of fashion, cifar10-temperatures",
+    "set=x": "config argument set=x: expected fashion, cifar10-temperatures",
     "set=vits": "give paths=FILE, a line an encoder",
     "set=own,paths=nowhere": "paths=nowhere cannot be read",
     "set=own,paths=twice": "twice: 'a,z' is not a new name, a path, and a layout where there is one",
     "set=own,paths=short": "short: 'a' is not a new name",
-    "set=vits,data=mnist,paths=short": "unknown set 'mnist'; choose one of fashion, cifar10",
+    "set=vits,data=mnist,paths=short": "config argument data=mnist: expected fashion, cifar10",
 }
 
 

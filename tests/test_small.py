@@ -79,5 +79,5 @@ def test_color_at_32_and_bfloat16_give_float32_features(name):
 def test_unknown_names_are_named():
     with pytest.raises(InputError, match="unknown encoder 'lenet'; choose one of lenet5, mlp"):
         make("lenet", dtype="float32")
-    with pytest.raises(InputError, match="unknown dtype 'half'"):
+    with pytest.raises(InputError, match="dtype='half': expected auto, float32"):
         make("mlp", dtype="half")

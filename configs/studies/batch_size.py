@@ -10,15 +10,27 @@ Should print: in-training MI below log2(2K-1), post-training MI about 6 bits wha
 import common
 from ml_collections import ConfigDict
 
+from mirigor_jax.fields import argument
+
+ARGUMENTS = {
+    "scale": common.SCALE,
+    "encoders": common.ENCODERS,
+    "k": argument(
+        None,
+        "Training batches, K_Tr.",
+        kind=int,
+        several=True,
+        none="as this study takes at its scale",
+    ),
+    "pairs": common.PAIRS,
+    "rate": argument(None, "Learning rate.", kind=float, none="as K_Tr asks for: less with small batches"),
+    "seeds": common.seeds(3, "ResNet-18"),
+}
+
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: scale (laptop or paper), encoders and k (K_Tr), each joined by +, pairs (a run), rate, seeds.
-
-    rate: of learning; None: as `common.at_batch_size` has it for each K_Tr. seeds: of ResNet-18.
-    """
-    args = common.parse_arg(
-        arg, scale="laptop", encoders=("resnet18", "resnet50"), k=(int,), pairs=int, rate=float, seeds=3
-    )
+    """A run for each encoder, K_Tr and seed; all see equally many pairs."""
+    args = common.parse_arg(arg, ARGUMENTS)
     config = common.study("batch_size", args.scale)
     paper = args.scale == "paper"
     batch_sizes = args.k or ((2, 4, 8, 16, 32, 64, 128, 256) if paper else (2, 8, 32, 128, 256))

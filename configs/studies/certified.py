@@ -10,12 +10,18 @@ Re-estimates every finished run of these folders, and an untrained encoder, at K
 import common
 from ml_collections import ConfigDict
 
+from mirigor_jax.fields import argument
+
+ARGUMENTS = {
+    "scale": common.SCALE,
+    "k": argument(65_536, "The largest K_Est, and how many test pairs there are.", least=2, unit="pairs"),
+}
 CURVE = (64, 256, 1024, 4096, 16_384)
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: scale (laptop or paper), k (the largest K_Est, and how many test pairs there are of it)."""
-    args = common.parse_arg(arg, scale="laptop", k=65_536)
+    """One untrained run, and an estimate of it and of the other studies' runs."""
+    args = common.parse_arg(arg, ARGUMENTS)
     config = common.study("certified", args.scale)
     suffix = "" if args.scale == "laptop" else f"-scale={args.scale}"
     config.study.sources = f"runs/studies-batch_size{suffix},runs/studies-infomin_tasks{suffix}"

@@ -10,14 +10,20 @@ rising strength. Should print: MI that falls as the strength rises, and accuraci
 import common
 from ml_collections import ConfigDict
 
+ARGUMENTS = {
+    "scale": common.SCALE,
+    "encoder": common.ENCODER,
+    "pairs": common.PAIRS,
+    "seeds": common.seeds(1),
+}
 JITTER = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
 CROP = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 OF_ALL = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: scale (laptop or paper), encoder, pairs (each run sees), seeds."""
-    args = common.parse_arg(arg, scale="laptop", encoder=str, pairs=int, seeds=1)
+    """A run for each augmentation, strength and seed."""
+    args = common.parse_arg(arg, ARGUMENTS)
     paper = args.scale == "paper"
     config = common.study("infomin_strength", args.scale)
     usual = "resnet50" if paper else "resnet18"

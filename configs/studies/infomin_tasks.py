@@ -12,12 +12,18 @@ from ml_collections import ConfigDict
 
 from mirigor_jax.studies.rows import TASKS
 
+ARGUMENTS = {
+    "scale": common.SCALE,
+    "encoders": common.ENCODERS,
+    "pairs": common.PAIRS,
+    "seeds": common.seeds(1),
+}
 PAIRS = {"resnet18": 20_480, "resnet50": 40_960}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: scale (laptop or paper), encoders (joined by +), pairs (each run sees), seeds."""
-    args = common.parse_arg(arg, scale="laptop", encoders=("resnet18", "resnet50"), pairs=int, seeds=1)
+    """A run for each encoder, pairing and seed, and an estimate of it by each pairing."""
+    args = common.parse_arg(arg, ARGUMENTS)
     config = common.study("infomin_tasks", args.scale)
     # Digits that keep their place can be read off an untrained encoder; moving ones have to be learned.
     config.run.data.cdp.jitter = 2

@@ -13,12 +13,22 @@ from pathlib import Path
 import common
 from ml_collections import ConfigDict
 
+from mirigor_jax.fields import argument
+from mirigor_jax.settings import of_key
 from mirigor_jax.studies.negatives import NEGATIVES
+
+ARGUMENTS = {
+    "set": common.SET,
+    "others": argument(None, "Folders of images that negatives are drawn from too.", several=True, none="no others"),
+    "encoder": of_key("encoder.name"),
+    "pairs": common.PAIRS,
+    "seeds": common.seeds(2),
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: set (fashion, cifar10, cifar100), others (folders joined by +), encoder, pairs (a run sees), seeds."""
-    args = common.parse_arg(arg, set="fashion", others=(str,), encoder="resnet18", pairs=int, seeds=2)
+    """A run for each kind of negatives and seed."""
+    args = common.parse_arg(arg, ARGUMENTS)
     laptop = args.set == "fashion"
     config = common.study("negatives", "laptop" if laptop else "paper")
     common.on_set(config.run, args.set, args.pairs or (38_400 if laptop else None))

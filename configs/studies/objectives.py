@@ -13,10 +13,17 @@ from ml_collections import ConfigDict
 
 from mirigor_jax.studies.objectives import LOSSES
 
+ARGUMENTS = {
+    "set": common.SET,
+    "encoder": common.ENCODER,
+    "pairs": common.PAIRS,
+    "seeds": common.seeds(1),
+}
+
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: set (fashion, cifar10, imagenet100, imagenet1k), encoder, pairs (each run sees), seeds."""
-    args = common.parse_arg(arg, set="fashion", encoder=str, pairs=int, seeds=1)
+    """A run for each loss and seed."""
+    args = common.parse_arg(arg, ARGUMENTS)
     config = common.study("objectives", "laptop" if args.set == "fashion" else "paper")
     common.on_set(config.run, args.set, args.pairs)
     usual = "resnet18" if args.set == "fashion" else "resnet50"

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from mirigor_jax.data.sources.table import holds_features
 from mirigor_jax.errors import InputError
+from mirigor_jax.fields import argument
 from mirigor_jax.files import local_path
 from mirigor_jax.outside import read_text
 
@@ -57,11 +58,22 @@ FASHION: dict[str, dict[str, Any]] = {
     "untrained": {"data.pairing": "class", "train.steps": 0},
 }
 TEMPERATURES = {"cifar10-temperatures": (0.1, 0.3, 0.5), "imagenet100-temperatures": (0.1, 0.2, 0.3)}
+ARGUMENTS = {
+    "set": argument(
+        "fashion",
+        "Encoders and images: fashion, twenty trainings; temperatures, six; resnet50s, vits and own, checkpoints.",
+        choices=("fashion", *TEMPERATURES, "resnet50s", "vits", "own"),
+    ),
+    "data": argument("imagenet100", "Images that resnet50s and vits are measured on.", choices=tuple(common.SETS)),
+    "paths": argument(None, "File with a line an encoder, for resnet50s, vits and own.", none="these need one"),
+    "pairs": common.PAIRS,
+    "seed": common.SEED,
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arguments: set, data (of resnet50s and vits), paths (a file), pairs (each run sees), seed."""
-    args = common.parse_arg(arg, set="fashion", data="imagenet100", paths=str, pairs=int, seed=0)
+    """A run for each encoder of the set."""
+    args = common.parse_arg(arg, ARGUMENTS)
     config = common.study("quality", "laptop" if args.set == "fashion" else "paper")
     run = config.run
     run.seed = args.seed
@@ -81,13 +93,10 @@ def get_config(arg: str = "") -> ConfigDict:
         common.on_set(run, args.data)
         run.data.pairing = "class"
         cells = _given(args.paths, f"{args.set}-{args.data}-")
-    elif args.set == "own":
+    else:
         common.evaluate_images(run, 1024)
         run.data.update({"pairing": "class", "size": None})
         cells = _given(args.paths, "")
-    else:
-        known = ("fashion", *TEMPERATURES, "resnet50s", "vits", "own")
-        raise InputError(f"unknown set={args.set}; choose one of {', '.join(known)}")
     run.evaluate.classes = "class"
     config.study.cells = tuple({"name": name, "run": overrides} for name, overrides in cells.items())
     return config

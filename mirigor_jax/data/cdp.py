@@ -10,11 +10,13 @@ from jaxtyping import Int, Int16, UInt8
 from numpy.lib.stride_tricks import as_strided
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from mirigor_jax import fields, settings
 from mirigor_jax.data.generated import GeneratedImages
 from mirigor_jax.data.sources.backgrounds import backgrounds
 from mirigor_jax.data.sources.idx import read_labeled_idx
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import local_path
+from mirigor_jax.settings import Cdp, Data
 
 # The first four are the paper's; any two differ by at least 127 in one channel.
 COLORS = {
@@ -112,15 +114,15 @@ class CDP(GeneratedImages):
 
 def make(
     *,
-    size: int = 64,
-    colors: int = 4,
-    digits: Sequence[int] = (2, 3, 4, 5),
-    grid: tuple[int, int] = (2, 2),
-    mixing: float = 0.45,
-    jitter: int = 0,
-    background: str = "spectrum",
-    glyphs: str = "font",
-    seed: int = 0,
+    size: int = settings.CDP_SIDE,
+    colors: int = Cdp.colors,
+    digits: Sequence[int] = Cdp.digits,
+    grid: tuple[int, int] = Cdp.grid,
+    mixing: float = Cdp.mixing,
+    jitter: int = Cdp.jitter,
+    background: str = Cdp.background,
+    glyphs: str = Cdp.glyphs,
+    seed: int = Data.seed,
 ) -> CDP:
     """CDP images of size×size pixels; the defaults are the paper's alphabets, 2 bits each.
 
@@ -134,8 +136,7 @@ def make(
         raise InputError(f"image size {size}: expected an even number of at least 32")
     if size > LARGEST:
         raise InputError(f"image size {size:,}: expected at most {LARGEST:,} pixels, for the backgrounds' memory")
-    if not 1 <= colors <= len(COLORS):
-        raise InputError(f"{colors} colors: expected 1 to {len(COLORS)}")
+    fields.check(Cdp, {"colors": colors, "mixing": mixing, "jitter": jitter})
     if not digits or len(set(digits)) < len(digits) or not set(digits) <= set(range(10)):
         raise InputError(f"digits {tuple(digits)}: expected one or more of 0 to 9, each once")
     if min(grid) < 1 or (cell := size // max(grid)) < SMALLEST_CELL:
@@ -143,10 +144,6 @@ def make(
             f"grid {tuple(grid)} on {size} pixels: expected at least one row and column, and cells of at least "
             f"{SMALLEST_CELL} pixels, for a legible digit: use fewer positions or larger images"
         )
-    if jitter < 0:
-        raise InputError(f"jitter {jitter}: expected 0 or more pixels")
-    if not 0 <= mixing <= 1:
-        raise InputError(f"mixing {mixing:g}: expected the background's weight, 0 to 1")
 
     height, width = -(-cell * 7 // 8), -(-cell * 11 // 16)  # 28×22 in a quarter of 64×64: digits 24 to 27 pixels tall
     coverage = _coverage(glyphs, digits, height, width, np.random.default_rng(seed))

@@ -9,6 +9,7 @@ import numpy as np
 from absl import flags
 
 from mirigor_jax.errors import InputError
+from mirigor_jax.settings import Data
 
 ENDLESS = 2**48  # batches; no run gets there
 
@@ -21,9 +22,9 @@ def batches(
     first: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    threads: int = 2,
+    threads: int = Data.threads,
     prefetch: int = 8,
-    workers: int = 0,
+    workers: int = Data.workers,
     place: Callable[[dict[str, np.ndarray]], Any] | None = None,
 ) -> grain.IterDataset:
     """This process's part of every batch of a stream, from batch `first` on.

@@ -13,8 +13,9 @@ from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.pairing import ByClass, Pairing
 from mirigor_jax.data.population import FinitePopulation, GeneratedPopulation, Population, Read
 from mirigor_jax.errors import InputError
+from mirigor_jax.fields import of
+from mirigor_jax.settings import Data
 
-RESIDENT = ("auto", "always", "never")
 RESIDENT_SHARE = 4  # a quarter of a device's memory at most is spent on holding images
 
 
@@ -33,7 +34,7 @@ class TrainingData:
 
 
 def training_data(
-    population: Population, pairing: Pairing, *, classes: ByClass | None, negatives: bool, resident: str = "auto"
+    population: Population, pairing: Pairing, *, classes: ByClass | None, negatives: bool, resident: str = Data.resident
 ) -> TrainingData:
     """The pairs that training draws from a population, the same for the same population whatever holds them.
 
@@ -77,8 +78,7 @@ def check_resident(
     has_set: whether training draws from a finite set. key, fix: what the message calls the setting, and
         what it says to do where there is nothing to hold.
     """
-    if resident not in RESIDENT:
-        raise InputError(f"{key}='{resident}' is unknown; choose {', '.join(RESIDENT[:-1])} or {RESIDENT[-1]}")
+    of(Data, "resident").check(key, resident)
     if resident == "always" and not has_set:
         raise InputError(f"{key}='always': there is nothing to hold, every image is new; {fix}")
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Integer
 
-from mirigor_jax import checks, fitting, probes, tables
+from mirigor_jax import checks, fitting, probes, settings, tables
 from mirigor_jax.errors import InputError
 from mirigor_jax.metrics import geometry
 
@@ -41,11 +41,11 @@ class Options:
     Raises InputError for a number of another type, or out of range.
     """
 
-    l2: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2)
-    temperature: float = 0.1
-    k: int = 256
-    mlp_steps: int = 20_000
-    seed: int = 0
+    l2: tuple[float, ...] = settings.Evaluate.l2
+    temperature: float = settings.Train.temperature
+    k: int = settings.Estimate.nt_xent_k
+    mlp_steps: int = settings.Evaluate.mlp_steps
+    seed: int = settings.Images.seed
     on_progress: fitting.OnProgress | None = None
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from mirigor_jax.mi.estimators import ESTIMATORS, Estimator, resolve
 from mirigor_jax.mi.gaussian import features, gaussian_copula_embeddings, normal_scores
 from mirigor_jax.mi.results import Estimate, Estimates, Reading
 from mirigor_jax.mi.rows import Findings, Rows, check_pairs
+from mirigor_jax.settings import Arrays
 
 LEAST = 110  # pairs: a default batch to fit on, and eight batches of two to certify by
 FOLDS = 10  # of the jackknife
@@ -44,18 +45,18 @@ def estimate(
     y: Any,
     *,
     estimator: str | Estimator = "info_nce_symmetric",
-    critic: str | nn.Module = "joint",
+    critic: str | nn.Module = Arrays.critic,
     k: int | None = None,
     negatives: str = "in-batch",
-    batch_size: int = 64,
+    batch_size: int = Arrays.batch_size,
     steps: int = 3000,
     learning_rate: float = 6e-3,
     weight_decay: float = 1e-2,
     base: bool = True,
-    num_critics: int = 1,
-    seed: int = 0,
-    confidence: float = 0.95,
-    rows: Rows = "checked",
+    num_critics: int = Arrays.seeds,
+    seed: int = Arrays.seed,
+    confidence: float = Arrays.confidence,
+    rows: Rows = Arrays.rows,
     on_progress: OnProgress | None = None,
 ) -> Estimate:
     """Estimate I(X;Y) of n independent pairs of rows, with an interval, and a certificate if the estimator is a bound.
@@ -114,18 +115,18 @@ def estimate_all(
     pairs: Sequence[tuple[Any, Any]],
     *,
     estimators: Sequence[str | Estimator] = ("info_nce_symmetric",),
-    critic: str | nn.Module = "joint",
+    critic: str | nn.Module = Arrays.critic,
     k: int | None = None,
     negatives: str = "in-batch",
-    batch_size: int = 64,
+    batch_size: int = Arrays.batch_size,
     steps: int = 3000,
     learning_rate: float = 6e-3,
     weight_decay: float = 1e-2,
     base: bool = True,
-    num_critics: int = 1,
-    seed: int = 0,
-    confidence: float = 0.95,
-    rows: Rows = "checked",
+    num_critics: int = Arrays.seeds,
+    seed: int = Arrays.seed,
+    confidence: float = Arrays.confidence,
+    rows: Rows = Arrays.rows,
     on_progress: OnProgress | None = None,
 ) -> Estimates:
     """Estimate I(X;Y) of every data set by every estimator, all critics fitted at once.
@@ -199,7 +200,7 @@ def _check_options(
     checks.seed(seed)
 
 
-def split(pairs: Sequence[tuple[Any, Any]], rows: Rows = "checked") -> list["Split"]:
+def split(pairs: Sequence[tuple[Any, Any]], rows: Rows = Arrays.rows) -> list["Split"]:
     """Every data set's parts. Raises InputError where one is no data set, or they have not one shape."""
     samples = [_arrays(x, y) for x, y in pairs]
     if len(shapes := {(x.shape, y.shape) for x, y in samples}) != 1:

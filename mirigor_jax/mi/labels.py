@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import entr
 
-from mirigor_jax import checks
+from mirigor_jax import checks, settings
 from mirigor_jax.data.draws import TEST, VALIDATION, fresh_pairs, parts_of, row_keys
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import OnProgress
@@ -36,12 +36,12 @@ def estimate_labels(
     labels: Any,
     *,
     k: int | None = None,
-    seed: int = 0,
-    num_critics: int = 1,
+    seed: int = settings.Arrays.seed,
+    num_critics: int = settings.Arrays.seeds,
     steps: int = STEPS,
-    confidence: float = 0.95,
-    tolerance_bits: float = 0.1,
-    rows: Rows = "checked",
+    confidence: float = settings.Arrays.confidence,
+    tolerance_bits: float = settings.Estimate.tolerance_bits,
+    rows: Rows = settings.Arrays.rows,
     on_progress: OnProgress | None = None,
 ) -> LabelEstimate:
     """Estimate I_class = I(h_X;h_Y) of representations under same-class pairing, certified, with H(C) and NMI.
@@ -93,12 +93,12 @@ def compare(
     labels: Any,
     *,
     k: int | None = None,
-    seed: int = 0,
-    num_critics: int = 1,
+    seed: int = settings.Arrays.seed,
+    num_critics: int = settings.Arrays.seeds,
     steps: int = STEPS,
-    confidence: float = 0.95,
-    tolerance_bits: float = 0.1,
-    rows: Rows = "checked",
+    confidence: float = settings.Arrays.confidence,
+    tolerance_bits: float = settings.Estimate.tolerance_bits,
+    rows: Rows = settings.Arrays.rows,
     on_progress: OnProgress | None = None,
 ) -> Comparison:
     """Compare two encoders: is A's I_class larger than B's? By InfoNCE on the same test pairs.

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import entr
 
-from mirigor_jax import checks, softmax
+from mirigor_jax import checks, settings, softmax
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import Evaluation, OnProgress, in_batches
 from mirigor_jax.mi import fit
@@ -138,11 +138,11 @@ class Options:
     """
 
     k: int
-    seed: int = 0
-    num_critics: int = 1
+    seed: int = settings.Arrays.seed
+    num_critics: int = settings.Arrays.seeds
     steps: int = STEPS
-    confidence: float = 0.95
-    tolerance_bits: float = 0.1
+    confidence: float = settings.Arrays.confidence
+    tolerance_bits: float = settings.Estimate.tolerance_bits
     on_progress: OnProgress | None = None
     batch_size: int = BATCH
     warnings: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ other in both views beyond what each view explains of the other, or that rows ar
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -17,8 +17,8 @@ from scipy.special import ndtri
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.gaussian import center_and_spread, squash
 from mirigor_jax.mi.results import Estimate
+from mirigor_jax.settings import Arrays, Rows
 
-Rows = Literal["checked", "independent"]
 E = TypeVar("E", bound=Estimate)
 
 MOST_ROWS = 16384  # among which neighbors are compared
@@ -72,7 +72,7 @@ class Findings:
 
 
 def check_pairs(
-    x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"], test: Int[np.ndarray, " t"], rows: Rows = "checked"
+    x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"], test: Int[np.ndarray, " t"], rows: Rows = Arrays.rows
 ) -> Findings:
     """Check pairs of rows, in the order in which they were given.
 
@@ -104,7 +104,7 @@ def check_labeled(
     h: Float[np.ndarray, "n d"],
     classes: Int[np.ndarray, " n"],
     test: Int[np.ndarray, " t"],
-    rows: Rows = "checked",
+    rows: Rows = Arrays.rows,
 ) -> Findings:
     """Check representations with classes, in the order in which they were given.
 
@@ -135,7 +135,7 @@ def check_labeled(
     return Findings.of(contradiction, copies, warnings, rows)
 
 
-def check_copies(images: Float[np.ndarray, "n d"], test: Int[np.ndarray, " t"], rows: Rows = "checked") -> Findings:
+def check_copies(images: Float[np.ndarray, "n d"], test: Int[np.ndarray, " t"], rows: Rows = Arrays.rows) -> Findings:
     """Check only whether test rows are copies of others, where an order says nothing.
 
     images: what is compared: small versions of images. test, rows, and what is raised: as of `check_pairs`.

@@ -9,9 +9,10 @@ import flax.linen as nn
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.models import resnet, small, vit
+from mirigor_jax.settings import Encoder
 
 
-def _transformer(name: str, *, size: int = 224, dtype: str = "auto") -> nn.Module:
+def _transformer(name: str, *, size: int = 224, dtype: str = Encoder.dtype) -> nn.Module:
     return vit.make(name, size=size, dtype=dtype)
 
 

@@ -17,6 +17,7 @@ from mirigor_jax import parallel
 from mirigor_jax.errors import InputError
 from mirigor_jax.models.convolution import convolution, max_pool
 from mirigor_jax.models.dtypes import compute_dtype
+from mirigor_jax.settings import Encoder
 
 STAGES = {
     "resnet18": ((2, 2, 2, 2), "basic"),
@@ -35,7 +36,7 @@ def make_encoder(
     *,
     width: int = 16,
     stem: str = "imagenet",
-    dtype: str = "auto",
+    dtype: str = Encoder.dtype,
     remat: bool = False,
     axis_name: str | None = None,
 ) -> "ResNet":

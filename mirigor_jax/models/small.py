@@ -9,11 +9,12 @@ from jaxtyping import Array, Float
 from mirigor_jax.errors import InputError
 from mirigor_jax.models.dtypes import compute_dtype
 from mirigor_jax.models.heads import MLP
+from mirigor_jax.settings import Encoder
 
 Features = Float[Array, "n d"] | dict[str, Float[Array, "n _"]]
 
 
-def make(name: str, *, dtype: str = "auto") -> nn.Module:
+def make(name: str, *, dtype: str = Encoder.dtype) -> nn.Module:
     """The encoder of this name; dtype as `mirigor_jax.models.resnet.make_encoder` has it.
 
     Raises InputError for an unknown name or dtype.

@@ -11,10 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
-from mirigor_jax import models, objectives, parallel, training
+from mirigor_jax import fields, models, objectives, parallel, training
 from mirigor_jax.config_files import flatten
 from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.pairing import ByClass, Pairing, SameImage, split
@@ -32,22 +31,9 @@ from mirigor_jax.models.dtypes import compute_dtype
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.objectives import Objective
 from mirigor_jax.runs import knobs
+from mirigor_jax.settings import Images
 
 PARTS = ("fit", "validation", "test")
-# Lower limits of numeric settings; tuples must not be empty.
-LEAST = {
-    **dict.fromkeys(("seed", "data.seed", "data.threads", "data.workers", "train.steps", "train.warmup_steps"), 0),
-    **dict.fromkeys(("train.weight_decay", "evaluate.l2", "estimate.tolerance_bits"), 0),
-    **dict.fromkeys(("train.checkpoint_every", "features.fit", "features.batch_size", "head.features"), 1),
-    **dict.fromkeys(("estimate.steps", "estimate.eval_every"), 1),
-    "data.images": 1,
-    **dict.fromkeys(
-        ("features.validation", "estimate.k", "estimate.batch_size", "estimate.nt_xent_k", "estimate.k_curve"), 2
-    ),
-}
-# Settings that may be None, by whether the images are made to measure: of a set of images all are taken then.
-OPTIONAL = {True: ("data.images",), False: ("data.images", *(f"features.{part}" for part in PARTS))}
-POSITIVE = ("train.temperature", "train.learning_rate", "estimate.learning_rate")
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,24 +308,15 @@ def digests(config: ConfigDict) -> dict[str, str]:
 
 def _check_numbers(config: ConfigDict) -> None:
     """Raises InputError for a setting that is out of range by itself."""
-    t, f, flat = config.train, config.features, flatten(config)
-    with under("train."):
-        training.check_pairs(t.k)
-    for key, least in LEAST.items():
-        if flat[key] is None and key in OPTIONAL[table.find(config.data.source).is_generated]:
-            continue
-        if not np.all(np.asarray(flat[key]) >= least) or not np.all(np.isfinite(flat[key])) or np.size(flat[key]) == 0:
-            raise InputError(f"{key}={flat[key]}: expected at least {least}")
-    for key in POSITIVE:
-        if not 0 < flat[key] < math.inf:
-            raise InputError(f"{key}={flat[key]}: expected a number above 0")
+    t, f = config.train, config.features
+    fields.check(Images, flatten(config))
+    for part in PARTS:
+        if f[part] is None and table.find(config.data.source).is_generated:
+            raise InputError(f"features.{part}=None: images of '{config.data.source}' have no end; give a number")
     with under("train."):
         if not (config.encoder.path or table.holds_features(config.data.source)):
             training.check_parts(t.k // parallel.make_mesh(t.k).size, t.accumulate)
-        training.make_optimizer(t.optimizer, learning_rate=t.learning_rate, steps=1, warmup_steps=0, weight_decay=0.0)
     parallel.make_mesh(f.batch_size)
-    if f.checkpoint not in ("last", "best"):
-        raise InputError(f"features.checkpoint='{f.checkpoint}' is unknown; choose last or best")
 
 
 def _check_encoder(job: Job) -> None:
@@ -386,8 +363,6 @@ def _check_pairs(job: Job, pairs: int, validation: int) -> None:
             f"{pairs} test pairs cannot fill one batch of k_est={e.k}; lower it, or raise features.test; of a set of "
             "images give more of the rarest class, or leave rare classes out (data.classes)"
         )
-    if not 0.5 <= e.confidence < 1:
-        raise InputError(f"estimate.confidence={e.confidence} is not in [0.5, 1); 0.95 is usual")
     common = pairing.common_frequencies
     if common is not None and len(common) > 1 and classifier_lower_bits(0, pairs, common, e.confidence) == 0:
         raise InputError(

@@ -62,9 +62,6 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
     print(f"run folder: {folder}", flush=True)
     if unknown := set(config.objectives) - invertible_encoders.OBJECTIVES.keys():
         raise InputError(f"unknown objective '{min(unknown)}'; choose from {', '.join(invertible_encoders.OBJECTIVES)}")
-    for key, least in (("k", 2), ("steps", 1), ("record_every", 1), ("probed", 1), ("layers", 1)):
-        if config[key] < least:
-            raise InputError(f"{key}={config[key]}: expected at least {least}")
     sets = labeled(config.source, size=config.size)
     if not sets["train"].names:
         raise InputError(f"source='{config.source}' has no labels, and the linear evaluation needs them; give some")

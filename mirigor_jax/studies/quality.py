@@ -22,6 +22,7 @@ from mirigor_jax.files import AnyPath
 from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.schema import ImageReport
+from mirigor_jax.settings import Estimate
 from mirigor_jax.studies.rows import Row
 from mirigor_jax.studies.table import STUDIES, Study
 
@@ -96,7 +97,7 @@ def correlation(
     metric: Float[np.ndarray, " n"],
     accuracy: Float[np.ndarray, " n"],
     *,
-    confidence: float = 0.95,
+    confidence: float = Estimate.confidence,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Correlation | None:
@@ -189,7 +190,7 @@ def correlations(rows: Sequence[Row]) -> dict[str, Correlation | None]:
     return by_metric
 
 
-def neighbors(rows: Sequence[Row], confidence: float = 0.95) -> list[Row]:
+def neighbors(rows: Sequence[Row], confidence: float = Estimate.confidence) -> list[Row]:
     """Each encoder a in the order of I_class with its next b: InfoNCE of a less b's on the same test batches.
 
     Rows {"a", "b", "k", "difference_bits", "t_lower_bits", "t_upper_bits", "accuracy"}, accuracy a's less b's. Only

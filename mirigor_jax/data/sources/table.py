@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mirigor_jax import fields
 from mirigor_jax.data import cdp
 from mirigor_jax.data.generated import GeneratedImages
 from mirigor_jax.data.image_set import ROTATIONS, ImageSet
@@ -21,6 +22,7 @@ from mirigor_jax.data.sources.parts import Part
 from mirigor_jax.data.sources.split import ImageSets, choose, of_classes, three
 from mirigor_jax.data.sources.tfds import read_tfds
 from mirigor_jax.errors import InputError
+from mirigor_jax.settings import Data
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -44,11 +46,11 @@ class Request:
     parts: Mapping[str, int | None]
     depletion_risk: float
     knobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    classes: str = "all"
-    rotations: bool = False
-    noise: float = 0.0
-    corrupted: float = 0.0
-    negatives: str = ""
+    classes: str = Data.classes
+    rotations: bool = Data.rotations
+    noise: float = Data.noise
+    corrupted: float = Data.corrupted
+    negatives: str = Data.negatives
 
 
 @dataclass(frozen=True)
@@ -151,11 +153,11 @@ def labeled(
     spec: str,
     *,
     size: int | None = None,
-    classes: str = "all",
-    rotations: bool = False,
-    noise: float = 0.0,
-    corrupted: float = 0.0,
-    seed: int = 0,
+    classes: str = Data.classes,
+    rotations: bool = Data.rotations,
+    noise: float = Data.noise,
+    corrupted: float = Data.corrupted,
+    seed: int = Data.seed,
     **knobs: Any,
 ) -> ImageSets:
     """The parts `train`, `validation` and `test` of a set of images, disjoint, their first attribute the `class`.
@@ -177,11 +179,7 @@ def labeled(
     Raises InputError for another spec, knob or class, a share outside 0 to 1, what can't be found or read, and sets
     that are not prepared; a broken image raises it when it is read, naming it and counting all of its part.
     """
-    for name, share in (("noise", noise), ("corrupted", corrupted)):
-        if not 0 <= share <= 1:
-            raise InputError(f"{name}={share:g}: expected a share, 0 to 1")
-    if size is not None and size < 1:
-        raise InputError(f"image size {size}: expected 1 pixel or more")
+    fields.check(Data, {"size": size, "noise": noise, "corrupted": corrupted})
     source = find(spec)
     if isinstance(source, GeneratedSource):
         raise InputError(f"{spec!r} is made to measure, and a set of images is needed: give one")
