@@ -112,7 +112,10 @@ def load(text: str) -> Loaded:
         raise InputError(f"get_config of '{path}' returns a {type(config).__name__}; return a ConfigDict")
     config.lock()
     name = "-".join([path.stem, *([arguments] if arguments else [])])
-    return Loaded(config, name, module.__doc__ or "", getattr(module, "ARGUMENTS", {}))
+    declared = getattr(module, "ARGUMENTS", {})
+    if not isinstance(declared, Mapping) or not all(isinstance(each, Setting) for each in declared.values()):
+        declared = {}  # something else of the user's own
+    return Loaded(config, name, module.__doc__ or "", declared)
 
 
 def _source(path: Path) -> bytes:

@@ -37,8 +37,11 @@ def _run(argv: list[str]) -> int:
     with stopping.importing():
         from mirigor_jax import config_files
     if {"-h", "--help"} & set(argv):
-        print(f"{(__doc__ or '').splitlines()[0]}\nShipped configs, each with its arguments in its header:\n  ", end="")
-        print("\n  ".join(config_files.shipped_configs()))
+        with stopping.importing():
+            from mirigor_jax import help_pages
+
+            rest, *_ = config_files.split_job_flags([a for a in argv if a not in ("-h", "--help")])
+            print(help_pages.page(rest), end="")
         return 0
     argv, peers, monitoring_flags = config_files.split_job_flags(argv)
     starting.keep_compiled_programs()  # before JAX is imported, which a config file may do

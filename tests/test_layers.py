@@ -23,7 +23,7 @@ PACKAGE = ROOT / "mirigor_jax"
 LAYERS = (
     ("errors", "starting", "stopping", "fields", "settings"),
     ("checks", "numerics", "outside", "files", "parallel", "memory", "fitting", "softmax"),
-    ("tables", "drawing", "progress", "manifest", "checkpoint", "monitoring", "config_files"),
+    ("tables", "drawing", "progress", "manifest", "checkpoint", "monitoring", "config_files", "help_pages"),
     ("data", "models"),
     ("probes",),
     ("mi",),

@@ -1,0 +1,220 @@
+"""What `--help` prints, of the command and of any config, and docs/settings.md: `python -m mirigor_jax.help_pages`."""
+
+import ast
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from mirigor_jax import config_files
+from mirigor_jax.fields import Setting, either, sections_of, settings_of
+from mirigor_jax.settings import KINDS, Images, Study
+
+WIDTH = 80  # columns
+COMMAND = "python -m mirigor_jax.main"
+DOORS = (
+    ("nothing yet: see what it does on images whose information is known", "configs/cdp.py"),
+    ("images, to train an encoder on", "configs/images.py:data=folder:PATH,size=64"),
+    ("a checkpoint, or features with labels", "configs/encoder.py"),
+    ("two arrays, or an array and labels", "configs/arrays.py"),
+    ("a finished run, to be measured in another way", "configs/estimate.py"),
+    ("a TPU, a cluster, several machines", "configs/imagenet.py"),
+)
+FLAGS = (
+    ("--config=FILE[:NAME=VALUE,...]", "The config, and its arguments. Needed."),
+    ("--config.KEY=VALUE", "Another value for a setting; --config.KEY=None where None is one."),
+    (
+        "--workdir=FOLDER",
+        "Where results go: a folder, or gs://BUCKET/RUN. Without it runs/NAME, named after the config. The same "
+        "command continues what is there.",
+    ),
+    ("--tensorboard", "Also write event files for TensorBoard, RUN/tensorboard."),
+    ("--profile", "Also trace three steps of each stage for XProf and Perfetto, RUN/profile."),
+    (
+        "--coordinator=HOST:PORT --processes=N --process=I",
+        "Make N processes one job, each with its own I. SLURM, Open MPI and TPU workers need none of these.",
+    ),
+    ("--help", "This page; with --config=FILE, that config's arguments and settings."),
+)
+EXAMPLES = (
+    f"{COMMAND} --config=configs/cdp.py:pairing=color --workdir=runs/color",
+    f"{COMMAND} --config=configs/cdp.py --help",
+)
+
+
+def page(argv: list[str]) -> str:
+    """The page of the config that the arguments name, or that of the command. Raises InputError if they are wrong."""
+    if not any(argument.startswith("--config=") for argument in argv):
+        return "\n".join(_general()) + "\n"
+    text = config_files.config_in(argv)
+    loaded = config_files.load(text)
+    parsed = config_files.override(loaded.config, loaded.name, text, argv)
+    return "\n".join(_of_config(text, loaded, config_files.flatten(parsed.config))) + "\n"
+
+
+def _general() -> Iterator[str]:
+    yield from _prose(
+        "mirigor_jax measures how much information a representation holds: it trains encoders, freezes them, estimates "
+        "the mutual information of what they make of two views, and certifies a lower bound of it."
+    )
+    yield ""
+    yield from _command(f"{COMMAND} --config=FILE[:NAME=VALUE,...] [--config.KEY=VALUE ...]")
+    yield "\nYou have"
+    for have, config in DOORS:
+        yield from _entry(have, f"--config={config}")
+    yield from _prose("launch/ has scripts for TPU VMs, SLURM and arrays of runs; each explains itself with --help.", 6)
+    yield "\nConfigs"
+    for path in config_files.shipped_configs():
+        yield from _entry(path, _first_line(path))
+    yield "\nOptions"
+    for flag, meaning in FLAGS:
+        yield from _entry(flag, meaning)
+    yield "\nExamples"
+    for example in EXAMPLES:
+        yield from _command(example)
+    yield ""
+    yield from _prose(
+        "In Python: `import mirigor_jax as mj`, then mj.mi.estimate(x, y), mj.mi.estimate_labels(h, labels), "
+        "mj.evaluate(h, labels). README.md explains the results, docs/settings.md has every setting."
+    )
+
+
+def _of_config(text: str, loaded: config_files.Loaded, values: Mapping[str, Any]) -> Iterator[str]:
+    """The page of a config with these values, by dotted keys."""
+    path = text.partition(":")[0]
+    lines = loaded.doc.splitlines()
+    commands = [line for line in lines if line.startswith("python -m ")] or [f"{COMMAND} --config={path}"]
+    yield path
+    for part in "\n".join(line for line in lines if line not in commands).split("\n\n"):
+        if part.strip():
+            yield from ("", *_prose(" ".join(part.split())))
+    yield from _arguments(path, loaded.arguments, values)
+    yield from _settings(values)
+    yield "\nExamples"
+    for example, _, result in (command.partition("  ") for command in commands[:2]):
+        yield from _command(example)
+        yield from _prose(result.strip(), 6)
+    yield ""
+    yield from _prose(f"Options of the command, such as --workdir: {COMMAND} --help")
+
+
+def _arguments(path: str, arguments: Mapping[str, Setting], values: Mapping[str, Any]) -> Iterator[str]:
+    """What may stand behind the colon; what is said of the key that an argument sets stands there."""
+    if arguments:
+        yield ""
+        yield from _prose(f"Arguments: --config={path}:NAME=VALUE,...")
+    for name, argument in arguments.items():
+        is_below = argument.key in values
+        sets = f" Sets {argument.key}." if is_below else ""
+        words = _sentences(argument, "{}, or several joined by +", names=not is_below)
+        yield from _entry(f"{name}={shown(argument.default, '+')}", words + sets)
+
+
+def _settings(values: Mapping[str, Any]) -> Iterator[str]:
+    """Every setting with its value, by section; those that are the config file's own at the end."""
+    kind = KINDS.get(str(values.get("kind")))
+    known = {} if kind is None else settings_of(kind)
+    yield "\nSettings: --config.KEY=VALUE"
+    for prefix, title in ({} if kind is None else sections_of(kind)).items():
+        yield ""
+        yield from _prose(f"{prefix}* {title}." if prefix else f"{title}.")
+        for key, setting in known.items():
+            if _prefix(key) == prefix and key in values:
+                differs = _plain(values[key]) != _plain(setting.default)
+                default = f"  (default {shown(setting.default)})" if differs else ""
+                yield from _entry(f"{key} = {shown(values[key])}{default}", _sentences(setting))
+    if others := {key: value for key, value in values.items() if key not in known}:
+        yield "\nOf this config file's own"
+        for key, value in others.items():
+            yield from _prose(f"{key} = {shown(value)}", 2)
+
+
+def _sentences(setting: Setting, several: str = "tuple of {}", *, names: bool = True) -> str:
+    """What a setting means, and in brackets what it takes.
+
+    several: how several values of a type are given. names: whether the entries of its table are listed.
+    """
+    said = [setting.meaning] if setting.meaning else []
+    if setting.names and names:
+        said.append(f"Names: {', '.join(setting.names)} ({setting.table}).")
+    facts = [either(setting.choices) or setting.kind.__name__]
+    if setting.several:
+        facts = [several.format(facts[0])]
+    if setting.limits:
+        facts.append(f"each {setting.limits}" if setting.several else setting.limits)
+    facts += [setting.unit] if setting.unit else []
+    facts += [f"None: {setting.none}"] if setting.none else []
+    return " ".join([*said, f"[{'; '.join(facts)}]"])
+
+
+def shown(value: Any, joint: str = "") -> str:
+    """A value as a command line has it. joint: what stands between several of them; "": they are a tuple."""
+    if isinstance(value, tuple | list):
+        if any(isinstance(each, Mapping) for each in value):
+            return f"{len(value)} entries"
+        if joint:
+            return joint.join(map(shown, value))
+        return f"({', '.join(map(repr, value))}{',' * (len(value) == 1)})"
+    return repr(value) if value == "" else str(value)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _prefix(key: str) -> str:
+    return key[: key.rfind(".") + 1]
+
+
+def _first_line(path: str) -> str:
+    """The first line of a shipped config's docstring."""
+    file = next(folder / path for folder in config_files.SHIPPED if (folder / path).is_file())
+    return (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n")[0]
+
+
+def _prose(text: str, indent: int = 0) -> Iterator[str]:
+    space = " " * indent
+    yield from textwrap.wrap(text, WIDTH, initial_indent=space, subsequent_indent=space, break_on_hyphens=False)
+
+
+def _entry(head: str, text: str) -> Iterator[str]:
+    yield from textwrap.wrap(head, WIDTH, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
+    yield from _prose(text, 6)
+
+
+def _command(text: str) -> Iterator[str]:
+    """A command over as many lines as it takes, each continued by a backslash."""
+    lines = textwrap.wrap(text, WIDTH - 4, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    yield from " \\\n".join(f"  {line}" for line in lines).splitlines()
+
+
+def reference() -> str:
+    """docs/settings.md."""
+    lines = [
+        "# Every setting",
+        "",
+        "Made by `python -m mirigor_jax.help_pages > docs/settings.md` from `mirigor_jax/settings.py`. "
+        "`python -m mirigor_jax.main --config=FILE --help` shows those of one config, with its values and arguments.",
+    ]
+    for kind, section in KINDS.items():
+        titles, known = sections_of(section), settings_of(section)
+        lines += ["", f"## {kind}: {titles['']}"]
+        for prefix, title in titles.items():
+            if section is Study and prefix.startswith("run."):
+                continue  # those of `Images`
+            own = {key: setting for key, setting in known.items() if _prefix(key) == prefix}
+            lines += ["", *([f"### {prefix}*: {title}", ""] if prefix else []), *_table(own)]
+        if section is Study:
+            lines += ["", f"`run.*` are the settings of all runs: {sections_of(Images)['']}, as above."]
+    return "\n".join(lines) + "\n"
+
+
+def _table(settings: Mapping[str, Setting]) -> Iterable[str]:
+    yield "| key | default | meaning |"
+    yield "| --- | --- | --- |"
+    for key, setting in settings.items():
+        words = _sentences(setting).replace("|", "\\|").replace("[", "(").replace("]", ")")
+        yield f"| `{key}` | `{shown(setting.default)}` | {words} |"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
