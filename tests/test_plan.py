@@ -144,6 +144,29 @@ ENTRY %main (x: f32[64,256]) -> f32[8,256] {
     assert hlo.cost(text).hbm_bytes == 4 * 256 * (8 + 64 + 8)
 
 
+def test_an_operand_that_a_fusion_within_only_renames_is_read():
+    text = """\
+%renamed (a: f32[64,256]) -> f32[64,256] {
+  %a = f32[64,256]{1,0:T(8,128)} parameter(0)
+  ROOT %b = f32[64,256]{1,0:T(8,128)} bitcast(%a)
+}
+
+%product (p: f32[8,256], q: f32[64,256]) -> f32[8,64] {
+  %p = f32[8,256]{1,0:T(8,128)S(1)} parameter(0)
+  %q = f32[64,256]{1,0:T(8,128)} parameter(1)
+  %f = f32[64,256]{1,0:T(8,128)} fusion(%q), kind=kLoop, calls=%renamed
+  ROOT %y = f32[8,64]{1,0:T(8,128)S(1)} convolution(%p, %f), dim_labels=bf_oi->bf
+}
+
+ENTRY %main (x: f32[8,256], w: f32[64,256]) -> f32[8,64] {
+  %x = f32[8,256]{1,0:T(8,128)S(1)} parameter(0)
+  %w = f32[64,256]{1,0:T(8,128)} parameter(1)
+  ROOT %r = f32[8,64]{1,0:T(8,128)S(1)} fusion(%x, %w), kind=kOutput, calls=%product
+}
+"""
+    assert hlo.cost(text).hbm_bytes == 4 * 64 * 256
+
+
 def test_a_loop_of_unknown_trips_counts_once_and_is_named():
     cost = hlo.cost(PROGRAM.replace("direction=LT", "direction=NE"))
     assert cost.flops == 2 * 1024 * 512 * 512

@@ -324,9 +324,12 @@ def _used(computations: dict[str, Computation], name: str, index: int, size: int
             elif instruction.opcode == "bitcast":
                 total += uses(instruction.name)
             elif instruction.opcode == "fusion":
-                total += _used(
-                    computations, instruction.called["calls"][0], instruction.operands.index(parameter), size
-                )
+                inner, place = instruction.called["calls"][0], instruction.operands.index(parameter)
+                handed_on = _source(computations[inner], _root(computations[inner]).name)
+                if handed_on.opcode == "parameter" and handed_on.inside == str(place):
+                    total += uses(instruction.name)  # a fusion that only renames it
+                else:
+                    total += _used(computations, inner, place, size)
             else:
                 return size
         return min(total, size)
