@@ -20,6 +20,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.memory import needed_bytes
 from mirigor_jax.mi import fit
 from mirigor_jax.mi.contrastive import info_nce_from_embeddings
+from mirigor_jax.models import resnet
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.plan import __main__ as command
 from mirigor_jax.plan import chips, hlo, report, search, work
@@ -475,6 +476,25 @@ def test_products_and_collectives_of_a_program_for_tpus_are_those_counted_by_han
     assert needed_bytes(compiled) == memory.generated_code_size_in_bytes + shard + 512 * 512 * 2 + (
         memory.output_size_in_bytes + memory.temp_size_in_bytes
     )
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.usefixtures("uncached")
+def test_wide_maps_cross_hbm_less_often_where_norms_are_folded(monkeypatch):
+    monkeypatch.setitem(resnet.STAGES, "resnet50", ((2,), "bottleneck"))
+    config, *_ = config_files.parse(["--config=configs/cdp.py:encoder=resnet50,size=224,k=256,scale=paper"])
+    where = chips.find("v5e:2x2")
+
+    def traffic() -> float:
+        step, arguments, *_ = work.train_work(work.prepare(config, None), where.devices)
+        return hlo.cost(step.lower(*arguments).compile().as_text()).hbm_bytes
+
+    folded = traffic()
+    monkeypatch.setattr(parallel, "platform", lambda: "gpu")
+    # A block's wide map of 128 images has 56² pixels of 256 channels, 2 bytes each; there are two, and a shortcut's.
+    saved = traffic() - folded
+    assert saved > 3 * 3 * 128 * 56 * 56 * 256 * 2
 
 
 @needs_libtpu

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from mirigor_jax import parallel
 from mirigor_jax.models.convolution import convolution, max_pool
 from mirigor_jax.models.resnet import STAGES, make_encoder
 
@@ -154,3 +155,41 @@ def test_rematerialized_blocks_train_the_same_parameters_and_keep_less_for_the_g
     for plain, again in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(again, plain, rtol=1e-10, atol=1e-10)
     assert kept_bytes[1] < 0.6 * kept_bytes[0], kept_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("kind", "stride"), [("bottleneck", 1), ("bottleneck", 2), ("basic", 2)])
+def test_folded_norms_train_as_batch_norms_do(kind, stride, dtype, monkeypatch):
+    # As on TPUs, against as elsewhere: features, running statistics, and gradients of parameters and images.
+    monkeypatch.setitem(STAGES, "resnet50", ((2,) if stride == 1 else (1, 1), kind))
+    with jax.enable_x64(dtype == "float64"):
+        encoder = make_encoder("resnet50", width=8, stem="cifar", dtype=dtype, axis_name=parallel.AXIS)
+        # So few that no rounding puts one on the other side of ReLU's corner, where its gradient jumps.
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 8, 8, 3)), dtype)
+        variables = jax.jit(partial(encoder.init, train=False))(jax.random.key(0), x[:1])
+        variables = jax.tree.map(lambda leaf: leaf + jnp.linspace(-0.3, 0.3, leaf.size).reshape(leaf.shape), variables)
+
+        def step(params, x):
+            def features(params, x):
+                return encoder.apply(variables | {"params": params}, x, train=True, mutable=["batch_stats"])
+
+            (h, updates), pull_back = jax.vjp(features, params, x)
+            weights = jnp.cos(jnp.arange(h.size, dtype=h.dtype)).reshape(h.shape)
+            in_params, in_images = pull_back((weights, jax.tree.map(jnp.zeros_like, updates)))
+            return h, in_images, lax.psum((updates, in_params), parallel.AXIS)
+
+        specs = (parallel.SHARDED, parallel.SHARDED, parallel.REPLICATED)
+        results = []
+        for platform in ("cpu", "tpu"):
+            monkeypatch.setattr(parallel, "platform", lambda platform=platform: platform)
+            mesh = parallel.make_mesh(2, jax.devices()[:2])
+            results.append(
+                parallel.map_step(step, mesh, (parallel.REPLICATED, parallel.SHARDED), specs)(variables["params"], x)
+            )
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    plain, folded = map(jax.tree_util.tree_leaves_with_path, results)
+    for (path, expected), (_, value) in zip(plain, folded, strict=True):
+        error = np.abs(value - expected).max() / np.abs(expected).max()
+        assert error <= tolerance, (jax.tree_util.keystr(path), error)
+    assert any(np.any(expected != value) for (_, expected), (_, value) in zip(plain, folded, strict=True))

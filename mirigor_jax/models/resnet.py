@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -55,18 +56,6 @@ def make_encoder(
     dtype = compute_dtype(dtype)
     stages, block = STAGES[name]
     return ResNet(stages=stages, block=block, width=width, stem=stem, dtype=dtype, remat=remat, axis_name=axis_name)
-
-
-def save_conv_outputs(primitive: Any, *inputs: Any, **_: Any) -> bool:
-    """A policy for `jax.checkpoint`: of a block keep its statistics, and convolutions' results that are not its widest.
-
-    The wide result of a bottleneck's 1×1 convolution, BatchNorm's arithmetic and ReLU are computed again for the
-    gradient. On TPUs, whose steps HBM binds, that needs a fifth less of it and moves a little less (docs/scaling.md).
-    """
-    if primitive.name == "conv_general_dilated":
-        height, _, channels, features = inputs[1].shape
-        return height > 1 or features <= channels
-    return primitive.name.startswith(("psum", "reduce_sum"))
 
 
 class ResNet(nn.Module):
@@ -118,11 +107,8 @@ class ResNet(nn.Module):
         maps = [x]
         if imagenet:
             x = max_pool(x)
-        block = Block
-        if self.remat:
-            block = nn.remat(Block)
-        elif train and parallel.platform() == "tpu":
-            block = nn.remat(Block, policy=save_conv_outputs)
+        block = nn.remat(Block) if self.remat else Block
+        folds = train and parallel.platform() == "tpu"
         for stage, depth in enumerate(self.stages):
             for index in range(depth):
                 x = block(
@@ -131,6 +117,7 @@ class ResNet(nn.Module):
                     stride=2 if stage > 0 and index == 0 else 1,
                     conv=conv,
                     norm=norm,
+                    folds=folds,
                     name=f"stage{stage + 1}_block{index + 1}",
                 )(x)
             maps.append(x)
@@ -156,13 +143,17 @@ def _max_pool_to(x: Float[Array, "n h w c"], features: int) -> Float[Array, "n d
 
 
 class Block(nn.Module):
-    """One residual block: `basic` (3×3, 3×3), `bottleneck` (1×1, 3×3, 1×1) or `plain` (basic without the skip)."""
+    """One residual block: `basic` (3×3, 3×3), `bottleneck` (1×1, 3×3, 1×1) or `plain` (basic without the skip).
+
+    folds: whether a 1×1 convolution to more channels and its BatchNorm are one convolution, see `FoldedNorm`.
+    """
 
     kind: str
     channels: int
     stride: int
     conv: partial
     norm: partial
+    folds: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n g v d"]:
@@ -171,14 +162,88 @@ class Block(nn.Module):
         else:
             layers = [(self.channels, 3, self.stride), (self.channels, 3, 1)]
         y = x
-        for i, (channels, kernel, stride) in enumerate(layers, 1):
-            y = self.conv(channels, (kernel, kernel), (stride, stride), padding=kernel // 2, name=f"conv{i}")(y)
-            y = self.norm(name=f"norm{i}")(y)
+        for i, layer in enumerate(layers, 1):
+            y = self.normed(y, *layer, names=(f"conv{i}", f"norm{i}"))
             if i < len(layers):
                 y = nn.relu(y)
         if self.kind != "plain":
             if x.shape != y.shape:
-                x = self.conv(y.shape[-1], (1, 1), (self.stride, self.stride), padding=0, name="shortcut")(x)
-                x = self.norm(name="shortcut_norm")(x)
+                x = self.normed(x, y.shape[-1], 1, self.stride, names=("shortcut", "shortcut_norm"))
             y = x + y
-        return nn.relu(y)
+        return _relu(y) if self.folds else nn.relu(y)
+
+    def normed(
+        self, x: Float[Array, "n h w c"], features: int, kernel: int, stride: int, *, names: tuple[str, str]
+    ) -> Float[Array, "n g v d"]:
+        """A convolution and its BatchNorm."""
+        pads = kernel // 2
+        conv = partial(self.conv, features, (kernel, kernel), (stride, stride), padding=pads, name=names[0])
+        if not self.folds or kernel > 1 or features <= x.shape[-1]:
+            return self.norm(name=names[1])(conv()(x))
+        x, options = x[:, ::stride, ::stride], self.norm.keywords
+        weights = conv(dtype=options["param_dtype"], conv_general_dilated=lambda x, kernel, *_, **__: kernel)(x)
+        fields = ("momentum", "epsilon", "param_dtype", "axis_name")
+        folded = FoldedNorm(**{field: options[field] for field in fields}, name=names[1])
+        matrix, shift = folded(x, weights[0, 0])
+        y = convolution(
+            x, matrix[None, None].astype(x.dtype), (1, 1), [(0, 0)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return (y + shift[None, None, None]).astype(x.dtype)
+
+
+class FoldedNorm(nn.Module):
+    """BatchNorm in training of z·matrix: the result is z·(another matrix) + shift, and these two are returned.
+
+    Mean and variance of z·matrix follow from the mean of z and of zzᵀ, so that neither is z·matrix stored before it is
+    normalized nor computed again for the gradient. Where z has fewer channels, that saves HBM traffic, which binds a
+    TPU's step (docs/scaling.md).
+    """
+
+    momentum: float
+    epsilon: float
+    param_dtype: Any
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(
+        self, z: Float[Array, "n h w c"], matrix: Float[Array, "c d"]
+    ) -> tuple[Float[Array, "c d"], Float[Array, " d"]]:
+        shape = matrix.shape[1:]
+        scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
+        matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+        mean = matmul(jnp.mean(z, (0, 1, 2), dtype=self.param_dtype), matrix)
+        square = jnp.sum(matrix * matmul(_second_moment(z), matrix), 0)
+        if self.axis_name:
+            mean, square = lax.pmean((mean, square), self.axis_name)
+        variance = jnp.maximum(0, square - mean**2)
+        for name, start, value in (("mean", jnp.zeros, mean), ("var", jnp.ones, variance)):
+            running = self.variable("batch_stats", name, start, shape, self.param_dtype)
+            if not self.is_initializing():
+                running.value = self.momentum * running.value + (1 - self.momentum) * value
+        scale = scale * lax.rsqrt(variance + self.epsilon)
+        return matrix * scale[None], bias - mean * scale
+
+
+@jax.custom_vjp
+def _second_moment(z: Float[Array, "n h w c"]) -> Float[Array, "c c"]:
+    """The mean of zzᵀ, whose gradient is one matrix product."""
+    wide = jnp.promote_types(z.dtype, jnp.float32)
+    return jnp.einsum("nhwi,nhwj->ij", z, z, preferred_element_type=wide) / (z.size // z.shape[-1])
+
+
+def _from_second_moment(z: Float[Array, "n h w c"], gradient: Float[Array, "c c"]) -> tuple[Float[Array, "n h w c"]]:
+    symmetric = (gradient + gradient.T) / (z.size // z.shape[-1])
+    return (jnp.einsum("nhwi,ij->nhwj", z, symmetric.astype(z.dtype)),)
+
+
+_second_moment.defvjp(lambda z: (_second_moment(z), z), _from_second_moment)
+
+
+@jax.custom_jvp
+def _relu(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    """ReLU whose gradient is read from its result, which is kept anyway, not from what went in."""
+    return jnp.maximum(x, 0)
+
+
+_relu.defjvps(lambda dx, result, _: jnp.where(result > 0, dx, 0))
