@@ -576,8 +576,8 @@ def test_what_the_compiler_itself_finds_too_large_is_said_in_the_same_line(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("shallow")
 def test_what_a_tpu_computes_otherwise_changes_nothing(monkeypatch):
+    monkeypatch.setitem(STAGES, "resnet18", ((1, 1), "bottleneck"))
     job = tiny("--config.train.optimizer=sgd", "--config.train.warmup_steps=0")
     all_kept = steps(job, 1, 1)
     monkeypatch.setattr(parallel, "platform", lambda: "tpu")

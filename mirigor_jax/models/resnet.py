@@ -178,9 +178,9 @@ class Block(nn.Module):
         """A convolution and its BatchNorm."""
         pads = kernel // 2
         conv = partial(self.conv, features, (kernel, kernel), (stride, stride), padding=pads, name=names[0])
-        if not self.folds or kernel > 1 or features <= x.shape[-1]:
+        if not self.folds or max(kernel, stride) > 1 or features <= x.shape[-1]:
             return self.norm(name=names[1])(conv()(x))
-        x, options = x[:, ::stride, ::stride], self.norm.keywords
+        options = self.norm.keywords
         weights = conv(dtype=options["param_dtype"], conv_general_dilated=lambda x, kernel, *_, **__: kernel)(x)
         fields = ("momentum", "epsilon", "param_dtype", "axis_name")
         folded = FoldedNorm(**{field: options[field] for field in fields}, name=names[1])
