@@ -1,4 +1,4 @@
-"""From a command line to a config: which file, its arguments behind the colon, and overrides key by key."""
+"""Reads a command line into a config: the config file, its arguments after the colon, and overrides of single keys."""
 
 import difflib
 import hashlib
@@ -23,10 +23,11 @@ MOST_SOURCE = 2**20  # bytes of a config file
 
 
 class Parsed(NamedTuple):
-    """What a command line asks for.
+    """A command line, read.
 
-    name: the config's, with its arguments and overrides: what the default run folder is called.
-    given: dotted keys of the config that the command line names, by --config.KEY=VALUE or by an argument so called.
+    name: name of the config with its arguments and overrides; the default run folder has this name.
+    workdir: the run folder that --workdir names; None without that flag.
+    given: dotted keys of the config that the command line names, by --config.KEY=VALUE or by an argument of that name.
     """
 
     config: ConfigDict
@@ -36,12 +37,12 @@ class Parsed(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a config file gives.
+    """A config file, loaded with its arguments.
 
     config: locked, so that an unknown key raises.
-    name: short, made of the file's and the arguments.
-    doc: the file's docstring, "" without one.
-    arguments: what may stand behind the colon, by name, if the file says so by ARGUMENTS.
+    name: short name, made of the file's name and the arguments.
+    doc: the file's docstring; "" if it has none.
+    arguments: the arguments that the file takes, by name; empty if the file does not list them in ARGUMENTS.
     """
 
     config: ConfigDict
@@ -51,7 +52,10 @@ class Loaded(NamedTuple):
 
 
 def defaults(kind: str) -> ConfigDict:
-    """A config of this kind of run (a key of `settings.KINDS`), in which every setting has its default."""
+    """A config in which every setting has its default.
+
+    kind: the kind of run, a key of `settings.KINDS`.
+    """
     config = ConfigDict()
     for key, setting in settings_of(KINDS[kind]).items():
         *sections, name = key.split(".")
@@ -69,7 +73,7 @@ def defaults(kind: str) -> ConfigDict:
 
 
 def load_config(text: str) -> tuple[ConfigDict, str]:
-    """The config that "PATH[:ARGUMENTS]" names, locked so that an unknown key raises, and its short name.
+    """The config that "PATH[:ARGUMENTS]" names, and its short name. An unknown key raises, as the config is locked.
 
     Raises InputError as `load` does.
     """
@@ -78,32 +82,32 @@ def load_config(text: str) -> tuple[ConfigDict, str]:
 
 
 def load(text: str) -> Loaded:
-    """What the config file of "PATH[:ARGUMENTS]" gives for these arguments.
+    """Run the config file that "PATH[:ARGUMENTS]" names, with these arguments.
 
-    PATH is found from the current directory, else among the shipped configs. A config file may import the common.py
-    beside it, else the one in the folder above, else the shipped one.
-    Raises InputError if the file is missing or an argument is wrong.
+    PATH is relative to the current directory, or names a shipped config. `import common` in a config file finds the
+    common.py beside the file, else the one in the folder above, else the shipped one.
+    Raises InputError if the file is missing or fails, or if an argument is wrong.
     """
     path_text, _, arguments = text.partition(":")
     path = next((p for p in (Path(path_text), *(folder / path_text for folder in SHIPPED)) if os.path.isfile(p)), None)
     if path is None:
         problem = f"'{path_text}' is no file" if os.path.exists(path_text) else f"no config file '{path_text}'"
         raise InputError(f"{problem}; the shipped configs are {', '.join(shipped_configs())}")
-    # It is imported under its plain name, so one folder's common.py must not stand in for another's.
+    # Config files import it as `common`, so the common.py of another folder must not be left in sys.modules.
     folders = (*path.resolve().parents[:2], *(folder / "configs" for folder in SHIPPED))
     sys.path.insert(0, str(next((folder for folder in folders if (folder / "common.py").is_file()), folders[0])))
     sys.modules.pop("common", None)
     module = ModuleType(path.stem)
     module.__file__ = str(path)
     try:
-        # Not by an importer, which leaves a compiled copy beside it.
+        # An importer would leave a compiled copy beside the file.
         exec(compile(_source(path), path, "exec", dont_inherit=True), module.__dict__)
         if not callable(getattr(module, "get_config", None)):
             raise InputError(f"config file '{path}' has no get_config; define get_config(arguments) -> ConfigDict")
         config = module.get_config(arguments)
     except InputError:
         raise
-    except (Exception, SystemExit) as error:  # whatever a user's own code raises
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise InputError(f"config file '{path}' {_fault(path, error)}; repair it") from error
     finally:
         sys.path.pop(0)
@@ -114,7 +118,7 @@ def load(text: str) -> Loaded:
     name = "-".join([path.stem, *([arguments] if arguments else [])])
     declared = getattr(module, "ARGUMENTS", {})
     if not isinstance(declared, Mapping) or not all(isinstance(each, Setting) for each in declared.values()):
-        declared = {}  # something else of the user's own
+        declared = {}  # the user has another use for the name
     return Loaded(config, name, module.__doc__ or "", declared)
 
 
@@ -127,7 +131,7 @@ def _source(path: Path) -> bytes:
 
 
 def _fault(path: Path, error: BaseException) -> str:
-    """What stopped a config file, and in which of its lines."""
+    """The error that a config file raised, and its line in the file, in words."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"is no Python: line {error.lineno}, {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -137,13 +141,13 @@ def _fault(path: Path, error: BaseException) -> str:
 
 
 def shipped_configs() -> list[str]:
-    """Paths of the shipped configs, as they are given to --config."""
+    """Paths of the shipped configs, as --config takes them."""
     paths = {p.relative_to(folder).as_posix() for folder in SHIPPED for p in (folder / "configs").rglob("*.py")}
     return sorted(paths - {"configs/common.py"})
 
 
 def parse(argv: list[str]) -> Parsed:
-    """What the arguments behind the program's name ask for. Raises InputError where they are wrong."""
+    """Read the command line's arguments, without the program's name. Raises InputError if they are wrong."""
     text = config_in(argv)
     config, name = load_config(text)
     return override(config, name, text, argv)
@@ -158,7 +162,11 @@ def config_in(argv: list[str]) -> str:
 
 
 def override(config: ConfigDict, name: str, text: str, argv: list[str]) -> Parsed:
-    """What the arguments ask for of the config of this name, which "PATH[:ARGUMENTS]" gave. Raises as `parse` does."""
+    """Apply the overrides of a command line to a config that is already loaded.
+
+    name: the config's short name. text: the "PATH[:ARGUMENTS]" that it was loaded from. argv: all arguments.
+    Raises InputError as `parse` does.
+    """
     overrides = [a.removeprefix("--config.") for a in argv if a.startswith("--config.")]
     keys = list(flatten(config))
     given = [override.partition("=")[0] for override in overrides]
@@ -177,13 +185,13 @@ def override(config: ConfigDict, name: str, text: str, argv: list[str]) -> Parse
         raise InputError(str(error).replace("\n", " ")) from error
     if len(rest) > 1:
         raise InputError(f"unexpected argument '{rest[1]}'; options start with --config or --workdir")
-    # Those of one study's parts have one name.
+    # Jobs that make single runs of one study (study.only) share its folder.
     named = [override for override in sorted(overrides) if not override.startswith("study.only=")]
     return Parsed(values.config, _folder_name(name, named), values.workdir, tuple(dict.fromkeys(given)))
 
 
 def _without_nones(config: ConfigDict, argv: list[str]) -> list[str]:
-    """The arguments without KEY=None of keys that may be None, which the config then has."""
+    """Set keys that the arguments give as KEY=None, if they may be None, and return the other arguments."""
     fields = flatten(config.to_dict(preserve_field_references=True))
     optional = {f"--config.{key}" for key, value in fields.items() if isinstance(value, FieldReference)}
     last = {argument.partition("=")[0]: argument for argument in argv}
@@ -194,16 +202,20 @@ def _without_nones(config: ConfigDict, argv: list[str]) -> list[str]:
 
 
 def split_job_flags(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, bool]]:
-    """The arguments without those that change no number, and these: which process it is, and how it is monitored."""
+    """Split off the flags that do not affect results.
+
+    Returns (the other arguments, the flags that say which process this is, the flags of `monitoring.Monitoring`).
+    """
     rest, peers = pop_flags(argv, coordinator=str, processes=int, process=int)
     rest, monitoring_flags = pop_flags(rest, tensorboard=bool, profile=bool)
     return rest, peers, monitoring_flags
 
 
 def pop_flags(argv: list[str], **kinds: type) -> tuple[list[str], dict[str, Any]]:
-    """The arguments without those that are asked for by name, and these, None (flags: False) where they are not given.
+    """Split off the named flags: (the other arguments, the flags' values by name).
 
-    kinds: str and int for --NAME=VALUE, bool for the flag --NAME. Raises InputError for a value that is no number.
+    kinds: name → str or int for --NAME=VALUE, bool for --NAME. A flag that is not given is None, or False if bool.
+    Raises InputError if the value of an int flag is not a number.
     """
     rest: list[str] = []
     values: dict[str, Any] = {name: False if kind is bool else None for name, kind in kinds.items()}
@@ -221,13 +233,13 @@ def pop_flags(argv: list[str], **kinds: type) -> tuple[list[str], dict[str, Any]
 
 
 def _folder_name(name: str, overrides: list[str]) -> str:
-    """The config's name and its overrides; many of them are stood for by a digest, as file names are short."""
+    """The config's name and its overrides; a digest replaces the overrides if the name exceeds 100 characters."""
     whole = "-".join([name, *overrides]).replace("/", "_")
     return whole if len(whole) <= 100 else f"{name}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:10]}"
 
 
 def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Every entry under its dotted name."""
+    """Every entry of a nested mapping, by its dotted key."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping | ConfigDict) else {prefix + key: value}
@@ -235,7 +247,7 @@ def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[st
 
 
 def did_you_mean(key: str, known: list[str]) -> str:
-    """ "did you mean …" by spelling, on the whole name or its last part; else all that is known."""
+    """ "did you mean …" with known keys that are spelled alike, as a whole or in the last part; else all known keys."""
     tails = {k.rpartition(".")[2]: k for k in known}
     close = difflib.get_close_matches(key, known, n=3)
     close += [tails[t] for t in difflib.get_close_matches(key.rpartition(".")[2], tails, n=3) if tails[t] not in close]

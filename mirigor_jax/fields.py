@@ -1,7 +1,7 @@
-"""What is known of a setting, and how a dataclass of settings is read and checked.
+"""Settings: their description, and how a dataclass of settings is read and checked.
 
 A dataclass is a section, and each of its fields is a setting, made by `setting`. The field's annotation is the type;
-`| None` says that the setting may be left open, and `Literal` lists its only values.
+`| None` says that the setting may be None, and `Literal` lists its only values.
 """
 
 import dataclasses
@@ -16,20 +16,20 @@ from mirigor_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of one setting, or of one argument of a config.
+    """The description of one setting, or of one argument of a config.
 
-    default: the value that it has if nothing else is said.
-    meaning: a sentence.
-    kind: the type of the value; of each one, if there are several.
+    default: the value if the user gives none.
+    meaning: the meaning in a sentence.
+    kind: the type of the value; for a tuple, of each element.
     several: whether the value is a tuple.
-    least, above, most, below: limits of a number, or of each of several; None: none. Several with a limit are one at
-        least, unless may_be_empty.
-    choices: the only values; none: any of the type.
-    names: entries of the package's own in the table of this setting, which a config file may add to.
+    least, above, most, below: limits of a number, or of each number of a tuple; None: no limit.
+    may_be_empty: whether a tuple with limits may be empty.
+    choices: the allowed values; empty: any value of the type.
+    names: the package's entries in the table that the setting names an entry of. A config file may add entries.
     table: that table, as "module.NAME".
-    unit: of a number.
-    none: what None stands for; "": the value may not be None.
-    key: of an argument, the dotted key of the config that it sets; "": another one, or several.
+    unit: the unit of a number.
+    none: the meaning of None; "": the value may not be None.
+    key: for an argument, the dotted key of the config that it sets; "": no key, or several.
     """
 
     default: Any
@@ -49,7 +49,7 @@ class Setting:
     key: str = ""
 
     def check(self, name: str, value: Any) -> None:
-        """Raises InputError for a value that the setting cannot have. name: what the message calls the setting."""
+        """Raises InputError if the setting cannot have this value. name: the setting's name in the message."""
         if value is None and self.none:
             return
         given = f"{name}={value!r}" if isinstance(value, str) else f"{name}={value}"
@@ -76,7 +76,7 @@ class Setting:
 
     @property
     def limits(self) -> str:
-        """The limits in words; "" without any."""
+        """The limits in words; "" if there are none."""
         if self.least is not None and self.most is not None:
             return f"{self.least:g} to {self.most:g}"
         words = [
@@ -93,21 +93,21 @@ class Setting:
 
 
 def either(names: Iterable[str]) -> str:
-    """The names in a row: "a, b or c"; "" of none."""
+    """The names in one phrase: "a, b or c"; "" for no names."""
     *first, last = [*names] or [""]
     return f"{', '.join(first)} or {last}" if first else last
 
 
 def setting(default: Any, meaning: str, **more: Any) -> Any:
-    """A field of a section. more: fields of `Setting`; kind, several and choices come from the annotation."""
+    """A field of a section. more: further fields of `Setting`; kind, several and choices come from the annotation."""
     return dataclasses.field(default=default, metadata={"more": {"meaning": meaning, **more}})
 
 
 def argument(default: Any, meaning: str, **more: Any) -> Setting:
-    """An argument of a config, which stands behind the colon.
+    """An argument of a config: NAME=VALUE after the colon of --config.
 
-    default: the value without the argument. A tuple stands for several values, which the command line joins by +.
-    more: fields of `Setting`; without a default `kind`, and `several` if there may be several.
+    default: the value if the argument is not given. For a tuple, the command line joins several values by +.
+    more: further fields of `Setting`. If the default is None, give `kind`, and `several` for a tuple.
     """
     several = isinstance(default, tuple)
     first = default[0] if isinstance(default, tuple) else default
@@ -116,12 +116,12 @@ def argument(default: Any, meaning: str, **more: Any) -> Setting:
 
 
 def of(section: type, name: str) -> Setting:
-    """The setting of this name in a section."""
+    """The setting with this dotted key in a section."""
     return settings_of(section)[name]
 
 
 def settings_of(section: type, prefix: str = "") -> dict[str, Setting]:
-    """Every setting of a section and of those in it, by its dotted key, in order."""
+    """Every setting of a section and of its subsections, by dotted key, in the order of definition."""
     result: dict[str, Setting] = {}
     for name, field, annotation in _fields(section):
         if dataclasses.is_dataclass(annotation):
@@ -132,7 +132,7 @@ def settings_of(section: type, prefix: str = "") -> dict[str, Setting]:
 
 
 def sections_of(section: type, prefix: str = "") -> dict[str, str]:
-    """The title of each section by the key of it with a dot, "" for the whole, in order."""
+    """Titles of a section and of its subsections, in order, by the prefix of their keys: "", "data.", "data.cdp."."""
     result = {prefix: (section.__doc__ or "").splitlines()[0].rstrip(".")}
     for name, _, annotation in _fields(section):
         if dataclasses.is_dataclass(annotation):
@@ -143,8 +143,8 @@ def sections_of(section: type, prefix: str = "") -> dict[str, str]:
 def check(section: type, values: Mapping[str, Any], *, skip: Collection[str] = ()) -> None:
     """Raises InputError for the first value that its setting cannot have.
 
-    values: by dotted keys. Keys that the section does not have are a config file's own.
-    skip: keys that are not checked.
+    values: values by dotted key. Keys that the section lacks are not checked: a config file may define its own.
+    skip: further keys that are not checked.
     """
     for key, known in settings_of(section).items():
         if key in values and key not in skip:
@@ -158,7 +158,7 @@ def _fields(section: type) -> Iterator[tuple[str, "dataclasses.Field[Any]", Any]
 
 
 def _setting(field: "dataclasses.Field[Any]", annotation: Any) -> Setting:
-    """What a field and its annotation say."""
+    """The setting that a field and its annotation describe."""
     if get_origin(annotation) in (Union, types.UnionType):
         annotation, _ = get_args(annotation)  # the other is None
     if get_origin(annotation) is Literal:

@@ -1,4 +1,7 @@
-"""What `--help` prints, of the command and of any config, and docs/settings.md: `python -m mirigor_jax.help_pages`."""
+"""The page that `--help` prints for the command or for a config, and docs/settings.md.
+
+`python -m mirigor_jax.help_pages` prints docs/settings.md.
+"""
 
 import ast
 import textwrap
@@ -20,12 +23,12 @@ DOORS = (
     ("a TPU, a cluster, several machines", "configs/imagenet.py"),
 )
 FLAGS = (
-    ("--config=FILE[:NAME=VALUE,...]", "The config, and its arguments. Needed."),
-    ("--config.KEY=VALUE", "Another value for a setting; --config.KEY=None where None is one."),
+    ("--config=FILE[:NAME=VALUE,...]", "The config, and its arguments. Required."),
+    ("--config.KEY=VALUE", "Another value for a setting; --config.KEY=None if the setting may be None."),
     (
         "--workdir=FOLDER",
-        "Where results go: a folder, or gs://BUCKET/RUN. Without it runs/NAME, named after the config. The same "
-        "command continues what is there.",
+        "Folder for the results, or gs://BUCKET/RUN. The default is runs/NAME, named after the config. The same "
+        "command continues a run that is there.",
     ),
     ("--tensorboard", "Also write event files for TensorBoard, RUN/tensorboard."),
     ("--profile", "Also trace three steps of each stage for XProf and Perfetto, RUN/profile."),
@@ -42,7 +45,10 @@ EXAMPLES = (
 
 
 def page(argv: list[str]) -> str:
-    """The page of the config that the arguments name, or that of the command. Raises InputError if they are wrong."""
+    """The page of the config that the arguments name; without a config, the page of the command.
+
+    argv: the command's arguments without --help. Raises InputError if they are wrong.
+    """
     if not any(argument.startswith("--config=") for argument in argv):
         return "\n".join(_general()) + "\n"
     text = config_files.config_in(argv)
@@ -54,7 +60,7 @@ def page(argv: list[str]) -> str:
 def _general() -> Iterator[str]:
     yield from _prose(
         "mirigor_jax measures how much information a representation holds: it trains encoders, freezes them, estimates "
-        "the mutual information of what they make of two views, and certifies a lower bound of it."
+        "the mutual information of the representations of two views, and certifies a lower bound of it."
     )
     yield ""
     yield from _command(f"{COMMAND} --config=FILE[:NAME=VALUE,...] [--config.KEY=VALUE ...]")
@@ -79,7 +85,10 @@ def _general() -> Iterator[str]:
 
 
 def _of_config(text: str, loaded: config_files.Loaded, values: Mapping[str, Any]) -> Iterator[str]:
-    """The page of a config with these values, by dotted keys."""
+    """The page of a config.
+
+    text: the "PATH[:ARGUMENTS]" of the config. values: the config's values by dotted key.
+    """
     path = text.partition(":")[0]
     lines = loaded.doc.splitlines()
     commands = [line for line in lines if line.startswith("python -m ")] or [f"{COMMAND} --config={path}"]
@@ -98,7 +107,7 @@ def _of_config(text: str, loaded: config_files.Loaded, values: Mapping[str, Any]
 
 
 def _arguments(path: str, arguments: Mapping[str, Setting], values: Mapping[str, Any]) -> Iterator[str]:
-    """What may stand behind the colon; what is said of the key that an argument sets stands there."""
+    """The arguments that the config takes. `_settings` explains the key that an argument sets."""
     if arguments:
         yield ""
         yield from _prose(f"Arguments: --config={path}:NAME=VALUE,...")
@@ -110,7 +119,7 @@ def _arguments(path: str, arguments: Mapping[str, Setting], values: Mapping[str,
 
 
 def _settings(values: Mapping[str, Any]) -> Iterator[str]:
-    """Every setting with its value, by section; those that are the config file's own at the end."""
+    """Every setting with its value, by section; settings that only the config file defines come last."""
     kind = KINDS.get(str(values.get("kind")))
     known = {} if kind is None else settings_of(kind)
     yield "\nSettings: --config.KEY=VALUE"
@@ -129,9 +138,10 @@ def _settings(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _sentences(setting: Setting, several: str = "tuple of {}", *, names: bool = True) -> str:
-    """What a setting means, and in brackets what it takes.
+    """The meaning of a setting, and in brackets the values that it takes.
 
-    several: how several values of a type are given. names: whether the entries of its table are listed.
+    several: words for a setting that takes several values; {} stands for their type.
+    names: whether to list the entries of the setting's table.
     """
     said = [setting.meaning] if setting.meaning else []
     if setting.names and names:
@@ -147,7 +157,7 @@ def _sentences(setting: Setting, several: str = "tuple of {}", *, names: bool = 
 
 
 def shown(value: Any, joint: str = "") -> str:
-    """A value as a command line has it. joint: what stands between several of them; "": they are a tuple."""
+    """A value as a user writes it on a command line. joint: the separator of several values; "": write a tuple."""
     if isinstance(value, tuple | list):
         if any(isinstance(each, Mapping) for each in value):
             return f"{len(value)} entries"
@@ -182,13 +192,13 @@ def _entry(head: str, text: str) -> Iterator[str]:
 
 
 def _command(text: str) -> Iterator[str]:
-    """A command over as many lines as it takes, each continued by a backslash."""
+    """A command, wrapped into lines that a backslash continues."""
     lines = textwrap.wrap(text, WIDTH - 4, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     yield from " \\\n".join(f"  {line}" for line in lines).splitlines()
 
 
 def reference() -> str:
-    """docs/settings.md."""
+    """The text of docs/settings.md."""
     lines = [
         "# Every setting",
         "",
@@ -200,7 +210,7 @@ def reference() -> str:
         lines += ["", f"## {kind}: {titles['']}"]
         for prefix, title in titles.items():
             if section is Study and prefix.startswith("run."):
-                continue  # those of `Images`
+                continue  # the table of `Images` has them
             own = {key: setting for key, setting in known.items() if _prefix(key) == prefix}
             lines += ["", *([f"### {prefix}*: {title}", ""] if prefix else []), *_table(own)]
         if section is Study:

@@ -19,20 +19,20 @@ from mirigor_jax.studies import grid, invertible
 
 
 def nothing_idle(config: ConfigDict, given: Sequence[str]) -> Mapping[str, str]:
-    """Of a kind whose settings all have an effect."""
+    """The `idle` of a kind of run in which every setting has an effect."""
     return {}
 
 
 @dataclass(frozen=True)
 class RunKind:
-    """How a config of this kind is run.
+    """How to run a config of one kind.
 
-    run: (config, name, workdir or None, monitoring). Runs or resumes it and writes its report; raises InputError for
-        what the user can put right.
+    run: (config, name, workdir or None, monitoring). Runs or resumes the config and writes its report. Raises
+        InputError if the user has to correct something.
     is_shared: whether several processes can run it together.
-    is_watched: whether it trains what --tensorboard and --profile show.
-    idle: (config, keys that a user gave) → what is wrong with those of them without effect, in words that follow
-        KEY=VALUE. Only what was given is judged: a config file has values for whole families of runs.
+    is_watched: whether it has stages that --tensorboard and --profile can show.
+    idle: (config, keys that the user gave) → the keys that have no effect, each with words that follow KEY=VALUE in a
+        message. Keys that the user did not give are not judged: a config file sets values for whole families of runs.
     """
 
     run: Callable[[ConfigDict, str, str | None, Monitoring], None]
@@ -59,8 +59,9 @@ def run(
 ) -> None:
     """Run a config by its kind.
 
-    given: keys that the command line names. Raises InputError if there is no such kind, if it cannot be run as asked,
-    if a setting is out of its limits, and for a given setting without effect, before anything is written.
+    given: keys that the command line names.
+    Raises InputError, before anything is written, if there is no such kind, if the kind cannot run in several processes
+    or be monitored as asked, if a setting is out of its limits, or if a given setting has no effect.
     """
     if config.kind not in RUN_KINDS:
         raise InputError(f"unknown kind '{config.kind}'; choose one of {', '.join(RUN_KINDS)}")

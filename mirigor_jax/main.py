@@ -1,29 +1,34 @@
 """The command line: python -m mirigor_jax.main --config=FILE[:ARGUMENTS] [--config.KEY=VALUE …] [--workdir=DIR].
 
-Messages and exit codes; everything else is in the libraries. --tensorboard and --profile add what `monitoring` writes.
-The same command in each process of a SLURM or Open MPI job, or on each worker of a TPU, makes them one; elsewhere
---coordinator=HOST:PORT --processes=N --process=I do.
+This module prints messages and sets exit codes; everything else is in the libraries. --tensorboard and --profile also
+write event files and traces (see `monitoring`). Several processes form one job if each one of a SLURM or Open MPI job,
+or each worker of a TPU, starts the same command; elsewhere --coordinator=HOST:PORT --processes=N --process=I does it.
 """
 
 import contextlib
 import io
 import sys
 
-from mirigor_jax import starting, stopping  # light: signals are taken before anything is imported that takes seconds
+from mirigor_jax import starting, stopping  # quick to import: signal handlers are set before the slow imports
 from mirigor_jax.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one config. Returns the exit code: 0; 2 for bad input (one line on stderr); 130 and 143 when stopped."""
-    to_the_end = argv is None  # as a command, and not called
+    """Run one config.
+
+    argv: the command line's arguments; None: those of the process, which ends with this call.
+    Returns the exit code: 0; 2 for bad input (one line on stderr); 1 if another process is gone; 130 after Ctrl-C and
+    143 after SIGTERM.
+    """
+    to_the_end = argv is None  # started as a command, not called from Python
     argv = sys.argv[1:] if argv is None else argv
-    if to_the_end:  # the process is ours, and has no other thread yet
+    if to_the_end:  # the process runs nothing else, and has no other thread yet
         starting.keep_freed_memory()
     with stopping.honored(to_the_end=to_the_end):
         try:
             return _run(argv)
         except BaseException as error:
-            # What was asked to stop may end by another exception, into which a library made ours.
+            # A library may have turned the exception of a stop into another one.
             if (number := stopping.asked() or stopping.number_of(error)) is not None:
                 print(stopping.said(number), file=sys.stderr)
                 return 128 + number
@@ -50,7 +55,7 @@ def _run(argv: list[str]) -> int:
         config, name, workdir, given = config_files.parse(argv)
         import jax
 
-        # JAX starts only for a command line that is right
+        # JAX starts only if the command line is valid.
         from mirigor_jax import kinds, memory, monitoring, parallel
     memory.run_in_calling_thread()
     parallel.start(**peers)
@@ -60,7 +65,7 @@ def _run(argv: list[str]) -> int:
         except jax.errors.JaxRuntimeError as error:
             if jax.process_count() == 1:
                 raise
-            # When this process ends, JAX tells which one it misses.
+            # When this process ends, JAX names the process that is missing.
             print(f"error: another process is gone ({str(error).splitlines()[0]})", file=sys.stderr)
             return 1
     return 0

@@ -1,7 +1,7 @@
-"""Every setting once: what it means, its default, its limits.
+"""Every setting once: its meaning, its default, its limits.
 
 The configs, the check of their values, `--help`, docs/settings.md and the defaults of the library's functions all come
-from these dataclasses. Plain Python, so that every module may import it.
+from these dataclasses. This module imports only the standard library and `fields`, so every module may import it.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ CDP_SIDE = 64  # pixels, as the paper has it
 
 
 def _kind(name: str) -> Any:
-    return setting(name, "What runs this config.", names=tuple(KINDS_OF_RUNS), table="mirigor_jax.kinds.RUN_KINDS")
+    return setting(name, "Kind of run.", names=tuple(KINDS_OF_RUNS), table="mirigor_jax.kinds.RUN_KINDS")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -31,37 +31,42 @@ def _confidence(meaning: str) -> Any:
 def _rows(meaning: str) -> Any:
     return setting(
         "checked",
-        f"{meaning} 'checked': they are compared, and nothing is certified if they contradict "
-        "it. 'independent': you state that they are.",
+        f"{meaning} 'checked': the rows are compared, and nothing is certified if they look "
+        "dependent. 'independent': you state that they are independent.",
     )
 
 
 def _l2(default: tuple[float, ...]) -> Any:
-    return setting(default, "L2 penalties that the linear probe chooses from, on validation.", least=0)
+    return setting(default, "L2 penalties that the linear probe tries; validation chooses one.", least=0)
 
 
 @dataclass(frozen=True)
 class Cdp:
     """CDP images (data.source=cdp): a digit in a color at a position, over a background."""
 
-    colors: int = setting(4, "How many colors a digit can have, the first of 16.", least=1, most=16)
-    digits: tuple[int, ...] = setting((2, 3, 4, 5), "Digits that are drawn, no two alike.", least=0, most=9)
-    grid: tuple[int, int] = setting((2, 2), "Rows and columns of positions; a cell takes 10 pixels at least.", least=1)
+    colors: int = setting(4, "Number of colors that a digit can have, the first ones of 16.", least=1, most=16)
+    digits: tuple[int, ...] = setting((2, 3, 4, 5), "Digits that are drawn, without duplicates.", least=0, most=9)
+    grid: tuple[int, int] = setting((2, 2), "Rows and columns of positions; a cell needs at least 10 pixels.", least=1)
     mixing: float = setting(0.45, "Weight of the background; 0 makes it black.", least=0, most=1)
     jitter: int = setting(
-        0, "How far a digit moves about in its cell. More makes its shape slower to learn.", least=0, unit="pixels"
+        0,
+        "Largest random shift of a digit in its cell. A larger value makes its shape slower to learn.",
+        least=0,
+        unit="pixels",
     )
     background: str = setting(
         "spectrum",
-        "What the background shows: spectrum (noise with the spectrum of natural "
-        "scenes), folder:PATH (crops of the images there) or tfds:NAME (of that set).",
+        "Content of the background: spectrum (noise with the spectrum of natural "
+        "scenes), folder:PATH (crops of the images in it) or tfds:NAME (crops of that set's images).",
     )
-    glyphs: str = setting("font", "How digits look: font, or idx:PATH, handwritten ones of an IDX images file.")
+    glyphs: str = setting(
+        "font", "Shapes of the digits: font, or idx:PATH (handwritten digits from an IDX images file)."
+    )
 
 
 @dataclass(frozen=True)
 class Epsilon:
-    """How often an attribute differs between the two views of a CDP pair, instead of data.mi."""
+    """Probability that an attribute differs between the two views of a CDP pair; takes the place of data.mi."""
 
     color: float | None = setting(None, "Probability that the colors differ.", least=0, most=1, none="as data.mi says")
     digit: float | None = setting(None, "Probability that the digits differ.", least=0, most=1, none="as data.mi says")
@@ -72,31 +77,29 @@ class Epsilon:
 
 @dataclass(frozen=True)
 class Augment:
-    """SimCLR's augmentations, of pairings with simclr; a strength of 0 leaves one out."""
+    """SimCLR's augmentations, which pairings with simclr apply; 0 turns one off."""
 
-    crop: float = setting(
-        0.92, "The largest share of an image's area that a random crop may cut off.", least=0, most=0.99
-    )
+    crop: float = setting(0.92, "Largest share of an image's area that a random crop may cut off.", least=0, most=0.99)
     flip: float = setting(0.5, "Probability that an image is mirrored.", least=0, most=1)
-    jitter: float = setting(1.0, "Strength of the color jitter; at 2.5 the hue turns all the way.", least=0, most=2.5)
+    jitter: float = setting(1.0, "Strength of the color jitter; at 2.5 the hue may take any value.", least=0, most=2.5)
     gray: float = setting(0.2, "Probability that an image becomes gray.", least=0, most=1)
     blur: float = setting(0.5, "Probability that an image is blurred.", least=0, most=1)
 
 
 @dataclass(frozen=True)
 class Data:
-    """Images, and which two of them are a pair."""
+    """The images, and the views that make a pair."""
 
     source: str = setting(
         "cdp",
-        "Where the images come from: cdp renders them; tfds:NAME, folder:PATH, idx:PATH, "
+        "Source of the images: cdp renders them; tfds:NAME, folder:PATH, idx:PATH, "
         "npz:PATH and fashion_mnist are labeled sets; features:PATH holds representations.",
         names=("cdp", "tfds", "folder", "idx", "npz", "fashion_mnist", "features"),
         table="mirigor_jax.data.sources.table.SOURCES",
     )
     size: int | None = setting(
         CDP_SIDE,
-        "Side of the square images; those of a set are resized to it.",
+        "Side of the square images; images of a set are resized to it.",
         least=1,
         unit="pixels",
         none="the set's own side (cdp needs a number)",
@@ -104,9 +107,9 @@ class Data:
     cdp: Cdp = Cdp()
     pairing: str = setting(
         "all",
-        "What the two views of a pair share: all attributes, none, or some joined by +, such "
-        "as color+digit; of a labeled set class. With +simclr each view is augmented too; simclr "
-        "alone pairs two augmentations of one image.",
+        "Attributes that the two views of a pair share: all, none, or some joined by +, such as "
+        "color+digit. A labeled set has the attribute class. +simclr also augments each view; "
+        "simclr alone pairs two augmentations of one image.",
         names=("class", "all", "none", "simclr"),
         table="mirigor_jax.data.pairing.PAIRINGS",
     )
@@ -121,36 +124,41 @@ class Data:
     augment: Augment = Augment()
     negatives: str = setting(
         "",
-        "Where the negatives of a training come from: own, uniform, gaussian, classes:NAMES "
-        "or a source. Empty: the other pairs of the batch.",
+        "Source of the negatives in training: own (the training images), uniform or gaussian "
+        "(noise), classes:NAMES (classes of the same set) or another source. Empty: the other pairs of the batch.",
     )
     images: int | None = setting(
         None,
-        "How many images are trained on, again and again.",
+        "Number of training images, which the training reads again and again.",
         least=1,
         none="new ones for every batch of cdp, all of a set",
     )
-    resident: Resident = setting("auto", "Whether devices hold a finite set of images; auto: if it fits.")
+    resident: Resident = setting(
+        "auto", "Whether the devices hold a finite set of images in their memory; auto: if it fits."
+    )
     seed: int = setting(
         0,
-        "Seed of what all parts of a run share: backgrounds, glyphs, noise, and which images of a set are taken.",
+        "Seed of the draws that all stages share: backgrounds, glyphs, noise, and the choice of images in a set.",
         least=0,
     )
     classes: str = setting(
         "all",
         "Classes of a labeled set that are used: all, first-half, second-half, file:PATH (one "
-        "a line), or names joined by +.",
+        "class per line), or names joined by +.",
     )
     rotations: bool = setting(
-        False, "Whether images of a set are also turned by quarters, which gives the attribute rotation."
+        False, "Whether images of a set are rotated by multiples of 90 degrees, which adds the attribute rotation."
     )
-    noise: float = setting(0.0, "Share of the pixels of a set that become black or white.", least=0, most=1)
+    noise: float = setting(0.0, "Share of an image's pixels that become black or white, in a set.", least=0, most=1)
     corrupted: float = setting(
-        0.0, "Probability that a label of a set is redrawn, which gives the attribute corrupted.", least=0, most=1
+        0.0,
+        "Probability that a label of a set is redrawn; above 0 it adds the attribute corrupted, the redrawn label.",
+        least=0,
+        most=1,
     )
     tfds_dir: str | None = setting(None, "Folder of the prepared TFDS sets.", none="TFDS's own, ~/tensorflow_datasets")
-    threads: int = setting(2, "Threads that read batches ahead; they change no number.", least=0)
-    workers: int = setting(0, "Processes that read batches ahead; they change no number.", least=0)
+    threads: int = setting(2, "Threads that read batches ahead; their number does not affect results.", least=0)
+    workers: int = setting(0, "Processes that read batches ahead; their number does not affect results.", least=0)
 
 
 @dataclass(frozen=True)
@@ -158,7 +166,7 @@ class Encoder:
     """The encoder: one to train, or a public checkpoint."""
 
     path: str = setting(
-        "", "Checkpoint of a public encoder, which is measured without training. Empty: one is trained."
+        "", "Checkpoint of a public encoder, which is measured without training. Empty: the run trains an encoder."
     )
     layout: str | None = setting(
         None,
@@ -172,12 +180,12 @@ class Encoder:
     )
     stage: str = setting(
         "",
-        "Stage whose features are measured: B0 to B4 of ResNets, block0 and so on of transformers, "
-        "prelogits. Empty: the last.",
+        "Stage that the features come from: B0 to B4 of ResNets, block0 and so on of transformers, "
+        "prelogits. Empty: the last stage.",
     )
     name: str = setting(
         "resnet18",
-        "Architecture that is trained.",
+        "Architecture of the encoder to train.",
         names=_names(
             "resnet18 resnet34 resnet50 plainnet18 plainnet34 vit_ti vit_s vit_b deit_ti deit_s deit_b "
             "deit_ti_distilled deit_s_distilled deit_b_distilled cait_xxs24 cait_xxs36 pit_s pit_b "
@@ -187,28 +195,28 @@ class Encoder:
     )
     width: int | None = setting(
         None,
-        "Channels of a ResNet's first stage; published ones have 64.",
+        "Channels of a ResNet's first stage; published ResNets have 64.",
         least=1,
-        none="its own, and the only value of other encoders",
+        none="the ResNet's own width; other encoders take only None",
     )
     stem: str | None = setting(
         None,
         "First layers of a ResNet: imagenet, or cifar for small images.",
-        none="its own, and the only value of other encoders",
+        none="the ResNet's own stem; other encoders take only None",
     )
     remat: bool | None = setting(
         None,
-        "Whether blocks of a ResNet are computed again for gradients: less memory for a third more arithmetic.",
-        none="its own, and the only value of other encoders",
+        "Whether a ResNet recomputes its blocks for gradients, which takes less memory and a third more arithmetic.",
+        none="the ResNet's own choice; other encoders take only None",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = setting(
-        "auto", "What the encoder computes in; auto: bfloat16 on accelerators, float32 on CPUs."
+        "auto", "Data type that the encoder computes in; auto: bfloat16 on accelerators, float32 on CPUs."
     )
 
 
 @dataclass(frozen=True)
 class Head:
-    """The projection head of a training, and the critic of the same architecture."""
+    """The projection head of the training, and the critic with the same architecture."""
 
     hidden: tuple[int, ...] = setting((128,), "Widths of the hidden layers.", least=1, may_be_empty=True)
     features: int = setting(64, "Outputs that the contrastive loss compares.", least=1)
@@ -218,28 +226,30 @@ class Head:
 class Train:
     """Training of the encoder."""
 
-    k: int = setting(64, "Pairs a batch, K_Tr.", least=2, unit="pairs")
-    steps: int = setting(300, "Updates; 0 leaves the encoder untrained.", least=0)
+    k: int = setting(64, "Pairs in a training batch, K_Tr.", least=2, unit="pairs")
+    steps: int = setting(300, "Number of updates; 0 leaves the encoder untrained.", least=0)
     objective: str = setting(
         "simclr",
-        "Loss that the training lowers.",
+        "Loss that the training minimizes.",
         names=("simclr", "supcon", "decoupled", "cross_entropy", "rotation"),
         table="mirigor_jax.objectives.OBJECTIVES",
     )
-    temperature: float = setting(0.1, "Temperature of contrastive losses, those among the metrics too.", above=0)
+    temperature: float = setting(0.1, "Temperature of the contrastive losses, in training and in the metrics.", above=0)
     optimizer: Literal["adamw", "sgd", "lars"] = setting(
-        "adamw", "Rule of the updates; the rate rises, then falls by a cosine."
+        "adamw", "Optimizer; the learning rate rises linearly, then falls along a cosine."
     )
     learning_rate: float = setting(4e-3, "Largest learning rate.", above=0)
-    warmup_steps: int = setting(20, "Updates over which the learning rate rises to its largest value.", least=0)
-    weight_decay: float = setting(1e-4, "Weight decay; biases and norms have none.", least=0)
-    global_batch_norm: bool = setting(True, "Whether BatchNorm is over the images of all devices, or of each alone.")
+    warmup_steps: int = setting(20, "Updates during which the learning rate rises to its largest value.", least=0)
+    weight_decay: float = setting(1e-4, "Weight decay; it leaves out biases and norms.", least=0)
+    global_batch_norm: bool = setting(
+        True, "Whether BatchNorm uses the images of all devices. False: each device uses its own images."
+    )
     accumulate: int = setting(
         1,
-        "Parts into which a device's pairs are split to save memory. The loss is still that of the whole batch.",
+        "Number of parts that a device splits its pairs into to save memory. The loss still covers the whole batch.",
         least=1,
     )
-    checkpoint_every: int = setting(100, "How often the training is saved.", least=1, unit="steps")
+    checkpoint_every: int = setting(100, "Steps from one checkpoint to the next.", least=1, unit="steps")
 
 
 @dataclass(frozen=True)
@@ -253,7 +263,7 @@ class Features:
     test: int | None = setting(8192, "Pairs that are read once, for the results.", least=2, none="all of a set")
     batch_size: int = setting(256, "Images that are encoded at once.", least=1)
     checkpoint: Which = setting(
-        "last", "Which of the training's checkpoints is measured: the last, or the best of its log."
+        "last", "Training checkpoint that is measured: the last, or the best by the training loss of its last 50 steps."
     )
 
 
@@ -263,32 +273,43 @@ class Estimate:
 
     estimators: tuple[str, ...] = setting(
         ("info_nce_symmetric", "nt_xent"),
-        "What reads the fitted critic; info_nce_symmetric, by which it is fitted, comes first.",
+        "Estimators that read the fitted critic. The first is info_nce_symmetric, which the fit maximizes.",
         names=_names("info_nce info_nce_symmetric nt_xent dv mine nwj js js_nwj smile flo anchor"),
         table="mirigor_jax.mi.ESTIMATORS",
     )
     k: int = setting(
         2048,
-        "Pairs of a test batch, K_Est. InfoNCE is quoted at this K, and cannot exceed log2 K.",
+        "Pairs in a test batch, K_Est. InfoNCE is quoted at this K, and cannot exceed log2 K.",
         least=2,
         unit="pairs",
     )
     nt_xent_k: int = setting(
         256,
-        "Pairs of a test batch for the NT-Xent estimate, and for the contrastive losses among the metrics.",
+        "Pairs in a test batch for the NT-Xent estimate, and for the contrastive losses among the metrics.",
         least=2,
         unit="pairs",
     )
-    k_curve: tuple[int, ...] = setting((64, 256, 1024), "Further K at which the test part is read.", least=2)
-    batch_size: int = setting(512, "Pairs of a batch that critics are fitted on.", least=2, unit="pairs")
-    steps: int = setting(1500, "Most steps of a critic's fit, which ends early once validation gains no more.", least=1)
+    k_curve: tuple[int, ...] = setting(
+        (64, 256, 1024), "Further values of K at which the estimators read the test part.", least=2
+    )
+    batch_size: int = setting(512, "Pairs in a batch of a critic's fit.", least=2, unit="pairs")
+    steps: int = setting(
+        1500,
+        "Largest number of steps of a critic's fit. The critic of the head's architecture takes all of them; "
+        "the other stops early once validation no longer improves.",
+        least=1,
+    )
     learning_rate: float = setting(1e-3, "Largest learning rate of the critic of the head's architecture.", above=0)
-    eval_every: int = setting(100, "How often that critic is read on validation.", least=1, unit="steps")
+    eval_every: int = setting(
+        100, "Steps from one evaluation of that critic on validation to the next.", least=1, unit="steps"
+    )
     stream: bool = setting(
-        False, "Whether only the critic of the head's architecture is fitted, on fresh images, and certifies."
+        False,
+        "Whether to fit only the critic of the head's architecture, on fresh images; the InfoNCE certificate then "
+        "reads it.",
     )
     extra_pairings: tuple[str, ...] = setting((), "Further pairings under which the encoder is measured.")
-    confidence: float = _confidence("Confidence of certificates and intervals.")
+    confidence: float = _confidence("Confidence level of certificates and intervals.")
     tolerance_bits: float = setting(
         0.1, "The verdict is 'certified' if the certified interval is at most this wide.", least=0, unit="bits"
     )
@@ -300,12 +321,14 @@ class Evaluate:
     """Probes and metrics of the encoder."""
 
     l2: tuple[float, ...] = _l2((1e-5, 1e-4, 1e-3, 1e-2))
-    mlp_steps: int = setting(20_000, "Most steps of the non-linear probe.", least=1)
+    mlp_steps: int = setting(20_000, "Largest number of steps of the non-linear probe.", least=1)
     metrics: bool = setting(
-        False, "Whether alignment, uniformity, tolerance, kNN, a non-linear probe and so on are computed too."
+        False, "Whether to compute alignment, uniformity, tolerance, kNN, a non-linear probe and the other metrics too."
     )
     classes: str | None = setting(
-        None, "Attributes that the metrics are about, joined by +.", none="those that the pairing shares"
+        None,
+        "Attributes that define the classes of the metrics, joined by +.",
+        none="the attributes that the pairing shares",
     )
 
 
@@ -314,7 +337,7 @@ class Images:
     """A run on images: an encoder is trained or loaded, and measured."""
 
     kind: str = _kind("images")
-    seed: int = setting(0, "Root of the run's random numbers: weights, images, pairs, augmentations, critics.", least=0)
+    seed: int = setting(0, "Seed of the run's random numbers: weights, images, pairs, augmentations, critics.", least=0)
     data: Data = Data()
     encoder: Encoder = Encoder()
     head: Head = Head()
@@ -330,30 +353,34 @@ class Restore:
 
     kind: str = _kind("restore")
     restore: str = setting("", "Folder of the finished run. Must be given.")
-    name: str = setting("", "Folder of the estimate in RUN/estimates. Empty: named after what differs from the run.")
-    pairing: str | None = setting(None, "What the two views of a pair share, as data.pairing.", none="as in the run")
+    name: str = setting("", "Name of the estimate's folder in RUN/estimates. Empty: the changed settings name it.")
+    pairing: str | None = setting(
+        None, "Attributes that the two views of a pair share; see data.pairing.", none="as in the run"
+    )
     mi: float | None = setting(
         None,
         "True mutual information of a CDP pair.",
         least=0,
         unit="bits",
-        none="as in the run, or exact sharing with another pairing",
+        none="as in the run; with a pairing given, attributes are shared exactly",
     )
-    k: int | None = setting(None, "Pairs of a test batch, K_Est.", least=2, unit="pairs", none="as in the run")
+    k: int | None = setting(None, "Pairs in a test batch, K_Est.", least=2, unit="pairs", none="as in the run")
     k_curve: tuple[int, ...] | None = setting(
-        None, "Further K at which the test part is read.", least=2, none="as in the run"
+        None, "Further values of K at which the estimators read the test part.", least=2, none="as in the run"
     )
     seed: int | None = setting(
         None, "Seed of a fresh sample of images and pairs, and of the critic.", least=0, none="the run's own sample"
     )
-    test: int | None = setting(None, "Pairs that are read.", least=2, none="as in the run")
-    steps: int | None = setting(None, "Most steps of the critic's fit.", least=1, none="as in the run")
+    test: int | None = setting(None, "Pairs of the test part.", least=2, none="as in the run")
+    steps: int | None = setting(None, "Largest number of steps of the critic's fit.", least=1, none="as in the run")
     stream: bool | None = setting(
         None, "Whether the critic is fitted on fresh images, with the encoder in the step.", none="as in the run"
     )
-    checkpoint: Which | None = setting(None, "Which of the training's checkpoints is measured.", none="as in the run")
+    checkpoint: Which | None = setting(
+        None, "Training checkpoint that is measured; see features.checkpoint.", none="as in the run"
+    )
     rows: Rows | None = setting(
-        None, "Whether the images are independent draws, as estimate.rows.", none="as in the run"
+        None, "Whether the images are independent draws; see estimate.rows.", none="as in the run"
     )
 
 
@@ -363,17 +390,17 @@ class Arrays:
 
     kind: str = _kind("arrays")
     x: str | None = setting(
-        None, "File of the first view, a row a sample: .npy, .npz (PATH:NAME) or .csv.", none="must be given"
+        None, "File of the first view, one sample per row: .npy, .npz (PATH:NAME) or .csv.", none="must be given"
     )
     y: str | None = setting(
-        None, "File of the second view, whose row i is the partner of x's row i.", none="labels are given instead"
+        None, "File of the second view; its row i is the partner of row i of x.", none="labels are given instead"
     )
     labels: str | None = setting(
-        None, "File of the classes of x's rows: two rows of one class are then a pair.", none="y is given instead"
+        None, "File of the class of each row of x; two rows of one class are a pair.", none="y is given instead"
     )
     estimators: tuple[str, ...] = setting(
         ("info_nce_symmetric", "nwj", "js_nwj", "mine", "smile", "anchor"),
-        "Estimators, side by side: bounds, and some that are none.",
+        "Estimators to compare; some are lower bounds, and some are not.",
         names=of(Estimate, "estimators").names,
         table="mirigor_jax.mi.ESTIMATORS",
     )
@@ -383,41 +410,43 @@ class Arrays:
         names=("joint", "separable", "bilinear", "cosine"),
         table="mirigor_jax.mi.api.CRITICS",
     )
-    k: int | None = setting(None, "Pairs of a test batch.", least=2, unit="pairs", none="all, up to 4,096")
-    batch_size: int = setting(64, "Pairs of a batch that critics are fitted on.", least=1, unit="pairs")
+    k: int | None = setting(None, "Pairs in a test batch.", least=2, unit="pairs", none="all, up to 4,096")
+    batch_size: int = setting(64, "Pairs in a batch of a critic's fit.", least=1, unit="pairs")
     steps: int | None = setting(
         None,
-        "Most steps of a fit, which ends early once validation gains no more.",
+        "Largest number of steps of a fit, which stops early once validation no longer improves.",
         least=1,
         none="the library's own choice",
     )
-    seeds: int = setting(1, "Critics that are fitted; the value is that of their averaged scores.", least=1)
-    seed: int = setting(0, "Seed of the critics' start and of their batches.", least=0)
-    confidence: float = _confidence("Confidence of certificates and intervals.")
+    seeds: int = setting(1, "Number of critics that are fitted; the value comes from their averaged scores.", least=1)
+    seed: int = setting(0, "Seed of the critics' initial weights and of their batches.", least=0)
+    confidence: float = _confidence("Confidence level of certificates and intervals.")
     rows: Rows = _rows("Whether rows are independent draws.")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Which runs the study has."""
+    """The runs of the study."""
 
     name: str = setting(
         "",
-        "The study's table and figures.",
+        "Name of the study, which decides its table and figures.",
         names=("batch_size", "infomin_tasks", "infomin_strength", "certified", "objectives", "negatives", "quality"),
         table="mirigor_jax.studies.table.STUDIES",
     )
-    only: str = setting("", "One of the runs alone, such as 3/16, for job arrays. Empty: all.")
-    sources: str = setting("", "Folders of other studies, joined by commas, whose finished runs are read too.")
+    only: str = setting("", "The one run to make, for job arrays: 3/16 is the third of 16. Empty: all runs.")
+    sources: str = setting("", "Folders of other studies, joined by commas; their finished runs are read too.")
     cells: tuple[dict[str, Any], ...] = setting(
-        (), "The runs: each has a name, a dict `run` of keys that it sets, and perhaps `tags` of its row."
+        (), "The runs. Each has a name, a dict `run` of the keys that it sets, and optionally `tags` of its table row."
     )
-    estimates: tuple[dict[str, Any], ...] = setting((), "Estimates of each run, as configs/estimate.py makes one.")
+    estimates: tuple[dict[str, Any], ...] = setting(
+        (), "Further estimates of each run, as configs/estimate.py makes them."
+    )
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study: a grid of runs on images, and one table of them."""
+    """A study: a grid of runs on images, and one table of their results."""
 
     kind: str = _kind("study")
     study: Grid = Grid()
@@ -429,11 +458,12 @@ class Invertible:
     """Invertible encoders, whose mutual information cannot change."""
 
     kind: str = _kind("invertible")
-    source: str = setting("fashion_mnist", "A labeled set, as data.source of a run on images.")
+    source: str = setting("fashion_mnist", "Labeled set; see data.source of a run on images.")
     size: int | None = setting(None, "Side of the images.", least=1, unit="pixels", none="the set's own side")
     objectives: tuple[str, ...] = setting(
         ("critic", "infonce", "adversarial"),
-        "What is trained: the critic alone, the encoders too, or encoders that also hide the class.",
+        "Objectives of training: critic trains the critic alone, infonce also the encoders, adversarial also "
+        "makes the encoders hide the class.",
         names=("critic", "infonce", "adversarial"),
         table="mirigor_jax.studies.invertible_encoders.OBJECTIVES",
     )
@@ -441,13 +471,16 @@ class Invertible:
     hidden: tuple[int, ...] = setting(
         (256, 256), "Widths of the hidden layers in a coupling.", least=1, may_be_empty=True
     )
-    k: int = setting(256, "Images of a batch.", least=2)
-    steps: int = setting(1200, "Updates.", least=1)
-    record_every: int = setting(100, "How often encoders and critic are measured.", least=1, unit="steps")
+    k: int = setting(256, "Images in a batch.", least=2)
+    steps: int = setting(1200, "Number of updates.", least=1)
+    record_every: int = setting(
+        100, "Steps from one measurement of encoders and critic to the next.", least=1, unit="steps"
+    )
     learning_rate: float = setting(3e-4, "Learning rate.", above=0)
     adversarial_weight: float = setting(
         20.0,
-        "Penalty on adversarial encoders for all that a linear classifier can tell of the class.",
+        "Penalty on adversarial encoders if a linear classifier explains all variance of the class (R² = 1); "
+        "a lower R² costs proportionally less.",
         least=0,
         unit="nats",
     )
@@ -457,15 +490,16 @@ class Invertible:
     seed: int = setting(0, "Seed of weights, batches and noise.", least=0)
 
 
-# The settings of each kind of run.
+# Kind of run → the class of its settings.
 KINDS: dict[str, type] = dict(zip(KINDS_OF_RUNS, (Images, Restore, Arrays, Study, Invertible), strict=True))
 
 
 def of_key(key: str, default: Any = ..., *, kind: type = Images) -> Setting:
-    """An argument of a config that sets this dotted key of it.
+    """An argument of a config that sets one of the config's keys.
 
-    default: the argument's own. Without one it is the key's.
-    kind: the class of the config, of those in `KINDS`.
+    key: dotted.
+    default: the argument's default. If it is not given, the argument has the key's default.
+    kind: the class of the config's settings, one of those in `KINDS`.
     """
     known = settings_of(kind)[key]
     return replace(known, key=key, default=known.default if default is ... else default)
