@@ -1,4 +1,4 @@
-"""The house style of pictures: colors, panels, legends and marks. Nothing is read, saved or shown here."""
+"""The common style of all pictures: colors, panels, legends and marks. This module reads, saves and shows nothing."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 else:
-    Axes = Figure = Any  # matplotlib takes half a second to import, and a run draws at its end
+    Axes = Figure = Any  # importing matplotlib takes half a second, and a run draws only at its end
 
 # Okabe & Ito's colors, which color-blind readers can tell apart; a quantity has one color in every picture.
 INK, GRID, ENTROPY = "#333333", "#E5E5E5", "#999999"
@@ -20,7 +20,7 @@ LINEAR, ESTIMATE = "#56B4E9", "#F0E442"
 
 
 def empty_figure(width: float, height: float, *, constrained: bool = True) -> Figure:
-    """A figure of so many inches, to be filled. constrained: whether matplotlib places what is in it, or the caller."""
+    """An empty figure. width, height: inches. constrained: whether matplotlib arranges its contents, or the caller."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=150, layout="constrained" if constrained else None)
@@ -36,7 +36,7 @@ def panels(*titles: str, ratios: Sequence[int] | None = None) -> tuple[Figure, l
 
 
 def style(ax: Axes, title: str) -> None:
-    """How every panel looks."""
+    """Give a panel the common style and a title."""
     ax.set_title(title, loc="left", fontsize=10, color=INK)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color=GRID)
@@ -46,27 +46,27 @@ def style(ax: Axes, title: str) -> None:
 
 
 def legends(*axes: Axes) -> None:
-    """One legend under each panel, where it can cover no data."""
+    """Draw a legend under each panel, so that it covers no data."""
     for ax in axes:
         if ax.get_legend_handles_labels()[0]:
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=8)
 
 
 def shared_legend(figure: Figure, axes: Sequence[Axes] | np.ndarray) -> None:
-    """One legend under all panels, each label once."""
+    """Draw one legend under all panels, with each label once."""
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
 
 
 def line_of_means(ax: Axes, k: np.ndarray, values: np.ndarray, color: str, marker: str, *, label: str) -> None:
-    """Every run's value, faint, and the line through the means of those of one k."""
+    """Draw the value of each run, faint, and a line through the mean value at each k."""
     sizes = np.unique(k)
     ax.plot(k, values, marker, color=color, markersize=3, alpha=0.5)
     ax.plot(sizes, [values[k == size].mean() for size in sizes], color=color, marker=marker, markersize=5, label=label)
 
 
 def references(ax: Axes, entropy_bits: float | None, true_bits: float | None) -> None:
-    """Lines at H(C), and at the true MI where it differs."""
+    """Draw a line at H(C), and one at the true MI if it differs."""
     if entropy_bits is not None:
         ax.axhline(entropy_bits, color=ENTROPY, label=f"H(C) = {entropy_bits:.3f} bits", zorder=1.5)
     if true_bits is not None and (entropy_bits is None or not math.isclose(true_bits, entropy_bits, abs_tol=1e-6)):
@@ -74,12 +74,12 @@ def references(ax: Axes, entropy_bits: float | None, true_bits: float | None) ->
 
 
 def whiskers(ax: Axes, x: np.ndarray, lower: np.ndarray, upper: np.ndarray, color: str) -> None:
-    """A whisker from lower to upper at each x."""
+    """Draw a whisker from lower to upper at each x."""
     ax.errorbar(x, (lower + upper) / 2, (upper - lower) / 2, fmt="none", ecolor=color, capsize=4, zorder=4)
 
 
 def write(ax: Axes, x: int, y: float, text: str) -> None:
-    """A text above a point."""
+    """Write a text above a point."""
     ax.annotate(
         text,
         (x, y),
@@ -95,12 +95,18 @@ def write(ax: Axes, x: int, y: float, text: str) -> None:
 
 
 def interval_ends(intervals: Sequence[Any]) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """(lower, upper ends) in bits of intervals with these two; NaN for None."""
+    """(lower ends, upper ends) of the intervals, in bits; NaN for None.
+
+    intervals: objects with lower_bits and upper_bits, or None.
+    """
     known = [(None, None) if one is None else (one.lower_bits, one.upper_bits) for one in intervals]
     return floats([lower for lower, _ in known]), floats([upper for _, upper in known])
 
 
 def floats(values: Sequence[float | int | None] | np.ndarray) -> Float[np.ndarray, " n"]:
-    """NaN, which is not drawn, for what is not a finite number: an interval of one batch, or a null of report.json."""
+    """The values as floats, with NaN, which is not drawn, for None and infinities.
+
+    The interval of a single batch and a null in report.json are such values.
+    """
     array = np.asarray(values, dtype=float)
     return np.where(np.isfinite(array), array, np.nan)

@@ -1,4 +1,4 @@
-"""How a training went, step by step: what `train` returns beside the state."""
+"""The numbers of a training at each step: `train` returns them beside the state."""
 
 import math
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from mirigor_jax.drawing import Figure
 from mirigor_jax.mi.contrastive import nt_xent_mi
 
 Row = dict[str, Any]
-ENDING = 10  # the tenth of the steps that the end of a training is averaged over
+ENDING = 10  # `ending` averages the last 1/ENDING of the steps
 
 
 def in_training_bits(loss_nats: float, k: int) -> float:
-    """The MI that an NT-Xent loss of k pairs stands for, in bits (Lee et al. 2023, Eq. 4)."""
+    """The MI that an NT-Xent loss of a batch of k pairs corresponds to, in bits (Lee et al. 2023, Eq. 4)."""
     return nt_xent_mi(loss_nats, k) / math.log(2)
 
 
 def ceiling_bits(k: int) -> float:
-    """The most that the in-training MI of k pairs can be: log2(2k−1) (Lee et al. 2023, Prop. II.2)."""
+    """The largest possible in-training MI of a batch of k pairs, log2(2k−1) bits (Lee et al. 2023, Prop. II.2)."""
     return math.log2(2 * k - 1)
 
 
 def note(rows: Sequence[Row], k: int) -> str:
-    """The last steps' mean, in words for a line of progress."""
+    """The mean over the last 20 rows, in words for a progress line."""
     loss = float(np.mean([row["loss_nats"] for row in rows[-20:]] or [0.0]))
     if not rows or "mi_bits" not in rows[-1]:
         return f"loss {loss:.3f} nats"
@@ -38,10 +38,10 @@ def note(rows: Sequence[Row], k: int) -> str:
 class TrainingHistory:
     """The training's numbers at each step.
 
-    k: pairs a batch.
-    step: int (n,). Steps taken by then.
-    loss_nats: (n,). The training loss.
-    mi_bits: (n,), bits. The in-training MI; None for an objective that does not bound it.
+    k: pairs per batch.
+    step: int (n,). Number of steps taken.
+    loss_nats: (n,), nats. The training loss.
+    mi_bits: (n,), bits. The in-training MI; None if the objective's loss corresponds to no MI.
     """
 
     k: int
@@ -51,18 +51,18 @@ class TrainingHistory:
 
     @classmethod
     def of(cls, rows: Sequence[Row], k: int) -> "TrainingHistory":
-        """The history of the rows {"step", "loss_nats"} and, of every row or none, "mi_bits"."""
+        """The history of rows with "step", "loss_nats" and, in all rows or in none, "mi_bits"."""
         columns = {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ("step", "loss_nats"))}
         mi_bits = columns.get("mi_bits")
         return cls(k, columns["step"].astype(int), columns["loss_nats"].astype(float), mi_bits)
 
     @property
     def ceiling_bits(self) -> float:
-        """The most that mi_bits can be."""
+        """The largest possible mi_bits."""
         return ceiling_bits(self.k)
 
     def ending(self) -> dict[str, float]:
-        """Means over the last tenth of the steps: loss_nats, and mi_bits if there is any; nothing without steps."""
+        """Means over the last tenth of the steps: loss_nats, and mi_bits if it is not None. Empty without steps."""
         last = slice(-max(1, len(self.step) // ENDING), None)
         columns = {"loss_nats": self.loss_nats, "mi_bits": self.mi_bits}
         return {name: float(np.mean(x[last])) for name, x in columns.items() if x is not None and len(x)}
@@ -77,12 +77,12 @@ class TrainingHistory:
         return f"{text} at the end"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, as JSON takes them."""
+        """The history as plain numbers and lists, for JSON."""
         columns = {"step": self.step, "loss_nats": self.loss_nats, "mi_bits": self.mi_bits}
         return {"k": self.k} | {name: None if x is None else x.tolist() for name, x in columns.items()}
 
     def _repr_html_(self) -> str:
-        """The sentence and some steps in a table, for notebooks."""
+        """The sentence, and a table of up to ten steps, for notebooks."""
         chosen = np.unique(np.linspace(0, len(self.step) - 1, min(10, len(self.step))).round().astype(int))
         columns = {"step": self.step, "loss, nats": self.loss_nats, "in-training MI, bits": self.mi_bits}
         shown = {heading: x[chosen] for heading, x in columns.items() if x is not None}
@@ -92,9 +92,9 @@ class TrainingHistory:
         return f"<p>{self}</p><table><tr>{head}</tr>{body}</table>"
 
     def figure(self, *, entropy_bits: float | None = None, true_bits: float | None = None) -> Figure:
-        """The loss and, if there is one, the in-training MI: values (faint) and a running mean of 5 % of them.
+        """Draw the loss and, if it is not None, the in-training MI: values (faint) and a running mean over 5 % of them.
 
-        entropy_bits: H(C), a line. true_bits: the true MI, a line where it differs from H(C).
+        entropy_bits: H(C), drawn as a line. true_bits: the true MI, drawn as a line if it differs from H(C).
         Returns a matplotlib Figure.
         """
         drawn = {"training loss, nats": self.loss_nats}

@@ -1,6 +1,6 @@
-"""What a run wrote, by digest: one manifest.json in its folder, so that no damaged file is taken for the run's own.
+"""Digests of the files that a run wrote, in a manifest.json in its folder. They reveal damaged files.
 
-A file that the manifest does not know, as of an older version, is not checked. Process 0 alone has to do with it.
+A file without an entry, such as one that an older version wrote, is not checked. Only process 0 uses the manifest.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ class DamagedError(InputError):
     """A file, or a checkpoint, is not as the run wrote it."""
 
     def __init__(self, path: str, file: str | None = None):
-        """path: of what can't be used. file: within it, if it is a checkpoint's folder."""
+        """path: the damaged file, or the folder of the damaged checkpoint. file: the damaged file in that folder."""
         super().__init__(
             f"'{file or path}' is damaged: it is not as the run wrote it; remove '{path}', and give the run's own "
             "command again"
@@ -28,30 +28,30 @@ class DamagedError(InputError):
         self.path, self.file = path, file or path
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        """As it is sent to a job's other processes."""
+        """How pickle rebuilds the error when a job sends it to its other processes."""
         return type(self), (self.path, self.file)
 
 
 class Manifest:
-    """The digests of the files of one run folder, of each the one it has or, after a kill, may still have.
+    """The digests of the files in one run folder.
 
-    A digest is written down before the file takes its place, and the one before stays beside it until then: a kill
-    between the two leaves a file that is known.
+    The manifest notes a new digest before the new file replaces the old one, and keeps the old digest until then. So
+    after a kill between the two steps, the file that is there still has an entry.
     """
 
     def __init__(self, root: AnyPath):
         self.root = root
-        self._known: dict[str, list[str]] | None = None  # while the folder is held, else read each time
-        self._lock = threading.Lock()  # checkpoints are noted beside the work
+        self._known: dict[str, list[str]] | None = None  # the entries while the folder is held; None: read each time
+        self._lock = threading.Lock()  # another thread notes checkpoints
 
     @property
     def is_held(self) -> bool:
-        """Whether nobody else writes there."""
+        """Whether this process is the only one that writes in the folder."""
         return self._known is not None
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Within, nobody else writes there."""
+        """Within this context, this process must be the only one that writes in the folder."""
         self._known = self._read()
         try:
             yield
@@ -60,7 +60,10 @@ class Manifest:
 
     @contextlib.contextmanager
     def writing(self, path: AnyPath) -> Iterator[Callable[[str], None]]:
-        """Yields what is to be told the digest of a new file before it takes its place, within this context."""
+        """A context in which a file is written.
+
+        It yields a function. Call that with the new file's digest before the new file replaces the old one.
+        """
         name, told = self._name(path), []
 
         def announce(digest: str) -> None:
@@ -73,10 +76,10 @@ class Manifest:
         yield announce
         with self._lock:
             if told and self._known is not None:
-                self._known[name] = told  # that of the file before goes with the next write
+                self._known[name] = told  # the next write to the manifest drops the old file's digest
 
     def note_tree(self, folder: AnyPath) -> None:
-        """Write down every file of a folder that is whole now, and forget those of folders beside it that are gone."""
+        """Note the digests of all files in a finished folder, and forget those of sibling folders that are gone."""
         digests = {self._name(path): [digest_file(path)] for path in sorted(folder.rglob("*")) if path.is_file()}
         beside = f"{self._name(folder.parent)}/"
         there = {f"{beside}{path.name}/" for path in folder.parent.iterdir()}
@@ -91,7 +94,7 @@ class Manifest:
             self._write(known | digests)
 
     def forget(self, path: AnyPath) -> None:
-        """A file or a folder that is no more."""
+        """Drop the entries of a file, or of a folder, that was removed."""
         name = self._name(path)
         with self._lock:
             known = self._entries()
@@ -100,7 +103,7 @@ class Manifest:
                 self._write(kept)
 
     def has(self, path: AnyPath, digest: str) -> bool:
-        """Whether the file of that path was last written with this digest."""
+        """Whether the manifest has this digest for the file of that path."""
         return digest in self._entries().get(self._name(path), [])
 
     def check(self, path: AnyPath, file: IO[bytes]) -> None:
@@ -110,7 +113,7 @@ class Manifest:
             raise DamagedError(str(path))
 
     def damaged_in(self, folder: AnyPath) -> str | None:
-        """The first file of a folder that is gone, or not as the run wrote it; None where all are."""
+        """The first file of a folder that is missing, or is not as the run wrote it; None if all are intact."""
         inside = f"{self._name(folder)}/"
         for name, known in sorted(self._entries().items()):
             path = self.root / name
@@ -151,7 +154,7 @@ class Manifest:
 
 
 def steps_in(folder: AnyPath) -> list[int]:
-    """The steps of the checkpoints that are whole in a folder of a local disk, the newest first."""
+    """The steps of the complete checkpoints in a local folder, the newest first; empty for a bucket."""
     if not isinstance(folder, Path) or not folder.is_dir():
         return []
     return sorted((int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir()), reverse=True)

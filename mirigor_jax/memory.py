@@ -1,4 +1,4 @@
-"""What a device's memory holds, and what a compiled step needs of it."""
+"""The memory of a device, and the memory that a compiled step needs."""
 
 import contextlib
 import ctypes
@@ -14,13 +14,16 @@ from mirigor_jax import starting
 
 
 def memory_bytes() -> int:
-    """What a device has for arrays: what its allocator may take, or the machine's memory where it doesn't say."""
+    """Bytes that a device has for arrays: its allocator's limit, or the machine's memory if the device names none."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def needed_bytes(compiled: Any) -> int:
-    """What one device needs to run the program: arguments, results not in their place, temporaries, and its code."""
+    """Bytes that one device needs to run the program.
+
+    They hold arguments, results that do not replace arguments, temporaries and the program's code.
+    """
     m = compiled.memory_analysis()
     results = m.output_size_in_bytes - m.alias_size_in_bytes
     return m.argument_size_in_bytes + results + m.temp_size_in_bytes + m.generated_code_size_in_bytes
@@ -30,9 +33,10 @@ _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 
 def compile_within(compile: Callable[[], Any]) -> tuple[Any, int]:
-    """(the compiled program, the bytes that a device needs for it); (None, those) where the compiler found too few.
+    """Compile a program: (the compiled program or None, the bytes that a device needs for it).
 
-    XLA:TPU gives up on what does not fit, and says how much that is.
+    The program is None if the compiler finds that the memory is too small. XLA:TPU then fails, and its message states
+    the bytes; 0 if it does not.
     """
     try:
         compiled = compile()
@@ -45,17 +49,18 @@ def compile_within(compile: Callable[[], Any]) -> tuple[Any, int]:
 
 
 def run_in_calling_thread() -> None:
-    """If `starting.keep_freed_memory` has set malloc, have JAX run programs on CPUs in the thread that calls them.
+    """If `starting.keep_freed_memory` has set malloc, make JAX run programs on CPUs in the thread that calls them.
 
-    The main thread's heap keeps blocks of any size, other threads' only up to 64 MiB: without this a training step of
-    128 images meets 25,600 page faults, which takes a fifth of it. To be called before JAX makes its first array.
+    The main thread's heap keeps blocks of any size, the heaps of other threads only blocks up to 64 MiB. Without this,
+    a training step of 128 images meets 25,600 page faults, which take a fifth of its time. Call this before JAX makes
+    its first array.
     """
     if starting.keeps_freed_memory:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def give_back_freed_memory() -> None:
-    """Hand back what `starting.keep_freed_memory` has kept: now and then, as it is kept in ever more pieces."""
+    """Return the memory that `starting.keep_freed_memory` has kept to the system, as it falls into ever more pieces."""
     if jax.default_backend() == "cpu" and sys.platform == "linux":
         with contextlib.suppress(AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

@@ -1,6 +1,6 @@
-"""What a run is monitored by beyond the lines it prints: TensorBoard's event files, and traces of a few steps.
+"""Monitoring of a run beyond the lines that it prints: TensorBoard's event files, and traces of a few steps.
 
-Process 0 writes them, and they change no number. The only file that knows TensorBoard and JAX's profiler.
+Process 0 writes them, and they do not affect results. Only this file uses TensorBoard and JAX's profiler.
 """
 
 import importlib.util
@@ -20,21 +20,26 @@ from mirigor_jax import parallel
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, write_bytes
 
-EVENTS = "events.out.tfevents"  # how TensorBoard knows its files; ours end in the step of their last row
+EVENTS = "events.out.tfevents"  # TensorBoard reads files of this name; ours end in the step of their last row
 
 
 @dataclass(frozen=True)
 class StageMonitor:
-    """A monitored stage. events: the folder of its event files, trace: of its trace; None where nobody asked."""
+    """Monitoring of one stage.
+
+    events: the folder of its event files; None: write none.
+    trace: the folder of its trace; None: trace nothing.
+    """
 
     events: AnyPath | None = None
     trace: AnyPath | None = None
 
     def rows(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Bring the event files up to the rows {"step": …, NAME: VALUE, …} so far, in the order of their steps.
+        """Bring the event files up to date with all rows so far.
 
-        What a file holds stays in it, so that no row is drawn twice; files that go beyond the rows, as where a killed
-        run goes on from an earlier checkpoint, are taken away.
+        rows: {"step": …, NAME: VALUE, …}, in the order of their steps.
+        New rows go to a new file, and old files stay, so TensorBoard draws no row twice. Files with steps beyond the
+        last row are removed: a killed run leaves them if it continues from an earlier checkpoint.
         """
         if self.events is None or not parallel.is_main():
             return
@@ -47,13 +52,16 @@ class StageMonitor:
 
     @contextmanager
     def traced(self, step: Callable[..., Any], *, skip: int = 2, calls: int = 3) -> Iterator[Callable[..., Any]]:
-        """`step`, of whose calls so many are traced, behind those to skip: the first of them compile, or warm up."""
+        """Yield `step`, wrapped so that some of its calls are traced.
+
+        skip: calls before the trace begins, which compile or warm up. calls: number of calls to trace.
+        """
         if self.trace is None or not parallel.is_main():
             yield step
             return
         trace, count = self.trace, itertools.count()
         options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0  # to note every call of Python takes longer than the steps
+        options.python_tracer_level = 0  # tracing every Python call takes longer than the steps
         with tempfile.TemporaryDirectory() as folder, ExitStack() as tracing:
 
             def write() -> None:
@@ -66,7 +74,7 @@ class StageMonitor:
                 i = next(count)
                 if i == skip:
                     jax.profiler.start_trace(folder, create_perfetto_trace=True, profiler_options=options)
-                    tracing.callback(write)  # also where the stage ends before
+                    tracing.callback(write)  # also if the stage ends before the last call to trace
                 with jax.profiler.StepTraceAnnotation(trace.name, step_num=i):
                     result = step(*args)
                 if i == skip + calls - 1:
@@ -79,7 +87,7 @@ class StageMonitor:
 
 @dataclass(frozen=True)
 class Monitoring:
-    """What a job was asked to be monitored by. Raises InputError where it isn't installed."""
+    """The monitoring that a user asked for. Raises InputError if TensorBoard is asked for and not installed."""
 
     tensorboard: bool = False
     profile: bool = False
@@ -89,7 +97,7 @@ class Monitoring:
             raise InputError("--tensorboard takes a package that is not installed: pip install -e '.[tensorboard]'")
 
     def of(self, run: AnyPath, stage: AnyPath) -> StageMonitor:
-        """run: a run's folder; stage: the one in it that a stage writes to, and is called after."""
+        """The monitoring of one stage. run: the run's folder. stage: the folder in it that the stage writes to."""
         name = stage.relative_to(run).as_posix()
         events, trace = run / "tensorboard" / name, run / "profile" / "plugins" / "profile" / name.replace("/", "-")
         return StageMonitor(events if self.tensorboard else None, trace if self.profile else None)
@@ -99,7 +107,7 @@ NO_MONITORING, NO_STAGE_MONITOR = Monitoring(), StageMonitor()
 
 
 def _events(rows: Sequence[dict[str, Any]]) -> bytes:
-    """An event file, as of now: a scalar for each of a row's values."""
+    """The bytes of an event file with a scalar for each value of each row, at the present time."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter

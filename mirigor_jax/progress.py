@@ -1,10 +1,10 @@
-"""One line now and then from a long job: step, rate, time left, and the numbers that matter."""
+"""Progress lines of a long job: step, rate, time left, and a note."""
 
 import time
 
 
 def duration(seconds: float) -> str:
-    """75 → '1 min 15 s'."""
+    """Words for a duration: 75 → '1 min 15 s'."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -13,7 +13,10 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Prints at most every `interval` seconds, and at the end. Rates count from the first update, after compilation."""
+    """Prints a line at most every `interval` seconds, and one at the end.
+
+    Rates count from the first update, which comes after compilation.
+    """
 
     def __init__(self, label: str, total: int, unit: str, *, interval: float = 5.0):
         self.label, self.total, self.unit, self.interval = label, total, unit, interval

@@ -1,7 +1,7 @@
-"""SIGTERM and Ctrl-C, honored at every moment: after the step in hand where steps are taken, elsewhere at once.
+"""SIGTERM and Ctrl-C stop a job at any moment: a step under way finishes first; elsewhere the job stops at once.
 
-Python hands a signal over when it next runs a line of Python, and what its handler raises may be swallowed by a library
-that was at work. So a thread watches: it asks again, and ends a process that goes on all the same.
+Python runs a signal's handler only when it next runs a line of Python, and a library that was running may swallow the
+exception that the handler raises. So a thread watches: it sends the signal again, and ends a process that goes on.
 """
 
 import contextlib
@@ -15,29 +15,30 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-AGAIN_S = 2.0  # from one asking to the next
-GRACE_S = 10.0  # after which a process that neither stops nor finishes a step or a save is ended
+AGAIN_S = 2.0  # seconds from one signal of the watcher to the next
+GRACE_S = 10.0  # seconds until the watcher ends a process that goes on outside any step or save
 _asked: int | None = None  # the signal that came
-_imports = False
-_finishing = 0  # contexts in which a stop waits
-_saves: set[object] = set()  # under way in other threads
-_to_the_end = False  # whether the process may be ended
-_over = False  # whether what was to honor them is through
-_again = False  # whether it is the watcher that asks
-_swallowed = False  # whether what was raised is known to have been ignored
+_imports = False  # whether `importing` is entered, so that a stop ends the process at once
+_finishing = 0  # number of contexts that make a stop wait
+_saves: set[object] = set()  # saves under way in other threads
+_to_the_end = False  # whether the watcher may end the process
+_over = False  # whether `honored` is being left
+_again = False  # whether the next signal comes from the watcher
+_swallowed = False  # whether Python ignored the exception that the handler raised
 
 
 class Stopped(BaseException):
-    """SIGTERM came, as before a preemption. No failure, so no Exception."""
+    """SIGTERM came, as it does before a preemption. Not an Exception, because nothing failed."""
 
 
 @contextlib.contextmanager
 def honored(*, to_the_end: bool = False) -> Iterator[None]:
-    """Within, both signals are honored: by Stopped and KeyboardInterrupt, or else by an end with code 143 or 130.
+    """Within this context, SIGTERM raises Stopped and Ctrl-C raises KeyboardInterrupt.
 
-    A signal that was ignored stays so, and other threads than the first do without, as Python gives them no signals.
-    to_the_end: whether the process ends behind it, with the code that it then has: no signal changes that. Else, as in
-        a notebook, nothing within ends it: it is asked again and again.
+    If the exception has no effect, the process is ended with code 143 or 130. A signal that the process ignores stays
+    ignored. In other threads than the main one this context does nothing, as Python gives them no signals.
+    to_the_end: whether the process ends right after this context. Signals are then ignored once it is left, so the exit
+        code stays. Otherwise, as in a notebook, the process is never ended; the watcher only repeats the signal.
     """
     global _asked, _finishing, _swallowed, _to_the_end, _imports, _over
     if threading.current_thread() is not threading.main_thread():
@@ -58,7 +59,7 @@ def honored(*, to_the_end: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        _over = True  # so that the last asking, on its way, is heard by our handler and raises nothing
+        _over = True  # a signal of the watcher that is still on its way then raises nothing in our handler
         sys.unraisablehook = hook
         signal.set_wakeup_fd(wakeup)
         os.close(writer)
@@ -66,12 +67,15 @@ def honored(*, to_the_end: bool = False) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if to_the_end else handler)
         os.close(reader)
-        _asked = _asked if to_the_end else None  # of this job, and no later one's
+        _asked = _asked if to_the_end else None  # a later job in this process must not see it
 
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Within, a stop ends a command at once: nothing is lost yet, and modules swallow or garble what is raised."""
+    """Within this context, a signal ends a command at once.
+
+    Nothing is lost yet, and modules that are being imported swallow or change the exception that a handler raises.
+    """
     global _imports
     _imports = _to_the_end
     try:
@@ -82,7 +86,7 @@ def importing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def finishing() -> Iterator[None]:
-    """Within, as in a step or a save, a stop waits however long it takes. A second Ctrl-C doesn't."""
+    """Within this context, such as a step or a save, a stop waits until its end. A second Ctrl-C does not wait."""
     global _finishing
     _finishing += 1
     try:
@@ -93,7 +97,7 @@ def finishing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def saving() -> Iterator[None]:
-    """What another thread does within is finished before the process is ended."""
+    """Within this context, entered in another thread, the watcher does not end the process."""
     save = object()
     _saves.add(save)
     try:
@@ -103,35 +107,36 @@ def saving() -> Iterator[None]:
 
 
 def asked() -> int | None:
-    """The signal by which this process was told to stop; None if it wasn't."""
+    """The signal that told this process to stop; None if none did."""
     return _asked
 
 
 def check() -> None:
-    """Stop if that was asked for. Raises Stopped or KeyboardInterrupt."""
+    """Stop if a signal came. Raises Stopped or KeyboardInterrupt."""
     if _asked is not None:
         stop()
 
 
 def stop() -> NoReturn:
-    """Stop this process, as all of a job's do when one of them is told to. Raises Stopped or KeyboardInterrupt."""
+    """Stop this process; each process of a job calls this when one of them is told to. Raises as `check` does."""
     raise KeyboardInterrupt if _asked == signal.SIGINT else Stopped
 
 
 def number_of(error: BaseException) -> int | None:
-    """The signal that the exception stands for; None for others."""
+    """The signal that the exception stands for; None for any other exception."""
     if isinstance(error, Stopped):
         return signal.SIGTERM
     return signal.SIGINT if isinstance(error, KeyboardInterrupt) else None
 
 
 def said(number: int) -> str:
-    """What the user is told of a stop by that signal."""
+    """The message for the user after a stop by that signal."""
     stopped = "\ninterrupted" if number == signal.SIGINT else "stopped by SIGTERM"
     return f"{stopped}; the same command goes on from here"
 
 
 def _ask(number: int, frame: Any) -> None:
+    """The handler of both signals."""
     global _asked, _again
     is_second = _asked == number == signal.SIGINT and not _again
     _asked, _again = number, False
@@ -144,7 +149,7 @@ def _ask(number: int, frame: Any) -> None:
 
 
 def _unraisable(ignored: Any) -> None:
-    """What Python does with an exception in a callback that can't raise, as of its garbage collector."""
+    """The hook for exceptions that Python cannot raise, such as those in a callback of the garbage collector."""
     global _swallowed
     if _asked is not None and number_of(ignored.exc_value) == _asked:
         _swallowed = True
@@ -153,7 +158,7 @@ def _unraisable(ignored: Any) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with its workers, without Python's farewells: libraries at work crash in these (code -11)."""
+    """End the process and its workers without Python's cleanup, in which running libraries crash (code -11)."""
     if "multiprocessing" in sys.modules:
         for child in sys.modules["multiprocessing"].active_children():
             child.terminate()
@@ -166,7 +171,7 @@ def _end(number: int) -> NoReturn:
 
 
 def _watch(reader: int) -> None:
-    """Wait for a signal, then ask again and again. `reader` ends when there is nothing to watch any more."""
+    """Wait for a signal, then send it to the main thread again and again. Return when `reader` is at its end."""
     global _swallowed, _again
     number, free_s, now = 0, 0.0, time.monotonic()
     while True:

@@ -1,4 +1,4 @@
-"""The tables of reports and the numbers in them. A lower end that is printed is rounded down."""
+"""Tables of reports, and the format of the numbers in them. Printed lower ends are rounded down."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> list[str]:
-    """Header and rows in plain text, a line each; sides: < or > for each column."""
+    """Lines of plain text: the header and the rows, with aligned columns. sides: < or > for each column."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     return [
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=False)).rstrip()
@@ -21,27 +21,27 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], sides: str) ->
 
 
 def known(value: float | None) -> TypeGuard[float]:
-    """Whether it is a finite number."""
+    """Whether the value is a finite number."""
     return value is not None and math.isfinite(value)
 
 
 def bits(value: float | None) -> str:
-    """Three decimals; a dash for what is not known."""
+    """The value with three decimals; a dash if it is not known."""
     return f"{value:z.3f}" if known(value) else "–"
 
 
 def round_down(bits: float) -> float:
-    """To three decimals, downwards: a lower end that is printed so holds too."""
+    """Round down to three decimals, so that a printed lower end still is a lower bound."""
     return math.floor(1000 * bits) / 1000
 
 
 def down(lower: float | None) -> float | None:
-    """A lower end that is printed, where there is one."""
+    """A lower end, rounded down for print; None stays None."""
     return None if lower is None else round_down(lower)
 
 
 def interval(lower: float | None, upper: float | None) -> str:
-    """Both ends of an interval with their unit."""
+    """Both ends of an interval, with the unit."""
     return f"{ends(lower, upper)} bits"
 
 
@@ -51,7 +51,7 @@ def ends(lower: float | None, upper: float | None) -> str:
 
 
 def html(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
-    """An HTML table for notebooks, and a paragraph a note below it."""
+    """An HTML table for notebooks, with a paragraph for each note below it."""
 
     def row(tag: str, cells: Sequence[str]) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
