@@ -1,4 +1,4 @@
-"""A run on arrays in files: estimates of I(X;Y), or of I_class where there are labels, side by side."""
+"""A run on arrays in files: estimates of I(X;Y) by several estimators, or of I_class if there are labels."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from mirigor_jax.runs import report
 from mirigor_jax.runs.folder import RunFolder, digest
 from mirigor_jax.runs.schema import ArrayEntry, Truth, read
 
-OF_PAIRS = ("estimators", "critic", "batch_size")  # settings of the critics that I(X;Y) is estimated by
+OF_PAIRS = ("estimators", "critic", "batch_size")  # settings of the critics of I(X;Y), which I_class does not use
 
 
 def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
-    """What is wrong with those of the given keys that have no effect."""
+    """The given keys that have no effect, each with words for a message."""
     if config.labels is None or config.y is not None:
         return {}
     words = f"is of critics of rows x and y, and labels='{config.labels}' are given instead of y; leave it out"
@@ -31,8 +31,8 @@ def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
 
 
 def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
-    """Run or resume, and write the report. Raises InputError for what the user can put right."""
-    del monitoring  # nothing is trained that it shows
+    """Run or resume a config, and write its report. Raises InputError if the user has to correct something."""
+    del monitoring  # this kind of run has no stage that it shows
     folder = RunFolder.at(workdir or f"runs/{name}")
     print(f"run folder: {folder}", flush=True)
     if config.x is None or (config.y is None) == (config.labels is None):
@@ -60,12 +60,12 @@ def _stages(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarray)
 
 
 def _names(config: ConfigDict) -> list[str]:
-    """How the estimates are called in estimates/, each once."""
+    """The names of the estimates' folders in estimates/, without duplicates."""
     return ["labels"] if config.y is None else list(dict.fromkeys(config.estimators))
 
 
 def _estimate(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarray) -> None:
-    """Estimate what is not in estimates/ yet, all of it in one program. y: the samples' partners, or their labels."""
+    """Make the estimates that estimates/ lacks, all in one program. y: the partners of x's rows, or their labels."""
     missing = [name for name in _names(config) if _finished(folder, name) is None]
     progress = Progress("critics", 0, "steps")
 
@@ -92,7 +92,7 @@ def _estimate(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarra
 
 
 def _finished(folder: RunFolder, name: str) -> ArrayEntry | None:
-    """The estimate of that name; None if there is none, or one of another version, which is to be made again."""
+    """The estimate of that name; None if there is none, or if another version made it."""
     result = folder.read(f"estimates/{name}/estimate.json")
     try:
         return None if result is None else read(ArrayEntry, result)

@@ -1,9 +1,9 @@
 """Post-training MI estimation: fit critics on the frozen representation, read the test part once, certify.
 
-Pairs of known classes are measured by `mi.measure`, as `mi.estimate_labels` does. A critic of the projection head's
-architecture stands beside, which the NT-Xent estimate of Lee et al. 2023 is read off; where views share no class, or
-the critic is fitted on streamed images, it is the only one. Critic, probe, calibration and certificate are chosen on
-validation; the test part enters nothing but the values reported.
+`mi.measure` measures pairs of known classes, as in `mi.estimate_labels`. A second critic has the projection head's
+architecture; the NT-Xent estimate of Lee et al. 2023 reads it. It is the only critic if the views share no class, or if
+the critic is fitted on streamed images. Validation chooses critic, probe, calibration and certificate; only the
+reported values use the test part.
 """
 
 import contextlib
@@ -66,12 +66,12 @@ from mirigor_jax.runs.steps import (
 
 @dataclass(frozen=True)
 class Measured:
-    """An estimate of a run's encoder, and what it rests on.
+    """An estimate of a run's encoder, with the readings behind it.
 
-    statistic: what the estimate is, in words.
-    curve: by estimator its readings at every K, InfoNCE's first.
-    batch_bits: for each K InfoNCE of every batch of the test part, with which another encoder's can be compared.
-    fit: how the critic was fitted that InfoNCE reads.
+    statistic: the statistic that the estimate is a value of, in words.
+    curve: the readings of each estimator at every K, by name; InfoNCE comes first.
+    batch_bits: InfoNCE of every batch of the test part, by K, for comparison with another encoder.
+    fit: the fit of the critic that InfoNCE reads.
     """
 
     estimate: Estimate
@@ -82,7 +82,7 @@ class Measured:
 
 
 def finished_estimate(folder: RunFolder) -> EstimateEntry | None:
-    """What estimate.json holds; None if there is none, or one of another version, which is to be made again."""
+    """The contents of estimate.json; None if there is none, or if another version wrote it."""
     result = folder.read("estimate.json")
     try:
         return None if result is None else read(EstimateEntry, result)
@@ -99,13 +99,14 @@ def estimate_stage(
     *,
     monitoring: Monitoring = NO_MONITORING,
 ) -> None:
-    """Encode what `features` lacks, then estimate into estimates/`name`. timing_folder: counts the time.
+    """Encode the parts that `features` lacks, then write the estimate into estimates/`name`.
 
-    What is written is estimate.json, an `EstimateEntry`, and batches.npz, InfoNCE of every batch by K.
+    The files are estimate.json, an `EstimateEntry`, and batches.npz, InfoNCE of every batch by K.
+    features: the folder of the features. timing_folder: the folder whose stages.json counts the time.
     """
     target = folder / "estimates" / name
     monitor = monitoring.of(folder.path, target.path)
-    # What studies read beside the estimate is looked at here, where it can be made again.
+    # Studies read batches.npz, too. A damaged one is found here, where it can be made again.
     done = finished_estimate(target) is not None and target.exists("batches.npz") and bool(target.arrays("batches.npz"))
     encode_stage(job, folder, features, timing_folder, augmentation=job.augmentation, monitoring=monitoring, done=done)
     with timing_folder.stage("estimate", done) as work:
@@ -132,11 +133,13 @@ def estimate(
     frozen: FrozenEncoder | None = None,
     monitor: StageMonitor = NO_STAGE_MONITOR,
 ) -> Measured | None:
-    """The estimate of I(h_X;h_Y) under the job's pairing, called `name`; None on all processes but the first.
+    """Estimate I(h_X;h_Y) under the job's pairing. Returns None on all processes but the first.
 
-    folder: where the fit's checkpoints and rows go.
+    name: the estimate's name.
+    features: fit, validation and test parts, the last two in pairs.
+    folder: the folder for the fit's checkpoints and rows.
     frozen: the encoder, if the critic is fitted on streamed images instead of the fit part's representations.
-    monitor: as `fit_critic` takes it.
+    monitor: see `fit_critic`.
     """
     head = None
     if read_off_head(job):
@@ -146,16 +149,20 @@ def estimate(
         params, fitted = fit_critic(job, standardized, folder, mesh, encoder=encoder, monitor=monitor)
         head = HeadCritic(params, standardized, fitted, *read_curve(job, params, standardized["test"], mesh))
     if starts_from_posterior(job):
-        # On every process, though one would do: whoever waits for another gives up after half a minute.
+        # Every process computes this, though one would do: a process that waits for another gives up after half a
+        # minute.
         measured = _by_posterior(job, name, features, {} if head is None else head.curve)
         return measured if parallel.is_main() else None
-    assert head is not None  # where it is the only critic, InfoNCE is read off it
+    assert head is not None  # without a posterior, InfoNCE reads this critic
     return _by_head(job, name, head) if parallel.is_main() else None
 
 
 @dataclass(frozen=True)
 class HeadCritic:
-    """A fitted critic of the projection head's architecture, and what was read off it; features are standardized."""
+    """A fitted critic of the projection head's architecture, and the estimators' readings of it.
+
+    features: the standardized features. curve, batch_bits: as in `Measured`.
+    """
 
     params: Any
     features: Features
@@ -165,16 +172,16 @@ class HeadCritic:
 
 
 def class_parts(job: Job, features: Features) -> Parts:
-    """The features, with validation and test in pairs, as `mi.measure` takes them."""
+    """Turn features, with validation and test in pairs, into the parts that `mi.measure` takes."""
     pairing = job.pairing.by_class
-    assert pairing is not None  # `starts_from_posterior` has seen to that
+    assert pairing is not None  # `starts_from_posterior` guarantees it
 
     def held_out(part: str) -> HeldOutPairs:
         pairs = features[part]
         c_x, c_y = pairing.classes(pairs["labels_x"]), pairing.classes(pairs["labels_y"])
         if "h" in pairs:
             rows, c = pairs["h"], pairing.classes(pairs["labels"])
-        else:  # one image of each pair: the two share their class, so their errors are not independent trials
+        else:  # only one image of each pair: the two share their class, so their errors are not independent trials
             rows, c = pairs["h_x"], c_x
         return HeldOutPairs(pairs["h_x"], pairs["h_y"], c_x, c_y, rows, c, stratified="h" in pairs)
 
@@ -192,7 +199,7 @@ def class_parts(job: Job, features: Features) -> Parts:
 
 
 def _by_posterior(job: Job, name: str, features: Features, others: dict[str, Curve]) -> Measured:
-    """The estimate of pairs whose classes are known. others: what other estimators read off the head's critic."""
+    """The estimate for pairs of known classes. others: readings of the head's critic by the other estimators."""
     e, progress = job.config.estimate, Progress("critic", 0, "steps")
 
     def show_progress(step: int, steps: int, note: str) -> None:
@@ -227,10 +234,10 @@ def _by_posterior(job: Job, name: str, features: Features, others: dict[str, Cur
 
 
 def _checked(parts: Parts, stated: Rows) -> tuple[Parts, Findings]:
-    """The parts without test images that are copies, and what speaks against images as a sample.
+    """Drop test images that are copies, and check whether the images look like independent draws.
 
-    Images of a set are in its order. Images that are generated are drawn independently.
-    stated: what the user says of them.
+    The parts keep the order of a set's images. Generated images are drawn independently and are not checked.
+    stated: the setting estimate.rows.
     """
     held_out = (parts.validation, parts.test)
     if not parts.test.stratified:
@@ -242,10 +249,11 @@ def _checked(parts: Parts, stated: Rows) -> tuple[Parts, Findings]:
 
 
 def _without_copies(job: Job, features: Features) -> tuple[Features, Findings]:
-    """The features without the test pairs of images that are copies, and what speaks against the images.
+    """Drop test pairs of images that are copies of others, and check the images.
 
-    Images are compared themselves, as augmentations hide copies. Where pairs are of classes, and nothing is augmented
-    or streamed, what represents the images is compared, in `_checked`; and without a certificate nothing is.
+    This compares the images, as augmentations hide copies in the representations. For pairs by class without
+    augmentation or streaming, `_checked` compares the representations instead. Without a certificate nothing is
+    compared.
     """
     pairing = job.pairing
     apart = pairing.certificates and not starts_from_posterior(job)
@@ -267,12 +275,12 @@ def _check_left(job: Job, pairs: int) -> None:
 
 
 def _by_head(job: Job, name: str, head: HeadCritic) -> Measured:
-    """The estimate by the critic of the head's architecture, where it is the only one."""
+    """The estimate from the critic of the head's architecture, if it is the only critic."""
     e, upper, quoted = job.config.estimate, job.pairing.upper_bits, head.curve[MAIN].quoted
-    # Pairs may depend on each other with this probability, which the certificate pays for.
+    # With the probability `risk`, pairs depend on each other. The certificate uses a higher confidence to cover it.
     paid = e.confidence + job.images.risk(job.pairing)
     certificate, certificates = certify_critic(job, head.params, head.features, paid)
-    # Without a certificate the views are independent: I is 0, and InfoNCE is what there is to see.
+    # Without a certificate the views are independent: I is 0, and the estimate is InfoNCE's.
     interval = quoted.interval and quoted.interval.positive_part
     chosen = certificates[certificate] if certificate else Certified(max(0.0, quoted.bits), 0.0, interval, {})
     parts = (len(head.features[part]["h_x"]) for part in ("test", "validation"))
@@ -298,7 +306,7 @@ def _by_head(job: Job, name: str, head: HeadCritic) -> Measured:
 
 
 def entry(job: Job, measured: Measured) -> EstimateEntry:
-    """The estimate as estimate.json and report.json have it."""
+    """The entry of an estimate in estimate.json and report.json."""
     itself, pairing, info_nce = measured.estimate, job.pairing, measured.curve[MAIN]
     upper, quoted = itself.upper_bits, info_nce.quoted
     return EstimateEntry(
@@ -329,7 +337,7 @@ def entry(job: Job, measured: Measured) -> EstimateEntry:
                 shared_exactly=_same(upper, pairing.entropy_bits),
                 tolerance_bits=job.config.estimate.tolerance_bits,
                 curve=measured.curve,
-                # If the classes pass through channels no critic shows more than their information, nor than log2 k.
+                # If the classes pass through channels, InfoNCE exceeds neither their information nor log2 k.
                 max_info_nce_bits=min(math.inf if upper is None else upper, quoted.max_bits or math.log2(info_nce.k)),
             )
         ),
@@ -337,32 +345,35 @@ def entry(job: Job, measured: Measured) -> EstimateEntry:
 
 
 def _same(upper_bits: float | None, entropy_bits: float | None) -> bool:
-    """Whether the views share all of their class."""
+    """Whether the views share their class exactly."""
     if upper_bits is None or entropy_bits is None:
         return False
     return math.isclose(upper_bits, entropy_bits, abs_tol=1e-9)
 
 
 def scaling(features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the fit part's columns, 1 for constant ones."""
+    """Mean and standard deviation of each column of the fit part's representations; 1 if a column is constant."""
     mean, scale = features["fit"]["h"].mean(axis=0), features["fit"]["h"].std(axis=0)
     return mean, np.where(scale > 0, scale, 1).astype(scale.dtype)
 
 
 def standardize_parts(features: Features, mean: np.ndarray, scale: np.ndarray) -> Features:
-    """Every part's representations, shifted and scaled column by column."""
+    """Subtract `mean` from the representations of every part and divide by `scale`, column by column."""
 
     def scaled(name: str, x: np.ndarray) -> np.ndarray:
         if name not in ("h", "h_x", "h_y"):
             return x
-        result = (x - mean) / scale  # in float64 where float32 cannot hold the features; what is left it can
+        result = (x - mean) / scale  # float64 if float32 cannot hold the features; float32 can hold the result
         return result.astype(jax.dtypes.canonicalize_dtype(result.dtype), copy=False)
 
     return {split: {name: scaled(name, x) for name, x in arrays.items()} for split, arrays in features.items()}
 
 
 def pairs_in_batches(pairs: dict[str, np.ndarray], k: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
-    """(h_x, h_y) of disjoint batches of k pairs, (m, k, d) each, on the mesh; the pairs left over are not used."""
+    """Split pairs into disjoint batches of k and place them on the mesh: (h_x, h_y), each (m, k, d).
+
+    Leftover pairs are not used.
+    """
     h_x, h_y = parallel.place([in_batches(pairs[name], k) for name in ("h_x", "h_y")], mesh, WITHIN_BATCH)
     return h_x, h_y
 
@@ -376,11 +387,13 @@ def fit_critic(
     encoder: tuple[FrozenEncoder, np.ndarray, np.ndarray] | None = None,
     monitor: StageMonitor = NO_STAGE_MONITOR,
 ) -> tuple[Any, Fit]:
-    """Fit the critic on the fit part (or on streamed images), keep the best by validation.
+    """Fit the critic on the fit part, or on streamed images, and keep the best one by validation.
 
-    features: standardized. encoder: of streamed images, with the mean and scale of its representations.
-    monitor: of fit.jsonl's rows, and of a chunk of steps.
-    Returns its parameters and how they were found; goes on from `folder`'s checkpoint.
+    The fit continues from a checkpoint in `folder`, if there is one.
+    features: standardized.
+    encoder: (encoder, mean, scale) if images are streamed; mean and scale standardize its representations.
+    monitor: shows the rows of fit.jsonl, and traces a chunk of steps.
+    Returns the critic's parameters and a record of the fit.
     """
     e = job.config.estimate
     chunk, (abstract, *_) = make_critic_step(job, mesh, features, None if encoder is None else encoder[0])
@@ -439,7 +452,10 @@ def _data(
     encoder: tuple[FrozenEncoder, np.ndarray, np.ndarray] | None,
     first: int,
 ) -> tuple[Any, Any]:
-    """What the critic's steps are given: (the frozen tree, a function of so many steps → their batch)."""
+    """The inputs of the critic's steps: (the frozen tree, a function from a number of steps to their batch).
+
+    encoder: as in `fit_critic`. first: the step to start from.
+    """
     config, pairing, by_class = job.config, job.pairing, job.pairing.by_class
     if encoder is None:
         if by_class is None:
@@ -471,7 +487,10 @@ def _data(
 def read_curve(
     job: Job, params: Any, test: dict[str, np.ndarray], mesh: Mesh
 ) -> tuple[dict[str, Curve], dict[int, np.ndarray]]:
-    """What each estimator reads off the head's critic at every K; and for each K InfoNCE of every batch, in bits."""
+    """Read the head's critic on the test part at every K.
+
+    Returns (the readings of each estimator, InfoNCE of every batch in bits by K).
+    """
     read_step, pairing, confidence = make_read_step(job, mesh), job.pairing, job.config.estimate.confidence
     frequencies, estimators = pairing.common_frequencies, read_off_head(job)
     sizes = batch_sizes(job.config, len(test["h_x"]))
@@ -493,7 +512,10 @@ def read_curve(
 def _reading(
     estimator: Estimator, k: int, bits: np.ndarray, confidence: float, frequencies: np.ndarray | None
 ) -> Reading:
-    """bits: of each batch. frequencies: of the classes, if pairs share theirs exactly."""
+    """One reading from the values of all batches.
+
+    bits: the estimator's value for each batch. frequencies: p(c), if pairs share their class exactly.
+    """
     return Reading(
         bits=float(bits.mean()),
         batches=len(bits),
@@ -504,7 +526,7 @@ def _reading(
 
 
 def both_views(pairs: dict[str, np.ndarray], pairing: ByClass) -> tuple[np.ndarray, np.ndarray]:
-    """(representations, classes) of all images of a part, of the pairs' first views and then of their second."""
+    """(representations, classes) of all images of a part; without single images, all first views, then all second."""
     if "h" in pairs:
         return pairs["h"], pairing.classes(pairs["labels"])
     h, attributes = (np.concatenate([pairs[f"{name}_x"], pairs[f"{name}_y"]]) for name in ("h", "labels"))
@@ -512,7 +534,7 @@ def both_views(pairs: dict[str, np.ndarray], pairing: ByClass) -> tuple[np.ndarr
 
 
 def fit_probe(job: Job, features: Features, pairing: ByClass) -> probes.LinearProbe:
-    """The linear probe of the shared attributes' class, fitted on the fit part, chosen on validation."""
+    """The linear probe of the pairing's class. The fit part fits it, and validation chooses its penalty."""
     h, classes = both_views(features["validation"], pairing)
     return probes.fit_linear(
         features["fit"]["h"],
@@ -527,9 +549,10 @@ def fit_probe(job: Job, features: Features, pairing: ByClass) -> probes.LinearPr
 def certify_critic(
     job: Job, params: Any, features: Features, confidence: float
 ) -> tuple[str | None, dict[str, Certified]]:
-    """`certify` of the fitted critic and the class probe: (certificate, what every one shows of test).
+    """Certify with the fitted critic and, for pairs by class, a class probe.
 
-    If no attribute is shared, I = 0 needs no certificate; if the views share their image, no class is known of them.
+    Returns (the name of the chosen certificate, the result of every certificate on the test part). If no attribute is
+    shared, I = 0 needs no certificate. If the views share their image, they have no known class.
     """
     pairing = job.pairing
     if not pairing.certificates:

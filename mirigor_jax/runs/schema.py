@@ -1,7 +1,7 @@
-"""What estimate.json and report.json hold: every field with its meaning and unit. They are written from these types
-and read through them.
+"""The contents of estimate.json and report.json: every field with its meaning and unit.
 
-None stands for null: a number that is not known or not finite. MI is in bits, accuracies are shares of 1.
+The files are written from these types, and `read` turns them back into these types. None stands for null: a number that
+is not known or not finite. MI is in bits, accuracies are shares of 1.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of the views before any encoder sees them.
+    """Facts about the two views that hold for any encoder.
 
-    entropy_bits: H(C) of the class that they share.
-    mutual_information_bits: I(X;Y), where it is known exactly; no encoder can exceed it.
+    entropy_bits: H(C) of the class C that they share.
+    mutual_information_bits: I(X;Y), if it is known exactly; no encoder can exceed it.
     shared: the attributes that they share.
     """
 
@@ -33,11 +33,15 @@ class Truth:
 
 @dataclass(frozen=True)
 class InTraining:
-    """The end of a training whose loss stands for an MI; means over the last tenth of its steps.
+    """The end of a training that has an in-training MI.
 
-    objective: what it was trained for. num_classes: that a labeled objective tells apart.
-    k: pairs a batch. steps: how many were taken.
-    loss_nats: the training loss. mi_bits: log2(2k-1) less the loss, not a bound. ceiling_bits: log2(2k-1).
+    objective: name of the training loss.
+    num_classes: number of classes that a labeled objective uses; None without labels.
+    k: pairs per batch.
+    steps: number of steps taken.
+    loss_nats: the training loss, a mean over the last tenth of the steps.
+    mi_bits: log2(2k-1) minus the loss in bits, a mean over the same steps; not a bound.
+    ceiling_bits: log2(2k-1).
     """
 
     objective: str
@@ -51,7 +55,7 @@ class InTraining:
 
 @dataclass(frozen=True)
 class History:
-    """The critic's fit, a value an evaluation: steps taken, InfoNCE of the fit part and of validation."""
+    """The critic's fit, with one value per evaluation: steps taken, InfoNCE of the fit part and of validation."""
 
     step: tuple[int, ...]
     fit_bits: tuple[float | None, ...]
@@ -60,7 +64,7 @@ class History:
 
 @dataclass(frozen=True)
 class Fit:
-    """How the critic was fitted: steps taken, the step that validation chose, pairs a batch."""
+    """The fit of the critic: steps taken, the step that validation chose, pairs per batch, and the history."""
 
     steps: int
     best_step: int
@@ -72,20 +76,27 @@ class Fit:
 class EstimateEntry:
     """estimate.json: an estimate of I(h_X;h_Y) of a run's encoder under one pairing.
 
-    name: of the folder in estimates/. shared: the attributes that the two views share.
-    value_bits: the estimate, of a lower bound of I; never below lower_bits.
-    statistic: what the value is, in words.
-    interval: of that bound, two-sided and approximate but for a classifier's.
+    name: name of the estimate's folder in estimates/.
+    shared: the attributes that the two views share.
+    value_bits: the estimate of a lower bound of I; never below lower_bits.
+    statistic: the statistic that value_bits is a value of, in words.
+    interval: interval of that bound, two-sided; approximate unless it is a classifier's.
+    k: pairs in a batch of the test part at which InfoNCE is quoted.
+    info_nce_bits: InfoNCE at k, a lower bound of I in expectation, from the critic that the certificates read.
+    ceiling_bits: log2 k.
+    max_info_nce_bits: InfoNCE of an optimal critic at k; None if it is not known.
+    nt_xent_bits: the NT-Xent estimate at its own K, not a bound (Lee et al. 2023, Eq. 4), from a critic of the
+        projection head's architecture; None if it was not read.
     lower_bits, upper_bits: I lies between them at `confidence`; the lower end is certified on fresh pairs.
-    certificate: the name of the certificate that validation chose. certificates: what every one shows.
-    k: pairs a batch of the test part where InfoNCE is quoted.
-    info_nce_bits: InfoNCE at k, of the critic that the certificates read, a lower bound of I in expectation.
-    ceiling_bits: log2 k. max_info_nce_bits: what an optimal critic shows at k.
-    nt_xent_bits: the NT-Xent estimate at its own K, no bound (Lee et al. 2023, Eq. 4), of a critic of the projection
-        head's architecture; None unless it was read.
-    verdict: in a word what the interval allows. entropy_bits: H(C) of the shared class.
-    curve: by estimator its readings at every K, InfoNCE's first. fit: how the critic that InfoNCE reads was fitted.
-    conclusions: what may be concluded, the headline first. warnings: what speaks against the images, in words.
+    confidence: confidence level of the certificate and the intervals.
+    certificate: the name of the certificate that validation chose.
+    certificates: the result of every certificate, by name.
+    verdict: the conclusion from the interval, in a word or two.
+    entropy_bits: H(C) of the shared class.
+    curve: the readings of each estimator at every K, by name; InfoNCE comes first.
+    fit: the fit of the critic that InfoNCE reads.
+    conclusions: sentences that the estimate supports, the headline first.
+    warnings: doubts about the images as a random sample, in words.
     """
 
     name: str
@@ -123,10 +134,12 @@ class EstimateEntry:
 
 @dataclass(frozen=True)
 class ArrayEntry:
-    """estimate.json of a run on arrays: the fields of `mi.Estimate`, or `mi.LabelEstimate`, and what follows from them.
+    """estimate.json of a run on arrays: the fields of `mi.Estimate` or `mi.LabelEstimate`, and these computed ones:
 
-    value_nats: value_bits in nats. mean_bits, spread_bits: mean and standard deviation of the seeds' own values.
-    sentence: the estimate in words. entropy_bits, certificates, nmi, nmi_lower: of an estimate of I_class alone.
+    value_nats: value_bits in nats.
+    mean_bits, spread_bits: mean and standard deviation over the values of the single seeds.
+    sentence: the estimate in words.
+    entropy_bits, certificates, nmi, nmi_lower: set only for an estimate of I_class.
     """
 
     name: str
@@ -157,14 +170,20 @@ class ArrayEntry:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run took, and with what.
+    """The time, memory, machine and config of a run.
 
-    seconds: of each stage, and `total`. peak_memory_gib: of the process. devices: how many of which kind.
-    cores: of CPU that the process may use; None of a run of an older version.
-    instructions: of the CPU, those that change how XLA computes. xla_flags: XLA_FLAGS. None of an older version.
-    same_numbers: where the same config gives the same numbers, and how far they are apart elsewhere, in words.
-    versions: of packages. revision: this package's commit, None of an installed wheel.
-    stages: what stages.json notes of each stage. config: every setting. seed: the config's.
+    seconds: time of each stage, and of all as `total`.
+    peak_memory_gib: largest memory of the process.
+    devices: number and kind of the devices.
+    versions: versions of packages.
+    revision: the commit of this package; None for an installed wheel.
+    stages: the notes of each stage in stages.json.
+    config: every setting.
+    seed: the config's seed.
+    cores: CPU cores that the process may use. None if an older version made the run, as for the next two.
+    instructions: those instructions of the CPU that change how XLA computes.
+    xla_flags: the value of XLA_FLAGS.
+    same_numbers: the conditions under which the same config gives the same numbers, and the differences otherwise.
     """
 
     seconds: dict[str, float]
@@ -183,7 +202,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What every report.json has. name: of the run. workdir: its folder."""
+    """The fields that every report.json has. name: the run's name. workdir: its folder."""
 
     name: str
     workdir: str
@@ -194,11 +213,12 @@ class Report:
 class ImageReport(Report):
     """report.json of a run on images, or on their features.
 
-    in_training: None where nothing was trained, or the loss stands for no MI.
-    estimate: the run's own. estimates: by name all of this encoder, its own among them.
-    linear: accuracy of a linear probe of each task on test images.
-    measured: the name of the estimate beside the metrics of each pairing, `class` and `augmentation`; None: no one.
-    metrics: as `metrics.evaluate` gives them; empty unless they were asked for.
+    in_training: None if nothing was trained, or if the loss corresponds to no MI.
+    estimate: the run's own estimate.
+    estimates: all estimates of this encoder by name, including the run's own.
+    linear: accuracy of a linear probe on test images, by task.
+    measured: the name of the estimate that is shown beside the metrics of `class` and of `augmentation`; None: none is.
+    metrics: the values that `metrics.evaluate` returns; empty if they were not asked for.
     """
 
     truth: Truth
@@ -212,7 +232,11 @@ class ImageReport(Report):
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayReport(Report):
-    """report.json of a run on arrays. estimate: the first of `estimates`, which are by estimator, or `labels`."""
+    """report.json of a run on arrays.
+
+    estimate: the first of `estimates`.
+    estimates: the estimates by the name of the estimator; `labels` for an estimate of I_class.
+    """
 
     truth: Truth
     estimate: ArrayEntry
@@ -220,7 +244,10 @@ class ArrayReport(Report):
 
 
 def read(kind: type[T], result: Any) -> T:
-    """What a JSON file holds, as one of these types. Raises InputError if it holds other fields: of another version."""
+    """Turn the contents of a JSON file into one of these types.
+
+    Raises InputError if they have other fields, which means that another version wrote the file.
+    """
     return _read(kind, result, kind.__name__)
 
 
