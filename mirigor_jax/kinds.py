@@ -67,10 +67,11 @@ def run(
         raise InputError(f"unknown kind '{config.kind}'; choose one of {', '.join(RUN_KINDS)}")
     kind = RUN_KINDS[config.kind]
     if not kind.is_shared and jax.process_count() > 1:
-        raise InputError(f"a job of kind {config.kind} is one process's; start it without the others")
+        raise InputError(f"a job of kind {config.kind} runs in one process; start a single process")
     if not kind.is_watched and monitoring != NO_MONITORING:
         raise InputError(
-            f"--tensorboard and --profile are of trainings and their critics; a job of kind {config.kind} has none"
+            f"--tensorboard and --profile show trainings and their critics; a job of kind {config.kind} has none: "
+            "leave them out"
         )
     values = flatten(config)
     if config.kind in KINDS:

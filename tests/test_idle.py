@@ -19,23 +19,24 @@ INFO_NCE = "--config.estimate.estimators=('info_nce_symmetric',)"
 PLAIN = "--config.evaluate.metrics=False"
 LABELS = ["--config=configs/arrays.py", "--config.x=x.npy", "--config.labels=y.npy"]
 UNADVERSARIAL = ["--config=configs/invertible.py", "--config.objectives=('critic','infonce')"]
-TRAINING = "is of runs that train an encoder, and"
+TRAINING = "only affects runs that train an encoder, and"
+OF_IMAGES = "only affects images, and"
 OF_FEATURES = "data.source='features:h.npz'"
 
 # What is given, and what is said of it.
 IDLE = {
     "augment.crop": (
         cdp("--config.data.pairing=all", "--config.data.augment.crop=0.5"),
-        "data.augment.crop=0.5 is of pairings with simclr, and data.pairing='all'; leave it out, or give "
+        "data.augment.crop=0.5 only affects pairings with simclr, and data.pairing='all'; leave it out, or give "
         "--config.data.pairing=all+simclr",
     ),
-    "augment of features": ([*FEATURES, "--config.data.augment.flip=0.0"], f"=0.0 is of images, and {OF_FEATURES}"),
-    "size of features": ([*FEATURES, "--config.data.size=32"], f"data.size=32 is of images, and {OF_FEATURES}"),
-    "encoder of features": ([*FEATURES, "--config.encoder.name=mlp"], f"='mlp' is of images, and {OF_FEATURES}"),
-    "checkpoint of features": ([*FEATURES, "--config.encoder.path=x.pth"], f"='x.pth' is of images, and {OF_FEATURES}"),
+    "augment of features": ([*FEATURES, "--config.data.augment.flip=0.0"], f"=0.0 {OF_IMAGES} {OF_FEATURES}"),
+    "size of features": ([*FEATURES, "--config.data.size=32"], f"data.size=32 {OF_IMAGES} {OF_FEATURES}"),
+    "encoder of features": ([*FEATURES, "--config.encoder.name=mlp"], f"='mlp' {OF_IMAGES} {OF_FEATURES}"),
+    "checkpoint of features": ([*FEATURES, "--config.encoder.path=x.pth"], f"='x.pth' {OF_IMAGES} {OF_FEATURES}"),
     "views of features": (
         [*FEATURES, "--config.estimate.extra_pairings=('simclr',)"],
-        f"estimate.extra_pairings=('simclr',) is of images, and {OF_FEATURES}",
+        f"estimate.extra_pairings=('simclr',) {OF_IMAGES} {OF_FEATURES}",
     ),
     "training on features": ([*FEATURES, "--config.train.k=8"], f"train.k=8 {TRAINING} {OF_FEATURES}"),
     "held for no training": ([*FEATURES, "--config.data.resident=never"], f"='never' {TRAINING} {OF_FEATURES}"),
@@ -47,42 +48,42 @@ IDLE = {
     "rendered for training": ([*RENDERED, "--config.data.images=99"], f"data.images=99 {TRAINING} encoder.path"),
     "temperature": (
         [*CHECKPOINT, "--config.train.temperature=0.5", PLAIN],
-        "train.temperature=0.5 is of contrastive losses and of metrics, and encoder.path='x.pth' and "
+        "train.temperature=0.5 only affects contrastive losses and metrics, and encoder.path='x.pth' and "
         "evaluate.metrics=False; leave it out",
     ),
     "temperature of another loss": (
         cdp("--config.train.objective=cross_entropy", "--config.train.temperature=0.5"),
-        "=0.5 is of contrastive losses and of metrics, and train.objective='cross_entropy'",
+        "=0.5 only affects contrastive losses and metrics, and train.objective='cross_entropy'",
     ),
     "layout": (
         cdp("--config.encoder.layout=timm"),
-        "encoder.layout='timm' is of public checkpoints, and encoder.path=''; leave it out, or give "
+        "encoder.layout='timm' only affects public checkpoints, and encoder.path=''; leave it out, or give "
         "--config.encoder.path=FILE",
     ),
-    "batch norm": (cdp("--config.train.global_batch_norm=False"), "=False is of encoders with BatchNorm, and encoder"),
+    "batch norm": (cdp("--config.train.global_batch_norm=False"), "=False only affects encoders with BatchNorm, and"),
     "MLP probe": (
         cdp("--config.evaluate.mlp_steps=9"),
-        "evaluate.mlp_steps=9 is of the metrics, and evaluate.metrics=False; leave it out, or give "
+        "evaluate.mlp_steps=9 only affects the metrics, and evaluate.metrics=False; leave it out, or give "
         "--config.evaluate.metrics=True",
     ),
-    "classes": (cdp("--config.evaluate.classes=color"), "evaluate.classes='color' is of the metrics, and"),
+    "classes": (cdp("--config.evaluate.classes=color"), "evaluate.classes='color' only affects the metrics, and"),
     "stream": (
         cdp("--config.data.pairing=simclr", "--config.estimate.stream=False"),
-        "estimate.stream=False is of pairings by class, and views of one image are always streamed",
+        "estimate.stream=False only affects pairings by class, and views of one image are always streamed",
     ),
     "nothing at random": (
         ["--config=configs/images.py:data=npz:set.npz", "--config.data.seed=3"],
-        "data.seed=3 is of images that are made, changed or chosen at random, and data.source='npz:set.npz'",
+        "data.seed=3 only affects images that are made, changed or chosen at random, and data.source='npz:set.npz'",
     ),
     "rate of a critic that is not fitted": (
         ["--config=configs/cdp.py", INFO_NCE, "--config.estimate.learning_rate=0.1"],
-        "estimate.learning_rate=0.1 is of the critic of the head's architecture, and "
+        "estimate.learning_rate=0.1 only affects the critic of the head's architecture, and "
         "estimate.estimators=('info_nce_symmetric',); leave it out",
     ),
-    "its checks": (cdp(INFO_NCE, "--config.estimate.eval_every=2"), "eval_every=2 is of the critic of the head's"),
+    "its checks": (cdp(INFO_NCE, "--config.estimate.eval_every=2"), "every=2 only affects the critic of the head's"),
     "its head, with features": (
         [*FEATURES, INFO_NCE, "--config.head.features=8"],
-        f"head.features=8 is of training and the critic of the head's architecture, and {OF_FEATURES} and",
+        f"head.features=8 only affects training and the critic of the head's architecture, and {OF_FEATURES} and",
     ),
     "study's own": (
         ["--config=configs/studies/batch_size.py", "--config.run.train.k=8"],
@@ -92,12 +93,12 @@ IDLE = {
         ["--config=configs/studies/batch_size.py", "--config.run.data.augment.crop=0.5"],
         "run.data.augment.crop=0.5 is of pairings with simclr, and no run of this study has a use for it; leave it out",
     ),
-    "batch": ([*LABELS, "--config.batch_size=8"], "batch_size=8 is of critics of rows x and y, and labels='y.npy' are"),
+    "batch": ([*LABELS, "--config.batch_size=8"], "batch_size=8 only affects critics of rows x and y, and labels="),
     "critic as an argument": (
         ["--config=configs/arrays.py:critic=cosine", *LABELS[1:]],
-        "critic='cosine' is of critics of rows x and y, and labels='y.npy' are given instead of y; leave it out",
+        "critic='cosine' only affects critics of rows x and y, and labels='y.npy' are given instead of y; leave it out",
     ),
-    "estimators": (["--config=configs/arrays.py:estimators=nwj", *LABELS[1:]], "estimators=('nwj',) is of critics of"),
+    "estimators": (["--config=configs/arrays.py:estimators=nwj", *LABELS[1:]], "('nwj',) only affects critics of"),
     "adversary": ([*UNADVERSARIAL, "--config.ridge=2.0"], "ridge=2.0 is of adversarial objectives, and"),
 }  # fmt: skip
 
@@ -171,7 +172,7 @@ def test_a_re_estimate_is_told_what_its_run_has_no_use_for(tmp_path, capsys):
     assert f"checkpoint='best' {TRAINING} encoder.path='x.pth'; leave it out" in capsys.readouterr().err
     streamed = ["--config=configs/estimate.py:pairing=simclr", "--config.stream=False"]
     assert main([*streamed, f"--config.restore={tmp_path}"]) == 2
-    assert "stream=False is of pairings by class" in capsys.readouterr().err
+    assert "stream=False only affects pairings by class" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

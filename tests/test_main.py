@@ -638,7 +638,7 @@ def test_a_kind_of_run_registered_in_a_config_file_is_run(tmp_path, monkeypatch,
         "unknown kind 'mien'; choose one of images, restore, arrays, study, invertible, mine" in capsys.readouterr().err
     )
     monkeypatch.setattr(kinds.jax, "process_count", lambda: 2)
-    with pytest.raises(InputError, match="a job of kind arrays is one process's"):
+    with pytest.raises(InputError, match="a job of kind arrays runs in one process"):
         kinds.run(config_files.parse(["--config=configs/arrays.py"])[0], "run", None)
 
 

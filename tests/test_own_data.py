@@ -132,13 +132,13 @@ USELESS = {
     "colors of a set": (
         image_set,
         "data.cdp.colors=3",
-        "colors=3 is of data.source='cdp', and data.source='npz",
+        "colors=3 only affects data.source='cdp', and data.source='npz",
     ),
-    "TFDS's folder": (image_set, "data.tfds_dir=X", "data.tfds_dir='X' is of the sources tfds and fashion_mnist"),
+    "TFDS's folder": (image_set, "data.tfds_dir=X", "data.tfds_dir='X' only affects the sources tfds and fashion"),
     "mi of a set": (image_set, "data.mi=0.5", "mi_bits and epsilon are for CDP"),
-    "classes of CDP": (cdp, "data.classes=first-half", "data.classes='first-half' is of sets of images"),
-    "noise of CDP": (cdp, "data.noise=0.5", "data.noise=0.5 is of sets of images"),
-    "negatives of CDP": (cdp, "data.negatives=own", "data.negatives='own' is of sets of images"),
+    "classes of CDP": (cdp, "data.classes=first-half", "data.classes='first-half' only affects sets of images"),
+    "noise of CDP": (cdp, "data.noise=0.5", "data.noise=0.5 only affects sets of images"),
+    "negatives of CDP": (cdp, "data.negatives=own", "data.negatives='own' only affects sets of images"),
 }
 
 

@@ -26,7 +26,7 @@ def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
     """The given keys that have no effect, each with words for a message."""
     if config.labels is None or config.y is not None:
         return {}
-    words = f"is of critics of rows x and y, and labels='{config.labels}' are given instead of y; leave it out"
+    words = f"only affects critics of rows x and y, and labels='{config.labels}' are given instead of y; leave it out"
     return {key: words for key in given if key in OF_PAIRS}
 
 

@@ -1,4 +1,4 @@
-"""The frozen encoder over a split's images → features on disk: the seam to everything that estimates."""
+"""Encodes the images of each part with the frozen encoder, and stores the features that every estimate reads."""
 
 import contextlib
 import zlib
@@ -28,7 +28,7 @@ from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import PARTS, Job
 from mirigor_jax.runs.steps import make_encode_step, make_train_step
 
-SHARD_BATCHES = 16  # batches a shard: what a kill can cost
+SHARD_BATCHES = 16  # batches per shard; a kill loses at most one shard
 IMAGES = {"image": "h", "x": "h_x", "y": "h_y"}
 
 
@@ -42,9 +42,12 @@ def encode_stage(
     monitoring: Monitoring = NO_MONITORING,
     done: bool,
 ) -> None:
-    """The three parts of a features folder, unless what they are for is done.
+    """Write the three parts of a features folder, unless they exist or are not needed any more.
 
-    folder: the run's. timing_folder: counts the time.
+    folder: the run's folder. features: the folder to write to.
+    timing_folder: the folder whose stages.json counts the time.
+    augmentation: the augmentation of every image; None: encode the images as they are.
+    done: whether the stage that needs the features is finished.
     """
     parts = {name: (_labeled(read), n) for name, (read, n) in job.images.parts(job.pairing).items()}
     mesh = parallel.make_mesh(job.config.features.batch_size)
@@ -56,18 +59,18 @@ def encode_stage(
 
 
 def _labeled(read: Read) -> Read:
-    """A population's attributes under the name that a features folder has for them."""
+    """Rename a population's attributes to labels, as features folders call them."""
     return lambda start, stop: {k.replace("attributes", "labels"): v for k, v in read(start, stop).items()}
 
 
 def freeze(job: Job, folder: RunFolder, mesh: Mesh) -> FrozenEncoder:
-    """The encoder of the checkpoint that the config names, else the one that the run in `folder` trained.
+    """The encoder of the checkpoint that the config names, or else the one that the run in `folder` trained.
 
-    Raises InputError as `pretrained.load` does, and where nothing was trained.
+    Raises InputError as `pretrained.load` does, and if the training is not finished.
     """
     if job.config.encoder.path:
         return job.public_encoder()
-    # Its head, which is restored with it, is as wide as the training made it.
+    # The head is restored, too. Its width depends on the number of classes in training.
     summary = folder.read("train/summary.json")
     if summary is None:
         raise InputError(f"the training in '{folder}' is not finished; give the run's own command again")
@@ -77,10 +80,11 @@ def freeze(job: Job, folder: RunFolder, mesh: Mesh) -> FrozenEncoder:
 
 
 def frozen_variables(job: Job, folder: RunFolder, mesh: Mesh, *, which: str = "last") -> dict:
-    """The trained encoder as a frozen tree {"params", "batch_stats"}, from the last or best checkpoint in `folder`.
+    """The trained encoder as a frozen tree {"params", "batch_stats"}, from a checkpoint in `folder`.
 
-    Raises InputError where there is no checkpoint, DamagedError where it is not as it was saved, and as
-    `make_train_step` does.
+    which: "last" or "best".
+    Raises InputError if there is no checkpoint or the best one may be lost, DamagedError if the checkpoint is not as it
+    was saved, and as `make_train_step` does.
     """
     _, (abstract_state, *_) = make_train_step(job, mesh)
     with Checkpoints(folder.path) as checkpoints:
@@ -99,7 +103,7 @@ def frozen_variables(job: Job, folder: RunFolder, mesh: Mesh, *, which: str = "l
 
 
 def _has_lost_one(folder: RunFolder) -> bool:
-    """Whether a checkpoint was set aside and not made again: one of an earlier step than the last."""
+    """Whether a damaged checkpoint was set aside and not made again: one of an earlier step than the last."""
     return any(folder.path.glob(".damaged-[0-9]*"))
 
 
@@ -114,11 +118,14 @@ def encode_split(
     threads: int,
     workers: int,
 ) -> None:
-    """Write `name`.npz in the folder: what `read` gives for rows 0…num_examples, representations in place of images.
+    """Write `name`.npz in the folder: the arrays of `read`, with representations in place of images.
 
-    encode: (this process's images of a full batch, their name, the first one's row) → h. Images `image` become `h`;
-    `x`, `y` become `h_x`, `h_y`; the rest is kept.
-    Shards beside the file survive a kill, and the next call goes on behind the last.
+    encode: (this process's images of a full batch, the images' name, the row of the first) → h.
+    read: (start, stop) → arrays of these rows by name. Images `image` become `h`; `x`, `y` become `h_x`, `h_y`; other
+        arrays are kept.
+    num_examples: number of rows. batch_size: rows encoded at once by all processes.
+    threads, workers: threads and processes that read ahead.
+    After a kill, the next call continues after the last finished shard.
     Raises InputError if representations are not finite.
     """
     if folder.exists(f"{name}.npz"):
@@ -157,7 +164,7 @@ def encode_split(
                 }
             )
             for key in IMAGES.values():
-                if key in parts[-1]:  # on every process, once all rows are there
+                if key in parts[-1]:  # every process has all rows now, so all of them raise together
                     check_features(parts[-1][key], done, name)
             done += total
             progress.update(done)
@@ -194,11 +201,13 @@ def encode(
     augmentation: Augmentation | None = None,
     monitor: StageMonitor = NO_STAGE_MONITOR,
 ) -> None:
-    """Features of every split that `folder` lacks. splits: name → (read, number of rows).
+    """Write the features of every split that `folder` lacks.
 
-    frozen: None where what is read are representations already.
-    augmentation: of every image, drawn by the config's seed, the split, the view and the row.
-    monitor: of some steps.
+    frozen: the encoder; None if the splits hold representations already.
+    splits: name → (read, number of rows).
+    augmentation: the augmentation of every image. Its draws depend on the config's seed, the split, the view and the
+        row.
+    monitor: traces a few steps.
     """
     config = job.config
     mapped, variables = None, None
@@ -231,10 +240,16 @@ def encode(
 
 
 def load(folder: RunFolder) -> Features:
-    """The three parts of a features folder: fit {h, labels}, validation and test {h_x, h_y, labels_x, labels_y}."""
+    """Load the three parts of a features folder.
+
+    fit holds {h, labels}; validation and test hold pairs {h_x, h_y, labels_x, labels_y}, or single images like fit.
+    """
     return {part: folder.arrays(f"{part}.npz") for part in PARTS}
 
 
 def own_features(job: Job, folder: RunFolder) -> RunFolder:
-    """Where a run's own estimate has its features: those of augmented views can't serve the evaluation too."""
+    """The features folder of a run's own estimate.
+
+    Features of augmented views have a folder of their own, as the evaluation cannot use them.
+    """
     return folder / "features" if job.augmentation is None else folder / f"estimates/{job.name}/features"

@@ -1,4 +1,4 @@
-"""Pictures of a run: plain data in, a matplotlib Figure out. Nothing is read, saved or shown here."""
+"""Pictures of a run: plain data in, a matplotlib Figure out. This module reads, saves and shows nothing."""
 
 import math
 import textwrap
@@ -32,7 +32,7 @@ from mirigor_jax.mi.results import Curve
 from mirigor_jax.runs.schema import EstimateEntry, InTraining, Truth
 from mirigor_jax.tables import round_down
 
-OTHERS = (NO_BOUND, IN_TRAINING, LINEAR, ENTROPY)  # colors of the estimators beside InfoNCE, in their order
+OTHERS = (NO_BOUND, IN_TRAINING, LINEAR, ENTROPY)  # colors of the estimators other than InfoNCE, in their order
 
 
 def pair_sheet(
@@ -43,7 +43,10 @@ def pair_sheet(
     *,
     shared: Sequence[str],
 ) -> Figure:
-    """n positive pairs, three a row: the two views side by side, each over its attributes."""
+    """Draw n positive pairs, three in a row: the two views side by side, each above its caption.
+
+    captions_x, captions_y: the captions, one per pair. shared: names of the attributes that the views share.
+    """
     columns, rows = 3, math.ceil(len(x) / 3)
     height = 0.7 + 1.8 * rows
     figure = empty_figure(9.6, height, constrained=False)
@@ -62,16 +65,16 @@ def pair_sheet(
 
 
 def bars(truth: Truth, in_training: InTraining | None, estimate: EstimateEntry) -> Figure:
-    """H(C), in-training MI and post-training MI of one run in bits, as in Lee et al. 2023, Fig. 4.
+    """Draw H(C), in-training MI and post-training MI of one run in bits, as in Lee et al. 2023, Fig. 4.
 
-    Left: bars from zero. Right: the post-training part close up. The estimate and InfoNCE carry their intervals; the
-    last bar is filled up to the certified lower end (MI is at least 0) and hatched from there to the upper end.
+    Left: bars from zero. Right: the post-training values, enlarged. The estimate and InfoNCE have their intervals. The
+    last bar is filled up to the certified lower end (0 if there is none) and hatched from there to the upper end.
     """
     entropy, true = truth.entropy_bits, truth.mutual_information_bits
     columns = [] if entropy is None else [("H(C)", entropy, ENTROPY)]
     if in_training is not None:
         columns += [(f"in-training\nK = {in_training.k}", in_training.mi_bits, IN_TRAINING)]
-    first = len(columns)  # of the post-training ones
+    first = len(columns)  # index of the first post-training column
     read = [*zip(estimate.others, cycle(OTHERS), strict=False), (estimate.info_nce, LOWER_BOUND)]
     columns += [(f"{curve.heading}\nK = {curve.k}", curve.quoted.bits, color) for curve, color in read]
     intervals = [estimate.info_nce.quoted.interval]
@@ -85,9 +88,9 @@ def bars(truth: Truth, in_training: InTraining | None, estimate: EstimateEntry) 
     floor = 0.0 if lower is None else lower
     certificate = "no certificate" if lower is None else f"at {100 * estimate.confidence:g} %"
 
-    ratios = last + 1, last + 1 - first  # columns
+    ratios = last + 1, last + 1 - first  # numbers of columns
     figure, (whole, close) = panels("in-training and post-training MI, bits", "post-training, close up", ratios=ratios)
-    if sum(ratios) > 10:  # their words stay apart
+    if sum(ratios) > 10:  # keeps the labels from overlapping
         figure.set_figwidth(1.2 * sum(ratios))
     whole.bar(range(last), heights, color=colors, width=0.6)
     close.scatter(range(last), heights, color=colors, s=60, edgecolors=INK, linewidths=0.5, zorder=3)
@@ -121,7 +124,10 @@ def bars(truth: Truth, in_training: InTraining | None, estimate: EstimateEntry) 
 
 
 def linear(accuracies: dict[str, float], chance: dict[str, float]) -> Figure:
-    """Accuracy of the linear evaluation of each task in percent, its chance level as a dashed line across the bar."""
+    """Draw the linear probe's accuracy for each task in percent, with the chance level as a dashed line.
+
+    accuracies, chance: shares of 1, by task.
+    """
     figure, (ax,) = panels("linear evaluation of the frozen encoder, accuracy in %")
     percent = [100 * accuracy for accuracy in accuracies.values()]
     bars = ax.bar(list(accuracies), percent, color=LINEAR, width=0.6)
@@ -135,7 +141,10 @@ def linear(accuracies: dict[str, float], chance: dict[str, float]) -> Figure:
 
 
 def critic(estimate: EstimateEntry) -> Figure:
-    """The critic's fit with the step chosen on validation; each estimator, its ceiling and its most against K."""
+    """Draw the critic's fit with the step that validation chose, and each estimator against K.
+
+    Each estimator is drawn with its interval, its ceiling and its value for an optimal critic.
+    """
     fit, upper = estimate.fit, estimate.upper_bits
     figure, (left, right) = panels(f"fit of the critic at K = {fit.k}, bits", "estimates on test images, bits")
     left.plot(
@@ -155,7 +164,7 @@ def critic(estimate: EstimateEntry) -> Figure:
             right.plot(k, most, color=color, linestyle=":", label=f"{curve.heading} of an optimal critic")
     if upper is not None:
         right.axhline(upper, color=CERTIFIED, linewidth=2, alpha=0.7, label=f"upper end = {upper:.3f}")
-    # The frame is set first: ceilings far above the estimates would flatten everything else.
+    # The limits are fixed before the ceilings are drawn: ceilings far above the estimates would flatten the rest.
     right.set_ylim(right.get_ylim())
     for (curve, _, _), style in zip(reversed(drawn), cycle(("-.", "--", ":")), strict=False):
         ceiling = floats([reading.ceiling_bits for reading in curve.at.values()])
@@ -171,7 +180,7 @@ def critic(estimate: EstimateEntry) -> Figure:
 
 
 def _points(curve: Curve) -> tuple[np.ndarray, ...]:
-    """K, values, lower and upper ends of the intervals, and an optimal critic's values; NaN for what is not known."""
+    """(K, values, lower ends, upper ends, values of an optimal critic) of a curve; NaN if a number is not known."""
     k, bits, most = (
         floats(column) for column in zip(*((k, x.bits, x.max_bits) for k, x in curve.at.items()), strict=True)
     )

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, who is at work in it, what its stages took, and its files as process 0 has them."""
+"""The folder of a run: its claim by a config, its lock, the notes of its stages, and its files."""
 
 import contextlib
 import hashlib
@@ -43,12 +43,11 @@ from mirigor_jax.runs.lock import take_lock
 from mirigor_jax.runs.renamed import current
 
 PACKAGES = ("mirigor-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-# Settings that may change when a run or a study is continued, since no result depends on them; of arrays the content
-# counts and not the path.
+# Settings that may change when a run or a study is continued, as they do not affect results.
 RESOURCES = ("data.threads", "data.workers", "data.resident")
-# What goes with a damaged file of that name or kind, so that its stage is not taken for finished.
+# Name or suffix of a damaged file → the file that marks its stage as finished, which is removed with it.
 MARKERS = {"metrics.json": "linear.json", "batches.npz": "estimate.json", ".jsonl": "summary.json"}
-# Instructions of x86 processors by which XLA chooses how to convolve and to multiply, in Linux's words.
+# Instructions of x86 processors, as Linux names them, that decide how XLA convolves and multiplies.
 INSTRUCTIONS = {"avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile"}
 SAME_NUMBERS = (
     "The same config gives the same numbers, bit for bit, on as many devices of the same kind, with as many CPU cores, "
@@ -57,14 +56,15 @@ SAME_NUMBERS = (
     "later steps drift apart, as far as those of other seeds."
 )
 T = TypeVar("T")
+# Keys that may differ when a command continues a folder. Paths of arrays may differ: the digest of the contents counts.
 FREE = (*RESOURCES, *(f"run.{name}" for name in RESOURCES), "study.only", "x", "y", "labels")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder of a run, of a stage or of a study. Every process reads what process 0 has; process 0 alone writes.
+    """A folder of a run, of a stage or of a study. Every process reads the files of process 0; only process 0 writes.
 
-    manifest: of the run that the folder is in, its own if none is given; what is read is checked against it.
+    manifest: the manifest of the run, which every file read is checked against; by default the folder's own.
     """
 
     path: AnyPath
@@ -76,7 +76,7 @@ class RunFolder:
 
     @classmethod
     def at(cls, text: str) -> "RunFolder":
-        """The folder that a user names. Raises InputError as `files.to_path` does."""
+        """The folder at a path or URL that a user gives. Raises InputError as `files.to_path` does."""
         return cls(to_path(text))
 
     def __truediv__(self, name: str) -> "RunFolder":
@@ -94,20 +94,20 @@ class RunFolder:
         return parallel.from_main((self.path / name).exists)
 
     def matches(self, pattern: str) -> list["RunFolder"]:
-        """What is there of this pattern, in the order of the names."""
+        """The files and folders that match the pattern, sorted by name."""
         names = parallel.from_main(_names_of, self.path, pattern)
         return [self / name for name in names]
 
     def read(self, name: str) -> Any:
-        """What a JSON file holds; None where there is no file. Raises DamagedError if it is not as it was written."""
+        """The contents of a JSON file; None if it does not exist. Raises DamagedError if the file is damaged."""
         return parallel.from_main(self._read, name, json.load, None)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a .jsonl file; none where there is no file. Raises DamagedError as `read` does."""
+        """The rows of a .jsonl file; empty if it does not exist. Raises DamagedError as `read` does."""
         return parallel.from_main(self._read, name, _rows, [])
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays of an .npz file. Raises InputError where there is no file, and DamagedError as `read` does."""
+        """The arrays of an .npz file. Raises InputError if it does not exist, and DamagedError as `read` does."""
         arrays = parallel.from_main(self._read, name, _arrays, None)
         if arrays is None:
             raise InputError(f"no '{self.path / name}'; give the run's own command again")
@@ -127,9 +127,9 @@ class RunFolder:
                 else:
                     try:
                         return parse(file)
-                    except Exception as error:  # zipfile, NumPy and json have a dozen kinds for a damaged file
+                    except Exception as error:  # zipfile, NumPy and json raise a dozen types for a damaged file
                         damage = error
-                # Where another process is at work, the file may have been replaced between the two.
+                # If another process is at work, it may have replaced the file since the manifest was read.
                 if self.manifest.is_held or attempt == 2:
                     raise DamagedError(str(path)) from damage
         raise AssertionError
@@ -150,7 +150,7 @@ class RunFolder:
             write_arrays(self.path / name, arrays, announce)
 
     def mend(self, stages: Callable[[], None]) -> None:
-        """Run the stages; where one meets a damaged file set it aside, and run them again, which make it anew.
+        """Run the stages. If one meets a damaged file, set the file aside and run them again, which makes it anew.
 
         Raises DamagedError if the same file is damaged again.
         """
@@ -165,7 +165,7 @@ class RunFolder:
                 parallel.from_main(self.set_aside, damaged)
 
     def set_aside(self, damaged: DamagedError) -> None:
-        """Rename what is damaged, and remove the file that says that its stage is finished. Of process 0 alone."""
+        """Rename the damaged file, and remove the file that marks its stage as finished. Only process 0 calls this."""
         path = self.manifest.root / os.path.relpath(damaged.path, str(self.manifest.root))
         marker = "summary.json" if path.name.isdigit() else MARKERS.get(path.name) or MARKERS.get(path.suffix)
         try:
@@ -185,38 +185,39 @@ class RunFolder:
             write_figure(self.path / "figures" / f"{name}.png", figure)
 
     def claim(self, config: ConfigDict) -> None:
-        """Make the folder this config's own: write config.json, or find it equal there. To be called in its lock.
+        """Claim the folder for this config: write config.json, or check that it is equal. The caller holds the lock.
 
-        Raises InputError where another config made it (naming the keys that differ), where it holds other files, or
-        where it can't be written.
+        Raises InputError if another config made the folder (the message names the keys that differ), if the folder
+        holds other files, or if it cannot be written.
         """
         parallel.from_main(_claim, self, config)
 
     @contextlib.contextmanager
     def claimed(self, config: ConfigDict, *, wait: bool = False) -> Iterator[None]:
-        """Hold the folder as `lock` does, and make it this config's own as `claim` does: of two commands, one's."""
+        """Lock the folder and claim it for this config, so that only one of two commands gets it."""
         with self.lock(wait=wait):
             self.claim(config)
             yield
 
     def config(self) -> dict[str, Any] | None:
-        """The config that claimed the folder, under today's names; None if there is none.
+        """The config that claimed the folder, with today's names of the settings; None if there is none.
 
-        Raises InputError if it can't be read, or is not as it was written.
+        Raises InputError if it cannot be read, or is not as it was written.
         """
         return parallel.from_main(_read_config, self)
 
     def give_up(self) -> None:
-        """Undo a claim of which nothing came, so that a corrected command may have the folder."""
+        """Undo a claim that led to no result, so that a corrected command may claim the folder."""
         for name in ("stages.json", "config.json", MANIFEST):
             (self.path / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def lock(self, *, wait: bool = False) -> Iterator[None]:
-        """Hold the folder for all of a job's processes; LockedError where another job does, unless to wait for it.
+        """Hold the folder for all processes of this job.
 
-        The lock goes with the process. In a bucket there is none: what would outlive a process that is gone.
-        Raises InputError where the folder can't be made or locked, and where its .lock is a link or no file.
+        wait: if another job holds it, wait for that job; otherwise raise LockedError.
+        The lock ends with the process. A folder in a bucket has no lock, as a lock there would outlive its process.
+        Raises InputError if the folder cannot be made or locked, or if its .lock is a link or not a file.
         """
         with contextlib.ExitStack() as stack:
             if isinstance(self.path, Path):
@@ -227,9 +228,9 @@ class RunFolder:
 
     @contextlib.contextmanager
     def stage(self, name: str, done: bool) -> Iterator[bool]:
-        """Yields whether there is work; notes in stages.json what did it and how long.
+        """A context for one stage. It yields whether there is work, and notes time and machine in stages.json.
 
-        Time adds up over interrupted runs; a killed one leaves no note.
+        done: whether the stage is finished. The time of interrupted runs adds up; a killed run leaves no note.
         """
         if done:
             print(f"{name}: finished before, skipped", flush=True)
@@ -240,17 +241,17 @@ class RunFolder:
         try:
             yield True
         finally:
-            if parallel.is_main():  # also where another process failed, so that nothing is exchanged here
+            if parallel.is_main():  # another process may have failed, so the processes exchange nothing here
                 self._note(name, time.monotonic() - start)
             memory.give_back_freed_memory()
 
     def _note(self, name: str, seconds: float) -> None:
         try:
             stages = self._read("stages.json", json.load, None) or {}
-        except DamagedError:  # of notes, nothing else
+        except DamagedError:  # only notes are lost
             stages = {}
         before = stages.get(name, {"seconds": 0.0, "peak_memory_gib": 0.0})
-        # The peak is of the process so far; macOS counts it in bytes, Linux in KiB.
+        # The peak memory of the process so far. macOS counts it in bytes, Linux in KiB.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
         stages[name] = {
             "seconds": round(before["seconds"] + seconds, 2),
@@ -284,7 +285,7 @@ def _claim(itself: RunFolder, config: ConfigDict) -> None:
         others = folder.is_dir() and any(p.name[0] != "." and p.name != MANIFEST for p in folder.iterdir())
     except io_errors(folder) as error:
         raise InputError(f"run folder '{folder}' cannot be read ({describe(error)}); give another --workdir") from error
-    # A config.json that was damaged is made again by the command that wrote it.
+    # The command that wrote a config.json writes it again if it is damaged.
     if is_claimed and not itself.manifest.has(folder / "config.json", digest_text(json_text(mine))):
         here, there = flatten(current(mine)), flatten(_read_config(itself) or {})
         differ = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k) and k not in FREE)
@@ -320,7 +321,7 @@ def digest(array: np.ndarray) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """What this process computes with: devices, cores, flags of XLA, versions, the revision of this package."""
+    """The machine and software of this process: devices, cores, instructions, XLA flags, versions, revision."""
     return {
         "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
         "cores": _cores(),
@@ -332,7 +333,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _cores() -> int:
-    """CPU cores that this process may use, by which XLA cuts its sums on CPUs."""
+    """Number of CPU cores that this process may use. On CPUs, XLA splits its sums by this number."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -344,7 +345,7 @@ def _version(package: str) -> str:
 
 
 def _revision() -> str | None:
-    """The commit of the checkout this package runs from; None for an installed wheel, or without git."""
+    """The commit of the checkout that this package runs from; None for an installed wheel, or without git."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None

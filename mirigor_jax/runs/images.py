@@ -1,7 +1,7 @@
 """A run on images or on their features: train, encode, estimate, evaluate, report.
 
-Each stage reads the folder of the one before and skips what it finds finished, so a first run, a resumed one and a
-re-estimate are the same code.
+Each stage reads the folder of the stage before and skips finished work, so a first run, a resumed run and a re-estimate
+use the same code.
 """
 
 from functools import partial
@@ -31,11 +31,11 @@ from mirigor_jax.runs.job import PARTS, Job, estimate_name, parse, precision
 from mirigor_jax.runs.schema import EstimateEntry, InTraining, Truth, read
 from mirigor_jax.runs.train import train_stage
 
-SHOWN = 100  # what the root key is folded with for the pictures' augmentations
+SHOWN = 100  # folded into the root key for the augmentations in pictures
 
 
 def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
-    """Run or resume, and write the report. Raises InputError for what the user can put right."""
+    """Run or resume a config, and write its report. Raises InputError if the user has to correct something."""
     folder = RunFolder.at(workdir or f"runs/{name}")
     print(f"run folder: {folder}", flush=True)
     with precision(config):
@@ -63,9 +63,11 @@ def add_estimate(
     *,
     monitoring: Monitoring = NO_MONITORING,
 ) -> None:
-    """Another estimate of a run's encoder, into estimates/`name`. run_config: the run's. timing_folder: counts time.
+    """Make another estimate of a run's encoder, in estimates/`name`.
 
-    Raises InputError where the name is the run's own, and the estimate another.
+    run_config: the run's config. job: the job of the estimate's config. folder: the run's folder.
+    timing_folder: the folder whose stages.json counts the time.
+    Raises InputError if `name` is the run's own estimate, but the config differs from the run's.
     """
     config = job.config
     if name == estimate_name(run_config):
@@ -78,7 +80,7 @@ def add_estimate(
     if job.augmentation is None:
         same = ("seed", "features.fit", "features.checkpoint")
         if job.images.pairs_features and flatten(config.features) == flatten(run_config.features):
-            features = folder / "features"  # whose images serve every pairing
+            features = folder / "features"  # features of single images serve every pairing
         elif all(flatten(config)[key] == flatten(run_config)[key] for key in same):
             parallel.from_main(_share_fit_part, folder / "features", features)
     estimate_stage(job, folder, name, features, timing_folder, monitoring=monitoring)
@@ -90,12 +92,12 @@ def _share_fit_part(there: RunFolder, here: RunFolder) -> None:
 
 
 def evaluate_stage(job: Job, folder: RunFolder, monitoring: Monitoring = NO_MONITORING) -> None:
-    """On the frozen features of plain images: linear evaluation of every attribute, and the metrics if asked for."""
+    """Evaluate the frozen features of unaugmented images: linear probes of every task, and the metrics if asked for."""
     done = folder.exists("evaluate/linear.json")
     if job.augmentation is not None or not (done or _has_all_parts(folder / "features")):
         plain = job.without_augmentation()
         encode_stage(plain, folder, folder / "features", folder, augmentation=None, monitoring=monitoring, done=done)
-    for each in (job, *job.others):  # whose views the metrics are of
+    for each in (job, *job.others):  # the metrics need the views of each
         views = folder / f"estimates/{each.name}/features"
         wanted = not done and job.config.evaluate.metrics and each.pairing.needs_encoder_in_step
         if wanted and not _has_all_parts(views):
@@ -123,7 +125,11 @@ def _evaluate(job: Job, folder: RunFolder, features: Features) -> None:
 
 
 def _metrics(job: Job, folder: RunFolder, features: Features) -> metrics.Evaluation:
-    """Every metric, of `evaluate.classes`; None: of those that the pairing shares, or of the task that counts."""
+    """Compute every metric.
+
+    `evaluate.classes` defines the classes. If it is None, they are the classes that the pairing shares, or those of the
+    population's last task if the pairing shares none.
+    """
     config, population = job.config, job.images
     parts: Features = {name: {} for name in PARTS}
     if population.names:
@@ -158,7 +164,7 @@ def _metrics(job: Job, folder: RunFolder, features: Features) -> metrics.Evaluat
 
 
 def write_report(job: Job, folder: RunFolder) -> None:
-    """What the stages left in the folder, for report.json, report.md and the figures."""
+    """Collect the results of the stages in the folder, and write report.json, report.md and the figures."""
     config, pairing = job.config, job.pairing
     estimates = {}
     for name in (estimate.path.parent.name for estimate in folder.matches("estimates/*/estimate.json")):
@@ -179,7 +185,7 @@ def write_report(job: Job, folder: RunFolder) -> None:
 
 
 def _measured(job: Job, estimates: dict[str, EstimateEntry]) -> dict[str, str | None]:
-    """Which estimate stands beside the metrics of each pairing, by name; None where there is none."""
+    """The names of the estimates shown beside the metrics of `class` and of `augmentation`; None if there is none."""
     run_name = [job.name] if job.pairing.num_classes not in (None, 1) and job.augmentation is None else []
     usual = [text for text in PAIRINGS if text in estimates and job.images.pairing(text).num_classes not in (None, 1)]
     candidates = [name for name in (job.config.evaluate.classes, *run_name, *usual) if name in estimates]
@@ -187,7 +193,7 @@ def _measured(job: Job, estimates: dict[str, EstimateEntry]) -> dict[str, str | 
 
 
 def _in_training(job: Job, folder: RunFolder) -> InTraining | None:
-    """The end of the training, where its loss tells an MI."""
+    """The end of the training, if there is one and its loss corresponds to an MI."""
     summary = None if job.has_pretrained_encoder else folder.read("train/summary.json")
     return read(InTraining, summary) if summary and "mi_bits" in summary else None
 
@@ -195,7 +201,7 @@ def _in_training(job: Job, folder: RunFolder) -> InTraining | None:
 def _draw(job: Job, folder: RunFolder, parts: dict[str, Any]) -> dict[str, Figure]:
     population = job.images
     drawn = {} if job.holds_features else {"pairs": _pair_sheet(job)}
-    # Guessing the most frequent class.
+    # The accuracy of guessing the most frequent class.
     chance = {task: float(population.task(task).frequencies.max()) for task in population.tasks}
     drawn |= {
         "bars": figures.bars(parts["truth"], parts["in_training"], parts["estimate"]),

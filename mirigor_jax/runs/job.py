@@ -1,4 +1,4 @@
-"""A run's config, parsed once: population, pairing, augmentation, encoder, objective; and what is checked of them."""
+"""A run's config, parsed and checked once: population, pairing, augmentation, encoder, objective."""
 
 import contextlib
 import copy
@@ -38,13 +38,13 @@ PARTS = ("fit", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What a config of a run on images stands for.
+    """The parsed config of a run on images.
 
-    config: the config, with what it left to the images filled in.
-    pairing: which two views are a pair, and how each is augmented.
-    num_classes: that a labeled objective tells apart; None without labels.
-    population: where the images come from; None where they are not read, as in a plan.
-    others: the further estimates that `estimate.extra_pairings` asks for.
+    config: the config, with data.size filled in from the images and the digests of the files added.
+    pairing: the joint distribution of two views, and the augmentation of each.
+    num_classes: number of classes that a labeled objective uses; None without labels.
+    population: the source of the images; None if they are not read, as in a plan.
+    others: jobs of the further estimates that `estimate.extra_pairings` asks for.
     """
 
     config: ConfigDict
@@ -55,12 +55,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        """How its estimate is called in estimates/."""
+        """The name of its estimate's folder in estimates/."""
         return estimate_name(self.config)
 
     @property
     def images(self) -> Population:
-        """The population of a job that has one."""
+        """The population; an error if the job has none."""
         assert self.population is not None
         return self.population
 
@@ -71,7 +71,7 @@ class Job:
 
     @property
     def has_pretrained_encoder(self) -> bool:
-        """Whether there is an encoder already, so that none is trained."""
+        """Whether a checkpoint or features are given, so that no encoder is trained."""
         return bool(self.config.encoder.path) or self.holds_features
 
     @property
@@ -86,24 +86,21 @@ class Job:
 
     @property
     def classes(self) -> ByClass | None:
-        """What a labeled objective tells apart: the classes that the views share, else all; None without labels."""
+        """The classes that a labeled objective uses: those that the views share, or else all; None without labels."""
         return told_apart(self.images, self.pairing)
 
     @property
     def objective(self) -> Objective:
-        """What the encoder is trained for. Raises InputError for one that there is not, or that needs labels."""
+        """The training loss. Raises InputError if there is no such loss, or if it needs labels and there are none."""
         return make_objective(self.config, self.num_classes)
 
     @property
     def estimators(self) -> dict[str, Estimator]:
-        """What reads the fitted critic, by name. Raises InputError for what can't."""
+        """The estimators that read the fitted critic, by name. Raises InputError for one that cannot."""
         return _estimators(self.config)
 
     def encoder(self) -> nn.Module:
-        """The encoder that is trained.
-
-        Raises InputError where none is named, and as `models.build` does.
-        """
+        """The encoder to train. Raises InputError if the config names none, and as `models.build` does."""
         e = self.config.encoder
         if not e.name:
             raise InputError(
@@ -116,14 +113,14 @@ class Job:
         return models.build(e.name, size=self.config.data.size, **options)
 
     def of(self, config: ConfigDict) -> "Job":
-        """The job of another config with the same images, to report on: that there are enough of them isn't asked."""
+        """The job of another config with the same images, for a report. It does not check that there are enough."""
         pairing = _pairing(config, self.images)
         classes = told_apart(self.images, pairing)
         num_classes = None if classes is None else classes.num_classes
         return Job(config, pairing, num_classes, self.images)
 
     def without_augmentation(self) -> "Job":
-        """The job of the same images as they are, paired at random: what probes and metrics are fitted on."""
+        """The job of the same images without augmentation, paired at random, for probes and metrics."""
         return replace(self, pairing=self.images.pairing("none"))
 
     def public_encoder(self) -> FrozenEncoder:
@@ -137,9 +134,9 @@ class Job:
 
 
 def parse(config: ConfigDict) -> Job:
-    """The job of a config. What can be wrong about it is found here, before any file is written.
+    """The job of a config. Every error in the config is found here, before any file is written.
 
-    The config itself stays as it is, and so does the process. Raises InputError for what the user can put right.
+    Neither the config nor the process is changed. Raises InputError if the user has to correct something.
     """
     config = copy.deepcopy(config)
     _check_numbers(config)
@@ -156,12 +153,12 @@ def parse(config: ConfigDict) -> Job:
 
 
 def without_images(config: ConfigDict, pairing: Pairing, num_classes: int | None = None) -> Job:
-    """The job of a config whose images are not read, with this pairing: its steps can be made, and nothing else."""
+    """The job of a config with this pairing, without reading images. It only serves to make the job's steps."""
     return Job(config, pairing, num_classes)
 
 
 def _parse(config: ConfigDict, population: Population) -> Job:
-    """The job of a config with checked numbers and this population."""
+    """The job of a config, after its numbers were checked, with this population."""
     d = config.data
     _, augmented = split(d.pairing)
     has_features = table.holds_features(d.source)
@@ -185,7 +182,7 @@ def _parse(config: ConfigDict, population: Population) -> Job:
 
 @contextlib.contextmanager
 def precision(config: ConfigDict) -> Iterator[None]:
-    """Within, JAX has float64 if the encoder computes in it; after it what the process had before."""
+    """Within this context, JAX has float64 if the encoder computes in it. Afterwards, the old setting is back."""
     before = jax.config.values["jax_enable_x64"]
     jax.config.update("jax_enable_x64", before or config.encoder.dtype == "float64")
     try:
@@ -196,7 +193,7 @@ def precision(config: ConfigDict) -> Iterator[None]:
 
 @contextlib.contextmanager
 def under(prefix: str) -> Iterator[None]:
-    """Within, an InputError that begins with an argument's name begins with its key in the config."""
+    """Within this context, the message of an InputError gets a prefix, which turns an argument's name into its key."""
     try:
         yield
     except InputError as error:
@@ -204,7 +201,7 @@ def under(prefix: str) -> Iterator[None]:
 
 
 def estimate_name(config: ConfigDict) -> str:
-    """How a pairing is called in estimates/: `all`, `color+digit`, `all-mi=3.3`, `all-epsilon.color=0.1`."""
+    """The name of a pairing's folder in estimates/: `all`, `color+digit`, `all-mi=3.3`, `all-epsilon.color=0.1`."""
     epsilon = [f"epsilon.{name}={value:g}" for name, value in config.data.epsilon.items() if value is not None]
     mi_part = [] if config.data.mi is None else [f"mi={config.data.mi:g}"]
     return "-".join([config.data.pairing, *mi_part, *epsilon])
@@ -219,9 +216,11 @@ def re_estimated(
     seed: int | None = None,
     **changes: Any,
 ) -> tuple[ConfigDict, str]:
-    """A run's config as a re-estimate changes it, and the estimate's name: made from what differs where none is given.
+    """(a run's config with the changes of a re-estimate, the estimate's name).
 
+    name: the estimate's name; "": a name made from the changes.
     changes: any of k, steps, stream, k_curve, test, checkpoint and rows.
+    Raises InputError if the name holds a slash.
     """
     config = ConfigDict(run_config.to_dict())
     config.estimate.extra_pairings = ()
@@ -244,12 +243,12 @@ def re_estimated(
 
 
 def changed_key(change: str) -> str:
-    """The dotted key of a run's config that a re-estimate's `change` is of."""
+    """The dotted key of a run's config that the `change` of a re-estimate sets."""
     return f"{'features' if change in ('test', 'checkpoint') else 'estimate'}.{change}"
 
 
 def make_objective(config: ConfigDict, num_classes: int | None) -> Objective:
-    """What the config trains for. num_classes, and what is raised: see `objectives.make`."""
+    """The config's training loss. num_classes and errors: see `objectives.make`."""
     train = config.train
     with under("train."):
         return objectives.make(
@@ -262,26 +261,30 @@ def make_objective(config: ConfigDict, num_classes: int | None) -> Objective:
 
 
 def batch_sizes(config: ConfigDict, pairs: int) -> list[int]:
-    """The K at which so many test pairs are read: those at which estimators are quoted, and the curve's."""
+    """The batch sizes K at which the test part is read: those at which estimators are quoted, and those of the curve.
+
+    pairs: number of test pairs. A K beyond it is left out, except estimate.k.
+    """
     e = config.estimate
     return sorted({e.k, *(k for k in (e.nt_xent_k, *e.k_curve) if k <= pairs)})
 
 
 def quoted_k(config: ConfigDict, name: str, sizes: Sequence[int]) -> int:
-    """The K at which an estimator is quoted: `estimate.NAME_k` if there is such a key, and it is read, else `k`."""
+    """The K at which an estimator is quoted: `estimate.NAME_k` if that key exists and is in `sizes`, else `k`."""
     k = config.estimate.get(f"{name}_k", config.estimate.k)
     return k if k in sizes else config.estimate.k
 
 
 def validation_k(config: ConfigDict, pairs: int, devices: int) -> int:
-    """Pairs of a validation batch: as in the test, or what there are, spread evenly over the devices."""
+    """Pairs in a validation batch: estimate.k, or if there are fewer, as many as divide over the devices."""
     return config.estimate.k if config.estimate.k <= pairs else max(pairs // devices * devices, min(pairs, devices))
 
 
 def critic_mesh(config: ConfigDict, pairs: int, validation: int, devices: Any = None) -> jax.sharding.Mesh:
-    """Devices that every batch size of the estimate divides over, with so many pairs to test and to validate on.
+    """A mesh of devices that every batch size of the estimate divides over.
 
-    Raises InputError where several processes would have to leave devices idle.
+    pairs: number of test pairs. validation: number of validation pairs. devices: None: all devices.
+    Raises InputError if several processes would have to leave devices idle.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {*batch_sizes(config, pairs), config.estimate.batch_size, validation_k(config, validation, len(devices))}
@@ -295,7 +298,7 @@ def critic_mesh(config: ConfigDict, pairs: int, validation: int, devices: Any = 
 
 
 def digests(config: ConfigDict) -> dict[str, str]:
-    """Of the files that stand for an encoder or for images: the same name may hold another one tomorrow."""
+    """SHA-256 digests of the files of the encoder and of features, as the contents of a file may change later."""
     d = config.data
     named = {"source": table.content_of(d.source), "negatives": table.content_of(d.negatives)}
     files = {"encoder": config.encoder.path, **named}
@@ -307,7 +310,7 @@ def digests(config: ConfigDict) -> dict[str, str]:
 
 
 def _check_numbers(config: ConfigDict) -> None:
-    """Raises InputError for a setting that is out of range by itself."""
+    """Raises InputError for a setting that is wrong whatever the images are."""
     t, f = config.train, config.features
     fields.check(Images, flatten(config))
     for part in PARTS:
@@ -320,7 +323,7 @@ def _check_numbers(config: ConfigDict) -> None:
 
 
 def _check_encoder(job: Job) -> None:
-    """Raises InputError where there is no such encoder, stage, or checkpoint, or it can't take the images."""
+    """Raises InputError if there is no such encoder, stage or checkpoint, or if it cannot take the images."""
     if job.holds_features:
         return
     size, stage = job.config.data.size, job.config.encoder.stage
@@ -336,7 +339,7 @@ def _check_encoder(job: Job) -> None:
 
 
 def _estimators(config: ConfigDict) -> dict[str, Estimator]:
-    """The estimators that the config names. Raises InputError for one that can't read the critic of a run on images."""
+    """The estimators that the config names. Raises InputError for one that cannot read the critic of such a run."""
     e, names = config.estimate, tuple(config.estimate.estimators)
     if names[:1] != (MAIN,):
         raise InputError(f"estimate.estimators={names}: expected '{MAIN}', which the critic is fitted by, first")
@@ -354,8 +357,9 @@ def _estimators(config: ConfigDict) -> dict[str, Estimator]:
 
 
 def _check_pairs(job: Job, pairs: int, validation: int) -> None:
-    """Raises InputError (1) if so many test or validation pairs can't give an estimate or a certificate, (2) if its
-    batches do not divide over the devices of several processes.
+    """Raises InputError if there are too few pairs, or if the batches do not divide over several processes' devices.
+
+    pairs, validation: numbers of test and validation pairs, which must suffice for an estimate and a certificate.
     """
     e, pairing = job.config.estimate, job.pairing
     if pairs < e.k:
@@ -388,7 +392,10 @@ def _pairing(config: ConfigDict, population: Population) -> Pairing:
 
 
 def _further(config: ConfigDict, population: Population) -> list[ConfigDict]:
-    """What else is estimated: no views of representations, and no classes without labels."""
+    """The configs of the further estimates, without those that are impossible.
+
+    Features have no augmented views, and images without labels have no shared classes.
+    """
 
     def is_possible(shared: str, augmented: bool) -> bool:
         return not (table.holds_features(config.data.source) and augmented) and (bool(population.names) or not shared)

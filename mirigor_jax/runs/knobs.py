@@ -1,6 +1,6 @@
-"""Which settings a run on images has a use for; one without effect is an error.
+"""Finds settings that have no effect in a run on images; such a setting is an error.
 
-`check` is of settings of `config.data` wherever they were made; `RULES` are of what a user gave on the command line.
+`check` looks at `config.data`, whoever set its values; `RULES` look at the keys that a user gave on the command line.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,27 +17,27 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.mi.estimators import MAIN
 from mirigor_jax.objectives import OBJECTIVES
 
-# Settings of finite sets of images with their defaults; the last two are about pixels, which features have none of.
+# Settings of finite sets of images, with their defaults.
 OF_SETS = {
     field.name: field.default
     for field in fields(Request)
     if field.name in ("classes", "corrupted", "negatives", "rotations", "noise")
 }
-OF_PIXELS = ("rotations", "noise")
-SHARED = ("tfds_dir",)  # knobs of several sources, which stand in `data` itself; the others stand in `data.NAME`
+OF_PIXELS = ("rotations", "noise")  # settings that features have no use for
+SHARED = ("tfds_dir",)  # settings of several sources, which are keys of `data`; all others are keys of data.NAME
 
 
 def given(data: ConfigDict, name: str) -> dict[str, Any]:
-    """What the config says of each knob of the source of this name."""
+    """The values that the config has for the settings of one source, by name."""
     section = _section(data, name)
     shared = {knob: data[knob] for knob in SHARED if knob in SOURCES[name].knobs}
     return shared | section
 
 
 def check(data: ConfigDict) -> None:
-    """Raises InputError for a setting away from its default that neither the source nor the negatives have a use for.
+    """Raises InputError for a setting that is not at its default, and that neither source nor negatives use.
 
-    data: with a known source.
+    data: `config.data`, with a known source.
     """
     used = {spec.partition(":")[0] for spec in (data.source, data.negatives)}
     for name, source in SOURCES.items():
@@ -60,12 +60,12 @@ def check(data: ConfigDict) -> None:
 def _section(data: ConfigDict, name: str) -> dict[str, Any]:
     section = data.get(name)
     knobs = section.to_dict() if isinstance(section, ConfigDict) else {}
-    return {knob: tuple(x) if isinstance(x, list) else x for knob, x in knobs.items()}  # a stored config has lists
+    return {knob: tuple(x) if isinstance(x, list) else x for knob, x in knobs.items()}  # stored configs have lists
 
 
 def _useless(key: str, value: Any, whose: str, data: ConfigDict) -> InputError:
     shown = f"'{value}'" if isinstance(value, str) else value
-    return InputError(f"data.{key}={shown} is of {whose}, and data.source='{data.source}'; leave it out")
+    return InputError(f"data.{key}={shown} only affects {whose}, and data.source='{data.source}'; leave it out")
 
 
 def _features(config: ConfigDict) -> bool:
@@ -82,21 +82,24 @@ def _generated(config: ConfigDict) -> bool:
 
 
 def _whole_sets(config: ConfigDict) -> bool:
-    """Whether sets of images are read as they are: nothing of them is chosen, made or changed at random."""
+    """Whether whole sets of images are read unchanged: no image is chosen, made or changed at random."""
     data, limits = config.data, (config.data.images, *(config.features[part] for part in ("fit", "validation", "test")))
     at_random = data.negatives or any(data[name] != OF_SETS[name] for name in ("corrupted", "rotations", "noise"))
     return not _generated(config) and not at_random and all(limit is None for limit in limits)
 
 
 def _pairings(config: ConfigDict) -> tuple[str, ...]:
-    """All that the encoder is estimated under."""
+    """All pairings under which the encoder is measured."""
     return (config.data.pairing, *config.estimate.extra_pairings)
 
 
 def _starts_from_posteriors(config: ConfigDict) -> bool:
-    """Whether InfoNCE is all that is asked for, of classes that are shared: no critic of the head's kind is fitted."""
+    """Whether every critic starts from a class posterior, so that no critic of the head's architecture is fitted.
+
+    This holds if InfoNCE is the only estimator, and all pairings are by class.
+    """
     pairings = _pairings(config)
-    if _features(config):  # of which no augmented views are measured
+    if _features(config):  # they have no augmented views
         pairings = tuple(text for text in pairings if not split(text)[1])
     by_class = not any(split(text)[1] or shares_nothing(text) for text in pairings)
     return by_class and not config.estimate.stream and tuple(config.estimate.estimators) == (MAIN,)
@@ -107,7 +110,7 @@ def _without_metrics(config: ConfigDict) -> bool:
 
 
 def _both(one: Callable[[ConfigDict], bool], other: Callable[[ConfigDict], bool]) -> Callable[[ConfigDict], bool]:
-    """Whether a run is what both say."""
+    """A condition that holds if both conditions hold."""
     return lambda config: one(config) and other(config)
 
 
@@ -122,18 +125,20 @@ def _without_temperature(config: ConfigDict) -> bool:
 def _without_batch_norm(config: ConfigDict) -> bool:
     try:
         return not hasattr(models.build(config.encoder.name), "axis_name")
-    except InputError:  # which is said elsewhere
+    except InputError:  # raised elsewhere, too
         return False
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Settings without effect in some runs on images.
+    """Settings that have no effect in some runs on images.
 
-    keys: dotted; a section's name and a dot stand for all of it. but: those of it that the rule is not about.
-    whose: what has a use for them, in words.
-    where: (config) → whether the run is none of these. because: the settings that make it none.
-    instead: what to give to make it one; {} stands for the value of the first of `because`.
+    keys: dotted keys of the settings. A section's name with a dot stands for all settings in it.
+    whose: words for the runs, images or encoders that use the settings.
+    where: (config) → whether the settings have no effect.
+    because: keys of the settings that cause this.
+    but: keys that the rule leaves out.
+    instead: an argument that gives the settings an effect; {} stands for the value of the first key of `because`.
     """
 
     keys: tuple[str, ...]
@@ -144,25 +149,25 @@ class Rule:
     instead: str = ""
 
     def is_of(self, key: str) -> bool:
-        """Whether it speaks of this key."""
+        """Whether the rule covers this key."""
         sections = tuple(own for own in self.keys if own.endswith("."))
         return key not in self.but and (key in self.keys or key.startswith(sections))
 
     def words(self, config: ConfigDict) -> str:
-        """What a message says behind KEY=VALUE."""
+        """The words of the message, after KEY=VALUE."""
         values = flatten(config)
         causes = " and ".join(f"{key}={values[key]!r}" for key in self.because)
         advice = f", or give {self.instead.format(values[self.because[0]])}" if self.instead else ""
-        return f"is of {self.whose}, and {causes}; leave it out{advice}"
+        return f"only affects {self.whose}, and {causes}; leave it out{advice}"
 
 
 OF_TRAINING = ("train.", "data.resident", "features.checkpoint")
-TEMPERATURE = ("train.temperature",)  # of the metrics, too
+TEMPERATURE = ("train.temperature",)  # the metrics use it, too
 OF_FITS = ("estimate.learning_rate", "estimate.eval_every")
 HEAD = "the critic of the head's architecture"
-TRAINING, LOSSES = "runs that train an encoder", "contrastive losses and of metrics"
-# The first that a key falls under is the one that is told. How many threads, workers or rows at once read images is of
-# the machine, and never without effect.
+TRAINING, LOSSES = "runs that train an encoder", "contrastive losses and metrics"
+# The first rule that covers a key makes the message. No rule covers data.threads, data.workers and batch sizes of
+# reading: they depend on the machine.
 RULES = (
     Rule(("data.size", "data.augment.", "encoder."), "images", _features, ("data.source",)),
     Rule(
@@ -225,11 +230,11 @@ RULES = (
 
 
 def rule_of(config: ConfigDict, key: str) -> Rule | None:
-    """The rule by which the key has no effect in this run; None where it has one."""
+    """The rule that says why the key has no effect in this run; None if it has an effect."""
     return next((rule for rule in RULES if rule.is_of(key) and rule.where(config)), None)
 
 
 def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
-    """What is wrong with those of the given keys that have no effect."""
+    """The given keys that have no effect, each with words for a message."""
     rules = {key: rule_of(config, key) for key in given}
     return {key: rule.words(config) for key, rule in rules.items() if rule is not None}

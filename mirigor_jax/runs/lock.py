@@ -1,4 +1,4 @@
-"""Who is at work in a run folder: its .lock, which goes with the process that holds it."""
+"""The lock of a run folder: a file .lock, which the process at work holds and the system frees when it ends."""
 
 import contextlib
 import errno
@@ -19,9 +19,11 @@ class LockedError(InputError):
 
 
 def take_lock(folder: Path, stack: contextlib.ExitStack, wait: bool) -> None:
-    """Hold folder/.lock until the stack is left, and say there who does. A file that nothing came of goes again.
+    """Hold folder/.lock until the stack is left. The file names this process.
 
-    Raises LockedError where another process holds it, unless to wait; InputError where there can be no lock.
+    The file is removed on leaving if it is new and the folder is not claimed.
+    wait: whether to wait for another process that holds the lock; otherwise LockedError is raised.
+    Raises InputError if there can be no lock.
     """
     path = folder / ".lock"
     try:
@@ -40,15 +42,15 @@ def take_lock(folder: Path, stack: contextlib.ExitStack, wait: bool) -> None:
     stack.callback(os.close, descriptor)
     stack.callback(_let_go, path, descriptor, is_new)
     holder = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
-    with contextlib.suppress(OSError):  # on a full disk nobody is told who holds it
+    with contextlib.suppress(OSError):  # on a full disk the file names no holder
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
 def _locked(path: Path, wait: bool) -> tuple[int, bool]:
-    """(the file that is held, whether it was made for this). Raises BlockingIOError where another process holds it."""
+    """(descriptor of the locked file, whether the file is new). Raises BlockingIOError if another process holds it."""
     while True:
-        # No link is followed, to no file of anybody's, and no pipe is waited for.
+        # These flags follow no link to another file, and wait for no pipe.
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             descriptor, is_new = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
@@ -68,7 +70,7 @@ def _locked(path: Path, wait: bool) -> tuple[int, bool]:
                     raise
                 print(f"waiting for another process at work in '{path.parent}'{_holder(path)}", flush=True)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Whoever held it may have removed it meanwhile, and another may hold the file of its name.
+            # The former holder may have removed the file meanwhile, and another process may hold a new one of its name.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False)):
                     return descriptor, is_new
@@ -79,7 +81,7 @@ def _locked(path: Path, wait: bool) -> tuple[int, bool]:
 
 
 def _let_go(path: Path, descriptor: int, is_new: bool) -> None:
-    """Nobody holds it any more. A folder that the command was refused keeps nothing of it."""
+    """Empty the lock file. Remove it if it is new and the folder has no config.json, as after a refused command."""
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         if is_new and not (path.parent / "config.json").exists():
@@ -87,9 +89,9 @@ def _let_go(path: Path, descriptor: int, is_new: bool) -> None:
 
 
 def _holder(path: Path) -> str:
-    """Who holds the folder and since when, in brackets; nothing where that is not told."""
+    """The holder of the lock and the time since, in brackets; "" if the file does not tell."""
     try:
         holder = json.loads(path.read_text())
         return f" (process {holder['process']} on {holder['host']}, since {holder['since']})"
-    except (OSError, ValueError, KeyError, TypeError):  # of an older version, or just taken
+    except (OSError, ValueError, KeyError, TypeError):  # an older version wrote it, or the lock was just taken
         return ""

@@ -91,7 +91,7 @@ class EstimateEntry:
     confidence: confidence level of the certificate and the intervals.
     certificate: the name of the certificate that validation chose.
     certificates: the result of every certificate, by name.
-    verdict: the conclusion from the interval, in a word or two.
+    verdict: one word for the conclusion from the interval.
     entropy_bits: H(C) of the shared class.
     curve: the readings of each estimator at every K, by name; InfoNCE comes first.
     fit: the fit of the critic that InfoNCE reads.
