@@ -1,4 +1,4 @@
-"""One resumable loop for all that is fitted step by step: encoders, critics, and the invertible encoders of a study."""
+"""The resumable loop that fits encoders, critics, and the invertible encoders of a study step by step."""
 
 import contextlib
 import math
@@ -21,24 +21,29 @@ from mirigor_jax.monitoring import NO_STAGE_MONITOR, StageMonitor
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs.folder import RunFolder
 
-GIVE_BACK_S = 60.0  # from one time that freed memory is given back, after a save, to the next
+GIVE_BACK_S = 60.0  # least seconds between two returns of freed memory, each after a save
 Row = dict[str, Any]
-Advance = Callable[[Any, int, int], tuple[Any, Any]]  # (state, step, how many steps) → (state, metrics on the devices)
+Advance = Callable[[Any, int, int], tuple[Any, Any]]  # (state, step, number of steps) → (state, metrics on the devices)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is fitted, in the parts that `drive` puts in order. Steps are counted from 0.
+    """A fit, in the parts that `drive` calls in order. Steps are counted from 0.
 
-    label: what the lines of progress begin with.
-    steps: where the loop ends. stride: steps that one `advance` takes. save_every: steps from one save to the next, a
-        multiple of the stride.
-    begin: the state before the first step. like: what a saved state is restored as: shapes, dtypes and layout.
-    open: the context in which steps are taken from this first step on, and `advance`: it draws a batch, then steps.
-    row: (the step that was reached, metrics) → the row of one `advance`, or None where rows come from `evaluate`.
-    evaluate: (step, state, metrics since the last row) → the row of a save, the first one at step 0; None for no such.
-    score: rows → what orders the checkpoints; the highest is `best`. note: rows → words for the lines of progress.
-    learned: state → what of it is not saved unless it is finite. rate: the learning rate, in words for a message.
+    label: first word of the progress lines, and the fit's name in messages.
+    steps: the last step.
+    save_every: steps from one save to the next, a multiple of the stride.
+    begin: () → the state before the first step.
+    like: shapes, dtypes and layout of a state, to restore a saved one.
+    open: first step → a context that yields `advance`, which draws a batch and then steps.
+    score: rows → a number; the checkpoint with the highest one is `best`.
+    note: rows → words for the progress lines.
+    learned: state → the part of it that must be finite when the state is saved.
+    rate: the learning rate, in words for a message.
+    row: (the step reached, metrics) → the row of one `advance`. None: rows come from `evaluate`.
+    evaluate: (step, state, metrics since the last row) → the row of a save, the first one at step 0. None: rows come
+        from `row`.
+    stride: steps that one `advance` takes.
     """
 
     label: str
@@ -63,18 +68,20 @@ def drive(
     checkpoints_folder: RunFolder,
     monitor: StageMonitor = NO_STAGE_MONITOR,
 ) -> tuple[Any, list[Row]]:
-    """Take the task to its last step, from the newest checkpoint where there is one: (the last state, all rows).
+    """Take the task to its last step, from the newest checkpoint if there is one: (the last state, all rows).
 
-    rows_file: the .jsonl file in `folder` with the rows; those of the save before are kept beside it. monitor: of
-        these.
-    Raises Stopped or KeyboardInterrupt where the job was told to stop, InputError where the task has diverged or
-    checkpoints are left but no rows, and what the task's parts raise. A state that has diverged is not saved: the
+    folder: the folder of the rows.
+    rows_file: name of the .jsonl file with the rows. A second file keeps the rows of the save before.
+    checkpoints_folder: the folder of the checkpoints.
+    monitor: shows the rows.
+    Raises Stopped or KeyboardInterrupt if the job is told to stop, InputError if the task diverges or if there are
+    checkpoints but no rows, and the errors of the task's functions. A state that has diverged is not saved: the
     checkpoint before it stays.
     """
     whole = parallel.from_main(_whole_rows, folder, rows_file, checkpoints_folder, task.evaluate is not None)
     with Checkpoints(checkpoints_folder.path, folder.manifest) as checkpoints, contextlib.ExitStack() as entered:
         last = checkpoints.last
-        if last and all(row["step"] != last for row in whole):  # in a bucket, where no checkpoint was set aside
+        if last and all(row["step"] != last for row in whole):  # in a bucket, no checkpoint is set aside
             raise _without_rows(folder, rows_file, checkpoints_folder)
         state = task.begin() if last is None else checkpoints.restore(last, task.like)
         rows = [row for row in whole if last is not None and row["step"] <= last]
@@ -87,8 +94,8 @@ def drive(
         start = step = last or 0
         advance = entered.enter_context(task.open(start))
         progress = Progress(task.label, task.steps, "steps")
-        pending: tuple[int, Any] | None = None  # the step that was reached, and its metrics, still on the devices
-        since: list[Any] = []  # metrics that no row has yet
+        pending: tuple[int, Any] | None = None  # the step reached, and its metrics, which are still on the devices
+        since: list[Any] = []  # metrics since the last row
         saved, given_back = last, time.monotonic()
 
         def kept() -> str:
@@ -110,10 +117,10 @@ def drive(
             progress.update(reached, task.note(rows))
 
         def save(scheduled: bool) -> None:
-            """scheduled: only regular saves may become `best`, which must not depend on when a run was stopped."""
+            """scheduled: whether this is a regular save. Others cannot become `best`: it may not depend on a stop."""
             nonlocal saved, written, given_back
             read_metrics()
-            # Metrics of a step are of the weights before its update, which may be the one that they diverge at.
+            # A step computes its metrics before its update, so an update that diverges shows only in the weights.
             if not is_finite(task.learned(state)):
                 raise InputError(
                     f"{task.rate}: '{task.label}' diverged by its last update, of step {step:,}: weights are not "
@@ -135,10 +142,10 @@ def drive(
                 memory.give_back_freed_memory()
                 given_back = time.monotonic()
 
-        # The order is the same for every task, and matters: save; stop if asked; draw a batch, then step; and read the
-        # metrics of the step before only when the next one is under way, so that no accelerator waits for Python.
-        # A stop waits for the end of a step, but not of many: a stride may take minutes. Several processes are told of
-        # a SIGTERM by JAX, and of Ctrl-C by nobody.
+        # The order matters, and is the same for every task: save; stop if asked; draw a batch, then step; read the
+        # metrics of the step before only when the next step is under way, so that no accelerator waits for Python.
+        # A stop waits for the end of a single step, but not of a longer stride, which may take minutes. JAX tells
+        # several processes of a SIGTERM; nobody tells them of Ctrl-C.
         finishes = task.stride == 1 and jax.process_count() == 1
         entered.enter_context(stopping.finishing() if finishes else contextlib.nullcontext())
         while True:
@@ -147,7 +154,7 @@ def drive(
             if due:
                 save(scheduled=True)
             if parallel.stop_asked():
-                # Rows of `evaluate` are of regular saves: such a task goes on from the last of these.
+                # A task with `evaluate` has rows for regular saves only, so it continues from the last of these.
                 if not due and step > start and task.evaluate is None:
                     save(scheduled=False)
                 stopping.stop()
@@ -161,15 +168,15 @@ def drive(
 
 
 def _before(rows_file: str) -> str:
-    """The file with the rows of the save before."""
+    """The name of the file with the rows of the save before."""
     return f".{rows_file}.before"
 
 
 def _whole_rows(folder: RunFolder, rows_file: str, checkpoints_folder: RunFolder, from_zero: bool) -> list[Row]:
-    """The rows to go on with, undamaged ones. Checkpoints that are damaged, or newer than these, are set aside.
+    """The rows of the newest undamaged file. Checkpoints that are damaged, or newer than the rows, are set aside.
 
     from_zero: whether step 0 has a row, too.
-    Raises InputError where there are checkpoints, but no rows that reach one of them.
+    Raises InputError if there are checkpoints, but no rows that reach one of them.
     """
     rows: list[Row] = []
     for name in (rows_file, _before(rows_file)):
@@ -204,7 +211,7 @@ def _without_rows(folder: RunFolder, rows_file: str, checkpoints_folder: RunFold
 
 
 def _forget_damaged(folder: AnyPath, start: int, step: int) -> None:
-    """Remove the checkpoints that were set aside behind `start`, as the run has come to their steps again."""
+    """Remove damaged checkpoints that were set aside, if the run has reached their steps again since `start`."""
     if isinstance(folder, Path):
         for path in folder.glob(".damaged-[0-9]*"):
             if start < int(path.name.removeprefix(".damaged-")) <= step:

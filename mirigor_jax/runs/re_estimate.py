@@ -19,8 +19,8 @@ from mirigor_jax.runs.job import changed_key, digests, estimate_name, parse, pre
 
 
 def run(overrides: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
-    """Re-estimate as a config of kind `restore` asks. Raises InputError for what the user can put right."""
-    del name  # the run's own folder has it
+    """Make the estimate that a config of kind `restore` asks for. Raises InputError if the user has to correct it."""
+    del name  # the estimate goes into the restored run's folder
     if workdir:
         raise InputError(
             f"--workdir={workdir} is not for re-estimates: they go into the restored run, RUN/estimates/NAME"
@@ -31,9 +31,9 @@ def run(overrides: ConfigDict, name: str, workdir: str | None, monitoring: Monit
 
 
 def idle(overrides: ConfigDict, given: Sequence[str]) -> dict[str, str]:
-    """What is wrong with those of the given keys that have no effect.
+    """The given keys that have no effect, each with words for a message.
 
-    Raises InputError where there is no finished run.
+    Raises InputError if there is no finished run.
     """
     if not overrides.restore:
         return {}
@@ -44,16 +44,18 @@ def idle(overrides: ConfigDict, given: Sequence[str]) -> dict[str, str]:
 
 
 def _asked(overrides: ConfigDict) -> dict[str, Any]:
-    """What a config of kind `restore` changes of the run, as `re_estimated` takes it."""
+    """The changes that a config of kind `restore` makes to the run's config, as arguments of `re_estimated`."""
     return {name: value for name, value in overrides.items() if name not in ("kind", "restore") and value is not None}
 
 
 def re_estimate(folder: RunFolder, monitoring: Monitoring = NO_MONITORING, **asked: Any) -> None:
-    """Another estimate of a finished run's encoder, in `folder`/estimates/NAME. asked: as `re_estimated` takes it.
+    """Make another estimate of a finished run's encoder, in `folder`/estimates/NAME, and write the report again.
 
-    Raises InputError where there is no finished run, or nothing new to estimate under that name.
+    folder: the run's folder. asked: arguments of `re_estimated`.
+    Raises InputError if there is no finished run, if its encoder or features have changed, or if another estimate has
+    that name.
     """
-    parallel.from_main(_restorable, folder)  # or there is nothing to lock
+    parallel.from_main(_restorable, folder)  # the lock needs an existing run folder
     with folder.lock():
         run_config = ConfigDict(parallel.from_main(_restorable, folder))
         config, name = re_estimated(run_config, **asked)
@@ -80,7 +82,7 @@ def re_estimate(folder: RunFolder, monitoring: Monitoring = NO_MONITORING, **ask
 
 
 def _renew(itself: ConfigDict, folder: RunFolder, monitoring: Monitoring) -> None:
-    """Make the estimates of an older version again: from their critics' checkpoints, if they are there."""
+    """Make the estimates of an older version again, from their critics' checkpoints if there are any."""
     names = [match.path.parent.name for match in folder.matches("estimates/*/estimate.json")]
     for target in (folder / "estimates" / name for name in names):
         if finished_estimate(target) is not None:
@@ -94,7 +96,7 @@ def _renew(itself: ConfigDict, folder: RunFolder, monitoring: Monitoring) -> Non
 
 
 def _restorable(folder: RunFolder) -> dict[str, Any]:
-    """The config of a finished run. Raises InputError where there is none."""
+    """The config of a finished run. Raises InputError if the folder holds none."""
     path = folder.path
     try:
         is_run = folder.exists("config.json")

@@ -1,11 +1,11 @@
-"""Settings that older versions called otherwise: what they made can be read, continued and restored."""
+"""Settings that were renamed or added: folders of older versions can be read, continued and restored."""
 
 import copy
 from typing import Any
 
 from mirigor_jax import models
 
-# Old dotted key → today's.
+# Old dotted key → today's dotted key.
 CONFIG_KEYS: dict[str, str] = {
     "data.augment.grey": "data.augment.gray",
     "hiding": "adversarial_weight",
@@ -21,12 +21,12 @@ CONFIG_KEYS: dict[str, str] = {
     "estimate.fit_k": "estimate.batch_size",
     "estimate.also": "estimate.extra_pairings",
 }
-# Settings that an older config lacks, with what was done before they were there.
+# Settings that an older config lacks → the value that older versions used in effect.
 ADDED: dict[str, Any] = {"estimate.estimators": ["info_nce_symmetric", "nt_xent"], "estimate.rows": "checked"}
 
 
 def current(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored config under today's names: of a run on images, or of a study of such runs; others as they are."""
+    """A stored config with today's names, if it is of a run on images or of a study; others are returned as a copy."""
     config = copy.deepcopy(config)
     for old, new in CONFIG_KEYS.items():
         _move(config, old, new)
@@ -46,16 +46,16 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _drop_idle_options(encoder: dict[str, Any]) -> None:
-    """None for options that say nothing: older configs wrote defaults out, and gave every encoder those of a ResNet.
+    """Set options without effect to None.
 
-    They also gave them where no encoder is trained and none is named.
+    Older configs wrote defaults out, and gave the options of a ResNet to every encoder, even if none was named.
     """
     options = {name: encoder.get(name) for name in ("width", "stem", "remat")}
     encoder.update(models.own_options(encoder["name"], options) if encoder["name"] else dict.fromkeys(options))
 
 
 def _move(config: dict[str, Any], old: str, new: str) -> None:
-    """Move a setting, if it is there, making the sections that its new name needs."""
+    """Move a setting, if it is there, and make the sections that its new name needs."""
     *sections, name = old.split(".")
     section: Any = config
     for key in sections:

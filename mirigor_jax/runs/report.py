@@ -1,4 +1,4 @@
-"""A run's report in three forms: report.json for programs, report.md for readers, a table for the terminal."""
+"""A run's report in three forms: report.json for programs, report.md for readers, and a table for the terminal."""
 
 import dataclasses
 import json
@@ -20,7 +20,10 @@ Row = tuple[str, str, str]
 
 
 class Form(NamedTuple):
-    """How a kind of run is told. report: its type; sections: of its report.md; lines: of its closing table."""
+    """The form of the report for one kind of run.
+
+    report: type of the report. sections: report → sections of report.md. lines: report → lines of the closing table.
+    """
 
     report: type[Report]
     sections: Callable[[Any], list[str]]
@@ -43,11 +46,11 @@ CAPTIONS = {
 def write(folder: RunFolder, report: Report, form: Form, captions: Mapping[str, str] = CAPTIONS) -> None:
     """Write report.md, with the pictures found in the folder's figures/, and report.json.
 
-    Each replaces its predecessor in one step, so a crash leaves the old one whole. NaN and infinities become null.
-    captions: of the pictures, by their stems and in their order.
+    Each file replaces its predecessor in one step, so a crash leaves the old one whole. NaN and infinities become null.
+    captions: stem of a picture's file → its caption, in the order of the report.
     """
     figures = [match.path.relative_to(folder.path).as_posix() for match in folder.matches("figures/*.png")]
-    # report.json comes last: where it is, the run is finished.
+    # report.json comes last: it marks the run as finished.
     write_text(folder.path / "report.md", markdown(report, form, figures, captions))
     folder.write("report.json", dataclasses.asdict(report))
 
@@ -61,8 +64,11 @@ def publish(
     *,
     captions: Mapping[str, str] = CAPTIONS,
 ) -> None:
-    """Write and print the report: the parts of this kind of run, and what its stages noted."""
-    # A kill between a stage's result and its note leaves the result alone.
+    """Write and print the report.
+
+    parts: the fields that this kind of run has, by name. drawn: figures by name. captions: as in `write`.
+    """
+    # A kill between a stage's result and its note leaves the result without a note.
     stages = folder.read("stages.json") or {}
     last = stages.get("estimate") or provenance()
     seconds = {name: stage["seconds"] for name, stage in stages.items()}
@@ -85,9 +91,9 @@ def publish(
 
 
 def markdown(report: Report, form: Form, figures: Sequence[str] = (), captions: Mapping[str, str] = CAPTIONS) -> str:
-    """The report for a reader; MI in bits, accuracies in percent.
+    """The text of report.md, with MI in bits and accuracies in percent.
 
-    figures: paths of pictures relative to the report; a stem that `captions` has gets its caption and place.
+    figures: paths of pictures, relative to the report. captions: as in `write`.
     """
     run = report.run
     cores = "" if run.cores is None else f", {run.cores} CPU cores"
@@ -107,9 +113,9 @@ def markdown(report: Report, form: Form, figures: Sequence[str] = (), captions: 
 
 
 def table(report: Report, form: Form) -> str:
-    """The terminal's closing table: plain text, the path of report.md on its last line.
+    """The table that a run prints at its end: plain text, with the path of report.md on the last line.
 
-    At most 100 columns, if the values of `estimators` are below 10 bits.
+    It has at most 100 columns if the values of the estimators are below 10 bits.
     """
     run = report.run
     lines = form.lines(report)
@@ -173,7 +179,7 @@ def _arrays_lines(report: ArrayReport) -> list[str]:
 
 
 def _estimators(report: ArrayReport) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, one an estimator, in bits; a column in which nobody has anything is left out."""
+    """(the header, a row for each estimator), in bits. Columns without any value are left out."""
     columns: dict[str, Callable[[ArrayEntry], str]] = {
         "estimator": lambda estimate: estimate.name,
         "kind": lambda estimate: estimate.kind,
@@ -201,7 +207,7 @@ def _certified(estimate: EstimateEntry | ArrayEntry) -> str:
 
 
 def _legend(report: ArrayReport) -> str:
-    """What the columns of `_estimators` are."""
+    """The explanation of the columns of `_estimators`."""
     estimate, (header, _) = report.estimate, _estimators(report)
     parts = [f"MI in bits, K = {estimate.k:,} of {estimate.pairs:,} test pairs"]
     if tables.known(report.truth.entropy_bits):
@@ -217,7 +223,7 @@ def _legend(report: ArrayReport) -> str:
 
 
 def _warnings(report: ArrayReport) -> list[str]:
-    """Each once: most are of the data."""
+    """The warnings of all estimates, without duplicates: most concern the data, and so every estimate."""
     return list(dict.fromkeys(warning for estimate in report.estimates.values() for warning in estimate.warnings))
 
 
@@ -288,7 +294,7 @@ def _metric_rows(report: ImageReport) -> list[Row]:
 
 
 def _metrics(report: ImageReport) -> list[str]:
-    """The encoder's rows: a line a pairing as in Lee et al. 2023, Table IV, and what the probes read."""
+    """Tables of the metrics: one row per pairing, as in Lee et al. 2023, Table IV, and one row of the probes."""
     columns, rows = metrics.grouped(report.metrics, "augmentation", "class", "images")
     lines = []
     for group, values in rows.items():
@@ -321,7 +327,7 @@ def _fit(fit: Fit) -> str:
 
 
 def _certificates(estimate: EstimateEntry | ArrayEntry) -> str:
-    """The lower end by each certificate that applies."""
+    """A table of the certificates that apply, with the lower end of each."""
     rows = [
         (
             name + (", the chosen one" if name == estimate.certificate else ""),
@@ -337,7 +343,7 @@ def _certificates(estimate: EstimateEntry | ArrayEntry) -> str:
 
 
 def _curves(curves: Mapping[str, Curve]) -> list[str]:
-    """A line a K: each estimator's value, its interval and what limits it, in bits."""
+    """A table with one row per K: each estimator's value, interval and limits, in bits."""
     batches = {k: reading.batches for curve in curves.values() for k, reading in curve.at.items()}
     columns = {"K": [str(k) for k in batches], "batches": [str(count) for count in batches.values()]}
     for curve in curves.values():
@@ -354,7 +360,7 @@ def _curves(curves: Mapping[str, Curve]) -> list[str]:
 
 
 def pictures(figures: Sequence[str], captions: Mapping[str, str]) -> list[str]:
-    """Markdown of each picture with its caption, those of `captions` first and in its order."""
+    """Markdown of each picture with its caption. Pictures in `captions` come first, in its order."""
     stems = {Path(path).stem: path for path in sorted(figures)}
     order = [stem for stem in captions if stem in stems] + [stem for stem in stems if stem not in captions]
     return [f"![{stem}]({stems[stem]})\n\n{captions.get(stem, stem)}" for stem in order]

@@ -1,4 +1,4 @@
-"""A job's mapped steps, each with the abstract arguments it is compiled for: what runs, the plan and tests share."""
+"""A job's mapped steps, each with the abstract arguments that it is compiled for. Runs, the plan and tests use them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +22,7 @@ from mirigor_jax.objectives import Objective
 from mirigor_jax.runs.job import Job, make_objective, validation_k
 from mirigor_jax.training import TrainState
 
-WITHIN_BATCH = P(None, parallel.AXIS)  # (batches, pairs, …) with every batch's pairs spread over the devices
+WITHIN_BATCH = P(None, parallel.AXIS)  # (batches, pairs, …), with the pairs of every batch spread over the devices
 
 
 Modules = tuple[nn.Module, nn.Module, optax.GradientTransformation]  # encoder, head and optimizer
@@ -36,22 +36,22 @@ def _modules(job: Job, objective: Objective) -> Modules:
 
 
 def init_state(job: Job, key: Key[Array, ""]) -> TrainState:
-    """The state before the first step; also the untrained encoder, which no number of classes makes another."""
+    """The state before the first step. Its encoder is the untrained encoder, whatever the number of classes is."""
     modules = _modules(job, make_objective(job.config, job.num_classes or 2))
     return training.init_state(*modules, job.config.data.size, key)
 
 
 def first_state(job: Job, like: Any) -> TrainState:
-    """The state that a training begins with, on the devices. like: its abstract arrays, as of `make_train_step`."""
+    """The state that a training begins with, on the devices. like: its abstract arrays, from `make_train_step`."""
     modules = _modules(job, job.objective)
     return training.first_state(*modules, job.config.data.size, seed=job.config.seed, like=like)
 
 
 def make_train_step(job: Job, mesh: Mesh, resident_images: int = 0) -> tuple[Any, training.Abstract]:
-    """The job's train step and its abstract arguments, as `training.make_step` makes them.
+    """The job's train step and its abstract arguments; see `training.make_step`.
 
-    resident_images: how many images the devices hold, of which batches then are rows; 0: batches bring images.
-    Raises InputError for an objective that there is not, or that needs labels.
+    resident_images: number of images that the devices hold; batches are then row numbers. 0: batches hold images.
+    Raises InputError if there is no such objective, or if it needs labels and there are none.
     """
     config, objective = job.config, job.objective
     return training.make_step(
@@ -71,9 +71,9 @@ def make_train_step(job: Job, mesh: Mesh, resident_images: int = 0) -> tuple[Any
 def make_encode_step(
     job: Job, mesh: Mesh, frozen: FrozenEncoder | None = None, augmentation: Augmentation | None = None
 ) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
-    """The mapped encode step, and the abstract (frozen tree, images, keys) it takes.
+    """The mapped encode step, and its abstract arguments (frozen tree, images, keys).
 
-    frozen: None for the encoder that the job trains.
+    frozen: the encoder; None: the one that the job trains.
     """
     config = job.config
     if frozen is None:
@@ -84,7 +84,7 @@ def make_encode_step(
 
 
 def starts_from_posterior(job: Job) -> bool:
-    """Whether InfoNCE reads a critic that starts from a class posterior, of pairs whose classes are known."""
+    """Whether InfoNCE reads a critic that starts from a class posterior. That takes pairs by class, not streamed."""
     return job.pairing.by_class is not None and bool(job.pairing.certificates) and not job.streams
 
 
@@ -107,22 +107,24 @@ def init_critic(job: Job, h: Any, key: Key[Array, ""]) -> fitting.CriticState:
 
 
 def critic_key(job: Job) -> Key[Array, ""]:
-    """The root of what the critic's fit draws."""
+    """The root key of the critic's fit."""
     return jax.random.fold_in(jax.random.key(job.config.seed), 1)
 
 
 def critic_keys(job: Job, steps: Array) -> Key[Array, " n"]:
-    """A key for each of these steps of the critic."""
+    """A key for each of these steps of the critic's fit."""
     return jax.vmap(partial(jax.random.fold_in, critic_key(job)))(steps)
 
 
 def make_critic_step(
     job: Job, mesh: Mesh, features: Any, frozen: FrozenEncoder | None = None
 ) -> tuple[Any, tuple[Any, Any, Any, Any, Any]]:
-    """The mapped chunk of critic steps (state donated), and the abstract (state, frozen, batch, validation, keys).
+    """The mapped chunk of critic steps, and its abstract arguments (state, frozen tree, batch, validation, keys).
 
-    The batch is a Bank of cached features or, where there is a `frozen` encoder to represent them, a batch of images
-    {"x", "y"} a step. features: the standardized parts, or their shapes. Returns (state, metrics) when called.
+    The chunk donates the state and returns (state, metrics).
+    features: the standardized parts, or their shapes.
+    frozen: the encoder, if the batch holds streamed images {"x", "y"} for each step; None: the batch is a Bank of
+        cached features.
     """
     config, (critic, optimizer) = job.config, critic_of(job)
     e, streamed = config.estimate, frozen is not None
@@ -166,7 +168,7 @@ def _abstract_bank(h: Any, classes: int) -> Any:
 
 
 def make_read_step(job: Job, mesh: Mesh) -> Any:
-    """The mapped reading of held-out batches: (params, h_x, h_y) → by estimator of the critic, nats of each batch."""
+    """The mapped step (params, h_x, h_y) → for each estimator of the head's critic, its value of each batch in nats."""
     estimators, replicated = tuple(read_off_head(job).values()), parallel.REPLICATED
     specs = (replicated, WITHIN_BATCH, WITHIN_BATCH)
     return parallel.map_step(_reading(job, estimators), mesh, specs, (replicated,) * len(estimators))

@@ -1,4 +1,4 @@
-"""The first stage of a run: train the encoder on pairs that are new, streamed, or drawn of images that devices hold."""
+"""The first stage of a run: train the encoder on new pairs, on a streamed set of images, or on one that devices hold."""
 
 import contextlib
 import math
@@ -23,7 +23,7 @@ from mirigor_jax.runs.steps import first_state, make_train_step
 
 
 def train_stage(job: Job, folder: RunFolder, monitoring: Monitoring = NO_MONITORING) -> None:
-    """Train into train/, or skip what is finished there."""
+    """Train the encoder and write to train/, or skip a training that is finished there."""
     t, path = job.config.train, folder / "train"
     monitor = monitoring.of(folder.path, path.path)
     with folder.stage("train", path.exists("summary.json")) as work:
@@ -49,7 +49,7 @@ def train_stage(job: Job, folder: RunFolder, monitoring: Monitoring = NO_MONITOR
 
 
 def job_training_data(job: Job) -> TrainingData:
-    """What the job's training reads, and the images that the devices hold for it; says which."""
+    """The data of the job's training, with the images that the devices hold for it. Prints a note about them."""
     objective = job.objective
     data = training_data(
         job.images,
@@ -71,12 +71,13 @@ def train(
     on_rate: Callable[[float, int], None] = lambda seconds, steps: None,
     monitor: StageMonitor = NO_STAGE_MONITOR,
 ) -> None:
-    """Train to `train.steps`, from the newest checkpoint in `folder` where there is one.
+    """Train to `train.steps`, from the newest checkpoint in `folder` if there is one.
 
-    Writes checkpoints and metrics.jsonl (step, loss_nats and, where the objective bounds it, mi_bits). on_rate: told
-    once how many seconds a step takes, and how many steps are to come. monitor: of the rows, and of some steps.
-    Raises InputError when the loss, its gradient or the weights are no longer finite, where the step needs more memory
-    than there is, and as `make_train_step` does.
+    Writes checkpoints and metrics.jsonl: step, loss_nats and, if the objective's loss corresponds to an MI, mi_bits.
+    on_rate: called once with the seconds that a step takes and the number of steps to come.
+    monitor: shows the rows, and traces a few steps.
+    Raises InputError if the loss, its gradient or the weights become non-finite, if the step needs more memory than
+    there is, and as `make_train_step` does.
     """
     t, d, objective = job.config.train, job.config.data, job.objective
     step, arguments = make_train_step(job, mesh, 0 if data.resident_images is None else len(data.resident_images))
@@ -106,7 +107,7 @@ def train(
             return training.read_row(done, metrics, k=t.k, objective=objective, learning_rate=t.learning_rate)
 
     def score(rows: Sequence[loop.Row]) -> float:
-        """The in-training MI; without one, what orders checkpoints as the loss does."""
+        """The in-training MI of the last 50 rows; without one, their negative mean loss, in bits."""
         loss = float(np.mean([row["loss_nats"] for row in rows[-50:]] or [0.0]))
         return in_training_bits(loss, t.k) if objective.bounds_mi else -loss / math.log(2)
 
@@ -127,7 +128,7 @@ def train(
 
 
 def _summarize(job: Job, path: RunFolder) -> None:
-    """The end of a training, for the stages behind it and for the report."""
+    """Write summary.json, the end of the training, for the later stages and for the report."""
     t, history = job.config.train, TrainingHistory.of(path.rows("metrics.jsonl"), job.config.train.k)
     summary = {"objective": t.objective, "num_classes": job.num_classes, "k": t.k, "steps": t.steps, **history.ending()}
     if "mi_bits" in summary:
