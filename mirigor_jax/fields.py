@@ -25,8 +25,8 @@ class Setting:
     least, above, most, below: limits of a number, or of each number of a tuple; None: no limit.
     may_be_empty: whether a tuple with limits may be empty.
     choices: the allowed values; empty: any value of the type.
-    names: the package's entries in the table that the setting names an entry of. A config file may add entries.
-    table: that table, as "module.NAME".
+    names: if the value names an entry of a table, the entries that the package defines. A config file may add some.
+    table: the table, as "module.NAME".
     unit: the unit of a number.
     none: the meaning of None; "": the value may not be None.
     key: for an argument, the dotted key of the config that it sets; "": no key, or several.

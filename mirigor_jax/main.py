@@ -16,7 +16,7 @@ from mirigor_jax.errors import InputError
 def main(argv: list[str] | None = None) -> int:
     """Run one config.
 
-    argv: the command line's arguments; None: those of the process, which ends with this call.
+    argv: the command line's arguments; None: those of the process, which ends after this call.
     Returns the exit code: 0; 2 for bad input (one line on stderr); 1 if another process is gone; 130 after Ctrl-C and
     143 after SIGTERM.
     """

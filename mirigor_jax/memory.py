@@ -35,8 +35,8 @@ _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 def compile_within(compile: Callable[[], Any]) -> tuple[Any, int]:
     """Compile a program: (the compiled program or None, the bytes that a device needs for it).
 
-    The program is None if the compiler finds that the memory is too small. XLA:TPU then fails, and its message states
-    the bytes; 0 if it does not.
+    XLA:TPU does not compile a program that needs more memory than there is. The program is then None, and the bytes
+    come from XLA's message; they are 0 if the message does not state them.
     """
     try:
         compiled = compile()
@@ -60,7 +60,7 @@ def run_in_calling_thread() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Return the memory that `starting.keep_freed_memory` has kept to the system, as it falls into ever more pieces."""
+    """Give the system back the memory that `starting.keep_freed_memory` kept. Call it now and then: pieces pile up."""
     if jax.default_backend() == "cpu" and sys.platform == "linux":
         with contextlib.suppress(AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

@@ -149,7 +149,7 @@ class Data:
     rotations: bool = setting(
         False, "Whether images of a set are rotated by multiples of 90 degrees, which adds the attribute rotation."
     )
-    noise: float = setting(0.0, "Share of an image's pixels that become black or white, in a set.", least=0, most=1)
+    noise: float = setting(0.0, "Share of the pixels of a set's images that become black or white.", least=0, most=1)
     corrupted: float = setting(
         0.0,
         "Probability that a label of a set is redrawn; above 0 it adds the attribute corrupted, the redrawn label.",
@@ -263,7 +263,8 @@ class Features:
     test: int | None = setting(8192, "Pairs that are read once, for the results.", least=2, none="all of a set")
     batch_size: int = setting(256, "Images that are encoded at once.", least=1)
     checkpoint: Which = setting(
-        "last", "Training checkpoint that is measured: the last, or the best by the training loss of its last 50 steps."
+        "last",
+        "Training checkpoint that is measured: the last, or the one with the least mean loss over its last 50 steps.",
     )
 
 

@@ -68,7 +68,7 @@ from mirigor_jax.runs.steps import (
 class Measured:
     """An estimate of a run's encoder, with the readings behind it.
 
-    statistic: the statistic that the estimate is a value of, in words.
+    statistic: name of the statistic that gives the estimate.
     curve: the readings of each estimator at every K, by name; InfoNCE comes first.
     batch_bits: InfoNCE of every batch of the test part, by K, for comparison with another encoder.
     fit: the fit of the critic that InfoNCE reads.
@@ -337,7 +337,7 @@ def entry(job: Job, measured: Measured) -> EstimateEntry:
                 shared_exactly=_same(upper, pairing.entropy_bits),
                 tolerance_bits=job.config.estimate.tolerance_bits,
                 curve=measured.curve,
-                # If the classes pass through channels, InfoNCE exceeds neither their information nor log2 k.
+                # If the classes pass through channels, InfoNCE exceeds neither the information they pass nor log2 k.
                 max_info_nce_bits=min(math.inf if upper is None else upper, quoted.max_bits or math.log2(info_nce.k)),
             )
         ),

@@ -298,7 +298,7 @@ def critic_mesh(config: ConfigDict, pairs: int, validation: int, devices: Any = 
 
 
 def digests(config: ConfigDict) -> dict[str, str]:
-    """SHA-256 digests of the files of the encoder and of features, as the contents of a file may change later."""
+    """SHA-256 digests of the files of the encoder, the source and the negatives, as their contents may change later."""
     d = config.data
     named = {"source": table.content_of(d.source), "negatives": table.content_of(d.negatives)}
     files = {"encoder": config.encoder.path, **named}

@@ -166,8 +166,8 @@ TEMPERATURE = ("train.temperature",)  # the metrics use it, too
 OF_FITS = ("estimate.learning_rate", "estimate.eval_every")
 HEAD = "the critic of the head's architecture"
 TRAINING, LOSSES = "runs that train an encoder", "contrastive losses and metrics"
-# The first rule that covers a key makes the message. No rule covers data.threads, data.workers and batch sizes of
-# reading: they depend on the machine.
+# The first rule that applies to a key makes the message. No rule covers data.threads, data.workers and
+# features.batch_size: a user chooses them for the machine.
 RULES = (
     Rule(("data.size", "data.augment.", "encoder."), "images", _features, ("data.source",)),
     Rule(

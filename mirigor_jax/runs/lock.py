@@ -1,4 +1,4 @@
-"""The lock of a run folder: a file .lock, which the process at work holds and the system frees when it ends."""
+"""The lock of a run folder: its file .lock. The process at work locks it; the system unlocks it when that ends."""
 
 import contextlib
 import errno

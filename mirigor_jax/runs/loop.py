@@ -145,7 +145,7 @@ def drive(
         # The order matters, and is the same for every task: save; stop if asked; draw a batch, then step; read the
         # metrics of the step before only when the next step is under way, so that no accelerator waits for Python.
         # A stop waits for the end of a single step, but not of a longer stride, which may take minutes. JAX tells
-        # several processes of a SIGTERM; nobody tells them of Ctrl-C.
+        # all processes of a job about a SIGTERM, but not about Ctrl-C.
         finishes = task.stride == 1 and jax.process_count() == 1
         entered.enter_context(stopping.finishing() if finishes else contextlib.nullcontext())
         while True:

@@ -19,7 +19,10 @@ from mirigor_jax.runs.job import changed_key, digests, estimate_name, parse, pre
 
 
 def run(overrides: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
-    """Make the estimate that a config of kind `restore` asks for. Raises InputError if the user has to correct it."""
+    """Make the estimate that a config of kind `restore` asks for.
+
+    Raises InputError if the user has to correct something.
+    """
     del name  # the estimate goes into the restored run's folder
     if workdir:
         raise InputError(

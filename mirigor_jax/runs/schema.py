@@ -79,7 +79,7 @@ class EstimateEntry:
     name: name of the estimate's folder in estimates/.
     shared: the attributes that the two views share.
     value_bits: the estimate of a lower bound of I; never below lower_bits.
-    statistic: the statistic that value_bits is a value of, in words.
+    statistic: name of the statistic that gives value_bits.
     interval: interval of that bound, two-sided; approximate unless it is a classifier's.
     k: pairs in a batch of the test part at which InfoNCE is quoted.
     info_nce_bits: InfoNCE at k, a lower bound of I in expectation, from the critic that the certificates read.
@@ -180,9 +180,9 @@ class Run:
     stages: the notes of each stage in stages.json.
     config: every setting.
     seed: the config's seed.
-    cores: CPU cores that the process may use. None if an older version made the run, as for the next two.
+    cores: number of CPU cores that the process may use.
     instructions: those instructions of the CPU that change how XLA computes.
-    xla_flags: the value of XLA_FLAGS.
+    xla_flags: the value of XLA_FLAGS. It, cores and instructions are None if an older version made the run.
     same_numbers: the conditions under which the same config gives the same numbers, and the differences otherwise.
     """
 

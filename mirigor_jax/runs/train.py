@@ -1,4 +1,4 @@
-"""The first stage of a run: train the encoder on new pairs, on a streamed set of images, or on one that devices hold."""
+"""The first stage of a run: train the encoder on new pairs, on a streamed set, or on a set that the devices hold."""
 
 import contextlib
 import math
