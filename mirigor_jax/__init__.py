@@ -4,7 +4,7 @@
 
     print(mj.mi.estimate(x, y))  # I(X;Y) of paired rows, with an interval and a certificate
 
-Python imports a public name at its first use, so that `import mirigor_jax` costs nothing.
+Python imports the module behind a public name at the first use of the name, so `import mirigor_jax` is fast.
 """
 
 from importlib import import_module
@@ -27,7 +27,7 @@ __all__ = [
     "train",
 ]
 
-if TYPE_CHECKING:  # type checkers and editors read this, Python reads _HOMES
+if TYPE_CHECKING:  # type checkers and editors read this; Python reads _HOMES
     from mirigor_jax import metrics, mi, models, objectives, probes
     from mirigor_jax.data import cdp
     from mirigor_jax.encoding import encode
@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # type checkers and editors read this, Python reads _HOMES
     from mirigor_jax.models.pretrained import load as load_encoder
     from mirigor_jax.training import train
 else:
-    # MODULE, or MODULE:NAME, of each public name. A test compares it with __all__ and the imports above.
+    # Public name → MODULE or MODULE:NAME. A test compares it with __all__ and the imports above.
     _HOMES = {
         "InputError": "mirigor_jax.errors:InputError",
         "cdp": "mirigor_jax.data.cdp",
@@ -52,7 +52,7 @@ else:
     }
 
     def __getattr__(name: str) -> object:
-        # PEP 562. Type checkers must not see it: they would take every name for one of the package's.
+        # PEP 562. Type checkers must not see this function: they would accept any attribute of the package.
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         module, _, attribute = _HOMES[name].partition(":")

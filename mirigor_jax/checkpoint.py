@@ -1,4 +1,4 @@
-"""Saving and restoring a training or fitting state. The only file that knows orbax."""
+"""Saving and restoring a training or fitting state. Only this module uses orbax."""
 
 import contextlib
 import threading
@@ -17,16 +17,16 @@ _policies = ocp.training.preservation_policies
 
 
 class Checkpoints:
-    """The checkpoints of one folder: the last two and, by in-training MI or else by the loss, the best one are kept.
+    """The checkpoints in one folder: it keeps the last two, and the one with the highest score.
 
-    The one before the last is what a run goes on from if the last is damaged. A context manager; leaving it waits for
-    the save under way.
+    If the last checkpoint is damaged, a run continues from the one before it. This is a context manager; on exit it
+    waits until a save in progress is complete.
     """
 
     def __init__(self, folder: AnyPath, manifest: Manifest | None = None):
-        """manifest: of the run that the folder is in, which has the digests of the files of what is saved.
+        """manifest: the manifest of the run that owns the folder. It records the digests of the saved files.
 
-        In a bucket they are left to the bucket, which has its own: they would have to be fetched for it.
+        For a bucket no digests are recorded, since every file would have to be downloaded; buckets keep their own.
         """
         self._folder = folder
         self._manifest = manifest if isinstance(folder, Path) and parallel.is_main() else None
@@ -50,19 +50,22 @@ class Checkpoints:
 
     @property
     def last(self) -> int | None:
-        """The step of the newest checkpoint; None where there is none. Asked by all processes, told by the first."""
+        """The step of the newest checkpoint; None if there is none. All processes must ask; process 0 answers."""
         latest = self._checkpointer.latest
         return parallel.from_main(getattr, latest, "step", None)
 
     @property
     def best(self) -> int | None:
-        """The step of the kept checkpoint with the highest in-training MI; None where there is none. As `last`."""
+        """The step of the kept checkpoint with the highest score; None if there is none. All processes must ask."""
         with_metrics = [c for c in self._checkpointer.checkpoints if c.metrics]
         best = max(with_metrics, key=lambda c: c.metrics["mi_bits"], default=None)
         return parallel.from_main(getattr, best, "step", None)
 
     def save(self, step: int, state: Any, *, mi_bits: float) -> None:
-        """Save in the background; the state is captured before this returns. Every process saves its part."""
+        """Save in the background; the state is captured before this returns. Every process saves its part.
+
+        mi_bits: the score of this checkpoint, by which `best` is chosen; higher is better.
+        """
         items = {"state": state}
         with stopping.finishing():
             saved = self._checkpointer.save_checkpointables_async(step, items, force=True, metrics={"mi_bits": mi_bits})
@@ -75,18 +78,18 @@ class Checkpoints:
                 with stopping.saving():
                     try:
                         saved.result()
-                    except Exception:  # which the checkpointer raises at the next save, or when it is closed
+                    except Exception:  # the checkpointer raises it again at the next save, or on close
                         return
-                    with contextlib.suppress(OSError):  # of a full disk, or where others have followed it already
+                    with contextlib.suppress(OSError):  # the disk is full, or later saves removed this one
                         manifest.note_tree(self._folder / str(step))
 
             self._noting = threading.Thread(target=note)
             self._noting.start()
 
     def restore(self, step: int, abstract_state: Any) -> Any:
-        """The state saved at `step`, laid out as `abstract_state`, whichever devices and processes saved it.
+        """The state saved at `step`, with the layout of `abstract_state`; the saving devices may have been others.
 
-        Raises InputError if it can't be read.
+        Raises InputError if it can't be read (with several processes, orbax's own error).
         """
         try:
             return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]

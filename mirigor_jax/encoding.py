@@ -1,4 +1,4 @@
-"""The frozen encoder f_e over images: `encode`, the step for one device, and that for streamed pairs."""
+"""Features of images by a frozen encoder f_e: `encode`, its step for one device, and a step for streamed pairs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.models.frozen import OURS, FrozenEncoder
 from mirigor_jax.training import TrainState
 
-Progress = Callable[[int, int, str], None]  # (images, of how many, how it goes)
+Progress = Callable[[int, int, str], None]  # (images encoded, number of images, note)
 Devices = Sequence[jax.Device] | None
 Features = Float[np.ndarray, "n d"]
 Labels = Int[np.ndarray, " n"]
@@ -49,18 +49,19 @@ def encode(
     devices: Devices = None,
     on_progress: Progress | None = None,
 ) -> Any:
-    """Representations h of images by a frozen encoder, in memory, on all devices at hand.
+    """Compute representations h of images by a frozen encoder, in memory, on all available devices.
 
-    encoder: what `models.build` made, or a FrozenEncoder's own.
-    state: its weights: the state that `train` returns; the FrozenEncoder that `load_encoder` returns, whose images are
-        normalized as its source normalized them; or {"params", "batch_stats"}.
-    images: uint8 (n, s, s, 3); or a batch {"image", "attributes"}, as `cdp.images(...)` gives.
+    encoder: a module from `models.build`, or the field `encoder` of a FrozenEncoder.
+    state: the encoder's weights. The state that `train` returns; the FrozenEncoder that `load_encoder` returns, which
+        also normalizes the images as its source did; or a dict {"params", "batch_stats"}.
+    images: uint8 (n, s, s, 3), or a dict {"image", "attributes"} such as `cdp.images(...)` returns.
     batch_size: images in one step, on all devices together.
-    devices: None: all of this process.
-    on_progress: called as on_progress(images, of how many, "") after every step.
-    Returns h, float32 at least, (n, d); of a batch (h, labels), labels (n,) the number of each image's class: of the
-    combination of values that its attributes have, in ascending order of those that occur.
-    Raises InputError for images of another type or shape, as the encoder does for their size, and if h is not finite.
+    devices: the devices to use. None: all of `jax.devices()`.
+    on_progress: called as on_progress(images encoded, number of images, "") after every step.
+    Returns h (n, d), at least float32. For a dict it returns (h, labels): labels (n,) number the combinations of
+    attribute values that occur, in ascending order, from 0.
+    Raises InputError for images of another type or shape, for a size that the encoder doesn't take, and if h is not
+    finite.
 
         h, labels = mj.encode(encoder, state, cdp.images(0, 10_000))
     """
@@ -84,7 +85,7 @@ def _frozen(encoder: nn.Module, state: State) -> FrozenEncoder:
 def _encoded(
     frozen: FrozenEncoder, images: np.ndarray, batch_size: int, mesh: Mesh, on_progress: Progress | None
 ) -> Features:
-    """h of all images, a batch's copied to the host while the next one is under way."""
+    """h of all images; a batch's h is copied to the host while the next batch is computed."""
     step, _ = make_step(frozen, mesh, batch_size=batch_size, size=images.shape[1])
     variables = parallel.place(frozen.variables, mesh)
     n, parts, pending = len(images), [], None
@@ -105,7 +106,9 @@ def _encoded(
 def check_features(h: Features, first: int, part: str = "") -> None:
     """Raises InputError if an encoder's features are not finite.
 
-    h: (n, d). Features of consecutive images. first: the number of the first one. part: whose images they are.
+    h: (n, d). Features of consecutive images.
+    first: the number of the first image.
+    part: the part of the data that the images are from, for the message; "" leaves it out.
     """
     if np.isfinite(h).all():
         return
@@ -117,7 +120,7 @@ def check_features(h: Features, first: int, part: str = "") -> None:
 
 
 def padded(rows: np.ndarray, n: int) -> np.ndarray:
-    """The rows, and zeros up to n: one shape, so one compilation."""
+    """The rows, padded to n with zeros, so that every batch has one shape and the step is compiled once."""
     whole = np.zeros((n, *rows.shape[1:]), rows.dtype)
     whole[: len(rows)] = rows
     return whole
@@ -126,9 +129,11 @@ def padded(rows: np.ndarray, n: int) -> np.ndarray:
 def make_step(
     frozen: FrozenEncoder, mesh: Mesh, *, batch_size: int, size: int, augmentation: Augmentation | None = None
 ) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
-    """`encode_step` mapped over the mesh, and the abstract (frozen tree, images, keys) it takes.
+    """`encode_step` mapped over the mesh, and its abstract arguments (variables, images, keys).
 
-    batch_size: images of the global batch. size: pixels, their side. augmentation: of every image.
+    batch_size: images in the global batch.
+    size: pixels. The images' side.
+    augmentation: applied to every image. None: none; keys are then None too.
     """
     step = partial(encode_step, **frozen.options, augmentation=augmentation)
     specs = (parallel.REPLICATED, parallel.SHARDED, parallel.SHARDED)
@@ -150,9 +155,11 @@ def encode_step(
     stage: str = "",
     augmentation: Augmentation | None = None,
 ) -> Float[Array, "n d"]:
-    """Representations of this device's images by the frozen tree {"params", "batch_stats"}, in at least float32.
+    """Representations of this device's images, at least float32.
 
-    keys: of the images' augmentations; None where there are none. mean, std, stage: see `FrozenEncoder`.
+    frozen: the encoder's variables {"params", "batch_stats"}.
+    keys: a key for each image's augmentations. None: the images are not augmented.
+    mean, std, stage: see `FrozenEncoder`.
     """
     if (mean, std) == (OURS, OURS):
         x = views(images, keys, encoder.dtype, augmentation)
@@ -175,9 +182,12 @@ def encode_pairs(
     stage: str = "",
     augmentation: Augmentation | None = None,
 ) -> tuple[Float[Array, "k d"], Float[Array, "k d"]]:
-    """Standardized representations of streamed pairs {"x", "y"}: what `estimate_step` sees where none are cached.
+    """Standardized representations of streamed pairs {"x", "y"}, for a critic that is fitted without cached features.
 
-    frozen: {"encoder": the frozen tree, "mean" (d,), "scale" (d,)}. Both views are augmented, where they shall be.
+    frozen: {"encoder": the encoder's variables, "mean" (d,), "scale" (d,)}.
+    key: of the step's augmentations.
+    mean, std, stage: see `FrozenEncoder`.
+    augmentation: applied to both views. None: none.
     """
     keys = None
     if augmentation is not None:

@@ -1,7 +1,7 @@
-"""Files of a local disk or in a bucket, each written at one stroke.
+"""Files on a local disk or in a bucket, each written atomically.
 
-A reader, or the next start after a kill, sees the old one or the new one. Process 0 writes; in the others nothing is
-written.
+A reader always sees the whole old file or the whole new one, also after a kill. Only process 0 writes; in other
+processes the writing functions do nothing.
 """
 
 import dataclasses
@@ -23,14 +23,14 @@ from etils import epath
 from mirigor_jax import outside
 from mirigor_jax.errors import InputError
 
-AnyPath: TypeAlias = Path | epath.Path  # of a local disk, or of a bucket
-Announce: TypeAlias = Callable[[str], None]  # is told the digest of a file before it takes its place
+AnyPath: TypeAlias = Path | epath.Path  # on a local disk, or in a bucket
+Announce: TypeAlias = Callable[[str], None]  # called with the new file's digest before it replaces the old one
 
 
 def to_path(text: str) -> AnyPath:
     """The path that a user names: a local one, or gs://BUCKET/….
 
-    Raises InputError for other schemes, no bucket, and where what reads buckets is not installed; and as `local_path`.
+    Raises InputError for other schemes, for a missing bucket name, if gcsfs is not installed, and as `local_path` does.
     """
     scheme, remote, rest = text.partition("://")
     if not remote:
@@ -39,16 +39,16 @@ def to_path(text: str) -> AnyPath:
         raise InputError(f"'{text}' is no path; give a local one, or gs://BUCKET/FOLDER")
     if importlib.util.find_spec("gcsfs") is None:
         raise InputError(f"'{text}' is in a bucket, which takes gcsfs: pip install -e '.[gcs]'")
-    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False  # other processes write there too
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # which logs what it raises
-    os.environ["EPATH_USE_TF"] = "false"  # or etils reads by TensorFlow wherever that is installed
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False  # other processes write to the bucket too
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the errors that it raises
+    os.environ["EPATH_USE_TF"] = "false"  # otherwise etils reads by TensorFlow if that is installed
     return epath.Path(text)
 
 
 def local_path(text: str) -> Path:
-    """The path of a local disk that a user names, ~ and ~USER as a shell has them.
+    """The local path that a user names, with ~ and ~USER expanded.
 
-    Raises InputError for a user who is none, and for a name that no file can have.
+    Raises InputError for an unknown USER, and for a name that no file can have.
     """
     try:
         path = Path(text).expanduser()
@@ -59,21 +59,21 @@ def local_path(text: str) -> Path:
 
 
 def io_errors(path: AnyPath) -> type[Exception]:
-    """What is raised where `path` can't be read or written: of a bucket also its client's and its credentials' own."""
+    """The type of errors in reading or writing `path`: for a bucket, also those of its client and its credentials."""
     return OSError if isinstance(path, Path) else Exception
 
 
 def describe(error: Exception) -> str:
-    """Why it was raised, in one line."""
+    """The reason for an error in reading or writing, in one line."""
     if message := getattr(error, "strerror", None):
         return message
-    # The client's own words are the URL that it asked for.
+    # The client's own message is just the URL that it asked for.
     missing = isinstance(error, FileNotFoundError)
     return "no such bucket or file" if missing else " ".join([type(error).__name__, *str(error).split()])
 
 
 def digest_file(file: AnyPath | IO[bytes]) -> str:
-    """The CRC-32 and the size of a file, which is open or not: enough against damage, not against a forger."""
+    """The CRC-32 and the size of a file, given by path or open. They reveal damage, but not deliberate changes."""
     if isinstance(file, Path | epath.Path):
         with open_file(file) as opened:
             return digest_file(opened)
@@ -86,17 +86,17 @@ def digest_file(file: AnyPath | IO[bytes]) -> str:
 
 
 def digest_text(text: str) -> str:
-    """What `digest_file` gives of a file with this text."""
+    """The digest that `digest_file` gives for a file with this text."""
     return digest_file(io.BytesIO(text.encode()))
 
 
 def open_file(path: AnyPath) -> IO[bytes]:
-    """The file of that path, opened for reading; of a bucket, all that it holds."""
+    """Open a file for reading bytes; a file in a bucket is first read whole into memory."""
     return path.open("rb") if isinstance(path, Path) else io.BytesIO(path.read_bytes())
 
 
 def _write_atomically(path: AnyPath, write: Callable[[IO[bytes]], Any], announce: Announce | None = None) -> None:
-    import jax  # which the processes that only read images start without
+    import jax  # here, because processes that only read images don't need it
 
     if jax.process_index() > 0:
         return
@@ -105,7 +105,7 @@ def _write_atomically(path: AnyPath, write: Callable[[IO[bytes]], Any], announce
         write(whole)
         if announce is not None:
             announce(digest_file(whole))
-        path.write_bytes(whole.getvalue())  # an object is there once it is whole
+        path.write_bytes(whole.getvalue())  # a bucket shows an object only when it is whole
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -130,17 +130,17 @@ def write_bytes(path: AnyPath, data: bytes) -> None:
 
 
 def write_json(path: AnyPath, value: Any, announce: Announce | None = None) -> None:
-    """Write strict JSON to `path`, atomically, as `json_text` has it."""
+    """Write `json_text(value)` to `path`, atomically."""
     write_text(path, json_text(value), announce)
 
 
 def json_text(value: Any) -> str:
-    """A file of strict JSON: NaN and infinities become null, arrays and tuples lists."""
+    """The text of a strict JSON file: NaN and infinities become null; arrays and tuples become lists."""
     return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:
-    """The value as strict JSON has it: None for NaN and infinities, lists for arrays and tuples, dicts for records."""
+    """The value in JSON's types: None for NaN and infinities, lists for arrays and tuples, dicts for dataclasses."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -153,12 +153,12 @@ def plain(value: Any) -> Any:
 
 
 def write_rows(path: AnyPath, rows: list[dict[str, Any]], announce: Announce | None = None) -> None:
-    """Write one line of JSON a row to `path`, atomically."""
+    """Write one line of JSON for each row to `path`, atomically."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows), announce)
 
 
 def read_rows(path: AnyPath) -> list[dict[str, Any]]:
-    """The rows of such a file; none where there is no file."""
+    """The rows of a file of JSON lines; [] if there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -168,9 +168,9 @@ def write_arrays(path: AnyPath, arrays: dict[str, np.ndarray], announce: Announc
 
 
 def read_arrays(path: AnyPath) -> Any:
-    """The array of an .npy; of an .npz its arrays by their names, each read when it is asked for.
+    """The array of an .npy, or the arrays of an .npz by name, each read when it is asked for.
 
-    Raises InputError for what is no whole array of numbers or strings, and OSError where there is no file.
+    Raises InputError if the file does not hold whole arrays of numbers or strings, and OSError if there is no file.
     """
     return outside.open_arrays(path)
 
@@ -181,7 +181,7 @@ def write_figure(path: AnyPath, figure: Any) -> None:
 
 
 def set_aside(path: AnyPath) -> AnyPath:
-    """Rename a file or a folder to .damaged-NAME beside it, in the place of an earlier one; returns that."""
+    """Rename a file or folder to .damaged-NAME in its own folder, replacing an earlier one. Returns the new path."""
     target = path.with_name(f".damaged-{path.name}")
     if target.exists():
         if target.is_dir():
@@ -193,5 +193,5 @@ def set_aside(path: AnyPath) -> AnyPath:
 
 
 def remove_tree(path: AnyPath) -> None:
-    """Remove a folder and all that is in it."""
+    """Remove a folder and everything in it."""
     epath.Path(path).rmtree()

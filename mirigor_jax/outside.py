@@ -1,6 +1,6 @@
-"""Files from outside: only regular ones are opened, and nothing in them is run.
+"""Safe reading of untrusted files: only regular files are opened, and no code in them is run.
 
-What a file declares is checked against what it holds, and against this machine, before any memory is taken for it.
+Before memory is allocated, the size that a file declares is checked against the file and this machine's memory.
 """
 
 import io
@@ -16,11 +16,11 @@ from etils import epath
 
 from mirigor_jax.errors import InputError, shown
 
-FREE = 2**28  # bytes that a file may unpack to without a question
-PACKED = 100  # times: what is larger than that, and was packed tighter, is refused; images and features pack to a tenth
-MOST_HEADER = 10_000  # bytes of an .npy; one of numbers has 118
-MOST_TEXT = 2**24  # bytes of a list that a user writes
-KINDS = "biufcSU"  # of arrays' values
+FREE = 2**28  # bytes that any file may unpack to, however tightly it is packed
+PACKED = 100  # times: a file that unpacks to more than FREE and by more than this is refused; images unpack by about 10
+MOST_HEADER = 10_000  # bytes of an .npy's header; that of an array of numbers has 118
+MOST_TEXT = 2**24  # bytes of a list in a text file
+KINDS = "biufcSU"  # kinds of dtype that are read
 SPECIAL = (
     (stat.S_ISFIFO, "a FIFO"),
     (stat.S_ISSOCK, "a socket"),
@@ -30,25 +30,30 @@ SPECIAL = (
 
 
 def special(mode: int) -> str | None:
-    """What a path of this `st_mode` is, if reading it may never end; None for files and folders."""
+    """The kind of a special file with this `st_mode`, whose reading may never end; None for files and folders."""
     return next((name for test, name in SPECIAL if test(mode)), None)
 
 
 def check_regular(path: Path | epath.Path) -> None:
-    """Raises InputError for FIFOs, sockets and devices, and OSError where there is nothing."""
+    """Raises InputError for FIFOs, sockets and devices, and OSError if the path does not exist."""
     if isinstance(path, Path) and (kind := special(path.stat().st_mode)):
         raise InputError(f"'{path}' is {kind}, which is not read; give the path of a file")
 
 
 def check_fits(num_bytes: int, what: str) -> None:
-    """Raises InputError for more bytes than this machine has memory. what: the start of the message."""
+    """Raises InputError if the bytes exceed this machine's memory. what: the start of the message."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if num_bytes > memory:
         raise InputError(f"{what} takes {num_bytes / 2**30:,.1f} GiB, and this machine has {memory / 2**30:.1f} GiB")
 
 
 def check_unpacks(num_bytes: int, packed: int, what: str) -> None:
-    """Raises InputError for a file that unpacks to far more than it is. what: the start of the message."""
+    """Raises InputError if a file unpacks to more than FREE bytes and PACKED times its size, or exceeds the memory.
+
+    num_bytes: the unpacked size.
+    packed: bytes of the file.
+    what: the start of the message.
+    """
     if num_bytes > max(FREE, PACKED * packed):
         raise InputError(
             f"{what} unpacks to {num_bytes:,} bytes of {packed:,}, over {PACKED} times as many: if it is right, save "
@@ -58,7 +63,10 @@ def check_unpacks(num_bytes: int, packed: int, what: str) -> None:
 
 
 def read_bytes(path: Path | epath.Path, *, times: int) -> bytes:
-    """The whole file. times: how much more memory its content takes. Raises InputError as the checks do."""
+    """The bytes of a whole file. Raises InputError for a special file and for one that exceeds this machine's memory.
+
+    times: the memory that the parsed content takes, as a multiple of the file's size.
+    """
     check_regular(path)
     if isinstance(path, Path):
         check_fits(times * path.stat().st_size, f"what '{path}' holds")
@@ -66,9 +74,9 @@ def read_bytes(path: Path | epath.Path, *, times: int) -> bytes:
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of a list that a user wrote. what: the setting that names it, for messages.
+    """The text of a list that a user wrote. what: the setting that names the file, for messages.
 
-    Raises InputError if it can't be read, is no UTF-8, or is too long.
+    Raises InputError if the file can't be read, is not UTF-8, or is longer than MOST_TEXT.
     """
     try:
         check_regular(path)
@@ -85,14 +93,14 @@ def read_text(path: Path, what: str) -> str:
 
 
 class Archive(np.lib.npyio.NpzFile):
-    """An .npz of which each array is checked when it is asked for, and before memory is taken for it."""
+    """An .npz that checks each array when it is asked for, before memory is allocated for the array."""
 
     def __init__(self, file: IO[bytes]):
         super().__init__(file, own_fid=True, allow_pickle=False)
-        self.unpacked: dict[str, int] = {}  # bytes of what was asked for
+        self.unpacked: dict[str, int] = {}  # name → bytes of each array that was asked for
 
     def __getitem__(self, key: str) -> np.ndarray:
-        """The array. Raises KeyError if there is none, and InputError if it is damaged, too large or no array."""
+        """The array. Raises KeyError if the name is unknown; InputError if it is damaged, too large, or no array."""
         assert self.zip is not None
         assert self.fid is not None
         members = {name.removesuffix(".npy"): name for name in self.zip.namelist()}
@@ -104,19 +112,19 @@ class Archive(np.lib.npyio.NpzFile):
         try:
             with self.zip.open(info) as member:
                 array = _read_npy(member, info.file_size, what)
-                member.read(1)  # at its end zipfile compares the sum over all bytes
+                member.read(1)  # zipfile checks the CRC at the end of the data
         except InputError:
             raise
-        except Exception as error:  # zipfile and zlib have half a dozen kinds for a damaged file
+        except Exception as error:  # zipfile and zlib raise several types for a damaged file
             raise InputError(f"{what} is damaged ({type(error).__name__}): save it again") from None
         return array
 
 
 def open_arrays(path: Path | epath.Path) -> Any:
-    """The array of an .npy, or the `Archive` of an .npz, which is to be closed.
+    """The array of an .npy, or the `Archive` of an .npz, which the caller closes.
 
-    Raises InputError if it is damaged, of another format, pickled or a sparse matrix, and as `path` does if it can't be
-    opened.
+    Raises InputError if the file is damaged, of another format, pickled or a sparse matrix. If it can't be opened, the
+    error is that of `path.open`.
     """
     check_regular(path)
     file: IO[bytes] = path.open("rb") if isinstance(path, Path) else io.BytesIO(path.read_bytes())
@@ -140,7 +148,10 @@ def open_arrays(path: Path | epath.Path) -> Any:
 
 
 def open_archive(file: IO[bytes]) -> Archive:
-    """The arrays of an open .npz, which is closed with them. Raises InputError if it is damaged, or a sparse matrix."""
+    """The arrays of an open .npz; closing them closes the file.
+
+    Raises InputError if the file is damaged, or holds a sparse matrix.
+    """
     try:
         archive = Archive(file)
     except Exception as error:
@@ -152,7 +163,7 @@ def open_archive(file: IO[bytes]) -> Archive:
 
 
 def _read_npy(file: IO[bytes], size: int, what: str) -> np.ndarray:
-    """The array of the .npy that the file is, `size` bytes long. Raises InputError where it is none, and of numbers."""
+    """The array of an open .npy of `size` bytes. Raises InputError if it is not a whole array of numbers or strings."""
     shape, dtype, begin = _read_header(file, what)
     if dtype.hasobject:
         raise InputError(f"{what} holds pickled objects, which are not read: save an array of numbers")
@@ -168,22 +179,22 @@ def _read_npy(file: IO[bytes], size: int, what: str) -> np.ndarray:
         )
     file.seek(0)
     array = np.lib.format.read_array(file, allow_pickle=False)
-    # Python makes no string of other code points.
+    # Python cannot make a string of code points above this one.
     if dtype.kind == "U" and np.any(array.reshape(-1).astype(dtype.newbyteorder("=")).view(np.uint32) > 0x10FFFF):
         raise InputError(f"{what} is damaged: its strings are none; save it again")
     return array
 
 
 def _read_header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Shape and dtype that an .npy declares, and where its values begin."""
+    """The shape and the dtype in an .npy's header, and the byte at which its values begin."""
     major = file.read(8)[6:7]
-    length = file.read({b"\1": 2, b"\2": 4}.get(major, 0))  # a later version is of records alone
+    length = file.read({b"\1": 2, b"\2": 4}.get(major, 0))  # version 3 is only for records
     if not 0 < int.from_bytes(length, "little") <= MOST_HEADER:
         raise InputError(f"{what} is no array of numbers by its header: save one by numpy.save")
     header = length + file.read(int.from_bytes(length, "little"))
     read = np.lib.format.read_array_header_1_0 if major == b"\1" else np.lib.format.read_array_header_2_0
     try:
         shape, _, dtype = read(io.BytesIO(header))
-    except Exception:  # NumPy's own words advise to unpickle it, which runs whatever code the file holds
+    except Exception:  # NumPy's own message suggests allow_pickle, which would run any code in the file
         raise InputError(f"{what} has a damaged header: save it again by numpy.save") from None
     return shape, dtype, 8 + len(header)

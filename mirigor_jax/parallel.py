@@ -1,7 +1,7 @@
-"""Processes and devices: how they start together, the mesh, and how a step for one device is mapped over it.
+"""Processes and devices: processes start together, devices form a mesh, and a step for one device is mapped over it.
 
-Every process of a job runs the same program. Process 0 alone writes files and reports; what it reads of the run's
-folder it tells the others (`from_main`), so that only checkpoints need a folder that all of them see.
+Every process of a job runs the same program. Process 0 alone writes files and reports. It also reads the run's folder
+and sends the others what they need (`from_main`), so only checkpoints need a folder that all processes see.
 """
 
 import itertools
@@ -23,18 +23,21 @@ T = TypeVar("T")
 AXIS = "data"
 SHARDED = P(AXIS)
 REPLICATED = P()
-PATIENCE_S = 30  # after which the processes beside one that is gone, or that ended alone, are ended
+PATIENCE_S = 30  # if one process dies or ends alone, the others are ended after this time
 CHUNK = 2**28  # bytes that process 0 sends at once
 _polls = itertools.count(1)
-_alone = False  # whether process 0 computes what the others wait for
+_alone = False  # whether process 0 is running a function whose result the others wait for
 
 
 def start(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Join this job's other processes, if there are any. To be called before JAX is asked for its devices.
+    """Join this job's other processes, if there are any. Call this before anything asks JAX for its devices.
 
-    coordinator: HOST:PORT of process 0, with the number of processes and this one's; without them SLURM, Open MPI, or
-    the metadata of TPU VMs and of Kubernetes' TPU nodes tell, and where these don't, this process is alone.
-    Raises InputError where only some of the three are given, and where the others cannot be joined.
+    Without arguments, JAX finds the other processes by SLURM, Open MPI, or the metadata of TPU VMs and of Kubernetes'
+    TPU nodes. If it finds none, this process works alone.
+    coordinator: HOST:PORT of process 0.
+    processes: number of processes.
+    process: number of this process, from 0.
+    Raises InputError if only some of the three are given, or if this process cannot join the others.
     """
     process_spec = (coordinator, processes, process)
     if any(value is not None for value in process_spec) and None in process_spec:
@@ -43,18 +46,21 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
         patience: Any = {"heartbeat_timeout_seconds": PATIENCE_S, "shutdown_timeout_seconds": PATIENCE_S}
         jax.distributed.initialize(coordinator, processes, process, **patience)
     except (ValueError, RuntimeError) as error:
-        # Nothing tells of others; or JAX is at work here already, as in a notebook, alone or with them.
+        # JAX found no other process; or it was started already, as in a notebook, with or without others.
         alone = ("coordinator_address should be defined", "must be called before", "should only be called once")
         if coordinator is not None or not any(message in str(error) for message in alone):
             raise InputError(f"the processes cannot be started together: {' '.join(str(error).split())}") from None
     if jax.process_count() > 1:
-        # The first exchange has all of them wait for the slowest; later, within 30 seconds, CPUs give up.
+        # This first exchange waits for the slowest process; later exchanges time out after 30 seconds on CPUs.
         multihost_utils.sync_global_devices("start")
 
 
 def stop_asked() -> bool:
-    """Whether a process was told to stop: then all of them are, at the same call. Each has to call it equally often."""
-    # The processes agree on a later call than any of them has reached.
+    """Whether any process was told to stop. All processes get the same answer at the same call.
+
+    All processes must call this equally often.
+    """
+    # The processes agree on a call that none of them has reached yet.
     if jax.process_count() > 1:
         return multihost_utils.reached_preemption_sync_point(next(_polls))
     return stopping.asked() is not None
@@ -66,9 +72,9 @@ def is_main() -> bool:
 
 
 def from_main(make: Callable[..., T], *args: Any) -> T:
-    """What `make(*args)` returns on process 0, for every process; its InputError too is raised in all of them.
+    """Run `make(*args)` on process 0 and return its result on every process. An InputError is raised on all of them.
 
-    Within `make`, which process 0 runs alone, further calls of this function are calls of theirs alone.
+    Inside `make`, which only process 0 runs, calls of this function just call their own `make`.
     """
     global _alone
     if jax.process_count() == 1 or _alone:
@@ -89,7 +95,7 @@ def from_main(make: Callable[..., T], *args: Any) -> T:
 
 
 def _broadcast(data: bytes) -> bytes:
-    """Process 0's bytes."""
+    """Send process 0's bytes to all processes."""
     high, low = multihost_utils.broadcast_one_to_all(np.array(divmod(len(data), 2**16), np.int32)).tolist()
     total = high * 2**16 + low
     parts = []
@@ -102,22 +108,24 @@ def _broadcast(data: bytes) -> bytes:
 
 
 def gather_rows(rows: np.ndarray, total: int) -> np.ndarray:
-    """All `total` rows, of which each process has the contiguous part that `pipeline.batches` gives it."""
+    """All `total` rows. rows: this process's contiguous part, as `pipeline.batches` cuts it."""
     processes = jax.process_count()
     if processes == 1:
         return rows
     padded = np.zeros((-(-total // processes), *rows.shape[1:]), rows.dtype)
     padded[: len(rows)] = rows
-    # As bytes, since JAX would make 32 bits of 64.
+    # Sent as bytes, since JAX would turn 64-bit numbers into 32-bit ones.
     parts = np.asarray(multihost_utils.process_allgather(padded.view(np.uint8))).view(rows.dtype)
     cuts = [total * p // processes for p in range(processes + 1)]
     return np.concatenate([part[: b - a] for part, a, b in zip(parts, cuts, cuts[1:], strict=False)])
 
 
 def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """One axis "data" over as many of the devices as divide `batch_size` (all of them, where they do).
+    """A mesh with one axis, "data", over all devices if their number divides `batch_size`.
 
-    Raises InputError where several processes would have to leave devices idle.
+    Otherwise it is over as many as the greatest common divisor of the two numbers.
+    devices: the devices to use. None: all of `jax.devices()`.
+    Raises InputError if there are several processes and some devices would stay idle.
     """
     devices = list(jax.devices() if devices is None else devices)
     used = math.gcd(batch_size, len(devices))
@@ -127,7 +135,10 @@ def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
 
 
 def platform() -> str:
-    """Where the step that is being traced will run: its mesh may be of devices elsewhere; without one, JAX's own."""
+    """The platform that the step being traced will run on, such as "cpu".
+
+    A step may be compiled for a mesh of devices that this machine lacks; without a mesh it is JAX's default platform.
+    """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 
@@ -135,25 +146,27 @@ def platform() -> str:
 def map_step(
     step: Callable[..., Any], mesh: Mesh, in_specs: tuple, out_specs: Any, *, donate: tuple[int, ...] = ()
 ) -> Any:
-    """Map a per-device step over the mesh and compile it: jit of shard_map, which is what pmap is today.
+    """Map a per-device step over the mesh and jit it: jit of shard_map, which is how JAX implements pmap today.
 
-    Every output is what the step made equal on all devices (REPLICATED) or its shards laid side by side (SHARDED).
+    in_specs, out_specs: the layout of the arguments and of the outputs. The step must make a REPLICATED output equal on
+        all devices; a SHARDED output is the rows of all devices, joined.
+    donate: positions of the arguments that the step may overwrite.
     """
-    # check_vma=False keeps pmap's meaning: the step itself says what is averaged over "data".
+    # check_vma=False keeps pmap's semantics: the step itself averages over "data".
     mapped = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
     return jax.jit(mapped, donate_argnums=donate)
 
 
 def shard(batch: Any, mesh: Mesh, spec: P = SHARDED) -> Any:
-    """This process's rows → global arrays laid out over the mesh."""
+    """Global arrays over the mesh, made of the rows that each process has."""
     sharding = NamedSharding(mesh, spec)
-    if jax.process_count() == 1:  # the rows are all the rows, and the host need not copy them
+    if jax.process_count() == 1:  # this process has all rows, and the host need not copy them
         return jax.device_put(batch, sharding)
     return _each(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def place(tree: Any, mesh: Mesh, spec: P = REPLICATED) -> Any:
-    """Values that every process has whole → global arrays laid out over the mesh."""
+    """Global arrays over the mesh, made of values that every process has in full."""
     sharding = NamedSharding(mesh, spec)
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
@@ -161,7 +174,7 @@ def place(tree: Any, mesh: Mesh, spec: P = REPLICATED) -> Any:
 
 
 def _each(to_global: Callable[[np.ndarray], Any], tree: Any) -> Any:
-    """Random keys go as the numbers they are made of."""
+    """Apply `to_global` to each leaf of the tree; random keys are passed as their key data."""
 
     def one(x):
         if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -172,17 +185,17 @@ def _each(to_global: Callable[[np.ndarray], Any], tree: Any) -> Any:
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
-    """This process's rows of a global array that is laid out by rows."""
+    """This process's rows of a global array that is sharded by rows."""
     shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(shards[first]) for first in sorted(shards)])
 
 
 def abstract(tree: Any, mesh: Mesh, spec: P = REPLICATED) -> Any:
-    """Shapes, dtypes and layout of a tree of arrays or shapes: what a step is compiled for."""
+    """A tree of shapes, dtypes and shardings, for which a step can be compiled. tree: arrays or shapes."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def layout(abstract_tree: Any) -> Any:
-    """The shardings of what `abstract` made, for jit's out_shardings: nothing is then created in the wrong place."""
+    """The shardings in an `abstract` tree, for jit's out_shardings, which creates arrays in their final place."""
     return jax.tree.map(lambda x: x.sharding, abstract_tree)

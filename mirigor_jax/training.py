@@ -1,4 +1,4 @@
-"""Contrastive training of encoder f_e and projection head f_p: `train`, and the state, step and optimizers under it."""
+"""Contrastive training of an encoder f_e and a projection head f_p: `train`, its state, its step and its optimizers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -28,17 +28,23 @@ from mirigor_jax.settings import Data, Head, Images, Train
 
 Metrics = dict[str, Array]
 
-Progress = Callable[[int, int, str], None]  # (step, of how many, how it goes)
-Advance = Callable[["TrainState"], tuple["TrainState", Metrics]]  # a batch is drawn, and a step is taken
-Abstract = tuple[Any, dict[str, Any], Any]  # shapes, dtypes and layout of (state, batch, resident images)
+Progress = Callable[[int, int, str], None]  # (step, number of steps, note)
+Advance = Callable[["TrainState"], tuple["TrainState", Metrics]]  # draws a batch and takes a step
+Abstract = tuple[Any, dict[str, Any], Any]  # shapes, dtypes, layouts of (state, batch, resident images)
 
-FIRST_WEIGHTS = 0  # what the root key is folded with for them
-AUGMENTING, OF_OBJECTIVE = 2, 3  # what the root key is folded with for augmentations, and for what an objective draws
+FIRST_WEIGHTS = 0  # folded into the root key for the initial weights
+AUGMENTING, OF_OBJECTIVE = 2, 3  # folded into the root key for augmentations, and for an objective's draws
 
 
 @struct.dataclass
 class TrainState:
-    """What changes from step to step. params: {"encoder", "head"}; batch_stats: the encoder's running statistics."""
+    """Everything that a step updates.
+
+    step: int32 scalar. Steps taken so far.
+    params: {"encoder", "head"}.
+    batch_stats: the encoder's running BatchNorm statistics; {} without BatchNorm.
+    opt_state: the optimizer's state.
+    """
 
     step: Any
     params: Any
@@ -47,12 +53,12 @@ class TrainState:
 
     @property
     def encoder_variables(self) -> dict[str, Any]:
-        """What `encoder.apply` takes: the encoder as it is now."""
+        """The encoder's current variables, as `encoder.apply` takes them."""
         return {"params": self.params["encoder"], "batch_stats": self.batch_stats}
 
 
 def check_parts(k: int, accumulate: int) -> None:
-    """Raises InputError where a device's k pairs don't divide into that many parts."""
+    """Raises InputError if a device's k pairs cannot be split into `accumulate` equal parts."""
     if accumulate < 1 or k % accumulate:
         raise InputError(f"accumulate={accumulate} does not divide a device's {k} pairs; choose a divisor of {k}")
 
@@ -70,15 +76,17 @@ def train_step(
     augmentation: Augmentation | None = None,
     seed: int = Images.seed,
 ) -> tuple[TrainState, Metrics]:
-    """One update on this device's shard of the global batch; gradients are averaged over axis "data".
+    """Take one training step on this device's shard of the global batch; gradients are averaged over axis "data".
 
-    batch: the objective's views, such as the positive pairs {"x", "y"}: uint8 images (k, s, s, 3), or their rows (k,)
-        in resident_images; and the objective's labels, int32 (k,).
-    resident_images: the images that every device holds; None if batches bring images.
-    accumulate: parts that the pairs go through the encoder in, one after the other. Loss and negatives are the whole
-        batch's all the same; BatchNorm alone sees a part at a time, and folds each into its running statistics.
-    augmentation: of every view by itself, drawn anew at every step from the seed, before the objective's transform.
-    BatchNorm sees the global batch if the encoder names the axis.
+    batch: this device's k pairs. Each of the objective's views, such as "x" and "y", is uint8 images (k, s, s, 3), or
+        int32 rows (k,) of resident_images. Each of the objective's labels is int32 (k,).
+    resident_images: the images that every device holds; None if batches contain the images.
+    accumulate: number of parts in which the pairs go through the encoder, one part after the other. The loss is still
+        that of the whole batch, with all its negatives. Only BatchNorm sees one part at a time; each part updates its
+        running statistics. With the encoder's `axis_name`, BatchNorm's statistics span the parts of all devices.
+    augmentation: applied to each view separately, before the objective's transform, with new draws at every step.
+    seed: of the root key, from which augmentations and the objective's draws come.
+    Returns the new state and {"loss_nats", "gradient_norm"}.
     Raises InputError if accumulate does not divide k.
     Source: Lee et al. 2023, Fig. 3 (top) and Eq. 2–3; in parts, Gao et al. 2021 (GradCache), §3.
     """
@@ -98,7 +106,7 @@ def train_step(
     embed = partial(embed_views, resident_images=resident_images, augmentation=augmentation, **modules)
 
     def loss_of(z: Float[Array, "a m f"]) -> Float[Array, ""]:
-        """z: of each part the views one after the other."""
+        """z: (parts, m, f). Each part holds all its images' first views, then their second views, and so on."""
         by_view = jnp.moveaxis(z.reshape(accumulate, num_views, -1, z.shape[-1]), 1, 0)
         return objective.loss(*by_view.reshape(num_views, k, -1), *targets)
 
@@ -110,10 +118,11 @@ def train_step(
 
 
 class Part(NamedTuple):
-    """Images of all views as they go through the encoder together, with a leading axis of parts in a step.
+    """The m images, of all views, that go through the encoder together. In a step, each array has a leading part axis.
 
-    images: uint8 (m, s, s, 3), or their rows (m,). keys: of each one's augmentations. targets: what the objective's
-    transform is told. None if there is none.
+    images: uint8 (m, s, s, 3), or their rows (m,) in resident_images.
+    keys: (m,). A key for each image's augmentations; None without augmentation.
+    targets: (m, …). An argument of the objective's transform for each image; None without a transform.
     """
 
     images: Array
@@ -122,7 +131,7 @@ class Part(NamedTuple):
 
 
 def _in_parts(views_of_batch: Sequence[Array], accumulate: int) -> Array:
-    """(k, …) of each view → (accumulate, views·k/accumulate, …): in each part the views one after the other."""
+    """One (k, …) array a view → (accumulate, views·k/accumulate, …); each part holds one view after the other."""
     k = len(views_of_batch[0])
     parts = jnp.stack(views_of_batch).reshape(
         len(views_of_batch), accumulate, k // accumulate, *views_of_batch[0].shape[1:]
@@ -132,7 +141,7 @@ def _in_parts(views_of_batch: Sequence[Array], accumulate: int) -> Array:
 
 Embed = Callable[[Any, Any, Part], tuple[Float[Array, "m f"], Any]]  # (params, batch_stats, part) → (z, batch_stats)
 LossOf = Callable[[Float[Array, "a m f"]], Float[Array, ""]]
-Learned = tuple[Float[Array, ""], Any, Any]  # the loss, its gradient in the parameters, and the running statistics
+Learned = tuple[Float[Array, ""], Any, Any]  # (loss, its gradient with respect to the parameters, running statistics)
 
 
 def embed_views(
@@ -146,7 +155,7 @@ def embed_views(
     objective: Objective,
     augmentation: Augmentation | None,
 ) -> tuple[Float[Array, "m f"], Any]:
-    """The head's outputs for a part's images, in float32 at least, and the encoder's running statistics after it."""
+    """The head's outputs for a part's images, at least float32, and the updated running statistics of the encoder."""
     variables = {"params": params["encoder"], "batch_stats": batch_stats}
     images = part.images if resident_images is None else resident_images[part.images]
     x = views(images, part.keys, encoder.dtype, augmentation)
@@ -158,7 +167,7 @@ def embed_views(
 
 
 def gradients_at_once(embed: Embed, loss_of: LossOf, params: Any, batch_stats: Any, parts: Part) -> Learned:
-    """The loss and its gradients for a batch of one part."""
+    """The loss, its gradients and the running statistics for a batch of one part."""
 
     def loss(params):
         z, new_stats = embed(params, batch_stats, jax.tree.map(lambda x: x[0], parts))
@@ -169,8 +178,9 @@ def gradients_at_once(embed: Embed, loss_of: LossOf, params: Any, batch_stats: A
 
 
 def gradients_in_parts(embed: Embed, loss_of: LossOf, params: Any, batch_stats: Any, parts: Part) -> Learned:
-    """The loss of the whole batch and its gradients while one part at a time is held: embed all, then embed again.
+    """The loss of the whole batch, its gradients and the running statistics, with one part in memory at a time.
 
+    A first pass embeds all parts; a second pass embeds each part again for its gradient.
     Source: Gao et al. 2021 (GradCache), §3.
     """
 
@@ -180,7 +190,7 @@ def gradients_in_parts(embed: Embed, loss_of: LossOf, params: Any, batch_stats: 
 
     def backward(gradients, part_and_dz):
         part, dz = part_and_dz
-        # In training z depends on the part's own statistics, so which running ones go in is of no account.
+        # In training, z depends on the part's own statistics, so any running statistics may go in.
         _, pull_back = jax.vjp(lambda params: embed(params, batch_stats, part)[0], params)
         return jax.tree.map(jnp.add, gradients, *pull_back(dz)), None
 
@@ -193,21 +203,21 @@ def gradients_in_parts(embed: Embed, loss_of: LossOf, params: Any, batch_stats: 
 def apply_gradients(
     state: TrainState, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation
 ) -> TrainState:
-    """The state after the optimizer's update, with these running statistics."""
+    """The state after one update by the optimizer, with the new running statistics."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     return TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state)
 
 
 def over_mesh(encoder: nn.Module, mesh: Mesh) -> nn.Module:
-    """The encoder whose batch statistics are of the images on all devices of the mesh, if it takes any."""
-    # XLA:CPU runs these collectives on one device too, and fuses less around them.
+    """The encoder with BatchNorm statistics over all devices of the mesh; the encoder itself if it has no BatchNorm."""
+    # On one device, XLA:CPU would run the collectives all the same, and fuse less around them.
     return encoder.clone(axis_name=parallel.AXIS) if mesh.size > 1 and hasattr(encoder, "axis_name") else encoder
 
 
 def init_state(
     encoder: nn.Module, head: nn.Module, optimizer: optax.GradientTransformation, size: int, key: Key[Array, ""]
 ) -> TrainState:
-    """The state before the first step, for images of size²; its encoder is the untrained one."""
+    """The state before the first step: initial weights for images of size×size pixels, drawn from `key`."""
     encoder_key, head_key = jax.random.split(key)
     images = jnp.zeros((2, size, size, 3), encoder.dtype)
     h, variables = encoder.init_with_output(encoder_key, images, train=False)
@@ -218,8 +228,11 @@ def init_state(
 def make_optimizer(
     name: str, *, learning_rate: float, steps: int, warmup_steps: int, weight_decay: float
 ) -> optax.GradientTransformation:
-    """AdamW, SGD (Nesterov 0.9) or LARS with linear warm-up and cosine decay; biases and norms are not decayed.
+    """AdamW, SGD (Nesterov momentum 0.9) or LARS, with linear warm-up and cosine decay of the learning rate.
 
+    name: "adamw", "sgd" or "lars".
+    learning_rate: the largest one, reached after `warmup_steps`. It decays to 0 at `steps`.
+    weight_decay: of matrices and kernels only, not of biases and normalization parameters.
     Raises InputError for another name.
     """
     warmup = max(0, min(warmup_steps, steps - 1))
@@ -265,28 +278,32 @@ def train(
     workers: int = Data.workers,
     on_progress: Progress | None = None,
 ) -> tuple[TrainState, TrainingHistory]:
-    """Train an encoder on pairs of images, in memory, on all devices at hand.
+    """Train an encoder on pairs of images, in memory, on all available devices.
 
-    encoder: what `models.build` makes.
-    source: `cdp.make(...)`, whose images are new at every step; an ImageSet; (images uint8 (n, s, s, 3), labels (n,)),
-        or images alone for pairing="simclr"; or a population.
-    pairing: which two images are a pair: "all" or "class", attributes joined by +, "none"; with "+simclr" each view is
-        augmented, and "simclr" alone pairs two views of one image.
+    encoder: a module from `models.build`, or one of your own like it.
+    source: `cdp.make(...)`, whose images are new at every step; an ImageSet; a pair (images uint8 (n, s, s, 3), labels
+        (n,)); images alone, for pairing="simclr"; or a population.
+    pairing: which two images are a pair. "all", "class", or attributes joined by "+": images that share these;
+        "none": independent images; "simclr": two augmented views of one image. "+simclr" at the end, as in
+        "class+simclr", augments each view.
     objective: a name in OBJECTIVES.
-    k: pairs a batch. steps: updates. seed: of the first weights and of all that is drawn.
-    optimizer: adamw, sgd or lars; learning_rate, warmup_steps, weight_decay: see `make_optimizer`.
+    k: pairs in a batch, on all devices together.
+    steps: number of updates.
+    seed: of the initial weights and of every draw.
+    optimizer: "adamw", "sgd" or "lars".
+    learning_rate, warmup_steps, weight_decay: see `make_optimizer`.
     temperature: of the contrastive losses.
-    head: the projection head; None: an MLP of one hidden layer of 128 and 64 outputs.
-    augmentation: strengths for a pairing with simclr; None: SimCLR's.
+    head: the projection head. None: an MLP with one hidden layer of 128 units and as many outputs as the objective
+        needs, or 64 if it takes any number.
+    augmentation: the strengths, for a pairing with simclr. None: SimCLR's.
     accumulate, global_batch_norm: see `make_step`.
-    resident_images: whether the devices hold a finite set of images: always, never, or auto, if it fits.
-    devices: None: all of this process.
-    threads, workers: that read batches ahead.
+    resident_images: whether the devices hold a finite set of images: "always", "never", or "auto" (if it fits).
+    devices: the devices to use. None: all of `jax.devices()`.
+    threads, workers: threads and processes that read batches ahead; see `pipeline.batches`.
     on_progress: called as on_progress(step, steps, note) after every step.
-    Returns the state, for `encode`, and the history of the loss. The same arguments give the same numbers, which are
-    those of a run with these settings.
-    Raises InputError for arguments that do not go together, a step that does not fit memory, and a training that
-    diverges.
+    Returns the final state, which `encode` takes, and the history of the loss. The same arguments give the same
+    numbers, and a run with these settings gives them too.
+    Raises InputError if arguments don't go together, if a step doesn't fit into memory, or if the training diverges.
 
         state, history = mj.train(encoder, mj.cdp.make(size=64), k=64, steps=300, seed=0)
     """
@@ -340,10 +357,11 @@ def take_steps(
     read: Callable[[int, Any], Row],
     on_row: Callable[[list[Row]], None],
 ) -> tuple[TrainState, list[Row]]:
-    """The state after so many steps, and a row of each.
+    """Take `steps` steps; return the last state and one row for each step.
 
-    As in a run the metrics of a step are read when the next one is under way, so that no accelerator waits for Python.
-    read: (the step that was reached, its metrics) → its row. on_row: told all rows so far, after each.
+    As in a run, the metrics of a step are read while the next step computes, so the accelerator never waits for Python.
+    read: (step, its metrics) → its row.
+    on_row: called with all rows so far after each new row.
     """
     rows: list[Row] = []
     pending: Any = None
@@ -364,7 +382,7 @@ def take_steps(
 def default_head(
     encoder: Any, objective: Objective, hidden: tuple[int, ...] = Head.hidden, features: int = Head.features
 ) -> MLP:
-    """The projection head: an MLP of as many outputs as the objective asks for, else of `features`."""
+    """The projection head: an MLP with as many outputs as the objective needs, or `features` if it takes any number."""
     return MLP(hidden, objective.outputs or features, encoder.dtype)
 
 
@@ -383,12 +401,14 @@ def make_step(
     resident_images: int = 0,
     global_batch_norm: bool = Train.global_batch_norm,
 ) -> tuple[Any, Abstract]:
-    """`train_step` mapped over the mesh, its state donated; and the abstract (state, batch, resident images) it takes.
+    """`train_step` mapped over the mesh, and its abstract arguments (state, batch, resident images).
 
-    k: pairs of the global batch. size: pixels, the images' side.
+    The step donates the state that it is called with.
+    k: pairs in the global batch.
+    size: pixels. The images' side.
     accumulate, augmentation, seed: see `train_step`.
-    resident_images: how many images the devices hold, of which batches then are rows; 0: batches bring images.
-    global_batch_norm: whether batch statistics are of all devices' images, or of each device's own.
+    resident_images: number of images that the devices hold; batches are then rows of these. 0: batches contain images.
+    global_batch_norm: whether BatchNorm's statistics span the images of all devices, or only each device's own.
     """
     spanning = over_mesh(encoder, mesh) if global_batch_norm else encoder
     step = partial(
@@ -416,8 +436,8 @@ def make_step(
 def first_state(
     encoder: nn.Module, head: nn.Module, optimizer: optax.GradientTransformation, size: int, *, seed: int, like: Any
 ) -> TrainState:
-    """The state before the first step, made on the devices. like: its abstract arrays, as `make_step` has them."""
-    # LLVM takes longer to optimize this on CPUs than all else that a start does, and it runs once.
+    """The state before the first step, created on the devices. like: the abstract state that `make_step` returns."""
+    # This runs only once, and on CPUs, LLVM would spend more time on optimizing it than the rest of the start takes.
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     start = jax.jit(
         partial(init_state, encoder, head, optimizer, size),
@@ -428,9 +448,10 @@ def first_state(
 
 
 def compile_step(step: Any, arguments: Abstract, mesh: Mesh, *, k: int, accumulate: int, prefix: str = "") -> Any:
-    """The compiled step. Raises InputError if it needs more than a device has, with what would fit.
+    """Compile the step. Raises InputError, with settings that fit, if it needs more memory than a device has.
 
-    prefix: what the message writes before the names of k and accumulate.
+    step, arguments: as `make_step` returns them.
+    prefix: text that the message puts before the names `k` and `accumulate`, such as "train.".
     """
     compiled, needed = memory.compile_within(lambda: step.lower(*arguments).compile())
     available = memory.memory_bytes()
@@ -446,9 +467,9 @@ def compile_step(step: Any, arguments: Abstract, mesh: Mesh, *, k: int, accumula
 
 
 def what_fits(k: int, accumulate: int, devices: int, share: float, prefix: str = "") -> str:
-    """Advice for a step of which a device has memory for a share of what grows with the pairs in it at once."""
+    """Advice for a step that is too large. share: the available part of the memory that grows with the pairs."""
     unit = devices * accumulate
-    fewer = int(k * share) // unit * unit if share < 1 else 0  # if the compiler did not say what it needs
+    fewer = int(k * share) // unit * unit if share < 1 else 0  # >= 1: the compiler gave no number
     parts = [n for n in range(accumulate + 1, k // devices + 1) if (k // devices) % n == 0 and n * share >= accumulate]
     advice = [f"{prefix}k={fewer}"] if fewer >= 2 else []
     advice += [f"{prefix}accumulate={parts[0]} with the same negatives"] if parts and 0 < share < 1 else []
@@ -458,10 +479,11 @@ def what_fits(k: int, accumulate: int, devices: int, share: float, prefix: str =
 def stepper(
     step: Callable[..., Any], data: TrainingData, arguments: Abstract, mesh: Mesh, *, first: int = 0, **reading: int
 ) -> Advance:
-    """A function that draws the next batch, places it on the devices and takes a step: state → (state, metrics).
+    """A function state → (state, metrics) that draws the next batch, places it on the devices and takes a step.
 
-    step, arguments: as `make_step` has them, the step compiled or not. first: the number of the first batch.
-    reading: threads and workers, see `pipeline.batches`.
+    step, arguments: as `make_step` returns them; the step may be compiled.
+    first: the number of the first batch.
+    reading: `threads` and `workers`, see `pipeline.batches`.
     """
     _, abstract_batch, _ = arguments
 
@@ -490,10 +512,10 @@ def stepper(
 
 
 def read_row(step: int, metrics: dict[str, Any], *, k: int, objective: Objective, learning_rate: float) -> Row:
-    """What a step's loss says. Raises InputError if it or its gradient is not finite."""
+    """A row of the history from a step's metrics. Raises InputError if the loss or its gradient is not finite."""
     loss, norm = float(metrics["loss_nats"]), float(metrics["gradient_norm"])
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        # The loss is that of the weights before the update, so that of the first step is of fresh weights.
+        # A loss is computed before its update, so the first step's loss is that of the initial weights.
         first, later = "before any update: check temperature and encoder", "as updates grew too large; lower it"
         raise InputError(
             f"learning_rate={learning_rate}: the training loss is {loss:g} at step {step}, its gradient's norm "
