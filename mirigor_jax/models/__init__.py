@@ -1,4 +1,4 @@
-"""The encoders: ENCODERS has a maker for each name, and build calls it."""
+"""The encoders: ENCODERS maps each name to a function that makes the encoder, and `build` calls it."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -16,9 +16,9 @@ def _transformer(name: str, *, size: int = 224, dtype: str = Encoder.dtype) -> n
     return vit.make(name, size=size, dtype=dtype)
 
 
-# Each maker's keywords are the encoder's options. It makes a Flax module with a field `dtype`, called as
-# `encoder(images, train, stages=False)` on normalized images (n, s, s, 3), that gives features (n, d); with `stages` a
-# dict of features by stage. A module with a field `axis_name` takes its batch statistics over that axis.
+# Each function's keywords are the encoder's options. It returns a Flax module with a field `dtype`. Called as
+# `encoder(images, train, stages=False)` on normalized images (n, s, s, 3), the module returns features (n, d), or with
+# `stages` a dict of features by stage. A module with a field `axis_name` takes BatchNorm's statistics over that axis.
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
     **{name: partial(resnet.make_encoder, name) for name in resnet.STAGES},
     **{name: partial(_transformer, name) for name in vit.ENCODERS},
@@ -37,13 +37,13 @@ def build(
     axis_name: str | None = None,
     **others: Any,
 ) -> nn.Module:
-    """The encoder of this name. An option that is None takes the encoder's own default.
+    """Build the encoder of this name. An option that is None takes the encoder's own default.
 
-    size: pixels. The side of the images; encoders that take images of any size are not told.
+    size: pixels. The side of the images. Encoders without this option ignore it.
     width, stem, remat, axis_name: options of ResNets, see `resnet.make_encoder`.
-    dtype: what the encoder computes in: auto (the default), float32, bfloat16 or float64.
-    others: options of encoders that are registered elsewhere.
-    Raises InputError for an unknown name, for an option that this encoder does not have, and as its maker does.
+    dtype: the dtype of the computations: "auto" (the default), "float32", "bfloat16" or "float64".
+    others: options of encoders that you added to ENCODERS.
+    Raises InputError for an unknown name, for an option that this encoder does not have, and as its function does.
     """
     options = {"width": width, "stem": stem, "dtype": dtype, "remat": remat, "axis_name": axis_name, **others}
     check_options(name, options)
@@ -53,7 +53,7 @@ def build(
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:
-    """Raises InputError for an unknown encoder, and for an option that it does not have, unless that is None."""
+    """Raises InputError for an unknown encoder, and for an option other than None that it does not have."""
     if name not in ENCODERS:
         raise InputError(f"name='{name}' is unknown as an encoder; choose one of {', '.join(ENCODERS)}")
     for option in idle_options(name, options):
@@ -64,12 +64,12 @@ def check_options(name: str, options: dict[str, Any]) -> None:
 
 
 def idle_options(name: str, options: Iterable[str]) -> list[str]:
-    """Those of the options that the encoder does not have; none of an unknown one."""
+    """The options that the encoder does not have; [] if the encoder is unknown."""
     return [option for option in options if name in ENCODERS and not _has(name, option)]
 
 
 def own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, None for those that the encoder does not have and for its defaults; an unknown one keeps all."""
+    """The options, None for those that the encoder lacks or that equal its default. An unknown encoder keeps all."""
     if name not in ENCODERS:
         return dict(options)
     idle, parameters = idle_options(name, options), inspect.signature(ENCODERS[name]).parameters
@@ -81,7 +81,7 @@ def own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def takes_any_size(encoder: nn.Module) -> bool:
-    """Whether the encoder's weights serve images of any size: it says so by an attribute `any_size`."""
+    """Whether the encoder's weights fit images of any size, as its attribute `any_size` says."""
     return getattr(encoder, "any_size", False)
 
 

@@ -1,6 +1,6 @@
-"""Convolution and max-pool for the encoders: XLA's own, but written otherwise where XLA:CPU is slow.
+"""Convolution and max-pool for the encoders: XLA's own operations, and faster substitutes on CPUs.
 
-The choice follows the platform that a program is lowered for, so steps compiled here for an accelerator keep XLA's.
+The platform that a program is lowered for decides, so steps compiled on a CPU for an accelerator use XLA's operations.
 """
 
 import math
@@ -24,18 +24,19 @@ def convolution(
     padding: Sequence[tuple[int, int]],
     **options: Any,
 ) -> Float[Array, "n g v d"]:
-    """What `flax.linen.Conv(conv_general_dilated=convolution)` calls: no dilation, explicit padding.
+    """The function for `flax.linen.Conv(conv_general_dilated=convolution)`; it takes no dilation, and explicit padding.
 
-    XLA:CPU leaves its fast convolutions for a scalar loop, 10 to 200 times slower, where the kernel is larger than the
-    map it slides over: the input in the forward pass, the output in the gradient of the input. A kernel that is larger
-    than the output is therefore applied as one matrix product with the patches under it. Worse still are the gradients
-    where each channel has its own kernels (`feature_group_count=c`, the only groups meant here): those are applied as a
-    sum of shifted products. And where a 3×3 kernel's products are what takes long, `_winograd` needs less than half.
+    If a kernel is larger than the map that it slides over, XLA:CPU uses a scalar loop instead of its fast convolutions
+    and is 10 to 200 times slower. That map is the input in the forward pass, and the output in the gradient of the
+    input. So a kernel larger than the output is applied as one matrix product with the patches under it.
+    Gradients are slower still if each channel has its own kernels (`feature_group_count=c`, the only grouping that
+    this function takes). These kernels are applied as a sum of shifted products.
+    If the products of a 3×3 kernel take most of the time, `_winograd` needs less than half of them.
 
-    The gradients of a strided convolution are slow too: XLA spreads the output's gradient with zeros in between. A 1×1
-    kernel therefore sees only the pixels that it keeps, and a 3×3 kernel has the gradients of the matrix product. A
-    larger one, the stem's, has the gradient of its kernel summed over parts of the batch, whose patches stay in cache.
-    Of those two only reverse-mode derivatives exist on CPUs.
+    The gradients of strided convolutions are slow too: XLA puts zeros between the entries of the output's gradient. So
+    a 1×1 kernel is applied only to the pixels that the stride keeps. A 3×3 kernel has the gradients of the matrix
+    product. A larger kernel, the stem's, has its gradient summed over parts of the batch, since a part's patches stay
+    in cache. On CPUs, the last two have only reverse-mode derivatives.
     """
 
     def convolve(x, kernel):
@@ -62,7 +63,7 @@ def convolution(
     elif size == (3, 3):
         on_cpu = _with_gradients_of(product, convolve)
     else:
-        # On more channels than these XLA's stride is no slower.
+        # With 32 output channels or more, XLA's strided convolution is no slower.
         in_pairs = strides == (2, 2) and channels[1] < 32
         value = partial(_on_pixel_pairs, padding=padding) if in_pairs else convolve
         on_cpu = _with_gradients_of(partial(_in_parts, convolve=convolve), value)
@@ -70,7 +71,7 @@ def convolution(
 
 
 def _winograd(x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "n h w d"]:
-    """A 3×3 convolution, one pixel of zeros around: 16 products for every 2×2 pixels rather than 36.
+    """A 3×3 convolution with one pixel of zero padding, by 16 products for every 2×2 pixels instead of 36.
 
     Source: Lavin & Gray 2016, §4.1, F(2×2, 3×3).
     """
@@ -78,7 +79,7 @@ def _winograd(x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 c d"]) -> Fl
     rows, columns = -(-height // 2), -(-width // 2)
     x = jnp.pad(x, ((0, 0), (1, 1 + 2 * rows - height), (1, 1 + 2 * columns - width), (0, 0)))
 
-    def spread(x, axis):  # Bᵀ on windows of four, two apart
+    def spread(x, axis):  # Bᵀ on windows of four entries, at stride two
         pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
         even, odd = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
         a, b, c, d = (lax.slice_in_dim(z, i, i + even.shape[axis] - 1, axis=axis) for i in (0, 1) for z in (even, odd))
@@ -105,7 +106,7 @@ def _matmul(x, kernel, *, strides, padding):
 
 
 def _with_gradients_of(other: Convolve, value: Convolve) -> Convolve:
-    """`value`, differentiated as `other`, which computes the same."""
+    """The function `value` with the gradients of `other`, which computes the same values."""
     differentiable = jax.custom_vjp(value)
     differentiable.defvjp(lambda *inputs: (value(*inputs), inputs), lambda inputs, dy: jax.vjp(other, *inputs)[1](dy))
     return differentiable
@@ -117,7 +118,7 @@ def _in_parts(x, kernel, *, convolve):
 
 
 def _on_pixel_pairs(x, kernel, *, padding):
-    """A convolution of stride 2 as one of stride 1, where 2×2 pixels are one of four times the channels."""
+    """A convolution of stride 2, computed at stride 1 on blocks of 2×2 pixels with four times the channels."""
     rows, columns, channels, features = kernel.shape
     odd = rows % 2, columns % 2
     kernel = jnp.pad(kernel, ((odd[0], 0), (odd[1], 0), (0, 0), (0, 0)))
@@ -141,7 +142,7 @@ def _by_channel(x, kernel, *, strides, padding):
 
 
 def _taps(x, kernel, strides, padding):
-    """What each of the kernel's positions sees: a list of (n, g, v, c)."""
+    """The pixels under each position of the kernel: a list of (n, g, v, c)."""
     rows, columns = kernel.shape[:2]
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     last_row, last_column = x.shape[1] - rows, x.shape[2] - columns
@@ -153,9 +154,9 @@ def _taps(x, kernel, strides, padding):
 
 
 def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n g v c"]:
-    """The maximum under 3×3 windows two apart, one pixel of −∞ around the image: (h, w) → (⌈h/2⌉, ⌈w/2⌉).
+    """The maximum over 3×3 windows at stride 2, with one pixel of −∞ as padding: (h, w) → (⌈h/2⌉, ⌈w/2⌉).
 
-    On CPU as a maximum of slices along each axis: 5 times faster, and 8 times in the gradient, than XLA's windows.
+    On CPUs it is a maximum of slices along each axis: 5 times faster than XLA's windows, and 8 times in the gradient.
     """
     windows = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     return lax.platform_dependent(x, cpu=lambda x: _max_of_three(_max_of_three(x, 1), 2), default=windows)

@@ -1,4 +1,4 @@
-"""The MLP that is the projection head f_p in training and, of the same architecture, the critic f_c in estimation."""
+"""The MLP: the projection head f_p in training, and a critic f_c of the same architecture in estimation."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 class MLP(nn.Module):
     """Dense layers with ReLU between them: (n, d) → (n, features).
 
-    Source: the common MLP projection head of Chen et al. 2020; Lee et al. 2023, §III-C take the critic alike.
+    Source: the usual MLP projection head, Chen et al. 2020; Lee et al. 2023, §III-C, use the same for the critic.
     """
 
     hidden: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""RealNVP: an encoder that is invertible whatever its weights, with its inverse and its log-determinant."""
+"""RealNVP: an encoder that is invertible for any weights, with its inverse and its log-determinant."""
 
 from functools import partial
 
@@ -8,11 +8,14 @@ from jaxtyping import Array, Float
 
 
 class RealNVP(nn.Module):
-    """Affine couplings: each moves the even entries of its rows by what the odd ones say, or the other way round.
+    """Affine couplings: each layer changes the even entries of a row given the odd entries, or the other way round.
 
-    The moved entries v become v exp(2 tanh(s) / layers) + t, with s and t an MLP's outputs of the kept ones: all layers
-    together scale no entry by more than e nor by less than 1/e, for an inverse that float32 can compute. Untrained, it
-    is the identity. Source: Dinh et al. 2017, sections 3.2 to 3.5.
+    Entries v become v exp(2 tanh(s) / layers) + t, where an MLP computes s and t from the unchanged entries. If the
+    number of layers is even, they scale each entry by 1/e to e in all, so float32 can compute the inverse.
+    Untrained, the map is the identity.
+    layers: number of couplings.
+    hidden: widths of the MLP's hidden layers.
+    Source: Dinh et al. 2017, sections 3.2 to 3.5.
     """
 
     layers: int
@@ -22,7 +25,7 @@ class RealNVP(nn.Module):
         self.couplings = [_Affine(self.hidden, 2 / self.layers) for _ in range(self.layers)]
 
     def __call__(self, x: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
-        """Rows of d >= 2 numbers → their representations, and log |det J| of the map at each, in nats."""
+        """Rows of d >= 2 numbers → (their representations, log |det J| of the map at each row, in nats)."""
         views, log_det = [x[:, 0::2], x[:, 1::2]], jnp.zeros(len(x), x.dtype)
         for i, coupling in enumerate(self.couplings):
             moved, fixed = i % 2, 1 - i % 2
@@ -43,11 +46,11 @@ class RealNVP(nn.Module):
 
 class _Affine(nn.Module):
     hidden: tuple[int, ...]
-    most: float  # of the log-scales' size
+    most: float  # largest absolute log-scale
 
     @nn.compact
     def __call__(self, fixed: Float[Array, "n k"], width: int) -> tuple[Float[Array, "n w"], Float[Array, "n w"]]:
-        # Accelerators' shorter products would round the inverse's shifts otherwise than the map's.
+        # At lower precision, an accelerator could round the shifts of the inverse differently from the map's.
         dense, h = partial(nn.Dense, precision="highest"), fixed
         for features in self.hidden:
             h = nn.relu(dense(features)(h))

@@ -1,8 +1,8 @@
-"""ResNet encoders f_e (v1.5) and their plain twins without skips, in Flax Linen.
+"""ResNet encoders f_e (v1.5), and the same networks without skip connections ("plain"), in Flax Linen.
 
-Parameters, BatchNorm's statistics and the global average keep at least float32 whatever the compute dtype. Padding is
-explicit and BatchNorm's momentum and epsilon are torch's (0.1 there is 0.9 here), so that public weights fit.
-Source: He et al. 2016; stride in the 3×3 convolution of the bottleneck ("v1.5") as in torchvision.
+Parameters, BatchNorm's statistics and the global average are at least float32 for any compute dtype. Padding is
+explicit, and BatchNorm's momentum and epsilon are torch's (torch's 0.1 is 0.9 here), so public weights fit.
+Source: He et al. 2016. The stride of a bottleneck is in its 3×3 convolution ("v1.5"), as in torchvision.
 """
 
 from functools import partial
@@ -41,10 +41,10 @@ def make_encoder(
     remat: bool = False,
     axis_name: str | None = None,
 ) -> "ResNet":
-    """The encoder of this name.
+    """Build the ResNet of this name.
 
-    width: channels of the first stage. 64 is the published width; a laptop trains 16.
-    dtype: of the computations; `auto` is bfloat16 on the accelerators that multiply it faster, float32 on CPU.
+    width: channels of the first stage. 64 is the published width; 16 can be trained on a laptop.
+    dtype: of the computations. "auto" is float32 on CPU, and bfloat16 on accelerators, where it is faster.
     stem, remat, axis_name: see `ResNet`.
     Raises InputError for an unknown name, stem or dtype, or a width below 1.
     """
@@ -61,11 +61,16 @@ def make_encoder(
 class ResNet(nn.Module):
     """(n, s, s, 3) normalized images → (n, d) features: the global average of the last map.
 
-    With `stages` a dict of (n, d) arrays: `B0` after the first convolutional layer and `B1` … `B4` after each stage,
-    max-pooled to d numbers, and `prelogits`, that average (Gosch 2020, §2.5).
-    d is 8·width, times 4 for bottlenecks. stem: `imagenet` (7×7/2 and max-pool) or `cifar` (3×3/1).
-    remat: keep the blocks' inputs alone for the gradient and compute the rest again: less memory, a third more work.
-    axis_name: the mapped axis over which BatchNorm takes its statistics; None for this device's own.
+    d is 8·width, or 32·width with bottlenecks. With `stages`, the result is a dict of (n, d) arrays: `B0` is the map
+    after the first convolution, `B1` … `B4` are the maps after each stage, all max-pooled to d numbers, and `prelogits`
+    is the global average (Gosch 2020, §2.5).
+    stages: number of blocks in each stage.
+    block: "basic", "bottleneck" or "plain", see `Block`.
+    width: channels of the first stage.
+    stem: "imagenet" (7×7 convolution of stride 2, then max-pool) or "cifar" (3×3 convolution of stride 1).
+    remat: whether only the blocks' inputs are stored for the gradient, and the rest is computed again. That takes less
+        memory and a third more work.
+    axis_name: the mapped axis over which BatchNorm takes its statistics. None: each device's own images.
     """
 
     any_size: ClassVar[bool] = True
@@ -129,9 +134,9 @@ class ResNet(nn.Module):
 
 
 def _max_pool_to(x: Float[Array, "n h w c"], features: int) -> Float[Array, "n d"]:
-    """The maxima under a grid of features/c (a power of two) about square windows that cover the map, flattened.
+    """The maxima in a grid of features/c windows that covers the map, flattened. The windows are about square.
 
-    Window i of m along s pixels spans ⌊i·s/m⌋ to ⌈(i+1)·s/m⌉.
+    features/c is a power of two. Along an axis of s pixels, window i of m spans pixels ⌊i·s/m⌋ to ⌈(i+1)·s/m⌉.
     """
     windows = features // x.shape[3]
     rows = 2 ** ((windows.bit_length() - 1) // 2)
@@ -143,9 +148,9 @@ def _max_pool_to(x: Float[Array, "n h w c"], features: int) -> Float[Array, "n d
 
 
 class Block(nn.Module):
-    """One residual block: `basic` (3×3, 3×3), `bottleneck` (1×1, 3×3, 1×1) or `plain` (basic without the skip).
+    """One residual block: "basic" (3×3, 3×3), "bottleneck" (1×1, 3×3, 1×1) or "plain" (basic without the skip).
 
-    folds: whether a 1×1 convolution to more channels and its BatchNorm are one convolution, see `FoldedNorm`.
+    folds: whether BatchNorm is folded into a 1×1 convolution of stride 1 to more channels, see `FoldedNorm`.
     """
 
     kind: str
@@ -192,11 +197,11 @@ class Block(nn.Module):
 
 
 class FoldedNorm(nn.Module):
-    """BatchNorm in training of z·matrix: the result is z·(another matrix) + shift, and these two are returned.
+    """BatchNorm of z·matrix in training. It returns (folded, shift): z·folded + shift is the normalized product.
 
-    Mean and variance of z·matrix follow from the mean of z and of zzᵀ, so that neither is z·matrix stored before it is
-    normalized nor computed again for the gradient. Where z has fewer channels, that saves HBM traffic, which binds a
-    TPU's step (docs/scaling.md).
+    The mean and the variance of z·matrix follow from the means of z and zzᵀ. So z·matrix is neither stored before it is
+    normalized nor computed again for the gradient. If z has fewer channels than z·matrix, that saves HBM traffic, which
+    limits the speed of a step on TPUs (docs/scaling.md).
     """
 
     momentum: float
@@ -227,7 +232,7 @@ class FoldedNorm(nn.Module):
 
 @jax.custom_vjp
 def _second_moment(z: Float[Array, "n h w c"]) -> Float[Array, "c c"]:
-    """The mean of zzᵀ, whose gradient is one matrix product."""
+    """The mean of zzᵀ over all pixels, with a gradient that is one matrix product."""
     wide = jnp.promote_types(z.dtype, jnp.float32)
     return jnp.einsum("nhwi,nhwj->ij", z, z, preferred_element_type=wide) / (z.size // z.shape[-1])
 
@@ -242,7 +247,7 @@ _second_moment.defvjp(lambda z: (_second_moment(z), z), _from_second_moment)
 
 @jax.custom_jvp
 def _relu(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-    """ReLU whose gradient is read from its result, which is kept anyway, not from what went in."""
+    """ReLU with a gradient that is computed from its output, which is stored anyway, and not from its input."""
     return jnp.maximum(x, 0)
 
 

@@ -15,7 +15,7 @@ Features = Float[Array, "n d"] | dict[str, Float[Array, "n _"]]
 
 
 def make(name: str, *, dtype: str = Encoder.dtype) -> nn.Module:
-    """The encoder of this name; dtype as `mirigor_jax.models.resnet.make_encoder` has it.
+    """Build the encoder of this name. dtype: see `mirigor_jax.models.resnet.make_encoder`.
 
     Raises InputError for an unknown name or dtype.
     """
@@ -25,9 +25,9 @@ def make(name: str, *, dtype: str = Encoder.dtype) -> nn.Module:
 
 
 class LeNet5(nn.Module):
-    """(n, s, s, c) images → (n, 120) features: two 5×5 convolutions with max-pooling, a dense layer; ReLU after each.
+    """(n, s, s, c) images → (n, 120) features: two 5×5 convolutions with max-pooling, a dense layer, ReLU after each.
 
-    With `stages` a dict: `L0` and `L1`, the pooled maps flattened (1176 and 784 numbers at 28²), and `prelogits`.
+    With `stages`, a dict: `L0` and `L1`, the flattened pooled maps (1176 and 784 numbers at 28²), and `prelogits`.
     Source: LeCun et al. 1998 in the variant of Gosch 2020, §D.1.
     """
 
@@ -49,7 +49,7 @@ class LeNet5(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """(n, s, s, c) images → (n, 100) features of an MLP on their pixels; with `stages` {"prelogits": these}.
+    """(n, s, s, c) images → (n, 100) features by an MLP on the pixels. With `stages`, a dict {"prelogits": features}.
 
     Source: Gosch 2020, §C.2.
     """

@@ -1,11 +1,13 @@
 """Vision transformers in Flax Linen: ViT, DeiT, CaiT, PiT and Swin.
 
-Each maps (n, s, s, 3) normalized images to (n, d) features, as timm's `forward_head(..., pre_logits=True)` does: after
-the last LayerNorm the class token, the mean of class and distillation token where there are both, or Swin's mean token.
-With `stages=True` they are `prelogits` beside `block0`, `block1`, …, counted through all stages: the blocks' outputs,
-not normalized, at the same tokens (before CaiT's class blocks there are none: the mean token).
-Parameters, LayerNorm, softmax and features keep at least float32 whatever the compute dtype. There is neither dropout
-nor stochastic depth, so `train` changes nothing.
+Each maps (n, s, s, 3) normalized images to (n, d) features, as timm's `forward_head(..., pre_logits=True)` does. The
+features follow the last LayerNorm: they are the class token, the mean of the class and distillation tokens if there are
+both, or Swin's mean token.
+With `stages=True`, the result is a dict: `prelogits` are these features, and `block0`, `block1`, … are the blocks'
+outputs, numbered through all stages. The outputs are read from the same tokens, without LayerNorm; CaiT's blocks before
+its class blocks have no class token, so theirs are mean tokens.
+Parameters, LayerNorm, softmax and features are at least float32 for any compute dtype. There is neither dropout nor
+stochastic depth, so `train` changes nothing.
 """
 
 from functools import partial
@@ -27,9 +29,10 @@ SMALL = nn.initializers.truncated_normal(0.02)
 
 
 def make(name: str, *, size: int, dtype: str, **overrides: Any) -> nn.Module:
-    """The encoder of this name for images of size². overrides: fields of its class, such as `patch=4` for small images.
+    """Build the encoder of this name for images of size×size pixels.
 
-    dtype: of the computations, as `mirigor_jax.models.resnet.make_encoder` has it.
+    dtype: of the computations, see `mirigor_jax.models.resnet.make_encoder`.
+    overrides: fields of the encoder's class, such as `patch=4` for small images.
     Raises InputError for an unknown name, dtype or override, and for a size that patches or windows don't tile.
     """
     if name not in ENCODERS:
@@ -64,7 +67,7 @@ def _conv(width, kernel, stride, dtype, name, *, padding=0, **options):
 
 
 def _embed(images, encoder, width, stride):
-    """(n, s, s, 3) → (n, h, h, width): a dense layer over each patch."""
+    """(n, s, s, 3) → (n, h, h, width): a dense layer on each patch."""
     if images.shape[1] != encoder.size:
         raise InputError(f"images of {images.shape[1]}² for an encoder of {encoder.size}²; make it for their size")
     return _conv(width, encoder.patch, stride, encoder.dtype, "patch_embed")(images.astype(encoder.dtype))
@@ -88,7 +91,10 @@ def _repeat(token, like):
 
 
 def _attend(q, k, v, bias=None, *, before=lambda logits: logits, after=lambda weights: weights):
-    """softmax(q·k/√d + bias)·v of (…, tokens, heads, d); before, after: maps of (…, heads, q, k) around the softmax."""
+    """softmax(q·k/√d + bias)·v for q, k, v of shape (…, tokens, heads, d).
+
+    before, after: functions of the (…, heads, q, k) arrays before and after the softmax.
+    """
     wide = _wide(q.dtype)
     logits = jnp.einsum("...qhd,...khd->...hqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=wide)
     weights = after(jax.nn.softmax(before(logits if bias is None else logits + bias)))
@@ -96,7 +102,7 @@ def _attend(q, k, v, bias=None, *, before=lambda logits: logits, after=lambda we
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; talking: heads are mixed before and after the softmax (Shazeer et al. 2020)."""
+    """Multi-head self-attention. talking: whether heads are mixed before and after softmax (Shazeer et al. 2020)."""
 
     heads: int
     dtype: str
@@ -131,9 +137,10 @@ class ClassAttention(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Attention within windows of a map that is first rolled by `shift`, with a bias per head and relative position.
+    """Attention within windows of a map (n, h, h, d), with a learned bias for each head and relative position.
 
-    (n, h, h, d) → the same. What the roll brought together from two sides of the image doesn't see each other.
+    The map is first rolled by `shift`, and rolled back in the end. If the roll puts tokens from opposite sides of the
+    image into one window, they do not attend to each other.
     Source: Liu et al. 2021, §3.2.
     """
 
@@ -170,10 +177,11 @@ def _windows(x, window):
 
 
 class Block(nn.Module):
-    """x + γ₁·attention(norm(x)), then + γ₂·MLP(norm(·)) of four times the width, with exact GELU.
+    """y = x + γ₁·attention(norm(x)), then y + γ₂·MLP(norm(y)); the MLP is four times as wide and has exact GELU.
 
-    attention: builds the module, given dtype and name; from fewer tokens than x has, it updates the first ones alone.
-    layer_scale: the first value of the learned γ (Touvron et al. 2021b, eq. 4); None for γ = 1.
+    attention: builds the attention module, given dtype and name. If the module returns fewer tokens than x has, the
+        block returns only as many, the first ones.
+    layer_scale: the initial value of the learned γ (Touvron et al. 2021b, eq. 4). None: γ = 1.
     """
 
     attention: partial
@@ -197,9 +205,10 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """ViT and DeiT, which differ in training alone unless distilled: a second token beside the class token.
+    """ViT and DeiT. They are the same module, trained differently; a distilled DeiT has a distillation token too.
 
-    pool: `cls` for these tokens (their mean, if two), `mean` for the mean of the patches' tokens.
+    distilled: whether there is a distillation token beside the class token.
+    pool: "cls" for the class token (with a distillation token, the mean of both), "mean" for the mean patch token.
     Source: Dosovitskiy et al. 2021; Touvron et al. 2021a.
     """
 
@@ -235,8 +244,9 @@ class ViT(nn.Module):
 
 
 class CaiT(nn.Module):
-    """Talking-heads blocks with layer scale on the patches, then two blocks that only read them into the class token.
+    """CaiT: talking-heads blocks with layer scale on the patch tokens, then blocks that update the class token alone.
 
+    class_depth: number of these last blocks.
     Source: Touvron et al. 2021b.
     """
 
@@ -271,9 +281,11 @@ class CaiT(nn.Module):
 
 
 class PiT(nn.Module):
-    """ViT blocks in stages; between them a convolution by channel halves and widens the map, a dense layer the tokens.
+    """PiT: ViT blocks in stages. Between stages, a depthwise convolution halves the map's sides and adds channels.
 
-    width: of a head. patch, stride: of the convolution that embeds overlapping patches.
+    A dense layer widens the class token, and the distillation token if there is one, to as many channels.
+    width: channels of a head.
+    patch, stride: of the convolution that embeds overlapping patches.
     Source: Heo et al. 2021.
     """
 
@@ -295,7 +307,7 @@ class PiT(nn.Module):
     def __call__(self, images: Float[Array, "n s s 3"], train: bool, stages: bool = False) -> Features:
         wide, width = _wide(self.dtype), self.width * self.heads[0]
         x = _embed(images, self, width, self.stride)
-        # As timm stores it, so that its weights are renamed alone: channels before the map.
+        # Channels come before the map, as in timm, so its weights need only new names.
         position = self.param("pos_embed", SMALL, (1, width, *x.shape[1:3]), wide)
         x = x + jnp.moveaxis(position, 1, -1).astype(x.dtype)
         count = 2 if self.distilled else 1
@@ -318,9 +330,10 @@ class PiT(nn.Module):
 
 
 class Swin(nn.Module):
-    """Blocks on windows, every second one shifted by half of one; between stages 2×2 tokens become one twice as wide.
+    """Swin: blocks with attention in windows; every second block shifts the windows by half their side.
 
-    A map no larger than the window is one window. Source: Liu et al. 2021.
+    Between stages, 2×2 tokens are merged into one token of twice the width. A map no larger than the window is one
+    window. Source: Liu et al. 2021.
     """
 
     size: int
@@ -376,7 +389,7 @@ _PIT = {
     "b": {"width": 64, "depths": (3, 6, 4), "heads": (4, 8, 16), "patch": 14, "stride": 7},
 }
 
-# Each name's class and its arguments beside size and dtype.
+# Name → (class, its arguments except size and dtype).
 ENCODERS: dict[str, tuple[Any, dict[str, Any]]] = {
     **{f"{kind}_{size}": (ViT, _VIT[size]) for kind in ("vit", "deit") for size in _VIT},
     **{f"deit_{size}_distilled": (ViT, {**_VIT[size], "distilled": True}) for size in _VIT},

@@ -1,6 +1,6 @@
 """Public checkpoints → frozen encoders.
 
-`load` takes .safetensors and .npz, and with torch also .pth, .pt, .torch and .tar. To convert such a file once:
+`load` takes .safetensors and .npz; if torch is installed, also .pth, .pt, .torch and .tar. To convert one of these:
 
 python -m mirigor_jax.models.pretrained CHECKPOINT.pth ENCODER.safetensors
 """
@@ -29,25 +29,27 @@ from mirigor_jax.models.pretrained.layouts import LAYOUTS, Layout
 from mirigor_jax.outside import check_unpacks
 
 AXES = {"same": None, "conv": (2, 3, 1, 0), "dense": (1, 0)}
-SHOWN = 4  # keys or faults in a message
+SHOWN = 4  # most keys or faults that a message lists
 LONGEST = 1000  # characters of a key
-MOST_ENTRIES = 20_000  # of all dictionaries in a file
-MOST_SIDE = 4096  # pixels of the images that an encoder is of
+MOST_ENTRIES = 20_000  # in all dictionaries of a file together
+MOST_SIDE = 4096  # pixels. The largest side of an encoder's images
 
 
 def load(path: str | Path, *, layout: str | None = None) -> FrozenEncoder:
-    """The encoder in a public checkpoint; the layout is recognized by the keys unless named.
+    """Load the encoder in a public checkpoint.
 
-    Raises InputError for a file that is missing, truncated or of an unknown format or layout, that holds more than
-    tensors, and for a parameter that is missing, unexpected or mis-shaped.
+    layout: a name in LAYOUTS. None: the keys in the checkpoint tell it.
+    Raises InputError if the file is missing, truncated, or of an unknown format or layout, if it holds more than
+    tensors, and if a parameter is missing, unexpected or of the wrong shape.
     """
     return _build(Path(path), _recognize(Path(path), layout))
 
 
 def convert(path: str | Path, converted: str | Path) -> FrozenEncoder:
-    """Write the checkpoint's state dict, keys unchanged, to `converted` (.safetensors) once it has loaded.
+    """Load a checkpoint, then write its state dict to `converted` (.safetensors) with the same keys.
 
-    Raises InputError as `load` does, and for a `converted` that exists or is named otherwise.
+    Returns the loaded encoder.
+    Raises InputError as `load` does, if `converted` exists, and if its name does not end in .safetensors.
     """
     converted = Path(converted)
     if converted.suffix != ".safetensors":
@@ -56,26 +58,26 @@ def convert(path: str | Path, converted: str | Path) -> FrozenEncoder:
         raise InputError(f"'{converted}' exists already; remove it or choose another name")
     match = _recognize(Path(path), None)
     pretrained = _build(Path(path), match)
-    # safetensors writes a strided array's memory as it lies, transposed or not.
+    # safetensors writes an array's memory as it is, so a transposed array must be copied into C order first.
     arrays = {key: np.asarray(array, order="C") for key, array in match.state.items()}
     write_bytes(converted, safetensors.numpy.save(arrays))
     return pretrained
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a checkpoint by key; one in nested dictionaries has their names and `/` before its own.
+    """All arrays of a checkpoint by key. A key in nested dictionaries is joined by `/`: "OUTER/INNER/KEY".
 
-    Raises InputError for a file that is missing, truncated, of another format, or that holds more than tensors.
+    Raises InputError if the file is missing, truncated or of another format, or if it holds more than tensors.
     """
     if path.suffix not in READERS:
         raise InputError(f"'{path}' is no checkpoint by its name; known are {', '.join(READERS)}")
-    if not os.path.isfile(path):  # False also for a name that no file can have
+    if not os.path.isfile(path):  # also False for a name that no file can have
         raise InputError(f"there is no checkpoint '{path}'; give the path of a file")
     try:
         tensors = READERS[path.suffix](path)
     except InputError:
         raise
-    except Exception as error:  # each library has half a dozen kinds for a damaged file
+    except Exception as error:  # each library raises several types for a damaged file
         raise _refused(path, _reason(error)) from None
     if long := [key for key in tensors if len(key) > LONGEST]:
         raise InputError(f"'{path}' is no checkpoint: a key has {len(long[0]):,} characters, and {LONGEST} is enough")
@@ -90,7 +92,7 @@ def _refused(path: Path, reason: str) -> InputError:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong in our words: torch's advise to turn its checks off, which runs whatever code the file holds."""
+    """The error in our words: torch's own message suggests to turn off its checks, which would run the file's code."""
     text = str(error)
     if match := re.search(r"GLOBAL:? ([\w.]+)", text):
         return f"it holds {shown(match[1])}"
@@ -124,7 +126,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
     def arrays(node: Any, outer: str) -> Iterator[tuple[str, np.ndarray]]:
         for key, value in node.items():
-            if next(entries) > MOST_ENTRIES:  # dictionaries may hold one another
+            if next(entries) > MOST_ENTRIES:  # a dictionary may contain itself
                 raise InputError(f"'{path}' is no checkpoint: it has over {MOST_ENTRIES:,} entries")
             if isinstance(value, dict):
                 yield from arrays(value, f"{outer}{key}/")
@@ -154,7 +156,7 @@ READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
 
 @dataclass(frozen=True)
 class _Match:
-    """A state dict read by a layout. used: key → (path in the Flax tree, transform)."""
+    """A state dict as a layout reads it. used: key → (path in the Flax tree, transform)."""
 
     layout: str
     state: dict[str, np.ndarray]
@@ -164,7 +166,7 @@ class _Match:
 
 
 def _match(name: str, layout: Layout, state: dict[str, np.ndarray]) -> _Match:
-    """Which of the state dict's keys the layout uses, ignores, and doesn't know."""
+    """The keys of the state dict that the layout uses, those that it ignores, and those that it doesn't know."""
     inside = layout.architecture
     used = {}
     for key in state:
@@ -180,9 +182,10 @@ def _match(name: str, layout: Layout, state: dict[str, np.ndarray]) -> _Match:
 
 
 def _recognize(path: Path, layout: str | None) -> _Match:
-    """The layout, and the state dict, of which most keys are used; among those the one that leaves fewest unknown.
+    """The layout and the state dict with the most used keys; among equals, those with the fewest unknown keys.
 
-    Raises InputError where several do so that normalize their input differently: keys don't tell which it was.
+    Raises InputError if layouts that are equal in both normalize their images differently, since keys don't tell which
+    one made the checkpoint.
     """
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"unknown layout '{layout}'; choose one of {', '.join(LAYOUTS)}")
@@ -255,7 +258,7 @@ def _build(path: Path, match: _Match) -> FrozenEncoder:
 
 @cache
 def _shapes(encoder: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
-    """The shape of every leaf that the encoder wants, by path."""
+    """The shape of each of the encoder's parameters and statistics, by path."""
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     variables = jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), images)
     return {"/".join(path): leaf.shape for path, leaf in flatten_dict(variables).items()}

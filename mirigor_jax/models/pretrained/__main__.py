@@ -1,4 +1,4 @@
-"""Convert a public checkpoint to safetensors, once: python -m mirigor_jax.models.pretrained FROM TO."""
+"""Convert a public checkpoint to safetensors: python -m mirigor_jax.models.pretrained FROM TO."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from mirigor_jax.models.pretrained import READERS, convert
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert one checkpoint. Returns the exit code: 0, or 2 for bad input (one line on stderr)."""
+    """Convert one checkpoint. Returns the exit code: 0, or 2 after one line on stderr for bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m mirigor_jax.models.pretrained", description="Convert a public checkpoint to safetensors."
     )

@@ -1,4 +1,4 @@
-"""Where public checkpoints keep an encoder, under which keys, and what they were fed: data, one entry a layout."""
+"""LAYOUTS of public checkpoints, as data: the encoder's place and keys in a file, and its images' normalization."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,12 +18,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Architecture:
     r"""A family of encoders: its keys in a state dict, and its module.
 
-    rules: (regex of the whole key, path in the Flax tree, transform); the first that matches is taken. In the path `\1`
-        is a group of the regex, and `N+1` stands for the number after N. Transforms: `same`, `conv` (OIHW → HWIO) and
+    rules: (regex of the whole key, path in the Flax tree, transform); the first matching rule applies. In the path,
+        `\1` is a group of the regex, and `N+1` is the number after N. Transforms: `same`, `conv` (OIHW → HWIO) and
         `dense` (OI → IO).
-    ignored: regexes of keys that are knowingly left out.
-    encoder: shapes by path → the module, and the side of the images it was trained on. Raises InputError for shapes
-        that are no encoder of the family.
+    ignored: regexes of keys that are left out on purpose.
+    encoder: shapes by path → (the module, the side in pixels of the images that it was trained on). It raises
+        InputError if the shapes fit no encoder of the family.
     """
 
     rules: tuple[tuple[str, str, str], ...]
@@ -33,14 +33,14 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Layout:
-    """What one source of checkpoints makes of an architecture.
+    """The checkpoints of an architecture from one source.
 
-    where: paths to the state dict in the file's nested dictionaries, `/` between the names. A file that is itself the
-        state dict is always looked at too.
-    prefix: regex of what stands before the architecture's keys.
-    beside: regexes of the other keys in the state dict: heads, queues, the twin encoder.
-    mean, std: of the input's normalization, for pixels in [0, 1].
-    source: whose checkpoints these are.
+    where: paths to the state dict in the file's nested dictionaries, with `/` between the names. The file itself is
+        tried as a state dict too.
+    prefix: regex of the text before the architecture's keys.
+    beside: regexes of the other keys in the state dict, such as heads, queues and the momentum encoder.
+    source: the projects that publish these checkpoints.
+    mean, std: normalization of the images, for pixels in [0, 1].
     """
 
     architecture: Architecture
@@ -99,7 +99,7 @@ def _resnet_rules(shortcut: str) -> tuple[tuple[str, str, str], ...]:
 
 _HEAD_AND_COUNTERS = (r"fc\..*", r".*\.num_batches_tracked")
 RESNET = Architecture(_resnet_rules("downsample"), _HEAD_AND_COUNTERS, partial(_resnet, stem="imagenet", size=224))
-# Keys don't tell how a 3×3 stem was padded (by 1 in SupContrast, by 2 elsewhere): only SupContrast's own are taken.
+# Keys don't tell the padding of a 3×3 stem (1 in SupContrast, 2 elsewhere), so only SupContrast's own fit here.
 CIFAR_RESNET = Architecture(_resnet_rules("shortcut"), _HEAD_AND_COUNTERS, partial(_resnet, stem="cifar", size=32))
 
 
@@ -182,7 +182,7 @@ LAYOUTS = {
         std=(0.2023, 0.1994, 0.2010),
         source="SupContrast on CIFAR-10: SupCon, SimCLR, cross-entropy",
     ),
-    # Keys don't tell who trained a ViT, and so not how its images were normalized: users have to.
+    # Keys don't tell who trained a ViT, nor how its images were normalized, so users have to name the layout.
     "deit": _timm("vit", "DeiT, distilled or not; timm's ViTs that are normalized alike"),
     "timm-vit": _timm("vit", "timm's ViTs of AugReg", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     "dino-vit": _timm(

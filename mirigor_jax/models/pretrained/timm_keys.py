@@ -1,9 +1,11 @@
-r"""What timm names the vision transformers' weights, and which encoder they are: data for reading checkpoints.
+r"""The keys of timm's vision transformers, and the encoders that they belong to: data for reading checkpoints.
 
-A family is (rules, ignored, encoder). rules: (regex that a key matches whole, path in the Flax tree, transform); the
-first that matches holds. In the path `\g<name>` is a group of the regex, and `N+1` stands for the number after N.
-Transforms: `same`, `dense` (out, in → in, out), `conv` (out, in, h, w → h, w, in, out).
-ignored: regexes of keys that are knowingly left out. encoder: shapes by path → the encoder, and its images' side.
+A family is (rules, ignored, encoder).
+rules: (regex of the whole key, path in the Flax tree, transform); the first matching rule applies. In the path,
+    `\g<name>` is a group of the regex, and `N+1` is the number after N. Transforms: `same`, `dense` (out, in → in,
+    out), `conv` (out, in, h, w → h, w, in, out).
+ignored: regexes of keys that are left out on purpose.
+encoder: shapes by path → (the module, the side of its images in pixels).
 """
 
 import math
@@ -78,7 +80,7 @@ def _shape(shapes: Shapes, path: str, axes: int) -> tuple[int, ...]:
 
 
 def _published(family: type, seen: dict[str, Any], *, size: int, **overrides: int) -> tuple[nn.Module, int]:
-    """The encoder of `ENCODERS` that has the arguments seen; not all weights show how many heads share a layer."""
+    """The encoder in `ENCODERS` with the arguments seen. Weights don't show all arguments, such as heads."""
     known = {name: arguments for name, (kind, arguments) in ENCODERS.items() if kind is family}
     for name, arguments in known.items():
         if seen.items() <= ({"distilled": False} | arguments).items():
@@ -88,7 +90,7 @@ def _published(family: type, seen: dict[str, Any], *, size: int, **overrides: in
 
 
 def _size(shapes: Shapes, tokens: int) -> dict[str, int]:
-    """The images' side and the patches', where so many tokens stand before the patches'."""
+    """The sides of images and patches in pixels. tokens: number of positions in pos_embed before those of patches."""
     patch = _shape(shapes, "patch_embed/kernel", 4)[0]
     patches = _shape(shapes, "pos_embed", 3)[1] - tokens
     return {"size": patch * math.isqrt(max(patches, 0)), "patch": patch}
@@ -109,7 +111,7 @@ def _cait(shapes: Shapes) -> tuple[nn.Module, int]:
 def _pit(shapes: Shapes) -> tuple[nn.Module, int]:
     seen = {"depths": _depths(shapes), "distilled": _shape(shapes, "cls_token", 3)[1] == 2}
     patch, side = _shape(shapes, "patch_embed/kernel", 4)[0], _shape(shapes, "pos_embed", 4)[2]
-    stride = patch // 2  # in all of them; the weights of overlapping patches don't show it
+    stride = patch // 2  # in every published PiT; weights don't show the stride
     return _published(PiT, seen, size=patch + (side - 1) * stride)
 
 
@@ -118,7 +120,7 @@ def _of_swin(shapes: Shapes) -> tuple[nn.Module, int]:
     depths = _depths(shapes)
     offsets = _shape(shapes, "stage0_block0/attn/relative_position_bias_table", 2)[0]
     window = (math.isqrt(offsets) + 1) // 2
-    # Nor do windows show the image: here the one whose last map is one window, as in all of them.
+    # Weights don't show the images' size. In every published Swin, the last map is one window.
     size = patch * window * 2 ** (len(depths) - 1)
     return _published(Swin, {"width": width, "depths": depths}, size=size, patch=patch, window=window)
 
@@ -143,7 +145,7 @@ TIMM: dict[str, Family] = {
             *_layer(r"patch_embed\.conv", "patch_embed", "conv"),
             *_layer(r"transformers\.(?P<stage>\d+)\.pool\.conv", r"pool\g<stage>_conv", "conv"),
             *_layer(r"transformers\.(?P<stage>\d+)\.pool\.fc", r"pool\g<stage>_fc", "dense"),
-            # Naver's own files: pooling belongs to the stage before it.
+            # In Naver's own files, pooling belongs to the stage before it.
             *_layer(r"pools\.(?P<stage>\d+)\.conv", r"pool\g<stage>+1_conv", "conv"),
             *_layer(r"pools\.(?P<stage>\d+)\.fc", r"pool\g<stage>+1_fc", "dense"),
             *_block(r"transformers\." + _STAGED[0], _STAGED[1]),
@@ -153,6 +155,6 @@ TIMM: dict[str, Family] = {
         _pit,
     ),
     "swin": (_swin(r"(?P<stage>[1-3])", r"merge\g<stage>"), _SWIN_LEFT, _of_swin),
-    # Microsoft's own files: merging belongs to the stage before it.
+    # In Microsoft's own files, merging belongs to the stage before it.
     "swin-original": (_swin(r"(?P<stage>[0-2])", r"merge\g<stage>+1"), _SWIN_LEFT, _of_swin),
 }
