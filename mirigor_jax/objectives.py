@@ -1,7 +1,8 @@
-"""What an encoder is trained for: losses of the head's outputs for the views of k pairs, in nats.
+"""Training objectives: losses, in nats, of the head's outputs for the views of k pairs.
 
-Each is the mean over this device's 2k views, scored under `axis_name` against every device's, so that `pmean` over the
-axis gives the global batch's value, and `pmean` of its gradients the global gradient (as in mi/contrastive.py).
+Each loss is the mean over this device's 2k views. With `axis_name`, these views are scored against the views of all
+devices. So `pmean` of the loss over the axis is the global batch's loss, and `pmean` of its gradients is the global
+gradient (as in mi/contrastive.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +22,8 @@ from mirigor_jax.data.preprocess import rotate
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.contrastive import nt_xent, unit_rows
 
-# What a batch brings, by name; and for each view that an objective asks for, a key an image, new at every step.
-Batch = Mapping[str, Array]
-Keys = Callable[[], Sequence[Key[Array, " k"]]]
+Batch = Mapping[str, Array]  # arrays of k rows by name: views and labels
+Keys = Callable[[], Sequence[Key[Array, " k"]]]  # () → for each view, a key an image, new at every step
 
 
 def _no_targets(batch: Batch, keys: Keys) -> tuple[Array, ...]:
@@ -32,20 +32,21 @@ def _no_targets(batch: Batch, keys: Keys) -> tuple[Array, ...]:
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss, what it asks of the head and of the batches, and how it prepares a batch.
+    """A loss, the head and the batches that it needs, and the function that prepares a batch.
 
     loss: (z of each view …, each target …) → nats, the mean over this device's views.
-    prepare: (batch, keys) → the targets, arrays of k rows. keys(): for each view a key an image.
-    transform: (images, target of each) → the images that the encoder is given, after normalization and augmentation;
-        then there is a target for each view. None: the images stay as they are.
-    needs_classes: batches bring the classes of the pairs' images, c_x and c_y.
-    needs_negatives: batches bring further images, n_x and n_y, which are views too.
-    outputs: of the head. None: as many as the caller chooses.
-    bounds_mi: log(2k−1) − loss is the in-training MI (Lee et al. 2023, Eq. 4). That holds for NT-Xent alone, which
-        finds one partner among 2k−1 views: supcon has several, and a least loss of the log of their number; decoupled
-        leaves the partner out of the candidates, and may be negative; the others find an image's class.
-    has_temperature: whether the temperature that it is made with makes a difference.
-    with_negatives: the objective whose negatives are images of their own. None: it has no use for them.
+    prepare: (batch, keys) → the targets, arrays of k rows. keys() gives, for each view, a key an image.
+    transform: (images, a target for each) → the images that the encoder sees. It follows normalization and
+        augmentation, and needs one target array for each view. None: images stay unchanged.
+    needs_classes: whether batches contain the classes of the pairs' images, c_x and c_y.
+    needs_negatives: whether batches contain negatives, n_x and n_y, which are views too.
+    outputs: number of outputs of the head. None: the caller chooses it.
+    bounds_mi: whether log(2k−1) − loss is the in-training MI (Lee et al. 2023, Eq. 4). That holds for NT-Xent alone,
+        which finds one partner among 2k−1 views. With several partners, supcon's loss is at least the log of their
+        number. decoupled leaves the partner out of the candidates, so its loss may be negative. The other objectives
+        find an image's class.
+    has_temperature: whether the loss depends on the temperature.
+    with_negatives: the same objective with separate images as negatives. None: there is no such objective.
     """
 
     loss: Callable[..., Float[Array, ""]]
@@ -60,12 +61,12 @@ class Objective:
 
     @property
     def views(self) -> tuple[str, ...]:
-        """What of a batch goes through the encoder, in order."""
+        """Names of the images in a batch that go through the encoder, in order."""
         return ("x", "y", "n_x", "n_y") if self.needs_negatives else ("x", "y")
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What else a batch brings: int32 (k,) each."""
+        """Names of the other arrays in a batch, each int32 (k,)."""
         return ("c_x", "c_y") if self.needs_classes else ()
 
 
@@ -74,12 +75,12 @@ def _classes(batch: Batch, keys: Keys) -> tuple[Array, ...]:
 
 
 def _rotations(batch: Batch, keys: Keys) -> tuple[Array, ...]:
-    """How many quarter turns each view is turned by."""
+    """A random number of quarter turns, 0 to 3, for each image of each view."""
     return tuple(jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(view_keys) for view_keys in keys())
 
 
 def simclr_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
-    """NT-Xent of the batch's other pairs, or of negatives of their own."""
+    """NT-Xent; its negatives are the batch's other pairs, or separate images (`with_negatives`)."""
     del num_classes
     options: Any = {"temperature": temperature, "axis_name": axis_name}
     other = Objective(partial(nce, **options), needs_negatives=True)
@@ -87,7 +88,7 @@ def simclr_objective(*, temperature: float, num_classes: int | None, axis_name: 
 
 
 def supcon_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
-    """SupCon, which tells the images' classes apart."""
+    """SupCon: all images of a class are positives of each other."""
     del num_classes
     loss = partial(supcon, temperature=temperature, axis_name=axis_name)
     return Objective(loss, prepare=_classes, needs_classes=True)
@@ -106,12 +107,12 @@ def cross_entropy_objective(*, temperature: float, num_classes: int | None, axis
 
 
 def rotation_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
-    """Each view is turned by a random multiple of 90°, and which one is its class."""
+    """Each view is turned by a random multiple of 90°, and the head predicts this multiple."""
     del temperature, num_classes, axis_name
     return Objective(cross_entropy, prepare=_rotations, transform=rotate, outputs=4, has_temperature=False)
 
 
-# An entry's function is called with temperature, num_classes (None: the images have no labels) and axis_name.
+# Each function takes temperature, num_classes (None: the images have no labels) and axis_name by keyword.
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "simclr": simclr_objective,
     "supcon": supcon_objective,
@@ -124,13 +125,14 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 def make(
     name: str, *, temperature: float, num_classes: int | None, axis_name: str | None, negatives: bool = False
 ) -> Objective:
-    """The objective of that name.
+    """Build the objective of that name.
 
-    num_classes: that images can have; None if they have no labels.
-    axis_name: of the devices that the batch is spread over; None for one device.
-    negatives: whether they are images of their own and not the batch's other pairs.
-    Raises InputError for another name, for a temperature that is not above 0, for an objective that needs classes of
-    which there are fewer than two, and for negatives of their own that an objective has no use for.
+    temperature: of the contrastive losses.
+    num_classes: number of classes of the images. None: they have no labels.
+    axis_name: the mapped axis that the batch is spread over. None: one device.
+    negatives: whether the negatives are separate images instead of the batch's other pairs.
+    Raises InputError for an unknown name, if the temperature is not above 0, if the objective needs classes and there
+    are fewer than two, and if it cannot use separate negatives that are asked for.
     """
     if name not in OBJECTIVES:
         raise InputError(f"objective='{name}' is unknown; choose one of {', '.join(OBJECTIVES)}")
@@ -148,7 +150,7 @@ def make(
     if made.with_negatives is None:
         able = [other for other, constructor in OBJECTIVES.items() if constructor(**options).with_negatives]
         raise InputError(
-            f"objective='{name}' has no use for negatives of their own, as {', '.join(able)} has; leave them out"
+            f"objective='{name}' takes no separate set of negatives; leave it out, or choose one of {', '.join(able)}"
         )
     return made.with_negatives
 
@@ -158,7 +160,7 @@ def _everyone(rows: Array, axis_name: str | None) -> Array:
 
 
 def _unit(z_x: Float[Array, "k d"], z_y: Float[Array, "k_y d_y"]) -> Float[Array, "m d"]:
-    """This device's m = 2k embeddings, normalized, in float32 at least."""
+    """This device's m = 2k embeddings, normalized, at least float32."""
     checks.views(z_x, z_y)
     return unit_rows(jnp.concatenate([z_x, z_y]))
 
@@ -166,7 +168,7 @@ def _unit(z_x: Float[Array, "k d"], z_y: Float[Array, "k_y d_y"]) -> Float[Array
 def _scores(
     z: Float[Array, "m d"], others: Float[Array, "m d"], temperature: float | Float[Array, ""], axis_name: str | None
 ) -> tuple[Float[Array, "m n"], Int[Array, " m"]]:
-    """Cosines over the temperature of this device's m rows with all devices' n others; and which n are its own."""
+    """Cosine/temperature of this device's m rows and all devices' n others, and the column of each row's own other."""
     checks.temperature(temperature)
     first = 0 if axis_name is None else len(z) * lax.axis_index(axis_name)
     return (z / temperature) @ _everyone(others, axis_name).T, first + jnp.arange(len(z))
@@ -181,9 +183,11 @@ def supcon(
     *,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Supervised contrastive loss L_out, in nats: all other views of a view's class are its positives.
+    """Supervised contrastive loss L_out, in nats: a view's positives are all other views of its class.
 
-    z_x, z_y: embeddings, normalized here. c_x, c_y: their classes. A view without a positive counts with 0.
+    The loss of a view without a positive is 0.
+    z_x, z_y: embeddings; this function normalizes them.
+    c_x, c_y: their classes.
     Raises InputError if the views differ in shape, or if the temperature is not a finite number above 0.
     Source: Khosla et al. 2020, Eq. 2.
     """
@@ -205,10 +209,11 @@ def decoupled(
     *,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Decoupled contrastive loss, in nats: NT-Xent whose denominator leaves the positive out. It may be negative.
+    """Decoupled contrastive loss, in nats: NT-Xent without the positive in the denominator. It may be negative.
 
-    z_x, z_y: embeddings, normalized here. Positives are not weighted (L_DC, not L_DCW).
-    Raises InputError where all devices together have one pair, and as `supcon` does.
+    Positives are not weighted (L_DC, not L_DCW).
+    z_x, z_y: embeddings; this function normalizes them.
+    Raises InputError if all devices together have only one pair, and as `supcon` does.
     Source: Yeh et al. 2022, section 3.
     """
     z = _unit(z_x, z_y)
@@ -231,10 +236,12 @@ def nce(
     *,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """NT-Xent whose negatives are images of their own, in nats; these may be of any distribution.
+    """NT-Xent, in nats, with separate images as negatives, which may be of any distribution.
 
-    n_x, n_y: embeddings of the negatives of all anchors, normalized here as z_x, z_y are. Anchors of pair i leave out
-    n_x[i] and n_y[i], so that K pairs (of all devices) have 2K−2 negatives each, as in NT-Xent: of n = z it is that.
+    Both anchors of pair i leave out n_x[i] and n_y[i]. So with K pairs on all devices together, each anchor has 2K−2
+    negatives, as in NT-Xent. With n_x = z_x and n_y = z_y, this loss is NT-Xent.
+    z_x, z_y: embeddings of the pairs.
+    n_x, n_y: embeddings of the negatives, shared by all anchors. This function normalizes all four.
     Raises InputError as `supcon` does.
     Source: Lee et al. 2023, Eq. 2 and appendix C.
     """
@@ -250,10 +257,12 @@ def nce(
 def cross_entropy(
     z_x: Float[Array, "k c"], z_y: Float[Array, "k c"], c_x: Int[Array, " k"], c_y: Int[Array, " k"]
 ) -> Float[Array, ""]:
-    """Cross-entropy of both views' classes, in nats. z_x, z_y: logits of the c classes, 0 to c − 1.
+    """Cross-entropy of both views' classes, in nats.
 
-    Source: supervised learning, as in Lee et al. 2023, Table I; of turns, Gidaris et al. 2018, section 3.1, which shows
-    all four of an image.
+    z_x, z_y: logits of the classes 0 to c − 1.
+    c_x, c_y: the classes.
+    Source: supervised learning as in Lee et al. 2023, Table I; with turns as classes, Gidaris et al. 2018, section 3.1,
+    who use all four turns of each image.
     """
     z = jnp.concatenate([z_x, z_y])
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))

@@ -149,6 +149,6 @@ def test_unknown_objectives_and_missing_labels_or_negatives_are_named():
         make("decoupled", num_classes=None).loss(jnp.ones((1, 2)), jnp.ones((1, 2)))
     with pytest.raises(
         InputError,
-        match=r"objective='supcon' has no use for negatives of their own, as simclr has; leave them out",
+        match=r"objective='supcon' takes no separate set of negatives; leave it out, or choose one of simclr",
     ):
         make("supcon", num_classes=3, negatives=True)

@@ -200,7 +200,7 @@ def test_noise_is_of_the_distribution_it_is_called_by_and_of_its_row():
         (("--config.data.negatives=classes:1+7",), "no class '7'"),
         (
             ("--config.data.negatives=own", "--config.train.objective=supcon"),
-            "supcon' has no use for negatives of their own",
+            "supcon' takes no separate set of negatives",
         ),
     ],
 )

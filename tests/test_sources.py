@@ -352,7 +352,7 @@ def test_images_without_labels_have_no_class_to_share(tmp_path):
             sets["test"].same_class("class")
         with pytest.raises(InputError, match="no labels to corrupt"):
             labeled(spec, size=8, corrupted=0.5)
-        with pytest.raises(InputError, match="no labels: leave it at all"):
+        with pytest.raises(InputError, match="no labels: set classes=all"):
             labeled(spec, size=8, classes="first-half")
 
 

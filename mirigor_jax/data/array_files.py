@@ -1,4 +1,4 @@
-"""Samples from files: NumPy's .npy and .npz, and .csv."""
+"""Reading of samples from .npy, .npz and .csv files."""
 
 import csv
 import io
@@ -15,19 +15,20 @@ from mirigor_jax.files import AnyPath, describe, io_errors, read_arrays, to_path
 from mirigor_jax.outside import read_bytes
 
 SUFFIXES = (".npy", ".npz", ".csv")
-# Python's own numbers have underscores and no leading zeros, which tell names such as 01 and 1_0 apart.
+# Unlike int() and float(), these take no underscores and no leading zeros: cells such as 01 and 1_0 are names.
 WHOLE, FLOAT = re.compile(r"[+-]?(0|[1-9]\d*)"), re.compile(r"[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?")
-MISSING = {"", "na", "n/a", "nan", "null", "none"}  # as tables write what is missing, in any case of letters
-Lines: TypeAlias = list[tuple[int, list[str]]]  # of a .csv: their numbers, and their cells
+MISSING = {"", "na", "n/a", "nan", "null", "none"}  # cells that mean a missing value, in upper or lower case
+Lines: TypeAlias = list[tuple[int, list[str]]]  # of a .csv: (line number, cells)
 
 
 def read(source: str, name: str) -> Shaped[np.ndarray, "n d"]:
-    """The array in a file, a row a sample; a one-dimensional one becomes a column.
+    """Read an array (n, d) of n samples from a file; a one-dimensional array becomes a column.
 
-    source: PATH of a .npy, an .npz or a .csv (numbers between commas; a first line that is none is taken for a header),
-        or PATH:NAME for one array of an .npz. Without NAME it is the only array there, or the one called `name`.
-    Raises InputError where there is no such file, it is of another format, damaged or pickled, a cell of a .csv is no
-    number, or the array is empty or has more than two dimensions.
+    source: PATH of a .npy, .npz or .csv file, or PATH:NAME for one array of an .npz. A .csv has numbers between commas;
+        a first line that isn't numbers is taken for a header.
+    name: the setting, for messages. If an .npz has several arrays and NAME is missing, the array of this name is read.
+    Raises InputError if the file is missing, of another format, damaged or pickled, if a cell of a .csv is not a
+    number, and if the array is empty or has more than two dimensions.
     """
     return _read(source, name, _numbers)
 
@@ -50,9 +51,9 @@ def _read(source: str, name: str, of_csv: Callable[[Lines], np.ndarray]) -> Shap
 
 
 def read_labels(source: str) -> Shaped[np.ndarray, " n"]:
-    """Class labels of one column, read as `read` does and taken as `checks.labels` does; in a .csv names, too.
+    """Read class labels, one for each sample, from a file as in `read`. In a .csv they may be names.
 
-    Raises InputError as these do, and for other columns.
+    Raises InputError as `read` and `checks.labels` do, and if the file has more than one column.
     """
     labels = _read(source, "labels", _names)
     if labels.shape[1] != 1:
@@ -73,14 +74,14 @@ def _read_numpy(path: AnyPath, member: str, name: str) -> np.ndarray:
 
 
 def _cells(path: AnyPath) -> Lines:
-    """The lines of a .csv that are not empty: their numbers and their cells."""
+    """The numbers and the cells of a .csv's lines, without empty lines."""
     data = read_bytes(path, times=16)  # a cell of two characters becomes a float of 32 bytes
     lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
     return [(lines.line_num, cells) for cells in lines if cells]
 
 
 def _numbers(lines: Lines) -> np.ndarray:
-    """Rows of numbers; a first line that is none is taken for a header."""
+    """Rows of numbers. A first line that isn't numbers is taken for a header."""
     rows: list[list[float]] = []
     for at, (line, cells) in enumerate(lines):
         try:
@@ -93,8 +94,9 @@ def _numbers(lines: Lines) -> np.ndarray:
 
 
 def _names(lines: Lines) -> np.ndarray:
-    """Rows of names, or of numbers where all are; a first line that is no number is taken for a header if it stands
-    nowhere else.
+    """Rows of names, or of numbers if all cells are numbers.
+
+    The first line is taken for a header if it is not all numbers and no later line equals it.
     """
     rows = [[cell.strip() for cell in cells] for _, cells in lines]
     header = len(rows) > 1 and rows[0] not in rows[1:] and not all(map(FLOAT.fullmatch, rows[0]))

@@ -1,4 +1,4 @@
-"""What pairings are made of: a population's attributes, and how images made to measure are drawn."""
+"""The attributes of a population's images, from which pairings are made, and the interface of generated images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from jaxtyping import Int, UInt32
 
 Batch = dict[str, np.ndarray]
 Attributes = Int[np.ndarray, "n a"]
-# Eight words a pair → its rows x and y in a finite set.
+# Eight random words for each of k pairs → the pairs' rows x and y in a finite set.
 Rows = Callable[[UInt32[np.ndarray, "k 8"]], tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]]
 
 
 @runtime_checkable
 class Generator(Protocol):
-    """Images made to measure, as a pairing draws from them; `generated.GeneratedImages` has both methods."""
+    """Generated images, as a pairing needs them. `generated.GeneratedImages` implements both methods."""
 
     def images(self, start: int, stop: int, *, seed: int, stream: int) -> Batch:
         """Images [start, stop) of an endless stream: `image`, `attributes`."""
@@ -29,13 +29,15 @@ class Generator(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class AttributeSpace:
-    """What a population knows of its images' attributes, from which a pairing is made.
+    """The attributes of a population's images and their distribution, from which pairings are made.
 
-    title: what messages call the images. names: of the attributes. value_names: of each attribute's values.
-    rows: (n, a), attributes as frequent as in the population; None: every combination is as frequent as another.
+    title: the images' name in messages.
+    names: names of the attributes.
+    value_names: names of each attribute's values.
+    rows: (n, a). Rows of attributes with the population's frequencies. None: all combinations are equally frequent.
     main: names of the attributes that make up an image's class.
-    is_generated: whether images are made to measure, so that a channel can be put between two views.
-    shows_attributes: whether every image shows its attributes, so that the views' MI is the attributes'.
+    is_generated: whether the images are generated; a channel can then be put between two views.
+    shows_attributes: whether every image shows its attributes; the MI of two views is then that of their attributes.
     """
 
     title: str
@@ -53,14 +55,14 @@ class AttributeSpace:
 
     @cached_property
     def values(self) -> Attributes:
-        """Rows of attributes, int32 (n, a), as frequent as in the population."""
+        """Rows of attributes, int32 (n, a), with the population's frequencies."""
         if self.rows is not None:
             return self.rows
         return np.indices(self.sizes, np.int32).reshape(len(self.sizes), -1).T
 
 
 def uniform(names: Sequence[str], sizes: Sequence[int], *, is_generated: bool = True) -> AttributeSpace:
-    """The space of independent, uniform attributes of so many values each, which every image shows if it is made."""
+    """The space of independent, uniform attributes. sizes: number of values of each. Generated images show them."""
     values = tuple(tuple(map(str, range(m))) for m in sizes)
     main = tuple(names)
     return AttributeSpace("images", main, values, main=main, is_generated=is_generated, shows_attributes=is_generated)

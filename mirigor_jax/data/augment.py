@@ -1,6 +1,6 @@
 """SimCLR's random augmentations, batched and on the device: crop, flip, color jitter, gray, blur, in this order.
 
-Each is torchvision's definition on images in [0, 1]; what is drawn for an image depends on its key alone.
+Each augmentation follows torchvision's definition, on images in [0, 1]. An image's draws depend on its key only.
 Source: Chen et al. 2020, appendix A.
 """
 
@@ -13,17 +13,17 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from mirigor_jax.data.augmentation import Augmentation
 
-LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue, as torchvision weighs them
-ASPECT = (3 / 4, 4 / 3)
-TRIES = 10  # to find a crop that fits, before the whole image is taken
-JITTERED = 0.8  # the share of images whose colors change at all
-SIGMA = (0.1, 2.0)  # of the blur, in pixels
+LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
+ASPECT = (3 / 4, 4 / 3)  # range of a crop's aspect ratio
+TRIES = 10  # shapes that are tried for a crop; if none fits, the crop is the whole image
+JITTERED = 0.8  # probability that an image's colors are jittered
+SIGMA = (0.1, 2.0)  # range of the blur's standard deviation, in pixels
 
 
 def augment(
     images: UInt8[Array, "n s s 3"], keys: Key[Array, " n"], augmentation: Augmentation
 ) -> Float[Array, "n s s 3"]:
-    """Each image by its own key, in [0, 1]."""
+    """Augment each image by its own key. The result is in [0, 1]."""
     size, strengths = images.shape[1], augmentation
     draws = iter(
         jnp.split(jax.vmap(partial(jax.random.uniform, shape=(2 * TRIES + 15,)))(keys), 2 * TRIES + 15, axis=1)
@@ -56,10 +56,13 @@ def augment(
 def choose_crop(
     tries: Float[Array, "n t"], place: Float[Array, "n 2"], size: int, least_area: float
 ) -> tuple[Int[Array, " n"], Int[Array, " n"], Int[Array, " n"], Int[Array, " n"]]:
-    """(top, left, height, width) in pixels from numbers in [0, 1): the first of the tried shapes that fits.
+    """Choose each image's crop, (top, left, height, width) in pixels, as torchvision's RandomResizedCrop does.
 
-    The area is uniform in [least_area, 1] of the image's, the aspect ratio's logarithm uniform; torchvision's
-    RandomResizedCrop, where none fits: the whole image.
+    The crop is the first of the tried shapes that fits, or the whole image if none does. A shape's area is uniform in
+    [least_area, 1] of the image's area, and the logarithm of its aspect ratio is uniform.
+    tries: random numbers in [0, 1): the areas of all shapes, then their aspect ratios.
+    place: random numbers in [0, 1) for the place of the crop.
+    size: pixels. The images' side.
     """
     area_tries, aspect_tries = jnp.split(tries, 2, axis=1)
     area = size**2 * (least_area + area_tries * (1 - least_area))
@@ -83,20 +86,24 @@ def resized_crop(
     height: Int[Array, " n"],
     width: Int[Array, " n"],
 ) -> Float[Array, "n s s 3"]:
-    """Each image's crop, stretched to the image's size bilinearly (pixel centers at half integers)."""
+    """Resize each image's crop to the image's size, bilinearly, with pixel centers at half integers."""
     return _along_both(x, _interpolation(top, height, x.shape[1]), _interpolation(left, width, x.shape[2]))
 
 
 def jitter(
     x: Float[Array, "n s s 3"], factors: Float[Array, "n 4"], order: Int[Array, "n 4"]
 ) -> Float[Array, "n s s 3"]:
-    """Brightness (0), contrast (1), saturation (2) and hue (3) changed by their factors, in each image's order.
+    """Change brightness (0), contrast (1), saturation (2) and hue (3) as torchvision's ColorJitter does.
 
-    Factors of 1, 1, 1, 0 change nothing; torchvision's ColorJitter.
+    factors: of brightness, contrast, saturation and hue. 1, 1, 1, 0 change nothing.
+    order: the order of the four changes, a permutation of 0 to 3 for each image.
     """
 
     def blend(x, turn, before_hue):
-        """One turn of the three that blend the image with black, its mean gray, or its gray."""
+        """Make change number `turn` of each image's order, if it is before hue (`before_hue`), or else after hue.
+
+        The change blends the image with black (brightness), its mean gray (contrast) or its gray image (saturation).
+        """
         which = order[:, turn]
         position_of_hue = jnp.argmax(order == 3, axis=1)
         acts = (which != 3) & ((turn < position_of_hue) == before_hue)
@@ -105,7 +112,7 @@ def jitter(
         target = jnp.where(which == 0, 0.0, jnp.where(which == 1, jnp.mean(gray, axis=(1, 2), keepdims=True), gray))
         return jnp.clip(factor * x + (1 - factor) * target, 0, 1)
 
-    # Hue costs more than all else, so it is turned once, between the turns before it and those behind.
+    # Hue costs the most, so it is changed once for all images: after the changes before it, and before the rest.
     for turn in range(3):
         x = blend(x, turn, before_hue=True)
     x = _turn_hue(x, factors[:, 3])
@@ -115,7 +122,7 @@ def jitter(
 
 
 def blur(x: Float[Array, "n s s 3"], sigma: Float[Array, " n"]) -> Float[Array, "n s s 3"]:
-    """Gaussian blur by each image's sigma in pixels, a tenth of the image wide, edges reflected."""
+    """Gaussian blur by each image's sigma, in pixels. The kernel is 1/10 of the image wide; edges are reflected."""
     size = x.shape[1]
     radius = max(1, size // 20)
     offsets = np.arange(-radius, radius + 1)
@@ -128,14 +135,14 @@ def blur(x: Float[Array, "n s s 3"], sigma: Float[Array, " n"]) -> Float[Array, 
 
 
 def _interpolation(start: Int[Array, " n"], length: Int[Array, " n"], size: int) -> Float[Array, "n s s"]:
-    """Row i of an image's matrix weighs the pixels for output i, of `size` that cover [start, start + length)."""
+    """For each image, a matrix for bilinear resizing of [start, start + length): row i has output i's weights."""
     at = (jnp.arange(size)[None, :] + 0.5) * length[:, None] / size - 0.5
     at = jnp.clip(at, 0, length[:, None] - 1) + start[:, None]
     return jnp.maximum(0, 1 - jnp.abs(at[:, :, None] - jnp.arange(size)[None, None, :]))
 
 
 def _along_both(x, rows, columns):
-    """Matrix products, which accelerators do faster than they gather."""
+    """Apply the matrices along both axes; on accelerators, matrix products are faster than gathers."""
     x = jnp.einsum("nip,npqc->niqc", rows, x)
     return jnp.einsum("njq,niqc->nijc", columns, x)
 
@@ -145,7 +152,7 @@ def _luma(x: Float[Array, "n s s 3"]) -> Float[Array, "n s s 1"]:
 
 
 def _turn_hue(x: Float[Array, "n s s 3"], turn: Float[Array, " n"]) -> Float[Array, "n s s 3"]:
-    """The hue of HSV turned by this share of the circle."""
+    """Shift the hue (of HSV) by this part of the color circle."""
     red, green, blue = jnp.moveaxis(x, 3, 0)
     value, chroma = jnp.max(x, axis=3), jnp.max(x, axis=3) - jnp.min(x, axis=3)
     by = jnp.where(chroma > 0, chroma, 1)
@@ -155,6 +162,6 @@ def _turn_hue(x: Float[Array, "n s s 3"], turn: Float[Array, " n"]) -> Float[Arr
         jnp.where(value == green, 2 + (blue - red) / by, 4 + (red - green) / by),
     )
     hue = hue + 6 * turn[:, None, None]
-    # How far each of red, green and blue stays below the value depends on its place on the circle from the hue.
+    # Each channel is below the value by an amount that depends on its distance from the hue on the color circle.
     place = (hue[..., None] + jnp.array([5.0, 3, 1])[None, None, None, :]) % 6
     return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(place, 4 - place), 0, 1)

@@ -1,4 +1,4 @@
-"""Colour-Digit-Position images (Lee et al. 2023, §III-B): any image by its index, whole ranges of them at once."""
+"""Colour-Digit-Position images (Lee et al. 2023, §III-B), rendered in batches; each is a function of its index."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.files import local_path
 from mirigor_jax.settings import Cdp, Data
 
-# The first four are the paper's; any two differ by at least 127 in one channel.
+# The first four are the paper's. Any two colors differ by at least 127 in one channel.
 COLORS = {
     "Red": (255, 0, 0),
     "Green": (0, 255, 0),
@@ -37,24 +37,28 @@ COLORS = {
     "Spring": (0, 255, 128),
     "Brown": (128, 64, 0),
 }
-LARGEST = 1024  # pixels of a side; the backgrounds of such images take 3 GiB while they are made
-SMALLEST_CELL = 10  # pixels; a digit of 9×7 is the least that reads
-BANK_BYTES = 2**24  # of backgrounds: much variety that still stays in a CPU's last-level cache
-FONT_VARIANTS, HANDWRITTEN_VARIANTS = 16, 1024  # of a digit
-OPAQUE = 128  # full coverage; color difference × coverage + rounding then just fits int16
-BLENDED_AT_ONCE = 128  # images, whose glyphs' boxes stay in cache
+LARGEST = 1024  # pixels of a side; at this size, making the backgrounds takes 3 GiB
+SMALLEST_CELL = 10  # pixels; 9×7 is the smallest legible digit
+BANK_BYTES = 2**24  # size of the backgrounds: many, yet they fit a CPU's last-level cache
+FONT_VARIANTS, HANDWRITTEN_VARIANTS = 16, 1024  # of each digit
+OPAQUE = 128  # full coverage; so color difference × coverage + rounding just fits int16
+BLENDED_AT_ONCE = 128  # images; the boxes of this many glyphs stay in cache
 
 
 @dataclass(frozen=True, eq=False)
 class CDP(GeneratedImages):
     """A population of images with three independent, uniform attributes; `make` builds it.
 
-    An image is a digit in its color, alpha-blended into its cell over a dimmed background:
-    pixel = a·color + (1 - a)·mixing·background. Its nuisances, uniform and independent of all else, are the background
-    and its offset, the glyph's variant, and the glyph's place in the cell.
+    An image is a colored digit, alpha-blended into its cell over a dimmed background:
+    pixel = a·color + (1 - a)·mixing·background. The nuisances are the background and its offset, the glyph's variant,
+    and the glyph's place in the cell; they are uniform and independent of everything else.
 
-    backgrounds: strips whose every `size` consecutive rows are one background, already multiplied by mixing.
-    coverage: a of each digit's variants in units of 1/128, repeated for the three channels.
+    size: pixels. The side of the images.
+    grid: rows and columns of positions.
+    jitter: pixels by which a glyph's place in its cell varies, down and to the right, as far as the cell has room.
+    value_names: names of the colors, digits and positions.
+    backgrounds: strips; any `size` consecutive rows of one are a background, already multiplied by mixing.
+    coverage: a, for each digit and variant, in units of 1/128, repeated for the three channels.
     palette: the colors.
     """
 
@@ -71,18 +75,21 @@ class CDP(GeneratedImages):
     def render(
         self, attributes: Int[np.ndarray, "n 3"], nuisances: Int[np.ndarray, "n 5"]
     ) -> UInt8[np.ndarray, "n s s 3"]:
-        """The images with these attributes and nuisances (strip, row of it, variant, pixels down, pixels right)."""
+        """Render the images with these attributes and nuisances.
+
+        nuisances: strip, first row in the strip, variant, and the glyph's place in its cell in pixels down and right.
+        """
         n, size, row = len(attributes), self.size, 3 * self.size
         height, width3 = self.coverage.shape[2:]
         color, digit, position = attributes.T
         strip, offset, variant, down, right = nuisances.T
 
-        # One contiguous copy an image: view every run of `size` rows of the bank as one row of a matrix.
+        # View any `size` consecutive rows of the backgrounds as a row of a matrix; an image is then a contiguous copy.
         rows = self.backgrounds.shape[1]
         windows = as_strided(self.backgrounds, (len(self.backgrounds) * rows - size + 1, size * row), (row, 1))
         images = windows[strip * rows + offset]
 
-        # A view of the images by the box's corner, so that one indexing gathers and one scatters all boxes.
+        # View the images by the corner of a box, so one indexing operation gathers all boxes and another scatters them.
         corners = (n, size - height + 1, size - width3 // 3 + 1, height, width3)
         boxes = as_strided(images, corners, (size * row, row, 3, row, 1))
         top = position // self.grid[1] * (size // self.grid[0]) + down
@@ -93,14 +100,14 @@ class CDP(GeneratedImages):
             box = boxes[part, top[part], left[part]]
             change = inks[color[part]] - box
             change *= self.coverage[digit[part], variant[part]]
-            change += OPAQUE // 2  # so that the division rounds
+            change += OPAQUE // 2  # rounds the division to nearest
             change //= OPAQUE
             change += box
             boxes[part, top[part], left[part]] = change
         return images.reshape(n, size, size, 3)
 
     def draw(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Attributes int32 (n, 3) and nuisances int64 (n, 5), uniform, from eight 32-bit words an image."""
+        """Turn random words, eight an image, into uniform attributes int32 (n, 3) and nuisances int64 (n, 5)."""
         strips, rows = self.backgrounds.shape[:2]
         _, variants, height, width3 = self.coverage.shape
         rooms = np.array([self.size // self.grid[0] - height, self.size // self.grid[1] - width3 // 3])
@@ -108,7 +115,7 @@ class CDP(GeneratedImages):
         ranges = (*self.sizes, strips, rows - self.size + 1, variants, *(steps + 1))
         values = (words * np.array(ranges, np.uint64)) >> np.uint64(32)
         attributes, nuisances = values[:, :3].astype(np.int32), values[:, 3:].astype(np.int64)
-        nuisances[:, 3:] += (rooms - steps)[None, :] // 2  # about the middle of the cell
+        nuisances[:, 3:] += (rooms - steps)[None, :] // 2  # centered in the cell
         return attributes, nuisances
 
 
@@ -124,13 +131,18 @@ def make(
     glyphs: str = Cdp.glyphs,
     seed: int = Data.seed,
 ) -> CDP:
-    """CDP images of size×size pixels; the defaults are the paper's alphabets, 2 bits each.
+    """CDP images of size×size pixels. By default, each attribute has the paper's four values, 2 bits.
 
-    colors: how many of COLORS. digits: which. grid: rows and columns of positions. mixing: the background's weight.
-    jitter: pixels by which a digit's place in its cell varies, down and to the right, beyond its variants' own shifts.
-    background: see `backgrounds`. glyphs: "font", or "idx:PATH", handwritten (see `read_labeled_idx`).
+    size: pixels. The side of the images, an even number from 32 to 1,024.
+    colors: number of colors, the first ones of COLORS.
+    digits: the digits, from 0 to 9.
+    grid: rows and columns of positions.
+    mixing: weight of the background.
+    jitter: pixels by which a digit's place in its cell varies, down and to the right, besides its variant's own shift.
+    background: see `backgrounds`.
+    glyphs: "font", or "idx:PATH" for handwritten digits (see `read_labeled_idx`).
     seed: of the backgrounds and the glyphs' variants.
-    Raises InputError for a value outside these, for cells too small to read a digit in, and for unreadable files.
+    Raises InputError for a value out of range, for cells that are too small for a digit, and for unreadable files.
     """
     if size < 32 or size % 2:
         raise InputError(f"image size {size}: expected an even number of at least 32")
@@ -145,7 +157,7 @@ def make(
             f"{SMALLEST_CELL} pixels, for a legible digit: use fewer positions or larger images"
         )
 
-    height, width = -(-cell * 7 // 8), -(-cell * 11 // 16)  # 28×22 in a quarter of 64×64: digits 24 to 27 pixels tall
+    height, width = -(-cell * 7 // 8), -(-cell * 11 // 16)  # 28×22 in a cell of 32×32: digits 24 to 27 pixels tall
     coverage = _coverage(glyphs, digits, height, width, np.random.default_rng(seed))
     strips = backgrounds(background, count=max(64, BANK_BYTES // (2 * size * size * 3)), size=size, seed=seed)
     palette = dict(list(COLORS.items())[:colors])
@@ -167,7 +179,7 @@ def _position_names(rows: int, columns: int) -> tuple[str, ...]:
 
 
 def _coverage(glyphs: str, digits: Sequence[int], height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """int16 (digits, variants, height, 3·width), 0 to OPAQUE: each variant of its own size and place in the box."""
+    """The coverage, int16 (digits, variants, height, 3·width), 0 to OPAQUE. Variants differ in size and place."""
     if glyphs == "font":
         inks = [[*_font_digits(digit, height, rng)] for digit in digits]
     elif glyphs.startswith("idx:"):
@@ -179,7 +191,7 @@ def _coverage(glyphs: str, digits: Sequence[int], height: int, width: int, rng: 
 
 
 def _font_digits(digit: int, height: int, rng: np.random.Generator) -> Iterator[Image.Image]:
-    """Bold, turned a little, and about three times as large as wanted: shrinking softens the edges."""
+    """Bold digits, each turned a little, about three times too large; shrinking them later softens the edges."""
     center = 2 * height
     upright = Image.new("L", (2 * center, 2 * center))
     font = ImageFont.load_default(size=2 * center)
@@ -190,7 +202,7 @@ def _font_digits(digit: int, height: int, rng: np.random.Generator) -> Iterator[
 
 
 def _handwritten_digits(path: Path, digits: Sequence[int]) -> list[list[Image.Image]]:
-    """Equally many of each digit, as they come in the file."""
+    """Equally many images of each digit, in the order of the file."""
     images, labels = read_labeled_idx(path)
     chosen = [images[labels == digit] for digit in digits]
     variants = min(HANDWRITTEN_VARIANTS, *(len(c) for c in chosen))
@@ -200,7 +212,7 @@ def _handwritten_digits(path: Path, digits: Sequence[int]) -> list[list[Image.Im
 
 
 def _fitted(ink: Image.Image, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """The glyph at 93 to 97 % of the largest size that fits the box, anywhere in it, by fractions of a pixel."""
+    """The glyph at 93 to 97 % of the largest size that fits the box, at a random place, in fractions of a pixel."""
     left, top, right, bottom = ink.getbbox() or (0, 0, *ink.size)
     zoom = max((bottom - top) / height, (right - left) / width) / rng.uniform(0.93, 0.97)
     margin = int(zoom * height) + 1

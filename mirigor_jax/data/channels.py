@@ -1,4 +1,4 @@
-"""Views whose attributes pass through symmetric channels, which set the MI of images made to measure."""
+"""Pairings of generated images with a chosen MI: the views' attributes pass through symmetric channels."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from mirigor_jax.errors import InputError
 
 
 class Channel(NamedTuple):
-    """What is asked of the shared attributes beside being equal in both views; one of the two.
+    """A user's request for a channel between the views' shared attributes: one of the two fields, or neither.
 
-    mi_bits: what the views share in total. Each shared attribute is redrawn uniformly over all its values with one
-    common probability t, that is epsilon = t (m - 1)/m, so that epsilons are equal if alphabets are.
-    epsilon: the probability that an attribute differs, by the attribute's name.
+    mi_bits: the MI of the views, in bits. Each shared attribute of m values is redrawn uniformly over all m with a
+        common probability t, so its epsilon is t (m - 1)/m.
+    epsilon: attribute's name → the probability that the attribute differs between the views.
     """
 
     mi_bits: float | None = None
@@ -34,13 +34,14 @@ class Channel(NamedTuple):
 
 @dataclass(frozen=True)
 class ChannelPairing:
-    """Two views whose attributes are each uniform and pass through a symmetric channel of their own.
+    """A pairing with uniform attributes, each of which passes through its own symmetric channel.
 
-    Attribute a of m values keeps its value in the other view with probability 1 - epsilon, else it takes one of the
-    m - 1 others uniformly: shared exactly at epsilon = 0 (same-class sampling, Lee et al. 2023, §III-A), independent at
-    epsilon = (m - 1)/m.
+    An attribute of m values keeps its value in the other view with probability 1 - epsilon; otherwise it takes one of
+    the m - 1 others uniformly. At epsilon = 0 it is shared exactly (same-class sampling, Lee et al. 2023, §III-A); at
+    epsilon = (m - 1)/m the views' values are independent.
 
-    shows_attributes: whether every image shows its attributes, so that the views' MI is the attributes'.
+    names, sizes, epsilon: each attribute's name, number of values, and epsilon.
+    shows_attributes: whether every image shows its attributes; the MI of two views is then that of their attributes.
     """
 
     names: tuple[str, ...]
@@ -52,12 +53,12 @@ class ChannelPairing:
 
     @property
     def shared(self) -> tuple[str, ...]:
-        """Names of the attributes that the views do not draw independently."""
+        """Names of the attributes that are not independent between the views."""
         return tuple(self.names[a] for a in self._shared)
 
     @property
     def exact(self) -> bool:
-        """Whether every shared attribute is equal in both views, so that they have a class in common."""
+        """Whether every shared attribute is equal in both views; the views then have a common class."""
         return all(self.epsilon[a] == 0 for a in self._shared)
 
     @property
@@ -71,12 +72,12 @@ class ChannelPairing:
 
     @property
     def entropy_bits(self) -> float:
-        """H(C) of the shared attributes of one view."""
+        """H(C) of the shared attributes of one view, in bits."""
         return math.fsum(math.log2(m) for m in self._radix)
 
     @property
     def mutual_information_bits(self) -> float:
-        """Exact I of the two views' attributes: the sum of the shared channels' (Cover & Thomas 2006, eq. 7.23)."""
+        """The exact MI of the views' attributes, in bits: the sum over the channels (Cover & Thomas 2006, eq. 7.23)."""
         return math.fsum(_channel_mi_bits(self.sizes[a], self.epsilon[a]) for a in self._shared)
 
     @property
@@ -99,7 +100,7 @@ class ChannelPairing:
 
     @property
     def certificates(self) -> tuple[str, ...]:
-        """A classifier certifies only views that have a class in common."""
+        """Names of the certificates that apply. A classifier certifies only views with a common class."""
         if self.num_classes == 1:
             return ()
         return ("posterior", "classifier", "infonce") if self.exact else ("posterior", "infonce")
@@ -108,11 +109,11 @@ class ChannelPairing:
         return replace(self, augmentation=by)
 
     def of(self, space: AttributeSpace) -> "ChannelPairing":
-        """Itself: it sets the frequencies, and does not take them from a set."""
+        """The pairing itself, because its frequencies do not depend on a set."""
         return self
 
     def classes(self, attributes: Attributes) -> Int[np.ndarray, " n"]:
-        """Index in [0, num_classes) of each row's shared attributes, the first of them the most significant digit."""
+        """The index, in [0, num_classes), of each row's shared attributes; the first attribute is most significant."""
         return joint_values(attributes, self._shared, self.sizes)
 
     def joint(self) -> Float[np.ndarray, "c c"]:
@@ -126,10 +127,10 @@ class ChannelPairing:
         return joint
 
     def partner(self, attributes: Attributes, uniforms: Float[np.ndarray, "n a"]) -> Attributes:
-        """The other view's attributes given this view's, from uniforms in [0, 1)."""
+        """Draw the other view's attributes given this view's. uniforms: random numbers in [0, 1)."""
         sizes, epsilon = np.array(self.sizes), np.array(self.epsilon)
         others = np.maximum(sizes - 1, 1)
-        # u in [0, epsilon) is cut into m - 1 equal parts, the k-th of which moves the value on by k, cyclically.
+        # [0, epsilon) is cut into m - 1 equal parts. A uniform in one of them moves the value cyclically by 1 to m - 1.
         step = np.ceil((epsilon - uniforms) * others / np.where(epsilon > 0, epsilon, 1))
         return (attributes + np.maximum(step, 0).astype(attributes.dtype)) % sizes.astype(attributes.dtype)
 
@@ -137,14 +138,14 @@ class ChannelPairing:
         return images.pairs(self.partner, seed, stream, start, stop)
 
     def rows(self, space: AttributeSpace) -> Rows:
-        """x is any row, and y any row of the class that the channel gives to x's."""
+        """As `Pairing.rows`: x is a random row; y is a random row of the class that the channel draws for x's."""
         classes = self.classes(space.values)
         return partial(rows_of_pairs, class_index(classes, self.joint()), classes)
 
     def fresh_rows(
         self, space: AttributeSpace, risk: float, rng: np.random.Generator, *, least: int
     ) -> Int[np.ndarray, "p 2"]:
-        raise InputError("a channel between views takes pairs that are made to measure: share attributes exactly")
+        raise InputError("a channel between views needs generated pairs, not a finite set: share attributes exactly")
 
     @property
     def _shared(self) -> tuple[int, ...]:
@@ -161,11 +162,13 @@ def channels(
     sizes: Sequence[int],
     channel: Channel | None = None,
 ) -> ChannelPairing:
-    """The pairing of uniform attributes of so many values each, of which the views share some.
+    """The pairing of views that share some of their uniform attributes.
 
-    The shared attributes are equal in both views, unless a channel is asked for. Raises InputError for an mi_bits
-    outside [0, H(C)], for an epsilon outside [0, (m - 1)/m] or of an attribute that is not shared, and for mi_bits and
-    epsilon together.
+    shared: names of the shared attributes.
+    names, sizes: each attribute's name and number of values.
+    channel: a channel for the shared attributes. None: they are equal in both views.
+    Raises InputError if mi_bits is outside [0, H(C)], if an epsilon is outside [0, (m - 1)/m] or its attribute is not
+    shared, and if both mi_bits and epsilon are given.
     """
     mi_bits, epsilon = channel or Channel()
     if mi_bits is not None and epsilon:
@@ -188,7 +191,7 @@ def channels(
     if mi_bits is None:
         return pairing(**(epsilon or {}))
 
-    from scipy.optimize import root_scalar  # here, as it takes a tenth of a second to import
+    from scipy.optimize import root_scalar  # imported here, since the import takes 0.1 s
 
     def redrawn(t: float) -> ChannelPairing:
         return pairing(**{n: t * _independent(m) for n, m in zip(names, sizes, strict=True)})
@@ -206,7 +209,7 @@ def channels(
 
 
 def _independent(m: int) -> float:
-    """The epsilon at which a symmetric channel over m values passes nothing."""
+    """The epsilon at which the input and the output of a symmetric channel over m values are independent."""
     return (m - 1) / m
 
 

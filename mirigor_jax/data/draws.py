@@ -1,4 +1,4 @@
-"""Random draws of rows by their classes, and the words that every draw is made of."""
+"""Random draws of rows by their classes, and the random words behind them."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from scipy.special import bdtrc
 
 from mirigor_jax.errors import InputError
 
-VALIDATION, TEST = 2, 3  # streams that the pairs of these parts are drawn from
+VALIDATION, TEST = 2, 3  # streams for the pairs of these parts
 
 
 def joint_values(
     attributes: Int[np.ndarray, "n a"], shared: Sequence[int], sizes: Sequence[int]
 ) -> Int[np.ndarray, " n"]:
-    """Index of each row's values in the columns `shared`, the first of them the most significant digit."""
+    """The index of each row's combination of values in the columns `shared`; the first column is most significant."""
     index = np.zeros(len(attributes), np.int32)
     for a in shared:
         index = index * sizes[a] + attributes[:, a]
@@ -24,10 +24,10 @@ def joint_values(
 
 
 class ClassIndex(NamedTuple):
-    """Where a set's classes stand, and which class follows which.
+    """The rows of each class in a set, and the distribution of a partner's class.
 
-    order, starts, sizes: class c is order[starts[c] : starts[c] + sizes[c]].
-    cumulative: cumulative[c] sums p(·|c) up.
+    order, starts, sizes: the rows of class c are order[starts[c] : starts[c] + sizes[c]].
+    cumulative: cumulative[c] is the cumulative sum of p(·|c), the distribution of the partner's class.
     """
 
     order: Int[np.ndarray, " n"]
@@ -37,7 +37,7 @@ class ClassIndex(NamedTuple):
 
 
 def class_index(classes: Int[np.ndarray, " n"], joint: Float[np.ndarray, "c c"]) -> ClassIndex:
-    """The index of rows of these classes, for drawing pairs whose classes follow p(c'|c) = joint[c, c'] / Σ joint[c].
+    """Index rows by class, to draw pairs with p(c'|c) = joint[c, c'] / Σ joint[c] for the partner's class c'.
 
     Raises InputError if a class has no row.
     """
@@ -55,7 +55,7 @@ def class_index(classes: Int[np.ndarray, " n"], joint: Float[np.ndarray, "c c"])
 def rows_of_pairs(
     index: ClassIndex, classes: Int[np.ndarray, " n"], words: UInt32[np.ndarray, "k 8"]
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
-    """Rows x and y of pairs, int32: x is any row, y any row of the class that the index draws for x's."""
+    """Rows x and y of pairs, int32. x is a random row; y is a random row of the class drawn given x's class."""
     x_words, class_words, y_words, *_ = words.T.astype(np.uint64)
     x = (x_words * np.uint64(len(classes))) >> np.uint64(32)
     partner_classes = np.sum((class_words / 2.0**32)[:, None] >= index.cumulative[classes[x]], axis=1)
@@ -67,18 +67,18 @@ def rows_of_pairs(
 def by_class(
     rows: Int[np.ndarray, " n"], classes: Int[np.ndarray, " m"], rng: np.random.Generator
 ) -> Int[np.ndarray, " n"]:
-    """The rows in the order of their classes, at random within each."""
+    """The rows sorted by class, in random order within each class."""
     shuffled = rng.permutation(rows)
     return shuffled[np.argsort(classes[shuffled], kind="stable")]
 
 
 def rank_in_class(sorted_classes: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """How many of its class stand before each."""
+    """For each entry, the number of earlier entries of its class."""
     return np.arange(len(sorted_classes)) - np.searchsorted(sorted_classes, sorted_classes)
 
 
 def row_keys(n: int) -> UInt32[np.ndarray, " n"]:
-    """Random numbers to split n rows by. They depend on a row's number alone: no setting moves a row between parts."""
+    """Random numbers to split n rows by. Each depends on its row's number only, so no setting moves a row."""
     return random_words(0, 0, 0, n)[:, 0]
 
 
@@ -89,10 +89,12 @@ def parts_of(
     validation: float = 0.2,
     test: float = 0.2,
 ) -> tuple[Int[np.ndarray, " f"], Int[np.ndarray, " v"], Int[np.ndarray, " t"]]:
-    """The rows of three parts, ascending: fit, validation and test, the split of every finite set.
+    """Split rows into three parts, fit, validation and test, within each class. Every finite set is split by this.
 
-    classes: each row's, in 0..c-1. keys: the rows of a class with the smallest keys are test rows, the next validation.
-    validation, test: their shares of every class; 60 : 20 : 20 unless the set's maker has set parts aside.
+    classes: (n,). Each row's class, in 0..c-1.
+    keys: (n,). In each class, the rows with the smallest keys are the test part, and the next are validation.
+    validation, test: shares of each class. The default split is 60 : 20 : 20; a set with a test part has other shares.
+    Returns the rows of each part, ascending.
     """
     order = np.lexsort((keys, classes))
     place = np.empty(len(order))
@@ -109,10 +111,11 @@ def fresh_pairs(
     risk: float,
     rng: np.random.Generator,
 ) -> Int[np.ndarray, "draws 2"]:
-    """Independent draws of two rows of a class c ~ frequencies, each row in one pair at most.
+    """Draw independent pairs: two rows of a class c ~ frequencies. Each row is in at most one pair.
 
-    There are as many as possible while a class runs out of its rows with probability <= risk (union bound over
-    binomials). If one does, the draws end there; the caller's confidence has to pay for that.
+    The number of draws is the largest for which a class runs out of rows with probability <= risk (union bound over
+    binomials). If a class does run out, the draws end there; the caller has to add `risk` to its own probability of
+    failure.
     """
     available = np.bincount(classes[rows], minlength=len(frequencies)) // 2
 
@@ -132,6 +135,6 @@ def fresh_pairs(
 
 
 def random_words(seed: int, stream: int, start: int, stop: int) -> UInt32[np.ndarray, "n 8"]:
-    """Eight random words for each index of a stream: Philox (Salmon et al. 2011) keyed by both, counting."""
+    """Eight random words for each index in [start, stop), by Philox (Salmon et al. 2011) keyed by (seed, stream)."""
     philox = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=start)
     return philox.random_raw(4 * (stop - start)).view(np.uint32).reshape(-1, 8)

@@ -1,4 +1,4 @@
-"""Images made to measure: any number of them, each by its index, in pairs of any pairing, or a finite set of them."""
+"""Generated images, each a function of its index: endless streams of images or pairs, or finite sets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -10,14 +10,16 @@ from mirigor_jax.data.attributes import AttributeSpace, Batch
 from mirigor_jax.data.draws import random_words
 from mirigor_jax.data.image_set import ImageSet
 
-LIBRARY_STREAM = 7  # apart from the STREAMS of populations
+LIBRARY_STREAM = 7  # no other stream in `population.STREAMS` has this number
 
 
 class GeneratedImages(ABC):
-    """A population of images with independent, uniform attributes: a subclass says how an image is drawn.
+    """Images with independent, uniform attributes. A subclass implements `draw` and `render`.
 
-    names, value_names: of the attributes, eight at most, and of their values. size: of the square images, pixels.
-    title: what messages call a set of them.
+    names: names of the attributes, eight at most.
+    title: the name of a set of these images in messages.
+    value_names: names of each attribute's values.
+    size: pixels. The side of the square images.
     """
 
     names: ClassVar[tuple[str, ...]]
@@ -27,14 +29,14 @@ class GeneratedImages(ABC):
 
     @abstractmethod
     def draw(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Attributes int32 (n, a) and nuisances (n, …) from eight random words uint32 an image, (n, 8).
+        """Turn random words uint32 (n, 8), eight an image, into attributes int32 (n, a) and nuisances (n, …).
 
-        Attribute j is a function of word j alone, and uniform.
+        Attribute j must be uniform, and a function of word j alone.
         """
 
     @abstractmethod
     def render(self, attributes: np.ndarray, nuisances: np.ndarray) -> np.ndarray:
-        """The images uint8 (n, s, s, 3) with these attributes and nuisances."""
+        """Render the images uint8 (n, s, s, 3) with these attributes and nuisances."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -43,7 +45,7 @@ class GeneratedImages(ABC):
 
     @property
     def space(self) -> AttributeSpace:
-        """What pairings are made of; the attributes together are an image's class."""
+        """The attributes from which pairings are made; all of them together are an image's class."""
         return AttributeSpace(
             self.title, self.names, self.value_names, main=self.names, is_generated=True, shows_attributes=True
         )
@@ -51,8 +53,8 @@ class GeneratedImages(ABC):
     def images(self, start: int, stop: int, *, seed: int = 0, stream: int = LIBRARY_STREAM) -> Batch:
         """Images [start, stop) of an endless i.i.d. stream: `image` uint8 (n, s, s, 3), `attributes` int32 (n, a).
 
-        stream: the default is one that no training, and no part of a run, ever draws from.
-        Image i of (seed, stream) is a function of these three numbers alone; streams are independent of each other.
+        stream: the number of the stream. The default stream is used by no training and no part of a run.
+        Image i depends on i, seed and stream only. Streams are independent of each other.
         """
         attributes, nuisances = self.draw(random_words(seed, stream, start, stop))
         return {"image": self.render(attributes, nuisances), "attributes": attributes}
@@ -62,8 +64,9 @@ class GeneratedImages(ABC):
     ) -> Batch:
         """Pairs [start, stop): `x`, `y` uint8 (n, s, s, 3), `attributes_x`, `attributes_y` int32 (n, a).
 
-        x is image 2i of the stream, and y is image 2i + 1 with the attributes partner(attributes_x, uniforms): the
-        views' nuisances are independent. Use a stream for images or for pairs, not both.
+        In pair i, x is image 2i of the stream; y has the nuisances of image 2i + 1 and the attributes
+        partner(attributes_x, uniforms). So the views' nuisances are independent. Use a stream for images or for pairs,
+        not for both.
         """
         words = random_words(seed, stream, 2 * start, 2 * stop)
         attributes_x, nuisances_x = self.draw(words[0::2])
@@ -77,7 +80,7 @@ class GeneratedImages(ABC):
         }
 
     def finite(self, seed: int, stream: int, n: int) -> ImageSet:
-        """The first n images of the stream, rendered when they are read."""
+        """The set of the stream's first n images, which are rendered each time they are read."""
         attributes, nuisances = self.draw(random_words(seed, stream, 0, n))
         return ImageSet(
             title=self.title,

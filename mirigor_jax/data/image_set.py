@@ -1,4 +1,4 @@
-"""A finite set of images, sets made out of it, and positive pairs: as images, or as rows of what a device holds."""
+"""A finite set of images, sets derived from it, and its positive pairs, as images or as rows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,10 +16,13 @@ ROTATIONS = ("0°", "90°", "180°", "270°")  # counterclockwise
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """n images by their rows.
+    """A set of n images, numbered by rows.
 
-    title: what messages call it. attributes: of all images, (n, 0) where they have no labels; names, value_names: what
-    the attributes and their values are called. read: rows (k,) → fresh images uint8 (k, s, s, 3).
+    title: the set's name in messages.
+    names: names of the attributes.
+    value_names: names of each attribute's values.
+    attributes: (n, a). The images' attributes; (n, 0) if they have no labels.
+    read: rows (k,) → a new array of images uint8 (k, s, s, 3).
     """
 
     title: str
@@ -37,26 +40,26 @@ class ImageSet:
         return tuple(len(values) for values in self.value_names)
 
     def images(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Rows [start, stop): `image` uint8 (k, s, s, 3), `attributes` int32 (k, a)."""
+        """The images of rows [start, stop): `image` uint8 (k, s, s, 3), `attributes` int32 (k, a)."""
         return {"image": self.read(np.arange(start, stop)), "attributes": self.attributes[start:stop]}
 
     @property
     def space(self) -> AttributeSpace:
-        """What pairings of these images are made of."""
+        """The attributes from which pairings of these images are made."""
         return AttributeSpace(self.title, self.names, self.value_names, self.attributes)
 
     def same_class(self, text: str) -> ByClass:
-        """Same-class sampling by what a pairing's text names, its classes as frequent as in this set.
+        """Same-class sampling by the classes of a pairing's text, with this set's class frequencies.
 
         Raises InputError as `pairing.parse` does.
         """
         return classes_of(text, self.space)
 
     def row_pairs(self, pairing: Pairing, seed: int, stream: int) -> Callable[[int, int], dict[str, np.ndarray]]:
-        """(start, stop) → `x`, `y`, the rows int32 of positive pairs [start, stop) of an endless stream.
+        """A reader (start, stop) → `x`, `y`: int32 rows of the positive pairs [start, stop) of an endless stream.
 
-        x is any row, and y the row that the pairing draws for it: sampling from a finite set (Lee et al. 2023, §III-A).
-        Pair i of (seed, stream) is a function of these three numbers. Raises InputError if a class has no image.
+        x is a random row, and y is the row that the pairing draws for it (Lee et al. 2023, §III-A, for a finite set).
+        Pair i depends on i, seed and stream only. Raises InputError if a class has no image.
         """
         rows = pairing.rows(self.space)
 
@@ -69,14 +72,14 @@ class ImageSet:
     def fresh_rows(
         self, pairing: Pairing, seed: int, stream: int, *, risk: float, least: int
     ) -> Int[np.ndarray, "p 2"]:
-        """Rows of independent pairs, each image in one of them at most: see `Pairing.fresh_rows`.
+        """Rows of independent pairs, with each image in at most one pair: see `Pairing.fresh_rows`.
 
-        Give every part a stream of its own: its pairs' classes are drawn by it.
+        stream: the number of the random stream. Use a different one for each part.
         """
         return pairing.fresh_rows(self.space, risk, np.random.default_rng([seed, stream]), least=least)
 
     def pairs(self, rows: Int[np.ndarray, "p 2"], start: int, stop: int) -> dict[str, np.ndarray]:
-        """Pairs [start, stop) of these: `x`, `y` uint8 (k, s, s, 3), `attributes_x`, `attributes_y` int32 (k, a)."""
+        """Read pairs [start, stop): `x`, `y` uint8 (k, s, s, 3), `attributes_x`, `attributes_y` int32 (k, a)."""
         x, y = rows[start:stop].T
         return {
             "x": self.read(x),
@@ -90,9 +93,9 @@ class ImageSet:
         return replace(self, attributes=self.attributes[rows], read=lambda chosen: self.read(rows[chosen]))
 
     def with_salt_and_pepper(self, share: float, seed: int, stream: int) -> "ImageSet":
-        """The set with this share of each image's pixels black or white, as likely: salt-and-pepper noise.
+        """The set with salt-and-pepper noise: each pixel becomes black or white with probability share / 2 each.
 
-        An image's noise is a function of its row, seed and stream. Source: Gosch 2020, appendix D.1.
+        An image's noise depends on its row, seed and stream only. Source: Gosch 2020, appendix D.1.
         """
 
         def read(rows: np.ndarray) -> np.ndarray:
@@ -107,7 +110,7 @@ class ImageSet:
         return replace(self, read=read)
 
     def rotated(self) -> "ImageSet":
-        """The set four times as large: row 4i + t is image i turned by t·90°, which is a new attribute, `rotation`.
+        """The set with every image at four turns: row 4i + t is image i turned by t·90°. `rotation` is a new attribute.
 
         Source: Gosch 2020, section 4 (the enlarged CIFAR-10).
         """
@@ -115,9 +118,10 @@ class ImageSet:
         return self._rotated_by(np.repeat(np.arange(n), 4), np.tile(np.arange(4), n))
 
     def rotated_once(self, seed: int) -> "ImageSet":
-        """The set with each image at one turn drawn at random, as many of a class at each: `turned`'s distribution.
+        """The set with each image at one random turn. Each class is spread evenly over the four turns.
 
-        Unlike the turns of one image these are independent, so that they can serve as test images.
+        The distribution is that of `rotated`. But these images are independent, unlike several turns of one image, so
+        they can be test images.
         """
         classes = self.attributes[:, 0] if self.names else np.zeros(len(self), int)
         order = by_class(np.arange(len(self)), classes, np.random.default_rng(seed))
@@ -135,9 +139,10 @@ class ImageSet:
         return self._with("rotation", ROTATIONS, self.attributes[sources], rotations, read)
 
     def with_random_labels(self, share: float, seed: int, stream: int) -> "ImageSet":
-        """The set with a new attribute, `corrupted`: its first one, redrawn from all values with probability `share`.
+        """The set with a new attribute, `corrupted`: the first attribute, redrawn uniformly with probability `share`.
 
-        Source: Zhang et al. 2017, section 2.1; at share 1 the random labels of Gosch 2020, section 4.
+        Source: Zhang et al. 2017, section 2.1; share 1 gives the random labels of Gosch 2020, section 4.
+        Raises InputError if the set has no attribute.
         """
         if not self.names:
             raise InputError(f"the {self.title} has no labels to corrupt: give a labeled set")

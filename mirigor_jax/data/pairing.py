@@ -1,4 +1,4 @@
-"""Which two views are a pair: what they share and what follows from it, the PAIRINGS by name, and their grammar."""
+"""Pairings of two views: their joint distribution and its MI, the PAIRINGS by name, and the grammar of these names."""
 
 import inspect
 import math
@@ -22,79 +22,80 @@ CERTIFICATES = ("posterior", "classifier", "infonce")
 
 @runtime_checkable
 class Pairing(Protocol):
-    """The joint distribution of two views of a population's images, which answers for itself.
+    """The joint distribution of two views of a population's images.
 
-    An own pairing most often is what `same_class` or `sharing` makes; anything with these answers will do.
+    To make a pairing of your own, call `same_class` or `sharing`, or write a class with these methods.
     """
 
     @property
     def shared(self) -> tuple[str, ...]:
-        """What the two views share: names of attributes, or words for a report."""
+        """The things that the two views share: names of attributes, or words for a report."""
 
     @property
     def augmentation(self) -> Augmentation | None:
-        """The random augmentation of each view; None: the views are the images as they are."""
+        """The random augmentation of each view. None: the views are the unchanged images."""
 
     @property
     def by_class(self) -> "ByClass | None":
-        """The pairing itself if it is one of classes; None if the views share none."""
+        """The pairing itself if its views have classes; else None."""
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes of a view, 1 if nothing is shared; None for a pairing without classes."""
+        """Number of classes of a view; 1 if nothing is shared. None: a pairing without classes."""
 
     @property
     def entropy_bits(self) -> float | None:
-        """H(C) of a view's class C, bits; None for a pairing without classes."""
+        """H(C) of a view's class C, in bits. None: a pairing without classes."""
 
     @property
     def truth_bits(self) -> float | None:
-        """The true I(X;Y) of the two views, bits; None if it is not known."""
+        """The true I(X;Y) of the two views, in bits. None: it is not known."""
 
     @property
     def upper_bits(self) -> float | None:
-        """Bits that I(h_X;h_Y) cannot exceed, whatever the encoder; None if no such number is known."""
+        """An upper bound of I(h_X;h_Y) for every encoder, in bits. None: no bound is known."""
 
     @property
     def common_frequencies(self) -> Float[np.ndarray, " c"] | None:
-        """p(c) of the class that both views always have in common; None if their classes may differ."""
+        """p(c) of the views' common class. None: their classes may differ."""
 
     @property
     def certificates(self) -> tuple[str, ...]:
-        """Names of the certificates that apply to pairs of this kind; none if the views are independent."""
+        """Names of the certificates that apply to this pairing; () if the views are independent."""
 
     @property
     def needs_encoder_in_step(self) -> bool:
-        """Whether a critic is fitted on streamed images: a view can't be paired after it was encoded."""
+        """Whether a critic needs streamed images, because views can't be paired after they are encoded."""
 
     def augmented(self, by: Augmentation) -> "Pairing":
-        """The pairing with each view augmented."""
+        """The same pairing, with each view augmented."""
 
     def of(self, space: AttributeSpace) -> "Pairing":
-        """The same pairing of another set's images, by its frequencies. Raises InputError if a class has no image."""
+        """The same pairing for another set, with its class frequencies. Raises InputError if a class has no image."""
 
     def draw(self, images: Generator, seed: int, stream: int, start: int, stop: int) -> Batch:
-        """Pairs [start, stop) of images made to measure: `x`, `y`, `attributes_x`, `attributes_y`."""
+        """Pairs [start, stop) of generated images: `x`, `y`, `attributes_x`, `attributes_y`."""
 
     def rows(self, space: AttributeSpace) -> Rows:
-        """(words (k, 8)) → rows x and y (k,) of the finite set with this space: k pairs of an endless stream.
+        """A function that turns random words (k, 8) into k pairs, rows x and y (k,), of the finite set with this space.
 
-        A pair is a function of its words. Raises InputError if a class has no row.
+        Each pair depends on its own eight words only. Raises InputError if a class has no row.
         """
 
     def fresh_rows(
         self, space: AttributeSpace, risk: float, rng: np.random.Generator, *, least: int
     ) -> Int[np.ndarray, "p 2"]:
-        """Rows of independent pairs of a finite set, each row in one pair at most: what a certificate needs.
+        """Draw independent pairs from a finite set, each row in at most one pair, as a certificate needs them.
 
-        There are as many as possible while a class runs out of rows with probability <= risk, which the certificate has
-        to pay for if the pairing has classes. Raises InputError if these are fewer than `least`.
+        risk: largest probability with which a class may run out of rows; the number of pairs is the largest for it. If
+            the pairing has classes, the certificate has to add it to its own probability of failure.
+        Raises InputError if there are fewer than `least` pairs.
         """
 
 
 @runtime_checkable
 class ByClass(Pairing, Protocol):
-    """A pairing whose views have classes: given these, they are independent."""
+    """A pairing whose views have classes, and are independent given these classes."""
 
     @property
     def num_classes(self) -> int: ...
@@ -115,11 +116,11 @@ class ByClass(Pairing, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ClassPairing:
-    """Same-class sampling with classes as frequent as they are: c ~ frequencies, x and y independent given class c.
+    """Same-class sampling: the class c follows the images' class frequencies; x and y are independent given c.
 
-    Of a finite set that is x uniform over the images and y uniform over the images of x's class.
-
-    space: of the images. The other fields: as `same_class` takes them.
+    For a finite set, x is uniform over the images, and y is uniform over the images of x's class.
+    space: the images' attributes.
+    shared, class_of, num_classes, class_name: see `same_class`.
     Source: Lee et al. 2023, §III-A.
     """
 
@@ -146,7 +147,7 @@ class ClassPairing:
 
     @property
     def entropy_bits(self) -> float:
-        """H(C)."""
+        """H(C) of a view's class C, in bits."""
         return float(entr(self.frequencies).sum()) / math.log(2)
 
     @property
@@ -156,7 +157,7 @@ class ClassPairing:
 
     @property
     def upper_bits(self) -> float:
-        """The views' classes are equal, so that they share H(C), and the views H(C) at most."""
+        """H(C): the views share only their class, so I(h_X;h_Y) is at most H(C)."""
         return self.entropy_bits
 
     @property
@@ -184,7 +185,7 @@ class ClassPairing:
         return np.diag(self.frequencies)
 
     def partner(self, attributes: Attributes, uniforms: Float[np.ndarray, "n a"]) -> Attributes:
-        """Attributes of the other view: any row of the space that is of this view's class."""
+        """Attributes of the other view: a random row of the space, of the same class."""
         index, classes = self._index, self.classes(attributes)
         within = (uniforms[:, 0] * index.sizes[classes]).astype(np.int64)
         return self.space.values[index.order[index.starts[classes] + within]]
@@ -193,14 +194,14 @@ class ClassPairing:
         return images.pairs(self.partner, seed, stream, start, stop)
 
     def rows(self, space: AttributeSpace) -> Rows:
-        """x is any row, and y any row of x's class."""
+        """As `Pairing.rows`: x is a random row, and y is a random row of x's class."""
         classes = self.classes(space.values)
         return partial(rows_of_pairs, class_index(classes, self.joint()), classes)
 
     def fresh_rows(
         self, space: AttributeSpace, risk: float, rng: np.random.Generator, *, least: int
     ) -> Int[np.ndarray, "p 2"]:
-        """Two rows of a class c ~ frequencies, again and again."""
+        """As `Pairing.fresh_rows`: each pair is two rows of a class c, drawn by the frequencies."""
         classes = self.classes(space.values)
         pairs = fresh_pairs(np.arange(len(classes)), classes, self.frequencies, risk, rng)
         if len(pairs) < least:
@@ -224,9 +225,9 @@ class ClassPairing:
 
 @dataclass(frozen=True)
 class SameImage:
-    """Both views are of one image, told apart by their augmentations: no class is shared, and no MI is known.
+    """Both views are augmentations of one image: the pairing has no classes, and its MI is not known.
 
-    T_SimCLR of Lee et al. 2023, Fig. 1(b).
+    Source: T_SimCLR of Lee et al. 2023, Fig. 1(b).
     """
 
     augmentation: Augmentation | None = None
@@ -252,7 +253,7 @@ class SameImage:
         return {"x": image, "y": image, "attributes_x": attributes, "attributes_y": attributes}
 
     def rows(self, space: AttributeSpace) -> Rows:
-        """Any row, twice."""
+        """As `Pairing.rows`: a random row is both x and y."""
         n = np.uint64(len(space.values))
 
         def twice(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -264,15 +265,16 @@ class SameImage:
     def fresh_rows(
         self, space: AttributeSpace, risk: float, rng: np.random.Generator, *, least: int
     ) -> Int[np.ndarray, "p 2"]:
-        """Every row with itself, in a random order, so that batches mix the classes."""
+        """As `Pairing.fresh_rows`: each row with itself. The order is random, so that batches mix the classes."""
         return np.stack([rng.permutation(len(space.values))] * 2, axis=1)
 
 
 def sharing(space: AttributeSpace, shared: Sequence[str], channel: Channel | None = None) -> ByClass:
-    """The pairing of views that share these attributes: equal in both, unless a channel is asked for.
+    """The pairing of views that share these attributes.
 
-    Raises InputError for an unknown attribute, for labels that are not there, for a class without images, and for a
-    channel between images that are what they are.
+    channel: a noisy channel between the views' attributes, for generated images. None: the attributes are equal.
+    Raises InputError for an unknown attribute, if the images have no labels, if a class has no image, and for a channel
+    between images that are not generated.
     """
     channel = channel or Channel()
     if not space.names and shared:
@@ -284,7 +286,7 @@ def sharing(space: AttributeSpace, shared: Sequence[str], channel: Channel | Non
     if space.is_generated:
         return replace(channels(shared, space.names, space.sizes, channel), shows_attributes=space.shows_attributes)
     if channel.is_asked_for:
-        raise InputError("mi_bits and epsilon are for CDP, whose pairs are made to measure; leave them out")
+        raise InputError("mi_bits and epsilon are for CDP and other generated images, not for a set; leave them out")
     columns, sizes = tuple(map(space.names.index, shared)), space.sizes
     return same_class(
         space,
@@ -303,10 +305,12 @@ def same_class(
     shared: Sequence[str],
     class_name: Callable[[int], str] = "class {}".format,
 ) -> ClassPairing:
-    """Same-class sampling by classes of any kind.
+    """Same-class sampling by any function of the attributes.
 
-    class_of: rows of attributes (n, a) → their classes (n,), from 0 to num_classes - 1.
-    shared: what a report says that the views share. class_name: what messages call a class.
+    space: the images' attributes.
+    class_of: rows of attributes (n, a) → classes (n,), from 0 to num_classes - 1.
+    shared: the things that the views share, as a report says it.
+    class_name: a class's number → its name in messages.
     Raises InputError if a class has no image.
     """
     return ClassPairing(space, tuple(shared), class_of, num_classes, class_name).of(space)
@@ -334,18 +338,17 @@ def _one_image(space: AttributeSpace, channel: Channel | None = None) -> Pairing
     return SameImage()
 
 
-AUGMENTED = "simclr"  # the word that augments each view; alone, it also makes both views one image's
-INDEPENDENT = "none"  # what the text of independent views says
-# What makes a pairing, by its name in `data.pairing`: (the population's AttributeSpace, the Channel that a user asks
-# for or None) → the pairing; a maker that has no use for a channel takes the space alone. Any other text is names of
-# attributes joined by "+".
+AUGMENTED = "simclr"  # this word augments each view; alone, it also means that both views are of one image
+INDEPENDENT = "none"  # this word means independent views
+# Name in `data.pairing` → a function (the population's AttributeSpace, the user's Channel or None) → the pairing. A
+# function that can't use a channel takes the space alone. Any other text means names of attributes joined by "+".
 PAIRINGS: dict[str, Callable[..., Pairing]] = {"class": _class, "all": _all, INDEPENDENT: _none, AUGMENTED: _one_image}
 
 
 def split(text: str) -> tuple[str, bool]:
-    """(what a pairing's text says that the views share, whether each is augmented).
+    """Split a pairing's text into the shared part, and whether each view is augmented.
 
-    "color" → ("color", False); "class+simclr" → ("class", True); "simclr" → ("", True): two views of one image.
+    "color" → ("color", False); "class+simclr" → ("class", True); "simclr" → ("", True), two views of one image.
     """
     *shared, last = text.split("+")
     return ("+".join(shared), True) if last == AUGMENTED else (text, False)
@@ -369,10 +372,12 @@ def parse(
     mi_bits: float | None = None,
     epsilon: Mapping[str, float] | None = None,
 ) -> Pairing:
-    """The pairing that a text names: one of PAIRINGS, or attributes joined by "+"; with "+simclr", of augmented views.
+    """The pairing that a text names: a name in PAIRINGS, or attributes joined by "+". "+simclr" augments each view.
 
-    augmentation: that of "+simclr"; None: SimCLR's. mi_bits, epsilon: a channel between the views, see `Channel`.
-    Raises InputError for an unknown name, for a channel that the pairing has no use for, and as its maker does.
+    augmentation: the augmentation for "simclr". None: SimCLR's.
+    mi_bits, epsilon: a channel between the views, see `Channel`.
+    Raises InputError for an unknown name, for a channel that the pairing cannot use, and as the function in PAIRINGS
+    does.
     """
     shared, augmented = split(text)
     make = PAIRINGS.get(shared or AUGMENTED)
@@ -389,7 +394,7 @@ def parse(
 
 
 def classes_of(text: str, space: AttributeSpace) -> ByClass:
-    """The classes that a pairing's text tells apart. Raises InputError as `parse` does, and if it tells none apart."""
+    """The classes of the pairing that a text names. Raises InputError as `parse` does, and if there are no classes."""
     result = parse(text, space).by_class
     if result is None:
         raise InputError(f"pairing {text!r} has no classes to tell apart: use all, or some of {'+'.join(space.names)}")
@@ -404,6 +409,6 @@ def _without_labels(space: AttributeSpace, text: str) -> InputError:
 
 
 def _joint_name(value_names: Sequence[Sequence[str]], index: int) -> str:
-    """A class by the names of its values."""
+    """The name of a class: the names of its attributes' values."""
     values = np.unravel_index(index, [len(names) for names in value_names])
     return ", ".join(repr(names[int(value)]) for names, value in zip(value_names, values, strict=True))

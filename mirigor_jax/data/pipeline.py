@@ -1,4 +1,4 @@
-"""Batches by index, read ahead on threads or processes, each process of a job reading its own rows only."""
+"""Batches by index, read ahead on threads or worker processes. Each process of a job reads only its own rows."""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,12 +29,16 @@ def batches(
 ) -> grain.IterDataset:
     """This process's part of every batch of a stream, from batch `first` on.
 
-    read(start, stop) gives rows [start, stop) of the stream, the same however the range is cut: to go on is to begin at
-    another batch, with as many processes as there are then.
-    Batch b is rows [b·B, (b+1)·B), of which process p of P gets the p-th of P contiguous parts; without num_examples it
-    never ends, else the last batch is short. `threads` read up to `prefetch` batches ahead (0: none), in each of
-    `workers` processes if there are any, which pays where reading a batch is slower than copying it between processes.
-    place: what becomes of each batch, such as its copy on the devices; the threads see to it ahead of time too.
+    Batch b is rows [b·B, (b+1)·B) of the stream; process p of P gets the p-th of P contiguous parts of them.
+    read: (start, stop) → rows [start, stop) of the stream. They must not depend on how the range is cut, so a run can
+        continue from any batch, also with another number of processes.
+    batch_size: B, on all processes together.
+    num_examples: rows in the stream; the last batch may be short. None: the stream is endless.
+    process_index, process_count: p and P.
+    threads: threads that read batches ahead, in each worker process if there are workers.
+    prefetch: batches that are read ahead. 0: none.
+    workers: worker processes. They help if reading a batch is slower than copying it between processes.
+    place: a function that is applied to each batch, such as a copy to the devices, also ahead of time.
     Raises InputError if batch_size is not a multiple of process_count.
     """
     if batch_size < 1 or batch_size % process_count:
@@ -49,7 +53,7 @@ def batches(
     if not workers:
         return dataset.map(place).to_iter_dataset(options)
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # grain asks absl's flags, which nobody parses outside absl.app.run
+        flags.FLAGS.mark_as_parsed()  # grain reads absl's flags, which only absl.app.run parses
     dataset = dataset.to_iter_dataset(options)
     return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)).map(place)
 
@@ -61,7 +65,7 @@ def _as_it_is(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _read_batch(
     read: Callable, batch_size: int, num_examples: int | None, process: tuple[int, int], index: int
 ) -> dict[str, np.ndarray]:
-    """A process's part of batch `index`. process: its index, and of how many."""
+    """A process's part of batch `index`. process: (index of the process, number of processes)."""
     process_index, process_count = process
     start = index * batch_size
     rows = batch_size if num_examples is None else min(batch_size, num_examples - start)

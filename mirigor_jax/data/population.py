@@ -1,4 +1,4 @@
-"""Where a run's images and pairs come from: generated without end, or finite sets. One interface for the stages."""
+"""Populations: the source of a run's images and pairs, generated or finite, with one interface for all stages."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,8 @@ from mirigor_jax.data.generated import LIBRARY_STREAM, GeneratedImages
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.pairing import ByClass, Pairing, SameImage, classes_of, parse
 
-# Disjoint images: every part of a run renders its own stream; of finite sets they number the draws.
+# Streams of random numbers. Each part of a run renders its own stream of generated images, so parts are disjoint. With
+# a finite set, each purpose draws from its own stream.
 STREAMS = {
     "train": 0,
     "fit": 1,
@@ -26,7 +27,7 @@ STREAMS = {
     "negatives": 6,
     "library": LIBRARY_STREAM,
 }
-THUMBNAIL = 8  # pixels of a side of the versions of images that copies are found by
+THUMBNAIL = 8  # pixels. The side of the small versions of images by which copies are found
 READ_AT_ONCE = 256  # images
 Read = Callable[[int, int], dict[str, np.ndarray]]
 Features = dict[str, dict[str, np.ndarray]]
@@ -34,13 +35,15 @@ Features = dict[str, dict[str, np.ndarray]]
 
 @dataclass(frozen=True, eq=False)
 class GeneratedPopulation:
-    """Images made to measure: every image of every part is new.
+    """A population of generated images; the parts of a run have no image in common.
 
-    sizes: images of `fit`, pairs of `validation` and of `test`.
-    images: how many to train on, drawn again and again; None: training, too, never sees an image twice.
+    data: the generator, such as CDP.
+    seed: of all streams.
+    sizes: number of images of `fit`, and of pairs of `validation` and `test`.
+    images: number of images to train on, drawn again and again. None: every training image is new.
     """
 
-    pairs_features: ClassVar[bool] = False  # whether one features folder of single images serves every pairing
+    pairs_features: ClassVar[bool] = False  # whether features of single images serve every pairing
     data: GeneratedImages
     seed: int
     sizes: Mapping[str, int]
@@ -48,12 +51,12 @@ class GeneratedPopulation:
 
     @property
     def side(self) -> int:
-        """Of the square images, in pixels."""
+        """Pixels. The side of the square images."""
         return self.data.size
 
     @property
     def space(self) -> AttributeSpace:
-        """What its pairings are made of."""
+        """The attributes from which pairings are made."""
         return self.data.space
 
     @property
@@ -66,64 +69,66 @@ class GeneratedPopulation:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What an encoder is evaluated on: every attribute, and all of them together. The last is what counts."""
+        """Names of the classification tasks: each attribute, then "all" of them together, which is the main task."""
         return (*self.names, "all")
 
     def pairing(self, text: str, **options: Any) -> Pairing:
-        """The pairing that `text` names. options, and what is raised: as of `pairing.parse`."""
+        """The pairing that `text` names. Takes the options of `pairing.parse`, and raises InputError as it does."""
         return parse(text, self.space, **options)
 
     def task(self, name: str) -> ByClass:
-        """The classes that the attribute of this name tells apart, or `all` of them together."""
+        """The classes of a task: the values of the attribute of this name; for "all", those of all attributes."""
         return classes_of(name, self.space)
 
     def training(self, pairing: Pairing) -> tuple[ImageSet, Read] | None:
-        """The images that training draws its pairs from, and the pairs' rows; None if it never sees one twice."""
+        """The training images, and a reader (start, stop) → rows of pairs; None if every training image is new."""
         if self.images is None:
             return None
         images = self.data.finite(self.seed, STREAMS["train"], self.images)
         return images, images.row_pairs(pairing, self.seed, STREAMS["pairs"])
 
     def negatives(self) -> None:
-        """None: negatives are a batch's other pairs."""
+        """None: the negatives are the batch's other pairs."""
 
     def pairs(self, pairing: Pairing, stream: str) -> Read:
-        """(start, stop) → fresh pairs [start, stop) of a stream."""
+        """A reader (start, stop) → fresh pairs [start, stop) of a stream."""
         return partial(pairing.draw, self.data, self.seed, STREAMS[stream])
 
     def parts(self, pairing: Pairing) -> dict[str, tuple[Read, int]]:
-        """What to encode of every part, and how much: single images to fit on, pairs to validate and to test on."""
+        """For each part, a reader of the examples to encode, and their number: images of `fit`, pairs of the others."""
         fit = partial(self.data.images, seed=self.seed, stream=STREAMS["fit"]), self.sizes["fit"]
         return {"fit": fit} | {name: (self.pairs(pairing, name), self.sizes[name]) for name in ("validation", "test")}
 
     def paired(self, features: Features, pairing: Pairing) -> Features:
-        """The features with their validation and test parts in pairs, as they are already."""
+        """The features unchanged: their validation and test parts are in pairs already."""
         del pairing
         return features
 
     def num_pairs(self, part: str, pairing: Pairing) -> int:
-        """How many pairs `validation` or `test` has."""
+        """The number of pairs in `validation` or `test`."""
         del pairing
         return self.sizes[part]
 
     def risk(self, pairing: Pairing) -> float:
-        """What the pairs cost of a certificate's risk: nothing."""
+        """The part of a certificate's risk that the pairs use: none."""
         del pairing
         return 0.0
 
     def thumbnails(self, pairing: Pairing, threads: int) -> None:
-        """None: no image is a copy of another's."""
+        """None: generated images need no search for copies."""
 
 
 @dataclass(frozen=True, eq=False)
 class FinitePopulation:
-    """Finite sets: `train`, `fit` of these, `validation`, and `test`.
+    """A population of finite sets of images.
 
-    Also `negatives` if training is to draw them from a set of their own.
-    depletion_risk: the probability with which pairs of different images may run out of a class.
-    shows_attributes: whether every image shows its attributes, so that the views' MI is known.
-    whole: attributes of the one set that all parts were split off, whose frequencies the pairing then has; None if the
-        test part is its maker's own, with frequencies of its own.
+    sets: `train`, `validation` and `test`; `fit`, some of the training images; `negatives`, if training draws its
+        negatives from a separate set.
+    seed: of all draws.
+    depletion_risk: largest probability with which a class may run out of images for pairs of different images.
+    shows_attributes: whether every image shows its attributes; the MI of the views is then known.
+    whole: the attributes of one set, if all parts were split off from it; pairings then have its class frequencies.
+        None: the test part is its maker's own, and pairings have the test part's class frequencies.
     """
 
     pairs_features: ClassVar[bool] = True
@@ -135,12 +140,12 @@ class FinitePopulation:
 
     @cached_property
     def side(self) -> int:
-        """Of the square images, in pixels."""
+        """Pixels. The side of the square images."""
         return self.sets["test"].read(np.arange(1)).shape[1]
 
     @property
     def space(self) -> AttributeSpace:
-        """What its pairings are made of: the attributes of all images, or of its maker's test part."""
+        """The attributes from which pairings are made: those of `whole`, or else of the test part."""
         return replace(self.whole or self.sets["test"].space, shows_attributes=self.shows_attributes)
 
     @property
@@ -153,24 +158,24 @@ class FinitePopulation:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What an encoder is evaluated on: every attribute, the class last, which is what counts."""
+        """Names of the classification tasks: each attribute; the last one, the class, is the main task."""
         return self.names[::-1]
 
     def pairing(self, text: str, **options: Any) -> Pairing:
-        """The pairing that `text` names. options, and what is raised: as of `pairing.parse`."""
+        """The pairing that `text` names. Takes the options of `pairing.parse`, and raises InputError as it does."""
         return parse(text, self.space, **options)
 
     def task(self, name: str) -> ByClass:
-        """The classes that the attributes of this name tell apart, by the frequencies of the pairings."""
+        """The classes of a task, with the class frequencies of the pairings."""
         return classes_of(name, self.space)
 
     def training(self, pairing: Pairing) -> tuple[ImageSet, Read]:
-        """The images that training draws its pairs from, and the pairs' rows."""
+        """The training images, and a reader (start, stop) → rows of pairs."""
         train = self.sets["train"]
         return train, train.row_pairs(pairing.of(train.space), self.seed, STREAMS["pairs"])
 
     def negatives(self) -> tuple[ImageSet, Read] | None:
-        """Images that nothing is a positive pair of, and (start, stop) → rows `n_x`, `n_y` of independent ones."""
+        """The set of negatives, and a reader (start, stop) → rows `n_x`, `n_y` of independent images; or None."""
         if (images := self.sets.get("negatives")) is None:
             return None
         rows = images.row_pairs(SameImage(), self.seed, STREAMS["negatives"])
@@ -182,7 +187,7 @@ class FinitePopulation:
         return images, read
 
     def pairs(self, pairing: Pairing, stream: str) -> Read:
-        """(start, stop) → pairs [start, stop) of training images with their attributes, drawn again and again."""
+        """A reader (start, stop) → pairs of training images, with their attributes, from an endless stream."""
         train = self.sets["train"]
         rows = train.row_pairs(pairing.of(train.space), self.seed, STREAMS[stream])
 
@@ -192,7 +197,10 @@ class FinitePopulation:
         return read
 
     def parts(self, pairing: Pairing) -> dict[str, tuple[Read, int]]:
-        """What to encode of every part, and how much: all images; if they are augmented, pairs."""
+        """For each part, a reader of the examples to encode, and their number.
+
+        The examples are all images of the part, or pairs of `validation` and `test` if the pairing augments.
+        """
         fit = self.sets["fit"].images, len(self.sets["fit"])
         parts: dict[str, tuple[Read, int]] = {"fit": fit}
         for name in ("validation", "test"):
@@ -202,7 +210,7 @@ class FinitePopulation:
         return parts
 
     def paired(self, features: Features, pairing: Pairing) -> Features:
-        """The features with their validation and test parts, of single images, in pairs too."""
+        """The features, with the pairs of their validation and test images added."""
         in_pairs = {"fit": features["fit"]}
         for name in ("validation", "test"):
             if "h_x" in features[name]:
@@ -213,28 +221,28 @@ class FinitePopulation:
         return in_pairs
 
     def num_pairs(self, part: str, pairing: Pairing) -> int:
-        """How many pairs `validation` or `test` has."""
+        """The number of pairs in `validation` or `test`."""
         return len(self._rows(part, pairing))
 
     def risk(self, pairing: Pairing) -> float:
-        """What the pairs cost of a certificate's risk: nothing without classes, of which they could run out."""
+        """The part of a certificate's risk that the pairs use: a class may run out of images. Without classes: none."""
         return 0.0 if pairing.by_class is None else self.depletion_risk
 
     def thumbnails(self, pairing: Pairing, threads: int) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, "p 2"]]:
-        """What copies are found by: small versions of the images of all parts, and which of them test pairs are of.
+        """Small versions of the training, validation and test images, and the rows of the test pairs among them.
 
-        The encoder's training images are among them. threads: that read images.
+        A run compares them to find copies of images. threads: number of threads that read images.
         """
         parts = [_small(self.sets[name], threads) for name in ("train", "validation", "test")]
         return np.concatenate(parts), sum(map(len, parts[:2])) + self._rows("test", pairing)
 
     def _rows(self, name: str, pairing: Pairing) -> Int[np.ndarray, "p 2"]:
-        """Rows of independent pairs: no image is in two of them."""
+        """Rows of a part's independent pairs: no image is in two of them."""
         return self.sets[name].fresh_rows(pairing, self.seed, STREAMS[name], risk=self.depletion_risk, least=2)
 
 
 def _small(images: ImageSet, threads: int) -> Float[np.ndarray, "n d"]:
-    """Every image at THUMBNAIL pixels a side, as the means of its cells."""
+    """Every image, reduced to THUMBNAIL×THUMBNAIL means over its cells."""
 
     def means(start: int) -> np.ndarray:
         pixels = images.images(start, min(start + READ_AT_ONCE, len(images)))["image"].astype(np.float32)

@@ -1,4 +1,4 @@
-"""The batches that a training draws: from a population or from what a user has, streamed or of images devices hold."""
+"""Training batches of a population or of a user's images, streamed or as rows of images that the devices hold."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +16,16 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.fields import of
 from mirigor_jax.settings import Data
 
-RESIDENT_SHARE = 4  # a quarter of a device's memory at most is spent on holding images
+RESIDENT_SHARE = 4  # images may fill at most 1/4 of a device's memory
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What a training reads.
+    """The data of a training.
 
-    read: (start, stop) → pairs [start, stop) of an endless stream, by view: images, or rows of resident_images.
-    resident_images: uint8 (n, s, s, 3). Images that every device shall hold; None: batches bring images.
-    note: how the images are read, in words.
+    read: (start, stop) → pairs [start, stop) of an endless stream, a dict by view of images or rows of resident_images.
+    resident_images: uint8 (n, s, s, 3). The images that every device holds. None: batches contain images.
+    note: one line for the user about the images.
     """
 
     read: Read
@@ -36,11 +36,11 @@ class TrainingData:
 def training_data(
     population: Population, pairing: Pairing, *, classes: ByClass | None, negatives: bool, resident: str = Data.resident
 ) -> TrainingData:
-    """The pairs that training draws from a population, the same for the same population whatever holds them.
+    """The pairs that training draws from a population. `resident` does not change the pairs.
 
-    classes: what batches bring labels c_x, c_y of; None: none.
-    negatives: whether batches bring further images n_x, n_y, if the population has a set of them.
-    resident: whether devices hold a finite set: always, never, or auto, if it fits a quarter of a device's memory.
+    classes: the classes whose numbers c_x and c_y are in the batches. None: batches have no labels.
+    negatives: whether batches contain negatives n_x and n_y, if the population has a set of them.
+    resident: whether devices hold a finite set: "always", "never", or "auto" (if it fits 1/4 of a device's memory).
     Raises InputError as `check_resident` does.
     """
     result = population.training(pairing)
@@ -73,10 +73,12 @@ def training_data(
 def check_resident(
     resident: str, *, has_set: bool, key: str = "resident_images", fix: str = "train on a finite set"
 ) -> None:
-    """Raises InputError for an unknown choice, and for images that cannot be held since every one is new.
+    """Raises InputError for an unknown value, and for "always" if there is no finite set of images to hold.
 
-    has_set: whether training draws from a finite set. key, fix: what the message calls the setting, and
-        what it says to do where there is nothing to hold.
+    resident: "always", "never" or "auto".
+    has_set: whether training draws from a finite set.
+    key: the setting's name in the message.
+    fix: the advice in the message, if there is no finite set.
     """
     of(Data, "resident").check(key, resident)
     if resident == "always" and not has_set:
@@ -84,7 +86,7 @@ def check_resident(
 
 
 def _fresh(pairs: Read, classes: ByClass | None) -> Read:
-    """Pairs with the classes of their attributes."""
+    """A reader of pairs that adds their classes, unless `classes` is None."""
 
     def read(start: int, stop: int) -> dict[str, np.ndarray]:
         batch = pairs(start, stop)
@@ -96,18 +98,21 @@ def _fresh(pairs: Read, classes: ByClass | None) -> Read:
 
 
 def told_apart(population: Population, pairing: Pairing) -> ByClass | None:
-    """The classes that a labeled objective learns: those that the views share, else all; None without labels."""
+    """The classes that a labeled objective learns: those that the views share, or else those of the main task.
+
+    None if the images have no labels.
+    """
     if pairing.by_class is not None:
         return pairing.by_class
     return population.task(population.tasks[-1]) if population.names else None
 
 
 def population_of(source: Any, seed: int) -> Population:
-    """The population that a user means.
+    """Make a population of the source that a user gives.
 
-    source: a population; generated images such as CDP, every one new; an ImageSet;
-        images uint8 (n, s, s, 3), or (images, labels (n,)).
-    seed: of the draws. A population keeps its own.
+    source: a population, which is returned as it is; generated images such as CDP; an ImageSet; images
+        uint8 (n, s, s, 3); or a pair (images, labels (n,)).
+    seed: of the population's draws.
     Raises InputError for anything else.
     """
     if isinstance(source, Population):
@@ -120,9 +125,10 @@ def population_of(source: Any, seed: int) -> Population:
 
 
 def image_set(images: Any, labels: Any = None) -> ImageSet:
-    """A set of images in memory, whose one attribute is their `class`.
+    """A set of images in memory. Labels become the attribute `class`.
 
-    images: uint8 (n, s, s, 3). labels: (n,), one value a class; None: there are none.
+    images: uint8 (n, s, s, 3).
+    labels: (n,). Numbers or names of the images' classes. None: there are no labels.
     Raises InputError for other types and shapes.
     """
     if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
@@ -144,8 +150,8 @@ def image_set(images: Any, labels: Any = None) -> ImageSet:
 def pairing_of(population: Population, text: str, augmentation: Augmentation | None) -> Pairing:
     """The pairing that a text names.
 
-    augmentation: of each view, if the text has +simclr; None: SimCLR's.
-    Raises InputError for an unknown pairing, and for an augmentation of a pairing that does not augment.
+    augmentation: the augmentation for a pairing with simclr. None: SimCLR's.
+    Raises InputError for an unknown pairing, and for an augmentation if the pairing does not augment.
     """
     pairing = population.pairing(text, augmentation=augmentation)
     if augmentation is not None and pairing.augmentation is None:

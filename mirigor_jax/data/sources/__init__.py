@@ -1,1 +1,1 @@
-"""Sources of images, one file a format: `table` has all of them by name."""
+"""Sources of images, with one module for each format. `table` has all of them by name."""

@@ -1,4 +1,4 @@
-"""Backgrounds that CDP draws on: procedural ones, or crops of photographs."""
+"""Backgrounds of CDP images: procedural ones, or crops of photographs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +15,13 @@ from mirigor_jax.files import local_path
 
 
 def backgrounds(kind: str, *, count: int, size: int, seed: int) -> UInt8[np.ndarray, "count rows size 3"]:
-    """Strips that are `size` wide and taller than that: any `size` consecutive rows of one are a background.
+    """Make strips that are `size` wide and taller: any `size` consecutive rows of a strip are a background.
 
-    kind: "spectrum", procedural images with the 1/f amplitude of natural scenes (Field 1987);
-        "folder:PATH", random crops of the photographs under PATH; "tfds:NAME", of the train split of a TFDS image set.
-    Raises InputError for another kind, a folder that is missing, empty or holds a broken image, an unknown TFDS set.
+    kind: "spectrum": procedural images with the 1/f amplitude spectrum of natural scenes (Field 1987); "folder:PATH":
+        random crops of the photographs under PATH; "tfds:NAME": random crops of the train split of a TFDS image set.
+    count: number of strips.
+    Raises InputError for another kind, for a folder that is missing, empty or holds a broken image, and for an unknown
+    TFDS set.
     """
     rng = np.random.default_rng(seed)
     name, _, argument = kind.partition(":")
@@ -33,24 +35,24 @@ def backgrounds(kind: str, *, count: int, size: int, seed: int) -> UInt8[np.ndar
 
 
 def _spectrum(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Luminance and two weaker opponent colors, each white noise over f^a, 0.8 <= a <= 1.5 (Tolhurst et al. 1992)."""
+    """Luminance and two weaker opponent colors, each white noise / f^a, 0.8 <= a <= 1.5 (Tolhurst et al. 1992)."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)).astype(np.float32)
     frequency[0, 0] = np.inf
     noise = np.fft.rfft2(rng.standard_normal((count, 3, size, size), np.float32))
     fields = np.fft.irfft2(noise / frequency ** rng.uniform(0.8, 1.5, (count, 1, 1, 1)).astype(np.float32))
     fields /= fields.std(axis=(2, 3), keepdims=True)
-    fields += rng.normal(0, 0.5, (count, 3, 1, 1))  # an image's own brightness and tint
-    fields *= rng.uniform(25, 60, (count, 1, 1, 1))  # and contrast
+    fields += rng.normal(0, 0.5, (count, 3, 1, 1))  # each image's brightness and tint
+    fields *= rng.uniform(25, 60, (count, 1, 1, 1))  # each image's contrast
     opponents = np.array([[1, 1, 1], [0.4, -0.4, 0], [0.2, 0.2, -0.4]], np.float32)
     images = np.clip(127.5 + np.moveaxis(fields, 1, 3) @ opponents, 0, 255).astype(np.uint8)
-    # The transform made them periodic: continued below itself, an image has no seam.
+    # The images are periodic, so repeating an image below itself makes no seam.
     return np.concatenate([images, images[:, :-1]], axis=1)
 
 
 def _crops(
     photographs: Iterator[Image.Image], number: int, count: int, size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Strips half as tall again as wide, from anywhere in the photographs, at half to full scale, half mirrored."""
+    """Random crops as strips 1.5 times as tall as wide, at 1/2 to full scale; each is mirrored with probability 1/2."""
     rows = size * 3 // 2
     strips = np.empty((count, rows, size, 3), np.uint8)
     for share, photograph in zip(np.array_split(strips, number), photographs, strict=True):

@@ -1,4 +1,4 @@
-"""Image files as square RGB images of one size, and a count of those that are broken."""
+"""Decoding of image files to square RGB images of one size; an error counts all broken files of the part."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -10,15 +10,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mirigor_jax.errors import InputError
 
-# An explicit list: PostScript, for one, is drawn by an external program.
+# Only these formats are read. Pillow would call an external program for PostScript, for example.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
-MOST_PIXELS = 89_478_485  # of an image in a file; those beyond are a quarter of a GiB, as Pillow holds them
-MOST_SIDE = 4096  # pixels of an image as it is used
+MOST_PIXELS = 89_478_485  # of an image in a file; Pillow holds this many in 1/4 GiB
+MOST_SIDE = 4096  # pixels. The largest side of an image after resizing
 Read = Callable[[np.ndarray], np.ndarray]
 
 
 def choose_side(title: str, height: int | None, width: int | None, size: int | None) -> int:
-    """Pixels of a side: `size`, or the images' own. Raises InputError if they have none, or more than MOST_SIDE."""
+    """The side of the images in pixels: `size`, or their own side.
+
+    height, width: of all images. None: unknown, or different.
+    Raises InputError if size is None and the images are not square or of different sizes, and above MOST_SIDE.
+    """
     if (side := height if size is None else size) is not None and side > MOST_SIDE:
         raise InputError(f"the images of {title} have {side:,} pixels a side: give a size of at most {MOST_SIDE:,}")
     if size is not None:
@@ -29,33 +33,39 @@ def choose_side(title: str, height: int | None, width: int | None, size: int | N
 
 
 def cut(image: Image.Image, side: int) -> np.ndarray:
-    """The middle square of the image, resized to this side."""
+    """The central square of the image, resized to this side."""
     return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR))
 
 
 def open_rgb(file: Any, side: int) -> Image.Image:
-    """The image in a file as RGB, not much smaller than `side` pixels. Raises InputError if it can't be one.
+    """The image in a file as RGB. Raises InputError if it can't be read as RGB.
 
-    file: a path, or a file of bytes, whose content tells its format.
+    file: a path, or a binary file. The format is recognized by the content.
+    side: pixels. The side to which the image will be resized; a large JPEG is decoded at a reduced size.
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
-            image.draft("RGB", (2 * side, 2 * side))  # a large JPEG is decoded no larger than resizing needs
+            image.draft("RGB", (2 * side, 2 * side))  # decodes a large JPEG at a reduced size
             if image.width * image.height > MOST_PIXELS:
                 raise InputError(f"it has {image.width:,} × {image.height:,} pixels, over {MOST_PIXELS:,}")
-            if image.mode[0] in "IF":  # Pillow would cut its values off at 255
+            if image.mode[0] in "IF":  # Pillow would clip its values at 255
                 raise InputError(f"its pixels are {image.mode}, not 8 bits: convert it")
             return image.convert("RGB")
     except UnidentifiedImageError:
         raise InputError(f"it is none of {', '.join(FORMATS)}") from None
     except InputError:
         raise
-    except Exception as error:  # Pillow's decoders have a dozen kinds for a damaged file
+    except Exception as error:  # Pillow's decoders raise many types for a damaged file
         raise InputError(f"{type(error).__name__}: {error}") from None
 
 
 def decoded(fetch: Callable[[np.ndarray], Iterator[tuple[str, Any]]], n: int, side: int) -> Read:
-    """A reader of rows, decoded when they are read. fetch: rows → (name, file) of each; n: of how many rows."""
+    """A reader of rows that decodes each image when it is read.
+
+    fetch: rows → an iterator of (name, file), one for each row.
+    n: number of rows in the part.
+    side: pixels. The side of the decoded images.
+    """
 
     def count_broken(rows: np.ndarray) -> int:
         return sum(_broken(file) for _, file in fetch(rows))

@@ -1,4 +1,4 @@
-"""The reader of representations that were computed elsewhere and stand in for images."""
+"""The reader of features that were computed elsewhere; they take the place of images."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,10 @@ from mirigor_jax.numerics import compact
 
 
 def read_features(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
-    """Representations in place of images: whoever made them, they are read and paired in the same way."""
+    """Read features (n, d), of any framework, and their labels from an .npz. Their rows take the place of images.
+
+    Raises InputError for missing arrays or labels, wrong shapes or dtypes, and features that are not finite.
+    """
     del size
     path = to_path(argument)
     endings = {"train": "", "validation": "_validation", "test": "_test"}

@@ -1,4 +1,4 @@
-"""The reader of folders of image files, a folder a class."""
+"""The reader of folders of image files, with one folder for each class."""
 
 import hashlib
 import os
@@ -19,14 +19,15 @@ from mirigor_jax.files import describe, local_path
 from mirigor_jax.outside import special
 
 PHOTOGRAPHS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-# Images that are not read, and so are counted and told of.
+# Images in these formats are not read; a warning counts them.
 OTHERS = {".avif", ".eps", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".pdf", ".ps", ".psd", ".svg", ".tga"}
 
 
 def read_folder(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
-    """The parts of a folder, each with a folder a class or with images alone. Warns of what it leaves out.
+    """Read the parts of a folder. Each part has one folder for each class, or images without classes.
 
-    Raises InputError where a part has no image, or a class of one part is a link to another part's.
+    Warns about the files that it leaves out. Raises InputError if a part has no image, and if classes of two parts are
+    the same folder by a link.
     """
     root = local_path(argument)
     if not root.is_dir():
@@ -58,7 +59,7 @@ def read_folder(argument: str, size: int | None) -> tuple[dict[str, Part], Seque
 
 
 def photographs(folder: Path) -> list[str]:
-    """Paths of the images anywhere in it, also of those whose names begin with a dot. Warns of what it leaves out."""
+    """Paths of all images in the folder and its subfolders, also hidden ones. Warns about files that it leaves out."""
     left_out: Counter[str] = Counter()
     [paths] = _images([os.fspath(folder)], left_out, hidden=True) if folder.is_dir() else [[]]
     _tell(folder, left_out)
@@ -66,7 +67,7 @@ def photographs(folder: Path) -> list[str]:
 
 
 def _class_folders(folder: Path, left_out: Counter[str]) -> dict[str, str]:
-    """Each class, and the real path of its folder; a link to another class's, or round in a circle, is no class."""
+    """Each class's name → the real path of its folder. Circular links and links to other classes are left out."""
     root = os.path.join(os.path.realpath(folder), "")
     entries = [entry for entry in _entries(os.fspath(folder)) if not _is_idle(entry.name) and entry.is_dir()]
     classes: dict[str, str] = {}
@@ -80,14 +81,16 @@ def _class_folders(folder: Path, left_out: Counter[str]) -> dict[str, str]:
 
 
 def _is_read(real: str, root: str, known: Iterable[str]) -> bool:
-    """Whether what a link leads to holds the root, or lies in a folder that is known."""
+    """Whether the target of a link contains the root, or is inside a known folder."""
     return root.startswith(real) or any(real.startswith(os.path.join(folder, "")) for folder in known)
 
 
 def _images(folders: Sequence[str | None], left_out: Counter[str], *, hidden: bool = False) -> list[list[str]]:
-    """Paths of the images anywhere in each folder, sorted; of a file that links reach too, its own path alone.
+    """Paths of the images in each folder and its subfolders, sorted. A file with links to it is listed once, as itself.
 
-    left_out: counts what is no image file, by what it is. hidden: whether their names may begin with a dot.
+    folders: None stands for a folder without images.
+    left_out: this function adds the number of files that it leaves out, by kind.
+    hidden: whether names that begin with a dot count.
     """
     images: list[list[str]] = [[] for _ in folders]
     links: list[tuple[str, list[str]]] = []
@@ -111,7 +114,7 @@ def _images(folders: Sequence[str | None], left_out: Counter[str], *, hidden: bo
 
 
 def _walk(folder: str, hidden: bool) -> Iterator[os.DirEntry]:
-    """What is no folder, anywhere in this one; links to folders are not followed."""
+    """All entries but folders, in this folder and its subfolders. Links to folders are not followed."""
     folders = [folder]
     while folders:
         for entry in _entries(folders.pop()):
@@ -132,12 +135,12 @@ def _entries(folder: str) -> list[os.DirEntry]:
 
 
 def _is_idle(name: str) -> bool:
-    """Whether notebooks and file managers leave copies under this name."""
+    """Whether the name is one under which notebooks and file managers leave copies of files."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _kind(entry: os.DirEntry) -> str:
-    """What it is: an `image`, a `link` to one, what messages call one that is left out, or "" for other files."""
+    """An entry's kind: "image", "link" (to an image), the name in messages of a kind that is left out, or "" else."""
     ending = os.path.splitext(entry.name)[1].lower()
     is_link = entry.is_symlink()
     try:

@@ -21,7 +21,7 @@ MOST_AXES = 32  # of an array
 
 
 def read_idx_folder(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
-    """The parts of the folder of MNIST's four files. Raises InputError as `read_labeled_idx` does."""
+    """Read the parts of a folder with MNIST's four files. Raises InputError as `read_labeled_idx` does."""
     arrays = {}
     for part, prefix in (("train", "train"), ("test", "t10k")):
         path = local_path(argument) / f"{prefix}-images-idx3-ubyte"
@@ -30,9 +30,10 @@ def read_idx_folder(argument: str, size: int | None) -> tuple[dict[str, Part], S
 
 
 def read_labeled_idx(path: Path) -> tuple[UInt8[np.ndarray, "n h w"], UInt8[np.ndarray, " n"]]:
-    """Images of an IDX file and the labels beside it: of X-images-idx3-ubyte[.gz], X-labels-idx1-ubyte[.gz].
+    """Read the images of an IDX file, and their labels.
 
-    Raises InputError as `read_idx` does, and if the two files don't belong together.
+    path: the file of images, X-images-idx3-ubyte[.gz]. The labels are in X-labels-idx1-ubyte[.gz] beside it.
+    Raises InputError as `read_idx` does, and if the two arrays don't match.
     """
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     images, labels = read_idx(path), read_idx(beside)
@@ -45,7 +46,7 @@ def read_labeled_idx(path: Path) -> tuple[UInt8[np.ndarray, "n h w"], UInt8[np.n
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
-    """The array of unsigned bytes in an IDX file (the format of MNIST), gzipped or not.
+    """Read the array of unsigned bytes in an IDX file (the format of MNIST), gzipped or not.
 
     Raises InputError if the file is missing, of another format, or not as long as its header says.
     """
@@ -71,7 +72,7 @@ def _begins(file: IO[bytes]) -> bytes:
 
 
 def _read_body(path: Path, data: io.BufferedIOBase, size: int, packed: bool) -> UInt8[np.ndarray, "..."]:
-    """The array, for which memory is taken once the file may be as long as its header says. size: the file's bytes."""
+    """Read the array. Memory is allocated only if the file's size fits its header. size: bytes of the file."""
     start = data.read(4)
     if start[:3] != b"\0\0\x08":
         raise InputError(
@@ -90,7 +91,7 @@ def _read_body(path: Path, data: io.BufferedIOBase, size: int, packed: bool) -> 
         array = np.empty(count, np.uint8)
         while read := data.readinto(array.data[found - header :][:CHUNK]):
             found += read
-        found += len(data.read(1))  # beyond which gzip's sum over all bytes is compared
+        found += len(data.read(1))  # at the end gzip checks its CRC
         if found == header + count:
             return array.reshape(shape)
     found = found if packed else size

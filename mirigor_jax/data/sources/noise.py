@@ -6,9 +6,10 @@ from mirigor_jax.data.image_set import ImageSet
 
 
 def noise_images(kind: str, *, count: int, size: int, seed: int) -> ImageSet:
-    """Images of independent bytes: "uniform", or "gaussian" of mean 127.5 and standard deviation 64, cut to 0 to 255.
+    """A set of images of independent random bytes.
 
-    An image is a function of its row and the seed. Source: Lee et al. 2023, appendix C.
+    kind: "uniform", or "gaussian" with mean 127.5 and standard deviation 64, clipped to 0 to 255.
+    An image depends on its row and the seed only. Source: Lee et al. 2023, appendix C.
     """
 
     def read(rows: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The reader of .npz files of images and labels, under the names that are in use."""
+"""The reader of .npz files of images and labels, with our, Keras' or MedMNIST's names of arrays."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ NPZ_NAMES = {  # ours, Keras' and MedMNIST's
 
 
 def read_npz(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
-    """The parts of an .npz whose arrays are named as in NPZ_NAMES. Raises InputError for other arrays."""
+    """Read the parts of an .npz with array names as in NPZ_NAMES. Raises InputError for other arrays."""
     path = to_path(argument)
     arrays = named_arrays(f"npz:{path}", path, NPZ_NAMES, "images, labels and, if there are any, images_test, ...")
     for part, (images, labels) in arrays.items():
@@ -42,7 +42,13 @@ def read_npz(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence
 def named_arrays(
     title: str, path: AnyPath, names: Mapping[str, Sequence[tuple[str, str]]], expected: str
 ) -> dict[str, tuple[np.ndarray, Any]]:
-    """Each part's rows and labels (None without) in a user's .npz, by the first of its pairs of names that is there."""
+    """Read each part's rows and labels from a user's .npz. Labels are None if they are missing.
+
+    title: the source, for messages.
+    names: part → pairs of array names (rows, labels). The first pair with rows in the file is read.
+    expected: the arrays that the message about a missing train part asks for.
+    Raises InputError if the file can't be read, and if it has no train part.
+    """
     arrays = {}
     try:
         loaded = read_arrays(path)

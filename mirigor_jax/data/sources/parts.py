@@ -1,4 +1,4 @@
-"""A part of a source: a reader of its rows, and their classes; also of arrays in memory."""
+"""A part of a source: the classes of its rows, and a reader of them. Parts are also made from arrays in memory."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,9 +14,11 @@ from mirigor_jax.errors import shown
 
 
 class Part(NamedTuple):
-    """A part of a source: its images' classes (all 0 without labels), a reader of rows, and numbers to split it by.
+    """A part of a source.
 
-    The numbers don't depend on anything that a user may set, so that no setting moves an image between parts.
+    classes: the images' classes; all 0 without labels.
+    read: rows → images.
+    keys: numbers to split the part by. They don't depend on any setting, so no setting moves an image to another part.
     """
 
     classes: Int[np.ndarray, " n"]
@@ -25,12 +27,12 @@ class Part(NamedTuple):
 
 
 def numbered(classes: np.ndarray, read: Read) -> Part:
-    """The part of these rows, of which each is split off by its number."""
+    """A part whose keys depend on the rows' numbers only."""
     return Part(classes, read, row_keys(len(classes)))
 
 
 def parts_from_arrays(title: str, arrays: dict[str, Any], size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
-    """Parts of images held in memory, with labels of any kind or None."""
+    """Make parts of images in memory, and name their classes. Labels may be of any kind, or None."""
     known = [labels.ravel() for _, labels in arrays.values() if labels is not None]
     values = np.unique(np.concatenate(known)) if known else np.empty(0)
     parts = {}

@@ -1,4 +1,4 @@
-"""Sets made of a source's parts: train, validation and test, and some of their classes."""
+"""Train, validation and test sets from a source's parts, and the choice of classes."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from mirigor_jax.errors import InputError, shown
 from mirigor_jax.files import local_path
 from mirigor_jax.outside import read_text
 
-VALIDATION_SHARE = 0.1  # of the training images of a source whose maker has set a test part aside
+VALIDATION_SHARE = 0.1  # of the training images, if the source has a test part but no validation part
 
 
 class ImageSets(dict[str, ImageSet]):
     """Sets of images by the names of their parts.
 
-    is_split: whether all three were split off one set, whose frequencies of classes are then what counts.
-    turns: how often the training part has each of its images.
+    is_split: whether all three parts were split off from one set; pairings then have its class frequencies.
+    turns: number of copies of each image in the training part, one for each turn.
     """
 
     turns = 1
@@ -32,7 +32,7 @@ class ImageSets(dict[str, ImageSet]):
 
     @property
     def whole(self) -> AttributeSpace | None:
-        """What pairings of that one set are made of; None if the test part is its maker's own."""
+        """The attributes of that one set, from which pairings are made. None: the test part is its maker's own."""
         if not self.is_split:
             return None
         held_out = (np.repeat(self[name].attributes, self.turns, axis=0) for name in ("validation", "test"))
@@ -41,12 +41,16 @@ class ImageSets(dict[str, ImageSet]):
 
 
 def three(spec: str, parts: dict[str, Part], class_names: Sequence[str]) -> ImageSets:
-    """Train, validation and test: the source's own, or of each training class the images with the smallest keys."""
+    """Make the train, validation and test sets of a source's parts.
+
+    A missing part is split off from the training part: in each class, it gets the images with the smallest keys.
+    Without a test part, the validation part becomes the test part. Raises InputError if there is no train part.
+    """
     if "train" not in parts:
         raise InputError(f"{spec} has no train part, but {', '.join(parts) or 'none'}: give one")
     parts = dict(parts)
     if "test" not in parts and "validation" in parts:
-        parts["test"] = parts.pop("validation")  # as ImageNet's is used
+        parts["test"] = parts.pop("validation")  # as is usual for ImageNet
 
     def images(name: str, part: Part) -> ImageSet:
         names, columns = (("class",), part.classes[:, None]) if class_names else ((), part.classes[:, None][:, :0])
@@ -64,18 +68,18 @@ def three(spec: str, parts: dict[str, Part], class_names: Sequence[str]) -> Imag
 
 
 def choose(classes: str, names: Sequence[str]) -> list[int]:
-    """Numbers of the classes asked for, ascending."""
+    """Numbers of the chosen classes, ascending. Raises InputError for an unknown class."""
     if classes == "all":
         return [*range(len(names))]
     if not names:
-        raise InputError(f"classes={classes!r}, but the images have no labels: leave it at all")
+        raise InputError(f"classes={classes!r}, but the images have no labels: set classes=all")
     halves = {"first-half": [*range(len(names) // 2)], "second-half": [*range(len(names) // 2, len(names))]}
     if classes in halves:
         return halves[classes]
     asked = classes.split("+")
     if classes.startswith("file:"):
         lines = read_text(local_path(classes[5:]), f"classes={classes!r}").splitlines()
-        # Lists of ImageNet's classes have words behind the WordNet number.
+        # In lists of ImageNet's classes, words follow the WordNet number.
         asked = [line.strip() if line.strip() in names else line.split()[0] for line in lines if line.strip()]
     numbers = {name: number for number, name in enumerate(names)}
     numbers = {str(number): number for number in range(len(names))} | numbers
@@ -88,7 +92,7 @@ def choose(classes: str, names: Sequence[str]) -> list[int]:
 
 
 def of_classes(images: ImageSet, chosen: list[int]) -> ImageSet:
-    """The images of these classes, numbered anew."""
+    """The images of the chosen classes, whose numbers now start from 0."""
     number = np.full(images.sizes[0], -1, np.int32)
     number[chosen] = np.arange(len(chosen))
     classes = number[images.attributes[:, 0]]

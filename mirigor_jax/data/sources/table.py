@@ -1,4 +1,4 @@
-"""SOURCES: every kind of image by its name in `data.source`, made to measure or read from outside."""
+"""SOURCES: every source of images by its name in `data.source`, whether it generates images or reads them."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -24,20 +24,24 @@ from mirigor_jax.data.sources.tfds import read_tfds
 from mirigor_jax.errors import InputError
 from mirigor_jax.settings import Data
 
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # folder of Debian's package
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-NOISE_STREAM, CORRUPTION_STREAM = 100, 200  # far from those that pairs are drawn from
+NOISE_STREAM, CORRUPTION_STREAM = 100, 200  # far above the streams of pairs
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a run asks of its source.
+    """A run's request to its source.
 
-    seed: of the run's draws. data_seed: of what the source draws once for all of them. size: pixels; None: the images'
-    own. parts: how many images of `train` and `fit`, and images (of finite sets) or pairs of `validation` and `test`;
-    None: all, or of `train` an endless stream. depletion_risk: see `FinitePopulation`.
-    knobs: of each source, by its name, what it takes beside these.
-    classes, rotations, noise, corrupted: of finite sets, see `labeled`. negatives: see `FiniteSource.negatives`.
+    seed: of the run's draws.
+    data_seed: of the source's own draws, which all parts of a run share.
+    size: pixels. The side of the images. None: their own side.
+    parts: part → its size: images of `train` and `fit`; of `validation` and `test`, images of a finite set, or
+        generated pairs. None: the whole set, or for `train`, new images for every batch.
+    depletion_risk: see `FinitePopulation`.
+    knobs: source's name → its further settings.
+    classes, rotations, noise, corrupted: for finite sets, see `labeled`.
+    negatives: the source of separate negatives, see `_negatives`; "": the batch's other pairs.
     """
 
     seed: int
@@ -55,10 +59,10 @@ class Request:
 
 @dataclass(frozen=True)
 class GeneratedSource:
-    """Images made to measure.
+    """A source that generates images.
 
-    make: (size=, seed=, **knobs) → the images; behind a colon's argument if there is one.
-    argument: what messages call that which stands behind the name and a colon; "": nothing does.
+    make: (size=, seed=, **knobs) → the images. If the source has an argument, `make` takes it first, by position.
+    argument: the name, in messages, of the argument in "NAME:ARGUMENT". "": the source has none.
     """
 
     is_generated: ClassVar[bool] = True
@@ -69,7 +73,7 @@ class GeneratedSource:
 
     @property
     def knobs(self) -> dict[str, Any]:
-        """What it takes beside size and seed, with the defaults."""
+        """The source's further settings, with their defaults."""
         return _keywords(self.make)
 
     def images(self, spec: str, *, size: int, seed: int, knobs: Mapping[str, Any]) -> GeneratedImages:
@@ -89,13 +93,14 @@ class GeneratedSource:
 
 @dataclass(frozen=True)
 class FiniteSource:
-    """Sets of images from outside, or of features that stand for images.
+    """A source that reads a finite set of images, or of features in place of images.
 
-    read: (what stands behind the name and a colon, the images' size or None, **knobs) → its parts by name, `train` at
-    least, and the names of its classes, none where it has no labels.
-    argument: what messages call that which stands there; "": nothing does.
-    holds_features: whether its rows are representations. is_file: whether the argument is the path of a file, whose
-    content then tells runs apart. shows_attributes: whether every image shows its class, so that the MI is known.
+    read: (argument, size or None, **knobs) → (its parts by name, at least `train`; the names of its classes, none if it
+        has no labels).
+    argument: the name, in messages, of the argument in "NAME:ARGUMENT". "": the source has none.
+    holds_features: whether its rows are features.
+    is_file: whether the argument is the path of a file; runs on files of different content are then different.
+    shows_attributes: whether every image shows its class; the MI of same-class pairs is then known.
     """
 
     is_generated: ClassVar[bool] = False
@@ -107,7 +112,7 @@ class FiniteSource:
 
     @property
     def knobs(self) -> dict[str, Any]:
-        """What its reader takes by keyword, with the defaults."""
+        """The source's settings, which are the reader's keyword arguments, with their defaults."""
         return _keywords(self.read)
 
     def population(self, spec: str, request: Request) -> Population:
@@ -128,7 +133,10 @@ Source = GeneratedSource | FiniteSource
 
 
 def find(spec: str) -> Source:
-    """The source that "NAME" or "NAME:ARGUMENT" names. Raises InputError for another one, or without its argument."""
+    """The source that "NAME" or "NAME:ARGUMENT" names.
+
+    Raises InputError if it is unknown, if its argument is missing, and if it takes none.
+    """
     name, _, argument = spec.partition(":")
     source = SOURCES.get(name)
     if source is None or bool(argument) != bool(source.argument):
@@ -138,13 +146,13 @@ def find(spec: str) -> Source:
 
 
 def holds_features(spec: str) -> bool:
-    """Whether the source that "NAME:ARGUMENT" names has representations instead of images."""
+    """Whether the source that "NAME:ARGUMENT" names holds features instead of images."""
     source = SOURCES.get(spec.partition(":")[0])
     return source is not None and source.holds_features
 
 
 def content_of(spec: str) -> str:
-    """The path of the file that stands for the source's images, whose content tells runs apart; "" without one."""
+    """The path of the file that a source reads, for the digest that identifies a run's data. "": it reads no file."""
     name, _, path = spec.partition(":")
     return path if name in SOURCES and SOURCES[name].is_file else ""
 
@@ -160,29 +168,34 @@ def labeled(
     seed: int = Data.seed,
     **knobs: Any,
 ) -> ImageSets:
-    """The parts `train`, `validation` and `test` of a set of images, disjoint, their first attribute the `class`.
+    """Read the disjoint parts `train`, `validation` and `test` of a set of images. Their first attribute is `class`.
 
-    spec: tfds:NAME, a set that TFDS has prepared in tfds_dir= (None: its own place), read without TensorFlow;
-        folder:PATH, a folder a class, itself or in PATH/train and PATH/test or val, or images without labels;
-        idx:PATH, the folder of MNIST's four files; fashion_mnist, Debian's, else TFDS's;
-        npz:PATH, arrays named as in NPZ_NAMES, `labels` left out where there are none;
-        features:PATH, an .npz of h (n, d) and labels (n,), and h_test and so on if there are any: rows for images.
-        Without a test part, each class is split 60 : 20 : 20 into training, validation and test images; with one but
-        no validation part, a tenth of each class's training images are for validation.
-    size: pixels, to which the shorter side is resized (bilinear, antialiased) before the middle is cut out; None: their
-        own, where all are square and of one size. Gray images become RGB.
-    classes: all, first-half, second-half, file:PATH (one a line), or names or numbers joined by "+".
-    rotations: also the attribute `rotation`: training images at all four turns, the others at one each.
-    noise: share of salt-and-pepper pixels. corrupted: where above 0, also the attribute `corrupted`, the class redrawn
-        with that probability. seed: of these.
-    knobs: what the source's reader takes by keyword, such as tfds_dir.
-    Raises InputError for another spec, knob or class, a share outside 0 to 1, what can't be found or read, and sets
-    that are not prepared; a broken image raises it when it is read, naming it and counting all of its part.
+    Without a validation and a test part, each class is split 60 : 20 : 20 into training, validation and test images. A
+    validation part without a test part becomes the test part. With a test part but no validation part, a tenth of each
+    class's training images are for validation.
+    spec: "tfds:NAME": a set that TFDS has prepared in tfds_dir (None: TFDS's own folder), read without TensorFlow;
+        "folder:PATH": one folder for each class, in PATH or in PATH/train and PATH/test or val, or images without
+        labels; "idx:PATH": a folder with MNIST's four files; "fashion_mnist": Debian's files, or else TFDS's;
+        "npz:PATH": arrays with names as in NPZ_NAMES, `labels` are optional; "features:PATH": an .npz of h (n, d) and
+        labels (n,), and optionally h_test and so on.
+    size: pixels. The shorter side is resized to it (bilinear, antialiased), then the central square is cut out. None:
+        the images' own side, if all are square and of one size. Gray images become RGB.
+    classes: "all", "first-half", "second-half", "file:PATH" (one class in each line), or names or numbers joined by
+        "+".
+    rotations: whether images are turned, with an attribute `rotation`: training images at all four turns, each other
+        image at one.
+    noise: share of salt-and-pepper pixels.
+    corrupted: above 0, there is an attribute `corrupted`: the class, redrawn with this probability.
+    seed: of rotations, noise and corruption.
+    knobs: settings of the source, such as tfds_dir.
+    Raises InputError for an unknown spec, knob or class, for a share outside 0 to 1, for files that can't be found or
+    read, and for sets that are not prepared. A broken image raises it when it is read; the message names the image and
+    counts the broken images of its part.
     """
     fields.check(Data, {"size": size, "noise": noise, "corrupted": corrupted})
     source = find(spec)
     if isinstance(source, GeneratedSource):
-        raise InputError(f"{spec!r} is made to measure, and a set of images is needed: give one")
+        raise InputError(f"{spec!r} generates images, expected a finite set: give one, such as folder:PATH")
     if useless := sorted(knobs.keys() - source.knobs):
         raise InputError(f"{spec!r} has no use for {', '.join(useless)}: leave it out")
     parts, class_names = source.read(spec.partition(":")[2], size, **knobs)
@@ -216,9 +229,10 @@ def _sets(spec: str, request: Request, classes: str) -> ImageSets:
 
 
 def _negatives(spec: str, request: Request, images: ImageSet) -> ImageSet:
-    """What `negatives` names: `own`, the training images; of their source `classes:…`; noise; another source.
+    """The set of images that `request.negatives` names.
 
-    Raises InputError as `labeled` does.
+    "own": the training images; "classes:…": other classes of the same source; "uniform" or "gaussian": noise; else a
+    source. Raises InputError as `labeled` does.
     """
     name, (kind, _, argument) = request.negatives, request.negatives.partition(":")
     if name == "own":
@@ -238,7 +252,7 @@ def _negatives(spec: str, request: Request, images: ImageSet) -> ImageSet:
 
 
 def _keywords(function: Callable[..., Any]) -> dict[str, Any]:
-    """Its keyword-only parameters with their defaults, without those that every source has."""
+    """A function's keyword-only parameters with their defaults, without size and seed, which every source has."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("size", "seed")}
 
@@ -246,7 +260,7 @@ def _keywords(function: Callable[..., Any]) -> dict[str, Any]:
 def _read_fashion_mnist(
     argument: str, size: int | None, *, tfds_dir: str | None = None
 ) -> tuple[dict[str, Part], Sequence[str]]:
-    """Debian's where it is installed, else TFDS's."""
+    """Read Debian's Fashion-MNIST if it is installed, or else TFDS's."""
     del argument
     if FASHION_MNIST.is_dir():
         return read_idx_folder(str(FASHION_MNIST), size)[0], FASHION
@@ -256,7 +270,7 @@ def _read_fashion_mnist(
         raise InputError(f"{error}; or, on Debian and Ubuntu, `apt-get install dataset-fashion-mnist`") from None
 
 
-# A source by its name, which stands before the colon in `data.source`.
+# Name before the colon in `data.source` → source.
 SOURCES: dict[str, Source] = {
     "cdp": GeneratedSource(cdp.make),
     "tfds": FiniteSource(read_tfds, argument="NAME"),

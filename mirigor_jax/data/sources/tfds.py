@@ -1,4 +1,4 @@
-"""The reader of image sets that TFDS has prepared."""
+"""The reader of image sets prepared by TFDS."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -11,23 +11,24 @@ from mirigor_jax.data.sources.decode import choose_side, decoded
 from mirigor_jax.data.sources.parts import Part, numbered
 from mirigor_jax.errors import InputError, shown
 
-# TFDS prepares most sets by TensorFlow; reading goes without.
+# TFDS needs TensorFlow to prepare most sets, but not to read them.
 NEEDS = "run `pip install tensorflow`, which nothing else needs, then"
 
 
 def open_set(name: str, tfds_dir: str | None, *, prepare: bool = False) -> tuple[Any, str, str]:
-    """TFDS's builder of an image set in `tfds_dir` (None: its own place); what its images and its labels are called.
+    """TFDS's builder of an image set, and the names of its image and label features.
 
-    prepare: a set that is not there yet, by TFDS, which mostly takes TensorFlow. Without, it raises InputError, as it
-    does for an unknown set and for one without images.
+    tfds_dir: folder of the prepared sets. None: TFDS's own.
+    prepare: whether TFDS may download and prepare a missing set, which mostly takes TensorFlow.
+    Raises InputError for an unknown set, for a set without images, and if the set is missing and not to be prepared.
     """
-    import tensorflow_datasets as tfds  # here, since it is slow and only this needs it
+    import tensorflow_datasets as tfds  # imported here, since the import is slow
 
     try:
         builder = tfds.builder(name, data_dir=tfds_dir)
         if prepare and not builder.is_prepared():
             builder = tfds.builder(name, data_dir=tfds_dir, file_format="array_record")
-    except Exception as error:  # of a name that is none, and of damaged files
+    except Exception as error:  # raised for an unknown name, and for damaged files
         reason = shown(str(error).partition("\n")[0] or type(error).__name__, 300)
         raise InputError(f"TFDS cannot find {shown(name)!r} ({reason}): see tfds.list_builders()") from None
     if prepare:
@@ -46,7 +47,7 @@ def open_set(name: str, tfds_dir: str | None, *, prepare: bool = False) -> tuple
 
 
 def open_part(name: str, builder: Any, part: str, decoders: dict[str, Any] | None = None) -> Any:
-    """The examples of a part, of any row. Raises InputError where the set was prepared in another format."""
+    """The examples of a part, with random access. Raises InputError if the set's file format has none."""
     try:
         return builder.as_data_source(part, decoders=decoders)
     except NotImplementedError:
@@ -57,7 +58,10 @@ def open_part(name: str, builder: Any, part: str, decoders: dict[str, Any] | Non
 
 
 def read_tfds(name: str, size: int | None, *, tfds_dir: str | None = None) -> tuple[dict[str, Part], Sequence[str]]:
-    """The parts of a set that TFDS has prepared, read without TensorFlow. Raises InputError as the openers do."""
+    """Read the parts of a prepared set, without TensorFlow.
+
+    Raises InputError as `open_set` and `open_part` do, and if the set is damaged.
+    """
     import tensorflow_datasets as tfds
 
     builder, image, label = open_set(name, tfds_dir)
@@ -72,7 +76,7 @@ def read_tfds(name: str, size: int | None, *, tfds_dir: str | None = None) -> tu
             continue
         source = open_part(name, builder, part, {image: tfds.decode.SkipDecoding()})
         try:
-            if has_labels and source[0][label] < 0:  # a competition's test part
+            if has_labels and source[0][label] < 0:  # the test part of a competition has no labels
                 continue
             classes = np.array([example[label] for example in source] if has_labels else [0] * len(source), np.int32)
         except Exception as error:
