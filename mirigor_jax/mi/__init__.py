@@ -1,12 +1,12 @@
-"""Mutual information of paired representations: estimates, bounds, certificates. Usable alone on arrays.
+"""Mutual information of paired representations: estimates, bounds and certificates of arrays from any framework.
 
     from mirigor_jax import mi
 
     print(mi.estimate(x, y))  # I(X;Y) of paired rows
     print(mi.estimate_labels(h, labels))  # I_class of representations and their classes
 
-Below these calls: `estimators` (constructors for `estimate`), `values` (functions of scores), `scoring` (proper scoring
-rules), `critics`, `distributions` (known mutual information), and the certificates as functions of arrays.
+These calls are built from `estimators` (constructors for `estimate`), `values` (functions of scores), `scoring` (proper
+scoring rules), `critics`, `distributions` (known mutual information), and the certificates as functions of arrays.
 """
 
 from mirigor_jax.errors import InputError

@@ -1,4 +1,4 @@
-"""How much information do two arrays share? The whole answer in one call: split, fit, read once, certify."""
+"""`estimate`, the mutual information of two arrays in one call: it splits the pairs, fits, reads once and certifies."""
 
 import math
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ from mirigor_jax.mi.results import Estimate, Estimates, Reading
 from mirigor_jax.mi.rows import Findings, Rows, check_pairs
 from mirigor_jax.settings import Arrays
 
-LEAST = 110  # pairs: a default batch to fit on, and eight batches of two to certify by
+LEAST = 110  # fewest pairs: they allow a default batch to fit on, and eight batches of two to certify by
 FOLDS = 10  # of the jackknife
-WHOLE = 4096  # pairs whose score matrix is held at once
-BATCH = 1024  # pairs a batch of the certificate's, where there are more than WHOLE
-ENTRIES = 2**25  # scores held at once
-TINY = 1e-150  # columns below are scaled, as their differences' reciprocals overflow
+WHOLE = 4096  # most pairs a batch whose score matrix is held whole
+BATCH = 1024  # pairs a batch of the certificate if the test part has more than WHOLE
+ENTRIES = 2**25  # most scores held at once
+TINY = 1e-150  # columns of smaller numbers are scaled up, because reciprocals of their differences overflow
 
 CRITICS: dict[str, nn.Module] = {
     "joint": JointCritic((32, 32)),
@@ -61,36 +61,38 @@ def estimate(
 ) -> Estimate:
     """Estimate I(X;Y) of n independent pairs of rows, with an interval, and a certificate if the estimator is a bound.
 
-    The pairs are split into three disjoint parts, 60 : 20 : 20, by random numbers that depend on a row's number alone.
-    The critic is fitted on the first, its step is chosen on the second (validation), and the third (test) is read once.
+    The pairs are split 60 : 20 : 20 into three disjoint parts, by random numbers that depend on a row's number alone.
+    The critic is fitted on the first part, the second (validation) chooses its step, and the third (test) is read once.
 
         print(mi.estimate(x, y))
 
     Args:
         x: (n, dx) or (n,) numbers, an array of any framework. n is 110 at least.
         y: (n, dy) or (n,) numbers. Row i is the partner of x's row i.
-        estimator: a name of `ESTIMATORS`, or what a constructor returns, such as `mi.estimators.smile(tau=1.0)`.
-        critic: a name of `CRITICS`, or a module with their `scores`.
-        k: pairs of a batch when the test part is read, at least 2. None: all of them, up to 4,096.
-        negatives: "in-batch" (all other rows of the batch), "derange" (one of them) or "shuffle" (one, perhaps itself).
-        batch_size: pairs of a step of the fit.
-        steps: most steps of the fit, which ends early once validation gains no more.
-        learning_rate: of AdamW at the first step, above 0. It falls by a cosine over `steps`.
-        weight_decay: of AdamW, at least 0.
-        base: whether the critic starts from the Gaussian copula's density ratio, and learns what that lacks.
-        num_critics: critics that are fitted, at least 1. The value is that of their averaged scores.
-        seed: of the critics' start and the batches.
-        confidence: in [0.5, 1). Of the interval (a t-interval by a delete-a-fold jackknife) and of the certificate
-            (`info_nce_lower_bits` of the same scores, for lower bounds only).
-        rows: "checked": where rows contradict that they are independent draws, as neighbors in a series or copies do,
-            interval and certificate are withheld, and a few copies are left out. "independent": it is stated.
+        estimator: a name in `ESTIMATORS`, or an `Estimator` such as `mi.estimators.smile(tau=1.0)`.
+        critic: a name in `CRITICS`, or a module that has their method `scores`.
+        k: pairs a batch when the test part is read, at least 2. None: the whole test part, up to 4,096 pairs.
+        negatives: the y that the fit scores x_i against: "in-batch" (all others of the batch), "derange" (one other) or
+            "shuffle" (one of the batch, perhaps y_i itself).
+        batch_size: pairs a step of the fit.
+        steps: most steps of the fit. It ends earlier if validation stops improving.
+        learning_rate: AdamW's rate at the first step, above 0. It decays by a cosine over `steps`.
+        weight_decay: AdamW's, at least 0.
+        base: whether the critic starts from the density ratio of a Gaussian copula and learns the difference from it.
+        num_critics: number of critics, at least 1. The value is that of their averaged scores.
+        seed: seeds the critics' parameters and the batches.
+        confidence: in [0.5, 1). Confidence of the interval (t, by a delete-a-fold jackknife; over batches for k above
+            4,096) and of the certificate (`info_nce_lower_bits` of the same critics; for lower bounds only).
+        rows: "checked": if rows look dependent, as neighbors in a series or many copies do, the interval and the
+            certificate are withheld; a few copies are left out. "independent": you state that rows are independent
+            draws, whatever they look like.
         on_progress: called as on_progress(step, steps, note) at every evaluation on validation.
 
     Returns:
         The `Estimate`, in bits.
 
     Raises:
-        InputError: something cannot be estimated, or an option is out of its limits.
+        InputError: the arrays cannot be estimated from, or an option is out of its limits.
     """
     return estimate_all(
         [(x, y)],
@@ -129,18 +131,18 @@ def estimate_all(
     rows: Rows = Arrays.rows,
     on_progress: OnProgress | None = None,
 ) -> Estimates:
-    """Estimate I(X;Y) of every data set by every estimator, all critics fitted at once.
+    """Estimate I(X;Y) of every data set by every estimator, and fit all critics at once.
 
         print(mi.estimate_all([(x, y)], estimators=["nwj", mi.estimators.smile(tau=1.0)]))
 
     Args:
-        pairs: data sets (x, y), as `estimate` takes them, of equal shapes.
-        estimators: names of `ESTIMATORS`, or what their constructors return.
+        pairs: data sets (x, y), as `estimate` takes them, all of the same shapes.
+        estimators: names in `ESTIMATORS`, or `Estimator`s.
         critic, k, negatives, batch_size, steps, learning_rate, weight_decay, base, num_critics, seed, confidence,
         rows, on_progress: as in `estimate`, the same for all.
 
     Returns:
-        `Estimates`, whose [i][j] is the `Estimate` of pairs[i] by estimators[j].
+        `Estimates`: its item [i][j] is the `Estimate` of pairs[i] by estimators[j].
 
     Raises:
         InputError: as `estimate` does, or the data sets have different shapes.
@@ -165,7 +167,7 @@ def estimate_all(
     for index, estimator in enumerate(chosen):
         groups.setdefault((estimator.needs_u, estimator.within_views), []).append(index)
     for (_, within_views), indices in groups.items():
-        based = base and not within_views  # the base scores x against y alone
+        based = base and not within_views  # the base can only score x against y
         fit_config = fit.FitConfig(
             critic=ResidualCritic(inner, sets[0].rank) if based else inner,
             estimators=tuple(chosen[index] for index in indices),
@@ -182,7 +184,7 @@ def estimate_all(
 
 @dataclass(frozen=True)
 class _Reading:
-    """How fitted critics are read: pairs a batch, critics whose scores are averaged, confidence."""
+    """How fitted critics are read: pairs a batch, number of critics (their scores are averaged), confidence."""
 
     k: int
     num_critics: int
@@ -201,22 +203,22 @@ def _check_options(
 
 
 def split(pairs: Sequence[tuple[Any, Any]], rows: Rows = Arrays.rows) -> list["Split"]:
-    """Every data set's parts. Raises InputError where one is no data set, or they have not one shape."""
+    """Split every data set into its parts. Raises InputError if one is no data set, or if their shapes differ."""
     samples = [_arrays(x, y) for x, y in pairs]
     if len(shapes := {(x.shape, y.shape) for x, y in samples}) != 1:
         raise InputError(f"data sets have shapes {sorted(shapes)}: expected the same of all; estimate the others apart")
-    # The split depends on rows' numbers alone, so it is that of all sets.
+    # The split depends on the rows' numbers alone, so all data sets share it.
     keys = row_keys(len(samples[0][0]))
     fitted, validation, test = parts_of(np.zeros(len(keys), int), keys)
     findings = [check_pairs(x, y, test, rows) for x, y in samples]
     left = test[~np.any([one.copies for one in findings], axis=0)]
-    # Batches are cut off in the order of the keys, whatever the order of the rows.
+    # Batches follow the order of the keys, so the order of the rows has no influence.
     order = [part[np.argsort(keys[part])] for part in (fitted, validation, left)]
     return [Split.of(x, y, order, found) for (x, y), found in zip(samples, findings, strict=True)]
 
 
 def _check_k(k: int | None, tested_on: int, estimators: Sequence[Estimator]) -> int:
-    """k, or its default."""
+    """k, or its default for None. Raises InputError if the test part or an estimator does not allow it."""
     k = min(tested_on, WHOLE) if k is None else checks.whole("k", k, 2)
     if not 2 <= k <= tested_on:
         raise InputError(
@@ -237,7 +239,7 @@ def _estimate_group(
     seed: int,
     on_progress: OnProgress | None,
 ) -> dict[tuple[int, int], Estimate]:
-    """The estimates of data set d by the configuration's estimator e, at (d, e), fitted all at once."""
+    """Fit all critics of a group at once. Returns the estimate of data set d by the group's estimator e at (d, e)."""
     estimates, count = {}, reading.num_critics
     parts = ([split.rows(part, based) for split in sets] for part in range(3))
     fit_part, validation, test = (fit.Pairs(*(np.stack(view) for view in zip(*part, strict=True))) for part in parts)
@@ -261,7 +263,7 @@ def _read(
     held_out: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
     reading: _Reading,
 ) -> Estimate:
-    """The Estimate of fitted critics: the test part's one reading. held_out: (x, y) of validation, and of test."""
+    """Read the test part once by fitted critics. held_out: (x, y) of validation, and (x, y) of test."""
     (validation, test), k = held_out, reading.k
     x, y = _batches(test, k)
     scores, info_nce = None, None
@@ -295,7 +297,7 @@ def _read(
     )
     if estimator.kind != "lower bound":
         return result
-    # The certificate chooses its own K, so what it gets is scored in batches as large as memory lets them be.
+    # The certificate chooses its own K, so it gets the scores of batches as large as memory allows.
     size = min(len(test[0]), WHOLE if len(test[0]) <= WHOLE else BATCH)
     if scores is None or k != size:
         scores, _ = read.read_scores(fit_config, params, *_batches(test, size))
@@ -305,20 +307,20 @@ def _read(
     chosen = certificates[certificate]
     lower_bits = chosen.lower_bits
     if estimator.from_sums is not None and k >= chosen.counts["k"]:
-        # InfoNCE of more pairs shows more in expectation; a lower end above it is chance, and the lesser holds too.
+        # InfoNCE at a larger K is larger in expectation. A lower end above it is chance, and the smaller of them holds.
         lower_bits = min(lower_bits, max(0.0, result.value_bits))
     return replace(result, lower_bits=lower_bits, certificate=certificate, certificates=certificates, verdict="bounded")
 
 
 def _info_nce(scores: Float[Array, "s b k k"], reading: _Reading) -> Reading:
-    """InfoNCE of the critics' averaged scores, beside an estimator that is another."""
+    """InfoNCE of the critics' averaged scores, to stand beside another estimator's value."""
     nats = np.asarray(read.symmetric_info_nce(jnp.mean(scores, axis=0)), np.float64)
     interval = interval_of(nats, reading.confidence, BATCHES)
     return Reading(float(nats.mean()) / math.log(2), len(nats), interval, math.log2(reading.k), None)
 
 
 def _batches(part: tuple[np.ndarray, np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Disjoint batches of `size` rows of x and of y, as many as there are, or as ENTRIES scores may be held of."""
+    """Disjoint batches of `size` rows of x and of y: all, or as many as have ENTRIES scores if matrices are held."""
     count = min(len(part[0]) // size, max(ENTRIES // size**2, 1) if size <= WHOLE else len(part[0]))
     x, y = (rows[: count * size].reshape(count, size, -1) for rows in part)
     return x, y
@@ -332,7 +334,7 @@ def _read_by_sums(
     num_critics: int,
 ) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " b"]]:
     """(each critic's mean over batches, the averaged critic's value of each batch), in nats, without a score matrix."""
-    assert estimator.from_sums is not None  # `_check_k` has seen to that
+    assert estimator.from_sums is not None  # `_check_k` refuses the others
     alone = [jax.tree.map(lambda leaf, s=s: leaf[s : s + 1], params) for s in range(num_critics)]
     *each, values = (
         np.asarray(read.read_by_sums(fit_config, estimator.from_sums, critic["f"], *batches), np.float64)
@@ -365,9 +367,10 @@ def _arrays(x: Any, y: Any) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray,
 def as_rows(values: Any, name: str, *, as_they_are: bool = False) -> Float[np.ndarray, "n d"]:
     """Rows in float64, from any framework.
 
-    as_they_are: False: columns that float64 cannot hold or divide by are shifted or scaled, which no mutual information
-        is changed by: integers beyond 2^53, such as nanoseconds since 1970, and columns of 1e-310.
-    Raises InputError for what is no (n, d) of numbers that are finite in float32.
+    as_they_are: False: a column of integers beyond 2^53 (such as nanoseconds since 1970) is shifted, and a column of
+        tiny numbers (such as 1e-310) is scaled, because float64 cannot hold the one or divide by the other. Neither
+        changes mutual information.
+    Raises InputError unless the values are (n, d) or (n,) numbers that are finite in float32.
     """
     array = checks.to_numpy(values, name)
     if array.ndim == 1:
@@ -376,7 +379,7 @@ def as_rows(values: Any, name: str, *, as_they_are: bool = False) -> Float[np.nd
         raise InputError(f"{name} has shape {array.shape}: expected (n, d), one row a sample; reshape to (n, -1)")
     whole = array.dtype.kind in "iu" and array.size > 0
     if whole and not as_they_are and max(-int(array.min()), int(array.max())) > 2**53:
-        array = (array - array.min(axis=0, keepdims=True)).astype(np.uint64)  # a difference that wraps, wraps back
+        array = (array - array.min(axis=0, keepdims=True)).astype(np.uint64)  # a wrapped difference wraps back
     array = array.astype(np.float64)
     checks.finite(array, name)
     if as_they_are or not array.size:
@@ -388,7 +391,11 @@ def as_rows(values: Any, name: str, *, as_they_are: bool = False) -> Float[np.nd
 
 @dataclass(frozen=True)
 class Split:
-    """Three disjoint parts of a data set (fit, validation, test) as critics read them, and what speaks against it."""
+    """Three disjoint parts of a data set (fit, validation, test) as critics read them.
+
+    x, y: each part's rows. base_x, base_y: each part's factors of the density ratio that critics start from.
+    findings: signs that the rows are not independent draws.
+    """
 
     x: tuple[Float[np.ndarray, "_ p"], ...]
     y: tuple[Float[np.ndarray, "_ q"], ...]
@@ -408,7 +415,7 @@ class Split:
         order: Sequence[Int[np.ndarray, " _"]],
         findings: Findings,
     ) -> "Split":
-        """order: the rows of each part."""
+        """Cut x and y into parts and make them what critics read. order: the rows of each part."""
         raw_x, raw_y = ([rows[part] for part in order] for rows in (x, y))
         constants = [
             f"{constant} of {parts[0].shape[1]} columns of {name} are constant"

@@ -1,8 +1,8 @@
-"""Certificates: lower ends of I(h_X;h_Y) on fresh images, each at a confidence. Host side, numpy in float64.
+"""Certificates: lower ends of I(h_X;h_Y) on fresh images, each at a confidence. They run on the host, in float64.
 
-Every lower end here is about *fresh* test images: independent given their class, used in no fitting and no selection,
-each in one term only. Pairs redrawn from a finite bank of images are not fresh: the bank is a population of its own,
-in which any encoder with distinct rows, an untrained one too, determines the class.
+Every lower end here is about *fresh* test images: they are independent given their class, no fit and no choice has used
+them, and each is in one term only. Pairs that are redrawn from a finite bank of images are not fresh. The bank is a
+population of its own, in which any encoder with distinct rows determines the class, an untrained one too.
 """
 
 import math
@@ -18,10 +18,11 @@ from mirigor_jax.mi.confidence import clopper_pearson_upper, mean_lower_bound, p
 
 @dataclass(frozen=True)
 class PosteriorCertificate:
-    """Lower end of I(h_X;h_Y) from a class posterior, and the statistic that it is the limit of; bits.
+    """Lower end of I(h_X;h_Y) from a class posterior, and the statistic behind it; bits.
 
-    lower_bits: holds at the confidence that was asked for. value_bits: the statistic's own value, never below it.
-    influence_nats: of each pair, around the value in nats: what it adds to first order.
+    lower_bits: the statistic's lower limit at the confidence that was asked for.
+    value_bits: the statistic's own value, never below lower_bits.
+    influence_nats: of each pair: the value plus the pair's first-order effect on it. Their mean is the value in nats.
     """
 
     lower_bits: float
@@ -30,11 +31,12 @@ class PosteriorCertificate:
 
 
 def fano_bits(error: float, class_probabilities: Float[np.ndarray, " c"]) -> float:
-    """What a classifier that errs at this rate proves of I(h_X;h_Y) where both views share their class, in bits.
+    """Lower bound of I(h_X;h_Y), in bits, that a classifier g with this error rate proves if both views share a class.
 
-    With F(e) = H_b(e) + e log2(c-1), Fano's inequality gives H(g(h_X)) >= H(C) - F(e) and, as two views disagree only
-    where one is wrong, H(g(h_X)|g(h_Y)) <= F(2e); so I >= H(C) - F(e) - F(2e). F is held at its largest value, log2 c,
-    beyond e = 1 - 1/c, so that this falls as e grows. At least 0, as I is.
+    error: rate at which g(h) is wrong, in 0..1. class_probabilities: p(c).
+    Let F(e) = H_b(e) + e log2(c-1). Fano's inequality gives H(g(h_X)) >= H(C) - F(e). Two views disagree only if g is
+    wrong about one of them, so H(g(h_X)|g(h_Y)) <= F(2e). Hence I >= H(C) - F(e) - F(2e). Beyond e = 1 - 1/c, F is kept
+    at its largest value, log2 c, so that the bound never rises with e. The bound is at least 0, as I is.
     Source: Lee et al. 2023, Theorem III.2 (e = 0), by Fano's and the data processing inequality (Cover & Thomas 2006).
     """
     classes = len(class_probabilities)
@@ -50,10 +52,12 @@ def fano_bits(error: float, class_probabilities: Float[np.ndarray, " c"]) -> flo
 def classifier_lower_bits(
     errors: int, n: int, class_probabilities: Float[np.ndarray, " c"], confidence: float
 ) -> float:
-    """Certificate of a classifier g: lower end of I(h_X;h_Y) where both views share their class exactly, in bits.
+    """Certificate of a classifier g: lower end of I(h_X;h_Y), in bits, if both views share their class exactly.
 
-    errors: of g(h) on n fresh images, one of each pair. class_probabilities: p(c), known exactly.
-    That is `fano_bits` at Clopper and Pearson's upper limit of the error rate: every true rate below it is covered.
+    errors: number of errors of g(h) on n fresh images, one from each pair.
+    class_probabilities: p(c), known exactly.
+    confidence: in (0, 1), one-sided.
+    The result is `fano_bits` at Clopper and Pearson's upper limit of the error rate, so every lower rate is covered.
     Raises InputError as `clopper_pearson_upper` does.
     """
     return fano_bits(clopper_pearson_upper(errors, n, confidence), class_probabilities)
@@ -62,11 +66,11 @@ def classifier_lower_bits(
 def stratified_trials(
     errors: int, counts: Int[np.ndarray, " c"], frequencies: Float[np.ndarray, " c"], confidence: float
 ) -> int:
-    """How many draws by `frequencies` limit the error rate no tighter than `errors` in counts[c] rows of each class c.
+    """The largest number of draws by `frequencies` that limits the error rate no tighter than stratified rows do.
 
-    Clopper-Pearson's limit holds for the mean rate over independent trials of unequal rates: their sum is less spread
-    than a binomial. Where counts are not in the classes' proportions, the rate is at most max p_c n / counts_c times
-    that.
+    There are counts[c] rows of each class c, with `errors` errors in all. Clopper and Pearson's limit holds for the
+    mean rate over independent trials of unequal rates, because the sum of such trials is less spread than a binomial.
+    If counts are not in proportion to p_c, the error rate is at most max_c p_c n / counts_c times that limit.
     Source: Hoeffding 1956, Theorem 5.
     """
     n = int(counts.sum())
@@ -90,19 +94,20 @@ def posterior_lower_bits(
     confidence: float,
     mixing: float = 1e-3,
 ) -> float:
-    """Certificate of a class posterior: lower end of I(h_X;h_Y) for any known dependency of the classes, in bits.
+    """Certificate of a class posterior: lower end of I(h_X;h_Y), in bits, for any known dependence of the classes.
 
-    q_x, q_y: (n, a), (n, b) rows of class probabilities of n fresh pairs, by a model fitted on other images;
-    c_x, c_y: (n,) their true classes; joint: (a, b) the distribution p(c, c') the pairs were drawn from; mixing: the
-    weight of the uniform distribution in q, chosen beforehand.
+    q_x, q_y: (n, a) and (n, b). Class probabilities of n fresh pairs, by a model that was fitted on other images.
+    c_x, c_y: (n,). The pairs' true classes.
+    joint: (a, b). The distribution p(c, c') that the pairs' classes were drawn from.
+    mixing: weight of the uniform distribution that is mixed into q, chosen beforehand.
 
-    The critic f = log q_x^T W q_y, W = p(c,c') / (p(c) p(c')), enters I >= E_P f - log E_Q e^f. The classes are a
-    control variate of known mean, E_P f = I(C;C') - E_P[log W_cc' - f], so that only the posterior's mistakes cost
-    anything; the difference lies in a window known from W and the mixing, and its betting bound gets 0.9 of the risk,
-    `partition_upper_bound` the other 0.1.
+    The bound is I >= E_P f - log E_Q e^f with the critic f = log q_x^T W q_y, W = p(c,c') / (p(c) p(c')). The classes
+    serve as a control variate of known mean: E_P f = I(C;C') - E_P[log W_cc' - f], so only the posterior's mistakes
+    lower the bound. f - log W_cc' lies in a window that is known from W and the mixing. Its betting bound uses 0.9 of
+    the risk, and `partition_upper_bound` uses the other 0.1.
 
-    Raises InputError where joint or a row of q is no probability distribution, a class has no mass, or a pair of
-    classes none.
+    Raises InputError if joint or a row of q is not a probability distribution, or if a class, or the pair of classes
+    of a test pair, has probability 0.
     Source: Donsker & Varadhan 1983.
     """
     return posterior_certificate(q_x, q_y, c_x, c_y, joint, confidence=confidence, mixing=mixing).lower_bits
@@ -118,9 +123,9 @@ def posterior_certificate(
     confidence: float,
     mixing: float = 1e-3,
 ) -> PosteriorCertificate:
-    """`posterior_lower_bits` with the statistic whose limit it is: E_P f - log E_Q e^f at the sample's own means.
+    """`posterior_lower_bits` and the statistic behind it, E_P f - log E_Q e^f with the sample's means.
 
-    Arguments, and what is raised, are as `posterior_lower_bits` has them.
+    Arguments and errors are those of `posterior_lower_bits`.
     """
     p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
     if abs(joint.sum() - 1) > 1e-9 or joint.min() < 0 or p_x.min() <= 0 or p_y.min() <= 0:
@@ -136,7 +141,7 @@ def posterior_certificate(
             raise InputError(f"rows of {name} sum to {q.sum(axis=1).max():.6g}: expected probabilities that sum to 1")
     risk, ratio = 1 - confidence, joint / np.outer(p_x, p_y)
     if np.allclose(ratio, 1):
-        return PosteriorCertificate(0.0, 0.0, np.zeros(len(q_x)))  # independent classes: nothing to find or to bet on
+        return PosteriorCertificate(0.0, 0.0, np.zeros(len(q_x)))  # independent classes: there is nothing to find
     q_x, q_y = mix_posterior(q_x, mixing), mix_posterior(q_y, mixing)
 
     corners = mix_posterior(np.eye(len(p_x)), mixing) @ ratio @ mix_posterior(np.eye(len(p_y)), mixing).T
@@ -157,10 +162,10 @@ def posterior_certificate(
 
 @dataclass(frozen=True)
 class Partition:
-    """E_Q[q_x^T W q_y] by a sample, and what it lies on; see `partition_function`.
+    """A sample's estimate of E_Q[q_x^T W q_y] as a function of the means d_x and d_y; see `partition_upper_bound`.
 
-    value: by the sample. influence: of each pair on it, to first order; their mean is 0.
-    slope: the length of its gradient by the means d_x and d_y. curvature: the largest of its Hessian.
+    value: the estimate. influence: each pair's effect on it, to first order; their mean is 0.
+    slope: length of its gradient in (d_x, d_y). curvature: largest absolute eigenvalue of its Hessian.
     """
 
     value: float
@@ -176,7 +181,7 @@ def partition_function(
     c_y: Integer[np.ndarray, " n"],
     joint: Float[np.ndarray, "a b"],
 ) -> Partition:
-    """The partition function of `posterior_lower_bits`, 1 + d_x^T B d_y; see `partition_upper_bound`."""
+    """Estimate the partition function of `posterior_lower_bits`, 1 + d_x^T B d_y; see `partition_upper_bound`."""
     p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
     s_x, s_y = _mistakes(q_x, c_x, p_x), _mistakes(q_y, c_y, p_y)
     dependence = (joint - np.outer(p_x, p_y)) / np.sqrt(np.outer(p_x, p_y))
@@ -207,15 +212,16 @@ def partition_upper_bound(
 ) -> float:
     """Upper confidence limit of E_Q[q_x^T W q_y], the partition function of `posterior_lower_bits`; same arguments.
 
-    It is 1 + d_x^T B d_y, with d = E[(q - e_c) / sqrt p] and B = (joint - p_x p_y^T) / sqrt(p_x p_y^T): W averages to 1
-    and e_c to p. The pairs' s = ((q_x - e_c) / sqrt p_x, (q_y - e_c') / sqrt p_y) has |s| <= m, so with v >= E|s|^2 and
-    l = ln(2/risk) / n its mean is within r = 2lm/3 + sqrt((2lm/3)^2 + 2lv) of (d_x, d_y); v is a betting bound, half of
-    the risk each. Then d_x^T B d_y <= its value at the mean + r |gradient| + r^2 |B| / 2.
+    The partition function is 1 + d_x^T B d_y, with d = E[(q - e_c) / sqrt p] and B = (joint - p_x p_y^T) /
+    sqrt(p_x p_y^T), because W averages to 1 and e_c to p. Each pair has a vector s = ((q_x - e_c) / sqrt p_x,
+    (q_y - e_c') / sqrt p_y) with |s| <= m. Let v >= E|s|^2 and l = ln(2/δ) / n. With probability 1 - δ the mean of s is
+    within r = 2lm/3 + sqrt((2lm/3)^2 + 2lv) of (d_x, d_y). v is a betting bound; it and δ get half of the risk each.
+    Then d_x^T B d_y is at most its value at the mean + r |gradient| + r^2 |B| / 2.
     Source: Pinelis 1994, Theorem 3.4, in Bernstein's form (means of bounded vectors in Hilbert space).
     """
     p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
     s_x, s_y = _mistakes(q_x, c_x, p_x), _mistakes(q_y, c_y, p_y)
-    # q and e_c lie in the simplex, so q - e_c is longest from vertex to vertex.
+    # q and e_c lie in the simplex, so q - e_c is longest if both are vertices.
     longest = float(sum(np.sum(np.sort(1 / p)[-2:]) for p in (p_x, p_y)))
     squares = np.sum(s_x**2, axis=1) + np.sum(s_y**2, axis=1)
     second_moment = -mean_lower_bound(-squares, -longest, 0.0, (1 + confidence) / 2)
@@ -228,12 +234,14 @@ def partition_upper_bound(
 
 @dataclass(frozen=True)
 class InfoNCECertificate:
-    """Lower end of I(X;Y) from InfoNCE on disjoint batches of k fresh pairs, and what stands beside it; bits.
+    """Lower end of I(X;Y) from InfoNCE on disjoint batches of k fresh pairs, and other limits for comparison; bits.
 
-    lower_bits holds at the confidence that was asked for. value_bits is the mean over batches, each of which lies in
-    `window_nats`, and never below lower_bits; both are at least 0, as I is.
-    The others read one partition into batches: plug_in_lower_bits, the looser empirical Bernstein end
-    (at the same confidence), and the t-interval, two-sided and an approximation.
+    lower_bits: the lower end at the confidence that was asked for; at least 0, as I is.
+    value_bits: the mean over batches, at least 0 and never below lower_bits.
+    k: pairs a batch. batches: number of batches in one partition.
+    window_nats: the interval that holds every batch's value.
+    plug_in_lower_bits: the looser empirical Bernstein lower end, from one partition, at the same confidence.
+    t_lower_bits, t_upper_bits: two-sided t-interval from one partition; an approximation.
     """
 
     lower_bits: float
@@ -256,9 +264,11 @@ def info_nce_lower_bits(
 ) -> InfoNCECertificate:
     """Certificate of a fixed critic for any pairing: `choose_batches` on validation, `info_nce_lower_bits_at` on test.
 
-    validation, test: scores in nats, row x_i against column y_j, the diagonal the positives; all pairs of both are
-    independent draws that the critic has not seen.
-    Raises InputError as these two do.
+    validation, test: matrices of scores in nats, row x_i against column y_j; the diagonal holds the positives. The
+        critic has seen none of the pairs, and all are independent draws.
+    confidence: in (0, 1), one-sided.
+    partitions, seed: as in `info_nce_lower_bits_at`.
+    Raises InputError as these two functions do.
     """
     k, weight = choose_batches(validation, test.shape[:2], confidence, seed=seed)
     return info_nce_lower_bits_at(test, k, weight, confidence, partitions=partitions, seed=seed)
@@ -267,17 +277,18 @@ def info_nce_lower_bits(
 def choose_batches(
     validation: Float[np.ndarray, "b n n"], test_shape: tuple[int, int], confidence: float, *, seed: int = 0
 ) -> tuple[int, float]:
-    """The k and weight of `info_nce_lower_bits_at` with the best lower end to be expected on test scores (c, m, m).
+    """Choose the k and weight for which `info_nce_lower_bits_at` is expected to give the best lower end on test.
 
-    test_shape: (c, m). k is m halved some times, the weight a power of 1/2. On M values above `low` the betting bound
-    falls short of their mean by about ln(1/risk) / (M λ) + λ variance / 2, the bet λ being at most 0.9 / (mean - low).
-    The first part decides: at the best bet the variance costs √(2 ln(1/risk) variance / M), hardly a matter of k.
-    Raises InputError for scores that are not finite, or where no eight batches of two pairs can be made.
+    test_shape: (c, m), the shape of test scores (c, m, m). k is m divided by a power of 2; the weight is a power of
+        1/2. From M values above `low`, the betting bound is below their mean by about
+        ln(1/risk) / (M λ) + λ variance / 2, and the bet λ is at most 0.9 / (mean - low). Only the first term is
+        compared: at the best bet the variance costs √(2 ln(1/risk) variance / M), which hardly depends on k.
+    Raises InputError if scores are not finite, or if there are too few pairs for eight batches of two.
     """
     _require_finite(validation, "validation")
     matrices, rows = test_shape
     sizes = [rows >> halvings for halvings in range(rows.bit_length() - 1)]
-    # With fewer than eight batches the shortfall outgrows the log 2, at most, that doubling k adds.
+    # Doubling k adds log 2 at most. With fewer than eight batches it costs more than that.
     sizes = [k for k in sizes if k <= validation.shape[1] and matrices * (rows // k) >= 8]
     if not sizes:
         raise InputError(
@@ -304,15 +315,18 @@ def info_nce_lower_bits_at(
     partitions: int = 8,
     seed: int = 0,
 ) -> InfoNCECertificate:
-    """Betting bound of E[b] <= I(X;Y), b being InfoNCE of k pairs, both directions averaged, kept in a window.
+    """Betting bound of E[b] <= I(X;Y); b is InfoNCE of k pairs, averaged over both directions and kept in a window.
 
-    scores: as `info_nce_lower_bits`'s test. Batches are diagonal blocks under `partitions` random partitions of each
-    matrix's rows. k, weight: chosen without a look at these scores.
+    scores: as `test` in `info_nce_lower_bits`.
+    k, weight: pairs a batch, and weight of the uniform distribution; chosen without looking at these scores.
+    confidence: in (0, 1), one-sided.
+    partitions: number of random partitions of each matrix's rows. Batches are the diagonal blocks of each partition.
+    seed: seeds the partitions.
 
-    InfoNCE is log k less the cross-entropy of telling the positive among k candidates, so any distribution q over them
+    InfoNCE is log k minus the cross-entropy of picking the positive from k candidates, so any distribution q over them
     gives a bound: E log(k q_positive) <= I. Here q is the critic's softmax, mixed with `weight` of the uniform
-    distribution. That keeps b in [log weight, log k] whatever the scores, and costs nothing to first order where the
-    softmax is calibrated; a window clipped out of the scores would leave b a range that grows with log k.
+    distribution. This keeps b in [log weight, log k] for any scores, and costs nothing to first order if the softmax is
+    calibrated. Clipping the scores would instead leave b in a range that grows with log k.
 
     Raises InputError for scores that are not finite, k outside [2, m] or a weight outside (0, 1).
     Source: van den Oord et al. 2018, eq. 4; Poole et al. 2019, eq. 10; with any q, by Gibbs' inequality.
@@ -341,7 +355,7 @@ def info_nce_lower_bits_at(
 def _likelihood_ratios(
     scores: Float[np.ndarray, "c m m"], k: int, partitions: int, seed: int
 ) -> Float[np.ndarray, "p b 2 k"]:
-    """K times the softmax of the positive among K candidates, of b batches in p partitions, both directions."""
+    """K times the softmax of the positive among K candidates, for b batches in p partitions and both directions."""
     matrices, rows = scores.shape[:2]
     rng = np.random.default_rng(seed)
     ratios = []
@@ -351,7 +365,7 @@ def _likelihood_ratios(
         matrix = np.arange(matrices)[:, None, None, None]
         batches = scores[matrix, order[..., :, None], order[..., None, :]].reshape(-1, k, k).astype(np.float64)
         positives = np.diagonal(batches, axis1=1, axis2=2)
-        with np.errstate(over="ignore"):  # a hopeless positive: the sum is infinite and the ratio 0
+        with np.errstate(over="ignore"):  # the positive may score far too low: the sum is infinite and the ratio 0
             row_sums = np.exp(batches - positives[:, :, None]).sum(axis=2)
             column_sums = np.exp(batches - positives[:, None, :]).sum(axis=1)
         ratios.append(k / np.stack([row_sums, column_sums], axis=1))

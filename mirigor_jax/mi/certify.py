@@ -1,6 +1,6 @@
-"""The certificates, the choice among them on validation, and every one's lower end on the test part.
+"""The table of certificates, the choice of one on validation, and the lower end of each on the test part.
 
-It serves any pairing, and takes what models say of the classes and scores of the pairs, not the models.
+All of it serves any pairing. It takes the models' posteriors, predictions and scores, not the models.
 """
 
 import math
@@ -28,22 +28,23 @@ from mirigor_jax.mi.confidence import (
 )
 from mirigor_jax.mi.estimators import max_info_nce_bits
 
-LEAST_PAIRS = 16  # in the test part and in validation: two to a batch, for eight batches
-DEPLETION_SHARE = 0.1  # share of the risk that goes to a class running out of rows: a quarter more pairs than with 0.01
+LEAST_PAIRS = 16  # fewest pairs of the test part and of validation: eight batches of two
+# Share of the risk for the event that a class runs out of rows; it allows a quarter more pairs than 0.01 would.
+DEPLETION_SHARE = 0.1
 
 Joint = Float[np.ndarray, "c c"] | None
-Counts = dict[str, int]  # the name of each count that a certificate rests on, such as "errors": how many
+Counts = dict[str, int]  # the counts that a certificate uses, by names such as "errors"
 
 
 @dataclass(frozen=True)
 class Certified:
-    """What one certificate shows of I(h_X;h_Y) on a part of the pairs; bits.
+    """The result of one certificate of I(h_X;h_Y) on a part of the pairs; bits.
 
-    value_bits: its statistic's value, which estimates a lower bound of I. Never below lower_bits, at least 0. It is
-        convex in means over the sample, so that its own expectation may lie above that bound by a multiple of 1/n.
-    lower_bits: the lower limit of that bound, and so of I, at the confidence that was asked for.
-    interval: the two-sided interval of that bound; None if there is none.
-    counts: what it rests on.
+    value_bits: value of the certificate's statistic, which estimates a lower bound of I. It is at least 0, and never
+        below lower_bits. The statistic is convex in sample means, so its expectation may exceed that bound by O(1/n).
+    lower_bits: lower limit of that bound, and so of I, at the confidence that was asked for.
+    interval: two-sided interval of that bound; None if there is none.
+    counts: the numbers of pairs, batches or errors that it uses, by name.
     """
 
     value_bits: float
@@ -54,13 +55,13 @@ class Certified:
 
 @dataclass(frozen=True)
 class Classified:
-    """What models that were fitted on other images say of the classes of held-out rows, and what the classes are.
+    """Predictions for the classes of held-out rows, by models that were fitted on other images, and the true classes.
 
     q_x, q_y: class posteriors of the n pairs' two views.
     c_x, c_y: the pairs' true classes.
-    predicted: the class that a classifier gives each of m independent rows, which may be of the pairs' images.
+    predicted: a classifier's class for each of m independent rows. The rows may be images of the pairs.
     c: the rows' true classes.
-    stratified: whether the number of rows of each class was fixed and not drawn.
+    stratified: whether the number of rows of each class was fixed rather than drawn.
     """
 
     q_x: Float[np.ndarray, "n c"]
@@ -74,10 +75,10 @@ class Classified:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Fresh independent pairs as models see them.
+    """The models' outputs for fresh independent pairs.
 
-    scores: a critic's, in nats, of disjoint batches of the pairs; the diagonal holds the positives.
-    classified: what models say of their classes; None if the pairing knows no classes.
+    scores: a critic's scores, in nats, of disjoint batches of the pairs; the diagonal holds the positives.
+    classified: predictions of their classes; None if the pairing has no classes.
     """
 
     scores: Float[np.ndarray, "b k k"]
@@ -86,16 +87,17 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Certificate:
-    """A way to prove a lower end of I(h_X;h_Y) on fresh pairs, and how a report tells it.
+    """A method to prove a lower end of I(h_X;h_Y) on fresh pairs, and its words in reports.
 
-    name: as results and sentences have it.
-    heading: as tables and pictures have it.
-    show: (part, validation, joint, confidence) → what it shows on `part`; None if it does not apply. joint: the
-        classes' p(c, c'), None if the pairing knows no classes. It chooses on validation.
+    name: in results and sentences.
+    heading: in tables and pictures.
+    show: (part, validation, joint, confidence) → its result on `part`; None if it does not apply. joint: the classes'
+        p(c, c'); None if the pairing has no classes. Settings of its own are chosen on validation.
     evidence: its counts → words such as "0 errors in 4,096 images".
-    limited_by_k: whether the pairs a batch limit what it can show.
-    mistakes: its counts → how many mistakes cost it something; None if it counts none.
-    theorem: (counts, confidence) → a sentence on a theorem by which the counts could make I = H(C); None if none does.
+    limited_by_k: whether the number of pairs a batch limits its lower end.
+    mistakes: its counts → the number of mistakes that lower its lower end; None if it counts none.
+    theorem: (counts, confidence) → a sentence on a theorem that could give I = H(C) from these counts; None if there is
+        no such theorem.
     """
 
     name: str
@@ -119,7 +121,7 @@ def _posterior(part: HeldOut, validation: HeldOut, joint: Joint, confidence: flo
 
 
 def _classifier(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Certified | None:
-    """None also if the views do not always share their class."""
+    """As `Certificate.show`. It applies only if the views always share their class."""
     del validation
     seen = part.classified
     if seen is None or joint is None or not np.all(joint == np.diag(joint.diagonal())):
@@ -129,7 +131,7 @@ def _classifier(part: HeldOut, validation: HeldOut, joint: Joint, confidence: fl
     if seen.stratified:
         counts = np.bincount(seen.c, minlength=len(frequencies))
         images = stratified_trials(errors, counts, frequencies, confidence)
-        stretch = frequencies * len(seen.c) / counts  # by which the mean over rows may differ from that over draws
+        stretch = frequencies * len(seen.c) / counts  # p_c over the class's share of the rows
         rate = float(np.mean(wrong * stretch[seen.c]))
     two_sided = (1 + confidence) / 2
     lowest = clopper_pearson_lower(errors, len(seen.c), two_sided) * float(stretch.min())
@@ -145,13 +147,13 @@ def _classifier(part: HeldOut, validation: HeldOut, joint: Joint, confidence: fl
 def _info_nce(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Certified:
     del joint
     result = info_nce_lower_bits(validation.scores, part.scores, confidence)
-    half = (result.t_upper_bits - result.t_lower_bits) / 2  # of one partition; the mean over several varies no more
+    half = (result.t_upper_bits - result.t_lower_bits) / 2  # from one partition; the mean over several varies no more
     interval = Interval(result.value_bits - half, result.value_bits + half, BATCHES).positive_part
     return Certified(result.value_bits, result.lower_bits, interval, {"k": result.k, "batches": result.batches})
 
 
 def _theorem_of_the_classifier(counts: Counts, confidence: float) -> str:
-    """Source: Lee et al. 2023, Theorem III.2."""
+    """A sentence on Lee et al. 2023, Theorem III.2."""
     errors, images = counts["errors"], counts["images"]
     rate = clopper_pearson_upper(errors, images, confidence)
     return (
@@ -160,7 +162,7 @@ def _theorem_of_the_classifier(counts: Counts, confidence: float) -> str:
     )
 
 
-# The first is chosen among equals.
+# Of equally good certificates, `certify` chooses the first in this table.
 CERTIFICATES: dict[str, Certificate] = {
     "posterior": Certificate(
         "posterior",
@@ -187,10 +189,11 @@ CERTIFICATES: dict[str, Certificate] = {
 
 
 def shown(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> dict[str, Certified]:
-    """What every certificate that applies to these fresh pairs shows of them.
+    """The results, by name, of every certificate that applies to these fresh pairs.
 
-    part: the pairs that it speaks of. Models and critic have seen neither part nor validation.
-    joint: the distribution p(c, c') of the pairs' classes; None if the pairing knows no classes.
+    part: the pairs to certify. Models and critic have seen neither part nor validation.
+    validation: the pairs on which certificates choose their settings.
+    joint: the distribution p(c, c') of the pairs' classes; None if the pairing has no classes.
     """
     results = {
         name: certificate.show(part, validation, joint, confidence) for name, certificate in CERTIFICATES.items()
@@ -199,9 +202,10 @@ def shown(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -
 
 
 def certify(validation: HeldOut, test: HeldOut, joint: Joint, confidence: float) -> tuple[str, dict[str, Certified]]:
-    """(certificate, what every one shows of test): the one with the best lower end on validation; test has no say.
+    """Choose the certificate with the best lower end on validation, and compute every certificate on test.
 
-    Its lower end holds at `confidence`.
+    Returns (name of the chosen certificate, results on test by name). Test has no influence on the choice, so the
+    chosen certificate's lower end holds at `confidence`.
     """
     result = shown(test, validation, joint, confidence)
     if len(result) == 1:
@@ -211,9 +215,10 @@ def certify(validation: HeldOut, test: HeldOut, joint: Joint, confidence: float)
 
 
 def most_bits(certificates: Collection[str], k: int, common_frequencies: Float[np.ndarray, " c"] | None) -> float:
-    """The most that any of these certificates should show of score matrices of k pairs; infinite if K limits not all.
+    """The largest lower end that these certificates are expected to reach; infinite if K does not limit all of them.
 
-    common_frequencies: p(c) of the class that both views always have in common; None if they have none.
+    k: pairs of a score matrix.
+    common_frequencies: p(c) of the class that both views always share; None if they do not share one.
     """
     if not all(CERTIFICATES[name].limited_by_k for name in certificates):
         return math.inf
@@ -223,7 +228,7 @@ def most_bits(certificates: Collection[str], k: int, common_frequencies: Float[n
 def value_ceiling_bits(certificate: str | None, shown: Certified, k: int) -> float:
     """The most that a certificate's statistic can be: log2 of its pairs a batch; infinite if K does not limit it.
 
-    certificate: None for InfoNCE at k itself. shown: what it shows.
+    certificate: its name; None for InfoNCE at k itself. shown: its result.
     """
     if certificate is not None and not CERTIFICATES[certificate].limited_by_k:
         return math.inf
@@ -231,9 +236,9 @@ def value_ceiling_bits(certificate: str | None, shown: Certified, k: int) -> flo
 
 
 def batch_rows(test_pairs: int, validation_pairs: int) -> int:
-    """Pairs to a score matrix of `HeldOut`: sixteen matrices or more, of at most 1,024 pairs.
+    """Pairs in each score matrix of `HeldOut`: at most 1,024, and few enough for sixteen matrices of test pairs.
 
-    Fewer, where validation's could not be cut into the eight batches that a certificate takes.
+    The number is smaller if validation could not otherwise be cut into the eight batches that a certificate needs.
     """
     most = min(1024, max(2, test_pairs // 16), validation_pairs)
     return next((size for size in range(most, 2, -1) if validation_pairs // size * (size // 2) >= 8), 2)

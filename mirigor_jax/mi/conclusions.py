@@ -1,4 +1,4 @@
-"""What the numbers of one estimate of a run allow, what they do not, and what would narrow them, in sentences."""
+"""Sentences on the estimate of a run: the conclusions that it allows and those that it does not, and remedies."""
 
 from collections.abc import Mapping
 
@@ -15,12 +15,13 @@ def conclusions(
     curve: Mapping[str, Curve],
     max_info_nce_bits: float,
 ) -> list[str]:
-    """What the numbers of one estimate allow, what they do not, and what would narrow them; one sentence each.
+    """One sentence for each conclusion that an estimate allows or does not, and for each way to improve it.
 
-    certificates: what every one shows of the test part; the estimate names the chosen one.
-    shared_exactly: both views have the same class C, so that upper_bits is H(C); else it is I(C;C').
-    curve: each estimator's readings of the same critic, InfoNCE's first.
-    max_info_nce_bits: the most InfoNCE shows at the K at which it is quoted, or an upper bound of it.
+    certificates: every certificate's result on the test part, by name. The estimate names the chosen one.
+    shared_exactly: whether both views always have the same class C. upper_bits is then H(C); otherwise it is I(C;C').
+    tolerance_bits: bits. The gap to H(C) up to which Theorem III.1 counts as met.
+    curve: each estimator's readings of the same critic; InfoNCE's come first.
+    max_info_nce_bits: the most InfoNCE that a critic reaches at the quoted K, in expectation, or an upper bound of it.
     Source: Lee et al. 2023, Theorems III.1 and III.2.
     """
     upper_bits, certificate, confidence = estimate.upper_bits, estimate.certificate, estimate.confidence
@@ -38,7 +39,7 @@ def conclusions(
 
 
 def _claims(estimate: Estimate, certificates: Mapping[str, Certified]) -> list[str]:
-    """What is certified, and of which images."""
+    """The certified interval, and the images that it is about."""
     lower_bits, certificate = estimate.lower_bits, estimate.certificate
     if estimate.upper_bits == 0:
         return ["The views share nothing, so I(h_X;h_Y) = 0 for every encoder, by data processing."]
@@ -61,7 +62,10 @@ def _theorems(
     confidence: float,
     certificates: Mapping[str, Certified],
 ) -> list[str]:
-    """What the theorems on views that share their class allow. gap_bits: H(C) less the lower end; None: other views."""
+    """The conclusions from the theorems on views that share their class.
+
+    gap_bits: H(C) minus the lower end; None if the views do not share their class, or there is no upper end.
+    """
     if gap_bits is None:
         end = "I(C;C') of the pairing is still the upper end" if upper_bits is not None else "no upper end is known"
         return [f"The views do not share their class exactly: Theorems III.1 and III.2 do not apply; {end}."]
@@ -78,7 +82,7 @@ def _theorems(
 
 
 def _value(estimate: Estimate, certificate: str) -> str:
-    """What the estimate is, and its interval."""
+    """The estimate, its interval and its meaning."""
     interval = "" if estimate.interval is None else f", {shown_ends(estimate.interval)} by {estimate.interval.kind}"
     return (
         f"The estimate, {estimate.value_bits:.3f} bits{interval}, is the value of the {certificate} certificate's own "
@@ -87,7 +91,7 @@ def _value(estimate: Estimate, certificate: str) -> str:
 
 
 def _reading(info_nce: Curve) -> str:
-    """What InfoNCE reads, and what this number is not."""
+    """The reading of InfoNCE, and a note that its interval is no certificate."""
     quoted = info_nce.quoted
     interval = (
         "one batch has no interval"
@@ -99,7 +103,7 @@ def _reading(info_nce: Curve) -> str:
 
 
 def _other_reading(other: Curve, upper_bits: float | None) -> str:
-    """What another estimator reads of the same critic, and whether it may exceed I."""
+    """Another estimator's reading of the same critic, and whether it may exceed I."""
     bits = other.quoted.bits
     sentence = f"The {other.heading} reads {bits:.3f} bits at K = {other.k:,}"
     if other.is_bound:
@@ -111,7 +115,7 @@ def _other_reading(other: Curve, upper_bits: float | None) -> str:
 
 
 def _remedy_of_the_estimate(info_nce: Curve, upper_bits: float | None, max_info_nce_bits: float) -> str:
-    """What would raise InfoNCE."""
+    """The way to raise InfoNCE."""
     bits, k = info_nce.quoted.bits, info_nce.k
     if upper_bits is not None and bits >= upper_bits - 0.02:
         return "InfoNCE is at the upper end: neither a larger K nor longer training can add to it."
@@ -127,7 +131,7 @@ def _remedy_of_the_estimate(info_nce: Curve, upper_bits: float | None, max_info_
 
 
 def _remedy_of_the_interval(certificate: str, certificates: Mapping[str, Certified]) -> str:
-    """What would narrow the certified interval."""
+    """The way to narrow the certified interval."""
     counted = {
         name: certificate.mistakes(certificates[name].counts)
         for name, certificate in CERTIFICATES.items()

@@ -1,4 +1,4 @@
-"""Confidence limits of means and of error rates, from independent trials. Host side, numpy in float64."""
+"""Confidence limits of means and of error rates, from independent trials. They run on the host, in float64."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from scipy.special import betaincinv, logsumexp, stdtrit
 
 from mirigor_jax.errors import InputError
 
-# What an interval was computed from.
+# The kinds of intervals: the method and its data, in words.
 BATCHES = "t over disjoint batches"
 PAIRS = "t over the pairs' influence values"
 FOLDS = "jackknife over folds of pairs"
@@ -21,7 +21,7 @@ class Interval:
     """A two-sided interval of a statistic's expectation, at the confidence that was asked for.
 
     lower_bits, upper_bits: its ends.
-    kind: what it was computed from, in words.
+    kind: the method and the data that it was computed from, in words.
     """
 
     lower_bits: float
@@ -30,7 +30,7 @@ class Interval:
 
     @property
     def positive_part(self) -> "Interval":
-        """That of the expectation's positive part: what a lower bound amounts to of an I that is at least 0."""
+        """The interval with negative ends raised to 0. A lower bound of I below 0 says no more than 0, as I >= 0."""
         return replace(self, lower_bits=max(0.0, self.lower_bits), upper_bits=max(0.0, self.upper_bits))
 
 
@@ -45,20 +45,21 @@ def clopper_pearson_upper(errors: int, n: int, confidence: float) -> float:
 
 
 def clopper_pearson_lower(errors: int, n: int, confidence: float) -> float:
-    """One-sided lower confidence limit of an error rate; arguments and source as of `clopper_pearson_upper`."""
+    """One-sided lower confidence limit of an error rate; see `clopper_pearson_upper`."""
     return 1.0 - clopper_pearson_upper(n - errors, n, confidence)
 
 
 def mean_lower_bound(values: Float[np.ndarray, "*p n"], low: float, high: float, confidence: float) -> float:
     """Lower confidence limit of the mean of independent values in [low, high], valid at every n; same unit as values.
 
-    A gambler bets, value by value, that the mean is above m; the limit is the largest m at which the capital has once
-    reached 1/risk. Bets are predictable plug-ins, at most 0.9/m.
-    values: (n,), or (p, n): one sample made into n independent values in p ways. Then the mean of the p final capitals
-    has to reach 1/risk. Each expects at most 1 if the mean is m, so theirs does too; running maxima expect more. The
-    limit then hangs less on any one way; more data it does not buy.
-    The limit is at most the values' mean, which a lucky order of bets could pass: a smaller limit holds as well.
-    Raises InputError where a value leaves the window.
+    A gambler bets, value by value, that the mean is above m. The limit is the largest m at which the gambler's capital
+    has reached 1/risk at some time. Bets are predictable plug-ins, at most 0.9/m.
+    values: (n,), or (p, n): one sample that was made into n independent values in p ways. In the second case the mean
+        of the p final capitals has to reach 1/risk. If the mean is m, each final capital has an expectation of at most
+        1, so their mean does too; that does not hold for running maxima. The limit then depends less on any one way,
+        but p ways are no substitute for more data.
+    A lucky order of bets could give a limit above the values' mean. It is lowered to that mean, and holds there too.
+    Raises InputError if a value is outside the window.
     Source: Waudby-Smith & Ramdas 2023, Theorem 3 (hedged capital), its one-sided half, by Ville's inequality; the mean
     of e-values, Vovk & Wang 2021.
     """
@@ -67,7 +68,7 @@ def mean_lower_bound(values: Float[np.ndarray, "*p n"], low: float, high: float,
     _, variances = _plug_ins(x)
     bets = np.sqrt(2 * log_target / (n * variances))
 
-    # Every factor of the capital falls as m grows, so `below` stays a mean that was rejected.
+    # Every factor of the capital falls as m grows, so every mean up to `below` is rejected too.
     below, above = 0.0, float(x.mean())
     if above == 0:
         return low
@@ -83,9 +84,9 @@ def mean_lower_bound(values: Float[np.ndarray, "*p n"], low: float, high: float,
 
 
 def plug_in_lower_bound(values: Float[np.ndarray, " n"], low: float, high: float, confidence: float) -> float:
-    """`mean_lower_bound` in closed form, and looser: predictable plug-in empirical Bernstein.
+    """A looser `mean_lower_bound` in closed form: predictable plug-in empirical Bernstein.
 
-    Raises InputError where a value leaves the window.
+    Raises InputError if a value is outside the window.
     Source: Waudby-Smith & Ramdas 2023, Theorem 2, its one-sided half with bets of at most 3/4.
     """
     x = _unit(values, low, high)
@@ -97,7 +98,7 @@ def plug_in_lower_bound(values: Float[np.ndarray, " n"], low: float, high: float
 
 
 def _unit(values: Float[np.ndarray, "*p n"], low: float, high: float) -> Float[np.ndarray, "*p n"]:
-    """values in [low, high], taken to [0, 1]."""
+    """Map values from [low, high] to [0, 1]. Raises InputError if there is none, or if one is outside."""
     slack = 1e-9 * (high - low)
     if values.size == 0 or not low < high or values.min() < low - slack or values.max() > high + slack:
         raise InputError(f"{values.size} values, window [{low:.6g}, {high:.6g}]: expected at least one, all inside it")
@@ -105,7 +106,7 @@ def _unit(values: Float[np.ndarray, "*p n"], low: float, high: float) -> Float[n
 
 
 def _plug_ins(x: Float[np.ndarray, "*p n"]) -> tuple[Float[np.ndarray, "*p n"], Float[np.ndarray, "*p n"]]:
-    """Mean and variance before each value, from the values before it and a first guess of 1/2 and 1/4."""
+    """Running mean and variance before each value, from earlier values and a first guess of 1/2 and 1/4."""
     count = np.arange(2, x.shape[-1] + 2)
     means = (0.5 + np.cumsum(x, axis=-1)) / count
     variances = (0.25 + np.cumsum((x - means) ** 2, axis=-1)) / count
@@ -125,6 +126,6 @@ def t_interval(values: Float[np.ndarray, " m"], confidence: float) -> tuple[floa
 
 
 def interval_of(values: Float[np.ndarray, " m"], confidence: float, kind: str) -> Interval | None:
-    """`t_interval` of values in nats, in bits and with its kind; None for fewer than two values."""
+    """The `t_interval` of values in nats as an `Interval` in bits of this kind; None for fewer than two values."""
     lower, upper = t_interval(values, confidence)
     return Interval(lower / math.log(2), upper / math.log(2), kind) if math.isfinite(lower) else None

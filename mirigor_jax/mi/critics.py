@@ -1,8 +1,8 @@
-"""Critics f_c: what scores a pair of representations.
+"""Critics: modules that score pairs of representations.
 
-Each has `scores(x, y, partners)`: without partners all pairs, scores[i, j] = f(x_i, y_j); with them the given pairs
-alone, scores[i, j] = f(x_i, y[partners[i, j]]), at the price of those. `window` clips scores to [low, high]: a clipped
-critic is a critic too, so bounds stay bounds.
+Each has `scores(x, y, partners)`. Without partners it scores all pairs: scores[i, j] = f(x_i, y_j). With them it scores
+only the given pairs, at only their cost: scores[i, j] = f(x_i, y[partners[i, j]]). `window` clips scores to
+[low, high]: a clipped critic is a critic too, so bounds stay bounds.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ Window = tuple[float, float] | None
 class CosineCritic(nn.Module):
     """One MLP for both views, cosine similarity, and a learned temperature: score = cos(f(h_x), f(h_y)) / τ.
 
-    The architecture of the projection head, as in Lee et al. 2023, §III-C.
+    Its MLP has the architecture of the projection head, as in Lee et al. 2023, §III-C.
     """
 
     hidden: tuple[int, ...]
@@ -48,14 +48,14 @@ class CosineCritic(nn.Module):
     def scores(
         self, x: Float[Array, "n d"], y: Float[Array, "m d"], partners: Partners = None, *, deterministic: bool = True
     ) -> Scores:
-        """Cosine similarity over the temperature; there is no dropout for `deterministic` to turn off."""
+        """Cosine similarity over the temperature. There is no dropout, so `deterministic` changes nothing."""
         del deterministic
         z_x, z_y, temperature = self(x, y)
         return _inner(z_x / temperature, z_y, partners)
 
 
 class SeparableCritic(nn.Module):
-    """score = f(x)·g(y): an MLP for each view, and an inner product. n² pairs cost 2n passes and one matmul."""
+    """score = f(x)·g(y): the inner product of one MLP for each view. n² pairs cost 2n passes and one matmul."""
 
     hidden: tuple[int, ...]
     features: int
@@ -81,15 +81,15 @@ class BilinearCritic(nn.Module):
     def scores(
         self, x: Float[Array, "n d"], y: Float[Array, "m e"], partners: Partners = None, *, deterministic: bool = True
     ) -> Scores:
-        """There is no dropout for `deterministic` to turn off."""
+        """The scores xᵀ W y. There is no dropout, so `deterministic` changes nothing."""
         del deterministic
         return _clip(_inner(_dense(x, y.shape[1], "w", use_bias=False)(x), y, partners), self.window)
 
 
 class JointCritic(nn.Module):
-    """score = MLP([x, y]), of at least one hidden layer.
+    """score = MLP([x, y]), with at least one hidden layer.
 
-    The first layer is W [x, y] + b = W_x x + W_y y + b, so n² pairs take 2n of its products instead of n².
+    The first layer is W [x, y] + b = W_x x + W_y y + b, so n² pairs take 2n of its products, not n².
     """
 
     hidden: tuple[int, ...]
@@ -105,23 +105,23 @@ class JointCritic(nn.Module):
             raise InputError("a joint critic without hidden layers scores x and y apart; give it one, as hidden=(64,)")
         width, *rest = self.hidden
         d, wide = x.shape[1], jnp.promote_types(x.dtype, jnp.float32)
-        # One kernel for both, so that it starts with the scale of the concatenation's fan-in.
+        # One kernel for x and y, so that its first values have the scale of the concatenation's fan-in.
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (d + y.shape[1], width), wide)
         bias = self.param("bias", nn.initializers.zeros, (1, width), wide)
         kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
         hidden_x, hidden_y = x @ kernel[:d] + bias, y @ kernel[d:]
         h = hidden_x[:, None] + (hidden_y[None] if partners is None else hidden_y[partners])
         pairs = h.shape[:2]
-        h = getattr(nn, self.activation)(h.reshape(-1, width))  # flat: XLA's CPU backend is half as slow again in 3-d
+        h = getattr(nn, self.activation)(h.reshape(-1, width))  # flat: in 3-d XLA's CPU backend takes 1.5 times as long
         h = nn.Dropout(self.dropout)(h, deterministic)
         h = _MLP(tuple(rest), 1, self.activation, self.dropout, name="mlp")(h, deterministic)
         return _clip(h.reshape(pairs).astype(wide), self.window)
 
 
 class ResidualCritic(nn.Module):
-    """score = u(x)·v(y) + gain · inner(x, y): a critic that starts from a known one, and learns what that lacks.
+    """score = u(x)·v(y) + gain · inner(x, y): a critic that starts from a known one, and learns the rest.
 
-    The last `rank` columns of x and y are u and v, `inner` reads the others; the learned `gain` starts at 0.
+    The last `rank` columns of x and y are u and v; `inner` reads the others. The learned `gain` starts at 0.
     """
 
     inner: nn.Module
@@ -137,10 +137,11 @@ class ResidualCritic(nn.Module):
 
 
 class PosteriorCritic(nn.Module):
-    """score = trust · log Σ q(c|x) q(c'|y) p(c,c') / (p(c) p(c')) + gain · inner(x, y), q of a classifier.
+    """score = trust · log Σ q(c|x) q(c'|y) p(c,c') / (p(c) p(c')) + gain · inner(x, y); q is a classifier's posterior.
 
-    It starts at the density ratio if q is right. The last `classes` columns of x and y are factors of the sum: their
-    product is it. Where `sided`, x and y have columns of their own, x's before y's. `inner` reads the others.
+    It starts near the log density ratio if q is right: `trust` starts at 1, `gain` at 0.1. The last `classes` columns
+    of x and of y are vectors, and the sum is their inner product. If `sided`, a row ends in two such vectors: the first
+    is for its use as x, the second for its use as y. `inner` reads the other columns.
     Source: Lee et al. 2023, §III-A: p(x, y) = Σ_c p(c) p(x|c) p(y|c).
     """
 
@@ -156,14 +157,14 @@ class PosteriorCritic(nn.Module):
         return trust * jnp.log(q_x @ q_y.T) + gain * self.inner.scores(h_x, h_y)
 
     def _columns(self, rows: Float[Array, "n d"]) -> tuple[Array, Array, Array]:
-        """(what `inner` reads, the factor of x, the factor of y)."""
+        """(the columns that `inner` reads, the vector for use as x, the vector for use as y)."""
         first = rows.shape[1] - self.classes * (2 if self.sided else 1)
         return rows[:, :first], rows[:, first : first + self.classes], rows[:, -self.classes :]
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A critic's `scores` as a function of its parameters; equal for equal critics: no program is made twice."""
+    """A critic's `scores` as a function of its parameters. Equal critics give equal scorers, which share programs."""
 
     critic: nn.Module
 

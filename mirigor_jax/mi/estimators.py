@@ -1,8 +1,8 @@
-"""Estimators: what trains a critic, and what is reported of its held-out scores. One constructor each, in ESTIMATORS.
+"""Estimators of MI: each is a loss for a critic and a value of its held-out scores. ESTIMATORS has their constructors.
 
-`mi.estimate(x, y, estimator=...)` takes a name of ESTIMATORS, or what a constructor returns:
+`mi.estimate(x, y, estimator=...)` takes a name in ESTIMATORS, or the `Estimator` that a constructor returns:
 `estimator=mi.estimators.smile(tau=1.0)`. The same arguments give the same object, so that no program is compiled twice.
-An estimator of your own is one entry of ESTIMATORS: a function without required arguments that returns an `Estimator`.
+To add your own, put a function into ESTIMATORS that needs no arguments and returns an `Estimator`.
 """
 
 import math
@@ -28,35 +28,35 @@ from mirigor_jax.mi.values import Anchors, LogSums, Nats, Negatives, Positives
 
 P = ParamSpec("P")
 Loss = Callable[..., tuple[Nats, Any]]
-MAIN = "info_nce_symmetric"  # what the critics of runs are fitted by: a bound
+MAIN = "info_nce_symmetric"  # runs fit their critics by this one: a lower bound
 NT_XENT = "nt_xent"  # the estimate of Lee et al. 2023, Eq. 4
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """An objective for the critic, and what is reported of its held-out scores. Nats throughout.
+    """A loss for the critic, and a value of its held-out scores. Nats throughout.
 
-    `dataclasses.replace` makes another one of it. With another `value`, or of other `anchors`, that has the ways to the
-    value by sums and by embeddings no longer, unless it is given its own.
+    `dataclasses.replace` makes a changed copy. If it changes `value` or `anchors`, the copy drops `from_sums` and
+    `from_embeddings`, which compute the old value, unless it is given new ones.
 
-    name: as results and tables have it.
-    kind: what the mean of `value` over fresh pairs is to I(X;Y).
+    name: in results and tables.
+    kind: how the mean of `value` over fresh pairs relates to I(X;Y).
     note: its bias, in words.
-    value: (positives, negatives) → nats; with a third array u(x_i, y_i) if `needs_u`.
-    loss: (carry, positives, negatives) → (nats to minimize, the next step's carry); with u too if `needs_u`.
-    candidates: k pairs a batch → how many candidates an anchor has, whose log `value` can't pass; None: no ceiling.
-    carry: of the loss at the first step, numbers in nested tuples; () if the loss has none.
-    needs_u: whether a second critic u is fitted, whose best is −log dP/dQ.
-    anchors: which rows of a batch's score matrix are read, see `values.anchored`.
+    value: (positives, negatives) → nats; if `needs_u`, with a third array u(x_i, y_i).
+    loss: (carry, positives, negatives) → (nats to minimize, the next step's carry); if `needs_u`, with u too.
+    candidates: k pairs a batch → number of candidates of an anchor. `value` is at most its log. None: no ceiling.
+    carry: the loss's carry at the first step, numbers in nested tuples; () if the loss has none.
+    needs_u: whether a second critic u is fitted. The best u is −log dP/dQ.
+    anchors: the rows of a batch's score matrix that are read, see `values.anchored`.
     from_sums: (positives, row sums, column sums) → `value` of a batch without its score matrix, see
-    `values.info_nce_of_sums`; None if `value` needs the matrix, which limits K.
-    heading: what reports of runs call it; empty for its name.
-    max_bits: (k, class probabilities) → the most that any critic shows of k pairs that share their class, in bits, in
-    expectation; None if it is not known.
-    from_embeddings: (z_x, z_y, temperature, axis name) → `value` of a batch that devices share, by a cosine critic's
-    unit embeddings; None if they have to be gathered for the score matrix.
-    shortcuts: not to be given. What the two ways are to, and they themselves, for `replace` to tell whether they still
-    hold.
+        `values.info_nce_of_sums`. None: `value` needs the matrix, which limits K.
+    heading: its name in reports of runs; empty: `name`.
+    max_bits: (k, class probabilities) → bits. The most that the best critic reaches, in expectation, on k pairs that
+        share their class. None: not known.
+    from_embeddings: (z_x, z_y, temperature, axis name) → `value` of a batch that devices share, from a cosine critic's
+        unit embeddings. None: the embeddings have to be gathered for the score matrix.
+    shortcuts: set by the class itself: (value, anchors, from_sums, from_embeddings). After `replace` they show whether
+        the last two still belong to the value.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Estimator:
 
     @property
     def within_views(self) -> bool:
-        """Whether it also scores rows of one view against each other, by a critic that takes either view."""
+        """Whether it also scores rows of one view against each other, so that one critic has to take both views."""
         return self.anchors == "all"
 
     def views(self, x: Float[Array, "k p"], y: Float[Array, "k q"]) -> tuple[Float[Array, "n _"], Float[Array, "n _"]]:
@@ -95,11 +95,11 @@ class Estimator:
         return both, both
 
     def pairs(self, rows: int) -> int:
-        """How many pairs a score matrix of so many rows is of."""
+        """The number of pairs in a score matrix with this many rows."""
         return rows // 2 if self.within_views else rows
 
     def rows(self, pairs: Int[Array, " m"], k: int) -> Int[Array, " n"]:
-        """The rows that these of k pairs have in the score matrix."""
+        """The rows of the score matrix that belong to these of its k pairs."""
         return jnp.concatenate([pairs, pairs + k]) if self.within_views else pairs
 
     def read(self, scores: Float[Array, "n n"], u: Positives | None = None) -> Nats:
@@ -111,14 +111,14 @@ class Estimator:
         return math.inf if self.candidates is None else math.log(self.candidates(k))
 
     def read_embeddings(self, z_x: Array, z_y: Array, temperature: Array, axis_name: str) -> Nats:
-        """`value` of a batch that the axis's devices share, by the unit embeddings that this device has."""
+        """`value` of a batch that the axis's devices share, from this device's unit embeddings."""
         if self.from_embeddings is not None:
             return self.from_embeddings(z_x, z_y, temperature, axis_name)
         x, y = self.views(*(lax.all_gather(z, axis_name, tiled=True) for z in (z_x, z_y)))
         return self.read(x / temperature @ y.T)
 
     def check(self, critic: nn.Module, negatives: str) -> None:
-        """Raise InputError if it cannot be fitted by this critic, or with these negatives."""
+        """Raise InputError if this critic, or these negatives, cannot fit the estimator."""
         if self.within_views and not isinstance(critic, CosineCritic):
             raise InputError(f"{self.name} scores rows of one view against each other; it needs critic='cosine'")
         if self.within_views and negatives != "in-batch":
@@ -126,24 +126,25 @@ class Estimator:
 
 
 def maximize(value: Callable[..., Nats]) -> Loss:
-    """The loss that is a value's negative, without a carry."""
+    """A loss without a carry that maximizes this value."""
     return lambda carry, *scores: (-value(*scores), carry)
 
 
 def minimize(objective: Callable[..., Nats]) -> Loss:
-    """The loss that is this objective, without a carry."""
+    """A loss without a carry that minimizes this objective."""
     return lambda carry, *scores: (objective(*scores), carry)
 
 
 def _once(constructor: Callable[P, Estimator]) -> Callable[P, Estimator]:
-    """A constructor whose same arguments give the same object: programs compiled for it are found by it."""
+    """Cache a constructor. The same arguments give the same object, so programs that were compiled for it are found."""
     return cast(Callable[P, Estimator], lru_cache(constructor))
 
 
 def max_info_nce_bits(k: int, class_probabilities: Float[np.ndarray, " c"]) -> float:
-    """The most any critic's InfoNCE shows, in expectation, at batches of k pairs that share their class.
+    """The most InfoNCE, in bits, that any critic reaches in expectation on batches of k pairs that share their class.
 
-    The optimal critic scores same-class pairs alone: log2 K - sum_c p_c E log2(1 + Bin(K-1, p_c)), summed exactly.
+    The optimal critic only tells whether x and y are of one class. Its InfoNCE is
+    log2 K - sum_c p_c E log2(1 + Bin(K-1, p_c)), summed exactly.
     Source: Poole et al. 2019, eq. 10, at the density ratio of same-class sampling (Lee et al. 2023, III-A).
     """
     probabilities, counts = np.unique(class_probabilities, return_counts=True)
@@ -151,7 +152,7 @@ def max_info_nce_bits(k: int, class_probabilities: Float[np.ndarray, " c"]) -> f
 
 
 def _mean_log2(trials: int, p: float) -> float:
-    """E log2(1 + B), B ~ Bin(trials, p); what lies outside the summed window has probability < 1e-15."""
+    """E log2(1 + B), B ~ Bin(trials, p). The sum leaves out values of B of total probability < 1e-15."""
     center, radius = trials * p, 10 * np.sqrt(trials * p * (1 - p)) + 30
     successes = np.arange(max(0, int(center - radius)), min(trials, int(center + radius)) + 1)
     failures = trials - successes
@@ -171,7 +172,7 @@ def _nt_xent_of_embeddings(z_x: Array, z_y: Array, temperature: Array, axis_name
 
 @_once
 def info_nce() -> Estimator:
-    """InfoNCE: tell y_i among all y of the batch by x_i alone. A lower bound, at most log K.
+    """InfoNCE: pick y_i from all y of the batch, given x_i. A lower bound, at most log K.
 
     Source: van den Oord et al. 2018, Eq. 4; Poole et al. 2019, eq. 10.
     """
@@ -207,7 +208,7 @@ def _info_nce(name: str, anchors: Anchors, from_sums: Callable[[LogSums, LogSums
 
 @_once
 def nt_xent() -> Estimator:
-    """log(2K−1) − L_NT-Xent, whose negatives are of both views. Not a bound; it takes critic="cosine".
+    """log(2K−1) − L_NT-Xent, with negatives from both views. Not a bound; it needs critic="cosine".
 
     Source: Lee et al. 2023, Eq. 4.
     """
@@ -238,10 +239,10 @@ def dv() -> Estimator:
 
 @_once
 def mine(rate: float = 0.01) -> Estimator:
-    """DV's value; the critic follows MINE's gradient, in which a running mean stands for the batch's E_Q e^f.
+    """DV's value of a critic that MINE's gradient trains: a running mean replaces the batch's E_Q e^f in it.
 
-    rate: in (0, 1). Weight of the newest step in the running mean; smaller is less biased, and slower.
-    Raises InputError for another rate.
+    rate: in (0, 1). Weight of the newest step in the running mean; a smaller one is less biased, and slower.
+    Raises InputError if rate is not in (0, 1).
     Source: Belghazi et al. 2018, §3.2.
     """
     if not 0 < rate < 1:
@@ -253,7 +254,7 @@ def mine(rate: float = 0.01) -> Estimator:
 
 @_once
 def nwj() -> Estimator:
-    """Nguyen, Wainwright and Jordan's E_P f − E_Q e^{f−1}. An unbiased lower bound, of a variance that grows with e^I.
+    """Nguyen, Wainwright and Jordan's E_P f − E_Q e^{f−1}. A lower bound without bias; its variance grows with e^I.
 
     Source: Nguyen et al. 2010; Gosch 2020, Eq. 5.
     """
@@ -263,7 +264,7 @@ def nwj() -> Estimator:
 
 @_once
 def js() -> Estimator:
-    """The plug-in E_P f of a critic fitted by Jensen–Shannon, whose best f is log dP/dQ. Not a bound.
+    """The plug-in E_P f of a critic fitted by Jensen–Shannon. The best f is log dP/dQ. Not a bound.
 
     Source: Nowozin et al. 2016; Gosch 2020, Eq. 7.
     """
@@ -273,7 +274,7 @@ def js() -> Estimator:
 
 @_once
 def js_nwj() -> Estimator:
-    """NWJ's value of a critic fitted by Jensen–Shannon, which trains more steadily. A lower bound.
+    """NWJ's value of a critic fitted by Jensen–Shannon, which makes training steadier. A lower bound.
 
     Source: Poole et al. 2019.
     """
@@ -283,10 +284,10 @@ def js_nwj() -> Estimator:
 
 @_once
 def smile(tau: float = 5.0) -> Estimator:
-    """DV's value with the negatives' e^f clipped to [e^−τ, e^τ], of a critic fitted by Jensen–Shannon. Not a bound.
+    """DV's value of a critic fitted by Jensen–Shannon, the negatives' e^f clipped to [e^−τ, e^τ]. Not a bound.
 
-    tau: nats, above 0. Half width of the clip; smaller has less variance, and more bias.
-    Raises InputError for another tau.
+    tau: nats, above 0. Half width of the clip; a smaller one has less variance, and more bias.
+    Raises InputError if tau is not above 0.
     Source: Song & Ermon 2020.
     """
     if not tau > 0:
@@ -297,7 +298,7 @@ def smile(tau: float = 5.0) -> Estimator:
 
 @_once
 def flo() -> Estimator:
-    """Fenchel–Legendre optimization: a bound of one pair at a time, with a second critic u. A lower bound.
+    """Fenchel–Legendre optimization: a lower bound that a second critic u makes tight, pair by pair.
 
     Source: Guo et al. 2022.
     """
@@ -307,11 +308,11 @@ def flo() -> Estimator:
 
 @_once
 def anchor(nu: float = 1.0, rule: Rule = log_score) -> Estimator:
-    """The plug-in E_P f of a critic fitted by InfoNCE with an anchor class, whose best f is log dP/dQ. Not a bound.
+    """The plug-in E_P f of a critic fitted by InfoNCE with an anchor class. The best f is log dP/dQ. Not a bound.
 
-    nu: above 0. Prior odds of the anchor class, that no candidate is the partner, to each candidate.
+    nu: above 0. Prior odds of the anchor class to each candidate. The anchor class says: no candidate is the partner.
     rule: proper scoring rule, such as `mi.scoring.log_score` or `mi.scoring.tsallis(2.0)`.
-    Raises InputError for another nu.
+    Raises InputError if nu is not above 0.
     Source: Ryu et al. 2025.
     """
     if not nu > 0:
@@ -340,7 +341,7 @@ ESTIMATORS: dict[str, Callable[..., Estimator]] = {
 
 
 def resolve(estimator: str | Estimator) -> Estimator:
-    """The estimator of that name, by its defaults, or the given one. Raises InputError for an unknown name."""
+    """The estimator of that name with its defaults, or the given one. Raises InputError for an unknown name."""
     if isinstance(estimator, Estimator):
         return estimator
     if estimator not in ESTIMATORS:

@@ -1,6 +1,6 @@
-"""How much two images of a class tell about each other through their representations: I_class, with a certificate.
+"""I_class, the information that two images of one class share through their representations, with a certificate.
 
-Representations and labels are all it takes.
+Everything here takes representations and labels alone.
 """
 
 import math
@@ -27,8 +27,8 @@ from mirigor_jax.mi.measure import STEPS, WHOLE, HeldOutPairs, Measured, Options
 from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate
 from mirigor_jax.mi.rows import Rows, check_labeled
 
-LEAST_ROWS = 10  # of a class: two of them are then test rows
-SHOWN = 30  # classes that a message names
+LEAST_ROWS = 10  # fewest rows of a class: two of them are then test rows
+SHOWN = 30  # most classes that a message names
 
 
 def estimate_labels(
@@ -46,38 +46,38 @@ def estimate_labels(
 ) -> LabelEstimate:
     """Estimate I_class = I(h_X;h_Y) of representations under same-class pairing, certified, with H(C) and NMI.
 
-    The population has the classes' frequencies exactly as in `labels`, and its images are independent given their
-    class; rows must be a sample of it (no two views of one image, no copies).
-    Rows are split within classes, 60 : 20 : 20, by random numbers that depend on a row's number alone. A linear probe,
-    and critics that start from its posterior, are fitted on the first part; the second (validation) chooses their
-    penalty, their stop and the certificate; the third (test) is read once. Its pairs have independent classes of those
-    frequencies, and each row is in one pair at most. So that classes do not run out of rows, there are fewer pairs than
-    half the rows; the fewer rows a class has, the fewer pairs.
-    The value is that of the statistic whose lower limit is the certificate, the best of validation; so it is never
-    below the lower end. The upper end is H(C). InfoNCE at K stands beside, in `info_nce`.
+    The estimate is about a population: its class frequencies are exactly those of `labels`, and its images are
+    independent given their class. The rows must be a sample of it, without copies or two views of one image.
+    Rows are split 60 : 20 : 20 within classes, by random numbers that depend on a row's number alone. A linear probe,
+    and critics that start from its posterior, are fitted on the first part. The second part (validation) chooses the
+    probe's penalty, the critics' step and the certificate. The third (test) is read once. The classes of its pairs are
+    independent draws with the population's frequencies, and each row is in one pair at most. There are fewer pairs
+    than half the rows, so that no class runs out of rows; the fewer rows a class has, the fewer pairs there are.
+    Validation chooses the best certificate. The value is that certificate's own statistic, and the lower end is its
+    lower limit, so the value is never below it. The upper end is H(C). `info_nce` holds InfoNCE at K for comparison.
 
         print(mi.estimate_labels(h, labels))
 
     Args:
-        h: (n, d) numbers, an array of any framework. 10 rows of every class at least.
+        h: (n, d) numbers, an array of any framework. At least 10 rows of every class.
         labels: (n,) integers, strings or bools. The class of each row.
-        k: pairs of a batch at which InfoNCE is read, at least 2. None: all test pairs, up to 4,096.
-        seed: of the pairs and the critics.
-        num_critics: critics that are fitted, at least 1. What is read are their averaged scores.
-        steps: most steps of the fit, which ends early once validation gains no more.
-        confidence: in [0.5, 1). Of the intervals and of the certificates.
-        tolerance_bits: bits. The interval's width up to which the verdict is "certified".
-        rows: "checked": where rows contradict that they are independent given their class, as neighbors in a video or
-            copies do, interval and certificate are withheld, and a few copies are left out. "independent": you state
-            that they are.
+        k: pairs a batch at which InfoNCE is read, at least 2. None: all test pairs, up to 4,096.
+        seed: seeds the pairs and the critics.
+        num_critics: number of critics, at least 1. The test part is read by their averaged scores.
+        steps: most steps of the fit. It ends earlier if validation stops improving.
+        confidence: in [0.5, 1). Confidence of the intervals and of the certificates.
+        tolerance_bits: bits. The widest certified interval for which the verdict is "certified".
+        rows: "checked": if rows look dependent given their class, as neighbors in a video or many copies do, the
+            interval and the certificate are withheld; a few copies are left out. "independent": you state that rows
+            are independent draws, whatever they look like.
         on_progress: called as on_progress(step, steps, note) at every evaluation on validation.
 
     Returns:
         The `LabelEstimate`, in bits.
 
     Raises:
-        InputError: lengths differ, values are NaN or of another dtype, there is one class only, a class has too few
-            rows, or an option is out of its limits.
+        InputError: lengths differ, values are NaN or not numbers, there is only one class, a class has too few rows,
+            or an option is out of its limits.
 
     Source: Lee et al. 2023, §III-A (same-class sampling), Theorems III.1 and III.2; Poole et al. 2019, eq. 10.
     """
@@ -101,15 +101,15 @@ def compare(
     rows: Rows = settings.Arrays.rows,
     on_progress: OnProgress | None = None,
 ) -> Comparison:
-    """Compare two encoders: is A's I_class larger than B's? By InfoNCE on the same test pairs.
+    """Compare two encoders' InfoNCE on the same test pairs: which lower bound of I_class is larger?
 
-    Each encoder has its own critic; the split, the pairs and the batches are shared.
+    Each encoder has its own critics. Both share the split, the pairs and the batches.
 
         print(mi.compare(h_a, h_b, labels))
 
     Args:
         h_a: (n, d) numbers. Encoder A's representations.
-        h_b: (n, e) numbers. Encoder B's of the same images, in the same order.
+        h_b: (n, e) numbers. Encoder B's representations of the same images, in the same order.
         labels: (n,) integers, strings or bools. The class of each image.
         k, seed, num_critics, steps, confidence, tolerance_bits, rows, on_progress: as in `estimate_labels`.
 
@@ -142,27 +142,27 @@ def monitor(
     num_batches: int | None = None,
     **options: Any,
 ) -> Callable[[Any], Estimate]:
-    """Make a function params → Estimate for a training loop: how much does the encoder know by now?
+    """Make a function params → Estimate that measures the encoder inside a training loop.
 
-    The batches are read here and kept, so that every call reads the same images by the same split and seed, and only
-    the parameters change. Give images that training does not see.
+    The batches are read here and kept. Every call then uses the same images, split and seed, and only the parameters
+    change. Give images that training does not see.
 
         know = mi.monitor(lambda params, x: model.apply(params, x), validation_batches)
         for step in ...: print(know(state.params))
 
     Args:
-        apply: (params, images) → representations (n, d). Jitted here, once.
-        batches: (images_x, images_y), two views each, which `estimate` measures; or (images, labels), which
-            `estimate_labels` measures.
-        num_batches: how many are read. None: all.
-        options: those of `estimate`, or of `estimate_labels`; their `on_progress` too.
+        apply: (params, images) → representations (n, d). It is jitted here, once.
+        batches: pairs (images_x, images_y) of two views, for `estimate`; or pairs (images, labels), for
+            `estimate_labels`.
+        num_batches: number of batches to read. None: all.
+        options: keyword arguments of `estimate` or `estimate_labels`, `on_progress` among them.
 
     Returns:
-        The function; its result is an `Estimate`, or a `LabelEstimate` if there are labels.
+        The function. Its result is an `Estimate`, or a `LabelEstimate` if there are labels.
 
     Raises:
-        InputError: the batches end early. The function raises it if representations are not (n, d), and as the
-            estimate does.
+        InputError: there are fewer batches than `num_batches`, or none. The function raises it if representations are
+            not (n, d), and if the estimate does.
         TypeError: the estimate has no such option.
     """
     cached = list(islice(batches, num_batches))
@@ -191,9 +191,12 @@ def monitor(
 
 @dataclass(frozen=True)
 class Design:
-    """Which rows are fitted on, chosen on and read, by labels and seed alone: the same for every encoder.
+    """The rows of each part and the held-out pairs. They depend on labels and seed alone, not on the encoder.
 
-    pairs: rows of (validation, test), their classes independent draws from `frequencies`.
+    classes: of each row, from 0.
+    frequencies: p(c).
+    fit, validation, test: the rows of each part.
+    pairs: (validation's, test's) pairs of rows. Their classes are independent draws from `frequencies`.
     """
 
     classes: Int[np.ndarray, " n"]
@@ -224,7 +227,7 @@ class Design:
         return cls(classes, frequencies, fitted, validation, test, pairs)
 
     def check_k(self, k: int | None) -> int:
-        """k, or its default."""
+        """k, or its default for None. Raises InputError if the test part has too few pairs for it."""
         tested = len(self.pairs[1])
         k = min(tested, WHOLE) if k is None else checks.whole("k", k, 1)
         if not 2 <= k <= tested:
@@ -235,7 +238,7 @@ class Design:
 
 
 def classes_of(labels: Any) -> tuple[Int[np.ndarray, " n"], str]:
-    """Each row's class in 0..c-1, and a sentence on the class with the fewest rows.
+    """Each row's class in 0..c-1, and a phrase about the class with the fewest rows, for messages.
 
     labels: (n,), as `checks.labels` takes them.
     Raises InputError for other labels, for one class, and for classes of fewer than LEAST_ROWS rows.
@@ -267,7 +270,7 @@ def _representations(several: list[Any], labels: Any) -> list[Float[np.ndarray, 
 def _measure(
     design: Design, several: Sequence[Float[np.ndarray, "n _"]], stated: Rows, options: Options
 ) -> list[Measured]:
-    """Several encoders' representations of the same images, measured on the same rows."""
+    """Measure several encoders' representations of the same images on the same rows. stated: see `check_labeled`."""
     findings = [check_labeled(h, design.classes, design.test, stated) for h in several]
     copies = np.any([found.copies for found in findings], axis=0)
 

@@ -1,4 +1,4 @@
-"""What is returned of I(h_X;h_Y): estimates, curves and comparisons, and what is claimed in a word or a sentence."""
+"""The results of estimating I(h_X;h_Y): estimates, curves and comparisons, their verdicts and their sentences."""
 
 import math
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from mirigor_jax.tables import bits, ends, html, round_down
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 else:
-    Figure = Any  # matplotlib is imported by those who draw
+    Figure = Any  # only drawing imports matplotlib
 
 Verdict = Literal["certified", "bounded", "k-limited", "not-a-bound", "not-independent"]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What an estimator reads of the test part at one K.
+    """An estimator's value on the test part at one K.
 
     bits: the mean over the batches.
-    batches: how many disjoint batches of K pairs.
+    batches: number of disjoint batches of K pairs.
     interval: of the mean; None if there is none.
     ceiling_bits: the most that the estimator can be at K; None: it has no ceiling.
-    max_bits: the most that any critic shows at K, in expectation; None: not known.
+    max_bits: the most that the best critic reaches at K, in expectation; None: not known.
     """
 
     bits: float
@@ -40,24 +40,24 @@ class Reading:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One estimate of I(h_X;h_Y), and the interval that can be defended. Bits unless a name says nats.
+    """One estimate of I(h_X;h_Y), and the interval in which I is certified to lie. Bits unless a name says nats.
 
     name: the estimator's.
-    value_bits: the estimate, by the critics' averaged scores. It may exceed I unless `kind` is "lower bound".
-    kind: what the value's mean is to I: "lower bound", "plug-in" or "not a bound".
-    k: pairs of a batch at which estimators with candidates are read.
+    value_bits: the estimate, by the critics' averaged scores. Its mean may exceed I unless `kind` is "lower bound".
+    kind: how the value's mean relates to I: "lower bound", "plug-in" or "not a bound".
+    k: pairs a batch at which estimators with candidates are read.
     ceiling_bits: the most that the value can reach; inf if there is no limit.
-    interval: the two-sided interval of the value's expectation; None if it has none.
-    lower_bits, upper_bits: I is in between at `confidence`, by the certificate; None if no such end is known.
+    interval: the two-sided interval of the value's expectation; None if there is none.
+    lower_bits, upper_bits: I lies between them at `confidence`, by the certificate; None if that end is not known.
     confidence: of both intervals.
-    certificate: which one gives lower_bits, or None.
-    verdict: what the certified interval allows, in one word; see `verdict`.
-    pairs: test pairs that were read.
+    certificate: name of the certificate that gives lower_bits; None if there is none.
+    verdict: the conclusion from the certified interval, in one word; see `verdict`.
+    pairs: number of test pairs that were read.
     seed_bits: each critic's own value.
-    info_nce: InfoNCE of the same critics at k, if the value is another; None if it was not read.
-    certificates: what every certificate that applies shows of the test part.
+    info_nce: InfoNCE of the same critics at k, if the value is another statistic; None if it was not read.
+    certificates: by name, the result of every certificate that applies to the test part.
     note: the estimator's bias, in words.
-    warnings: what speaks against the data, in words; a certificate that is withheld for it first.
+    warnings: doubts about the data, in words. If a certificate is withheld, the reason comes first.
     """
 
     name: str
@@ -90,19 +90,19 @@ class Estimate:
 
     @property
     def spread_bits(self) -> float | None:
-        """Their standard deviation; None for a single critic."""
+        """The standard deviation of the critics' own values; None for a single critic."""
         return float(np.std(self.seed_bits, ddof=1)) if len(self.seed_bits) > 1 else None
 
     @property
     def limit_bits(self) -> float:
-        """The most that the value, or a lower end of so many test pairs, can be.
+        """The most that the value, or a lower end from this many test pairs, can be.
 
-        Source: McAllester & Stratos 2020: what n pairs certify is ln n nats at most.
+        Source: McAllester & Stratos 2020: n pairs certify ln n nats at most.
         """
         return min(self.ceiling_bits, math.log2(self.pairs) if self.pairs else math.inf)
 
     def withheld(self, contradiction: str) -> Self:
-        """The estimate without a certificate and an interval, as its rows are not independent. contradiction: why."""
+        """The estimate without its certificate and interval. contradiction: why its rows are not independent."""
         reason = (
             f"the certificate is withheld, as {contradiction}; if rows are independent draws all the same, state "
             'rows="independent"'
@@ -118,17 +118,17 @@ class Estimate:
         )
 
     def __str__(self) -> str:
-        """The estimate, what is certified and what speaks against it, in sentences."""
+        """The sentence and the warnings."""
         return " ".join([self.sentence, *(f"Warning: {warning}." for warning in self.warnings)])
 
     @property
     def sentence(self) -> str:
-        """The estimate and what is certified, without what speaks against the data."""
+        """The estimate and the certified interval in words, without the warnings."""
         return " ".join([self._claim, *self._near_its_limit])
 
     @property
     def _near_its_limit(self) -> list[str]:
-        """Where more pairs might show more: within a nat of the most that so many can."""
+        """A sentence if the value is within a nat of its limit, so that more pairs might show more; else nothing."""
         more = self.upper_bits is None or self.upper_bits > self.limit_bits
         if not more or self.value_bits < self.limit_bits - 1 / math.log(2):
             return []
@@ -151,12 +151,12 @@ class Estimate:
         return f"{estimate}; the MI {claimed}, {by} ({self.verdict})."
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, what is derived from them and the sentence, for JSON; None for a number that is not finite."""
+        """Every field, the derived numbers and the sentence, for JSON. A number that is not finite becomes None."""
         derived = {"value_nats": self.value_nats, "mean_bits": self.mean_bits, "spread_bits": self.spread_bits}
         return dict(plain({**vars(self), **derived, **self._derived(), "sentence": self.sentence}))
 
     def figure(self) -> Figure:
-        """The estimate with its interval, certificate, ceiling and critics: a matplotlib Figure."""
+        """A matplotlib Figure of the estimate with its interval, certificate, ceiling and critics."""
         from mirigor_jax.mi import picture
 
         return picture.estimators([self])
@@ -191,11 +191,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Curve:
-    """An estimator's readings of one fitted critic on the test part.
+    """An estimator's readings of one fitted critic on the test part, at several K.
 
-    heading: how reports call the estimator. kind: what it is to I: "lower bound", "plug-in" or "not a bound".
-    k: the K at which it is quoted.
-    at: its reading at each K.
+    heading: the estimator's name in reports.
+    kind: how it relates to I: "lower bound", "plug-in" or "not a bound".
+    k: the K whose reading is quoted.
+    at: the reading at each K.
     """
 
     heading: str
@@ -214,9 +215,10 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelEstimate(Estimate):
-    """The Estimate of I_class = I(h_X;h_Y), X and Y independent images of a class C ~ p(c).
+    """The Estimate of I_class = I(h_X;h_Y): X and Y are independent images of one class C ~ p(c).
 
-    Its value is that of the statistic whose lower limit is the certificate, and never below it; `name` says which.
+    The value is the chosen certificate's own statistic, named in `name`. lower_bits is its lower limit, so the value is
+    never below that.
     entropy_bits: H(C), the most that I_class can be.
     """
 
@@ -230,7 +232,7 @@ class LabelEstimate(Estimate):
 
     @property
     def nmi(self) -> float:
-        """I_class / H(C), as the estimate has it. Source: Lee et al. 2023; Gosch 2020 (normalized MI)."""
+        """The estimate of I_class / H(C). Source: Lee et al. 2023; Gosch 2020 (normalized MI)."""
         return self.value_bits / self.entropy_bits
 
     @property
@@ -240,7 +242,7 @@ class LabelEstimate(Estimate):
 
     @property
     def _claim(self) -> str:
-        """With the share of H(C)."""
+        """The claim of `Estimate`, and the share of H(C)."""
         share = f"Of H(C) = {self.entropy_bits:.3f} bits that is {self.nmi:.3f}"
         if self.lower_bits is not None:
             share += f", at least {round_down(self.nmi_lower):.3f}"
@@ -260,7 +262,7 @@ class LabelEstimate(Estimate):
 
 @dataclass(frozen=True)
 class Estimates(Sequence[tuple[Estimate, ...]]):
-    """The Estimates of several data sets by several estimators: estimates[i][j] is of data set i by estimator j."""
+    """Estimates of several data sets by several estimators: estimates[i][j] is that of data set i by estimator j."""
 
     rows: tuple[tuple[Estimate, ...], ...]
 
@@ -277,28 +279,28 @@ class Estimates(Sequence[tuple[Estimate, ...]]):
         return len(self.rows)
 
     def __str__(self) -> str:
-        """An estimate a line, and then what speaks against the data."""
+        """One line for each estimate, then the warnings."""
         lines = [f"{name}: {result.sentence}" if name else result.sentence for name, result in self._named()]
         return "\n".join([*lines, *(f"Warning: {warning}." for warning in self._warnings)])
 
     def to_dict(self) -> dict[str, Any]:
-        """The estimates' dictionaries, in the same order."""
+        """The dictionaries of all estimates, in the same order."""
         return {"estimates": [[result.to_dict() for result in row] for row in self.rows]}
 
     def figure(self) -> Figure:
-        """All estimates below each other, each with its interval, certificate and ceiling: a matplotlib Figure."""
+        """A matplotlib Figure of all estimates, one row each, with interval, certificate and ceiling."""
         from mirigor_jax.mi import picture
 
         named = [replace(result, name=f"{result.name}, {name}") if name else result for name, result in self._named()]
         return picture.estimators(named)
 
     def _named(self) -> list[tuple[str, Estimate]]:
-        """Every estimate, with its data set's name if there are several."""
+        """Every estimate, after its data set's name if there are several data sets."""
         several = len(self.rows) > 1
         return [(f"data set {i}" if several else "", result) for i, row in enumerate(self.rows) for result in row]
 
     def _repr_html_(self) -> str:
-        """A table of one row an estimate, for notebooks."""
+        """A table with one row for each estimate, for notebooks."""
         named = self._named()
         cells = [[name, *(cell for _, cell in result._rows())] for name, result in named]
         header = ["", *(heading for heading, _ in named[0][1]._rows())] if named else []
@@ -306,7 +308,7 @@ class Estimates(Sequence[tuple[Estimate, ...]]):
 
     @property
     def _warnings(self) -> tuple[str, ...]:
-        """Each once: most are of the data."""
+        """Each warning once: most are about the data, which the estimators share."""
         return tuple(dict.fromkeys(warning for row in self.rows for result in row for warning in result.warnings))
 
 
@@ -315,10 +317,10 @@ class Comparison:
     """Two encoders' InfoNCE at the same K on the same test pairs; bits.
 
     a, b: the encoders' estimates.
-    difference_bits: a's InfoNCE less b's.
-    interval: of the difference, by the same pairs, for these two critics; None if there is none.
-    k: pairs of a batch.
-    max_info_nce_bits: the most that any encoder shows at this K.
+    difference_bits: a's InfoNCE minus b's.
+    interval: of the difference, paired, for these two critics; None if there is none.
+    k: pairs a batch.
+    max_info_nce_bits: the most InfoNCE that any encoder reaches at this K, in expectation.
     confidence: of the interval.
     """
 
@@ -339,11 +341,11 @@ class Comparison:
 
     @property
     def saturated(self) -> bool:
-        """Whether both show, to 0.05 bits, all that can be shown at K."""
+        """Whether both encoders' InfoNCE is within 0.05 bits of the most that is possible at K."""
         return min(self.a.info_nce_bits, self.b.info_nce_bits) > self.max_info_nce_bits - 0.05
 
     def __str__(self) -> str:
-        """Which is larger, by how much, and what that does not say, in sentences."""
+        """Which encoder's InfoNCE is larger, by how much, and the limits of that comparison, in sentences."""
         answer = f"{self.larger}'s is larger" if self.larger else "the data cannot tell which is larger"
         sentence = (
             f"At K = {self.k:,} InfoNCE reads {self.a.info_nce_bits:.3f} bits for A and {self.b.info_nce_bits:.3f} "
@@ -360,13 +362,13 @@ class Comparison:
         return " ".join([sentence, *(f"Warning: {warning}." for warning in warnings)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, which is larger and the sentence, for JSON; None for a number that is not finite."""
+        """Every field, the derived answers and the sentence, for JSON. A number that is not finite becomes None."""
         both = {"a": self.a.to_dict(), "b": self.b.to_dict()}
         derived = {"larger": self.larger, "saturated": self.saturated, "sentence": str(self)}
         return dict(plain({**vars(self), **both, **derived}))
 
     def figure(self) -> Figure:
-        """Both estimates, A above B, each with its interval and certificate: a matplotlib Figure."""
+        """A matplotlib Figure of both estimates, A above B, each with its interval and certificate."""
         from mirigor_jax.mi import picture
 
         return picture.estimators([replace(self.a, name="A"), replace(self.b, name="B")])
@@ -380,30 +382,32 @@ class Comparison:
 
 
 def shown_ends(interval: Interval | None) -> str:
-    """An interval in a table's cell."""
+    """An interval as a table's cell shows it."""
     return "–" if interval is None else ends(interval.lower_bits, interval.upper_bits)
 
 
 def _certified(lower_bits: float | None, upper_bits: float | None) -> str:
-    """The certified interval in a table's cell."""
+    """The certified interval as a table's cell shows it."""
     if lower_bits is None:
         return "–"
     return f"≥ {round_down(lower_bits):.3f}" if upper_bits is None else ends(round_down(lower_bits), upper_bits)
 
 
 def claim(lower_bits: float, upper_bits: float | None, confidence: float) -> str:
-    """The interval in words."""
+    """The certified interval in words; the subject of the sentence comes before it."""
     upper = "" if upper_bits is None else f" of at most {upper_bits:.3f}"
     return f"is at least {round_down(lower_bits):.3f}{upper} bits, at {100 * confidence:.6g} % confidence"
 
 
 def verdict(lower_bits: float | None, upper_bits: float | None, tolerance_bits: float, most_bits: float) -> Verdict:
-    """In one word what [lower_bits, upper_bits] allows; most_bits: the most that a certificate could show.
+    """The conclusion from [lower_bits, upper_bits] in one word; most_bits: the most that a certificate could show.
 
-    `certified`: the ends meet within the tolerance. `k-limited`: they do not, and no critic could make them, as every
-    certificate reads batches of fewer pairs than that takes.
-    `bounded`: they do not, or there is no upper end. `not-a-bound`: no lower end, the estimator gives no guarantee.
-    (`not-independent` is said by `withheld`.)
+    `certified`: the ends meet within the tolerance.
+    `k-limited`: they do not, and no critic could make them meet, because every certificate reads batches of too few
+    pairs.
+    `bounded`: they do not meet for another reason, or there is no upper end.
+    `not-a-bound`: there is no lower end, because the estimator guarantees none.
+    `withheld` sets the remaining word, `not-independent`.
     """
     if lower_bits is None:
         return "not-a-bound"

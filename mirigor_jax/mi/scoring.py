@@ -1,7 +1,7 @@
-"""Proper scoring rules over K + 1 classes, and the density-ratio loss they give: InfoNCE with an anchor class.
+"""Proper scoring rules over K + 1 classes, and the density-ratio loss that they give: InfoNCE with an anchor class.
 
-A rule takes log-probabilities log η and a class z and returns the score λ_z(η), to be minimized; its expectation is
-least where η is the true class probability.
+A rule takes log-probabilities log η and a class z, and returns the score λ_z(η), which is minimized. Its expectation is
+least if η holds the true class probabilities.
 """
 
 import math
@@ -61,13 +61,15 @@ spherical = pseudospherical(2.0)
 def anchor_loss(
     positives: Float[Array, " n"], negatives: Float[Array, "n m"], nu: float, rule: Rule = log_score
 ) -> Float[Array, ""]:
-    """InfoNCE-anchor with K = m candidates, minimized at f = log dP/dQ itself: no factor is left free.
+    """InfoNCE-anchor with K = m candidates. It is least at f = log dP/dQ itself, so no factor is left free.
 
-    Class 0, the anchor, says that none of the K candidates is the partner; class z, that candidate z is. Their prior
-    odds are ν : 1 : … : 1. The last column of `negatives` is left out where the positive is a candidate, so that
-    both terms have K of them: `off_diagonal` arranges the columns so that this does not depend on scores.
-    With the log score and one negative, ν = 1 is the Jensen–Shannon (NCE) loss, halved.
-    positives, negatives: scores f(x_i, y_i) and f of x_i with m other y. Raises InputError unless ν > 0.
+    Class 0, the anchor, says that none of the K candidates is the partner; class z says that candidate z is. Their
+    prior odds are ν : 1 : … : 1. In the term with the positive, the last column of `negatives` is left out, so that
+    both terms have K candidates. `off_diagonal` orders the columns so that this choice does not depend on scores.
+    With the log score and one negative, ν = 1 gives half of the Jensen–Shannon (NCE) loss.
+    positives, negatives: scores f(x_i, y_i), and f of x_i with m other y.
+    nu: ν, above 0. rule: the scoring rule.
+    Raises InputError unless ν > 0.
     Source: Ryu et al. 2025 (InfoNCE-anchor; proper scoring rules).
     """
     if not nu > 0:

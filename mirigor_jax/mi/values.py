@@ -1,7 +1,7 @@
 """Variational estimates of mutual information as functions of a critic's scores f(x, y). Nats.
 
-`positives` holds f(x_i, y_i) of n pairs, `negatives[i]` f of x_i with m other y. Expectations over negatives are
-means, never sums. Scores of any size give finite values and gradients; sums run in float32 or wider.
+`positives` holds f(x_i, y_i) of n pairs; `negatives[i]` holds f of x_i with m other y. E_P is the mean over positives,
+E_Q the mean over negatives. Scores of any size give finite values and gradients; sums run in float32 or wider.
 """
 
 import math
@@ -25,8 +25,8 @@ Anchors = Literal["x", "both", "all"]
 def info_nce(scores: Float[Array, "k k"]) -> Nats:
     """InfoNCE lower bound of I(X;Y), in nats; at most log k.
 
-    scores: row i scores x_i against every y_j; the diagonal holds the positives. Negatives come from the other view
-    alone, which is what makes it a bound for every critic.
+    scores: row i scores x_i against every y_j; the diagonal holds the positives. All negatives come from the other
+        view, so it is a bound for every critic.
     Source: Poole et al. 2019, eq. 10.
     """
     (scores,) = _wide(scores)
@@ -43,12 +43,12 @@ def info_nce_symmetric(scores: Float[Array, "k k"]) -> Nats:
 def info_nce_terms(
     positives: LogSums, row_sums: LogSums, column_sums: LogSums | None = None, *, candidates: int | None = None
 ) -> LogSums:
-    """What each anchor adds to InfoNCE, in nats: log K + f(x, y) − log Σ e^f. All other definitions call this one.
+    """Each anchor's term of InfoNCE, in nats: log K + f(x, y) − log Σ e^f. All other definitions call this one.
 
     positives: f(x_i, y_i), of any shape.
-    row_sums: log Σ_j e^{f(x_i, y_j)} of each x_i, its positive among them.
-    column_sums: log Σ_i of each y_j; then both directions are averaged. None: the rows alone.
-    candidates: K of each anchor. None: as many as there are positives.
+    row_sums: log Σ_j e^{f(x_i, y_j)} for each x_i, with the positive in the sum.
+    column_sums: log Σ_i e^{f(x_i, y_j)} for each y_j; both directions are then averaged. None: rows only.
+    candidates: K of each anchor. None: the number of positives.
     """
     sums = row_sums if column_sums is None else 0.5 * (row_sums + column_sums)
     return math.log(candidates or positives.size) + positives - sums
@@ -62,10 +62,11 @@ def info_nce_of_sums(
 
 
 def anchored(scores: Float[Array, "k k"], anchors: Anchors) -> tuple[Positives, Negatives]:
-    """Positives and negatives of a batch's score matrix, one row an anchor.
+    """Positives and negatives of a batch's score matrix, one row for each anchor.
 
-    "x": every x against all y. "both": then every y against all x. "all": the matrix is of the n = k/2 pairs' 2n
-    representations [x; y] against each other; every one is an anchor, its negatives all others but its partner.
+    anchors: "x": every x against all y. "both": these, then every y against all x. "all": the matrix scores the 2n
+        representations [x; y] of n = k/2 pairs against each other. Each of them is an anchor; its negatives are all
+        others except its partner.
     """
     if anchors == "x":
         return off_diagonal(scores)
@@ -73,7 +74,7 @@ def anchored(scores: Float[Array, "k k"], anchors: Anchors) -> tuple[Positives, 
         from_x, from_y = off_diagonal(scores), off_diagonal(scores.T)
         return jnp.concatenate([from_x[0], from_y[0]]), jnp.concatenate([from_x[1], from_y[1]])
     _, others = off_diagonal(scores)
-    partner = scores.shape[0] // 2 - 1  # `others` goes on cyclically from the anchor, so partners share a column
+    partner = scores.shape[0] // 2 - 1  # each row of `others` starts after its anchor, so partners share a column
     return others[:, partner], jnp.delete(others, partner, axis=1, assume_unique_indices=True)
 
 
@@ -83,24 +84,24 @@ def off_diagonal(scores: Float[Array, "k k"]) -> tuple[Float[Array, " k"], Float
     The order is cyclic, so that a column of negatives can be left out without looking at scores.
     """
     k = scores.shape[0]
-    # Row i of [scores | scores], read on from its own start in rows one longer, begins at its diagonal: no gather.
+    # [scores | scores] is flattened and read again in rows one longer. Row i then starts at its diagonal: no gather.
     skewed = jnp.pad(jnp.tile(scores, 2).reshape(-1), (0, k)).reshape(k, 2 * k + 1)
     return skewed[:, 0], skewed[:, 1:k]
 
 
 def derange(key: Array, n: int) -> Int[Array, "n 1"]:
-    """One partner for each of n ≥ 2 rows, never its own: a random cycle through all rows (Sattolo 1986).
+    """A partner other than itself for each of n ≥ 2 rows: a random cycle through all rows (Sattolo 1986).
 
-    Every other row is as likely as the next, so negatives are draws from p(x)p(y).
+    All other rows are equally likely, so negatives are draws from p(x)p(y).
     """
     rows = jax.random.permutation(key, n)
     return jnp.zeros((n, 1), rows.dtype).at[rows, 0].set(jnp.roll(rows, 1))
 
 
 def shuffle(key: Array, n: int) -> Int[Array, "n 1"]:
-    """One partner for each of n rows by a random permutation, which keeps about one row's own partner.
+    """A partner for each of n rows by a random permutation, which leaves about one row with itself.
 
-    Negatives then follow (1−1/n) p(x)p(y) + p(x,y)/n, and no bound read on them can pass log n.
+    Negatives then follow (1−1/n) p(x)p(y) + p(x,y)/n, and no bound that is read on them can pass log n.
     Source: Belghazi et al. 2018, Algorithm 1; Gosch 2020.
     """
     return jax.random.permutation(key, n)[:, None]
@@ -137,14 +138,14 @@ def flo(positives: Positives, negatives: Negatives, u: Positives) -> Nats:
 
 
 def plug_in(positives: Positives, negatives: Negatives) -> Nats:
-    """E_P f: I(X;Y) where f = log dP/dQ, and no bound of it otherwise."""
+    """E_P f: I(X;Y) if f = log dP/dQ, and no bound of it otherwise."""
     del negatives
     (positives,) = _wide(positives)
     return jnp.mean(positives)
 
 
 def classified(positives: Positives, negatives: Negatives) -> Nats:
-    """log(m+1) less the cross-entropy of the positive among its row's m+1 candidates."""
+    """log(m+1) minus the cross-entropy of picking the positive from its row's m+1 candidates."""
     positives, negatives = _wide(positives, negatives)
     # Relative to the positive, whose score then is 0: scores of any size keep their digits.
     sums = jax.nn.softplus(logsumexp(negatives - positives[:, None], axis=1))
@@ -152,10 +153,10 @@ def classified(positives: Positives, negatives: Negatives) -> Nats:
 
 
 def mine_loss(carry: Carry, positives: Positives, negatives: Negatives, *, rate: float) -> tuple[Nats, Carry]:
-    """DV's negative with the gradient −∇E_P f + ∇E_Q e^f / a, where a is the running mean of E_Q e^f over the steps.
+    """An upper bound of −DV with MINE's gradient −∇E_P f + ∇E_Q e^f / a; a is the running mean of E_Q e^f over steps.
 
-    carry: log of the weighted sum of the steps' E_Q e^f, and of the weights; (−inf, −inf) before the first step. Their
-    quotient corrects for the start, as Adam's does.
+    carry: (log of the weighted sum of the steps' E_Q e^f, log of the sum of the weights); (−inf, −inf) before the first
+        step. a is the quotient of the two sums, which corrects the bias of the start as Adam does.
     rate: in (0, 1). Weight of the newest step.
     Returns the loss and the carry of the next step.
     Source: Belghazi et al. 2018, §3.2.
@@ -168,12 +169,12 @@ def mine_loss(carry: Carry, positives: Positives, negatives: Negatives, *, rate:
     log_mean = _log_mean_exp(negatives)
     log_sum, log_weight = average(carry[0], lax.stop_gradient(log_mean)), average(carry[1], 0.0)
     log_a = log_sum - log_weight
-    # log E ≤ E/a − 1 + log a touches at the running mean; its slope is MINE's gradient.
+    # log E ≤ E/a − 1 + log a, with equality at E = a. The gradient of the right side is MINE's.
     return jnp.exp(log_mean - log_a) - 1 + log_a - jnp.mean(positives), (log_sum, log_weight)
 
 
 def js_nwj(positives: Positives, negatives: Negatives) -> Nats:
-    """`nwj` of f + 1: NWJ's best critic is 1 above f = log dP/dQ, which `js_loss` finds. Source: Poole et al. 2019."""
+    """`nwj` of f + 1. `js_loss` finds f = log dP/dQ, and NWJ's best critic is 1 above it. Source: Poole et al. 2019."""
     positives, negatives = _wide(positives, negatives)
     return nwj(positives + 1, negatives + 1)
 
@@ -192,8 +193,8 @@ def _log_mean_exp(a: Array, axis: int | None = None) -> Array:
 
 
 def _exp(a: Array) -> Array:
-    """e^a, going on along its tangent above a = 40, where Adam's squared gradients would overflow float32.
+    """e^a up to a = 40, and the tangent there beyond it, where Adam's squared gradients would overflow float32.
 
-    A bound that subtracts it stays one: up there what is subtracted, 10^17 and more, is all that is left to see.
+    A lower bound that subtracts it stays one: beyond a = 40 it subtracts 10^17 or more, and is far below any I.
     """
     return jnp.exp(jnp.minimum(a, 40.0)) * (1 + jnp.maximum(a - 40.0, 0.0))
