@@ -1,14 +1,14 @@
-"""NT-Xent, InfoNCE and uniformity as functions of embeddings, at any K: exact, blockwise, shared by devices.
+"""NT-Xent, InfoNCE and uniformity as functions of embeddings: exact at any K, in blocks, and over several devices.
 
-Each takes this device's rows and, under `axis_name`, scores them against the rows of every device. The losses are the
-mean over this device's anchors, so `pmean` over the axis gives the global batch's value, and `pmean` of its gradients
-the global gradient (what other devices' anchors owe to these rows is brought home).
+Each function takes this device's rows and, under `axis_name`, scores them against the rows of every device. The losses
+are means over this device's anchors, so `pmean` over the axis gives the global batch's value. `pmean` of the gradients
+gives the global gradient, because terms from other devices' anchors are sent back to the rows that they belong to.
 
-Small batches are scored in one matrix against the gathered rows. Where that matrix would be large, `_log_normalizers`
-takes it tile by tile, at O(rows·d + block²) memory: each tile serves its rows and its columns, so that a Gram matrix
-costs half of its products; the backward pass makes each tile again from the normalizers (Dao et al. 2022, for
-attention). On GPUs that it was measured on, `fused` keeps the tiles on the chip instead. Devices then pass their rows
-round a ring rather than gather them.
+A small batch is scored in one matrix against the gathered rows. If that matrix would be large, `_log_normalizers` makes
+it tile by tile, in O(rows·d + block²) memory. Each tile serves its rows and its columns, so a Gram matrix costs half of
+its products. The backward pass makes each tile again from the normalizers (Dao et al. 2022, for attention). On the GPUs
+that it was measured on, `fused` keeps the tiles on the chip instead. With tiles, devices pass their rows round a ring
+and do not gather them.
 """
 
 import math
@@ -28,28 +28,28 @@ from mirigor_jax import checks, parallel
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.values import info_nce_of_sums
 
-FUSED_ROWS = 2**14  # with fewer rows `fused`'s programs leave the chip idle
+FUSED_ROWS = 2**14  # with fewer rows the programs of `fused` leave part of the chip idle
 Scalar = TypeVar("Scalar", float, Array)
 
 
 def unit_rows(z: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Each row over its norm, in float32 at least; a row of zeros stays one, and its gradient passes unscaled.
+    """Divide each row by its norm, in float32 at least. A row of zeros stays zero and passes its gradient unscaled.
 
-    z: (n, d), of any floating dtype. Rows of any scale: neither do squares of 1e30 overflow nor those of 1e-30 vanish.
+    z: (n, d), of any floating dtype and any scale: squares of 1e30 do not overflow, and those of 1e-30 do not vanish.
     """
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
-    # By a power of two nothing is rounded. Norms are scaled alike, so the scale may count as constant.
+    # Scaling by a power of two rounds nothing. It cancels in the result, so the gradient may take it as constant.
     largest = lax.stop_gradient(jnp.max(jnp.abs(z), axis=1, keepdims=True))
     smallest = jnp.finfo(z.dtype).minexp
     exponent = jnp.clip(jnp.frexp(largest)[1], smallest, -smallest)
     z = z * jnp.ldexp(jnp.ones_like(largest), -exponent)
     squares = jnp.sum(jnp.square(z), axis=1, keepdims=True)
-    # The inner `where` keeps the gradient finite at z = 0, where that of rsqrt is not.
+    # The inner `where` keeps the gradient finite at z = 0, where the gradient of rsqrt is infinite.
     return z * lax.rsqrt(jnp.where(squares == 0, 1.0, squares))
 
 
 def _accumulator(*arrays: Array) -> Any:
-    """The dtype of sums over products of these: float32 at least."""
+    """The dtype in which products of these arrays are summed: float32 at least."""
     return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 
@@ -70,17 +70,17 @@ def gather_rows(z: Float[Array, "n d"], axis_name: str | None) -> Float[Array, "
 
 
 def _tile_size(z: Float[Array, "n d"], block: int | None, axis_name: str | None) -> int | None:
-    """Rows and columns of a tile, None where all devices' rows are scored in one matrix, 0 where `fused` scores them.
+    """Rows and columns of a tile; None: all devices' rows are scored in one matrix; 0: `fused` scores them.
 
-    Raises InputError where the block asked for is not positive.
+    Raises InputError if `block` is given and not positive.
     """
     if block is not None:
         if block < 1:
             raise InputError(f"block={block} is not a number of rows; give 1 or more, or None to have it chosen")
         return block
-    # Tiles that stay in a CPU's cache or on a TPU's chip (docs/scaling.md), or fill a GPU. Up to `whole` scores (4, 64
-    # or 256 MiB in float32) one matrix costs no more, and gathering less than a round of small messages; neither copy
-    # may be larger than that.
+    # Tiles of `size` stay in a CPU's cache or on a TPU's chip (docs/scaling.md), or fill a GPU. Up to `whole` scores
+    # (4, 64 or 256 MiB in float32) one matrix costs no more than tiles, and gathering the rows costs less than a round
+    # of small messages. Neither the scores nor the gathered rows may be larger than that.
     size, whole = {"cpu": (512, 2**20), "tpu": (2048, 2**24)}.get(parallel.platform(), (8192, 2**26))
     if len(z) * max(z.shape) * _devices(axis_name) <= whole:
         return None
@@ -88,7 +88,7 @@ def _tile_size(z: Float[Array, "n d"], block: int | None, axis_name: str | None)
 
 
 def fused_is_faster(z: Float[Array, "n d"]) -> bool:
-    """Whether `fused`'s kernels are the fastest for these rows here; measured on an H100, whose chip the sizes fill."""
+    """Whether the kernels of `fused` are the fastest for these rows on this device; the limits are from an H100."""
     if parallel.platform() != "gpu" or getattr(jax.devices()[0], "compute_capability", None) != "9.0":
         return False
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
@@ -97,7 +97,7 @@ def fused_is_faster(z: Float[Array, "n d"]) -> bool:
 
 
 def _kernels() -> ModuleType:
-    """`fused`, imported at its first use: it brings Pallas, which only large batches on a GPU need."""
+    """Import `fused` at its first use: it imports Pallas, which only large batches on a GPU need."""
     from mirigor_jax.mi import fused
 
     return fused
@@ -113,10 +113,12 @@ def _sweep(
     upper: bool,
     slack: int | Array,
 ) -> tuple[Array, Array]:
-    """The sums (of rows, of columns) after each tile of the scores rows[0]·columns[0]ᵀ has updated its part of them.
+    """Update the sums (of rows, of columns) by every tile of the scores rows[0]·columns[0]ᵀ, one after another.
 
-    update: (scores, its rows, its columns, its sums) → its sums. Only row < column + slack counts: other scores are
-    the least finite number, which no exponential feels. upper: no tile under the diagonal has any that counts.
+    update: (a tile's scores, its rows, its columns, its sums) → its sums.
+    block: rows and columns of a tile.
+    slack: a score counts if row < column + slack. The others become the least finite number: their exponential is 0.
+    upper: skip all tiles below the diagonal; none of their scores may count.
     """
     n = rows[0].shape[0]
     size = min(block, n)
@@ -126,7 +128,7 @@ def _sweep(
         tiles = tiles[tiles[:, 0] <= tiles[:, 1]]
 
     def update_tile(sums, tile):
-        # The last tile is drawn back to end with the rows: what it repeats of the one before does not count.
+        # The last tile is moved back to end with the rows. Scores that it shares with the tile before do not count.
         first = jnp.minimum(tile, n - size)
 
         def cut(arrays, side):
@@ -152,9 +154,9 @@ def _round(
     axis_name: str | None,
     itself: bool,
 ) -> tuple[Array, Array]:
-    """The sweep of this device's rows over every device's columns, which travel with their sums and come home.
+    """Sweep this device's rows over every device's columns. Columns and their sums go round the ring and come back.
 
-    itself: rows and columns are the same, and each pair of distinct rows is met once; half a round does.
+    itself: rows and columns are the same. Each pair of distinct rows is then scored once, in half a round.
     """
     n, devices = rows[0].shape[0], _devices(axis_name)
 
@@ -171,7 +173,7 @@ def _round(
         return carry[1]
     carry, _ = lax.scan(visit, carry, length=(devices - 1) // 2 if itself else devices - 1)
     if itself and devices % 2 == 0:
-        # Opposite devices meet each other: the one before takes row ≤ column, the other what is left.
+        # Opposite devices meet each other twice. The one of lower index takes row ≤ column, the other takes the rest.
         carry, _ = visit(carry, None, upper=True, slack=lax.axis_index(axis_name) < devices // 2)
     mine, theirs = carry[1]
     return mine, move(theirs, -(devices // 2) if itself else 1)
@@ -181,9 +183,10 @@ def _round(
 def _log_normalizers(
     a: Float[Array, "n d"], b: Float[Array, "n d"], block: int, axis_name: str | None, itself: bool
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """log Σ_j e^{a_i·b_j} for each row of a, and log Σ_i e^{a_i·b_j} for each row of b, sums over all devices' rows.
+    """log Σ_j e^{a_i·b_j} for each row of a, and log Σ_i e^{a_i·b_j} for each row of b, over all devices' rows.
 
-    itself: a is b times a scale, and the two share out the sum over j ≠ i: logaddexp of both is the log-normalizer.
+    itself: a is b times a scale. Each result then holds one part of the sum over j ≠ i, and logaddexp of the two is the
+        log-normalizer.
     """
     dtype = _accumulator(a, b)
     empty = jnp.finfo(dtype).min
@@ -222,7 +225,7 @@ _log_normalizers.defvjp(_forward, _backward)
 def _log_normalizers_of_others(
     z: Float[Array, "n d"], scale: Float[Array, ""], block: int | None, axis_name: str | None
 ) -> Float[Array, " n"]:
-    """log Σ_{j≠i} e^{scale z_i·z_j} for each row, j over all devices' rows."""
+    """log Σ_{j≠i} e^{scale z_i·z_j} for each row i; j runs over all devices' rows."""
     n, anchors = z.shape[0], z * scale
     size = _tile_size(z, block, axis_name)
     if size is not None:
@@ -243,10 +246,11 @@ def nt_xent(
 ) -> Float[Array, ""]:
     """NT-Xent over the 2k embeddings of k positive pairs, in nats: mean over all 2k anchors.
 
-    An anchor's candidates are its positive and both views of the other pairs, itself excluded: 2k−1 terms.
-    z_x, z_y: embeddings, normalized here (cosine similarity). block: score block × block at a time; None chooses by
-    size, one matrix where that is faster. axis_name: the mapped axis whose devices share their embeddings.
-    Rows of any scale and dtype are computed with in float32 at least.
+    An anchor's candidates are its positive and both views of the other pairs, without the anchor itself: 2k−1 terms.
+    z_x, z_y: (k, d). Embeddings of any scale and dtype; they are normalized here, in float32 at least.
+    temperature: above 0. Divides the cosine similarities.
+    block: side of the blocks of scores that are computed at a time. None: chosen by size; one matrix if that is faster.
+    axis_name: the mapped axis over which devices share their embeddings. None: this device alone.
     Raises InputError if the views differ in shape, or if temperature or block is not positive.
     Source: Lee et al. 2023, Eq. 2–3 (Chen et al. 2020).
     """
@@ -261,10 +265,10 @@ def nt_xent(
 
 
 def nt_xent_mi(loss_nats: Scalar, k: int) -> Scalar:
-    """The estimate log(2k−1) − L, in nats, that NT-Xent's loss over k pairs stands for; at most log(2k−1).
+    """The estimate log(2k−1) − L of I(X;Y), in nats, from NT-Xent's loss L over k pairs; at most log(2k−1).
 
-    Not a lower bound of I(X;Y): it can exceed it by up to log((2k−1)/k), because negatives come in dependent pairs and
-    half of them from the anchor's own view. `info_nce_from_embeddings` is the bound.
+    It is not a lower bound: it can exceed I(X;Y) by up to log((2k−1)/k), because negatives come in dependent pairs, and
+    half of them from the anchor's own view. `info_nce_from_embeddings` is a lower bound.
     Source: Lee et al. 2023, Eq. 4.
     """
     return math.log(2 * k - 1) - loss_nats
@@ -279,14 +283,15 @@ def info_nce_from_embeddings(
 ) -> Float[Array, ""]:
     """InfoNCE with scores z_x·z_y, in nats: a lower bound of I(X;Y), at most log k.
 
-    The mean of both directions, each with the k candidates of the other view alone. Embeddings are taken as they are:
-    divide one side by a temperature for cosine critics. block, axis_name: as in `nt_xent`.
+    It is the mean of both directions; an anchor's k candidates are all of the other view.
+    z_x, z_y: (k, d). Embeddings, which are not normalized. For a cosine critic, divide one side by its temperature.
+    block, axis_name: as in `nt_xent`.
     Raises InputError if the views differ in shape, or if block is not positive.
     Source: Poole et al. 2019, eq. 10.
     """
     checks.views(z_x, z_y)
-    # Products and sums are float32's in any case; the backward pass holds shares of sums, for which float16, unlike
-    # bfloat16, has no exponents.
+    # Products and sums are in float32 in any case. The backward pass holds shares of sums, which are too small for
+    # float16's exponents, but not for bfloat16's.
     z_x, z_y = (z.astype(jnp.float32) if z.dtype == jnp.float16 else z for z in (z_x, z_y))
     k, devices = z_x.shape[0], _devices(axis_name)
     size = _tile_size(z_x, block, axis_name)
@@ -295,7 +300,7 @@ def info_nce_from_embeddings(
     else:
         scores = _product(z_x, gather_rows(z_y, axis_name).T)
         row_logsumexp, column_logsumexp = logsumexp(scores, axis=1), logsumexp(scores, axis=0)
-        if axis_name is not None:  # each device has its own x's part of every column's sum
+        if axis_name is not None:  # each device has only its own x's part of every column's sum
             column_logsumexp = logsumexp(lax.all_to_all(column_logsumexp.reshape(devices, k), axis_name, 0, 0), axis=0)
     return info_nce_of_sums(_dot(z_x, z_y), row_logsumexp, column_logsumexp, candidates=k * devices)
 
@@ -303,10 +308,10 @@ def info_nce_from_embeddings(
 def uniformity(
     h: Float[Array, "n d"], t: float = 2.0, *, block: int | None = None, axis_name: str | None = None
 ) -> Float[Array, ""]:
-    """log of the mean of e^{−t‖h_i − h_j‖²} over ordered pairs i ≠ j of rows, normalized here; at most 0, best low.
+    """log of the mean of e^{−t‖h_i − h_j‖²} over ordered pairs i ≠ j of rows; at most 0, and lower is better.
 
-    The same on every device under `axis_name`. block: as in `nt_xent`.
-    Rows of any scale and dtype are computed with in float32 at least.
+    h: (n, d). Rows of any scale and dtype; they are normalized here, in float32 at least.
+    t: above 0. block, axis_name: as in `nt_xent`; every device gets the same value.
     Raises InputError if there are no two rows, or if t or block is not positive.
     Source: Wang & Isola 2020, §4.1.2.
     """

@@ -1,6 +1,7 @@
-"""Pairs whose mutual information is known exactly: what an estimator is judged by, and its defaults chosen on.
+"""Distributions of pairs with exactly known mutual information, to judge estimators by and to choose defaults on.
 
-Every distribution samples (x, y) on the device and knows I(X;Y) and the density ratio, the best critic there is. Nats.
+Every distribution samples (x, y) on the device, and knows I(X;Y) and the log density ratio, which is the best critic.
+Nats.
 """
 
 import math
@@ -38,16 +39,17 @@ class Distribution(Protocol):
         ...
 
     def log_ratio(self, x: Float[Array, "n dx"], y: Float[Array, "n dy"]) -> Float[Array, " n"]:
-        """log p(x,y) / (p(x) p(y)) in nats, row by row; minus infinity where the pair cannot occur but x and y can."""
+        """log p(x,y) / (p(x) p(y)) of each row, in nats; minus infinity if x and y can occur, but not together."""
         ...
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Standard normal x and y of one dimension and a dialed I, shared out equally over their components.
+    """Standard normal x and y of the same dimension d with a chosen I, which all d components share equally.
 
-    Components i of x and y correlate by ρ = √(1 − e^(−2I/d)), all others are independent: I = −(d/2) log(1 − ρ²).
-    Raises InputError for a dimension below 1, an I below 0 or not finite.
+    Component i of x and component i of y correlate by ρ = √(1 − e^(−2I/d)); all others are independent. Thus
+    I = −(d/2) log(1 − ρ²).
+    Raises InputError if the dimension is below 1, or if I is negative or not finite.
     Source: Cover & Thomas 2006, example 8.5.1; the benchmark of Poole et al. 2019, §3.
     """
 
@@ -89,9 +91,9 @@ class Gaussian:
 
 @dataclass(frozen=True, eq=False)
 class MultivariateNormal:
-    """(x, y) jointly normal with mean 0 and any covariance, of which the first dim_x coordinates are x.
+    """(x, y) jointly normal with mean 0 and any covariance Σ; x is the first dim_x coordinates.
 
-    I = ½ log(|Σ_x| |Σ_y| / |Σ|) = ½ log(|Σ_y| / |Σ_{y|x}|); the Cholesky factor of Σ ends in that of Σ_{y|x}.
+    I = ½ log(|Σ_x| |Σ_y| / |Σ|) = ½ log(|Σ_y| / |Σ_{y|x}|). The Cholesky factor of Σ ends in that of Σ_{y|x}.
     Raises InputError unless Σ is finite, symmetric and positive definite, and 1 <= dim_x < its size.
     Source: Cover & Thomas 2006, theorem 8.4.1.
     """
@@ -115,7 +117,7 @@ class MultivariateNormal:
 
     @classmethod
     def dense(cls, dim_x: int, dim_y: int, correlation: float) -> "MultivariateNormal":
-        """Unit variances, and the same correlation between any two coordinates."""
+        """Unit variances, and one correlation between any two coordinates."""
         dim = dim_x + dim_y
         return cls(np.full((dim, dim), correlation) + (1 - correlation) * np.eye(dim), dim_x)
 
@@ -123,7 +125,7 @@ class MultivariateNormal:
     def sparse(cls, dim_x: int, dim_y: int, pairs: int, correlation: float) -> "MultivariateNormal":
         """Unit variances; x_i and y_i correlate for i < pairs, and nothing else does.
 
-        Raises InputError, beyond the class, unless 0 <= pairs <= dim_x and dim_y.
+        Raises InputError as the class does, and unless 0 <= pairs <= min(dim_x, dim_y).
         """
         if not 0 <= pairs <= min(dim_x, dim_y):
             raise InputError(f"{pairs} pairs of {dim_x} and {dim_y} coordinates: expected 0 <= pairs <= the fewer")
@@ -152,7 +154,7 @@ class MultivariateNormal:
     def squares(
         self, x: Float[Array, "n dx"], y: Float[Array, "n dy"]
     ) -> tuple[Float[Array, " n"], Float[Array, " n"], Float[Array, " n"]]:
-        """Squared Mahalanobis lengths of x, of y, and of y about its mean given x: first + third is that of (x, y)."""
+        """Squared Mahalanobis lengths of x, of y, and of y about its mean given x. First + third is that of (x, y)."""
         joint, y_factor = (jnp.asarray(factor, x.dtype) for factor in self._factors())
         whitened = solve_triangular(joint, jnp.concatenate([x, y], axis=1).T, lower=True) ** 2
         y_whitened = solve_triangular(y_factor, y.T, lower=True) ** 2
@@ -164,11 +166,12 @@ class MultivariateNormal:
 
 @dataclass(frozen=True)
 class StudentT:
-    """(x, y) jointly Student-t: a normal pair (its covariance the dispersion) times √(df / χ²), one χ²_df for both.
+    """(x, y) jointly Student-t: a normal pair times √(df / χ²), with one χ²_df for x and y.
 
-    The shared scale makes x and y dependent even where the normal pair is not: I = h(X) + h(Y) − h(X,Y) = I_normal +
-    g(d_x) + g(d_y) − g(d_x + d_y), with g(k) = log Γ(ν/2) − log Γ((ν+k)/2) + ((ν+k)/2) (ψ((ν+k)/2) − ψ(ν/2)), ν = df.
-    Heavy tails overflow float32 now and then where df < 0.5.
+    The normal pair's covariance is the dispersion. The shared scale makes x and y dependent even if the normal x and y
+    are independent: I = h(X) + h(Y) − h(X,Y) = I_normal + g(d_x) + g(d_y) − g(d_x + d_y), with
+    g(k) = log Γ(ν/2) − log Γ((ν+k)/2) + ((ν+k)/2) (ψ((ν+k)/2) − ψ(ν/2)), ν = df.
+    If df < 0.5, the heavy tails overflow float32 now and then.
     Raises InputError unless df is positive and finite.
     Source: Arellano-Valle, Contreras-Reyes & Genton 2013, eq. 7 (the entropies); the benchmark of Czyż et al. 2023.
     """
@@ -202,7 +205,7 @@ class StudentT:
         return float(self.normal.mutual_information() + g(self.dim_x) + g(self.dim_y) - g(self.dim_x + self.dim_y))
 
     def log_ratio(self, x: Float[Array, "n dx"], y: Float[Array, "n dy"]) -> Float[Array, " n"]:
-        def log_density(k: int, square: Float[Array, " n"]) -> Float[Array, " n"]:  # but for what cancels
+        def log_density(k: int, square: Float[Array, " n"]) -> Float[Array, " n"]:  # without the terms that cancel
             return gammaln((self.df + k) / 2) - gammaln(self.df / 2) - (self.df + k) / 2 * jnp.log1p(square / self.df)
 
         x_square, y_square, given_x_square = self.normal.squares(x, y)
@@ -213,10 +216,11 @@ class StudentT:
 
 @dataclass(frozen=True)
 class AdditiveUniform:
-    """y = x + noise, x uniform on (0, 1), the noise on (−ε, ε); one dimension each.
+    """y = x + noise in one dimension; x is uniform on (0, 1), the noise is uniform on (−ε, ε).
 
-    p(y) is the length of (0, 1) within ε of y, over 2ε: a trapezoid. I = h(Y) − log 2ε is ε − log 2ε for ε <= ½, else
-    1 / (4ε). Raises InputError unless ε is positive and finite.
+    p(y) is a trapezoid: the length of the part of (0, 1) that is within ε of y, divided by 2ε. I = h(Y) − log 2ε, which
+    is ε − log 2ε if ε <= ½, and 1 / (4ε) otherwise.
+    Raises InputError unless ε is positive and finite.
     Source: Czyż et al. 2023, additive noise; Gao et al. 2017.
     """
 
@@ -245,7 +249,7 @@ class AdditiveUniform:
     def log_ratio(self, x: Float[Array, "n dx"], y: Float[Array, "n dy"]) -> Float[Array, " n"]:
         x, y = x[:, 0], y[:, 0]
         within = jnp.minimum(y + self.epsilon, 1) - jnp.maximum(y - self.epsilon, 0)
-        # y is x + noise rounded: a pair at the edge of the noise has to stay possible.
+        # y = x + noise is rounded, and a pair at the edge of the noise has to stay possible.
         max_bits = self.epsilon + jnp.finfo(y.dtype).eps * (1 + self.epsilon)
         return jnp.where(jnp.abs(y - x) <= max_bits, -jnp.log(within), -jnp.inf)
 
@@ -271,9 +275,9 @@ class Discrete:
 
     @classmethod
     def same_class(cls, num_classes: int, epsilon: float = 0.0) -> "Discrete":
-        """Uniform classes; y's is x's with probability 1 − ε, else one of the others, uniformly.
+        """Uniform classes: y's class is x's with probability 1 − ε, and otherwise any other class, uniformly.
 
-        I = log m − H_b(ε) − ε log(m − 1) of m classes; ε = 0 is same-class sampling.
+        I = log m − H_b(ε) − ε log(m − 1) for m classes; ε = 0 is same-class sampling.
         Raises InputError unless m >= 2 and 0 <= ε <= 1.
         Source: Cover & Thomas 2006, eq. 7.23 (symmetric channel); Lee et al. 2023, III-A.
         """
@@ -311,14 +315,14 @@ class Discrete:
 
 @dataclass(frozen=True)
 class Homeomorphism:
-    """A continuous, strictly increasing map of every coordinate, and its inverse."""
+    """A continuous, strictly increasing function that acts on every coordinate, and its inverse."""
 
     forward: Callable[[Array], Array]
     inverse: Callable[[Array], Array]
 
 
 def _normal_quantile(u: Array) -> Array:
-    # Φ rounds to 1 in the far upper tail, whose quantile would be infinite.
+    # Φ rounds to 1 in the far upper tail, and the quantile of 1 is infinite.
     return ndtri(jnp.minimum(u, 1 - jnp.finfo(u.dtype).epsneg))
 
 
@@ -330,7 +334,7 @@ NORMAL_CDF = Homeomorphism(ndtr, _normal_quantile)
 
 @dataclass(frozen=True)
 class Transformed:
-    """A distribution seen through one map per view, which changes the densities and neither their ratio nor I.
+    """A distribution with one map applied to each view. The maps change the densities, but not their ratio or I.
 
     Source: Kraskov, Stögbauer & Grassberger 2004, appendix; Czyż et al. 2023, theorem 2.1.
     """
@@ -362,8 +366,9 @@ _BIVARIATE = MultivariateNormal.sparse(1, 1, 1, 0.75)
 _TWO_PAIRS = MultivariateNormal.sparse(5, 5, 2, 0.8)
 _STUDENT = StudentT(MultivariateNormal.dense(5, 5, 0.0), 2.0)
 
-# What estimators' defaults are chosen on. gaussian-* (dimension, nats) and same-class-* (classes, epsilon) apart, these
-# are tasks of Czyż et al. 2023 under their names there; "2-2.0" is two pairs of strength 2, correlation 2²/(1 + 2²).
+# The defaults of the estimators are chosen on these. The tasks are those of Czyż et al. 2023 with their names, except
+# *gaussian-* (dimension, nats) and same-class-* (classes, epsilon). "2-2.0" means two pairs of strength 2, that is, of
+# correlation 2²/(1 + 2²).
 BENCHMARK: Mapping[str, Distribution] = {
     "gaussian-5-0.0": Gaussian(5, 0.0),
     "gaussian-5-1.0": Gaussian(5, 1.0),

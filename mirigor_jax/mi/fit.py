@@ -1,8 +1,8 @@
-"""Fitting critics: pairs drawn on the device, many steps a dispatch, the best of validation kept.
+"""Fitting critics. The device draws the pairs, one dispatch runs many steps, and the best critic on validation is kept.
 
-Pairs come by class (`fit_by_class`, on frozen representations; `estimate_step` also on streamed images, the devices
-sharing a batch) or as they are (`fit_critics`, on paired arrays, each critic on one device). Steps are written for one
-device, every chunk of them is `fitting.fit_chunk`, and `fitting.run` takes chunk after chunk.
+`fit_by_class` draws pairs by class from frozen representations. `estimate_step` does so too, or takes streamed images;
+devices share its batch. `fit_critics` takes paired arrays as they are, with each critic on one device. Steps are
+written for one device, `fitting.fit_chunk` runs a chunk of them, and `fitting.run` runs chunk after chunk.
 """
 
 from collections.abc import Callable
@@ -32,9 +32,9 @@ Negatives = Literal["in-batch", "derange", "shuffle"]
 
 
 class Bank(NamedTuple):
-    """Representations sorted by class, from which same-class pairs are drawn.
+    """Representations sorted by class, for drawing pairs by their classes.
 
-    Class c has `sizes[c]` rows from `starts[c]` on; `cumulative[c]` is the running sum of p(·|c).
+    Class c has the `sizes[c]` rows from `starts[c]` on; `cumulative[c]` is the running sum of p(·|c).
     """
 
     h: Float[Array | np.ndarray, "n d"]
@@ -47,7 +47,7 @@ class Bank(NamedTuple):
 def make_bank(h: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], joint: Float[np.ndarray, "c c"]) -> Bank:
     """Sort rows by class for drawing pairs whose classes follow p(c'|c) = joint[c, c'] / Σ joint[c].
 
-    Raises InputError where a class has no row.
+    Raises InputError if a class has no row.
     """
     index = class_index(labels, joint)
     starts, sizes = (part.astype(np.int32) for part in (index.starts, index.sizes))
@@ -55,9 +55,9 @@ def make_bank(h: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], joint:
 
 
 def draw_pairs(frozen: Any, bank: Bank, key: Array, *, k: int, axis_name: str) -> tuple[Array, Array]:
-    """This device's share of k fresh draws: x any row, y any row of the class that p(c'|c) gives (or x's own).
+    """Draw k pairs and return this device's share. x is any row; y is any row (perhaps x's) of a class from p(c'|c).
 
-    The draw depends on the key alone, not on how many devices share it.
+    The draw depends on the key alone, not on the number of devices that share it.
     Source: same-class sampling, Lee et al. 2023, §III-A.
     """
     del frozen  # cached features need no encoder
@@ -75,7 +75,7 @@ def draw_pairs(frozen: Any, bank: Bank, key: Array, *, k: int, axis_name: str) -
 def init_critic(
     critic: nn.Module, optimizer: optax.GradientTransformation, h: Float[Array, "k d"], key: Array
 ) -> CriticState:
-    """A fresh critic for representations like h."""
+    """The state of a fresh critic for representations like h."""
     return fresh(critic.init(key, h, h)["params"], optimizer, h.dtype)
 
 
@@ -90,10 +90,11 @@ def estimate_step(
     optimizer: optax.GradientTransformation,
     axis_name: str,
 ) -> tuple[CriticState, Array]:
-    """One update of the critic on this device's pairs: maximize InfoNCE with the encoder frozen.
+    """Update the critic once on this device's pairs, to maximize InfoNCE with the encoder frozen.
 
-    views: (frozen, batch, key) → (h_x, h_y). Streamed images: `batch` the images, `frozen` the encoder's parameter
-    tree; cached features: `batch` a Bank, `frozen` empty. No gradient reaches either.
+    views: (frozen, batch, key) → (h_x, h_y).
+    frozen, batch: for streamed images, the encoder's parameter tree and the images; for cached features, nothing and a
+        Bank. No gradient reaches either.
     Returns the new state and the batch's bound in nats.
     Source: Lee et al. 2023, §III-C and Fig. 3 (bottom).
     """
@@ -109,10 +110,14 @@ def estimate_step(
 
 @dataclass(frozen=True)
 class ClassFit:
-    """How critics are fitted to pairs that are drawn by class: Adam, the rate falling by a cosine over `steps`.
+    """How critics are fitted to pairs that are drawn by class: by Adam, with a rate that decays by a cosine.
 
-    critic: with `scores`. batch_size: pairs a step. eval_every: steps from one evaluation on validation to the next.
-    patience: steps after which the fit ends if no critic has gained.
+    critic: a module with `scores`.
+    batch_size: pairs a step.
+    steps: most steps; the rate decays to 0 over them.
+    eval_every: steps from one evaluation on validation to the next.
+    learning_rate: at the first step.
+    patience: the fit ends after this many steps in which no critic has improved on validation.
     """
 
     critic: nn.Module
@@ -132,7 +137,10 @@ class ClassFit:
 
 
 class Fitted(NamedTuple):
-    """Critics at their best of validation: parameters, stacked; the latest of their best steps; every evaluation."""
+    """Critics at their best steps on validation.
+
+    params: stacked over critics. best_step: the largest of their best steps. history: every evaluation.
+    """
 
     params: Any
     best_step: int
@@ -148,9 +156,11 @@ def fit_by_class(
     num_critics: int = 1,
     on_progress: OnProgress | None = None,
 ) -> Fitted:
-    """Fit critics at once to pairs that are redrawn of the bank, each its own; the best of validation, or the start.
+    """Fit critics at once, each to its own pairs, which are redrawn from the bank at every step.
 
-    validation: both views of fresh pairs. seed: of the critics and of their pairs.
+    Each critic is kept as it was at its best on validation, which may be its start.
+    validation: (x, y), both views of fresh pairs.
+    seed: seeds the critics and their pairs.
     """
     size = min(len(validation[0]), 2 * class_fit.batch_size)
     held_out = tuple(in_batches(view, size) for view in validation)
@@ -171,7 +181,7 @@ def fit_by_class(
 
 @lru_cache(maxsize=8)
 def _class_programs(class_fit: ClassFit) -> tuple[Any, Any]:
-    """(start, chunk) of all critics at once; kept, so that a second call need not compile."""
+    """(start, chunk) of all critics at once. They are cached, so a second call need not compile."""
     optimizer = class_fit.optimizer
 
     def step(state, frozen, bank, key):
@@ -192,7 +202,7 @@ def _class_programs(class_fit: ClassFit) -> tuple[Any, Any]:
         keys = jax.random.split(jax.random.fold_in(root, state.step + 1), class_fit.eval_every)
         return fit_chunk(state, {}, bank, validation, keys, step=step, validate=validate, streamed=False)
 
-    # One device: a step is too small to share, and the device's draws are then the same anywhere.
+    # One device: a step is too small to share, and the draws are then the same on any machine.
     mesh, shared = parallel.make_mesh(1, jax.local_devices()[:1]), parallel.REPLICATED
     every_start, every_chunk = jax.vmap(start, in_axes=(None, 0)), jax.vmap(chunk, in_axes=(0, None, None, 0))
     return (
@@ -202,14 +212,14 @@ def _class_programs(class_fit: ClassFit) -> tuple[Any, Any]:
 
 
 class Pairs(NamedTuple):
-    """n paired rows of each of several data sets, as critics read them."""
+    """n paired rows of each of s data sets, as critics read them."""
 
     x: Float[Array | np.ndarray, "s n p"]
     y: Float[Array | np.ndarray, "s n q"]
 
 
 class CriticJob(NamedTuple):
-    """One critic among many: which data set it fits, by which of the configured estimators, from which seed."""
+    """One critic among many: the number of its data set, the number of its estimator in `FitConfig`, and its seed."""
 
     data: Int[Array | np.ndarray, "*m"]
     estimator: Int[Array | np.ndarray, "*m"]
@@ -220,10 +230,10 @@ class CriticJob(NamedTuple):
 class FitConfig:
     """How the critics of a group are fitted, each on its own.
 
-    Estimators of a group read the same scores: they agree in needs_u and within_views.
-    The rate falls by a cosine over `steps`. Every `eval_every` steps the critic is evaluated on validation,
-    `eval_batches` of `eval_batch_size` pairs at most; the fits end when none of them has found its best in the last
-    `patience` steps.
+    The estimators of a group read the same scores, so they have the same needs_u and within_views.
+    The learning rate decays by a cosine over `steps`. Every `eval_every` steps the critic is evaluated on at most
+    `eval_batches` validation batches of `eval_batch_size` pairs. The fits end once no critic has improved on validation
+    in the last `patience` steps.
     """
 
     critic: nn.Module
@@ -251,16 +261,16 @@ class FitConfig:
         partners: Int[Array, "k m"] | None = None,
         dropout: Array | None = None,
     ) -> Float[Array, "k _"]:
-        """The critic's scores; dropout: its key, None to leave it out."""
+        """The critic's scores. dropout: the key of its dropout; None: no dropout."""
         rngs = {} if dropout is None else {"dropout": dropout}
-        apply: Any = partial(self.critic.apply, rngs=rngs, method="scores")  # what a method returns, flax can't type
+        apply: Any = partial(self.critic.apply, rngs=rngs, method="scores")  # flax cannot type the result of a method
         return apply({"params": params}, x, y, partners, deterministic=dropout is None)
 
 
 def critic_step(
     state: CriticState, frozen: tuple[Pairs, CriticJob], rows: Int[Array, " k"], key: Array, *, fit_config: FitConfig
 ) -> tuple[CriticState, Array]:
-    """One update of one critic on the pairs of `rows`, by its estimator's objective; and the objective, in nats."""
+    """Update one critic once on the pairs of `rows`. Returns the state and its estimator's objective in nats."""
     data, critic_job = frozen
     x, y = data.x[critic_job.data, rows], data.y[critic_job.data, rows]
 
@@ -282,7 +292,7 @@ def _objective(
     dropout: Array | None,
     fit_config: FitConfig,
 ) -> tuple[Array, tuple[Any, ...]]:
-    """(loss in nats, every estimator's next carry) by the member's estimator on a batch; the others' stay."""
+    """(loss in nats, every estimator's carry) of one critic on a batch; only its own estimator's carry changes."""
     shared, positives = fit_config.estimators[0], jnp.arange(len(pairs[0]))[:, None]
     x, y = shared.views(*pairs)
     partners = None
@@ -290,7 +300,7 @@ def _objective(
         draw = {"derange": derange, "shuffle": shuffle}[fit_config.negatives]
         partners = jnp.concatenate([positives, draw(partner_key, len(positives))], axis=1)
     scores = fit_config.scores(params["f"], x, y, partners, dropout)
-    # u is best at -log dP/dQ, so that of a critic that starts near log dP/dQ is its negative.
+    # The best u is -log dP/dQ, and a critic starts near log dP/dQ, so u is the negative of a critic's scores.
     u = (-fit_config.scores(params["u"], x, y, positives, dropout)[:, 0],) if shared.needs_u else ()
 
     def loss(at: int, carries: tuple[Any, ...]) -> tuple[Array, tuple[Any, ...]]:
@@ -303,7 +313,7 @@ def _objective(
 
 
 def _validate(params, data: Pairs, critic_job: CriticJob, *, fit_config: FitConfig) -> tuple[Array]:
-    """The objective in nats over all batches of the validation part, with the same negatives at every evaluation."""
+    """The objective in nats on batches of the validation part, with the same negatives at every evaluation."""
     x, y = data.x[critic_job.data], data.y[critic_job.data]
     size = min(fit_config.eval_batch_size, x.shape[0])
     batches = min(x.shape[0] // size, fit_config.eval_batches)
@@ -318,12 +328,12 @@ def _validate(params, data: Pairs, critic_job: CriticJob, *, fit_config: FitConf
 
 
 def _first_carries(fit_config: FitConfig) -> tuple[Any, ...]:
-    """Each estimator's carry before the first step; a member's own is all that it changes."""
+    """Every estimator's carry before the first step."""
     return tuple(jax.tree.map(jnp.float32, estimator.carry) for estimator in fit_config.estimators)
 
 
 def start_critic(critic_job: CriticJob, data: Pairs, validation: Pairs, *, fit_config: FitConfig) -> CriticState:
-    """A fresh critic, its best of validation what it shows before any step."""
+    """A fresh critic, evaluated on validation before any step."""
     names = ("f", "u") if fit_config.estimators[0].needs_u else ("f",)
     keys = jax.random.split(jax.random.key(critic_job.seed), len(names))
     x, y = data.x[0, :2], data.y[0, :2]
@@ -336,7 +346,7 @@ def start_critic(critic_job: CriticJob, data: Pairs, validation: Pairs, *, fit_c
 
 
 def _epochs(n: int, seed: int, done: int, steps: int, size: int) -> Int[np.ndarray, "steps size"]:
-    """Batches of rows: no row twice in a batch, all once (but for a rest) before any comes again."""
+    """Batches of rows by epochs. No row is twice in an epoch; rows that fill no batch are left out of it."""
     generator, each = np.random.default_rng((seed, done)), n // size
     epochs = [generator.permutation(n)[: each * size].reshape(each, size) for _ in range(-(-steps // each))]
     return np.concatenate(epochs)[:steps].astype(np.int32)
@@ -351,7 +361,7 @@ def _critic_chunk(
     *,
     fit_config: FitConfig,
 ) -> tuple[CriticState, dict[str, Array]]:
-    """One step of one critic for each batch of rows, then an evaluation; nothing once it is out of patience."""
+    """Take one step of one critic for each batch of rows, then evaluate it. Do nothing once its patience is over."""
 
     def go_on(state: CriticState) -> tuple[CriticState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(critic_job.seed), state.step + 1)
@@ -374,7 +384,7 @@ def _critic_chunk(
 
 @lru_cache(maxsize=32)
 def _programs(fit_config: FitConfig, mesh: Mesh) -> tuple[Any, Any]:
-    """(start, chunk) of all members at once, compiled for the mesh; kept, so that a second call need not compile."""
+    """(start, chunk) of all critics at once, for the mesh. They are cached, so a second call need not compile."""
     shared, per_critic = parallel.REPLICATED, parallel.SHARDED
 
     def each(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -384,8 +394,8 @@ def _programs(fit_config: FitConfig, mesh: Mesh) -> tuple[Any, Any]:
             def fit_one(critic_arguments):
                 return function(*critic_arguments, *everyones, fit_config=fit_config)
 
-            # One after another where a core's cache holds one critic's step and those that stopped cost nothing; side
-            # by side where it takes many to fill the accelerator.
+            # On a CPU critics run one after another: one critic's step fits a core's cache, and critics that have
+            # stopped cost nothing. On an accelerator they run side by side, because only many of them fill it.
             if mesh.devices.flat[0].platform == "cpu":
                 return lax.map(fit_one, per_critic)
             return jax.vmap(fit_one)(per_critic)
@@ -402,14 +412,14 @@ def _programs(fit_config: FitConfig, mesh: Mesh) -> tuple[Any, Any]:
 def fit_critics(
     fit_config: FitConfig, data: Pairs, validation: Pairs, critic_jobs: CriticJob, on_progress: OnProgress | None = None
 ) -> tuple[Any, Int[np.ndarray, " m"]]:
-    """Fit m critics at once, one program split over the devices; each keeps its best step of validation.
+    """Fit m critics at once, in one program that is split over the devices. Each keeps its best step on validation.
 
-    Returns their parameters, stacked, and their best steps (0: the critic it started from). A member's are the same
-    whatever stands beside it.
+    Returns the critics' parameters, stacked, and their best steps (0: the start). A critic's results do not depend on
+    the other critics.
     """
     m = len(critic_jobs.seed)
-    devices = -(-m // -(-m // len(jax.devices())))  # as few as take no more turns than all of them
-    # The last turn is filled up with members that are fitted twice.
+    devices = -(-m // -(-m // len(jax.devices())))  # the fewest that need no more turns than all would
+    # Critics that are fitted twice fill up the last turn.
     critic_jobs = CriticJob(*(np.resize(column, -(-m // devices) * devices) for column in critic_jobs))
     mesh = parallel.make_mesh(len(critic_jobs.seed), jax.devices()[:devices])
     start, chunk = _programs(fit_config, mesh)

@@ -1,8 +1,8 @@
-"""The sums of `contrastive._round`, and their gradients, each in a kernel that keeps the scores on the chip (GPUs).
+"""GPU kernels for the sums of `contrastive._round` and for their gradients, which keep the scores on the chip.
 
-A program owns a block of anchors and meets its partners a block at a time, as FlashAttention does (Dao et al. 2022).
-Rows are the anchors of one pass and columns those of another, so that no two programs add to one place, and results
-don't depend on their order.
+A program owns a block of anchors and takes their partners block by block, as FlashAttention does (Dao et al. 2022).
+In one pass the rows are the anchors, in another the columns are. No two programs add to one place, so results do not
+depend on the programs' order.
 """
 
 import math
@@ -19,17 +19,17 @@ from jaxtyping import Array
 
 from mirigor_jax import parallel
 
-ANCHORS, PARTNERS = 128, 64  # of a program, and at a time
+ANCHORS, PARTNERS = 128, 64  # anchors of a program, and partners that it takes at a time
 LOG2_E = math.log2(math.e)
-EMPTY = float(jnp.finfo(jnp.float32).min)  # what a log-sum of nothing is
+EMPTY = float(jnp.finfo(jnp.float32).min)  # the log-sum of no terms
 Arrays = tuple[Array, ...]
 
 
 def log_sums(
     rows: Arrays, columns: Arrays, sums: tuple[Array, Array], *, upper: bool, slack: int | Array
 ) -> tuple[Array, Array]:
-    """A sweep of `contrastive`'s forward pass: rows (a,) and columns (b,) add to their log-sums of e^{a_i·b_j}."""
-    del upper  # the kernels skip by slack alone what it says is empty
+    """A sweep of `contrastive`'s forward pass: add rows (a,) and columns (b,) to the log-sums of e^{a_i·b_j}."""
+    del upper  # `slack` alone tells the kernels which blocks to skip
     run = partial(_run, slack, gradient=False)
     row_sums, column_sums = run(rows, columns, later=True), run(columns, rows, later=False)
     return jnp.logaddexp(sums[0], row_sums), jnp.logaddexp(sums[1], column_sums)
@@ -38,7 +38,7 @@ def log_sums(
 def gradients(
     rows: Arrays, columns: Arrays, sums: tuple[Array, Array], *, upper: bool, slack: int | Array
 ) -> tuple[Array, Array]:
-    """A sweep of its backward pass: (embeddings, log-sums, cotangents) of both add to the gradients of both."""
+    """A sweep of its backward pass: add to both gradients. rows, columns: (embeddings, log-sums, cotangents)."""
     del upper
     run = partial(_run, slack, gradient=True)
     return sums[0] + run(rows, columns, later=True), sums[1] + run(columns, rows, later=False)
@@ -47,10 +47,11 @@ def gradients(
 def _run(slack: int | Array, anchors: Arrays, partners: Arrays, *, later: bool, gradient: bool) -> Array:
     """Each anchor's log-sum over its partners, or its gradient.
 
-    later: row i counts with columns j > i − slack, its anchors being rows; else column i with rows j < i + slack.
+    later: True: anchors are rows, and row i counts with columns j > i − slack. False: anchors are columns, and column i
+        counts with rows j < i + slack.
     """
     n, d = anchors[0].shape
-    size, wide = pl.cdiv(n, ANCHORS) * ANCHORS, max(16, pl.next_power_of_2(d))  # what tensor cores take
+    size, wide = pl.cdiv(n, ANCHORS) * ANCHORS, max(16, pl.next_power_of_2(d))  # widths that tensor cores take
 
     def fill(x: Array) -> Array:
         return jnp.pad(x, [(0, size - n), (0, wide - d)][: x.ndim])
@@ -59,7 +60,7 @@ def _run(slack: int | Array, anchors: Arrays, partners: Arrays, *, later: bool, 
         return pl.BlockSpec((ANCHORS, *shape[1:]), lambda i: (i, *[0] * (len(shape) - 1)))
 
     anchors, partners = jax.tree.map(fill, (anchors, partners))
-    if gradient:  # tensor cores read float32 along the axis that is summed over alone
+    if gradient:  # tensor cores read float32 only along the axis that is summed over
         partners = *partners, partners[0].T
     out = jax.ShapeDtypeStruct((size, wide) if gradient else (size,), jnp.float32)
     result = pl.pallas_call(
@@ -75,9 +76,10 @@ def _run(slack: int | Array, anchors: Arrays, partners: Arrays, *, later: bool, 
 
 
 def _meet(add: Callable[[Any, Array | None, Any], Any], carry: Any, slack_ref: Any, *, n: int, later: bool) -> Any:
-    """The carry after `add` has met all partners that count, where they are and which scores of theirs do (None: all).
+    """Call `add` for every block of partners that counts, and return the last carry.
 
-    Only blocks on an edge need to ask that.
+    add: (slice of the partners, mask of the scores that count, carry) → carry. The mask is None if all count; only
+        blocks at an edge need one.
     """
     slack, first = slack_ref[0], pl.program_id(0) * ANCHORS
     i = first + jnp.arange(ANCHORS, dtype=jnp.int32)[:, None]
@@ -107,7 +109,7 @@ def _exp(x: Array) -> Array:
 
 
 def _log_sum_kernel(slack_ref, a_ref, b_ref, out_ref, *, n: int, later: bool) -> None:
-    """log Σ_j e^{a_i·b_j} of each anchor, the largest score so far taken out."""
+    """log Σ_j e^{a_i·b_j} of each anchor, computed relative to the largest score so far."""
     a = a_ref[...]
 
     def add_block(at, counts, carry):

@@ -1,4 +1,4 @@
-"""The Gaussian copula of two arrays: columns as normal scores, and the density ratio that critics start from."""
+"""The Gaussian copula of two arrays: their columns' normal scores, and the density ratio that critics start from."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from scipy.special import ndtri
 
 from mirigor_jax.mi.read import symmetric_info_nce
 
-RANK = 256  # most canonical directions that a critic starts from
+RANK = 256  # most canonical directions in the density ratio
 
 
 def normal_scores(parts: Sequence[Float[np.ndarray, "_ d"]]) -> tuple[Float[np.ndarray, "_ d"], ...]:
-    """Every column taken to a standard normal by the fit part's ranks: monotonic, so I stays."""
+    """Map every column to a standard normal by the fit part's ranks. The maps are monotonic, so I does not change."""
     scores = [np.empty(part.shape) for part in parts]
     for column in range(parts[0].shape[1]):
         values, counts = np.unique(parts[0][:, column], return_counts=True)
@@ -26,9 +26,9 @@ def normal_scores(parts: Sequence[Float[np.ndarray, "_ d"]]) -> tuple[Float[np.n
 def features(
     scores: Sequence[Float[np.ndarray, "_ d"]], parts: Sequence[Float[np.ndarray, "_ d"]]
 ) -> tuple[Float[np.ndarray, "_ p"], ...]:
-    """What critics read of a row: normal scores, robustly scaled values under asinh, and the length of the scores.
+    """The columns that critics read: normal scores, asinh of robustly scaled values, and the length of the scores.
 
-    Edges are straight in the values, tails are tame in the scores, and heavy-tailed distributions couple lengths.
+    Values keep edges straight, scores keep tails short, and heavy-tailed distributions make lengths dependent.
     """
 
     by = center_and_spread(parts[0])
@@ -42,7 +42,7 @@ def features(
 
 
 def center_and_spread(rows: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
-    """Each column's median and robust standard deviation, by its quartiles; 1 where it is constant."""
+    """Each column's median, and its standard deviation estimated from its quartiles; 1 if the column is constant."""
     low, center, high = np.percentile(rows, [25, 50, 75], axis=0)
     spread = (high - low) / 1.349
     spread = np.where(spread > 0, spread, rows.std(axis=0))
@@ -52,19 +52,19 @@ def center_and_spread(rows: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray,
 def squash(
     rows: Float[np.ndarray, "n d"], center: Float[np.ndarray, " d"], spread: Float[np.ndarray, " d"]
 ) -> Float[np.ndarray, "n d"]:
-    """Columns centered and scaled, under asinh: one-to-one, and tails are tame."""
+    """asinh of centered and scaled columns: a one-to-one map that shortens tails."""
     return 2 * np.arcsinh((rows - center[None, :]) / spread[None, :] / 2)
 
 
 def gaussian_copula_embeddings(
     x: Sequence[Float[np.ndarray, "_ p"]], y: Sequence[Float[np.ndarray, "_ q"]]
 ) -> tuple[tuple[Float[np.ndarray, "_ r"], ...], tuple[Float[np.ndarray, "_ r"], ...]]:
-    """u, v of every part with u·v the log density ratio of a Gaussian copula, where critics start from.
+    """u and v of every part: u·v is the log density ratio of a Gaussian copula, from which critics start.
 
-    In canonical coordinates (a, b) of correlations ρ it is Σ −½ log(1−ρ²) + (ρ a b − ½ ρ² (a² + b²)) / (1−ρ²).
-    Directions come from the fit part. Their correlations come from the validation part, where a direction that was
-    only fitted to noise shows none: each is shrunk by the more, the less it stands out of that part's own noise, and
-    all by the factor under which that part's InfoNCE is best.
+    In canonical coordinates (a, b) with correlations ρ it is Σ −½ log(1−ρ²) + (ρ a b − ½ ρ² (a² + b²)) / (1−ρ²).
+    The directions come from the fit part. Their correlations come from the validation part, because there a direction
+    that only fits noise shows none. Each correlation is shrunk, the more so the closer it is to that part's own noise.
+    All are then multiplied by the factor that gives the best InfoNCE on that part.
     Source: Hotelling 1936 (canonical correlations); Cover & Thomas 2006, theorem 8.4.1; James & Stein 1961 (shrinkage).
     """
     white_x, white_y = whitening(x[0]), whitening(y[0])
@@ -85,7 +85,7 @@ def gaussian_copula_embeddings(
 
     def validated(factor: float) -> float:
         u, v = embed(factor * seen, a[1][:500], b[1][:500])
-        # The correlations were measured on these very rows: each must earn its place (Schwarz 1978).
+        # The correlations were measured on these same rows, so each one costs a penalty (Schwarz 1978).
         price = np.count_nonzero(factor * seen) * math.log(len(a[1])) / (2 * len(a[1]))
         return float(symmetric_info_nce((u @ v.T)[None])[0]) - price
 
@@ -95,10 +95,10 @@ def gaussian_copula_embeddings(
 
 
 def whitening(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d r"]:
-    """Columns that take rows (of mean 0) to uncorrelated coordinates of variance 1, along the largest of variances."""
+    """A matrix that maps rows of mean 0 to uncorrelated coordinates of variance 1, in directions of most variance."""
     n, d = rows.shape
     covariance = rows.T @ rows / n
-    shrink = d / (n + d)  # the fewer rows, the less their covariance is believed
+    shrink = d / (n + d)  # the fewer the rows, the more their covariance is shrunk
     values, vectors = np.linalg.eigh((1 - shrink) * covariance + shrink * np.trace(covariance) / d * np.eye(d))
     values, vectors = values[::-1][:RANK], vectors[:, ::-1][:, :RANK]
     return vectors / np.sqrt(np.maximum(values, 1e-12))[None, :]

@@ -1,8 +1,8 @@
-"""I(h_X;h_Y) of pairs whose classes are known: the one way from representations to an estimate with its certificate.
+"""I(h_X;h_Y) of pairs with known classes: `measure` makes an estimate and its certificate from representations.
 
-Runs on images or features, `estimate_labels`, `compare` and `monitor` differ in the pairs that they bring. A linear
-probe, and critics that start from its posterior, are fitted on the fit part; validation chooses the probe's penalty,
-the critics' stop and the certificate; the test part is read once.
+Runs on images or features, `estimate_labels`, `compare` and `monitor` all use it, each with pairs of its own. A linear
+probe, and critics that start from its posterior, are fitted on the fit part. Validation chooses the probe's penalty,
+the critics' step and the certificate. The test part is read once.
 """
 
 import math
@@ -40,20 +40,20 @@ from mirigor_jax.mi.results import LabelEstimate, Reading, verdict
 from mirigor_jax.mi.rows import hashes
 from mirigor_jax.mi.values import info_nce_of_sums
 
-BATCH, STEPS, EVAL_EVERY = 256, 1000, 50  # pairs a step of the fit, most of these steps, and from check to check
-WHOLE = 4096  # pairs whose score matrix is held at once
-MIXING = 1e-3  # of the uniform distribution in the posterior that critics start from
-L2 = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalties that the probe chooses from
-INNER = CosineCritic((128,), 64)  # learns what the posterior lacks
+BATCH, STEPS, EVAL_EVERY = 256, 1000, 50  # pairs a step of the fit, most steps, and steps between evaluations
+WHOLE = 4096  # most pairs a batch whose score matrix is held whole
+MIXING = 1e-3  # weight of the uniform distribution in the posterior that critics start from
+L2 = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalties that validation chooses the probe's from
+INNER = CosineCritic((128,), 64)  # learns the difference between the posterior's scores and the best ones
 
 
 @dataclass(frozen=True)
 class HeldOutPairs:
-    """Fresh independent pairs of representations with their classes, and the rows that a classifier is judged on.
+    """Fresh independent pairs of representations with their classes, and single rows to judge a classifier on.
 
     x, y: row i of both is a pair. c_x, c_y: their classes, from 0.
-    rows, c: independent representations and their classes; they may be of the pairs' images.
-    stratified: whether the number of rows of each class was fixed and not drawn.
+    rows, c: independent representations and their classes. They may be of the pairs' images.
+    stratified: whether the number of rows of each class was fixed rather than drawn.
     """
 
     x: Float[np.ndarray, "n d"]
@@ -65,13 +65,13 @@ class HeldOutPairs:
     stratified: bool
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "HeldOutPairs":
-        """The pairs with other representations of the same images."""
+        """Apply the function to all representations."""
         return replace(self, x=function(self.x), y=function(self.y), rows=function(self.rows))
 
     def without(self, copies: Bool[np.ndarray, " m"]) -> "HeldOutPairs":
-        """Without these rows and the pairs that they are in.
+        """Leave out these of `rows`, and the pairs that they are in.
 
-        Raises InputError where no row of a class is left.
+        Raises InputError if no row of a class is left.
         """
         if not copies.any():
             return self
@@ -86,7 +86,7 @@ class HeldOutPairs:
 
     @property
     def images(self) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
-        """All representations of the part with their classes, for choices that need no independence."""
+        """Representations of the part with their classes, for choices that need no independence."""
         if self.stratified:
             return self.rows, self.c
         return np.concatenate([self.x, self.y]), np.concatenate([self.c_x, self.c_y])
@@ -94,12 +94,14 @@ class HeldOutPairs:
 
 @dataclass(frozen=True)
 class Parts:
-    """Representations of three disjoint parts of one population, and what is known of its pairs.
+    """Representations of three disjoint parts of one population, and the known facts about its pairs.
 
-    fit, fit_classes: single representations, each class among them.
+    fit, fit_classes: single representations and their classes; every class occurs.
+    validation, test: held-out pairs.
     joint: p(c, c') of the classes of a pair.
-    upper_bits: what I(h_X;h_Y) cannot exceed.
-    risk: the probability with which the test pairs may depend on each other, which the certificate pays for.
+    upper_bits: a known upper bound of I(h_X;h_Y).
+    risk: a bound of the probability that the test pairs depend on each other. The certificate's confidence is raised
+        by it.
     """
 
     fit: Float[np.ndarray, "f d"]
@@ -117,11 +119,11 @@ class Parts:
 
     @cached_property
     def common_frequencies(self) -> Float[np.ndarray, " c"] | None:
-        """p(c) of the class that both views always have in common; None if their classes may differ."""
+        """p(c) of the class that both views always share; None if their classes may differ."""
         return self.frequencies if np.all(self.joint == np.diag(self.joint.diagonal())) else None
 
     def squashed(self) -> "Parts":
-        """The same images with tame columns: a one-to-one map, by the fit part's quartiles, in float64."""
+        """The parts with shorter tails: a one-to-one map of each column, by the fit part's quartiles, in float64."""
         by = center_and_spread(self.fit.astype(np.float64))
 
         def tame(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
@@ -132,9 +134,10 @@ class Parts:
 
 @dataclass(frozen=True)
 class Options:
-    """How the parts are measured; names as `estimate_labels` has them.
+    """How the parts are measured; the names are those of `estimate_labels`.
 
-    k: pairs of a batch at which InfoNCE is read. steps: most steps of the fit.
+    k: pairs a batch at which InfoNCE is read. steps: most steps of the fit. batch_size: pairs a step of the fit.
+    warnings: of the estimate, from the caller.
     """
 
     k: int
@@ -150,12 +153,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Measured:
-    """The estimate, and what it rests on.
+    """The estimate, and the values behind it.
 
-    read: K → InfoNCE of the test part at K pairs a batch, and each batch's own in bits.
-    pair_nats: independent values whose mean is InfoNCE at the estimate's k, for a paired comparison; kind_of_nats: what
-        they are of, as an `Interval` has it.
-    best_step: the critics' that validation chose, the largest of them. history: of the fit.
+    read: K → (InfoNCE of the test part at K pairs a batch, each batch's own value in bits).
+    pair_nats: independent values, for a paired comparison. Their mean is InfoNCE at the estimate's k.
+    kind_of_nats: whether they are values of batches or of pairs, as in `Interval.kind`.
+    best_step: the largest of the steps that validation chose for the critics.
+    history: every evaluation of the fit.
     """
 
     estimate: LabelEstimate
@@ -167,10 +171,11 @@ class Measured:
 
 
 def measure(parts: Parts, options: Options) -> Measured:
-    """Fit on the fit part, choose on validation, read and certify on the test part. Raises InputError as these do.
+    """Fit on the fit part, choose on validation, then read and certify on the test part.
 
-    The value is that of the statistic whose lower limit is the certificate, so that it is never below it; which one,
-    validation has chosen. InfoNCE at k stands beside it.
+    Validation chooses the certificate. The value is that certificate's own statistic, and the lower end is its lower
+    limit, so the value is never below it. InfoNCE at k is reported beside it.
+    Raises InputError as the fits and the certificates do.
     Source: Lee et al. 2023, §III-A (same-class sampling), Theorems III.1 and III.2.
     """
     parts = parts.squashed()
@@ -212,7 +217,7 @@ def measure(parts: Parts, options: Options) -> Measured:
 
 @dataclass(frozen=True)
 class _Model:
-    """What was fitted on the fit part and chosen on validation; the held-out pairs' views as the critics read them."""
+    """The fitted probe and critics, and the held-out pairs' views (x, y) in the form that the critics read."""
 
     probe: softmax.LinearProbe
     scorer: Scorer
@@ -221,12 +226,12 @@ class _Model:
     test: tuple[Float[np.ndarray, "n _"], ...]
 
     def alone(self, critic: int) -> "_Model":
-        """With one of the critics."""
+        """The model with only one of its critics."""
         params = jax.tree.map(lambda leaf: leaf[critic : critic + 1], self.fitted.params)
         return replace(self, fitted=self.fitted._replace(params=params))
 
     def held_out(self, parts: Parts, size: int) -> tuple[HeldOut, HeldOut]:
-        """(validation, test), scored in matrices of so many pairs."""
+        """(validation, test) as the models see them, scored in matrices of `size` pairs."""
 
         def scores(views: tuple[np.ndarray, ...]) -> Float[np.ndarray, "b k k"]:
             return np.asarray(mean_scores(self.scorer, self.fitted.params, *(in_batches(view, size) for view in views)))
@@ -264,10 +269,10 @@ def _fit(parts: Parts, options: Options) -> _Model:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Representations as critics read them: with the class posterior in a form whose product is the density ratio of
-    the classes.
+    """Makes the rows that critics read: representations, then scaled class posteriors for `PosteriorCritic`.
 
-    sided: whether x and y have columns of their own, as the classes of a pair may differ.
+    The inner product of two rows' scaled posteriors is the density ratio that they give.
+    sided: whether x and y need columns of their own, because the classes of a pair may differ.
     """
 
     probe: softmax.LinearProbe
@@ -285,7 +290,7 @@ class _Inputs:
 
 
 def seen(part: HeldOutPairs, probe: softmax.LinearProbe, scores: Float[np.ndarray, "b k k"]) -> HeldOut:
-    """A part as the probe and the critics see it."""
+    """The probe's and the critics' outputs for a part. scores: the critics' averaged scores of its pairs."""
     q_x, q_y = softmax.class_posterior(probe, part.x), softmax.class_posterior(probe, part.y)
     predicted = probe.logits(part.rows).argmax(axis=1)
     return HeldOut(scores, Classified(q_x, q_y, part.c_x, part.c_y, predicted, part.c, part.stratified))
@@ -300,13 +305,13 @@ class _Reader:
     test: tuple[Float[np.ndarray, "n _"], ...]
     common_frequencies: Float[np.ndarray, " c"] | None
     confidence: float
-    known: dict[int, Float[np.ndarray, " v"]] = field(default_factory=dict)  # what was read before, by K
+    known: dict[int, Float[np.ndarray, " v"]] = field(default_factory=dict)  # results so far, by K
 
     def pair_nats(self, k: int) -> Float[np.ndarray, " v"]:
-        """Independent values whose mean is InfoNCE at k: of batches where there are eight, else of pairs.
+        """Independent values with InfoNCE at k as their mean: one a batch if there are eight batches, else one a pair.
 
-        With pairs for values no second batch is needed, so that k can be as large as the sample. Beyond WHOLE pairs a
-        batch they are the batches' again, however few.
+        Values of pairs need no second batch, so k can be as large as the sample. For k above WHOLE there is always one
+        value a batch, however few batches there are.
         """
         if k not in self.known:
             self.known[k] = self._read(*(in_batches(view, k) for view in self.test))
@@ -319,7 +324,7 @@ class _Reader:
         return independent_values(np.asarray(mean_scores(self.scorer, self.params, *pair))[0] for pair in one_at_a_time)
 
     def kind(self, k: int, values: Float[np.ndarray, " v"]) -> str:
-        """What these values at k are of."""
+        """Whether these values at k are of batches or of pairs, as in `Interval.kind`."""
         return BATCHES if len(values) == len(self.test[0]) // k else PAIRS
 
     def __call__(self, k: int) -> tuple[Reading, Float[np.ndarray, " b"]]:

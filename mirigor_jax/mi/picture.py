@@ -1,4 +1,4 @@
-"""The picture of estimates: each value with its interval, its seeds and what is certified."""
+"""The picture of estimates: each value with its interval, its seeds and its certified interval."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,11 +21,12 @@ from mirigor_jax.tables import round_down
 
 
 def estimators(estimates: Sequence[Any], *, true_bits: float | None = None) -> Figure:
-    """One row an estimator, in bits: its value with its interval, its seeds, and a band where MI is certified to lie.
+    """Draw one row for each estimate, in bits: its value, interval and seeds, and a band for the certified interval.
 
-    Lower bounds and others differ in color and in the word under the name; beside others is the InfoNCE of the same
-    critic. At the right: the value, the certified lower end, the ceiling.
-    estimates: each an `Estimate`, or with the same fields.
+    Color and the word under the name tell lower bounds from other estimates, which are drawn with the InfoNCE of the
+    same critic. At the right stand the value, the certified lower end and the ceiling.
+    estimates: each is an `Estimate`, or has its fields.
+    true_bits: the true MI, drawn as a line; None: not known.
     """
     rows = [vars(estimate) for estimate in estimates]
     names = ("value_bits", "lower_bits", "upper_bits", "ceiling_bits")
@@ -41,7 +42,7 @@ def estimators(estimates: Sequence[Any], *, true_bits: float | None = None) -> F
     figure.set_size_inches(8, 1.4 + 0.55 * len(rows))
     ax.grid(False, axis="y")
     ax.grid(axis="x", color=GRID)
-    # The frame is set first, by the values: a ceiling, or the interval of a wild estimate, would flatten all else.
+    # The values set the limits of the axis first: a far ceiling or a very wide interval would squeeze everything else.
     near = floats([0.0, *value, *lower, *upper, *bound, *(bits for bits, _ in seeds), true_bits])
     low, high = np.nanmin(near), np.nanmax(near)
     margin = max(0.05, 0.25 * (high - low))

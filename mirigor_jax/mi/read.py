@@ -1,4 +1,4 @@
-"""What fitted critics show: scores of held-out pairs, the values read off them, and these values' intervals."""
+"""Reading fitted critics: scores of held-out pairs, the estimators' values of these scores, and their intervals."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ from mirigor_jax.mi.estimators import Estimator
 from mirigor_jax.mi.fit import FitConfig
 from mirigor_jax.mi.values import info_nce_symmetric, info_nce_terms
 
-LEAST_BATCHES = 8  # for a t-interval over batches; of fewer, over the pairs' influence values
+LEAST_BATCHES = 8  # fewest batches for a t-interval over batches; otherwise it is over the pairs' influence values
 
 
 def read_embeddings(
@@ -31,9 +31,9 @@ def read_embeddings(
     estimators: tuple[Estimator, ...],
     axis_name: str,
 ) -> tuple[Float[Array, " m"], ...]:
-    """What each estimator reads of each of m batches, in nats; this device holds k pairs of each.
+    """Each estimator's value of each of m batches, in nats. This device holds k pairs of each batch.
 
-    critic: one for all estimators, with embeddings and a temperature.
+    critic: has embeddings and a temperature, and serves all estimators.
     """
 
     def one(pair):
@@ -47,14 +47,14 @@ def read_embeddings(
 def read_scores(
     fit_config: FitConfig, params: Any, x: Float[Array | np.ndarray, "b k p"], y: Float[Array | np.ndarray, "b k q"]
 ) -> tuple[Float[Array, "s b n n"], Float[Array, "s b k"] | None]:
-    """Every score matrix of each batch by the critics of s seeds, and u of the positives where the estimators need it.
+    """The score matrix of each batch by each of s critics, and u of the positives if the estimators need it.
 
-    n = k, or 2k where all representations are anchors.
+    The matrices have n = k rows, or n = 2k if all representations are anchors.
     """
 
     def score_batch(p, x, y):
         x, y = fit_config.estimators[0].views(x, y)
-        # Some rows at a time: a joint critic's layers are as large as all the pairs together.
+        # Some rows at a time: a joint critic's layers have a row for each pair, too many for a whole matrix.
         rows = lax.map(lambda row: fit_config.scores(p["f"], row[None], y)[0], x, batch_size=128)
         positives = jnp.arange(x.shape[0])[:, None]
         return rows, -fit_config.scores(p["u"], x, y, positives)[:, 0] if "u" in p else None
@@ -66,9 +66,10 @@ def read_scores(
 def read(
     estimator: Estimator, scores: Float[Array, "s b n n"], u: Float[Array, "s b k"] | None, folds: int
 ) -> tuple[Float[Array, " s"], Float[Array, ""], Float[Array, " folds"]]:
-    """The mean over batches, in nats: of each seed's scores, of their average, and of that without each fold of pairs.
+    """The estimator's mean over batches, in nats, of: each critic's scores; their average; and that without each fold.
 
-    InfoNCE, DV, NWJ and FLO are concave in the scores, so the averaged critic shows no less than the seeds' mean.
+    folds: number of folds of a batch's pairs.
+    InfoNCE, DV, NWJ and FLO are concave in the scores, so the averaged critic's value is at least the critics' mean.
     """
 
     def over_batches(scores, u):
@@ -90,7 +91,7 @@ def read(
 
 @jax.jit
 def symmetric_info_nce(scores: Float[Array | np.ndarray, "b k k"]) -> Float[Array, " b"]:
-    """InfoNCE of each batch's scores, both directions averaged, in nats."""
+    """InfoNCE of each batch's scores, averaged over both directions, in nats."""
     return lax.map(info_nce_symmetric, scores)
 
 
@@ -102,10 +103,10 @@ def read_by_sums(
     x: Float[Array | np.ndarray, "b k p"],
     y: Float[Array | np.ndarray, "b k q"],
 ) -> Float[Array, " b"]:
-    """An estimator's value of the averaged critic at a K whose score matrix would not fit, in nats, by batch.
+    """An estimator's value of each batch by the averaged critic, in nats, without holding the score matrix.
 
+    from_sums: the estimator's function of the positives and of each row's and each column's sum.
     params: of the critics, stacked.
-    from_sums: the estimator's, which makes do with each row's and each column's sum.
     """
 
     def batch(pair):
@@ -130,7 +131,7 @@ def read_by_sums(
 def mean_scores(
     scorer: Scorer, params: Any, x: Float[Array | np.ndarray, "b k d"], y: Float[Array | np.ndarray, "b k d"]
 ) -> Float[Array, "b k k"]:
-    """Scores of all pairs of each batch, averaged over stacked critics: one critic, no worse than their mean."""
+    """Scores of all pairs of each batch, averaged over stacked critics. The average is a critic too."""
 
     def batch(pair):
         return jnp.mean(jax.vmap(lambda p: scorer.scores(p, *pair))(params), axis=0)
@@ -139,31 +140,31 @@ def mean_scores(
 
 
 def pair_values(scores: Float[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
-    """What each pair adds to InfoNCE, as an anchor and as the others' candidate; nats. Their mean is the value.
+    """Each pair's contribution to InfoNCE, as an anchor and as the others' candidate; nats. Their mean is InfoNCE.
 
-    Both directions are averaged. Deviations from the mean are the pairs' influence on it, to first order in 1/k.
+    Both directions are averaged. A contribution's deviation from the mean is the pair's influence on InfoNCE, to first
+    order in 1/k.
     Source: Poole et al. 2019, eq. 10; Jaeckel 1972 (infinitesimal jackknife).
     """
     scores = scores.astype(np.float64)
     row_logsumexp, column_logsumexp = special.logsumexp(scores, axis=1), special.logsumexp(scores, axis=0)
     anchor = info_nce_terms(scores.diagonal(), row_logsumexp, column_logsumexp)
-    chosen_y = np.exp(scores - row_logsumexp[:, None]).sum(axis=0)  # how often y_i is taken for a partner
+    chosen_y = np.exp(scores - row_logsumexp[:, None]).sum(axis=0)  # expected number of x that choose y_i
     chosen_x = np.exp(scores - column_logsumexp[None, :]).sum(axis=1)
     return anchor + 1 - 0.5 * (chosen_x + chosen_y)
 
 
 def independent_values(batches: Iterable[Float[np.ndarray, "k k"]]) -> Float[np.ndarray, " v"]:
-    """Values whose mean is InfoNCE at k, for its t-interval: of batches where there are eight, else of pairs.
+    """Values with InfoNCE at k as their mean, for its t-interval: one a batch if there are eight, else one a pair.
 
-    batches: the scores of each. With pairs for values no second batch is needed, so that k can be as large as the
-    sample.
+    batches: the score matrix of each batch. Values of pairs need no second batch, so k can be as large as the sample.
     """
     values = np.stack([pair_values(scores) for scores in batches])
     return values.mean(axis=1) if len(values) >= LEAST_BATCHES else values.ravel()
 
 
 def jackknife_interval(value: float, without: Float[np.ndarray, " folds"], confidence: float) -> Interval | None:
-    """t-interval of a value in nats from its values without each fold of the sample; None for a single fold.
+    """t-interval, in bits, of a value in nats, from its values without each fold of the sample; None for one fold.
 
     Source: Quenouille 1956; Tukey 1958 (the jackknife).
     """
