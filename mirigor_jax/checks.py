@@ -1,4 +1,4 @@
-"""What is asked of arguments before any work begins: numbers of the right type and range, arrays of finite values."""
+"""Checks of arguments before any work begins: numbers of the right type and range, arrays of finite values."""
 
 import numbers
 import operator
@@ -10,13 +10,13 @@ from jaxtyping import Shaped
 
 from mirigor_jax.errors import InputError
 
-LARGEST = float(np.finfo(np.float32).max)  # what is computed in float32 must be finite there
-EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # of JAX, which NumPy alone does not know
+LARGEST = float(np.finfo(np.float32).max)  # computations are in float32, so values must be finite there
+EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # dtypes of JAX that NumPy alone does not know
 LARGEST_SEED = 2**63 - 1
 
 
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """The value as an int. Raises InputError for what is no whole number (a bool is none), or out of range."""
+    """The value as an int. Raises InputError if it is not a whole number (a bool is not), or is out of range."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -31,12 +31,12 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
 
 
 def seed(value: Any, name: str = "seed") -> int:
-    """A seed, as every generator takes it. Raises InputError as `whole` does."""
+    """The value as a seed that every generator takes. Raises InputError as `whole` does."""
     return whole(name, value, 0, LARGEST_SEED)
 
 
 def number(name: str, value: Any) -> float:
-    """The value as a float. Raises InputError for what is no finite number; a bool, a string or several are none."""
+    """The value as a float. Raises InputError unless it is one finite number; a bool or a string is not a number."""
     none = isinstance(value, bool | np.bool_ | str | bytes)
     try:
         result = float("nan") if none or np.size(value) != 1 else float(np.reshape(value, ()))
@@ -48,9 +48,9 @@ def number(name: str, value: Any) -> float:
 
 
 def above_zero(name: str, value: Any, usual: str = "") -> None:
-    """Raises InputError for what is no finite number above 0; a value under a JAX transformation is not known yet."""
+    """Raises InputError unless the value is a finite number above 0. A JAX tracer has no value yet, and passes."""
     if not isinstance(value, int | float | str | np.ndarray | np.generic):
-        import jax  # here, as readers of data do without it
+        import jax  # here, because modules that only read data do not need it
 
         if isinstance(value, jax.core.Tracer):
             return
@@ -59,24 +59,24 @@ def above_zero(name: str, value: Any, usual: str = "") -> None:
 
 
 def not_negative(name: str, value: Any, usual: str = "") -> None:
-    """Raises InputError for what is no finite number of 0 or more."""
+    """Raises InputError unless the value is a finite number of at least 0."""
     if number(name, value) < 0:
         raise InputError(f"{name} = {_shown(value)}: expected 0 or more{usual and f'; {usual} is usual'}")
 
 
 def confidence(value: Any, name: str = "confidence") -> None:
-    """Raises InputError for what is no number in [0.5, 1)."""
+    """Raises InputError unless the value is a number in [0.5, 1)."""
     if not 0.5 <= number(name, value) < 1:
         raise InputError(f"{name} = {_shown(value)}: expected in [0.5, 1); 0.95 is usual")
 
 
 def temperature(value: Any) -> None:
-    """`above_zero` of a temperature."""
+    """Raises InputError unless the temperature is above 0, as `above_zero` does."""
     above_zero("temperature", value, "0.1")
 
 
 def views(z_x: Any, z_y: Any) -> None:
-    """Raises InputError for two views that are not of one shape, or have no row."""
+    """Raises InputError if two views differ in shape, or have no row."""
     if z_x.shape != z_y.shape or len(z_x) == 0:
         raise InputError(f"views of shapes {z_x.shape} and {z_y.shape}: expected one shape, row i of each a pair")
 
@@ -84,15 +84,16 @@ def views(z_x: Any, z_y: Any) -> None:
 def to_numpy(values: Any, name: str) -> np.ndarray:
     """The numbers as a NumPy array: booleans and integers as they are, floats in float64.
 
-    values: an array of any framework, in its memory or on its device, or nested lists of equal lengths.
-    Raises InputError for masked values, sparse matrices, ragged lists, and what holds no numbers.
+    values: an array of any framework, on the host or on a device, or nested lists of equal lengths.
+    name: the array's name in messages.
+    Raises InputError for masked values, sparse matrices, ragged lists, and values that are not numbers.
     """
     if np.ma.is_masked(values):
         rows = int(np.any(np.ma.getmaskarray(values).reshape(len(values), -1), axis=1).sum())
         raise InputError(f"{name} has masked values in {rows:,} of {len(values):,} rows; drop those rows, or fill them")
     if hasattr(values, "toarray"):
         raise InputError(f"{name} is sparse ({type(values).__name__}): expected a dense array; give {name}.toarray()")
-    if hasattr(values, "detach"):  # a torch tensor, of which NumPy takes neither gradients, nor devices, nor bfloat16
+    if hasattr(values, "detach"):  # a torch tensor; NumPy takes none with gradients, on a device, or of bfloat16
         values = values.detach().cpu()
         values = values.double() if values.is_floating_point() else values
     if hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
@@ -113,9 +114,9 @@ def to_numpy(values: Any, name: str) -> np.ndarray:
 def labels(values: Any, name: str = "labels") -> Shaped[np.ndarray, " n"]:
     """A class for each row, as integers, strings or bools.
 
-    values: (n,) or (n, 1), of any framework: also whole numbers that are floats or objects, and strings that are.
-    name: what messages call them.
-    Raises InputError for missing labels, fractions, one-hot rows, other shapes, and what is no label.
+    values: (n,) or (n, 1), of any framework. Floats must be whole; objects must be all strings, bools or whole numbers.
+    name: the labels' name in messages.
+    Raises InputError for missing labels, fractions, one-hot rows, other shapes, and other dtypes.
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu()
@@ -129,7 +130,7 @@ def labels(values: Any, name: str = "labels") -> Shaped[np.ndarray, " n"]:
     except ValueError:
         raise InputError(f"{name} are lists of several lengths: expected (n,) integers, strings or bools") from None
     if isinstance(values, list | tuple) and array.ndim == 1:
-        array = np.asarray(values, object)  # NumPy makes strings of all where some are, of None and NaN too
+        array = np.asarray(values, object)  # if some are strings, NumPy makes strings of all, even of None and NaN
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 2 and array.dtype.kind in "biuf" and np.all((array == 0) | (array == 1)):
@@ -160,7 +161,7 @@ def labels(values: Any, name: str = "labels") -> Shaped[np.ndarray, " n"]:
 
 
 def _is_missing(label: Any) -> bool:
-    """Whether it is None, NaN or pandas' NA, which alone can't be told to be itself."""
+    """Whether it is None, NaN or pandas' NA. NaN differs from itself, and NA has no truth value."""
     try:
         return label is None or bool(label != label)
     except (TypeError, ValueError):
@@ -172,7 +173,7 @@ def _missing(name: str, rows: Sequence[int] | np.ndarray) -> InputError:
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
-    """Objects that are all strings, bools or numbers as an array of these; others as they are."""
+    """An array of objects as an array of strings, bools or numbers if all are such; otherwise as it is."""
     kinds = {
         kind
         for kind in (str, bool | np.bool_, numbers.Integral, numbers.Real)
@@ -189,13 +190,13 @@ def _plain(array: np.ndarray) -> np.ndarray:
 
 
 def finite(rows: np.ndarray, name: str) -> None:
-    """Raises InputError for values that are NaN, infinite, or so large that float32, which is computed in, has inf.
+    """Raises InputError for values that are NaN, infinite, or infinite in float32, which computations use.
 
-    rows: (n, d), numbers. What is computed with. name: what the message calls them.
+    rows: (n, d) numbers. name: their name in messages.
     """
     if rows.size == 0:
         return
-    with np.errstate(invalid="ignore"):  # NaN spreads to both, and needs no copy of the rows to be found
+    with np.errstate(invalid="ignore"):  # NaN spreads to both, so it is found without a copy of the rows
         low, high = float(rows.min()), float(rows.max())
     if low >= -LARGEST and high <= LARGEST:
         return

@@ -1,12 +1,12 @@
-"""The one exception that is shown to a user as a sentence instead of a traceback."""
+"""`InputError`, the one exception that a user sees as a sentence and not as a traceback."""
 
-MOST = 4000  # characters of a message
+MOST = 4000  # most characters of a message
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong: one line with the value, what was expected, and the fix.
+    """An input of the user is wrong. The message is one line with the value, the expected value and the fix.
 
-    `main` prints it and exits with 2; anything else that is raised is a defect of ours and keeps its traceback.
+    `main` prints it and exits with 2. Any other exception is a defect of this package and keeps its traceback.
     """
 
     def __init__(self, message: str):
@@ -14,9 +14,9 @@ class InputError(ValueError):
 
 
 def shown(text: str, most: int = 200) -> str:
-    r"""The text on one line of a terminal: what can't be printed is escaped, as \n and \x1b, and the rest is cut off.
+    r"""The text for one line of a terminal: cut to `most` characters, and unprintable ones escaped, such as \n or \x1b.
 
-    text: what a user or a file calls something, of any characters. most: characters.
+    text: any characters, such as a name from a user or a file.
     """
     text = text if len(text) <= most else f"{text[: most - 2]} …"
     if text.isprintable():

@@ -1,4 +1,4 @@
-"""Fitting in scans of many steps a dispatch, each followed by an evaluation on validation, whose best is kept."""
+"""Fits in chunks: one dispatch scans many steps and evaluates on validation; the best parameters there are kept."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +14,11 @@ from jaxtyping import Array, Float
 
 from mirigor_jax.errors import InputError
 
-OnProgress = Callable[[int, int, str], None]  # (step, of how many, what validation says)
+OnProgress = Callable[[int, int, str], None]  # (step, number of steps, a note on validation)
 
 
 class CriticState(NamedTuple):
-    """The critic in training, and the best of validation so far (in nats)."""
+    """A critic (or probe) in training, its best parameters on validation so far, and their value there in nats."""
 
     step: Array
     params: Any
@@ -26,11 +26,11 @@ class CriticState(NamedTuple):
     best_params: Any
     best_nats: Array
     best_step: Array
-    carry: Any = ()  # of the objective, where it has one (MINE)
+    carry: Any = ()  # of the objective, if it has one (MINE)
 
 
 class Evaluation(NamedTuple):
-    """A step of a fit that was evaluated: InfoNCE (or the estimator's objective) of the fit part and of validation."""
+    """An evaluation of a fit at a step: InfoNCE (or the estimator's objective) of the fit part and of validation."""
 
     step: int
     fit_nats: float
@@ -38,7 +38,7 @@ class Evaluation(NamedTuple):
 
 
 def in_batches(rows: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, "b k d"]:
-    """Disjoint batches of k rows; the rows left over are not used."""
+    """Disjoint batches of k rows; left-over rows are not used."""
     return rows[: len(rows) // k * k].reshape(-1, k, rows.shape[1])
 
 
@@ -66,10 +66,13 @@ def fit_chunk(
     validate: Callable[..., tuple[Array, ...]],
     streamed: bool,
 ) -> tuple[CriticState, dict[str, Array]]:
-    """As many steps as keys in one scan, then one evaluation on validation; the best critic so far is kept.
+    """Take one step for each key in one scan, then evaluate on validation and keep the best parameters so far.
 
-    validate: (params, *validation) → the value that decides, in nats, first.
-    streamed: `batch` has a leading axis of one batch a step; else every step draws from the same one.
+    frozen, batch: passed to every step.
+    step: (state, frozen, batch, key) → (the next state, its value in nats).
+    validate: (params, *validation) → values in nats; the mean of the first decides.
+    streamed: whether `batch` has a leading axis with one batch for each step. If not, every step draws from `batch`.
+    Returns the state, and the mean of the steps' values and validation's value.
     """
     if streamed:
         state, fitted = lax.scan(lambda s, x: step(s, frozen, x[0], x[1]), state, (batch, keys))
@@ -89,16 +92,16 @@ def fit_chunk(
 def check_finite(
     seen: Mapping[str, Array], fitted: Sequence[str], step: int, learning_rate: float, best_step: int | None = None
 ) -> None:
-    """Raises InputError if what an evaluation saw is not finite: the loss of a step, or validation after the last one.
+    """Raises InputError if a value is not finite: the loss of a step, or validation's value after the last step.
 
-    seen: what `fit_chunk` saw, a value of each fit. fitted: what the message calls each.
-    step, best_step: the steps taken, and those at which validation was best; None: the message does without.
+    seen: the values that `fit_chunk` returns, one for each fit. fitted: the name of each fit, for the message.
+    step: steps taken. best_step: the step at which validation was best; None: the message does not say it.
     """
     fit_nats, validation_nats = (np.asarray(seen[f"{part}_nats"]).reshape(-1) for part in ("fit", "validation"))
     bad = np.flatnonzero(~np.isfinite(fit_nats) | ~np.isfinite(validation_nats))
     if not len(bad):
         return
-    # The fit part's values are of the parameters before each update, validation's of those after the last.
+    # The fit part's values come from the parameters before each update, validation's from those after the last.
     at = "at its last update, by " if np.isfinite(fit_nats[bad[0]]) else "by "
     kept = "" if best_step is None else f" (validation was best at step {best_step:,})"
     raise InputError(
@@ -113,7 +116,7 @@ def _all_finite(leaves: list[Array]) -> Array:
 
 
 def is_finite(tree: Any) -> bool:
-    """Whether all floating numbers of the tree are finite: one answer from the devices that hold it."""
+    """Whether all floating-point numbers of the tree are finite. The devices that hold it compute one answer."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     if jax.default_backend() == "cpu" and jax.process_count() == 1:  # NumPy reads them in place, without compiling
         return all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves)
@@ -131,12 +134,13 @@ def run(
     fitted: Sequence[str],
     on_progress: OnProgress | None = None,
 ) -> tuple[CriticState, tuple[Evaluation, ...]]:
-    """Advance by `stride` steps to `steps`, or until no critic of the state has gained on validation in `patience`.
+    """Advance by `stride` steps up to `steps`, or until no critic has improved on validation for `patience` steps.
 
-    advance: (state, steps done) → the next state and what its evaluation saw, a value of each critic.
-    learning_rate, fitted: at the first step, and what each critic is called, for the message.
-    Returns the last state, and every evaluation: the critics' mean.
-    Raises InputError at the first evaluation at which a critic has diverged.
+    advance: (state, steps done) → (the next state, the values of its evaluation, one for each critic).
+    learning_rate: at the first step, for messages. fitted: the name of each critic, for messages.
+    on_progress: called as on_progress(step, steps, note) at every evaluation.
+    Returns the last state, and every evaluation as the mean over critics.
+    Raises InputError at the first evaluation that shows a critic to have diverged.
     """
     history: list[Evaluation] = []
     done = best_step = 0

@@ -1,4 +1,4 @@
-"""Rows of any scale and offset on the host: unit rows of them, and the dtype that holds them."""
+"""Unit rows, and a dtype that holds the rows, for rows of any scale and offset. Both are computed on the host."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Float
 
 CHUNK = 4096  # rows that are held in float64 at once
-KEPT = 1e-4  # of a column's range, which rounding may take
+KEPT = 1e-4  # largest rounding error, as a share of a column's range
 
 
 def unit_rows(h: Float[Any, "n d"], dtype: type = np.float64) -> Float[np.ndarray, "n d"]:
-    """Each row over its norm, computed in float64, whatever its scale; a row of zeros stays one.
+    """Divide each row by its norm, in float64 and at any scale. A row of zeros stays zero.
 
-    h: (n, d), any array. dtype: of what is returned.
+    h: (n, d), any array. dtype: of the result.
     """
     rows = np.asarray(h)
     result: Any = np.empty(rows.shape, dtype)
@@ -26,8 +26,9 @@ def unit_rows(h: Float[Any, "n d"], dtype: type = np.float64) -> Float[np.ndarra
 
 
 def compact(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """The rows in float32 if that keeps what tells them apart; else as they are: offsets of 1e9, columns of 1e-310.
+    """The rows in float32 if they stay apart there, and otherwise as they are.
 
+    float32 is too coarse for columns with an offset such as 1e9, or with values such as 1e-310.
     h: (n, d), finite in float32.
     """
     if h.dtype.itemsize <= 4 or not h.size:

@@ -1,4 +1,4 @@
-"""Softmax regression: it chooses its l2 and its temperature on validation, and gives class posteriors."""
+"""Softmax regression and its class posteriors; validation chooses the l2 penalty and the temperature."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Classes = Integer[np.ndarray | Array, " _"] | Bool[np.ndarray | Array, " _"]
 
 @runtime_checkable
 class Probe(Protocol):
-    """A classifier of features whose softmax of `logits` over `temperature` is its class posterior."""
+    """A classifier of features. Its class posterior is the softmax of `logits` divided by `temperature`."""
 
     @property
     def num_classes(self) -> int: ...
@@ -36,7 +36,7 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A softmax regression on features standardized by the fit part's mean and scale, which are float64."""
+    """A softmax regression on features that are standardized by the fit part's mean and scale, in float64."""
 
     kernel: Float[np.ndarray, "d c"]
     bias: Float[np.ndarray, " c"]
@@ -67,11 +67,13 @@ def fit_linear(
 ) -> LinearProbe:
     """Minimize mean cross-entropy (nats) + l2/2 |kernel|^2 by full-batch L-BFGS for each l2; keep validation's best.
 
-    The bias is not penalized; scikit-learn's C is 1/(n l2). Best: highest validation accuracy, ties by validation
-    log-loss; the temperature then minimizes that log-loss. A fit ends after max_steps, or once the Newton decrement
-    (Boyd and Vandenberghe 2004, section 9.5.1), by the Hessian at zero weights, is at most 1e-7 nats.
-    Raises InputError where lengths differ, a label is outside 0..num_classes-1, a feature is not finite in float32, l2
-    is empty or negative, or a fit diverges.
+    The bias is not penalized. scikit-learn's C is 1/(n l2). The best fit has the highest validation accuracy; among
+    equals, the least validation log-loss. The temperature is then chosen to minimize that log-loss. A fit ends after
+    max_steps, or once the Newton decrement (Boyd and Vandenberghe 2004, section 9.5.1), with the Hessian at zero
+    weights, is at most 1e-7 nats.
+    l2: penalties to try, each 0 or more.
+    Raises InputError if lengths differ, a label is outside 0..num_classes-1, a feature is not finite in float32, l2 is
+    empty or negative, or a fit diverges.
     """
     check_part(features, labels, num_classes, "fit")
     check_part(validation_features, validation_labels, num_classes, "validation")
@@ -79,9 +81,9 @@ def fit_linear(
         raise InputError(f"l2 = {list(l2)}: expected at least one penalty, none negative")
     checks.whole("max_steps", max_steps, 1)
     mean, scale = mean_and_scale(features)
-    path = sorted(map(float, l2), reverse=True)  # each fit starts from its stronger penalty's, which is close
+    path = sorted(map(float, l2), reverse=True)  # each fit starts close, from fits of stronger penalties
     data = standardize(features, mean, scale), np.asarray(labels).astype(np.int32), np.asarray(path, np.float32)
-    with jax.enable_x64(False):  # in float32, whatever the process computes in
+    with jax.enable_x64(False):  # in float32, even if the process uses x64
         kernels, biases = jax.device_get(_fit_path(*jax.device_put(data), num_classes, max_steps))
     if diverged := [l2 for l2, *fit in zip(path, kernels, biases, strict=True) if not all(map(_all_finite, fit))]:
         raise InputError(
@@ -105,7 +107,7 @@ def fit_linear(
 
 
 def class_posterior(probe: Probe, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
-    """Class probabilities (n, c) in float64: the softmax of the scores over the temperature.
+    """Class probabilities (n, c) in float64: the softmax of the scores divided by the temperature.
 
     Source: Guo et al. 2017, section 4.2 (temperature scaling).
     """
@@ -116,15 +118,15 @@ def class_posterior(probe: Probe, features: Float[np.ndarray | Array, "n d"]) ->
 def _fit_path(
     x: Float[Array, "n d"], labels: Integer[Array, " n"], l2: Float[Array, " p"], num_classes: int, max_steps: int
 ) -> tuple[Float[Array, "p d c"], Float[Array, "p c"]]:
-    """Kernels and biases for each penalty in turn, each fit started on the parabola through the three before it.
+    """Fit kernels and biases for each penalty in turn. Each fit starts from the parabola through the last three fits.
 
-    L-BFGS moves in coordinates where the Hessian at zero weights, x'x / (n c) + l2 for every class, is the identity, so
-    that correlated features do not slow it; half the squared gradient is then the Newton decrement.
+    L-BFGS moves in coordinates in which the Hessian at zero weights, x'x / (n c) + l2 for every class, is the identity.
+    Correlated features then do not slow it, and half the squared gradient is the Newton decrement.
     """
     optimizer = optax.lbfgs()
     identity = jnp.eye(x.shape[1], dtype=x.dtype)
     with jax.default_matmul_precision("highest"):  # accelerators' default is too coarse for the line search
-        # the multiple of the identity outweighs float32's rounding of x'x, whose trace is n d
+        # the multiple of the identity outweighs float32's rounding of x'x; the trace of x'x is n d
         hessian = (x.T @ x / len(x) + 1e-6 * x.shape[1] * identity) / num_classes
 
         def fit(latest, problem):
@@ -165,7 +167,7 @@ def _fit_path(
 def mean_and_scale(
     features: Float[np.ndarray | Array, "n d"],
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
-    """Each column's mean and standard deviation, 1 where it is constant, in float64."""
+    """Each column's mean and standard deviation in float64; the latter is 1 if the column is constant."""
     rows = np.asarray(features, np.float64)
     mean = rows.mean(axis=0)
     # Squares of a column of 1e-310 would vanish, so columns are measured in units of their largest deviation.
@@ -174,14 +176,14 @@ def mean_and_scale(
     deviations = rows - mean[None, :]
     deviations /= unit[None, :]
     scale = unit * np.sqrt(np.mean(np.square(deviations, out=deviations), axis=0))
-    # A constant column's mean may be off by a rounding, which is no spread.
+    # A constant column's mean may be off by rounding, which must not count as spread.
     return mean, np.where(scale > 16 * np.finfo(np.float64).eps * np.abs(mean), scale, 1.0)
 
 
 def standardize(
     features: Float[np.ndarray | Array, "n d"], mean: Float[np.ndarray, " d"], scale: Float[np.ndarray, " d"]
 ) -> Float[np.ndarray, "n d"]:
-    """The features in units of `scale` from `mean`: computed in float64, where offsets cancel, and given in float32."""
+    """(features - mean) / scale in float32. It is computed in float64, where large offsets cancel without loss."""
     rows, result = np.asarray(features), np.empty(features.shape, np.float32)
     for first in range(0, len(rows), CHUNK):
         part = slice(first, first + CHUNK)
@@ -191,7 +193,7 @@ def standardize(
 
 def best_temperature(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray, " n"]) -> float:
     """The temperature, from e^-5 to e^5, at which the logits' log-loss is least. Source: Guo et al. 2017, 4.2."""
-    from scipy.optimize import minimize_scalar  # here, as it takes a tenth of a second to import
+    from scipy.optimize import minimize_scalar  # here, because the import takes a tenth of a second
 
     log_temperature = minimize_scalar(
         lambda t: _log_loss(logits / np.exp(t), labels), bounds=(-5, 5), method="bounded"
@@ -204,8 +206,8 @@ def _log_loss(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray, " n"
 
 
 def check_part(features, labels, num_classes: int, part: str) -> None:
-    """Raise InputError where a part has no images, other rows than labels, a label outside 0..num_classes-1, or a value
-    that is not finite in float32.
+    """Raise InputError if a part has no images, unequal numbers of rows and labels, labels that are not integers or
+    bools in 0..num_classes-1, or a value that is not finite in float32.
     """
     if len(features) != len(labels) or len(labels) == 0:
         raise InputError(f"{part} part: {len(features)} feature rows for {len(labels)} labels, expected as many, not 0")

@@ -1,4 +1,4 @@
-"""What a frozen encoder's representations are like: a table of metrics, and every one of them of some features."""
+"""Metrics of a frozen encoder's representations: METRICS, the table of them, and `evaluate`, which computes them."""
 
 from mirigor_jax.metrics.evaluation import Evaluation, evaluate, evaluate_parts
 from mirigor_jax.metrics.geometry import (

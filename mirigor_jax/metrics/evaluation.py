@@ -1,4 +1,4 @@
-"""Every metric of some features at once, and what is returned: values that print, plot and go into a report."""
+"""`evaluate` computes every metric of some features; its result prints, plots and goes into a report."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ PARTS = ("fit", "validation", "test")
 class Evaluation:
     """Every metric of an encoder's features, on test images.
 
-    values: by the names in METRICS; accuracies and NMI in 0..1.
-    k, temperature: of the contrastive losses; k pairs, or all that there are.
-    Tables and pictures show the metrics that METRICS has now.
+    values: by the names in METRICS; accuracies are in 0..1.
+    k, temperature: of the contrastive losses. They use k pairs a batch, or all pairs if there are fewer.
+    Tables and pictures show only metrics that are in METRICS when they are made.
     """
 
     values: dict[str, float]
@@ -34,15 +34,15 @@ class Evaluation:
     temperature: float
 
     def rows(self) -> list[tuple[str, str]]:
-        """Each metric's title and its value in words."""
+        """Each metric's title and its value as text."""
         return [(metric.title, metric.text(value)) for metric, value in shown(self.values)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON has them."""
+        """The fields as plain values, for JSON."""
         return dataclasses.asdict(self)
 
     def figure(self) -> Figure:
-        """What probes read, and the other metrics by pairing: a matplotlib Figure."""
+        """A matplotlib Figure of the probes' metrics, and of the other metrics by pairing."""
         return picture.evaluation(self.values)
 
     def __str__(self) -> str:
@@ -67,18 +67,18 @@ def evaluate(
     seed: int = Options.seed,
     on_progress: fitting.OnProgress | None = None,
 ) -> Evaluation:
-    """Every metric of METRICS that the arrays allow, of representations h (n, d) and labels (n,).
+    """Compute every metric in METRICS that the arrays allow, for representations h (n, d) and labels (n,).
 
-    Rows are split within classes, 60 : 20 : 20, as `mi.estimate_labels` splits them: probes are fitted on the first
-    part and choose on the second; the third is measured.
+    Rows are split 60 : 20 : 20 within classes, as `mi.estimate_labels` splits them. Probes are fitted on the first part
+    and choose their settings on the second. The third is measured.
     h: (n, d). Representations of images, one row an image, from any framework.
-    labels: (n,) integers, strings or bools. The images' classes; None: only metrics that need no labels.
-    views: (h_x, h_y), each (m, d). Representations of two augmentations of each of m test images; None: no metrics of
+    labels: (n,) integers, strings or bools. The images' classes. None: only metrics that need no labels, of all rows.
+    views: (h_x, h_y), each (m, d). Representations of two augmentations of each of m test images. None: no metrics of
         augmentations.
     l2, temperature, k, mlp_steps, on_progress: as in `Options`.
-    seed: of the same-class pairs and the MLP probe.
-    Raises InputError for arrays that do not fit each other, NaN, other dtypes, one class, classes of few rows, and
-    options out of range.
+    seed: seeds the same-class pairs and the MLP probe.
+    Raises InputError for arrays of different lengths, NaN, values that are not numbers, a single class, classes with
+    too few rows, and options out of range.
     Source: Lee et al. 2023, Tables IV-IX.
 
         print(evaluate(h, labels))
@@ -102,10 +102,10 @@ def evaluate(
 
 
 def evaluate_parts(parts: Parts, options: Options) -> Evaluation:
-    """Every metric of the part "test" that the arrays allow, by probes fitted on "fit" and "validation".
+    """Compute every metric of the part "test" that the arrays allow, with probes fitted on "fit" and "validation".
 
-    parts: h (n, d) and labels (n,) of every part, if there are any; h_x and h_y (m, d) of the test part, two
-        augmentations of each image, if there are any.
+    parts: part → array name → array. Every part may have h (n, d) and labels (n,). The test part may have h_x and h_y,
+        both (m, d): features of two augmentations of each image.
     Raises InputError as the metrics do, and if METRICS has an entry that cannot be computed.
     """
     check_table()
@@ -125,7 +125,7 @@ def evaluate_parts(parts: Parts, options: Options) -> Evaluation:
         probes={},
         options=options,
     )
-    # What takes no fit comes first, so that arrays that do not fit each other are refused at once.
+    # Metrics without a fit come first, so that arrays of different lengths are refused at once.
     values = {name: metric.compute(inputs) for name, metric in allowed.items() if metric.group != "probes"}
     needed = {need for metric in allowed.values() for need in metric.needs}
     fitted = {name: fit(parts, options) for name, fit in PROBES.items() if name in needed}

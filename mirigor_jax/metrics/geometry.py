@@ -1,8 +1,8 @@
-"""What representations are like, as functions of arrays: alignment, uniformity, tolerance, contrastive loss, NMI.
+"""Metrics of representations as functions of arrays: alignment, uniformity, tolerance, contrastive loss, NMI.
 
 A pairing says which two views are alike: two images of a class, or two augmentations (h_x, h_y) of an image. The
-conventions are Wang & Isola's (2020): unit rows (made so here), squared distances, t = 2, no image its own partner.
-Code that leaves rows as they are or takes t = 1 gives other numbers.
+conventions are those of Wang & Isola (2020): rows are normalized (here), distances are squared, t = 2, and no image is
+its own partner. Code that does not normalize rows, or takes t = 1, gives other numbers.
 """
 
 import math
@@ -24,9 +24,9 @@ from mirigor_jax.numerics import unit_rows
 def alignment(
     h_x: Float[np.ndarray | Array, "n d"], h_y: Float[np.ndarray | Array, "n_y d_y"], alpha: float = 2.0
 ) -> float:
-    """Mean of |x - y|^alpha over pairs of unit rows: 0, which is best, to 2^alpha.
+    """Mean of |x - y|^alpha over pairs of unit rows, from 0 (best) to 2^alpha.
 
-    Raises InputError where the two are not of one shape, or without a row, or if alpha is not above 0.
+    Raises InputError if the shapes differ, if there is no row, or if alpha is not above 0.
     Source: Wang & Isola 2020, section 4.1.1.
     """
     checks.views(h_x, h_y)
@@ -35,10 +35,10 @@ def alignment(
 
 
 def class_alignment(h: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndarray | Array, " n_labels"]) -> float:
-    """`alignment` of two distinct images of a class, the class drawn by its frequency: over all such pairs.
+    """`alignment` of two distinct images of a class, averaged over all such pairs; a class weighs by its images.
 
-    O(n d), by sums over classes. A class of one image has no pair, and is left out.
-    Raises InputError where no class has two images, or lengths differ.
+    It takes O(n d), by sums over classes. A class of one image has no pair, and is left out.
+    Raises InputError if no class has two images, or if lengths differ.
     Source: Wang & Isola 2020, section 4.1.1; the pairing is Lee et al. 2023, III-A.
     """
     sizes, cosines = _class_cosines(h, labels)
@@ -46,13 +46,14 @@ def class_alignment(h: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndar
 
 
 def tolerance(h: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndarray | Array, " n_labels"]) -> float:
-    """Mean cosine over all pairs of distinct images with one label, up to 1, which is best.
+    """Mean cosine over all pairs of distinct images with the same label, at most 1, which is best.
 
-    O(n d), by sums over classes. A class weighs by its pairs; in `class_alignment` it does by its images.
-    Others count otherwise. Lee et al. 2023 seem to have each image its own partner too, T + (1 - T)/n for n images a
-    class: so the columns of their Tables VI-IX are related, at ImageNet's n = 50. Wang & Liu's expectation is over
-    pairs of any labels, with 0 for those that differ: T times the share of the others.
-    Raises InputError where no class has two images, or lengths differ.
+    It takes O(n d), by sums over classes. A class weighs by its pairs; in `class_alignment` it weighs by its images.
+    Other definitions differ from this T. Lee et al. 2023 also seem to pair each image with itself, which gives
+    T + (1 - T)/n for n images a class: the columns of their Tables VI-IX are related in this way, at ImageNet's n = 50.
+    The expectation of Wang & Liu is over pairs of any labels, with 0 for different labels: T times the share of pairs
+    with the same label.
+    Raises InputError if no class has two images, or if lengths differ.
     Source: Wang & Liu 2021, arXiv:2012.09740.
     """
     sizes, cosines = _class_cosines(h, labels)
@@ -60,7 +61,7 @@ def tolerance(h: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndarray | 
 
 
 def uniformity(h: Float[np.ndarray | Array, "n d"]) -> float:
-    """Log of the mean of e^(-2 |x - y|^2) over all pairs of distinct unit rows: least, which is best, if spread evenly.
+    """Log of the mean of e^(-2 |x - y|^2) over all pairs of distinct unit rows. Lower is better: rows spread evenly.
 
     Source: Wang & Isola 2020, section 4.1.2, with t = 2.
     """
@@ -68,7 +69,7 @@ def uniformity(h: Float[np.ndarray | Array, "n d"]) -> float:
 
 
 def class_pairs(labels: Integer[np.ndarray | Array, " n"], seed: int = 0) -> Int[np.ndarray, "m 2"]:
-    """Rows of same-class pairs, drawn at random and in random order: as many as there may be with no row in two."""
+    """Rows of random same-class pairs, in random order: as many pairs as possible with each row in one at most."""
     rng, labels = np.random.default_rng(seed), np.unique(checks.labels(labels), return_inverse=True)[1]
     rows = by_class(np.arange(len(labels)), labels, rng)
     classes = labels[rows]
@@ -79,10 +80,10 @@ def class_pairs(labels: Integer[np.ndarray | Array, " n"], seed: int = 0) -> Int
 def contrastive_loss_nats(
     z_x: Float[np.ndarray | Array, "n d"], z_y: Float[np.ndarray | Array, "n_y d_y"], temperature: float, k: int
 ) -> float:
-    """NT-Xent, the mean over batches of k pairs in the order given; a rest is left out. It rises with k.
+    """NT-Xent, in nats: mean over batches of k pairs in the given order. Left-over pairs are not used. It rises with k.
 
-    Raises InputError where the two are not of one shape, for fewer than k pairs, and for k or temperature not positive.
-    Source: Lee et al. 2023, Eq. 2-3; their Tables IV-V have it at each encoder's own temperature of training.
+    Raises InputError if the shapes differ, if there are fewer than k pairs, or if k or temperature is not positive.
+    Source: Lee et al. 2023, Eq. 2-3. Their Tables IV-V have it at the temperature that each encoder was trained with.
     """
     checks.views(z_x, z_y)
     checks.whole("k", k, 1)
@@ -95,20 +96,21 @@ def contrastive_loss_nats(
 
 
 def supervised_loss_bound_nats(loss_nats: float, *, k: int, temperature: float, least_frequency: float) -> float:
-    """What the mean classifier's cross-entropy is at most, in nats, where NT-Xent of k same-class pairs is loss_nats.
+    """Upper bound of the mean classifier's cross-entropy, in nats, from the NT-Xent loss L of k same-class pairs.
 
-    L + log(1 / (p (2k - 1))) + gap(2/τ), with gap(w) = log((e^w - 1)/w) - 1 + w/(e^w - 1): p is the frequency of the
-    rarest class, 1/C where they are balanced. The mean classifier gives class c the logit s_c = u·μ_c/τ, u an image's
-    unit row and μ_c the mean of the class's. L is an expectation over fresh pairs, as `contrastive_loss_nats` of
-    `class_pairs` estimates it. An encoder's order by this is its order by L, if all are at one temperature.
-    Proof. Given everyone's class, an anchor's loss is convex in its candidates: it is no less with each one's μ_c in
-    its place (Jensen). There log Σ_j e^{s_j} >= log(2k - 1) + mean_j s_j, whose expectation is at least
-    log(2k - 1) + E Σ_c p_c s_c, since E s_C - E Σ_c p_c s_c = E|μ_C|² - |E μ_C|² times 1/τ. And
-    log Σ_c e^{s_c} <= log(1/p) + log Σ_c p_c e^{s_c} <= log(1/p) + Σ_c p_c s_c + gap(2/τ): gap(w) is the most that
-    log-mean-exp exceeds the mean by for numbers in an interval of width w, the log of Specht's ratio.
-    Raises InputError where k is not positive, temperature is not above 0, or least_frequency not in (0, 1].
-    Source: after Bao, Nagano & Nozawa 2022, who bound this loss so for every number of negatives ([57] of Lee et al.
-    2023, IV-B); the constants are those of the proof above, and may differ from the published ones.
+    The bound is L + log(1 / (p (2k - 1))) + gap(2/τ), with gap(w) = log((e^w - 1)/w) - 1 + w/(e^w - 1). The mean
+    classifier gives class c the logit s_c = u·μ_c/τ: u is an image's unit row, μ_c is the mean of those of class c. At
+    one temperature the bound ranks encoders as L does.
+    loss_nats: L, an expectation over fresh pairs; `contrastive_loss_nats` of `class_pairs` estimates it.
+    temperature: τ. least_frequency: p, the frequency of the rarest class; 1/C if C classes are balanced.
+    Proof. Given all classes, an anchor's loss is convex in its candidates, so replacing each candidate by its class
+    mean does not raise the expected loss (Jensen). Then log Σ_j e^{s_j} >= log(2k - 1) + mean_j s_j. The right side has
+    an expectation of at least log(2k - 1) + E Σ_c p_c s_c, because E s_C - E Σ_c p_c s_c = (E|μ_C|² - |E μ_C|²)/τ >= 0.
+    Also log Σ_c e^{s_c} <= log(1/p) + log Σ_c p_c e^{s_c} <= log(1/p) + Σ_c p_c s_c + gap(2/τ): by at most gap(w), the
+    log of Specht's ratio, log-mean-exp exceeds the mean of numbers in an interval of width w.
+    Raises InputError if k or temperature is not positive, or if least_frequency is not in (0, 1].
+    Source: after Bao, Nagano & Nozawa 2022 ([57] of Lee et al. 2023, IV-B), who bound this loss in the same way for
+    every number of negatives. The constants are those of the proof above, and may differ from the published ones.
     """
     checks.number("loss_nats", loss_nats)
     checks.whole("k", k, 1)
@@ -116,19 +118,20 @@ def supervised_loss_bound_nats(loss_nats: float, *, k: int, temperature: float, 
     if not 0 < checks.number("least_frequency", least_frequency) <= 1:
         raise InputError(f"least_frequency = {least_frequency:g}: expected in (0, 1]")
     width = 2 / temperature
-    # log((e^w - 1)/w) and w/(e^w - 1), where e^w alone would overflow
+    # log((e^w - 1)/w) and w/(e^w - 1), written so that e^w does not overflow
     gap = width + math.log(-math.expm1(-width) / width) - 1 - width * math.exp(-width) / math.expm1(-width)
     return loss_nats - math.log(least_frequency * (2 * k - 1)) + gap
 
 
 def label_nmi(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray | Array, " n"]) -> float:
-    """I(h;Y)/H(Y) as far as a probe shows it: 1 - E[-log q(Y|h)] / H(Y), at most 1.
+    """A probe's estimate of I(h;Y)/H(Y): 1 - E[-log q(Y|h)] / H(Y), at most 1.
 
-    logits: of q, a probe's posterior of images that it was not fitted on; in expectation this is then a lower bound
-    (Barber & Agakov 2003), below 0 where the probe is worse than the classes' frequencies. H(Y) is by those of
-    `labels`. Two images' I_class over H(C), an encoder's other NMI, is `mi.LabelEstimate.nmi`.
-    Raises InputError where there is one class only.
-    Source: Gosch 2020, Eq. 11, whose I(h;Y) is the plug-in of a critic fitted by Jensen-Shannon: not a bound.
+    logits: (n, c). Those of q, a probe's posterior, for images that the probe was not fitted on. In expectation the
+        estimate is then a lower bound (Barber & Agakov 2003). It is below 0 if q is worse than the class frequencies.
+    labels: (n,). H(Y) uses their frequencies.
+    An encoder's other NMI, I_class / H(C) of two images of a class, is `mi.LabelEstimate.nmi`.
+    Raises InputError if there is only one class.
+    Source: Gosch 2020, Eq. 11. There I(h;Y) is the plug-in of a critic fitted by Jensen-Shannon, which is not a bound.
     """
     truth = checks.labels(labels)
     entropy_nats = entr(np.unique(truth, return_counts=True)[1] / len(truth)).sum()
@@ -139,7 +142,7 @@ def label_nmi(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray | Arr
 
 
 def _on_device(h: Float[np.ndarray | Array, "n d"]) -> Float[Array, "n d"]:
-    """The rows for a loss that normalizes them: what float64 alone can hold of them is their scale."""
+    """The rows in JAX, for a loss that normalizes them. float64 rows are normalized here: float32 may not hold them."""
     if isinstance(h, jax.Array):
         return h
     rows = np.asarray(h)
@@ -150,7 +153,7 @@ def _on_device(h: Float[np.ndarray | Array, "n d"]) -> Float[Array, "n d"]:
 def _class_cosines(
     h: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndarray | Array, " n_labels"]
 ) -> tuple[Int[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """Of every class with two images or more: their number, and the mean cosine of two distinct ones."""
+    """(number of images, mean cosine of two distinct images) of each class with at least two images."""
     if len(h) != len(labels):
         raise InputError(f"{len(h)} feature rows for {len(labels)} labels: expected as many, row i of image i")
     _, classes, sizes = np.unique(checks.labels(labels), return_inverse=True, return_counts=True)

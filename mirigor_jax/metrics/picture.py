@@ -1,4 +1,4 @@
-"""The picture of an evaluation. Nothing is read, saved or shown here."""
+"""The picture of an evaluation, made from its values alone."""
 
 import textwrap
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ COLORS: dict[Group, str] = {"class": CERTIFIED, "augmentation": NO_BOUND, "image
 
 
 def evaluation(values: Mapping[str, float]) -> Figure:
-    """Left: what the probes read. Right: the other metrics, a bar a pairing.
+    """Draw the probes' metrics at the left, and the other metrics at the right with one bar for each pairing.
 
     values: of the metrics, by their names in METRICS.
     """
@@ -24,7 +24,7 @@ def evaluation(values: Mapping[str, float]) -> Figure:
 
 
 def _bars(ax: Axes, values: Mapping[str, float], *groups: Group) -> None:
-    """Bars of each metric around its tick, one a group that has it."""
+    """Draw the bars of each metric around its tick, one for each group that has the metric."""
     columns, rows = grouped(values, *groups)
     heights = np.array([floats(row) for row in rows.values()]).reshape(len(rows), len(columns))
     drawn = np.isfinite(heights)
@@ -36,7 +36,7 @@ def _bars(ax: Axes, values: Mapping[str, float], *groups: Group) -> None:
         texts = [metric.text(value) if np.isfinite(value) else "" for metric, value in zip(columns, row, strict=True)]
         ax.bar_label(bars, texts, padding=3, fontsize=7, color=INK)
     ax.axhline(0, color=INK, linewidth=0.8)
-    # An arrow stays beside its word.
+    # A no-break space keeps an arrow beside its word.
     headings = [
         textwrap.fill(metric.column.replace(" ↑", "\u00a0↑").replace(" ↓", "\u00a0↓"), 12) for metric in columns
     ]

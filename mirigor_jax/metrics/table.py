@@ -1,6 +1,6 @@
-"""Every metric in one table: how it is called, which way it is better, its unit, what it needs, and how it is computed.
+"""METRICS, the table of all metrics: each has a heading, a better direction, a unit, its needs and a function.
 
-A new metric is one entry, in a config file too:
+To add a metric, add one entry, in a config file too:
 
     METRICS["class_spread"] = Metric("spread", "lower", "", ("h", "labels"), lambda x: spread(x.h, x.labels))
 """
@@ -16,29 +16,30 @@ from mirigor_jax import checks, fitting, probes, settings, tables
 from mirigor_jax.errors import InputError
 from mirigor_jax.metrics import geometry
 
-# The arrays of each part, "fit", "validation" and "test", by name; see `evaluate_parts`.
+# Part ("fit", "validation" or "test") → array name → array; see `evaluate_parts`.
 Parts = Mapping[str, Mapping[str, np.ndarray]]
-ARRAYS = {"h": ("h",), "labels": ("h", "labels"), "views": ("h_x", "h_y")}  # what a need other than a probe asks for
+ARRAYS = {"h": ("h",), "labels": ("h", "labels"), "views": ("h_x", "h_y")}  # the arrays that each need stands for
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 Group = Literal["augmentation", "class", "images", "probes"]
 GROUPS: dict[Group, str] = {"augmentation": "SimCLR", "class": "class", "images": "", "probes": ""}
 
 
 def row_name(group: Group) -> str:
-    """What a group's row of a table is called: as Lee et al. 2023 call the pairing, where it is of one."""
+    """The name of a group's row in a table. The groups of a pairing have its name in Lee et al. 2023."""
     return f"T_{GROUPS[group]}" if GROUPS[group] else group
 
 
 @dataclass(frozen=True)
 class Options:
-    """How metrics are computed; the defaults are the command line's.
+    """How metrics are computed. The defaults are the command line's.
 
-    l2: the penalties that the linear probe chooses from.
-    temperature, k: of the contrastive losses, by the cosines of the features; k pairs, or all where there are fewer.
-    mlp_steps: the most that the MLP probe is fitted for.
-    seed: of the same-class pairs and of the MLP.
-    on_progress: called as on_progress(step, steps, note) at every evaluation of the MLP at validation.
-    Raises InputError for a number of another type, or out of range.
+    l2: penalties that validation chooses the linear probe's from.
+    temperature: of the contrastive losses of the features' cosines.
+    k: pairs a batch of the contrastive losses; all pairs if there are fewer.
+    mlp_steps: most steps of the MLP probe's fit.
+    seed: seeds the same-class pairs and the MLP.
+    on_progress: called as on_progress(step, steps, note) at every evaluation of the MLP on validation.
+    Raises InputError for a number of the wrong type or out of range.
     """
 
     l2: tuple[float, ...] = settings.Evaluate.l2
@@ -59,13 +60,14 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What a metric may compute with: the test part, and the probes fitted on the two others.
+    """The inputs of a metric: the test part, and the probes that were fitted on the other two.
 
-    h: (n, d). Features of plain images.
+    h: (n, d). Features of images without augmentation.
     labels: (n,). Their classes, 0..c-1.
     h_x, h_y: (m, d). Features of two augmentations of each image.
     probes: the probes that some metric needs, by their names in PROBES.
-    An array that the features do not have is empty; a metric is computed only if they have all that it needs.
+    options: how metrics are computed.
+    A missing array is empty; a metric is computed only if none of its needs is missing.
     """
 
     h: Float[np.ndarray, "n d"]
@@ -81,10 +83,10 @@ class Metric:
     """One number of an encoder's features.
 
     heading: its name in tables and pictures, without unit and arrow; unique among the metrics of its group.
-    better: "higher", "lower", or None if neither is.
+    better: "higher", "lower", or None if neither is better.
     unit: "%" (of a value in 0..1), "nats" and so on; "" for a plain number.
     needs: any of "h", "labels" (with h), "views" and the names in PROBES.
-    compute: the value, from what it needs.
+    compute: `Inputs` → the value.
     """
 
     heading: str
@@ -95,30 +97,30 @@ class Metric:
 
     @property
     def group(self) -> Group:
-        """The metrics that share a row of a table: of a pairing of two alike views, of images alone, or of probes."""
+        """The metric's row in a table: of a pairing ("augmentation" or "class"), of "images" alone, or of "probes"."""
         if set(self.needs) & PROBES.keys():
             return "probes"
         return "augmentation" if "views" in self.needs else "class" if "labels" in self.needs else "images"
 
     @property
     def column(self) -> str:
-        """The heading with unit and arrow: a column of its group's table."""
+        """The heading with unit and arrow, as the column of a table shows it."""
         return ", ".join(filter(None, (self.heading, self.unit))) + ARROWS[self.better]
 
     @property
     def title(self) -> str:
-        """The column's words, which pairing they are about among them: unique in METRICS."""
+        """The heading with pairing, unit and arrow; unique in METRICS."""
         return ", ".join(filter(None, (self.heading, GROUPS[self.group], self.unit))) + ARROWS[self.better]
 
     def text(self, value: float | None) -> str:
-        """The value in the metric's unit, without the unit; a dash for None and NaN."""
+        """The value as a number in the metric's unit, without the unit; a dash for None and NaN."""
         if self.unit == "%" and tables.known(value):
             return f"{100 * value:.2f}"
         return tables.bits(value)
 
 
 def check_table() -> None:
-    """Raises InputError if a metric needs what nobody makes, or if two have one title."""
+    """Raises InputError if a metric has an unknown need, or if two metrics have the same title."""
     titles: dict[str, str] = {}
     for name, metric in METRICS.items():
         if unknown := set(metric.needs) - ARRAYS.keys() - PROBES.keys():
@@ -128,14 +130,14 @@ def check_table() -> None:
 
 
 def shown(values: Mapping[str, float]) -> list[tuple[Metric, float]]:
-    """The metric of each value; values of metrics that METRICS does not have are left out."""
+    """(metric, value) of each value. Values of metrics that are not in METRICS are left out."""
     return [(METRICS[name], value) for name, value in values.items() if name in METRICS]
 
 
 def grouped(values: Mapping[str, float], *groups: Group) -> tuple[list[Metric], dict[Group, list[float | None]]]:
-    """The metrics of these groups as a table: a metric a column, and by group its value in each column.
+    """The metrics of these groups as a table: (a metric for each column, group → the values in its row).
 
-    A group without a metric has no row; a value that a group does not have is None.
+    A group without metrics has no row. If a group has no value for a column, it is None.
     """
     columns: dict[str, Metric] = {}
     results: dict[Group, dict[str, float]] = {}
@@ -172,12 +174,12 @@ def _mlp(parts: Parts, options: Options) -> probes.Probe:
     return probes.fit_mlp(**_labeled(parts), **_validation(parts), **how)
 
 
-# Probes by name: a fit on the parts "fit" and "validation", once for all metrics that need it.
+# Probe name → its fit on the parts "fit" and "validation". It is fitted once for all metrics that need it.
 PROBES: dict[str, Callable[[Parts, Options], probes.Probe]] = {"linear": _linear, "knn": _knn, "mlp": _mlp}
 
 
 def _view_uniformity(x: Inputs) -> float:
-    """Of each view alone, as in Wang & Isola's code: a pair's two are not independent."""
+    """The mean of each view's own uniformity, as in Wang & Isola's code: the views of a pair are not independent."""
     return (geometry.uniformity(x.h_x) + geometry.uniformity(x.h_y)) / 2
 
 
@@ -202,7 +204,7 @@ def _nmi(name: str) -> Callable[[Inputs], float]:
 METRICS: dict[str, Metric] = {
     "augmentation_alignment": Metric("alignment", "lower", "", ("views",), lambda x: geometry.alignment(x.h_x, x.h_y)),
     "augmentation_uniformity": Metric("uniformity", "lower", "", ("views",), _view_uniformity),
-    # no class is there to share: the mean cosine of the pairs
+    # there are no classes here, so this is the mean cosine of the pairs
     "augmentation_tolerance": Metric(
         "tolerance", "higher", "", ("views",), lambda x: 1 - geometry.alignment(x.h_x, x.h_y) / 2
     ),

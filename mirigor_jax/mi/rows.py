@@ -1,8 +1,8 @@
-"""Are rows the independent draws that intervals and certificates take them for? What speaks against it, in words.
+"""Checks that rows look like independent draws, which intervals and certificates assume. Findings are in words.
 
-An order is no fault: rows may be sorted by a class, or by a column of x or of y, and one view may depend on the rows
-before it as long as the other is fresh given it. What contradicts independence is that neighboring rows resemble each
-other in both views beyond what each view explains of the other, or that rows are copies of each other.
+An order is allowed: rows may be sorted by a class, or by a column of x or of y. One view may depend on the rows before
+it if the other view is fresh given it. Two things contradict independence: neighboring rows resemble each other in both
+views more than each view explains of the other, or rows are copies of each other.
 """
 
 from collections.abc import Sequence
@@ -21,29 +21,29 @@ from mirigor_jax.settings import Arrays, Rows
 
 E = TypeVar("E", bound=Estimate)
 
-MOST_ROWS = 16384  # among which neighbors are compared
-MOST_COLUMNS = 64  # of a view that are compared
-# Rows up to a lag apart contradict independence from this mean correlation on: series, videos, seasons, trends.
+MOST_ROWS = 16384  # most rows in which neighbors are compared
+MOST_COLUMNS = 64  # most columns of a view that are compared
+# (lag, mean correlation): rows up to the lag apart that correlate so much, as in series or videos, are not independent.
 LAGS = ((1, 0.1), (2, 0.1), (8, 0.06), (32, 0.03), (128, 0.015))
-LEAST_Z = 6.0  # in standard errors
-EXPLAINED = 0.02  # standard deviation of what is left of a normal score where nothing is left but the fit's own error
-ANCHOR = 32  # the neighbor whose distance says how far away the nearest should be
-COPY = 1e-7  # probability of a neighbor so near that it is taken for a copy
-CLUSTER = 4  # copies of a row that may be a cluster
-FEW = 0.05  # of the test rows: so many copies are left out, and more are no sample
-REFERENCE = 2048  # rows among which that neighbor is looked for
-FOLDS = 5  # that a fit is checked on
-RIDGE = 1e-8  # of columns of unit length
-DIRECTIONS = 24  # into which rows are projected to find copies
+LEAST_Z = 6.0  # standard errors that the mean correlation must reach too
+EXPLAINED = 0.02  # a normal score's residual of this standard deviation or less is only the fit's own error
+ANCHOR = 32  # the nearest neighbor's distance is judged by that of the 32nd
+COPY = 1e-7  # a neighbor is a copy if one so near has at most this probability
+CLUSTER = 4  # mean number of rows beside a copy above which there may be clusters instead
+FEW = 0.05  # share of the test rows: up to it copies are left out; more of them contradict independence
+REFERENCE = 2048  # rows in which the 32nd neighbor is looked for
+FOLDS = 5  # folds that a fit is checked on
+RIDGE = 1e-8  # penalty of the fit, for columns of unit length
+DIRECTIONS = 24  # directions into which rows are projected to find copies
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What speaks against rows as a sample.
+    """The doubts about rows as a sample of independent draws.
 
-    contradiction: why they are no independent draws, in words; empty if nothing says so.
-    copies: of each test row, whether it is to be left out, as the copy of a row of another part.
-    warnings: what else a reader should know, in words.
+    contradiction: why they are not independent draws, in words; empty if no check says so.
+    copies: for each test row, whether to leave it out because it is a copy of a row of another part.
+    warnings: further doubts about the data, in words.
     """
 
     contradiction: str
@@ -51,15 +51,15 @@ class Findings:
     warnings: tuple[str, ...]
 
     def applied_to(self, result: E) -> E:
-        """The result with the warnings, and without what rests on independence where the rows contradict it."""
+        """The result with these warnings. If there is a contradiction, its interval and certificate are withheld."""
         result = replace(result, warnings=(*result.warnings, *self.warnings))
         return result.withheld(self.contradiction) if self.contradiction else result
 
     @classmethod
     def of(cls, contradiction: str, copies: Bool[np.ndarray, " t"], warnings: Sequence[str], rows: Rows) -> "Findings":
-        """What is found, or what is left to say of it where the caller states that rows are independent.
+        """The findings. If the caller states that rows are independent, only the warnings are left.
 
-        Raises InputError for another word than Rows has.
+        rows: the caller's statement. Raises InputError if it is not a word of `Rows`.
         """
         if rows not in ("checked", "independent"):
             raise InputError(f"rows = {rows!r}: expected 'checked', or 'independent' to state that they are")
@@ -76,7 +76,7 @@ def check_pairs(
 ) -> Findings:
     """Check pairs of rows, in the order in which they were given.
 
-    x, y: row i of both is a pair. test: the rows that nothing is fitted to. rows: what the caller states.
+    x, y: row i of both is a pair. test: numbers of the test rows. rows: the caller's statement.
     Raises InputError as `Findings.of` does.
     """
     copies, contradiction = _copied(np.hstack([x, y]), test)
@@ -108,7 +108,7 @@ def check_labeled(
 ) -> Findings:
     """Check representations with classes, in the order in which they were given.
 
-    classes: from 0. test: the rows that nothing is fitted to. rows: what the caller states.
+    classes: of each row, from 0. test: numbers of the test rows. rows: the caller's statement.
     Raises InputError as `Findings.of` does.
     """
     copies, contradiction = _copied(h, test)
@@ -136,11 +136,11 @@ def check_labeled(
 
 
 def check_copies(images: Float[np.ndarray, "n d"], test: Int[np.ndarray, " t"], rows: Rows = Arrays.rows) -> Findings:
-    """Check only whether test rows are copies of others, where an order says nothing.
+    """Check only whether test rows are copies of others, for images in an order without meaning.
 
-    images: what is compared: small versions of images. test, rows, and what is raised: as of `check_pairs`.
+    images: small versions of the images, one a row. test, rows, and errors: as in `check_pairs`.
     """
-    # A pixel has few values, by which no distance is judged; random directions mix them.
+    # A pixel takes too few values to judge distances by, so random directions mix the pixels.
     directions = np.random.default_rng(0).normal(size=(images.shape[1], DIRECTIONS))
     copies, contradiction = _copied(images.astype(np.float64) @ directions, test)
     return Findings.of(contradiction, copies, (), rows)
@@ -150,7 +150,7 @@ def check_copies(images: Float[np.ndarray, "n d"], test: Int[np.ndarray, " t"], 
 
 
 def _stretches(n: int) -> Int[np.ndarray, " m"]:
-    """Rows to look at: all, or eight stretches of neighbors of which every eighth part of the rows has one."""
+    """Rows to look at: all if they are few, otherwise eight evenly spaced stretches of neighbors."""
     if n <= MOST_ROWS:
         return np.arange(n)
     starts = np.linspace(0, n - MOST_ROWS // 8, 8).astype(int)
@@ -160,7 +160,7 @@ def _stretches(n: int) -> Int[np.ndarray, " m"]:
 def _columns(view: Float[np.ndarray, "m d"], at: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m c"]:
     """A view's columns as normal scores; of many, the most like their neighbors and the directions of most variance."""
     scores = _scores(view[:, _some(view.shape[1], 8 * MOST_COLUMNS)])
-    # Where most rows share a value, the few others may be neighbors by chance.
+    # If most rows of a column share a value, the few others may be neighbors by chance.
     apart = (np.abs(scores - np.median(scores, axis=0)) > 1e-9).sum(axis=0)
     varied = scores[:, apart > 3 * np.sqrt(len(scores))]
     if varied.shape[1] <= MOST_COLUMNS:
@@ -171,7 +171,7 @@ def _columns(view: Float[np.ndarray, "m d"], at: Int[np.ndarray, " m"]) -> Float
 
 
 def _scores(columns: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m c"]:
-    """Normal scores of mean 0, ties sharing theirs."""
+    """Normal scores of mean 0; ties share one score."""
     scores = np.empty(columns.shape)
     for column, score in zip(columns.T, scores.T, strict=True):
         _, which, counts = np.unique(column, return_inverse=True, return_counts=True)
@@ -180,7 +180,7 @@ def _scores(columns: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m c"]:
 
 
 def _likeness(columns: Float[np.ndarray, "m c"], at: Int[np.ndarray, " m"]) -> Float[np.ndarray, "l c"]:
-    """Correlation of each column's rows with those up to each of LAGS before, or 0 where that is chance."""
+    """Mean correlation of each column's rows with rows up to each lag of LAGS before; 0 if that may be chance."""
     spread = columns.std(axis=0)
     columns = columns / np.where(spread > 0, spread, 1)
     sums, counts, results = np.zeros(columns.shape[1]), 0, []
@@ -198,13 +198,13 @@ def _likeness(columns: Float[np.ndarray, "m c"], at: Int[np.ndarray, " m"]) -> F
 
 
 def _both_resemble(a: Float[np.ndarray, "m c"], b: Float[np.ndarray, "m e"], at: Int[np.ndarray, " m"]) -> int | None:
-    """The least of LAGS up to which rows resemble each other in both residuals; None if there is none."""
+    """The smallest lag of LAGS up to which rows resemble each other in both residuals; None if there is none."""
     both = [_likeness(_with_directions(residual), at).max(axis=1, initial=0) > 0 for residual in (a, b)]
     return next((lag for (lag, _), found in zip(LAGS, both[0] & both[1], strict=True) if found), None)
 
 
 def _with_directions(residual: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m e"]:
-    """Columns, and their directions of most variance, in which what many columns share a little of stands out."""
+    """Columns and their directions of most variance, in which a weak pattern that many columns share stands out."""
     residual, spread = residual - residual.mean(axis=0), residual.std(axis=0)
     residual = residual[:, spread > EXPLAINED] / spread[spread > EXPLAINED]
     variances, directions = np.linalg.eigh(residual.T @ residual)
@@ -215,11 +215,11 @@ def _with_directions(residual: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m
 def _unexplained(
     target: Float[np.ndarray, "m c"], given: Float[np.ndarray, "m e"], at: Int[np.ndarray, " m"]
 ) -> Float[np.ndarray, "m c"]:
-    """What a least-squares fit to functions of `given` leaves of the target.
+    """The residual of the target after a least-squares fit to functions of `given`.
 
-    Linear functions of all of it, steps of the columns that resemble their neighbors most, such as one that rows are
-    sorted by, and random waves in the directions of most variance; an eighth as many as rows at most, so that they
-    cannot follow a series along its rows.
+    The functions are linear functions of all columns, piecewise linear functions of the columns that resemble their
+    neighbors most (such as one that rows are sorted by), and random waves in the directions of most variance. There are
+    at most an eighth as many functions as rows, so that they cannot follow a series along its rows.
     """
     m, rng = len(given), np.random.default_rng(0)
     if given.shape[1] == 0:
@@ -240,8 +240,8 @@ def _unexplained(
     left = target - _fitted(basis, target, basis)
     ordered = np.diff(given, axis=0)
     if np.any(np.all(ordered >= 0, axis=0) | np.all(ordered <= 0, axis=0)):
-        return left  # rows are sorted by a column, which is no fault
-    # What only follows the rows fails where a stretch of them was left out, and explains nothing.
+        return left  # rows are sorted by a column, which is allowed
+    # A fit that only follows the rows fails on a stretch that was left out of it. It explains nothing, so it is undone.
     stretch = int(np.clip(m // 16, 16, 64))
     fold = rng.permutation(-(-m // stretch))[np.arange(m) // stretch] % FOLDS
     variance = np.maximum(target.var(axis=0), 1e-12)
@@ -259,7 +259,7 @@ def _unexplained(
 def _fitted(
     basis: Float[np.ndarray, "m b"], target: Float[np.ndarray, "m c"], at: Float[np.ndarray, "o b"]
 ) -> Float[np.ndarray, "o c"]:
-    """The least-squares fit of the target by the basis, at other rows' values of it."""
+    """Fit the target by the basis with least squares, and evaluate the fit at other values of the basis."""
     scale = np.maximum(np.linalg.norm(basis, axis=0), 1e-12)
     scaled = basis / scale
     weights = np.linalg.solve(scaled.T @ scaled + RIDGE * np.eye(basis.shape[1]), scaled.T @ target)
@@ -267,7 +267,7 @@ def _fitted(
 
 
 def _hats(column: Float[np.ndarray, " m"], count: int) -> Float[np.ndarray, "m _"]:
-    """Piecewise linear functions of a column between its quantiles."""
+    """A basis of piecewise linear functions of a column, with knots at its quantiles."""
     knots = np.unique(np.quantile(column, np.linspace(0, 1, max(count, 2))))
     if len(knots) < 2:
         return column[:, None]
@@ -278,12 +278,12 @@ def _hats(column: Float[np.ndarray, " m"], count: int) -> Float[np.ndarray, "m _
 
 
 def _some(count: int, most: int) -> Int[np.ndarray, " m"]:
-    """Numbers of so many columns or rows at most, evenly spaced."""
+    """At most `most` numbers of rows or columns out of `count`, evenly spaced."""
     return np.arange(count) if count <= most else np.linspace(0, count - 1, most).astype(int)
 
 
 def hashes(rows: Float[np.ndarray, "n d"]) -> Shaped[np.ndarray, " n"]:
-    """64 bits of every row's values."""
+    """A 64-bit hash of each row's values."""
     odd: Any = np.random.default_rng(0).integers(0, 2**63, rows.shape[1], dtype=np.uint64) * 2 + 1
     bits: Any = (rows.astype(np.float64) + 0.0).view(np.uint64)  # -0.0 is 0.0
     hashes: Any = np.sum((bits ^ (bits >> 29)) * odd[None, :], axis=1, dtype=np.uint64)
@@ -291,7 +291,7 @@ def hashes(rows: Float[np.ndarray, "n d"]) -> Shaped[np.ndarray, " n"]:
 
 
 def _copied(rows: Float[np.ndarray, "n d"], test: Int[np.ndarray, " t"]) -> tuple[Bool[np.ndarray, " t"], str]:
-    """(which test rows have a copy outside of the test part, what contradicts independence)."""
+    """(which test rows have a copy outside of the test part, the contradiction if these are not few)."""
     others = np.setdiff1d(np.arange(len(rows)), test)
     copies = _repeats(rows, test, others) | _near_repeats(rows, test, others)
     few = copies.sum() <= max(1, FEW * len(test))
@@ -302,9 +302,10 @@ def _copied(rows: Float[np.ndarray, "n d"], test: Int[np.ndarray, " t"]) -> tupl
 def _repeats(
     rows: Float[np.ndarray, "n d"], test: Int[np.ndarray, " t"], others: Int[np.ndarray, " o"]
 ) -> Bool[np.ndarray, " t"]:
-    """Which test rows equal others, and not as the draws of discrete distributions do.
+    """Which test rows equal others, unless draws of a discrete distribution would do so too.
 
-    A column has few values of these, or whole numbers without gaps; and rows that agree in a value differ in others.
+    Columns of such draws have few values, or multiples of a step almost without gaps. Or rows that agree in one column
+    differ in others.
     """
     _, which, counts = np.unique(hashes(rows), return_inverse=True, return_counts=True)
     repeated = np.isin(which[test], which[others])
@@ -319,7 +320,7 @@ def _repeats(
 
 
 def _is_dense(values: Float[np.ndarray, " v"]) -> bool:
-    """Whether values, ascending, are multiples of their least step and leave few of these out."""
+    """Whether ascending values are multiples of their smallest step, with few of the multiples missing."""
     steps = np.diff(values)
     counts = steps / max(steps.min(initial=np.inf), 1e-12)
     return bool(np.all(np.abs(counts - np.rint(counts)) < 1e-3) and counts.mean() < 5)
@@ -328,10 +329,10 @@ def _is_dense(values: Float[np.ndarray, " v"]) -> bool:
 def _near_repeats(
     rows: Float[np.ndarray, "n d"], test: Int[np.ndarray, " t"], others: Int[np.ndarray, " o"]
 ) -> Bool[np.ndarray, " t"]:
-    """Which test rows have a neighbor so near as is not to be expected of so many rows, judged by farther ones.
+    """Which test rows have a neighbor that is too near to be chance, judged by the distances of farther neighbors.
 
-    In d dimensions the 128th neighbor is 4^(1/d) times as far as the 32nd, and one at t times the 32nd's distance or
-    nearer has probability 32 t^d at most. Columns whose values repeat have no distances to judge by.
+    In d dimensions the 128th neighbor is 4^(1/d) times as far as the 32nd. A neighbor within t times the 32nd's
+    distance has a probability of at most 32 t^d. Columns with repeated values are left out.
     """
     none, rng = np.zeros(len(test), bool), np.random.default_rng(0)
     looked_at = _some(len(rows), REFERENCE)
@@ -349,14 +350,14 @@ def _near_repeats(
     if not known.any():
         return none
     dimension = np.log(4) / np.log(np.where(known, beyond / np.where(known, anchor, 1), 2))
-    # More than ten dimensions are not believed. A row far from all others has them at about one distance.
+    # The dimension is at most ten. For a row far from all others, which are then about equally far, it would be larger.
     dimension = np.minimum(dimension, min(10, np.median(dimension[known])))
     typical = np.minimum(anchor, np.median(anchor[known]))
     with np.errstate(divide="ignore"):
         shrunk = np.log(_nearest(varied[others], tested) / np.where(known, typical, 1))
     copies = known & (np.log(ANCHOR * len(others) / len(far)) + dimension * shrunk < np.log(COPY))
     if copies.any():
-        # Many rows at each of few places are clusters, not copies.
+        # Few places with many rows at each are clusters, not copies.
         some = np.flatnonzero(copies)[:256]
         at_place = cKDTree(varied[others]).query_ball_point(tested[some], typical[some] / 10, return_length=True)
         places = len(rows) * copies.mean() * np.mean(1 / (1 + at_place))
@@ -377,9 +378,9 @@ def _far(rows: Float[np.ndarray, "m d"], of: Float[np.ndarray, "t d"]) -> Float[
 
 
 def _nearest(rows: Float[np.ndarray, "m d"], of: Float[np.ndarray, "t d"]) -> Float[np.ndarray, " t"]:
-    """Distance from each row of `of` to its nearest in `rows`, or of what is near it in four directions.
+    """Distance from each row of `of` to its nearest of `rows`, looked for among those near it in four directions.
 
-    A copy is near in all directions, so that few are enough to find it.
+    A copy is near in every direction, so a few directions are enough to find it.
     """
     few = np.random.default_rng(0).normal(size=(rows.shape[1], 4)) if rows.shape[1] > 4 else np.eye(rows.shape[1])
     candidates = np.asarray(cKDTree(rows @ few).query(of @ few, k=8)[1])
@@ -390,7 +391,7 @@ def _nearest(rows: Float[np.ndarray, "m d"], of: Float[np.ndarray, "t d"]) -> Fl
 
 
 def _counting(view: Float[np.ndarray, "n d"]) -> list[int]:
-    """Columns that count the rows, some of which may be missing."""
+    """Columns that number the rows; some numbers may be missing."""
     steps = np.diff(view, axis=0)
     steps = steps * np.sign(steps[:1])
     least = steps.min(axis=0)
@@ -400,13 +401,13 @@ def _counting(view: Float[np.ndarray, "n d"]) -> list[int]:
 
 
 def _growing(view: Float[np.ndarray, "n d"]) -> list[int]:
-    """Columns that grow from each row to the next, or fall."""
+    """Columns that rise from each row to the next, or fall."""
     steps = np.diff(view, axis=0)
     return [int(c) for c in np.flatnonzero(np.all(steps > 0, axis=0) | np.all(steps < 0, axis=0))]
 
 
 def _functions(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"]) -> list[str]:
-    """Columns of one view that are monotonic functions of a column of the other."""
+    """A warning if a column of x is a monotonic function of a column of y."""
 
     def ranked(view: Float[np.ndarray, "n d"]) -> tuple[list[int], Float[np.ndarray, "n _"]]:
         columns = [c for c in range(view.shape[1]) if len(np.unique(view[:, c])) > 0.9 * len(view)][:512]
@@ -425,7 +426,7 @@ def _functions(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"]) -> list
 
 
 def _sentinels(view: Shaped[np.ndarray, "n d"], name: str) -> list[str]:
-    """Columns in which one value, far from all others, stands for many rows."""
+    """Warnings about columns in which many rows have one value that is far from all others."""
     messages = []
     for c in range(view.shape[1]):
         values, counts = np.unique(view[:, c], return_counts=True)

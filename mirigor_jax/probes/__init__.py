@@ -1,4 +1,4 @@
-"""What a frozen encoder's features say of their classes: a linear probe, neighbors and an MLP read it off."""
+"""Probes that predict classes from a frozen encoder's features: a linear probe, nearest neighbors and an MLP."""
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -21,6 +21,6 @@ __all__ = [
 
 
 def accuracy(probe: Probe, features: Float[np.ndarray | Array, "n d"], labels: Classes) -> float:
-    """The share of images, in 0..1, whose highest score is their label's. Raises InputError as `fit_linear` does."""
+    """Share of images, in 0..1, that the probe classifies as labeled. Raises InputError as `fit_linear` does."""
     check_part(features, labels, probe.num_classes, "test")
     return float(np.mean(probe.logits(features).argmax(axis=1) == np.asarray(labels)))

@@ -1,4 +1,4 @@
-"""The probe without a fit: the k most similar images of the fit part vote for a class."""
+"""The nearest-neighbor probe, which needs no training: the k most similar images of the fit part vote for a class."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +14,15 @@ from mirigor_jax import checks
 from mirigor_jax.numerics import unit_rows
 from mirigor_jax.softmax import Classes, check_part
 
-KNN_SCORES = 2**26  # held at once, 256 MiB
+KNN_SCORES = 2**26  # most scores held at once, 256 MiB
 
 
 @dataclass(frozen=True)
 class NearestNeighbors:
-    """A vote of the k fit images most similar by cosine, each of weight exp(cosine / tau). Unit rows, on the device."""
+    """A vote of the k fit images with the largest cosines, each with weight exp(cosine / tau).
+
+    features: (n, d). Unit rows of the fit images, on the device. labels: (n,). Their classes.
+    """
 
     features: Float[Array, "n d"]
     labels: Integer[Array, " n"]
@@ -29,7 +32,7 @@ class NearestNeighbors:
     temperature: ClassVar[float] = 1.0  # the posterior is each class's share of the votes
 
     def logits(self, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
-        """Log of each class's votes (n, c), up to a term of the row's; -inf for a class without any."""
+        """Log of each class's votes (n, c), up to a constant for each row; -inf for a class without votes."""
         sizes = {"num_classes": self.num_classes, "k": self.k, "rows": max(1, KNN_SCORES // len(self.features))}
         rows = unit_rows(features, np.float32)
         return np.asarray(_log_votes(self.features, self.labels, self.tau, rows, **sizes))
@@ -43,9 +46,9 @@ def fit_knn(
     k: int = 200,
     tau: float = 0.07,
 ) -> NearestNeighbors:
-    """Weighted k-nearest-neighbor classification by cosine similarity; of fewer than k images all have a vote.
+    """Weighted k-nearest-neighbor classification by cosine similarity. If there are fewer than k images, all vote.
 
-    Raises InputError as `fit_linear` does, and if k is no whole number of 1 or more, or tau not above 0.
+    Raises InputError as `fit_linear` does, and if k is not a whole number of at least 1 or tau is not above 0.
     Source: Wu et al. 2018, section 3.4 (k = 200, tau = 0.07).
     """
     check_part(features, labels, num_classes, "fit")
@@ -66,11 +69,11 @@ def _log_votes(
     k: int,
     rows: int,
 ) -> Float[Array, "m c"]:
-    """Log-votes for each unit row of h, so many rows at a time; the nearest neighbor's weight is 1."""
+    """Log of each class's votes for each unit row of h; the nearest neighbor's weight is 1. rows: rows at a time."""
 
     def votes(row):
         cosines, nearest = lax.top_k(jnp.matmul(row, bank.T, precision="highest"), k)
-        # cosines[0] is the maximum too, but with that slice of its result XLA:CPU sorts all rows, 30 times as slow.
+        # cosines[0] is the maximum too, but XLA:CPU sorts all rows if top_k's result is sliced so: 30 times slower.
         weights = jnp.exp((cosines - jnp.max(cosines)) / tau)
         return jnp.zeros(num_classes, bank.dtype).at[labels[nearest]].add(weights)
 

@@ -1,4 +1,4 @@
-"""The non-linear probe: an MLP on frozen features, fitted until validation gains no more."""
+"""The non-linear probe: an MLP on frozen features, fitted until validation stops improving."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ EVAL_EVERY = 100  # steps between evaluations on validation
 
 
 class Classifier(nn.Module):
-    """Dense layers, each with ELU and dropout, and a linear one: (n, d) → class scores (n, num_classes)."""
+    """Dense layers with ELU and dropout, then a linear layer: (n, d) → class scores (n, num_classes)."""
 
     num_classes: int
     hidden: tuple[int, ...]
@@ -36,7 +36,7 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class MLPProbe:
-    """An MLP on features standardized by the fit part's mean and scale, as it was after `step` steps."""
+    """An MLP on features that are standardized by the fit part's mean and scale; `step`: its steps of training."""
 
     classifier: Classifier
     params: Any
@@ -71,15 +71,18 @@ def fit_mlp(
     seed: int = 0,
     on_progress: fitting.OnProgress | None = None,
 ) -> MLPProbe:
-    """Minimize cross-entropy + weight_decay/2 |parameters|^2 by Adam, 512 images a step, one dropout rate a layer.
+    """Minimize cross-entropy + weight_decay/2 |parameters|^2 by Adam, with 512 images a step.
 
-    Every 100 steps the fit is evaluated on validation, and the fit with the least log-loss there is kept; it ends at
-    the evaluation after `patience` steps without a gain, or after max_steps. The temperature then minimizes that
-    log-loss.
+    Every 100 steps the MLP is evaluated on validation, and the one with the least log-loss there is kept. The fit ends
+    at the first evaluation after `patience` steps without improvement, or after max_steps. The temperature is then
+    chosen to minimize that log-loss.
+    hidden: widths of the hidden layers. dropout: their rates, one for each.
+    learning_rate: above 0. weight_decay: 0 or more.
+    seed: seeds the parameters, the batches and the dropout.
     on_progress: called as on_progress(step, steps, note) at every evaluation.
-    Raises InputError as `fit_linear` does, for other than one dropout rate a layer, and for options out of range. If a
-    loss is not finite it says so at the evaluation after it.
-    Source: Gosch 2020, C.2, whose fits last 1000 epochs, without a choice among them.
+    Raises InputError as `fit_linear` does, unless there is one dropout rate for each hidden layer, and for options out
+    of range. If a loss is not finite, it is raised at the next evaluation.
+    Source: Gosch 2020, C.2. Those fits last 1000 epochs, and none of their steps is chosen on validation.
     """
     check_part(features, labels, num_classes, "fit")
     check_part(validation_features, validation_labels, num_classes, "validation")
@@ -139,7 +142,7 @@ def _chunk(
     learning_rate: float | Array,
     weight_decay: float | Array,
 ) -> tuple[fitting.CriticState, dict[str, Array]]:
-    """EVAL_EVERY steps on batches of the fit part (features, labels), then an evaluation on validation."""
+    """Take EVAL_EVERY steps on batches of the fit part (features, labels), then evaluate on validation."""
 
     def loss_nats(params, x, labels, dropout):
         rngs = {} if dropout is None else {"dropout": dropout}
