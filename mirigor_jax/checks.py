@@ -203,7 +203,7 @@ def finite(rows: np.ndarray, name: str) -> None:
     kind, fix, bad = "NaN or infinite value", "drop those rows", ~np.isfinite(rows)
     if not bad.any():
         kind, bad = f"value beyond {LARGEST:.2g}", np.abs(rows.astype(np.float64)) > LARGEST
-        fix = "float32, which is computed in, has infinity there; drop those rows, or rescale"
+        fix = "computations are in float32, where it is infinite; drop those rows, or rescale"
     (row, column), count = np.argwhere(bad)[0], int(bad.sum())
     raise InputError(f"{name} has {count:,} {kind}{'s' * (count > 1)}, the first at [{row}, {column}]; {fix}")
 

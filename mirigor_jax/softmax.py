@@ -210,7 +210,9 @@ def check_part(features, labels, num_classes: int, part: str) -> None:
     bools in 0..num_classes-1, or a value that is not finite in float32.
     """
     if len(features) != len(labels) or len(labels) == 0:
-        raise InputError(f"{part} part: {len(features)} feature rows for {len(labels)} labels, expected as many, not 0")
+        raise InputError(
+            f"{part} part: {len(features)} feature rows for {len(labels)} labels, expected equal numbers, not 0"
+        )
     given = np.asarray(labels)
     if given.dtype.kind not in "biu" or given.ndim != 1:
         raise InputError(

@@ -412,7 +412,7 @@ HOLED = np.where(np.arange(400).reshape(200, 2) % 191 == 7, np.nan, X)
 @pytest.mark.parametrize(
     ("x", "y", "options", "message"),
     [
-        (X, Y[:100], {}, "x has 200 rows and y has 100: expected as many"),
+        (X, Y[:100], {}, "x has 200 rows and y has 100: expected equal numbers"),
         (HOLED, Y, {}, r"x has 3 NaN or infinite values, the first at \[3, 1\]; drop"),
         (X, np.full_like(Y, np.inf), {}, "y has 400 NaN or infinite values"),
         (X[:20], Y[:20], {}, "20 pairs are too few to split"),
@@ -446,7 +446,7 @@ def test_the_fewest_pairs_that_are_taken_suffice():
 
 
 def test_data_sets_of_one_call_have_one_shape():
-    with pytest.raises(InputError, match=r"data sets have shapes .*\(200, 1\).*: expected the same of all"):
+    with pytest.raises(InputError, match=r"data sets have shapes .*\(200, 1\).*: expected one shape"):
         mi.estimate_all([(X, Y), (X[:, :1], Y)])
 
 

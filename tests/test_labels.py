@@ -789,7 +789,7 @@ BAD = {
     "few pairs": ((H[:200], np.arange(200) % 20), {}, "only 1 test pairs can be drawn without running out"),
     "fractions": ((H, C + 0.5), {}, r"labels has 4,000 values that are no whole numbers, .* a regression target\?"),
     "one-hot labels": ((H, np.eye(4, dtype=int)[C]), {}, r"shape \(4000, 4\): expected \(n,\) integers"),
-    "K beyond the test part": ((H, C), {"k": 401}, "k = 401: the test part has 3.. pairs, K must be from 2 to that"),
+    "K beyond the test part": ((H, C), {"k": 401}, "k = 401: expected from 2 to the 3.. pairs of the test part"),
     "K of one": ((H, C), {"k": 1}, "k = 1: "),
     "confidence": ((H, C), {"confidence": 95.0}, r"confidence = 95.0: expected in \[0.5, 1\)"),
     "num_critics": ((H, C), {"num_critics": 0}, "num_critics = 0: expected 1 or more"),

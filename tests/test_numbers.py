@@ -217,7 +217,7 @@ def test_features_keep_the_dtype_that_tells_their_rows_apart(tmp_path):
 def test_one_rule_says_what_is_finite(tmp_path):
     huge = X.copy()
     huge[3, 1] = 1e39
-    message = r"has 1 value beyond 3.4e\+38, the first at \[3, 1\]; float32, which is computed in, has infinity there"
+    message = r"has 1 value beyond 3.4e\+38, the first at \[3, 1\]; computations are in float32, where it is infinite"
     labels = np.arange(400) % 2
     np.savez(tmp_path / "f.npz", h=huge, labels=labels)
     for call in (

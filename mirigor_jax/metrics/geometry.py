@@ -155,7 +155,7 @@ def _class_cosines(
 ) -> tuple[Int[np.ndarray, " c"], Float[np.ndarray, " c"]]:
     """(number of images, mean cosine of two distinct images) of each class with at least two images."""
     if len(h) != len(labels):
-        raise InputError(f"{len(h)} feature rows for {len(labels)} labels: expected as many, row i of image i")
+        raise InputError(f"{len(h)} feature rows for {len(labels)} labels: expected one label for each row")
     _, classes, sizes = np.unique(checks.labels(labels), return_inverse=True, return_counts=True)
     if sizes.max(initial=0) < 2:
         raise InputError(f"{len(h)} images of {len(sizes)} classes: expected a class of two or more; give more images")

@@ -5,7 +5,7 @@
     print(mi.estimate(x, y))  # I(X;Y) of paired rows
     print(mi.estimate_labels(h, labels))  # I_class of representations and their classes
 
-These calls are built from `estimators` (constructors for `estimate`), `values` (functions of scores), `scoring` (proper
+The package also has `estimators` (constructors for `estimate`), `values` (functions of scores), `scoring` (proper
 scoring rules), `critics`, `distributions` (known mutual information), and the certificates as functions of arrays.
 """
 

@@ -203,10 +203,10 @@ def _check_options(
 
 
 def split(pairs: Sequence[tuple[Any, Any]], rows: Rows = Arrays.rows) -> list["Split"]:
-    """Split every data set into its parts. Raises InputError if one is no data set, or if their shapes differ."""
+    """Split every data set into its parts. Raises InputError if one cannot be split, or if their shapes differ."""
     samples = [_arrays(x, y) for x, y in pairs]
     if len(shapes := {(x.shape, y.shape) for x, y in samples}) != 1:
-        raise InputError(f"data sets have shapes {sorted(shapes)}: expected the same of all; estimate the others apart")
+        raise InputError(f"data sets have shapes {sorted(shapes)}: expected one shape; estimate the others separately")
     # The split depends on the rows' numbers alone, so all data sets share it.
     keys = row_keys(len(samples[0][0]))
     fitted, validation, test = parts_of(np.zeros(len(keys), int), keys)
@@ -358,7 +358,9 @@ def _critic(critic: str | nn.Module, estimators: Sequence[Estimator], negatives:
 def _arrays(x: Any, y: Any) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray, "n q"]]:
     x, y = as_rows(x, "x"), as_rows(y, "y")
     if len(x) != len(y):
-        raise InputError(f"x has {len(x):,} rows and y has {len(y):,}: expected as many, row i of both a pair")
+        raise InputError(
+            f"x has {len(x):,} rows and y has {len(y):,}: expected equal numbers, as row i of both is a pair"
+        )
     if len(x) < LEAST:
         raise InputError(f"{len(x)} pairs are too few to split into fit, validation and test parts; {LEAST} at least")
     return x, y

@@ -214,9 +214,9 @@ def partition_upper_bound(
 
     The partition function is 1 + d_x^T B d_y, with d = E[(q - e_c) / sqrt p] and B = (joint - p_x p_y^T) /
     sqrt(p_x p_y^T), because W averages to 1 and e_c to p. Each pair has a vector s = ((q_x - e_c) / sqrt p_x,
-    (q_y - e_c') / sqrt p_y) with |s| <= m. Let v >= E|s|^2 and l = ln(2/δ) / n. With probability 1 - δ the mean of s is
-    within r = 2lm/3 + sqrt((2lm/3)^2 + 2lv) of (d_x, d_y). v is a betting bound; it and δ get half of the risk each.
-    Then d_x^T B d_y is at most its value at the mean + r |gradient| + r^2 |B| / 2.
+    (q_y - e_c') / sqrt p_y) with |s| <= m. Let v >= E|s|^2 and l = ln(2/δ) / n. The mean of s is then within
+    r = 2lm/3 + sqrt((2lm/3)^2 + 2lv) of (d_x, d_y), except with probability δ. v is a betting bound; half of the risk
+    is for v, and δ is the other half. Then d_x^T B d_y is at most its value at the mean + r |gradient| + r^2 |B| / 2.
     Source: Pinelis 1994, Theorem 3.4, in Bernstein's form (means of bounded vectors in Hilbert space).
     """
     p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)

@@ -29,7 +29,7 @@ from mirigor_jax.mi.confidence import (
 from mirigor_jax.mi.estimators import max_info_nce_bits
 
 LEAST_PAIRS = 16  # fewest pairs of the test part and of validation: eight batches of two
-# Share of the risk for the event that a class runs out of rows; it allows a quarter more pairs than 0.01 would.
+# Share of the risk that is kept for a class running out of rows. It allows a quarter more pairs than a share of 0.01.
 DEPLETION_SHARE = 0.1
 
 Joint = Float[np.ndarray, "c c"] | None

@@ -51,7 +51,7 @@ def _claims(estimate: Estimate, certificates: Mapping[str, Certified]) -> list[s
     evidence = CERTIFICATES[certificate].evidence(certificates[certificate].counts)
     return [
         f"On fresh images I(h_X;h_Y) {claimed} ({certificate} certificate, {evidence}).",
-        "Of images drawn otherwise (other class frequencies, nuisances or pairings) nothing is claimed.",
+        "Nothing is claimed about images drawn otherwise (other class frequencies, nuisances or pairings).",
     ]
 
 
@@ -71,7 +71,7 @@ def _theorems(
         return [f"The views do not share their class exactly: Theorems III.1 and III.2 do not apply; {end}."]
     if not upper_bits:
         return []
-    met = f"it is met to within {gap_bits:.3f} bits, which I = H(C) may still lack"
+    met = f"it is met to within {gap_bits:.3f} bits, so I may be that much below H(C)"
     missed = f"{gap_bits:.3f} bits are open, so I = H(C) may not be concluded"
     first = (
         f"Theorem III.1, a lower bound that meets H(C) = {upper_bits:.3f} bits makes I = H(C): "
@@ -86,7 +86,7 @@ def _value(estimate: Estimate, certificate: str) -> str:
     interval = "" if estimate.interval is None else f", {shown_ends(estimate.interval)} by {estimate.interval.kind}"
     return (
         f"The estimate, {estimate.value_bits:.3f} bits{interval}, is the value of the {certificate} certificate's own "
-        "statistic, which estimates a lower bound of I: what is certified is the lower limit of that bound."
+        "statistic, which estimates a lower bound of I: the certified lower end is the lower limit of that bound."
     )
 
 

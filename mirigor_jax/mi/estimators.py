@@ -191,7 +191,7 @@ def info_nce_symmetric() -> Estimator:
 
 
 def _info_nce(name: str, anchors: Anchors, from_sums: Callable[[LogSums, LogSums, LogSums], Nats]) -> Estimator:
-    note = "cannot pass log K for K candidates, the positive among them; biased down by more as I nears it"
+    note = "cannot pass log K for K candidates, the positive included; its downward bias grows as I nears log K"
     value = values.classified
     return Estimator(
         name,
@@ -292,7 +292,7 @@ def smile(tau: float = 5.0) -> Estimator:
     """
     if not tau > 0:
         raise InputError(f"tau = {tau}: the clip's half width, in nats, must be above 0; use 5")
-    note = "clipping trades variance for bias: it can exceed I by what the clipped negatives hold"
+    note = "clipping lowers variance and adds bias: the value can exceed I, as clipped negatives subtract too little"
     return Estimator("smile", "not a bound", note, partial(values.smile, tau=tau), minimize(values.js_loss))
 
 

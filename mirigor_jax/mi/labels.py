@@ -51,8 +51,8 @@ def estimate_labels(
     Rows are split 60 : 20 : 20 within classes, by random numbers that depend on a row's number alone. A linear probe,
     and critics that start from its posterior, are fitted on the first part. The second part (validation) chooses the
     probe's penalty, the critics' step and the certificate. The third (test) is read once. The classes of its pairs are
-    independent draws with the population's frequencies, and each row is in one pair at most. There are fewer pairs
-    than half the rows, so that no class runs out of rows; the fewer rows a class has, the fewer pairs there are.
+    independent draws with the population's frequencies, and each row is in one pair at most. The pairs do not use all
+    test rows, so that no class runs out of rows; the fewer rows a class has, the fewer pairs there are.
     Validation chooses the best certificate. The value is that certificate's own statistic, and the lower end is its
     lower limit, so the value is never below it. The upper end is H(C). `info_nce` holds InfoNCE at K for comparison.
 
@@ -191,7 +191,7 @@ def monitor(
 
 @dataclass(frozen=True)
 class Design:
-    """The rows of each part and the held-out pairs. They depend on labels and seed alone, not on the encoder.
+    """The rows of each part and the held-out pairs. They depend on labels, seed and confidence, not on the encoder.
 
     classes: of each row, from 0.
     frequencies: p(c).
@@ -232,7 +232,7 @@ class Design:
         k = min(tested, WHOLE) if k is None else checks.whole("k", k, 1)
         if not 2 <= k <= tested:
             raise InputError(
-                f"k = {k:,}: the test part has {tested:,} pairs, K must be from 2 to that; lower it, or None"
+                f"k = {k:,}: expected from 2 to the {tested:,} pairs of the test part; lower it, or give None"
             )
         return k
 
@@ -261,9 +261,7 @@ def _representations(several: list[Any], labels: Any) -> list[Float[np.ndarray, 
     arrays = [api.as_rows(h, "h") for h in several]
     for h in arrays:
         if len(h) != len(labels):
-            raise InputError(
-                f"h has {len(h):,} rows and labels {len(labels):,}: expected as many, row i of both an image"
-            )
+            raise InputError(f"h has {len(h):,} rows and labels {len(labels):,}: expected one label a row")
     return arrays
 
 

@@ -269,7 +269,7 @@ def _fit(parts: Parts, options: Options) -> _Model:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Makes the rows that critics read: representations, then scaled class posteriors for `PosteriorCritic`.
+    """The map from representations to the rows that critics read: it appends scaled class posteriors.
 
     The inner product of two rows' scaled posteriors is the density ratio that they give.
     sided: whether x and y need columns of their own, because the classes of a pair may differ.
@@ -308,7 +308,7 @@ class _Reader:
     known: dict[int, Float[np.ndarray, " v"]] = field(default_factory=dict)  # results so far, by K
 
     def pair_nats(self, k: int) -> Float[np.ndarray, " v"]:
-        """Independent values with InfoNCE at k as their mean: one a batch if there are eight batches, else one a pair.
+        """Independent values with InfoNCE at k as their mean: one a batch if there are eight or more, else one a pair.
 
         Values of pairs need no second batch, so k can be as large as the sample. For k above WHOLE there is always one
         value a batch, however few batches there are.

@@ -66,9 +66,9 @@ def read_scores(
 def read(
     estimator: Estimator, scores: Float[Array, "s b n n"], u: Float[Array, "s b k"] | None, folds: int
 ) -> tuple[Float[Array, " s"], Float[Array, ""], Float[Array, " folds"]]:
-    """The estimator's mean over batches, in nats, of: each critic's scores; their average; and that without each fold.
+    """The estimator's mean over batches, in nats, for each critic, for their average, and for it without each fold.
 
-    folds: number of folds of a batch's pairs.
+    folds: number of folds that a batch's pairs are cut into.
     InfoNCE, DV, NWJ and FLO are concave in the scores, so the averaged critic's value is at least the critics' mean.
     """
 
@@ -155,7 +155,7 @@ def pair_values(scores: Float[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
 
 
 def independent_values(batches: Iterable[Float[np.ndarray, "k k"]]) -> Float[np.ndarray, " v"]:
-    """Values with InfoNCE at k as their mean, for its t-interval: one a batch if there are eight, else one a pair.
+    """Values with InfoNCE at k as their mean, for its t-interval: one a batch if eight or more, else one a pair.
 
     batches: the score matrix of each batch. Values of pairs need no second batch, so k can be as large as the sample.
     """

@@ -355,8 +355,8 @@ class Comparison:
         )
         if self.saturated:
             sentence += (
-                f" Both are at the {self.max_info_nce_bits:.3f} bits that are the most to be seen at this K"
-                f" (H(C) = {self.a.entropy_bits:.3f}): labels and K tell them apart no further."
+                f" Both are at {self.max_info_nce_bits:.3f} bits, the most that InfoNCE can show at this K"
+                f" (H(C) = {self.a.entropy_bits:.3f}): these labels at this K cannot tell the encoders apart further."
             )
         warnings = dict.fromkeys((*self.a.warnings, *self.b.warnings))
         return " ".join([sentence, *(f"Warning: {warning}." for warning in warnings)])
