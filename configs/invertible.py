@@ -15,7 +15,7 @@ from mirigor_jax.settings import Invertible, of_key
 
 ARGUMENTS = {
     "source": of_key("source", kind=Invertible),
-    "scale": common.SCALE,
+    "scale": replace(common.SCALE, meaning="Coupling layers: a laptop's 8 of width 256, or the paper's 30 of width 512."),
     "steps": of_key("steps", kind=Invertible),
     "seed": of_key("seed", kind=Invertible),
 }

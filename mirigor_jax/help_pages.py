@@ -160,7 +160,7 @@ def shown(value: Any, joint: str = "") -> str:
     """A value as a user writes it on a command line. joint: the separator of several values; "": write a tuple."""
     if isinstance(value, tuple | list):
         if any(isinstance(each, Mapping) for each in value):
-            return f"{len(value)} entries"
+            return f"{len(value)} {'entry' if len(value) == 1 else 'entries'}"
         if joint:
             return joint.join(map(shown, value))
         return f"({', '.join(map(repr, value))}{',' * (len(value) == 1)})"
