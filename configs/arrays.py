@@ -4,8 +4,8 @@ python -m mirigor_jax.main --config=configs/arrays.py --config.x=x.npy --config.
 python -m mirigor_jax.main --config=configs/arrays.py:seeds=3,estimators=nwj+anchor --config.x=x.csv --config.y=y.csv
 python -m mirigor_jax.main --config=configs/arrays.py --config.x=h.npz:features --config.labels=h.npz:labels
 
-Prints each estimator's value in bits, whether it is a bound, its interval and what is certified of I(X;Y); with
-labels instead of y, the same of I(h_X;h_Y) for two samples of one class.
+For each estimator it prints the value in bits, whether that is a bound, and its interval; and the certified lower bound
+of I(X;Y). With labels instead of y it measures I(h_X;h_Y) of two samples of one class.
 """
 
 import common
@@ -18,7 +18,7 @@ ARGUMENTS = {name: of_key(name, kind=Arrays) for name in ("estimators", "critic"
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Estimates of two arrays; x, and y or labels, must be given."""
+    """A measurement of two arrays. The user must give config.x, and config.y or config.labels."""
     config = defaults("arrays")
     config.update(common.parse_arg(arg, ARGUMENTS))
     return config

@@ -1,4 +1,4 @@
-"""What the configs share: arguments behind the colon, and settings that several of them depart from the defaults by."""
+"""Code that the configs share: their arguments (the part of --config behind the colon), and common settings."""
 
 import difflib
 from collections.abc import Mapping
@@ -14,13 +14,14 @@ from mirigor_jax.settings import Train, of_key
 
 
 def parse_arg(text: str, arguments: Mapping[str, Setting] | None = None, **known: Any) -> ConfigDict:
-    """The value of each argument: of those in `a=1,b=x+y` what stands there, of the others the default.
+    """Parse `a=1,b=x+y`. Returns the value of every argument; one that the text leaves out has its default.
 
-    arguments: what there is by name, as a config's ARGUMENTS.
-    known: further ones by their defaults, or by their types if there is none (they are None then); a tuple stands for
-        one or more values of its first one's type, joined by +.
-    Raises InputError for an unknown name, listing the near ones, and for a value of the wrong type or none of the
-    choices.
+    text: the part of --config behind the colon.
+    arguments: name → argument, such as a config's ARGUMENTS.
+    known: further arguments, name → default. A type instead of a default means None by default. A tuple means several
+        values joined by +, each of the type of the tuple's first.
+    Raises InputError if a name is unknown (the message lists similar names), or if a value has the wrong type or is
+    not among the choices.
     """
     arguments = {**(arguments or {}), **{name: _argument(default) for name, default in known.items()}}
     values = {name: each.default for name, each in arguments.items()}
@@ -40,7 +41,7 @@ def parse_arg(text: str, arguments: Mapping[str, Setting] | None = None, **known
 
 
 def _argument(default: Any) -> Setting:
-    """An argument by its default, or by its type."""
+    """The argument that has this default, or this type."""
     first = default[0] if isinstance(default, tuple) else default
     if not isinstance(first, type):
         return argument(default, "")
@@ -48,36 +49,36 @@ def _argument(default: Any) -> Setting:
 
 
 def base() -> ConfigDict:
-    """A run on images in which every setting has its default: CDP, a narrow ResNet-18, 64 pairs a batch."""
+    """A run on images with every setting at its default: CDP, a narrow ResNet-18, 64 pairs a batch."""
     return defaults("images")
 
 
-# The widths of each scale: of `laptop` the defaults, of `paper` the paper's.
+# Scale → its widths: `laptop` keeps the defaults, `paper` takes the paper's.
 SCALES: dict[str, dict[str, Any]] = {
     "laptop": {},
     "paper": {"encoder.width": 64, "head.hidden": (512,), "head.features": 128},
 }
-# Arguments that several configs have.
+# Arguments that several configs share.
 SCALE = argument("laptop", "Widths of the encoder and the head: a laptop's, or the paper's.", choices=tuple(SCALES))
 SEED = of_key("seed")
-PAIRS = argument(None, "Pairs that each run sees.", kind=int, none="as many as this study takes by itself")
-ENCODER = replace(of_key("encoder.name"), key="", default=None, none="as this study takes by itself")
+PAIRS = argument(None, "Pairs that each run sees.", kind=int, none="this study's own number")
+ENCODER = replace(of_key("encoder.name"), key="", default=None, none="this study's own choice")
 ENCODERS = replace(ENCODER, default=("resnet18", "resnet50"), several=True, none="")
 
 
 def seeds(count: int, whose: str = "each run") -> Setting:
-    """The argument of a study that says how many seeds there are. whose: what has them."""
-    return argument(count, f"How many seeds {whose} has, from 0 on.")
+    """A study's argument for the number of seeds. whose: the runs that it counts, for --help."""
+    return argument(count, f"Number of seeds of {whose}, from 0 on.")
 
 
 def at_scale(scale: str) -> dict[str, Any]:
-    """Settings of one of SCALES. Raises InputError for another."""
+    """The settings of a scale. Raises InputError if SCALES does not have it."""
     SCALE.check("scale", scale)
     return SCALES[scale]
 
 
 def at_batch_size(k: int, pairs: int) -> dict[str, Any]:
-    """Settings for batch size k, with as many steps as it takes to see `pairs` pairs; small batches learn slower."""
+    """The settings for k pairs a training batch and `pairs` pairs a training; the learning rate is lower if k < 16."""
     steps = pairs // max(k, 1)
     return {
         "train.k": k,
@@ -88,26 +89,29 @@ def at_batch_size(k: int, pairs: int) -> dict[str, Any]:
 
 
 def encoder(name: str, config: ConfigDict) -> dict[str, Any]:
-    """Settings that choose the encoder, and leave open options that a scale or a set gave and it does not have."""
+    """The settings that choose the encoder. They reset to None any width or stem in `config` that it does not take."""
     options = [option for option in ("width", "stem") if config.encoder[option] is not None]
     if not options:
         return {"encoder.name": name}
-    from mirigor_jax import models  # which takes a second that most configs need not wait for
+    from mirigor_jax import models  # imported here because it takes a second, which most configs can save
 
     return {"encoder.name": name, **{f"encoder.{option}": None for option in models.idle_options(name, options)}}
 
 
 def evaluate_images(config: ConfigDict, k_est: int) -> None:
-    """Settings of a run on a set of images: all of them, I_class and I_SimCLR, and every metric."""
+    """Make the run measure all images of its set: I_class, I_SimCLR and every metric. Changes `config`.
+
+    k_est: pairs of a test batch, K_Est.
+    """
     config.features.update({"fit": None, "validation": None, "test": None})
     config.estimate.k = k_est
     config.estimate.extra_pairings = ("class", "simclr")
-    config.estimate.batch_size = 256  # views of one image are fitted on with the encoder in the step
+    config.estimate.batch_size = 256  # the critic of SimCLR pairs runs the encoder in every step
     config.estimate.steps = 1000
     config.evaluate.metrics = True
 
 
-# A garment's mirror image is its kind, and color says nothing of gray images.
+# Mirroring keeps a garment's kind, so flips keep their default; the images are gray, so color jitter can be weak.
 GARMENTS = {"crop": 0.7, "jitter": 0.5, "blur": 0.0}
 IMAGENET = {"data.source": "tfds:imagenet2012", "data.size": 224, "encoder.name": "resnet50", "estimate.k": 1024}
 CIFAR = {
@@ -119,7 +123,7 @@ CIFAR = {
     "train.learning_rate": 1e-3,
     "train.warmup_steps": 1000,
 }
-# Of each set of images: what `on_set` changes, and how many pairs a run sees.
+# Set of images → (the settings that `on_set` changes, the number of pairs that a run sees).
 SETS: dict[str, tuple[dict[str, Any], int]] = {
     "fashion": (
         {
@@ -149,7 +153,7 @@ SETS: dict[str, tuple[dict[str, Any], int]] = {
     "imagenet1k": (
         {
             **IMAGENET,
-            "estimate.k": 4096,  # 1,024 cannot show its 9.97 bits
+            "estimate.k": 4096,  # InfoNCE at K = 1,024 cannot show the 9.97 bits of H(C)
             "train.k": 1024,
             "train.learning_rate": 1e-3,
             "train.warmup_steps": 12_500,
@@ -159,13 +163,15 @@ SETS: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
-SET = argument("fashion", "Labeled images that the runs are on.", choices=tuple(SETS))
+SET = argument("fashion", "Labeled set of images that the runs are trained and measured on.", choices=tuple(SETS))
 
 
 def on_set(config: ConfigDict, name: str, pairs: int | None = None) -> None:
-    """Settings of a run on a set of images in SETS: its evaluation, and a training that sees so many pairs.
+    """Set up `config` for a set of images: its source, training and evaluation.
 
-    pairs: None: the set's own number. Raises InputError for another set.
+    name: the set, a key of SETS.
+    pairs: number of pairs that the training sees. None: as many as SETS says.
+    Raises InputError if SETS does not have the set.
     """
     SET.check("set", name)
     settings, usual = SETS[name]
@@ -176,7 +182,7 @@ def on_set(config: ConfigDict, name: str, pairs: int | None = None) -> None:
 
 
 def study(name: str, scale: str) -> ConfigDict:
-    """A study without runs yet, whose runs have the settings of this scale in common."""
+    """A study that has no runs yet. All of its runs will have the settings of this scale."""
     config = defaults("study")
     config.study.name = name
     config.run.update_from_flattened_dict(at_scale(scale))

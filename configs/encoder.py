@@ -1,9 +1,9 @@
-"""One encoder, one row: what a public checkpoint, or anybody's features, hold of the classes of a labeled set.
+"""Measure how much a public checkpoint, or features of your own, know about the classes of a labeled set.
 
 python -m mirigor_jax.main --config=configs/encoder.py --config.encoder.path=X.pth --config.data.source=tfds:cifar10
 python -m mirigor_jax.main --config=configs/encoder.py:size=224 --config.encoder.path=X --config.data.source=folder:PATH
 python -m mirigor_jax.main --config=configs/encoder.py --config.data.source=features:FILE.npz    arrays h and labels
-python -m mirigor_jax.main --config=configs/encoder.py:pairing=simclr …    by augmentations instead of classes
+python -m mirigor_jax.main --config=configs/encoder.py:pairing=simclr …    pairs by augmentation instead of class
 
 Prints I_class (or I_SimCLR) with its certificate, alignment, uniformity, tolerance, contrastive loss, and accuracies.
 """
@@ -22,12 +22,12 @@ ARGUMENTS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """An encoder or features that are there already; encoder.path, or a data.source of features, must be given."""
+    """A run without training. The user must give config.encoder.path, or features as config.data.source."""
     args = common.parse_arg(arg, ARGUMENTS)
     config = common.base()
     config.seed = args.seed
     config.data.source = ""
-    config.encoder.name = ""  # none is trained
+    config.encoder.name = ""  # no encoder is trained
     config.data.size = args.size
     config.data.pairing = args.pairing
     common.evaluate_images(config, args.k_est)

@@ -1,9 +1,9 @@
-"""Re-estimate a finished run's encoder, with another pairing, K or sample, without training it again.
+"""Measure the encoder of a finished run again, with another pairing, K or sample, without training it again.
 
 python -m mirigor_jax.main --config=configs/estimate.py --config.restore=runs/cdp --config.pairing=color
 python -m mirigor_jax.main --config=configs/estimate.py:pairing=all,k_est=1024,seed=1 --config.restore=runs/cdp
 
-The result goes to RUN/estimates/NAME, beside the earlier ones, and into RUN's report.
+The result goes to RUN/estimates/NAME, beside the earlier estimates, and into RUN's report.
 """
 
 import common
@@ -21,7 +21,7 @@ ARGUMENTS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """What is to differ from the run; the run's folder, config.restore, must be given."""
+    """The settings that differ from the run's. The user must give the run's folder as config.restore."""
     args = common.parse_arg(arg, ARGUMENTS)
     config = defaults("restore")
     config.update({"pairing": args.pairing, "mi": args.mi, "k": args.k_est, "seed": args.seed})

@@ -1,7 +1,7 @@
-"""ImageNet by SimCLR's augmentations: ResNet-50 at 224², K_Tr = 1,024, for accelerators.
+"""Train ResNet-50 on ImageNet by SimCLR's augmentations, at 224² with K_Tr = 1,024, on accelerators.
 
-python -m mirigor_jax.plan --config=configs/imagenet.py --topology=v5e:2x2    fits it, and how fast? No data needed
-python -m mirigor_jax.main --config=configs/imagenet.py                       TFDS's imagenet2012, which you download
+python -m mirigor_jax.plan --config=configs/imagenet.py --topology=v5e:2x2    does it fit, how fast is it? Reads no data
+python -m mirigor_jax.main --config=configs/imagenet.py                       you must download TFDS's imagenet2012
 python -m mirigor_jax.main --config=configs/imagenet.py:pairing=class         same-class pairs, H(C) = 9.97 bits
 """
 
@@ -21,7 +21,7 @@ ARGUMENTS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The run; its rate grows with the batch."""
+    """A run on ImageNet, with a learning rate in proportion to the batch."""
     args = common.parse_arg(arg, ARGUMENTS)
     config = common.base()
     common.on_set(config, "imagenet1k")
@@ -32,6 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.pairing = args.pairing
     config.data.size = args.size
     config.update_from_flattened_dict(common.encoder(args.encoder, config))
-    config.features.fit, config.features.validation = 100_000, 10_000  # of the training images; tested on all of TFDS's
+    # Both are drawn from the training images; the test images are all of TFDS's validation split.
+    config.features.fit, config.features.validation = 100_000, 10_000
     config.estimate.k = args.k_est
     return config

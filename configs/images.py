@@ -1,9 +1,9 @@
-"""An encoder for any labeled images, and how much of their class it holds: same-class or SimCLR pairs.
+"""Train an encoder on labeled images, by same-class or SimCLR pairs, and measure how much it knows about their class.
 
 python -m mirigor_jax.main --config=configs/images.py                               Fashion-MNIST, H(C) = 3.322 bits
-python -m mirigor_jax.main --config=configs/images.py:pairing=simclr                the same set by augmentations alone
-python -m mirigor_jax.main --config=configs/images.py:data=tfds:cifar10,size=32     see `labeled` in data/sources/
-python -m mirigor_jax.main --config=configs/images.py:data=folder:PATH,size=64
+python -m mirigor_jax.main --config=configs/images.py:pairing=simclr                the same set, by augmentations alone
+python -m mirigor_jax.main --config=configs/images.py:data=tfds:cifar10,size=32     a set from TFDS
+python -m mirigor_jax.main --config=configs/images.py:data=folder:PATH,size=64         your images: a folder a class
 """
 
 import common
@@ -25,7 +25,7 @@ ARGUMENTS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """A run on a labeled set: an encoder is trained on it, and measured by its classes and by augmentations."""
+    """A run that trains an encoder on a labeled set and measures its I_class and I_SimCLR."""
     args = common.parse_arg(arg, ARGUMENTS)
     config = common.base()
     config.seed = args.seed

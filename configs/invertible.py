@@ -1,10 +1,11 @@
-"""Does MI make a good representation? Invertible encoders, whose MI can't change: Lee et al. 2023, §IV-B.
+"""Does MI make a good representation? Train invertible encoders, which can't change it: Lee et al. 2023, §IV-B.
 
 python -m mirigor_jax.main --config=configs/invertible.py                                      a laptop: Fashion-MNIST
 python -m mirigor_jax.main --config=configs/invertible.py:source=tfds:mnist,scale=paper    30 layers of 512, on MNIST
 
-Should print: InfoNCE rises though the true MI is the same throughout; with it the linear accuracy rises, or falls where
-the encoders hide the class from a linear classifier. After Tschannen et al. 2020, section 3.1.
+It should print an InfoNCE estimate that rises, though the true MI is the same throughout. The linear accuracy rises
+with it, but falls if the encoders are trained to hide the class from a linear classifier. After Tschannen et al. 2020,
+section 3.1.
 """
 
 import common
@@ -22,7 +23,7 @@ ARGUMENTS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Three trainings of invertible encoders."""
+    """A run that trains invertible encoders by each of three objectives."""
     args = common.parse_arg(arg, ARGUMENTS)
     config = defaults("invertible")
     config.source = args.source

@@ -336,10 +336,10 @@ def test_the_papers_encoders_have_the_names_of_its_tables(tmp_path):
 
 BAD = {
     "set=x": "config argument set=x: expected fashion, cifar10-temperatures",
-    "set=vits": "give paths=FILE, a line an encoder",
+    "set=vits": "give paths=FILE with a line for each encoder",
     "set=own,paths=nowhere": "paths=nowhere cannot be read",
-    "set=own,paths=twice": "twice: 'a,z' is not a new name, a path, and a layout where there is one",
-    "set=own,paths=short": "short: 'a' is not a new name",
+    "set=own,paths=twice": "twice: 'a,z' is not name,path or name,path,layout with a new name",
+    "set=own,paths=short": "short: 'a' is not name,path",
     "set=vits,data=mnist,paths=short": "config argument data=mnist: expected fashion, cifar10",
 }
 

@@ -1,10 +1,11 @@
 """Does a small training batch limit what the encoder holds? After Lee et al. 2023, Fig. 4: CDP, H(C) = 6 bits.
 
-python -m mirigor_jax.main --config=configs/studies/batch_size.py                a laptop: 20 runs
+python -m mirigor_jax.main --config=configs/studies/batch_size.py                20 runs on a laptop
 python -m mirigor_jax.main --config=configs/studies/batch_size.py:scale=paper    the paper's widths, every K_Tr
-python -m mirigor_jax.main --config=configs/studies/batch_size.py --config.study.only=3/20    one run of it
+python -m mirigor_jax.main --config=configs/studies/batch_size.py --config.study.only=3/20    the third run alone
 
-Should print: in-training MI below log2(2K-1), post-training MI about 6 bits whatever K, accuracies of 96 % and more.
+It should print an in-training MI below log2(2K-1), and at every K a post-training MI of about 6 bits and an accuracy of
+at least 96 %.
 """
 
 import common
@@ -17,24 +18,24 @@ ARGUMENTS = {
     "encoders": common.ENCODERS,
     "k": argument(
         None,
-        "Training batches, K_Tr.",
+        "Pairs a training batch, K_Tr.",
         kind=int,
         several=True,
-        none="as this study takes at its scale",
+        none="this study's own list at the given scale",
     ),
     "pairs": common.PAIRS,
-    "rate": argument(None, "Learning rate.", kind=float, none="as K_Tr asks for: less with small batches"),
+    "rate": argument(None, "Learning rate.", kind=float, none="chosen by K_Tr: lower for small batches"),
     "seeds": common.seeds(3, "ResNet-18"),
 }
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """A run for each encoder, K_Tr and seed; all see equally many pairs."""
+    """A run for each encoder, K_Tr and seed. All runs see the same number of pairs."""
     args = common.parse_arg(arg, ARGUMENTS)
     config = common.study("batch_size", args.scale)
     paper = args.scale == "paper"
     batch_sizes = args.k or ((2, 4, 8, 16, 32, 64, 128, 256) if paper else (2, 8, 32, 128, 256))
-    pairs = args.pairs or (204_800 if paper else 20_480)  # a multiple of every K_Tr: equally many for all
+    pairs = args.pairs or (204_800 if paper else 20_480)  # a multiple of every K_Tr, so all runs see the same number
     rate = {} if args.rate is None else {"train.learning_rate": args.rate}
     config.study.cells = tuple(
         {

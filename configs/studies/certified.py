@@ -1,10 +1,11 @@
-"""What can be proven of the encoders of the other studies, where the literature's number cannot be right, and a trap.
+"""How much MI can be certified, when is the NT-Xent estimate certainly wrong, and what do redrawn test images "prove"?
 
-python -m mirigor_jax.main --config=configs/studies/certified.py                a laptop
-python -m mirigor_jax.main --config=configs/studies/certified.py:scale=paper    of the two studies at scale=paper
+python -m mirigor_jax.main --config=configs/studies/certified.py                batch_size and infomin_tasks
+python -m mirigor_jax.main --config=configs/studies/certified.py:scale=paper    the same two, run at scale=paper
 python -m mirigor_jax.main --config=configs/studies/certified.py --config.study.sources=FOLDER,FOLDER
 
-Re-estimates every finished run of these folders, and an untrained encoder, at K up to 65,536: RUN/estimates/certified.
+Re-estimates every finished run of these studies' folders, and an untrained encoder, at K up to 65,536. Run the studies
+batch_size and infomin_tasks first. The results go to RUN/estimates/certified.
 """
 
 import common
@@ -14,13 +15,13 @@ from mirigor_jax.fields import argument
 
 ARGUMENTS = {
     "scale": common.SCALE,
-    "k": argument(65_536, "The largest K_Est, and how many test pairs there are.", least=2, unit="pairs"),
+    "k": argument(65_536, "Largest K_Est, which is also the number of test pairs.", least=2, unit="pairs"),
 }
 CURVE = (64, 256, 1024, 4096, 16_384)
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """One untrained run, and an estimate of it and of the other studies' runs."""
+    """One run with an untrained encoder, and an estimate for it and for each finished run of the other studies."""
     args = common.parse_arg(arg, ARGUMENTS)
     config = common.study("certified", args.scale)
     suffix = "" if args.scale == "laptop" else f"-scale={args.scale}"

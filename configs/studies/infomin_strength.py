@@ -1,10 +1,11 @@
-"""Is there a best strength of augmentation, where what is learned is just enough? CDP: Lee et al. 2023, Fig. 5.
+"""Does accuracy peak at one strength of augmentation, and at one MI? On CDP, after Lee et al. 2023, Fig. 5.
 
-python -m mirigor_jax.main --config=configs/studies/infomin_strength.py               a laptop: 22 runs
+python -m mirigor_jax.main --config=configs/studies/infomin_strength.py               22 runs on a laptop
 python -m mirigor_jax.main --config=configs/studies/infomin_strength.py:scale=paper   the paper's encoder, ResNet-50
 
-Color jitter alone, random resized crops alone, all of SimCLR's augmentations, and same-class pairs with all of them at
-rising strength. Should print: MI that falls as the strength rises, and accuracies whose peaks need not be anywhere.
+Trains with color jitter alone, with random resized crops alone, with all of SimCLR's augmentations, and on same-class
+pairs with all of them at rising strength. It should print an MI that falls as the strength rises. Accuracies may peak
+at any strength, or not at all.
 """
 
 import common
@@ -28,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = common.study("infomin_strength", args.scale)
     usual = "resnet50" if paper else "resnet18"
     config.run.update_from_flattened_dict(common.encoder(args.encoder or usual, config.run))
-    # Views of one image are fitted on as they are drawn, with the encoder in the step.
+    # The critic of SimCLR pairs draws new views and encodes them in every step.
     config.run.estimate.update({"batch_size": 256, "steps": 1500 if paper else 300, "eval_every": 50})
     full = dict(config.run.data.augment)
     joint_strengths = {s: {name: s * strength for name, strength in full.items()} for s in OF_ALL}

@@ -1,10 +1,11 @@
-"""What is learned where views share one attribute alone? CDP, four pairings and tasks: Lee et al. 2023, Figs. 6 and 7.
+"""What does an encoder learn if the views share one attribute? CDP, four tasks: Lee et al. 2023, Figs. 6 and 7.
 
 python -m mirigor_jax.main --config=configs/studies/infomin_tasks.py               a laptop: 8 runs, 3 re-estimates each
 python -m mirigor_jax.main --config=configs/studies/infomin_tasks.py:scale=paper   the paper's widths
 python -m mirigor_jax.main --config=configs/studies/infomin_tasks.py --config.run.data.cdp.jitter=4    harder digits
 
-Should print: high accuracy and I_class = H(C) on the diagonal and wherever all attributes were shared.
+It should print a high accuracy and I_class = H(C) for each task that the training pairs shared: on the diagonal, and
+for all four tasks if the pairs shared all attributes.
 """
 
 import common
@@ -22,10 +23,10 @@ PAIRS = {"resnet18": 20_480, "resnet50": 40_960}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """A run for each encoder, pairing and seed, and an estimate of it by each pairing."""
+    """A run for each encoder, pairing and seed, and for each run an estimate by each pairing."""
     args = common.parse_arg(arg, ARGUMENTS)
     config = common.study("infomin_tasks", args.scale)
-    # Digits that keep their place can be read off an untrained encoder; moving ones have to be learned.
+    # An untrained encoder shows the class of digits that keep their place. Digits that move have to be learned.
     config.run.data.cdp.jitter = 2
     paper = args.scale == "paper"
     config.study.cells = tuple(
@@ -35,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 **common.encoder(encoder, config.run),
                 "data.pairing": pairing,
                 "seed": seed,
-                # Digits alone are learned late, and by a narrow ResNet-50 later still.
+                # If the pairs share the digit alone, training is slow, and slower still with a narrow ResNet-50.
                 **common.at_batch_size(64, args.pairs or (204_800 if paper else PAIRS[encoder])),
             },
         }

@@ -1,11 +1,11 @@
-"""Need negatives be of the data? SimCLR's pairs of D, negatives of D⁻: Lee et al. 2023, appendix C and Table X.
+"""Must negatives come from the data? SimCLR pairs from D, negatives from D⁻: Lee et al. 2023, appendix C and Table X.
 
-python -m mirigor_jax.main --config=configs/studies/negatives.py              a laptop: half of Fashion-MNIST, 12 runs
+python -m mirigor_jax.main --config=configs/studies/negatives.py              12 runs on a laptop, half of Fashion-MNIST
 python -m mirigor_jax.main --config=configs/studies/negatives.py:set=cifar10,others=PATH+PATH             Table X (a)
 python -m mirigor_jax.main --config=configs/studies/negatives.py:set=cifar100,others=PATH+PATH            Table X (b)
 
-D is the first half of the set's classes; `others` are folders of images, such as PACS's four. Should print: linear
-accuracy on D by where the negatives come from; the paper found the other half of the classes to be the best.
+D is the first half of the set's classes; `others` are folders of images, such as PACS's four. It should print the
+linear accuracy on D for each source of negatives. In the paper, the other half of the classes is the best source.
 """
 
 from pathlib import Path
@@ -27,13 +27,13 @@ ARGUMENTS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """A run for each kind of negatives and seed."""
+    """A run for each source of negatives and each seed."""
     args = common.parse_arg(arg, ARGUMENTS)
     laptop = args.set == "fashion"
     config = common.study("negatives", "laptop" if laptop else "paper")
     common.on_set(config.run, args.set, args.pairs or (38_400 if laptop else None))
     config.run.update_from_flattened_dict(common.encoder(args.encoder, config.run))
-    config.run.data.size = 32  # of which CDP images can be, too
+    config.run.data.size = 32  # CDP images, one source of negatives, can have this size too
     config.run.data.pairing = "simclr"
     config.run.data.classes = "first-half"
     config.run.estimate.extra_pairings = ("class",)

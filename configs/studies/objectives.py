@@ -1,11 +1,12 @@
 """Which loss trains the best encoder? After Lee et al. 2023, Table III.
 
-python -m mirigor_jax.main --config=configs/studies/objectives.py                  a laptop: 5 runs on Fashion-MNIST
+python -m mirigor_jax.main --config=configs/studies/objectives.py                  5 runs on a laptop, Fashion-MNIST
 python -m mirigor_jax.main --config=configs/studies/objectives.py:set=cifar10      the paper's sets: cifar10, ...
 python -m mirigor_jax.main --config=configs/studies/objectives.py:set=imagenet100 --config.run.data.classes=file:PATH
 python -m mirigor_jax.main --config=configs/studies/objectives.py:set=imagenet1k
 
-Should print: linear accuracy and I_class of SimCLR, decoupled, SupCon, same-class contrastive and cross-entropy.
+It should print the linear accuracy and I_class of the encoders trained by SimCLR, decoupled, SupCon, same-class
+contrastive and cross-entropy losses.
 """
 
 import common
@@ -22,7 +23,7 @@ ARGUMENTS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """A run for each loss and seed."""
+    """A run for each loss and each seed."""
     args = common.parse_arg(arg, ARGUMENTS)
     config = common.study("objectives", "laptop" if args.set == "fashion" else "paper")
     common.on_set(config.run, args.set, args.pairs)

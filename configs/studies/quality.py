@@ -1,6 +1,6 @@
-"""Which number ranks encoders as linear accuracy does? After Lee et al. 2023, Tables I, II and IV-IX.
+"""Which metric ranks encoders as linear accuracy does? After Lee et al. 2023, Tables I, II and IV-IX.
 
-python -m mirigor_jax.main --config=configs/studies/quality.py                     a laptop: 20 runs on Fashion-MNIST
+python -m mirigor_jax.main --config=configs/studies/quality.py                     20 runs on a laptop, Fashion-MNIST
 python -m mirigor_jax.main --config=configs/studies/quality.py:set=cifar10-temperatures                      Table IV
 python -m mirigor_jax.main --config=configs/studies/quality.py:set=imagenet100-temperatures                  Table V
 python -m mirigor_jax.main --config=configs/studies/quality.py:set=resnet50s,paths=FILE                      Table VI
@@ -8,10 +8,12 @@ python -m mirigor_jax.main --config=configs/studies/quality.py:set=resnet50s,dat
 python -m mirigor_jax.main --config=configs/studies/quality.py:set=vits,paths=FILE                           Table VIII
 python -m mirigor_jax.main --config=configs/studies/quality.py:set=own,paths=FILE --config.run.data.source=folder:PATH
 
-FILE has a line an encoder, `name,path` or `name,path,layout`: the path of a checkpoint, or features:H.npz (see
-configs/encoder.py). Names as in mirigor_jax/studies/paper_quality.csv have the paper's numbers beside ours.
-ImageNet-100's classes are those of --config.run.data.classes=file:PATH. Should print every metric of every encoder,
-I_class at most H(C), and each metric's correlations with their intervals, whatever they turn out to be.
+FILE has one line for each encoder: `name,path` or `name,path,layout`. The path is a checkpoint's, or features:H.npz
+(see configs/encoder.py). If mirigor_jax/studies/paper_quality.csv has the name, the report shows the paper's numbers
+beside ours. ImageNet-100 takes its classes from --config.run.data.classes=file:PATH.
+
+It should print every metric of every encoder, with I_class at most H(C), and the correlation of each metric with linear
+accuracy, with its interval.
 """
 
 from typing import Any
@@ -26,7 +28,7 @@ from mirigor_jax.files import local_path
 from mirigor_jax.outside import read_text
 
 SMALL_NET = {"train.learning_rate": 1e-3}
-# Fashion-MNIST: what each encoder has of its own; the rest is as in configs/images.py.
+# Encoder → the settings of its own, on Fashion-MNIST. All share those of common.SETS["fashion"].
 FASHION: dict[str, dict[str, Any]] = {
     "supervised": {"data.pairing": "class", "train.objective": "cross_entropy"},
     "supervised-lenet5": {
@@ -42,7 +44,7 @@ FASHION: dict[str, dict[str, Any]] = {
     "class-vit": {
         "data.pairing": "class",
         "encoder.name": "vit_ti",
-        "data.size": 32,  # of which its patches are quarters
+        "data.size": 32,  # four patches of 16²
         "train.learning_rate": 5e-4,
     },
     "class-simclr": {"data.pairing": "class+simclr"},
@@ -61,11 +63,13 @@ TEMPERATURES = {"cifar10-temperatures": (0.1, 0.3, 0.5), "imagenet100-temperatur
 ARGUMENTS = {
     "set": argument(
         "fashion",
-        "Encoders and images: fashion, twenty trainings; temperatures, six; resnet50s, vits and own, checkpoints.",
+        "Encoders to compare: fashion trains twenty, the temperatures six; resnet50s, vits and own are checkpoints.",
         choices=("fashion", *TEMPERATURES, "resnet50s", "vits", "own"),
     ),
     "data": argument("imagenet100", "Images that resnet50s and vits are measured on.", choices=tuple(common.SETS)),
-    "paths": argument(None, "File with a line an encoder, for resnet50s, vits and own.", none="these need one"),
+    "paths": argument(
+        None, "File that lists the encoders, one a line; resnet50s, vits and own need it.", none="no file"
+    ),
     "pairs": common.PAIRS,
     "seed": common.SEED,
 }
@@ -103,7 +107,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def _small_batches(pairs: int) -> dict[str, dict[str, Any]]:
-    """They take longer for as many pairs, and so see fewer."""
+    """Two runs with small batches. They see fewer pairs than the others because they take longer for each pair."""
     return {
         f"{pairing}-k={k}": {"data.pairing": pairing, **common.at_batch_size(k, pairs)}
         for pairing, k in (("class", 2), ("simclr", 8))
@@ -111,15 +115,15 @@ def _small_batches(pairs: int) -> dict[str, dict[str, Any]]:
 
 
 def _given(paths: str | None, prefix: str) -> dict[str, dict[str, Any]]:
-    """A cell a line of the file, for an encoder that is there already."""
+    """A cell for each encoder that the file `paths` lists. Its name starts with `prefix`."""
     if not paths:
-        raise InputError("give paths=FILE, a line an encoder: name,path or name,path,layout")
+        raise InputError("give paths=FILE with a line for each encoder: name,path or name,path,layout")
     lines = [line for line in read_text(local_path(paths), f"paths={paths}").splitlines() if line.strip()]
     cells: dict[str, dict[str, Any]] = {}
     for line in lines:
         name, path, layout, *optional = [*(part.strip() for part in line.split(",")), "", ""]
         if not name or not path or any(optional) or "/" in name or prefix + name in cells:
-            raise InputError(f"{paths}: '{line}' is not a new name, a path, and a layout where there is one")
+            raise InputError(f"{paths}: '{line}' is not name,path or name,path,layout with a new name")
         key = "data.source" if holds_features(path) else "encoder.path"
         cells[prefix + name] = {key: path, **({"encoder.layout": layout} if layout else {})}
     return cells
