@@ -149,8 +149,8 @@ def test_a_run_of_another_process_is_left_to_it_and_tried_again(finished, replay
         assert main(batch_size(folder)) == 0
     output = capsys.readouterr().out
     assert f"1 of 2 runs finished; missing: {CELLS[0]}." in (folder / "study.md").read_text()
-    assert "another process is at it: later" in output
-    assert "another process is at it, and keeps it" in output
+    assert "another process is running it: tried again later" in output
+    assert "another process is running it: skipped" in output
     assert replayed == [CELLS[0], CELLS[1], CELLS[0]]
 
     # It lets go while we are at the other run.

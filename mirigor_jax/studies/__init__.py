@@ -1,4 +1,4 @@
-"""The studies: grids of runs, each with its table and its pictures. All modules are imported; each enters its study."""
+"""The studies: grids of runs, each with a table and pictures. Importing a module enters its study in STUDIES."""
 
 from importlib import import_module
 from pkgutil import iter_modules

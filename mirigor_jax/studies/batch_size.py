@@ -1,4 +1,7 @@
-"""The study `batch_size`: does a larger training batch make more information? After Lee et al. 2023, Fig. 4."""
+"""The study `batch_size`: does an encoder hold more information if its training batch is larger?
+
+After Lee et al. 2023, Fig. 4.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,12 +36,12 @@ CAPTIONS = {
 
 
 def row(done: ImageReport, folder: AnyPath) -> Row:
-    """What every study reads of a run."""
+    """The columns that every study reads from a run."""
     return run_row(done)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line an encoder and K_Tr, the paper's words beside ours."""
+    """A line for each encoder and K_Tr, with the paper's values beside ours."""
     header = (
         "encoder",
         "K_Tr",
@@ -86,10 +89,11 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def picture(rows: Sequence[dict[str, Any]]) -> Figure:
-    """A column an encoder, against K_Tr: linear accuracy, MI in and after training in bits, and the latter close up.
+    """Draw linear accuracy, MI in and after training, and MI after training close up, against K_Tr.
 
-    rows: of the study batch_size, one a run; lines are means over seeds, dots the runs. Gray: what Lee et al. 2023,
-    Sec. IV-A, say of their own in words.
+    rows: the study's rows, one for each run.
+    Each encoder has a column. Lines are means over seeds and dots are runs; gray shows the values that Lee et al. 2023,
+    Sec. IV-A, state in words for their runs.
     """
     encoders = list(dict.fromkeys(row["encoder"] for row in rows))
     entropy, nt_xent_k = rows[0]["entropy_bits"], rows[0]["nt_xent_k"]
@@ -129,7 +133,7 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def draw(rows: Sequence[Row]) -> dict[str, Figure]:
-    """The study's one picture."""
+    """The study's only picture."""
     return {"batch_size": picture(rows)}
 
 

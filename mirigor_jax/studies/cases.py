@@ -1,4 +1,4 @@
-"""What the studies `objectives` and `negatives` share: one run a case, whose accuracy may stand beside the paper's."""
+"""Code that the studies `objectives` and `negatives` share: each compares cases, beside the paper's accuracies."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import Row, groups, mean
 
 BEST_KNOWN = "best known, unsupervised"
-TAGS = ("set", "case")  # the images, and what is compared
+TAGS = ("set", "case")  # the set of images, and the case that is compared
 
 
 def row(done: ImageReport, folder: AnyPath) -> Row:
-    """A run's accuracy, and what the encoder knows of the class and of the image."""
+    """A run's accuracy, I_class and I_SimCLR."""
     class_estimate = done.estimates["class"]
     return {
         "seed": done.run.config["seed"],
@@ -25,10 +25,10 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
 
 
 def table(heading: str, rows: Sequence[Row], paper: Mapping[str, float]) -> str:
-    """A line a case.
+    """A line for each case.
 
-    heading: of the cases.
-    paper: its accuracy in % by case.
+    heading: heading of the column that names the cases.
+    paper: case → the paper's accuracy, %.
     """
     header = (heading, "seeds", "accuracy, %", "the paper's", "I_class", "certified", "I_SimCLR, InfoNCE")
     lines = [
@@ -49,9 +49,10 @@ def table(heading: str, rows: Sequence[Row], paper: Mapping[str, float]) -> str:
 
 
 def picture(rows: Sequence[dict[str, Any]], paper: Mapping[str, float]) -> Figure:
-    """By case: linear accuracy in %, with the paper's, and I_class in bits below H(C).
+    """Draw, for each case, the linear accuracy beside the paper's, and I_class in bits below a line at H(C).
 
-    rows: of the studies objectives (a loss is a case) and negatives (a D⁻ is), one a run. paper: accuracy in % by case.
+    rows: rows of the study objectives (a case is a loss) or negatives (a case is a D⁻), one for each run.
+    paper: case → the paper's accuracy, %.
     """
     names = list(dict.fromkeys([*(row["case"] for row in rows), *paper]))
     figure, (left, right) = panels("linear accuracy, %", "I_class of the encoder, bits")

@@ -1,4 +1,7 @@
-"""The study `certified`: where does the NT-Xent estimate leave what is proven? With the trap of redrawn test images."""
+"""The study `certified`: when does the NT-Xent estimate leave the certified interval?
+
+It also shows a trap: test images that are redrawn from a finite bank seem to prove H(C) for any encoder.
+"""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +32,7 @@ from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import TASKS, Row, nt_xent, run_row
 from mirigor_jax.studies.table import STUDIES, Study
 
-REDRAWS = 65_536  # as many as one likes: they cost nothing, and hold nothing new
+REDRAWS = 65_536  # any number would do: redraws cost nothing and hold no new information
 CAPTIONS = {
     "certified": "The NT-Xent estimate beside what each certificate proves; a ring: it leaves the certified interval.",
     "reach": "InfoNCE of every encoder against K, and what an optimal critic shows.",
@@ -38,11 +41,14 @@ CAPTIONS = {
 
 
 def row(done: ImageReport, folder: AnyPath) -> Row:
-    """The estimate `certified` of a run: NT-Xent and InfoNCE at every K, all certificates, the interval."""
+    """A run's estimate named `certified`: NT-Xent and InfoNCE at every K, all certificates, and the interval.
+
+    If the run is untrained and its pairs share all attributes, its row also has the rows of `trap`.
+    """
     estimate = done.estimates["certified"]
     reading, lower = nt_xent(done, estimate), estimate.lower_bits or 0.0
     bits, upper = reading.quoted.bits, math.inf if estimate.upper_bits is None else estimate.upper_bits
-    # What the table's three decimals can't show is not called outside.
+    # An excess that the table's three decimals can't show does not count as outside.
     outside = "above" if bits - upper > 5e-4 else "below" if lower - bits > 5e-4 else ""
     names = ("nt_xent_bits", "info_nce_bits", "value_bits", "entropy_bits", "confidence")
     row = {
@@ -69,12 +75,14 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
 def trap(
     h: Float[np.ndarray, "n d"], classes: Integer[np.ndarray, " n"], num_classes: int, confidence: float
 ) -> list[Row]:
-    """What a redrawn bank of test images claims of I_class, and what fresh images say of the same classifier.
+    """Lower ends of I_class from images redrawn from a bank of test images, and from fresh images.
 
-    h: representations of independent images; classes: theirs, of num_classes equally frequent ones. The classifier
-    gives an image the class of the nearest row of a bank. Redrawn from that bank, every image finds itself: no errors,
-    however many draws, whatever the encoder. Also with the classes shuffled, where the true information is 0.
-    Returns rows {"bank", "shuffled", "redrawn_bits", "fresh_bits"}: lower ends by `classifier_lower_bits`.
+    h: representations of independent images.
+    classes: their classes, out of num_classes that are equally frequent.
+    The classifier gives an image the class of the nearest row of the bank. An image redrawn from the bank finds itself,
+    so there are no errors, for any number of draws and any encoder. The same happens if the classes are shuffled, when
+    the true information is 0.
+    Returns rows {"bank", "shuffled", "redrawn_bits", "fresh_bits"}; the bits are lower ends by `classifier_lower_bits`.
     """
     rng, frequencies = np.random.default_rng(0), np.full(num_classes, 1 / num_classes)
     shuffled = rng.permutation(classes)
@@ -100,13 +108,13 @@ def trap(
 
 
 def _nearest(h: Float[np.ndarray, "n d"], bank: Float[np.ndarray, "b d"]) -> Integer[np.ndarray, " n"]:
-    """Row of the bank nearest to each h."""
+    """For each row of h, the index of the nearest row of the bank."""
     h, bank = h.astype(np.float64), bank.astype(np.float64)
     return np.argmin(np.sum(bank**2, axis=1)[None, :] - 2 * h @ bank.T, axis=1)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line a run and a line an H(C), and what the trap says where a row has one."""
+    """A line for each run and for each H(C), and the trap's table if a row has a trap."""
     ks = sorted({k for row in rows for k in row["info_nce"]})
     header = (
         "run",
@@ -150,7 +158,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _trap_table(trapped: Row) -> tuple[str, str]:
-    """What the trap is, and its table."""
+    """(The trap's legend, its table)."""
     redrawn = tables.grid(
         ("bank, images", "classes", "redrawn from the bank: “I ≥”", "fresh images: I ≥"),
         [
@@ -172,14 +180,14 @@ def _trap_table(trapped: Row) -> tuple[str, str]:
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
-    """Rows one a run: `certified`, `reach`, and `trap` where a row has one."""
+    """The figures `certified` and `reach`, and `trap` if a row has one. rows: one for each run."""
     drawn = {"certified": _intervals(rows), "reach": _reach(rows)}
     trapped = [row for row in rows if row["trap"]]
     return drawn | ({"trap": _trap(trapped[0])} if trapped else {})
 
 
 def _intervals(rows: Sequence[dict[str, Any]]) -> Figure:
-    """A row a run, by how much less than H(C): what the certificates prove, and where the NT-Xent estimate lies."""
+    """Draw, for each run, how many bits the certificates, InfoNCE and the NT-Xent estimate fall short of H(C)."""
     figure, (ax,) = panels("bits short of H(C), on a logarithmic scale; right of 0 no MI can be")
     figure.set_size_inches(9.6, 1.8 + 0.24 * len(rows))
     ax.grid(False, axis="y")
@@ -211,7 +219,10 @@ def _intervals(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _reach(rows: Sequence[dict[str, Any]]) -> Figure:
-    """A panel an H(C): every encoder's InfoNCE against K below an optimal critic's, and the NT-Xent estimate."""
+    """Draw InfoNCE and the NT-Xent estimate of every encoder, and an optimal critic's InfoNCE, against K.
+
+    Each H(C) has a panel.
+    """
     entropies = sorted({row["entropy_bits"] for row in rows}, reverse=True)
     figure, axes = panels(*(f"H(C) = {entropy:.3f} bits: estimates, bits" for entropy in entropies))
     for ax, entropy in zip(axes, entropies, strict=True):
@@ -252,7 +263,7 @@ def _reach(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _trap(row: dict[str, Any]) -> Figure:
-    """Lower ends in bits against the size of the bank: redrawn from it and fresh, true classes and shuffled ones."""
+    """Draw lower ends in bits against the size of the bank: for redrawn and fresh images, true and shuffled classes."""
     figure, (ax,) = panels("untrained encoder: “certified” lower end of I(h_X;h_Y), bits")
     for shuffled, classes_are, line, size in (
         (False, "true classes", "-", 5),

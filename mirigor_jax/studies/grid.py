@@ -1,7 +1,7 @@
-"""A study: a grid of runs, a table over the finished ones, and figures.
+"""A study: a grid of runs, a table of the finished ones, and figures.
 
-Its runs are ordinary run folders inside the study's, made, continued and re-estimated as any; here they are only told
-apart, counted and read.
+Each run has an ordinary run folder inside the study's folder. The code of single runs makes, continues and re-estimates
+it; this module chooses, counts and reads the runs.
 """
 
 import sys
@@ -35,8 +35,8 @@ from mirigor_jax.studies.table import STUDIES
 class Cell:
     """One run of a study.
 
-    config: what it is trained with; None if another study trained it.
-    tags: what its row says of it beside what it measured, by name.
+    config: the run's settings; None if another study trained it.
+    tags: name → value. Facts about the run that its row shows beside its measurements.
     """
 
     name: str
@@ -46,9 +46,9 @@ class Cell:
 
 
 def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
-    """Run what is not finished of the study's cells, or of those `study.only` names; then tabulate what is.
+    """Run the study's unfinished cells, or only the cell that `study.only` names, and tabulate all finished cells.
 
-    Raises InputError where the study can't be started, and at its end where a run failed.
+    Raises InputError if the study can't start, and at the end if a run failed.
     """
     folder = RunFolder.at(workdir or f"runs/studies-{name}")
     print(f"study folder: {folder}", flush=True)
@@ -57,7 +57,7 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
     cells = cells_of(config, folder)
     chosen = _chosen(config.study.only, cells)
     with folder.claimed(_without_tags(config), wait=True):
-        pass  # other parts of the study are run beside this one
+        pass  # released at once: other processes may run cells of this study at the same time
     errors = _work(cells, chosen, config.study.estimates, monitoring)
     _tabulate(config, folder, cells, errors)
     if errors:
@@ -65,7 +65,7 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
 
 
 def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
-    """The config's own runs, and the finished ones of the studies it reads."""
+    """The study's own runs, and the finished runs of the studies that `study.sources` names."""
     cells = [
         Cell(cell["name"], RunFolder(folder.path / cell["name"]), run_config, dict(cell.get("tags", {})))
         for cell, run_config in zip(config.study.cells, _own_configs(config), strict=True)
@@ -83,7 +83,7 @@ def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
 
 
 def _own_configs(config: ConfigDict) -> list[ConfigDict]:
-    """What each of the config's own runs is made with. Raises InputError for an unknown key."""
+    """The config of each of the study's own runs. Raises InputError for an unknown key."""
     known, configs = flatten(config.run), []
     for cell in config.study.cells:
         if unknown := cell["run"].keys() - known.keys():
@@ -96,8 +96,8 @@ def _own_configs(config: ConfigDict) -> list[ConfigDict]:
 
 
 def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
-    """What is wrong with those of the given keys that have no effect in any run of the study."""
-    # Each run is also restored, and an estimate may have a use for what the run itself has none for.
+    """Of the `given` keys, those that affect no run of the study: key → the reason."""
+    # The study also re-estimates each run, and an estimate may use a setting that the run itself does not.
     runs = [
         (cell["run"], [own, *(re_estimated(own, **asked)[0] for asked in config.study.estimates)])
         for cell, own in zip(config.study.cells, _own_configs(config), strict=True)
@@ -107,7 +107,10 @@ def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
 
 
 def _idle_words(key: str, runs: Sequence[tuple[Mapping[str, Any], Sequence[ConfigDict]]]) -> str | None:
-    """Why the key has no effect; None if it has one. runs: what each sets itself, and its config and its estimates'."""
+    """Why the key has no effect; None if it has one.
+
+    runs: for each run, (the settings of its cell, [its config, the configs of its re-estimates]).
+    """
     if not runs:
         return "is of runs of the study's own, and it has none; leave it out"
     rules = [knobs.rule_of(config, key) for own, configs in runs if key not in own for config in configs]
@@ -120,16 +123,16 @@ def _idle_words(key: str, runs: Sequence[tuple[Mapping[str, Any], Sequence[Confi
 
 
 def _without_tags(config: ConfigDict) -> ConfigDict:
-    """The settings that results depend on: a folder belongs to these, whatever its table says beside them."""
+    """The config without the cells' tags. No result depends on tags, so changed tags may use the same folder."""
     run_config = ConfigDict(config.to_dict())
     run_config.study.cells = tuple({"name": cell["name"], "run": cell["run"]} for cell in config.study.cells)
     return run_config
 
 
 def _finished_cells(source: RunFolder, tags: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    """The name of each run in a study's folder, and those of these tags that its row has.
+    """For each finished run in a study's folder: (its name, those of the given tags that its row has).
 
-    Raises InputError if the folder is no study's.
+    Raises InputError if the folder does not hold a study.
     """
     try:
         study = source.read("study.json")
@@ -141,7 +144,7 @@ def _finished_cells(source: RunFolder, tags: Sequence[str]) -> list[tuple[str, d
 
 
 def _chosen(only: str, cells: Sequence[Cell]) -> Sequence[Cell]:
-    """All cells, or the one that `3/16` names."""
+    """All cells, or the one cell that `only`, such as `3/16`, names."""
     if not only:
         return cells
     number, _, total = only.partition("/")
@@ -151,23 +154,27 @@ def _chosen(only: str, cells: Sequence[Cell]) -> Sequence[Cell]:
 
 
 def finished(cell: Cell, wanted: Sequence[dict[str, Any]]) -> ImageReport | None:
-    """The run's report where it is there, with every estimate that is wanted of it."""
+    """The run's report; None if it is missing, unreadable, or lacks one of the wanted re-estimates."""
     try:
         contents = cell.folder.read("report.json")
         report = None if contents is None else read(ImageReport, contents)
-    except InputError:  # of another version, or damaged: the run makes it again
+    except InputError:  # written by another version, or damaged: the run makes it again
         return None
     return report if report is not None and _names(report, wanted) <= report.estimates.keys() else None
 
 
 def _names(report: ImageReport, wanted: Sequence[dict[str, Any]]) -> set[str]:
+    """The names that the report gives to the wanted re-estimates."""
     return {re_estimated(ConfigDict(report.run.config), **asked)[1] for asked in wanted}
 
 
 def _work(
     cells: Sequence[Cell], chosen: Sequence[Cell], wanted: Sequence[dict[str, Any]], monitoring: Monitoring
 ) -> dict[str, str]:
-    """Finish the chosen cells, one that another process is at after all others; the message of each that failed."""
+    """Finish the chosen cells; a cell that another process holds comes after the others.
+
+    Returns the name of each cell that failed → its error message.
+    """
     todo = [cell for cell in chosen if not finished(cell, wanted)]
     print(f"{len(cells)} runs, {len(chosen)} asked for, {len(chosen) - len(todo)} of these finished before", flush=True)
     errors: dict[str, str] = {}
@@ -181,12 +188,13 @@ def _work(
                 _finish(cell, wanted, monitoring)
                 done += 1
             except LockedError:
-                print(f"another process is at it{', and keeps it' if last else ': later'}", flush=True)
+                print(f"another process is running it: {'skipped' if last else 'tried again later'}", flush=True)
                 if not last:
                     locked.append(cell)
             except Exception as error:
-                stopping.check()  # which a library may have made another exception of
-                # One run's failure must not cost the others theirs; but among several processes none can go on alone.
+                stopping.check()  # a library may have turned the exception of a stop into another one
+                # The other runs go on after one has failed. Only an unexpected error in a job of several processes
+                # ends the study, because no process can go on alone.
                 if not isinstance(error, InputError):
                     if jax.process_count() > 1:
                         raise
@@ -208,9 +216,9 @@ def _finish(cell: Cell, wanted: Sequence[dict[str, Any]], monitoring: Monitoring
 
 
 def _tabulate(config: ConfigDict, folder: RunFolder, cells: Sequence[Cell], failures: dict[str, str]) -> None:
-    """study.json, study.md and the figures, of the runs that are finished; those of other processes too."""
+    """Write study.json, study.md and the figures from all finished runs, including those of other processes."""
     wanted = config.study.estimates
-    # Whoever writes last has then seen the runs of all before.
+    # The lock makes the process that writes last include the runs that all others have finished.
     with folder.lock(wait=True):
         reports = [(cell, finished(cell, wanted)) for cell in cells]
         parallel.from_main(_write_table, config, folder, reports, failures)
@@ -226,7 +234,7 @@ def _write_table(
         if done:
             try:
                 seconds, row = _seconds(cell, done, wanted), study.row(done, cell.folder.path)
-            except DamagedError as damaged:  # one run's, which costs the others nothing
+            except DamagedError as damaged:  # the table leaves out this run alone
                 errors[cell.name] = str(damaged)
             else:
                 facts: dict[str, Any] = {"cell": cell.name, "seconds": seconds, "devices": done.run.devices}
@@ -256,7 +264,7 @@ def _write_table(
 
 
 def _seconds(cell: Cell, done: ImageReport, wanted: Sequence[dict[str, Any]]) -> float:
-    """What the study's own stages took: the run's, unless another study made it, and those of its re-estimates."""
+    """Seconds that this study spent on the cell: on its run, unless another study made it, and on its re-estimates."""
     noted = [cell.folder.read(f"estimates/{name}/stages.json") or {} for name in _names(done, wanted)]
     stages = [stage for stages_of_run in noted for stage in stages_of_run.values()]
     return sum((s["seconds"] for s in stages), done.run.seconds["total"] if cell.config is not None else 0.0)

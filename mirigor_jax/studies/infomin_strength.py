@@ -32,12 +32,18 @@ CAPTIONS = {
 
 
 def row(done: ImageReport, folder: AnyPath) -> Row:
-    """What every study reads of a run, and log2 K of its estimate. Tags: which augmentation the run had, how strong."""
+    """The columns that every study reads from a run, and log2 K of its estimate.
+
+    Its tags are the augmentation that the run had (`family`) and the `strength` of that.
+    """
     return {**run_row(done), "ceiling_k_bits": done.estimate.ceiling_bits}
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line a strength; the best accuracy of each task in each of the two families of Fig. 5 is bold."""
+    """A line for each augmentation and strength.
+
+    In each of the two families of Fig. 5, jitter and crop, the best accuracy of each task is bold.
+    """
     header = (
         "augmentation",
         "strength",
@@ -81,10 +87,11 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def picture(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Above: accuracy of every task against MI in bits, a panel an augmentation. Below: MI against the strength.
+    """Draw the accuracy of every task against MI in bits (above), and MI against the strength (below).
 
-    rows: of the study infomin_strength, one a run, dots; lines join the strengths in their order, through the means
-    over seeds, and a ring marks each task's best. As Lee et al. 2023, Fig. 5, lays the upper row out.
+    rows: the study's rows, one for each run.
+    Each family of augmentations has a column. Dots are runs, lines join the means over seeds in the order of strength,
+    and a ring marks each task's best strength. The upper row has the layout of Lee et al. 2023, Fig. 5.
     """
     figure = empty_figure(14.4, 8.4)
     grid = figure.subplots(2, 3)
@@ -134,7 +141,7 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def draw(rows: Sequence[Row]) -> dict[str, Figure]:
-    """The study's one picture."""
+    """The study's only picture."""
     return {"infomin_strength": picture(rows)}
 
 

@@ -1,4 +1,4 @@
-"""The study `infomin_tasks`: which task does which pairing train for? After Lee et al. 2023, Figs. 6 and 7."""
+"""The study `infomin_tasks`: which tasks does an encoder learn from each pairing? After Lee et al. 2023, Figs. 6, 7."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,14 +18,14 @@ CAPTIONS = {
 
 
 def row(done: ImageReport, folder: AnyPath) -> Row:
-    """A run and its estimate of every task."""
+    """The columns that every study reads from a run, and its estimate for every task."""
     names = ("value_bits", "lower_bits", "upper_bits", "entropy_bits", "nt_xent_bits")
     tasks = {task: {name: getattr(done.estimates[task], name) for name in names} for task in TASKS}
     return {**run_row(done), "estimates": tasks}
 
 
 def table(rows: Sequence[Row]) -> str:
-    """For each encoder the two heat maps in numbers: evaluated task down, training pairing across."""
+    """Each encoder's two heat maps in numbers: a line for each evaluated task, a column for each training pairing."""
     sections = []
     for (encoder,), runs in groups(rows, "encoder").items():
         columns = groups(runs, "pairing")
@@ -52,10 +52,11 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def picture(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Two heat maps an encoder, training pairing across, evaluated task up: accuracy, and I_class as a share of H(C).
+    """Draw two heat maps for each encoder: the accuracy, and I_class as a share of H(C).
 
-    rows: of the study infomin_tasks, one a run; a cell is the mean over seeds. I_class is the estimate; below
-    it stands the certified lower end. As Lee et al. 2023, Figs. 6 and 7, lay them out.
+    rows: the study's rows, one for each run.
+    The training pairings go across and the evaluated tasks go up. A cell is the mean over seeds; below the estimate of
+    I_class it has the certified lower end. The layout is that of Lee et al. 2023, Figs. 6 and 7.
     """
     encoders, tasks = (list(dict.fromkeys(row["encoder"] for row in rows))), list(rows[0]["estimates"])
     figure = empty_figure(9.6, 4.1 * len(encoders))
@@ -91,7 +92,7 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def draw(rows: Sequence[Row]) -> dict[str, Figure]:
-    """The study's one picture."""
+    """The study's only picture."""
     return {"infomin_tasks": picture(rows)}
 
 

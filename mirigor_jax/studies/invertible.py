@@ -1,6 +1,6 @@
-"""What moves while the mutual information can't: invertible encoders trained on an estimate of it, and their report.
+"""Train invertible encoders on an MI estimate, and report how estimate and accuracy change though the true MI can't.
 
-After Tschannen et al. 2020, section 3.1, and Fig. 1.
+After Tschannen et al. 2020, section 3.1 and Fig. 1.
 """
 
 import math
@@ -24,8 +24,8 @@ from mirigor_jax.runs.report import Form, publish
 from mirigor_jax.runs.schema import Report
 from mirigor_jax.studies import invertible_encoders
 
-INVERTIBLE = 1e-4  # the largest error of an inverse, and of a log-determinant in nats, that counts as none
-OF_ADVERSARIES = ("adversarial_weight", "ridge")  # settings of the classifier that encoders hide the class from
+INVERTIBLE = 1e-4  # tolerance: the largest error of an inverse, and of a log-determinant in nats, that counts as zero
+OF_ADVERSARIES = ("adversarial_weight", "ridge")  # settings of the classifier that adversarial encoders act against
 CAPTIONS = {
     "invertible": "InfoNCE, accuracy and invertibility over training, after Tschannen et al. 2020, Fig. 1.",
 }
@@ -33,10 +33,11 @@ CAPTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class InvertibleReport(Report):
-    """report.json of such a run.
+    """report.json of a run that trains invertible encoders.
 
-    ceiling_bits: log2 K. over_training: by objective, the rows of `invertible_encoders.train`.
-    correlation: of InfoNCE and accuracy over training, by objective; None where one of them does not change.
+    ceiling_bits: log2 K.
+    over_training: objective → its rows, as `invertible_encoders.train` writes them.
+    correlation: objective → the correlation of InfoNCE and accuracy over training; None if one of them is constant.
     """
 
     ceiling_bits: float
@@ -45,7 +46,7 @@ class InvertibleReport(Report):
 
 
 def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
-    """What is wrong with those of the given keys that have no effect."""
+    """Of the `given` keys, those that have no effect: key → the reason."""
     made = map(invertible_encoders.OBJECTIVES.get, config.objectives)
     if any(objective is None or objective.adversarial for objective in made):
         return {}
@@ -54,9 +55,10 @@ def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
 
 
 def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
-    """Invertible encoders of the halves of images, trained by each objective and measured on the way.
+    """Train invertible encoders of the two halves of images by each objective, and measure them during training.
 
-    Raises InputError for what the user can put right.
+    Raises InputError for errors that the user can put right: an unknown objective, a source without labels or with
+    fewer than k test images, a training that diverges.
     """
     folder = RunFolder.at(workdir or f"runs/{name}")
     print(f"run folder: {folder}", flush=True)
@@ -118,7 +120,7 @@ def _invertible_lines(report: InvertibleReport) -> list[str]:
 
 
 def _over_training(report: InvertibleReport) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: where each objective started from and where it came to."""
+    """Header and rows: for each objective the first and the last record of its training."""
     rows = [
         [
             name,
@@ -137,7 +139,7 @@ def _over_training(report: InvertibleReport) -> tuple[list[str], list[list[str]]
 
 
 def _invertible_legend(report: InvertibleReport) -> str:
-    """What the columns of `_over_training` are, what bounds all records, and how estimate and accuracy go together."""
+    """The legend of `_over_training`: its columns, the largest errors of all records, and the correlations."""
     records = [row for rows in report.over_training.values() for row in rows]
     worst = {key: max(row[key] for row in records) for key in ("log_det_error_nats", "inverse_error")}
     correlations = [f"{name} {value:+.2f}" for name, value in report.correlation.items() if tables.known(value)]
@@ -156,10 +158,11 @@ def _invertible_legend(report: InvertibleReport) -> str:
 
 
 def picture(runs: Mapping[str, Sequence[dict[str, Any]]], *, ceiling_bits: float) -> Figure:
-    """Over training, a line an objective: InfoNCE, linear accuracy, and how exactly the encoders are inverted.
+    """Draw InfoNCE, linear accuracy and the error of the encoders' inverses against the training step.
 
-    runs: the rows of `invertible_encoders.train`, by objective. Dashed: InfoNCE of the training batches.
+    runs: objective → its rows, as `invertible_encoders.train` writes them.
     ceiling_bits: log2 K.
+    Each objective has a line. Dashed lines are InfoNCE on training batches.
     """
     figure, (estimate, accuracy, error) = panels(
         "InfoNCE, bits; the true MI can't change", "linear accuracy of the top half, %", "invertibility, largest error"

@@ -1,8 +1,8 @@
-"""Encoders that cannot change mutual information, trained on an estimate of it: what moves is the estimate alone.
+"""Train encoders that cannot change mutual information on an estimate of it: only the estimate changes.
 
-X and Y are the top and the bottom half of an image, each encoded by a RealNVP. Such maps are invertible, so that
-I(g_x(X); g_y(Y)) = I(X; Y) at every step. After Tschannen et al. 2020, section 3.1, which Lee et al. 2023, section
-IV-B, discuss. On one device.
+X and Y are the top and the bottom half of an image, and a RealNVP encodes each. These maps are invertible, so
+I(g_x(X); g_y(Y)) = I(X; Y) at every step. After Tschannen et al. 2020, section 3.1, which Lee et al. 2023 discuss in
+section IV-B. Everything runs on one device.
 """
 
 import contextlib
@@ -31,12 +31,16 @@ from mirigor_jax.runs.folder import RunFolder
 
 Part = dict[str, Any]  # x, y: uint8 (n, d), (n, e), the pixels of the halves; labels: (n,)
 Row = dict[str, int | float]
-CHECKED = 4  # images at which the Jacobian is taken
-NOISE = 2**31  # what is folded into the key for the noise of each part; below it are the steps of the training
+CHECKED = 4  # images at which `measure` computes the Jacobian
+NOISE = 2**31  # `measure` folds this number and up into the key for its noise; training steps fold smaller numbers
 
 
 class Objective(NamedTuple):
-    """moves: whether the encoders learn, or the critic alone. adversarial: whether they hide the class, too."""
+    """How the encoders are trained.
+
+    moves: whether the encoders learn; if not, only the critic does.
+    adversarial: whether the encoders also learn to hide the class.
+    """
 
     moves: bool
     adversarial: bool
@@ -51,7 +55,12 @@ OBJECTIVES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train: k images a step; adversarial_weight in nats, ridge of the classifier that it is against."""
+    """Settings of a training.
+
+    k: images a step.
+    adversarial_weight: weight in nats of the R² of the classifier from which the encoders hide the class.
+    ridge: penalty of that classifier, a ridge regression.
+    """
 
     encoder: RealNVP
     num_classes: int
@@ -63,7 +72,7 @@ class Settings:
 
 
 class State(NamedTuple):
-    """params: `x` and `y` of the encoders, and the matrix of the bilinear `critic`."""
+    """State of a training. params: `x` and `y`, the encoders' parameters, and `critic`, a bilinear critic's matrix."""
 
     step: Int[Array, ""]
     params: dict[str, Any]
@@ -71,28 +80,32 @@ class State(NamedTuple):
 
 
 def halves(images: UInt8[np.ndarray, "n s s 3"]) -> dict[str, UInt8[np.ndarray, "n _"]]:
-    """The pixels of the top (x) and of the bottom half (y), flattened; colors become the gray of their mean."""
+    """The flattened pixels of the top (x) and bottom (y) halves. A pixel becomes the mean of its three colors."""
     gray = images.mean(axis=3).round().astype(np.uint8)
     middle = gray.shape[1] // 2
     return {"x": gray[:, :middle].reshape(len(gray), -1), "y": gray[:, middle:].reshape(len(gray), -1)}
 
 
 def halves_of(images: ImageSet) -> Part:
-    """The halves of all images of a set, and their classes, in random order: the first of them stand for all."""
+    """The halves and the classes of all images, in random order, so the first n are a random sample."""
     order = np.random.default_rng(0).permutation(len(images))
     return halves(images.read(order)) | {"labels": images.attributes[order, 0]}
 
 
 def dequantize(key: Array, pixels: UInt8[Array, "n d"]) -> Float[Array, "n d"]:
-    """(pixel + u) / 128 - 1, u uniform in [0, 1): with a density, and as informative, as rounding down undoes it.
+    """(pixel + u) / 128 - 1, with u uniform in [0, 1).
 
+    The result has a density. It is as informative as the pixels, because rounding down recovers them.
     Source: Theis et al. 2016, section 3.1.
     """
     return (pixels + jax.random.uniform(key, pixels.shape)) / 128 - 1
 
 
 def init_state(settings: Settings, dims: tuple[int, int]) -> State:
-    """Identities for encoders of so many pixels, and a critic that tells nothing apart."""
+    """The state before training: encoders that are identities, and a critic whose scores are all 0.
+
+    dims: number of pixels of the top and the bottom half.
+    """
     params: dict[str, Any] = {
         view: settings.encoder.init(jax.random.key(i + 2 * settings.seed), jnp.zeros((1, d)))["params"]
         for i, (view, d) in enumerate(zip("xy", dims, strict=True))
@@ -102,25 +115,29 @@ def init_state(settings: Settings, dims: tuple[int, int]) -> State:
 
 
 def leave_one_out_r2(z: Float[Array, "k d"], classes: Float[Array, "k c"], ridge: float) -> Float[Array, ""]:
-    """How much of the classes' variance a ridge regression on z tells of images left out of it, at most 1.
+    """Leave-one-out R² (at most 1) of a ridge regression of the classes on z.
 
-    It is of the batch's standardized columns, its penalty `ridge` times k. Each image is predicted by the regression on
-    all others, by the diagonal of the hat matrix (Allen 1974), so that what is only fitted does not count.
+    z: representations; the function standardizes its columns over the batch.
+    classes: one-hot classes.
+    ridge: the penalty divided by k.
+    A regression on all other images predicts each image, so overfitting does not count. The diagonal of the hat matrix
+    gives all these predictions at once (Allen 1974).
     """
     z = (z - jnp.mean(z, axis=0, keepdims=True)) / (jnp.std(z, axis=0, keepdims=True) + 1e-3)
     centered = classes - jnp.mean(classes, axis=0, keepdims=True)
     gram, identity = jnp.matmul(z, z.T, precision="highest"), jnp.eye(len(z))
-    # I - hat matrix is penalty (gram + penalty I)^-1; the residual of an image left out, its own over that diagonal.
+    # I - H = penalty (gram + penalty I)^-1, with H the hat matrix. The residual of an image that is left out is its
+    # residual in the full regression divided by its diagonal entry of I - H; the penalty cancels.
     inverse = cho_solve(cho_factor(gram + ridge * len(z) * identity), identity)
     residuals = inverse @ centered / jnp.diagonal(inverse)[:, None]
     return 1 - jnp.sum(residuals**2) / jnp.sum(centered**2)
 
 
 def train_step(state: State, part: Part, *, settings: Settings, objective: Objective) -> tuple[State, Float[Array, ""]]:
-    """One update on k images of the part, drawn by the seed and the step; the InfoNCE of these, in nats.
+    """Make one update on k images of the part. Returns the new state and the InfoNCE of these images, in nats.
 
-    Encoders and the bilinear critic (van den Oord et al. 2018, Eq. 3) raise InfoNCE; adversarial encoders also lower
-    what a linear classifier of the top half tells of the class, down to nothing.
+    The seed and the step determine the images. The update raises InfoNCE by encoders and a bilinear critic (van den
+    Oord et al. 2018, Eq. 3). Adversarial encoders also lower the leave-one-out R² of the class on the top half, to 0.
     """
     row_key, *noise_keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), state.step), 3)
     rows = jax.random.randint(row_key, (settings.k,), 0, len(part["labels"]))
@@ -152,17 +169,18 @@ def encode(
 
 @partial(jax.jit, static_argnames="encoder")
 def jacobians(params: dict[str, Any], x: Float[Array, "n d"], *, encoder: RealNVP) -> Float[Array, "n d d"]:
-    """The Jacobian at each row, differentiated forward: what the encoder's own log-determinants are checked by."""
+    """The Jacobian at each row, by forward differentiation. `measure` checks the encoder's log-determinants with it."""
     return lax.map(jax.jacfwd(lambda row: encoder.apply({"params": params}, row[None])[0][0]), x)
 
 
 def measure(params: dict[str, Any], parts: Mapping[str, Part], settings: Settings, l2: Sequence[float]) -> Row:
-    """What training has come to, read on test images.
+    """Measure the encoders and the critic on test images. Returns a row with these values:
 
-    held_out_bits: InfoNCE at K = k with the critic in training, the mean over disjoint batches; accuracy: of a
-    linear probe of the top half, 0..1; log_det_nats: log |det J| of both encoders, the mean over images;
-    log_det_error_nats: its largest difference from slogdet of the Jacobian at a few; inverse_error: the largest
-    |g⁻¹(g(x)) − x| of all pixels, which go from −1 to 1.
+    held_out_bits: InfoNCE at K = k of the critic in training, the mean over disjoint batches.
+    accuracy: a linear probe's accuracy on the top half, 0..1.
+    log_det_nats: the sum of both encoders' log |det J|, the mean over images.
+    log_det_error_nats: the largest difference between log |det J| and slogdet of the Jacobian, at a few images.
+    inverse_error: the largest |g⁻¹(g(x)) − x| of all pixels, which are in −1..1.
     """
     z, k, checks = {}, settings.k, []
     for i, (name, view) in enumerate((("train", "x"), ("validation", "x"), ("test", "x"), ("test", "y"))):
@@ -206,12 +224,16 @@ def train(
     l2: Sequence[float],
     monitor: StageMonitor = NO_STAGE_MONITOR,
 ) -> None:
-    """Train by the objective of that name, from the newest checkpoint in `folder` where there is one.
+    """Train by the named objective, from the newest checkpoint in `folder` if there is one.
 
-    parts: train, validation and test, whose training images all serve the encoders and the first `probed` the probe.
-    Writes a row of `measure`, with `step` and `train_bits`, the mean InfoNCE of the batches since the row before, to
-    records.jsonl at the start, every so many steps, and at the end. monitor: of these, and of some steps. Raises
-    InputError where the loss diverges.
+    parts: train, validation and test.
+    name: key of OBJECTIVES.
+    record_every: steps between two records and checkpoints.
+    probed: number of training images that the linear probe is fitted on; the encoders train on all.
+    l2: penalties that the probe chooses from.
+    monitor: shows the records, and traces some steps.
+    Writes records.jsonl: at the start, every `record_every` steps and at the end a row of `measure`, with `step` and
+    with `train_bits`, the mean InfoNCE of the batches since the last record. Raises InputError if the loss diverges.
     """
     train_part = {key: jnp.asarray(value) for key, value in parts["train"].items()}
     read = {**parts, "train": {key: value[:probed] for key, value in parts["train"].items()}}
@@ -251,9 +273,9 @@ def train(
 
 
 def correlation(rows: Sequence[Row]) -> float | None:
-    """Pearson's, of the held-out estimate and the accuracy over training; None where one of them does not change.
+    """Pearson's correlation of held-out InfoNCE and accuracy over training; None if one of them is constant.
 
-    Without the first row, at whose step the critic has learned nothing.
+    It leaves out the first row, because the critic has learned nothing then.
     """
     estimate, accuracy = (np.array([row[name] for row in rows[1:]]) for name in ("held_out_bits", "accuracy"))
     if len(estimate) < 2 or np.ptp(estimate) == 0 or np.ptp(accuracy) == 0:

@@ -1,4 +1,4 @@
-"""The study `negatives`: need negatives be of the data? After Lee et al. 2023, appendix C and Table X."""
+"""The study `negatives`: must negatives come from the data? After Lee et al. 2023, appendix C and Table X."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from mirigor_jax.studies import cases
 from mirigor_jax.studies.rows import Row
 from mirigor_jax.studies.table import STUDIES, Study
 
-# By the name of a cell: data.negatives, and what the table calls them.
+# Name of a case, as in its cells' names → (data.negatives, its words in the table).
 NEGATIVES = {
     "in-batch": ("", "D, of the same batch"),
     "own": ("own", "D, drawn apart"),
@@ -19,7 +19,7 @@ NEGATIVES = {
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line a case."""
+    """A line for each source of negatives."""
     legend = (
         "Linear accuracy on D, half of the classes, of the encoder that SimCLR trains on D with negatives of D⁻; MI in "
         "bits; ± is the standard deviation over seeds. In the paper (Lee et al. 2023, appendix C and Table X) D⁻ = the "
@@ -30,7 +30,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row]) -> dict[str, Figure]:
-    """The study's one picture."""
+    """The study's only picture."""
     return {"negatives": cases.picture(rows, {})}
 
 

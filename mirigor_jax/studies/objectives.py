@@ -8,7 +8,7 @@ from mirigor_jax.studies.cases import BEST_KNOWN
 from mirigor_jax.studies.rows import Row
 from mirigor_jax.studies.table import STUDIES, Study
 
-# By the name of a cell: pairing, objective, and what the table calls the two.
+# Name of a loss, as in its cells' names → (pairing, objective, its words in the table).
 LOSSES = {
     "simclr": ("simclr", "simclr", "SimCLR"),
     "decoupled": ("simclr", "decoupled", "decoupled"),
@@ -16,8 +16,8 @@ LOSSES = {
     "supcon": ("simclr", "supcon", "SupCon"),
     "cross_entropy": ("class", "cross_entropy", "cross-entropy"),
 }
-# Linear accuracy in percent; L_class of the paper is the contrastive loss of same-class pairs.
-# Source: Lee et al. 2023, Table III, and what it cites.
+# Set → loss → linear accuracy, %. Our `class` is the paper's L_class, the contrastive loss of same-class pairs.
+# Source: Lee et al. 2023, Table III, and the papers that it cites.
 PAPER = {
     "cifar10": {"SimCLR": 93.0, BEST_KNOWN: 94.1, "class": 93.1, "SupCon": 96.0},
     "imagenet100": {"SimCLR": 77.8, BEST_KNOWN: 84.5, "class": 87.4, "SupCon": 87.6},
@@ -29,7 +29,7 @@ CAPTIONS = {
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line a case, with the paper's accuracy where it has one."""
+    """A line for each loss, with the paper's accuracy if the paper has one."""
     legend = (
         "Linear accuracy of the encoder that each loss trains; MI in bits; ± is the standard deviation over seeds. "
         "SimCLR's, decoupled and SupCon see two augmentations of an image, class two images of a class as they are, "
@@ -42,7 +42,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row]) -> dict[str, Figure]:
-    """The study's one picture."""
+    """The study's only picture."""
     return {"objectives": cases.picture(rows, PAPER.get(rows[0]["set"], {}))}
 
 

@@ -1,6 +1,6 @@
-"""Which number ranks encoders as their linear accuracy does? The study `quality`.
+"""The study `quality`: which metric ranks encoders as linear accuracy does?
 
-After Lee et al. 2023, Tables I, II and IV-IX; their numbers are in paper_quality.csv.
+After Lee et al. 2023, Tables I, II and IV-IX. Their numbers are in paper_quality.csv.
 """
 
 import csv
@@ -27,8 +27,8 @@ from mirigor_jax.studies.rows import Row
 from mirigor_jax.studies.table import STUDIES, Study
 
 RESAMPLES = 2000
-LEAST_BATCHES = 8  # for the t-interval of a paired difference
-# Which of ours each of the paper's columns is.
+LEAST_BATCHES = 8  # the fewest test batches for a t-interval of a paired difference
+# Column of paper_quality.csv → our name of that metric.
 PAPERS = {
     "class_alignment": "class_alignment",
     "class_uniformity": "class_uniformity",
@@ -44,11 +44,11 @@ CAPTIONS = {
 
 @dataclass(frozen=True)
 class Ranked:
-    """A number that may rank encoders as their linear accuracy does.
+    """A metric that may rank encoders as linear accuracy does.
 
-    title: its words in tables and pictures.
-    sign: 1 if more is better, -1 if less is.
-    text: its value in words; a dash for None.
+    title: its name in tables and pictures.
+    sign: 1 if more is better, -1 if less is better.
+    text: value → its text; a dash for None.
     """
 
     title: str
@@ -69,11 +69,14 @@ ESTIMATES = {
     "simclr_nt_xent_bits": Ranked("I_SimCLR, NT-Xent ↑", 1, tables.bits),
 }
 BOUND = {"bound_nats": Ranked("bound of supervised loss, nats ↓", -1, tables.bits)}
-RANKED_BY = "linear_accuracy"  # what the others are to order as
+RANKED_BY = "linear_accuracy"  # the metric whose ranking the others are compared with
 
 
 def ranked() -> dict[str, Ranked]:
-    """The estimates, every metric that has a better end, and the bound, by their names in a row."""
+    """All metrics that are compared with linear accuracy, by their names in a row.
+
+    These are the estimates, each metric of METRICS that says which values are better, and the bound.
+    """
     measured = {
         name: Ranked(metric.title, 1 if metric.better == "higher" else -1, metric.text)
         for name, metric in metrics.METRICS.items()
@@ -84,7 +87,7 @@ def ranked() -> dict[str, Ranked]:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Of n encoders' metric with their accuracy, each with its bootstrap interval (lower, upper)."""
+    """Correlations of a metric with accuracy over n encoders, each with its bootstrap interval (lower, upper)."""
 
     n: int
     pearson: float
@@ -101,12 +104,17 @@ def correlation(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Correlation | None:
-    """Pearson's ρ and Kendall's τ_b with percentile bootstrap intervals; None for fewer than three, or all alike.
+    """Pearson's ρ and Kendall's τ_b with percentile bootstrap intervals.
 
-    What is resampled are the encoders, as if they were a sample of all that one could ask about; the noise of each
-    metric is in their spread. Approximate, and too narrow by some points of coverage for few encoders. A resample
-    of encoders that are all alike has no correlation, and is left out.
-    Source: Daniels 1944 (both are cosines of the differences of all pairs, or of their signs); Efron 1979.
+    metric, accuracy: values of n encoders.
+    confidence: confidence of each interval, 0..1.
+    resamples: number of bootstrap resamples.
+    Returns None if there are fewer than three encoders, or if one of the two is constant.
+    The bootstrap resamples encoders, as if they were a sample of all encoders; their spread includes the noise of each
+    metric. The intervals are approximate: with few encoders their coverage is some points too low. A resample with a
+    constant metric or accuracy has no correlation and is left out.
+    Source: Daniels 1944 (ρ is the cosine between the pairwise differences of both, τ_b that between the signs of these
+    differences); Efron 1979.
     """
     n = len(metric)
     if n < 3 or np.ptp(metric) == 0 or np.ptp(accuracy) == 0:
@@ -127,9 +135,10 @@ def correlation(
 
 
 def row(done: ImageReport, folder: AnyPath) -> Row:
-    """An encoder's numbers, its test batches under the class pairing, and what the paper has of it (None: nothing).
+    """An encoder's row: its metrics, the InfoNCE of its test batches under the class pairing, and the paper's row.
 
-    Raises InputError for a run that was not evaluated as configs/images.py and configs/encoder.py do.
+    The paper's row is None if the paper does not have the encoder. Raises InputError if the run has no estimate `class`
+    or no metrics; configs/images.py and configs/encoder.py make both.
     """
     estimates, measured, config = done.estimates, done.metrics, done.run.config
     if "class" not in estimates or "class_alignment" not in measured:
@@ -143,7 +152,7 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
             values[f"{pairing}_{name}"] = None if of is None else getattr(of, field)
     values["bound_nats"] = metrics.supervised_loss_bound_nats(
         measured["class_contrastive_loss_nats"],
-        # as many pairs a batch as the metric had: of each class half its images at most
+        # the K that the metric used: at most half of the images of each class can be in pairs
         k=min(config["estimate"]["nt_xent_k"], int(np.sum(sizes // 2))),
         temperature=config["train"]["temperature"],
         least_frequency=float(sizes.min() / len(labels)),
@@ -156,7 +165,7 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
         "k": estimates["class"].k,
         "metrics": values,
         "batches": None if k is None else {"k": k, "info_nce_bits": batches[str(k)].tolist()},
-        # The pairs follow from the classes' order and the seed: equal here, they are the same images'.
+        # The classes in order and the seed determine the pairs: encoders with equal values here have the same pairs.
         "test": hashlib.sha256(labels.tobytes()).hexdigest()[:12] + f"-seed={config['seed']}",
         "paper": paper().get(folder.name),
     }
@@ -164,10 +173,11 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
 
 @cache
 def paper() -> dict[str, Row]:
-    """The paper's rows by `TABLE-ENCODER`, as the cells are called; accuracies in 0..1.
+    """The paper's rows: `TABLE-ENCODER`, the name of our cell → row. Accuracies are in 0..1.
 
-    The stored text of Table IV lacks the 1 before five alignments' points; with it they agree with the tolerances and
-    the correlations that the table has. Table VI gives `supervised` the geometry of `moco`, seemingly by mistake.
+    Our text copy of Table IV lacks the 1 before the decimal point of five alignments. The csv has the 1, because with
+    it the alignments agree with the tolerances and the correlations of the table. Table VI gives `supervised` the
+    geometry of `moco`, seemingly by mistake.
     Source: Lee et al. 2023, Tables IV-IX.
     """
     with (Path(__file__).parent / "paper_quality.csv").open() as file:
@@ -181,7 +191,10 @@ def paper() -> dict[str, Row]:
 
 
 def correlations(rows: Sequence[Row]) -> dict[str, Correlation | None]:
-    """Each metric's, over the encoders that have it; its sign is turned where less is better."""
+    """For each metric, its correlation with accuracy over the encoders that have it.
+
+    The sign is turned if less is better. A metric without a correlation has None.
+    """
     by_metric = {}
     for name, metric in ranked().items():
         known = [(row["metrics"][name], row["accuracy"]) for row in rows if row["metrics"].get(name) is not None]
@@ -191,11 +204,12 @@ def correlations(rows: Sequence[Row]) -> dict[str, Correlation | None]:
 
 
 def neighbors(rows: Sequence[Row], confidence: float = Estimate.confidence) -> list[Row]:
-    """Each encoder a in the order of I_class with its next b: InfoNCE of a less b's on the same test batches.
+    """Compare each encoder a with the next encoder b in the order of I_class, by InfoNCE on the same test batches.
 
-    Rows {"a", "b", "k", "difference_bits", "t_lower_bits", "t_upper_bits", "accuracy"}, accuracy a's less b's. Only
-    where both were read at one K on one test part. The paired t-interval is of two lower bounds, each by its run's
-    critic, as in `mi.compare`; each interval holds for itself, not all of them together.
+    Returns rows {"a", "b", "k", "difference_bits", "t_lower_bits", "t_upper_bits", "accuracy"}. Differences, accuracy's
+    too, are a's value minus b's. A pair is left out if the two were not measured at the same K on the same test part.
+    The paired t-interval compares two lower bounds, each by its run's own critic, as in `mi.compare`. Each interval has
+    its confidence for itself; all together have less.
     """
     ranking = sorted(rows, key=lambda row: -row["metrics"]["class_bits"])
     comparisons = []
@@ -223,7 +237,7 @@ def _percent(accuracy: float) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Every encoder with every metric, the correlations, the ranking's neighbors, and the paper's numbers beside."""
+    """Every metric of every encoder, the correlations, the neighbors in the ranking, and the paper's numbers."""
     ranking = sorted(rows, key=lambda row: -row["accuracy"])
     numbers = ranked()
     header = ("encoder", "accuracy, %", "H(C)", *(metric.title for metric in numbers.values()))
@@ -313,7 +327,7 @@ def _beside(rows: Sequence[Row]) -> tuple[str, str]:
 
 
 def draw(rows: Sequence[Row]) -> dict[str, Figure]:
-    """`quality`: a panel a metric, accuracy against it."""
+    """The figure `quality`: a panel for each metric that has a correlation, with accuracy against it."""
     by_metric = correlations(rows)
     panels = {}
     for name, number in ranked().items():
@@ -324,9 +338,10 @@ def draw(rows: Sequence[Row]) -> dict[str, Figure]:
 
 
 def picture(panels: Mapping[str, Sequence[float | None]], accuracies: Sequence[float]) -> Figure:
-    """A panel a metric, four in a row: the encoders' linear accuracy in % against it.
+    """Draw the encoders' linear accuracy in % against each metric, four panels in a row.
 
-    panels: title → its value of each encoder, in the order of accuracies; None where it has none.
+    panels: title of a metric → its value for each encoder, in the order of `accuracies`; None if an encoder lacks it.
+    accuracies: linear accuracy of each encoder, 0..1.
     """
     rows = math.ceil(len(panels) / 4)
     figure = empty_figure(14.4, 3.0 * rows)

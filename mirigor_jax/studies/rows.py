@@ -1,4 +1,4 @@
-"""What the studies share: a run's row, and the rows of several seeds taken together."""
+"""Code that the studies share: a run's row, and means over the rows of several seeds."""
 
 import math
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ TASKS = ("color", "digit", "position", "all")
 
 
 def run_row(done: ImageReport) -> Row:
-    """What every study reads of a run, off its own estimate; bits, accuracies in 0..1.
+    """The columns that every study reads from a run, from the estimate of its own pairing. Accuracies are in 0..1.
 
-    Raises InputError for a run whose critic was not read by the NT-Xent estimate.
+    Raises InputError if the run left out the NT-Xent estimate.
     """
     estimate, config, in_training = done.estimate, done.run.config, done.in_training
     names = ("nt_xent_bits", "info_nce_bits", "value_bits", "lower_bits", "upper_bits")
@@ -38,14 +38,14 @@ def run_row(done: ImageReport) -> Row:
 
 
 def nt_xent(done: ImageReport, estimate: EstimateEntry) -> Curve:
-    """The readings of Lee et al.'s estimate. Raises InputError if the run left it out."""
+    """The NT-Xent estimate (Lee et al. 2023, Eq. 4) at every K. Raises InputError if the run left it out."""
     if NT_XENT not in estimate.curve:
         raise InputError(f"'{done.name}' was not read by {NT_XENT}; add it to estimate.estimators")
     return estimate.curve[NT_XENT]
 
 
 def groups(rows: Sequence[Row], *keys: str) -> dict[tuple, list[Row]]:
-    """Rows that differ in other things alone, as seeds are, together; in order."""
+    """Group the rows by the values of `keys`, in order of appearance: rows of one group may differ in their seeds."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
@@ -53,6 +53,6 @@ def groups(rows: Sequence[Row], *keys: str) -> dict[tuple, list[Row]]:
 
 
 def mean(values: Sequence[float], form: str = ".3f") -> str:
-    """The mean; of several also their standard deviation."""
+    """The mean as text, with the standard deviation if there are several values. form: format of both numbers."""
     spread = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
     return f"{np.mean(values):z{form}}{spread}"

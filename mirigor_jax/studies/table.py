@@ -1,8 +1,9 @@
-"""Every study in one table, by its name.
+"""The table of all studies, by name.
 
-A new study is a module of this package, which enters it here, and a config in configs/studies/; or a config file alone:
+To add a study, write a module in this package that enters it here, and a config in configs/studies/. A config file
+alone can enter one too:
 
-    STUDIES["mine"] = Study(row, table, draw, captions={"mine": "What the picture shows."})
+    STUDIES["mine"] = Study(row, table, draw, captions={"mine": "Caption of the picture."})
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +17,14 @@ from mirigor_jax.studies.rows import Row
 
 @dataclass(frozen=True)
 class Study:
-    """What a study makes of its finished runs.
+    """How a study turns its finished runs into rows, a table and figures.
 
-    row: a run's report and folder -> its numbers, plain values. The grid adds the cell's name, time, devices and tags.
-    table: the rows -> Markdown.
-    draw: the rows -> figures by their names.
-    captions: of the figures, by their names and in their order.
-    tags: what every cell of its config says of itself, by name.
+    row: (a run's report, its folder) → its row, of plain values. The grid adds the cell's name, seconds, devices and
+        tags.
+    table: rows → Markdown.
+    draw: rows → (name → figure).
+    captions: name of a figure → its caption, in the order of the report.
+    tags: names of the tags that every cell of the study's config must have.
     """
 
     row: Callable[[ImageReport, AnyPath], Row]
