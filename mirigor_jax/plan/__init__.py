@@ -1,1 +1,1 @@
-"""Whether a run fits slices of TPUs that are not here, and how fast it can be there: python -m mirigor_jax.plan."""
+"""`python -m mirigor_jax.plan`: does a run fit a TPU slice that is not here, and how fast can it be there?"""

@@ -1,12 +1,12 @@
-"""Will it fit, and how fast can it be? A run's real steps, compiled for TPU slices that are not here.
+"""Does a run fit a TPU slice, and how fast can it be there? Compiles the run's own steps for slices that are not here.
 
 python -m mirigor_jax.plan --config=FILE[:ARGUMENTS] --topology=v5e:4x4 [--config.KEY=VALUE …] [--workdir=DIR]
     [--only=train,encode,estimate] [--sweep] [--classes=N]
 
-Needs libtpu (`pip install -e ".[plan]"`) and no TPU. The numbers are the compiler's, read from the program that XLA:TPU
-made (`hlo.py`), over what the chips' makers say of them; none is a measurement. At best a step takes as long as the
-slowest of its arithmetic, its HBM traffic and its network, each at full speed, and at worst, by the same numbers, as
-all three one after the other; real steps take longer still.
+Needs libtpu (`pip install -e ".[plan]"`) and no TPU. No number is a measurement: the amounts of work are read from the
+program that XLA:TPU compiles (`hlo.py`), and the chips' speeds are their maker's. Each step has two times. `at best` is
+the longest of its arithmetic, HBM traffic and network, each at full speed. `without overlap` is the sum of the three.
+Real steps take longer still.
 """
 
 import sys
@@ -36,9 +36,13 @@ def run(
     only: Sequence[str] = tuple(STAGES),
     sweep: bool = False,
 ) -> None:
-    """Plan these stages on the slice, and with `sweep` the run on 4 to 256 chips; print it, and write it to `folder`.
+    """Plan a run's stages on a TPU slice. Prints the plan and writes it to `folder`.
 
-    Raises InputError as `chips.find` and `prepare` do, for an unknown stage, and where the training batch doesn't fit.
+    topology: name of the slice, such as v5e:4x4.
+    classes: number of classes, if the pairing needs it and the images are not rendered.
+    only: names of the stages.
+    sweep: whether to plan the run on 4 to 256 chips, too.
+    Raises InputError as `chips.find` and `prepare` do, for an unknown stage, and if the training batch doesn't fit.
     """
     if unknown := set(only) - STAGES.keys():
         raise InputError(f"--only={','.join(only)}: unknown '{min(unknown)}'; choose from {', '.join(STAGES)}")
@@ -70,7 +74,7 @@ def run(
 
 
 def _measured(job: Job, where: chips.Slice, stages: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """What each stage needs, and why it was not planned where it could not be."""
+    """(A row for each stage that could be planned, a note for each that could not)."""
     rows, notes = [], []
     for stage in stages:
         try:
@@ -88,13 +92,13 @@ def _too_large(config: ConfigDict, row: dict[str, Any], largest: dict[str, Any] 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Plan one config. Returns the exit code: 0; 2 for bad input and a batch that doesn't fit (one line on stderr)."""
+    """Plan one config. Returns the exit code: 0; 2, with a line on stderr, for bad input or a batch that doesn't fit."""
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         print(__doc__, end="")
         return 0
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_enable_compilation_cache", False)  # it can't load programs for devices that are not there
+    jax.config.update("jax_enable_compilation_cache", False)  # the cache can't load programs for absent devices
     try:
         rest, options = config_files.pop_flags(argv, topology=str, classes=int, only=str, sweep=bool)
         config, name, workdir, _ = config_files.parse(rest)

@@ -1,4 +1,4 @@
-"""Slices of TPUs: what their chips can do at most, and how long a collective takes on them."""
+"""TPU slices: the peak rates of their chips, and the least time of a collective."""
 
 import importlib.util
 import os
@@ -10,14 +10,18 @@ from jax.experimental import topologies
 from mirigor_jax.errors import InputError
 
 GIB = 2**30
-HOP_S = 1e-6  # what one hop of a message takes ("How to Scale Your Model", part 3)
+HOP_S = 1e-6  # seconds that one hop of a message takes ("How to Scale Your Model", part 3)
 
 
 class Chip(NamedTuple):
-    """What one chip can do at most, by Google's pages on TPU v5e, v5p and v6e; hbm: bytes that XLA lets a program have.
+    """Peak rates of one chip, from Google's pages on TPU v5e, v5p and v6e.
 
-    link: bytes a second, one way, over one of its ICI links: the chip's bandwidth over 4 links (v5e, v6e) or 6 (v5p).
-    An axis closes to a ring where `ring` divides its length ("How to Scale Your Model", part 2).
+    flops: bfloat16 operations a second.
+    hbm_bandwidth: bytes a second.
+    hbm: bytes of HBM that XLA lets a program use.
+    link: bytes a second, one way, over one ICI link: the chip's bandwidth divided by its 4 (v5e, v6e) or 6 (v5p) links.
+    ring: an axis of a slice closes to a ring if `ring` divides its length ("How to Scale Your Model", part 2).
+    slices: shapes of the slices that can be planned.
     """
 
     flops: float
@@ -39,7 +43,10 @@ CHIPS = {
 
 
 class Slice(NamedTuple):
-    """Chips of a kind joined to a mesh, or to a torus where its axes close."""
+    """A TPU slice: chips of one kind in a mesh. An axis of the mesh may close to a ring.
+
+    axes: number of chips along each axis.
+    """
 
     name: str
     chip: Chip
@@ -48,22 +55,24 @@ class Slice(NamedTuple):
 
     @property
     def lanes(self) -> int:
-        """Links that a chip can send over at once when all of them reduce or gather: two an axis that is a ring."""
+        """Links that a chip sends over at once if all chips reduce or gather: 2 an axis that is a ring, 1 any other."""
         return sum(2 if self._closed(n) else 1 for n in self.axes if n > 1)
 
     @property
     def hops(self) -> int:
-        """How far it is to the farthest chip."""
+        """Hops from a chip to the farthest chip."""
         return sum(n // 2 if self._closed(n) else n - 1 for n in self.axes)
 
     def _closed(self, n: int) -> bool:
         return n > 2 and n % self.chip.ring == 0
 
     def seconds(self, kind: str, size: int) -> float:
-        """A collective of `size` bytes (see `hlo.Collective`): as long as its bytes or its hops take, whichever more.
+        """Least seconds of a collective: the time of its bytes or that of its hops, whichever is longer.
 
-        On n chips each sends (n−1)/n of what is gathered or reduced and scattered, and twice that to have it reduced
-        everywhere; what is permuted goes over one link; of what is exchanged by all, half crosses the middle of the
+        kind: one of `hlo.COLLECTIVES`.
+        size: bytes, as `hlo.Collective` counts them.
+        Each of n chips sends (n−1)/n of the bytes in an all-gather or reduce-scatter, and twice that in an all-reduce.
+        A collective-permute sends all bytes over one link. In an all-to-all, half of the bytes cross the middle of the
         longest axis. Source: "How to Scale Your Model", part 3.
         """
         n, link = len(self.devices), self.chip.link
@@ -79,14 +88,15 @@ class Slice(NamedTuple):
 
 
 def find(name: str) -> Slice:
-    """The slice of this name, as in v5e:4x4. Raises InputError where there is none, or no compiler for it."""
+    """The slice of this name, such as v5e:4x4. Raises InputError if the name is unknown or libtpu is not installed."""
     kind, _, shape = name.partition(":")
     if kind not in CHIPS or shape not in CHIPS[kind].slices:
         known = "; ".join(f"{kind}:{', '.join(chip.slices)}" for kind, chip in CHIPS.items())
         raise InputError(f"unknown --topology={name}; known are {known}")
     if importlib.util.find_spec("libtpu") is None:
         raise InputError('there is no compiler for TPUs here; pip install -e ".[plan]" brings libtpu, which is one')
-    # What libtpu would ask a TPU VM about, and complain of where there is none; and no chips are anybody's own here.
+    # Without these variables libtpu queries the metadata of a TPU VM and complains that there is none. It may be loaded
+    # several times, because no process holds a chip here.
     os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_MIN_LOG_LEVEL="3", TPU_STDERR_LOG_LEVEL="3")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -96,5 +106,5 @@ def find(name: str) -> Slice:
 
 
 def gib(size: int) -> str:
-    """Bytes in words."""
+    """The size in GiB, as text. size: bytes."""
     return f"{size / GIB:.2f} GiB"

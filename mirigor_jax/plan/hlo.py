@@ -1,9 +1,9 @@
-"""What a compiled program does, read from its text: arithmetic, HBM traffic and collectives, loops by their trips.
+"""Read the arithmetic, HBM traffic and collectives of a compiled program from its text.
 
-XLA's own cost analysis counts a loop's body once however often it runs, and traffic in on-chip memory like that in HBM;
-here a body counts as often as its condition lets it run, and what a layout places on the chip (its memory space is not
-the default one) costs no HBM traffic. Arithmetic is that of convolutions and matrix products alone: what the matrix
-units' peak speaks of.
+XLA's own cost analysis counts a loop's body once, however often it runs, and counts on-chip traffic as HBM traffic.
+Here a body counts as often as it runs, and an array whose layout places it on the chip (in another memory space than
+the default) costs no HBM traffic. Arithmetic is that of convolutions and matrix products alone, because a chip's peak
+rate is that of its matrix units.
 """
 
 import re
@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-# What names, groups or reinterprets values without moving any.
+# Operations that name, group or reinterpret values and move no bytes.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
 FREE |= {"optimization-barrier", "domain", "add-dependency"}
-UNDER_WAY = "async_collective_fusion"  # how XLA:TPU calls what computes while a collective runs, and repeats it
+UNDER_WAY = "async_collective_fusion"  # XLA:TPU's prefix for computations that run during a collective and repeat it
 SLICES = ("slice", "dynamic-slice", "gather")
 _BITS = re.compile(r"[a-z]+(\d+)")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::([^{}]*))?\})?")
@@ -31,7 +31,12 @@ _CALLED = re.compile(
 
 
 class Shape(NamedTuple):
-    """An array in memory. bytes: of its entries; stored: with what the layout's tiles add; hbm: whether it is there."""
+    """An array in memory.
+
+    bytes: bytes of its entries.
+    stored: bytes with the padding to the layout's tiles.
+    hbm: whether it is in HBM.
+    """
 
     dims: tuple[int, ...]
     bytes: int
@@ -40,7 +45,7 @@ class Shape(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """One kind's occurrences with this many bytes each: its result, or what goes in of a reduce-scatter."""
+    """A kind of collective and its size: the bytes of its result, but those of its operand for a reduce-scatter."""
 
     kind: str
     bytes: int
@@ -48,9 +53,11 @@ class Collective(NamedTuple):
 
 @dataclass
 class Cost:
-    """Of one device and one call. flops: 2 a multiply-add. collectives: how often each is run.
+    """The work of one device in one call.
 
-    loops: those whose trips are not in the text, so that they count as one.
+    flops: operations; a multiply-add counts as 2.
+    collectives: collective → how often it runs.
+    loops: number of loops that count as one trip because the text does not show their number of trips.
     """
 
     flops: float = 0.0
@@ -66,7 +73,7 @@ class Cost:
         self.loops += other.loops
 
     def totals(self) -> dict[str, dict[str, int]]:
-        """Of each kind of collective that there is: how many are run, and their bytes together."""
+        """Kind of collective → how many of it run, and their bytes in total."""
         totals: dict[str, dict[str, int]] = {}
         for (kind, size), count in self.collectives.items():
             total = totals.setdefault(kind, {"count": 0, "bytes": 0})
@@ -78,10 +85,10 @@ class Cost:
 @dataclass(frozen=True)
 class Instruction:
     name: str
-    shapes: tuple[Shape, ...]  # its result's; of a tuple each part's
+    shapes: tuple[Shape, ...]  # the result's shape; a tuple has one for each part
     opcode: str
     operands: tuple[str, ...]
-    inside: str  # what stands in the operands' parentheses
+    inside: str  # the text in the operands' parentheses
     attributes: str
     root: bool
 
@@ -94,7 +101,7 @@ Computation = dict[str, Instruction]
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
-    """(computations by name, the entry's name) of `compiled.as_text()`."""
+    """Parse `compiled.as_text()`. Returns (name → computation, name of the entry computation)."""
     computations: dict[str, Computation] = {}
     entry, current = "", {}
     for line in text.splitlines():
@@ -118,7 +125,7 @@ def _instruction(line: str) -> Instruction:
 
 
 def _closing(text: str, start: int = 0) -> int:
-    """One behind the parenthesis that closes the one at `start`."""
+    """The position after the parenthesis that closes the one at `start`."""
     depth = 0
     for i in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[i], 0)
@@ -133,7 +140,7 @@ def _shapes(text: str) -> Iterator[Shape]:
         bits = 8 if dtype == "pred" else int(match[1]) if (match := _BITS.match(dtype)) else 0
         entries = int(np.prod(dims, dtype=object)) if dims else 1
         space, tile = _SPACE.search(layout), _TILE.search(layout)
-        stored = [dims[int(i)] for i in reversed(order.split(","))] if order else list(dims)  # the minor-most last
+        stored = [dims[int(i)] for i in reversed(order.split(","))] if order else list(dims)  # minor-most last
         if tile:
             tiled = [int(n) for n in tile[1].split(",")]
             stored = [1] * (len(tiled) - len(stored)) + stored
@@ -144,10 +151,11 @@ def _shapes(text: str) -> Iterator[Shape]:
 
 
 def cost(text: str) -> Cost:
-    """What one device does in one call of the program whose `compiled.as_text()` this is.
+    """The work of one device in one call of a program.
 
-    Collectives count once where they are started and once for each time around their loop; of a conditional's branches
-    the one with the most traffic counts.
+    text: `compiled.as_text()` of the program.
+    An asynchronous collective counts at its start. A collective in a loop counts in every trip. For a conditional, the
+    branch with the most HBM traffic counts.
     """
     computations, entry = parse(text)
 
@@ -180,7 +188,7 @@ def cost(text: str) -> Cost:
             kind = instruction.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
                 parts = [computations[name][operand].shapes[0] for operand in instruction.operands]
-                # What is gathered is as large as the result, which an asynchronous start only has within a tuple.
+                # An all-gather has the size of its result, which an asynchronous start has at the end of a tuple.
                 parts = list(instruction.shapes[-len(parts) :]) if kind == "all-gather" else parts
                 total.add(Cost(collectives={Collective(kind, sum(part.bytes for part in parts)): 1}))
         return total
@@ -192,7 +200,11 @@ _REDUCING = ("reduce-window", "select-and-scatter", "all-reduce", "all-reduce-st
 
 
 def _trips(computations: dict[str, Computation], name: str, loop: Instruction) -> int | None:
-    """How often a loop is run that counts from a constant by a constant up to a constant, as `lax.scan` makes them."""
+    """How often the loop runs; None if the text does not show it.
+
+    The text shows it if it states the trip count, or if the loop counts from a constant by a constant up to a constant,
+    as `lax.scan`'s loops do.
+    """
     if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(match[1])
     condition = computations[loop.called["condition"][0]]
@@ -215,7 +227,10 @@ def _trips(computations: dict[str, Computation], name: str, loop: Instruction) -
 
 
 def _asynchronous(computations: dict[str, Computation], name: str) -> str:
-    """Which part of a collective, that XLA:TPU fuses with what runs meanwhile: `start`, `under way`, `done` or ``."""
+    """The part that this computation has in a collective that XLA:TPU fuses with other work.
+
+    `start`, `under way` or `done`; an empty string if it has none.
+    """
     if name.startswith(UNDER_WAY):
         return "under way"
     target = re.search(r'custom_call_target="AsyncCollective(\w+)"', _root(computations[name]).attributes)
@@ -227,7 +242,7 @@ def _root(computation: Computation) -> Instruction:
 
 
 def _source(computation: Computation, name: str) -> Instruction:
-    """What a value is a copy of."""
+    """The instruction that made the value, before any copies and bitcasts of it."""
     instruction = computation[name]
     while instruction.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
         instruction = computation[instruction.operands[0]]
@@ -250,7 +265,7 @@ def _list(attributes: str, name: str) -> list[str]:
 
 
 def _convolution_flops(instruction: Instruction, computation: Computation) -> float:
-    """2 a multiply-add whose pixel is in the image: padding and a dilated one's zeros don't count (as in XLA)."""
+    """2 for each multiply-add on a pixel of the image. As in XLA, padding and the zeros of dilation don't count."""
     match = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
     assert match is not None
     (lhs, rhs), out = (
@@ -277,7 +292,7 @@ def _convolution_flops(instruction: Instruction, computation: Computation) -> fl
 
 
 def _traffic(computations: dict[str, Computation], name: str, instruction: Instruction) -> float:
-    """Bytes that an instruction outside of fusions reads from HBM and writes to it."""
+    """Bytes that an instruction outside fusions reads from HBM and writes to HBM."""
     if instruction.opcode in FREE or 'custom_call_target="AllocateBuffer"' in instruction.attributes:
         return 0.0
     computation = computations[name]
@@ -287,7 +302,7 @@ def _traffic(computations: dict[str, Computation], name: str, instruction: Instr
     if instruction.opcode.endswith("-done"):
         return float(results)
     read = [sum(shape.stored for shape in computation[operand].shapes if shape.hbm) for operand in instruction.operands]
-    if instruction.opcode in ("slice-start", "dynamic-slice-start"):  # its result: the operand, and the slice of it
+    if instruction.opcode in ("slice-start", "dynamic-slice-start"):  # the result is (operand, slice)
         return float(min(read[0], instruction.shapes[1].stored))
     if instruction.opcode in SLICES:
         return float(results + (min(read[0], instruction.shapes[0].stored) if read[0] else 0) + sum(read[1:]))
@@ -305,7 +320,10 @@ def _traffic(computations: dict[str, Computation], name: str, instruction: Instr
 
 
 def _used(computations: dict[str, Computation], name: str, index: int, size: int) -> int:
-    """Of an operand of `size` bytes in HBM, what the fused computation reads: of slices theirs, of updates nothing."""
+    """Bytes that a fused computation reads of its operand number `index`, which has `size` bytes in HBM.
+
+    If it slices the operand, it reads the slices' bytes; if it only updates the operand, it reads nothing of it.
+    """
     computation = computations[name]
     if size == 0:
         return 0
@@ -320,14 +338,14 @@ def _used(computations: dict[str, Computation], name: str, index: int, size: int
             elif instruction.opcode == "dynamic-update-slice" and instruction.operands[0] == parameter:
                 continue
             elif instruction.opcode == "tuple" or (instruction.opcode in COLLECTIVES and name.startswith(UNDER_WAY)):
-                continue  # handed on
+                continue  # passed on and not read
             elif instruction.opcode == "bitcast":
                 total += uses(instruction.name)
             elif instruction.opcode == "fusion":
                 inner, place = instruction.called["calls"][0], instruction.operands.index(parameter)
                 handed_on = _source(computations[inner], _root(computations[inner]).name)
                 if handed_on.opcode == "parameter" and handed_on.inside == str(place):
-                    total += uses(instruction.name)  # a fusion that only renames it
+                    total += uses(instruction.name)  # the fusion only renames the operand
                 else:
                     total += _used(computations, inner, place, size)
             else:
@@ -343,7 +361,10 @@ def _used(computations: dict[str, Computation], name: str, index: int, size: int
 
 
 def _written(computations: dict[str, Computation], name: str, shapes: tuple[Shape, ...]) -> int:
-    """What a fusion with such results writes to HBM: of an updated array the update alone."""
+    """Bytes that a fusion writes to HBM; of an array that it updates in place, the update alone.
+
+    shapes: shapes of the fusion's results.
+    """
     computation = computations[name]
     root = _root(computation)
     parts = [computation[operand] for operand in root.operands] if root.opcode == "tuple" else [root]
@@ -352,7 +373,7 @@ def _written(computations: dict[str, Computation], name: str, shapes: tuple[Shap
         while part.opcode == "bitcast":
             part = computation[part.operands[0]]
         if part.opcode == "parameter":
-            continue  # handed on where it is
+            continue  # passed on and not written
         if part.opcode == "fusion":
             total += _written(computations, part.called["calls"][0], (shape,))
         elif part.opcode == "dynamic-update-slice" and shape.hbm:

@@ -1,4 +1,4 @@
-"""The plan as tables in Markdown, and the picture of its scaling."""
+"""The plan as Markdown tables, and the picture of its scaling."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,14 @@ def report(
     *,
     versions: dict[str, str],
 ) -> str:
-    """Tables in Markdown: the stages side by side, the largest batch, the scaling."""
+    """The plan in Markdown: a table of the stages, the largest batch, and a table of the scaling.
+
+    rows: the stages, as `search.measure` returns them.
+    notes: reasons why the other stages are not planned.
+    largest: result of `search.search`; None: it was not asked for.
+    curve: rows of `search.scaling`.
+    versions: package → version.
+    """
     made_by = ", ".join(f"{name} {versions[name]}" for name in ("jax", "libtpu"))
     kinds = sorted({kind for row in rows for kind in row.get("collectives", ())})
     lines: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -83,9 +90,10 @@ def _time(seconds: float) -> str:
 
 
 def scaling(rows: Sequence[Mapping[str, Any]], kind: str) -> Figure:
-    """What the plan expects of slices of more and more chips: efficiency of training and of estimation in %.
+    """Draw the efficiency of training and of estimation in % against the number of chips.
 
-    rows: plan.json's `scaling`, of which those that do not fit are left out.
+    rows: plan.json's `scaling`; rows that do not fit are not drawn.
+    kind: the chips' kind, such as v5e.
     """
     stages = {"train": "training, as many pairs a chip", "estimate": "estimation, the same K on all chips"}
     figure, axes = panels(*(f"{heading}: efficiency in %" for heading in stages.values()))

@@ -1,4 +1,4 @@
-"""What a step needs and how long it takes at least, the largest batch that fits, and the run on more and more chips."""
+"""A step's memory and its least time, the largest batch that fits, and the run's efficiency on more and more chips."""
 
 import math
 import time
@@ -13,11 +13,14 @@ from mirigor_jax.plan.work import STAGES, Work, at_batch, train_work
 from mirigor_jax.progress import duration
 from mirigor_jax.runs.job import Job
 
-ON_CHIP = 2**27  # bytes of temporaries that may be on the chip, and show in HBM when the batch grows
+ON_CHIP = 2**27  # bytes of temporaries that may be in on-chip memory, and move to HBM as the batch grows
 
 
 def compile_work(work: Work, where: Slice, label: str) -> tuple[Any, int, float]:
-    """(the program or None, the bytes that it needs, seconds); says that it compiles, which can take minutes."""
+    """Compile a step for a slice, and print that it does so, as it can take minutes.
+
+    Returns (the program, or None if it doesn't fit; the bytes of HBM that it needs; the seconds that compiling took).
+    """
     print(f"  compiling {label} for {where.name}, {work.batch}", end="", flush=True)
     began = time.monotonic()
     compiled, needed = memory.compile_within(lambda: work.step.lower(*work.arguments).compile())
@@ -28,7 +31,10 @@ def compile_work(work: Work, where: Slice, label: str) -> tuple[Any, int, float]
 
 
 def measure(work: Work, where: Slice, label: str) -> dict[str, Any]:
-    """What one call of the step needs of a chip, and how long it takes at least; plain data, as in plan.json."""
+    """The memory, work and least time of one call of the step on one chip: a row of plan.json, of plain data.
+
+    label: the stage's name.
+    """
     compiled, needed, seconds = compile_work(work, where, label)
     chip, n = where.chip, len(where.devices)
     row: dict[str, Any] = {"stage": label, "topology": where.name, "chips": n, "batch": work.batch}
@@ -64,7 +70,10 @@ def measure(work: Work, where: Slice, label: str) -> dict[str, Any]:
 
 
 def _steps_of(unit: int) -> Callable[[int], int]:
-    """Batches that are tried: 4, 5, 6 or 7 times a power of two, and smaller numbers, of a unit; the last up to a k."""
+    """Returns the function k → the largest batch up to k that `largest` may try.
+
+    These batches are n units, with n below 4, or 4, 5, 6 or 7 times a power of two.
+    """
 
     def down(k: int) -> int:
         units = k // unit
@@ -77,12 +86,18 @@ def _steps_of(unit: int) -> Callable[[int], int]:
 def largest(
     need: Callable[[int], tuple[bool, int]], k: int, unit: int, available: int, tries: int = 8
 ) -> tuple[int | None, int | None]:
-    """(the largest batch that was compiled and fits, the smallest that was and does not), None for what was not found.
+    """Search for the largest batch that fits.
 
-    need: (whether a batch fits, the bytes it needs). k: where to begin. A batch that needs little is multiplied by as
-    much as fits even if all that it needs grows along. From two that fit the next is where a line through their needs
-    meets what is available, then neighbors of that, until the one that fits and the one that doesn't are neighbors.
-    Where none has fitted yet, the next is as much smaller as it has to be.
+    need: batch → (whether it fits, the bytes that it needs).
+    k: the first batch to try.
+    unit: every batch is a multiple of it.
+    available: bytes of HBM.
+    tries: the most batches to try.
+    Returns (the largest tried batch that fits, the smallest tried batch that does not), each None if there is none.
+    A batch that needs little grows by the largest factor that fits even if all its bytes grow in proportion. With two
+    batches that fit, the next is at the point where a line through their bytes reaches the available bytes. The search
+    ends when the largest that fits and the smallest that does not are neighbors. Before any batch fits, the next is
+    smaller by the factor of available to needed bytes.
     """
     down = _steps_of(unit)
     known: dict[int, tuple[bool, int]] = {}
@@ -112,7 +127,7 @@ def largest(
 
 
 def search(job: Job, where: Slice, first: dict[str, Any]) -> dict[str, Any]:
-    """The largest train.k that fits on the slice, where `first` is what the job's own needs."""
+    """The largest train.k that fits the slice, and all tried ones. first: `measure`'s row of the job's own train.k."""
     unit, sizes = len(where.devices) * job.config.train.accumulate, {}
 
     def need(k: int) -> tuple[bool, int]:
@@ -133,12 +148,13 @@ def search(job: Job, where: Slice, first: dict[str, Any]) -> dict[str, Any]:
 
 
 def scaling(job: Job, where: Slice, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Slices of 4, 16, 64 and 256 such chips: training at the same number of pairs a chip, estimation at the same K.
+    """Plan the stages on slices of 4, 16, 64 and 256 chips of the kind of `where`.
 
-    rows: the stages on `where`, which are scaled and not compiled again.
-
-    efficiency: pairs a second and chip, against the smallest slice; of the network, memory and arithmetic overlapping
-    in full, and not at all.
+    Training has the same number of pairs a chip on every slice, estimation has the same K.
+    rows: the stages on `where`, which are not compiled again.
+    Yields rows as `measure` returns them. If they fit, they have `efficiency_at_best` (network, memory and arithmetic
+    overlap in full) and `efficiency_without_overlap`: pairs a second and chip, relative to the
+    smallest slice that fits.
     """
     kind = where.name.partition(":")[0]
     a_chip = job.config.train.k // len(where.devices)

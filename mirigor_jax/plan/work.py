@@ -1,4 +1,4 @@
-"""The stages' own steps with abstract arguments, as they are compiled for devices that are not here."""
+"""The steps of a run's stages with abstract arguments, to be compiled for devices that are not here."""
 
 import copy
 from collections.abc import Sequence
@@ -22,7 +22,12 @@ from mirigor_jax.runs.steps import make_critic_step, make_encode_step, make_trai
 
 
 class Work(NamedTuple):
-    """A stage's mapped step and its abstract arguments; what goes through it in one call, on all chips together."""
+    """A stage's mapped step, its abstract arguments, and its batch in one call, on all chips together.
+
+    batch: the setting of the batch, such as train.k=64.
+    images: number of images that the encoder sees.
+    pairs: number of pairs.
+    """
 
     step: Any
     arguments: tuple[Any, ...]
@@ -32,7 +37,7 @@ class Work(NamedTuple):
 
 
 def train_work(job: Job, devices: Sequence[Any]) -> Work:
-    """One training step."""
+    """The work of one training step."""
     config, k = job.config, job.config.train.k
     mesh = _all_of(parallel.make_mesh(k, devices), devices, f"train.k={k}")
     with under("train."):
@@ -42,7 +47,7 @@ def train_work(job: Job, devices: Sequence[Any]) -> Work:
 
 
 def encode_work(job: Job, devices: Sequence[Any]) -> Work:
-    """One batch through the frozen encoder."""
+    """The work of encoding one batch with the frozen encoder."""
     n = job.config.features.batch_size
     mesh = _all_of(parallel.make_mesh(n, devices), devices, f"features.batch_size={n}")
     step, arguments = make_encode_step(job, mesh, None, job.augmentation)
@@ -50,7 +55,7 @@ def encode_work(job: Job, devices: Sequence[Any]) -> Work:
 
 
 def estimate_work(job: Job, devices: Sequence[Any]) -> Work:
-    """The steps of the critic from one evaluation on validation to the next, and that evaluation."""
+    """The work of the critic's steps from one evaluation on validation to the next, with that evaluation."""
     config, e, f = job.config, job.config.estimate, job.config.features
     if None in (f.fit, f.validation):
         raise InputError("the plan reads no images; give --config.features.fit=N and --config.features.validation=N")
@@ -78,9 +83,10 @@ def _all_of(mesh: Mesh, devices: Sequence[Any], batch: str) -> Mesh:
 
 
 def prepare(config: ConfigDict, classes: int | None) -> Job:
-    """The job as it is on a TPU. Its images are not read unless they are rendered.
+    """The job as it would run on a TPU. It reads no images unless their source renders them.
 
-    classes: that they have. Raises InputError where the config is wrong, trains nothing, or needs their number.
+    classes: number of classes of the images.
+    Raises InputError if the config is wrong, trains nothing, or needs a size or the number of classes.
     """
     if "train" not in config or config.encoder.path or table.holds_features(config.data.source):
         raise InputError("the plan is for runs that train an encoder of images, as configs/cdp.py does")
@@ -97,7 +103,7 @@ def prepare(config: ConfigDict, classes: int | None) -> Job:
 
 
 def _pairing(config: ConfigDict, classes: int | None) -> Pairing:
-    """The pairing of images that are not read: of so many classes, as frequent as one another."""
+    """The pairing of images that are not read. It assumes that the classes are equally frequent."""
     shared, augmented = split(config.data.pairing)
     pairing: Pairing = SameImage()
     if shared and classes is None:
