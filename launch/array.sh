@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
-# A study's runs side by side: over a SLURM array, or over a list of TPU VMs. See --help.
+# Spread a study's runs over a SLURM array or over several TPU VMs. See --help.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 launch/array.sh --config=configs/studies/STUDY.py [--config.KEY=VALUE …] [--workdir=FOLDER] [--tensorboard] [--profile]
-                [--dry-run] and
+                [--dry-run] OPTIONS
+
+The study's runs are spread over a SLURM array or over TPU VMs. OPTIONS are those of one of these lines:
 
   [--nodes=N] [--gpus-per-node=G] [--SBATCH-OPTION=VALUE …]
-        SLURM: an array with a job a run, each as launch/slurm.sbatch starts it, then a job that makes the table
+        submit a SLURM array with one launch/slurm.sbatch job for each run, and a last job that makes the table
   --tpu=NAME,NAME,… [--zone=ZONE] [--project=PROJECT]
-        TPU VMs, installed by launch/tpu_vm.sh: each works through its share, one run after the other
+        start the runs on TPU VMs that launch/tpu_vm.sh has installed; each VM does its share, one run after another
   --tpu=NAME,NAME,… --table
-        fetches what they made and makes the table here, where it also does the runs that are missing
+        fetch the results from the TPU VMs, do the missing runs here, and make the table
 
-The same again does what is missing. Works from this checkout's root. --dry-run prints the commands. Needs bash 4.4.
+The same command again does the missing runs. Works from this checkout's root. --dry-run prints the commands. Needs
+bash 4.4.
 END
 }
 
@@ -38,7 +41,7 @@ for word; do
 done
 [[ ! $table || ${vms[*]} ]] || fail "--table goes with --tpu=, a SLURM array makes its table by itself"
 
-# A study's runs are its own cells, then those of the studies that it reads.
+# Count the study's runs (its own cells, and the finished runs of the studies that it reads) and find its folder.
 found=$(
   python - "${arguments[@]}" <<'END'
 import json, sys
@@ -66,12 +69,12 @@ if [[ ! ${vms[*]} ]]; then
   submit() { launch/slurm.sbatch "${dry_run[@]}" --parsable "${options[@]}" "$@" "${arguments[@]}"; }
   array=$(submit --array="1-$total" --config.study.only="%a/$total")
   echo "$array"
-  # afterany: a run that failed must not cost the others their table.
+  # afterany: the table is made even if a run has failed.
   if [[ ${dry_run[*]} ]]; then array=ARRAY; fi
   submit --dependency="afterany:${array%%;*}"
 elif [[ $table ]]; then
   for vm in "${vms[@]}"; do
-    [[ $folder != gs://* ]] || break # where main reads it
+    [[ $folder != gs://* ]] || break # main reads the bucket itself
     launch/tpu_vm.sh fetch "$vm" "$folder" "${options[@]}" "${dry_run[@]}"
   done
   command=(python -m mirigor_jax.main "${arguments[@]}")

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# A TPU VM, or a slice of many, from the request to the results: gcloud's commands, typed once. See --help.
+# Request a TPU VM or a multi-host slice, run on it and fetch the results, by gcloud commands. See --help.
 set -euo pipefail
 
 usage() {
   cat <<'END'
-launch/tpu_vm.sh VERB NAME [--zone=ZONE] [--project=PROJECT] [--dry-run]     zone and project: gcloud's unless given
+launch/tpu_vm.sh VERB NAME [--zone=ZONE] [--project=PROJECT] [--dry-run]     zone, project: gcloud's default if left out
 
   create NAME --accelerator-type=v5litepod-16 [--runtime-version=VERSION] [--spot]
-                            queue for it; `gcloud compute tpus queued-resources describe NAME` says when it is ACTIVE
-  install NAME [--git=URL]  the commit checked out here, or URL's, on all workers, in a Python 3.11 of its own
+                            request it; `gcloud compute tpus queued-resources describe NAME` says when it is ACTIVE
+  install NAME [--git=URL]  install the commit that is checked out here, or URL's HEAD, on all workers, with Python 3.11
   run NAME --config=CONFIG [--config.KEY=VALUE …] [--workdir=FOLDER] [--tensorboard] [--profile] [--only=1/20,4/20]
-                            start on all workers and return; the same again continues. only: cells of a study, in turn
-  logs NAME [--worker=0]    follow what a worker prints
-  fetch NAME FOLDER         the run folder, as the log names it, to the same path here; from gs:// into runs
-  delete NAME               the VM, all that is on it, and the request
+                            start a run on all workers and return; the same command again continues it.
+                            --only=1/20,4/20 runs these cells of a study, one after another
+  logs NAME [--worker=0]    follow the output of a worker
+  fetch NAME FOLDER         copy the run folder that the log names to the same path here, or from gs:// into runs
+  delete NAME               delete the VM, all that is on it, and the request
 
 Works from this checkout's root. --dry-run prints the commands. Needs bash 4.4.
 END
@@ -24,7 +25,7 @@ fail() {
   exit 2
 }
 
-quoted() { # the words as one types them to a shell
+quoted() { # the words, quoted for a shell
   local word line=()
   for word; do
     [[ $word =~ ^[[:alnum:]_./:=,%+@-]+$ ]] || word=${word@Q}
@@ -80,7 +81,7 @@ case $verb in
     ;;
   install)
     if [[ ! $url ]]; then
-      # A bundle, not a tarball: reports name the commit that they were made with.
+      # A bundle and not a tarball, because reports name the commit of the code.
       url=../mirigor_jax.bundle
       go mkdir -p build
       go git bundle create --quiet build/mirigor_jax.bundle HEAD
@@ -96,7 +97,7 @@ python3 -m uv pip install -q --python=.venv -e .[tpu,gcs,tensorboard]"
     main=".venv/bin/python -m mirigor_jax.main $(quoted "${arguments[@]}")"
     if [[ $only ]]; then
       [[ $only =~ ^[0-9]+/[0-9]+(,[0-9]+/[0-9]+)*$ ]] || fail "--only=$only, expected cells such as 1/20,4/20"
-      # One after the other, also behind one that fails.
+      # One cell after another, even if one fails.
       main="printf '%s\n' ${only//,/ } | nohup xargs -I{} $main --config.study.only={}"
     else
       main="nohup $main </dev/null"

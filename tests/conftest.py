@@ -1,4 +1,4 @@
-"""Eight host devices, and strict shapes and types, for every test."""
+"""Give every test eight host devices, and checks of shapes and types."""
 
 import fcntl
 import os
@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Many tests, and the processes that some start, compile the same steps.
+# A shared cache, because many tests, and processes that tests start, compile the same steps.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
-# Beside each other on a core each: XLA's threads of two workers on all cores wait for one another, and take three times
-# as long.
+# Each worker gets cores of its own. If two workers share all cores, XLA's threads wait for one another, and tests take
+# three times as long.
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     cores, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: workers] or cores)
@@ -36,15 +36,15 @@ choose_convolutions()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Quick tests compile more than they compute, and do without LLVM's optimizations; slow ones are the other way."""
+    """Turn LLVM's optimizations off for quick tests, which mostly compile, and on for slow tests, which compute."""
     jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
 def cdp_run(tmp_path_factory) -> Path:
-    """A run of the shrunk CDP job, uninterrupted, in a process of its own: one device, no test settings.
+    """Folder of a finished run of the shrunk CDP job, run in its own process on one device, without test settings.
 
-    What it printed is in the file `stdout` beside it. All workers read the same run: copy it before you change it.
+    The file `stdout` beside the folder has its output. All workers read the same run: copy it before you change it.
     """
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
@@ -61,20 +61,20 @@ def cdp_run(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Reports have their figures made, but not drawn into their files, which takes longer than the rest."""
+    """Make reports without drawing their figures into files, which takes longer than the rest of a report."""
     monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: file.write(b"undrawn"))
 
 
 @pytest.fixture
 def float64():
-    """float64 for the test's own computations."""
+    """Enable float64 for the test's own computations."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture
 def shallow(monkeypatch):
-    """resnet18 with one block in each of two stages: the same code, compiled in a tenth of the time."""
+    """Give resnet18 two stages of one block each: the same code, which compiles in a tenth of the time."""
     from mirigor_jax.models import resnet
 
     monkeypatch.setitem(resnet.STAGES, "resnet18", ((1, 1), "basic"))

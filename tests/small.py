@@ -1,4 +1,4 @@
-"""What several test files share: the shipped configs shrunk, a user's environment, and this machine's speed."""
+"""Helpers of several test files: shrunk commands of the shipped configs, a user's environment, this machine's speed."""
 
 import json
 import os
@@ -18,10 +18,10 @@ from mirigor_jax.mi.confidence import BATCHES, ERRORS, Interval
 from mirigor_jax.mi.results import Curve, Reading
 from mirigor_jax.runs.schema import EstimateEntry, Fit, History, ImageReport, InTraining, Run, Truth
 
-# What compiles faster and runs slower: LLVM's optimizations left out.
+# An environment that leaves out LLVM's optimizations, so programs compile faster and run slower.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
-# What every shrunk run of images has in common, under the key of the run's own config.
+# Settings of every shrunk run on images, by their keys in the run's config.
 IMAGES = {
     "features.batch_size": "64",
     "estimate.nt_xent_k": "32",
@@ -36,12 +36,12 @@ RESNET, LENET = "--config.encoder.width=4", "--config.encoder.name=lenet5"
 
 
 def options(values: dict[str, object], prefix: str = "") -> list[str]:
-    """The overrides of these keys on a command line."""
+    """The command-line overrides `--config.KEY=VALUE` of these settings. prefix: stands before each key."""
     return [f"--config.{prefix}{key}={value}" for key, value in values.items()]
 
 
 def cdp(*arguments: str, encoder: str = LENET) -> list[str]:
-    """A CDP run of seconds whose two classes are what 128 test pairs can certify, and further arguments."""
+    """Arguments of a CDP run that takes seconds. It has two classes, few enough for 128 test pairs to certify."""
     small = {
         "data.size": 32,
         "data.pairing": "color",
@@ -58,20 +58,20 @@ def cdp(*arguments: str, encoder: str = LENET) -> list[str]:
 
 
 def image_set(source: str, folder: Path, *arguments: str, pairing: str = "class") -> list[str]:
-    """A run of seconds on a set of small images, trained by an MLP, without the metrics."""
+    """Arguments of a run that trains an MLP on a set of small images in seconds, without the metrics."""
     config = f"--config=configs/images.py:data={source},encoder=mlp,k=8,steps=6,pairing={pairing}"
     small = {"train.checkpoint_every": 3, "estimate.k": 32, "evaluate.metrics": False}
     return [config, f"--workdir={folder}", *options(IMAGES | small), *arguments]
 
 
 def encoder(source: str, folder: Path, *arguments: str) -> list[str]:
-    """An encoder that is there already, or features, measured in seconds on a set of images, without the metrics."""
+    """Arguments of a run that measures a given encoder, or features, in seconds, without the metrics."""
     small = options(IMAGES | {"estimate.k": 32, "evaluate.metrics": False})
     return ["--config=configs/encoder.py", f"--config.data.source={source}", f"--workdir={folder}", *small, *arguments]
 
 
 def study(config: str, folder: Path, *arguments: str) -> list[str]:
-    """A study of runs of seconds on CDP."""
+    """Arguments of a study whose runs on CDP take seconds."""
     small = {
         "data.size": 32,
         "data.cdp.colors": 2,
@@ -86,25 +86,25 @@ def study(config: str, folder: Path, *arguments: str) -> list[str]:
 
 
 def batch_size(folder: Path, *arguments: str, k: str = "2+4") -> list[str]:
-    """The study of that name with a run for each of these K_Tr, on pairs of one color as those of `cdp`."""
+    """Arguments of the study batch_size, with a run for each K_Tr in k, on pairs that share their color as in `cdp`."""
     config = f"configs/studies/batch_size.py:encoders=resnet18,k={k},pairs=12,seeds=1"
     return study(config, folder, "--config.run.data.pairing=color", *arguments)
 
 
 def report(folder: Any) -> dict[str, Any]:
-    """A run's report.json without what differs from run to run."""
+    """A run's report.json without the fields that differ from run to run."""
     contents = json.loads((folder / "report.json").read_text())
     del contents["run"], contents["workdir"], contents["name"]
     return contents
 
 
 def interval(lower_bits: float, upper_bits: float, kind: str = BATCHES) -> Interval:
-    """A two-sided interval, by default of batches."""
+    """A two-sided interval, by default a t-interval over batches."""
     return Interval(lower_bits, upper_bits, kind)
 
 
 def reading(bits: float, batches: int = 32, **more: Any) -> Reading:
-    """What an estimator reads at one K, with an interval of several batches; more: of its fields."""
+    """An estimator's reading at one K, with an interval if there are several batches. more: further fields."""
     ends = interval(bits - 0.004, bits + 0.004) if batches > 1 else None
     return Reading(
         **{"bits": bits, "batches": batches, "interval": ends, "ceiling_bits": None, "max_bits": None} | more
@@ -112,9 +112,9 @@ def reading(bits: float, batches: int = 32, **more: Any) -> Reading:
 
 
 def estimate_entry(**changes: Any) -> EstimateEntry:
-    """An estimate of all three attributes of CDP, as report.json has it, with these fields changed.
+    """An estimate of all three attributes of CDP, as in report.json, with the given fields changed.
 
-    The curves end at the values that are quoted, unless they are given. Every number is another one.
+    Unless `curve` is given, the curves agree with the quoted values. All numbers differ from one another.
     """
     history = History((0, 700, 1400), (0.0, 5.0, 5.9), (0.0, 5.1, 5.9))
     entry = EstimateEntry(
@@ -161,9 +161,10 @@ def image_report(
     estimates: dict[str, EstimateEntry] | None = None,
     **changes: Any,
 ) -> ImageReport:
-    """A run's report with these estimates, the first of which is its own, and with these parts changed.
+    """A run's report with these estimates and with the given parts changed.
 
-    config: the settings that the test is about, of the run's config.
+    config: the settings of the run's config that the test needs.
+    estimates: name → estimate; the first is the run's own.
     """
     estimates = estimates or {"all": estimate_entry()}
     report = ImageReport(
@@ -192,7 +193,7 @@ def image_report(
 
 
 def user_environment() -> dict[str, str]:
-    """The environment of a command that a user types: one device, and none of the tests' settings."""
+    """The environment of a command that a user types: one device, and no XLA flags of the tests."""
     return os.environ | {"XLA_FLAGS": ""}
 
 
@@ -206,9 +207,9 @@ class _Convolutions(nn.Module):
 
 @cache
 def calibration_seconds() -> float:
-    """What a fixed piece of work takes here: to compile and take 50 training steps of a network that is not ours.
+    """Seconds that this machine takes to compile and run 50 training steps of a network that is not ours.
 
-    Limits of time are multiples of it, so that they hold on machines that differ five-fold in speed.
+    Tests state their time limits as multiples of it, because machines differ five-fold in speed.
     """
     start = time.perf_counter()
     network, optimizer = _Convolutions(), optax.adam(1e-3)

@@ -92,7 +92,7 @@ def _too_large(config: ConfigDict, row: dict[str, Any], largest: dict[str, Any] 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Plan one config. Returns the exit code: 0; 2, with a line on stderr, for bad input or a batch that doesn't fit."""
+    """Plan one config. Returns the exit code: 0; 2 (and a line on stderr) if input is bad or the batch doesn't fit."""
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         print(__doc__, end="")
