@@ -1,22 +1,22 @@
-"""How fast the parts are on this machine, peers beside them where installed: one row a measurement.
+"""Measure the speed of the library's parts on this machine, beside those peers that are installed.
 
-python launch/benchmark.py                      every part; with `pip install -e ".[bench]"` against peers
+python launch/benchmark.py                      every part; `pip install -e ".[bench]"` brings the peers
 python launch/benchmark.py --only=train,encode  ResNet training and inference
 python launch/benchmark.py --only=input         training fed by the pipeline, or from images held on the device
-python launch/benchmark.py --only=estimate      a post-training estimate, against one with the encoder in the loop
+python launch/benchmark.py --only=estimate      a post-training estimate, against one with the encoder in every step
 python launch/benchmark.py --only=critic        critic steps on arrays
-python launch/benchmark.py --only=nt_xent       NT-Xent with its gradient, against one matrix and its bare products
+python launch/benchmark.py --only=nt_xent       NT-Xent with its gradient, against one matrix, and products alone
 python launch/benchmark.py --only=info_nce      InfoNCE with its gradient, against PyTorch and Inf-CL (inf_cl on PyPI)
 python launch/benchmark.py --only=probe         linear probes against scikit-learn's
-python launch/benchmark.py --only=cdp           CDP rendering, and the pipeline into a step that does nothing
+python launch/benchmark.py --only=cdp           CDP rendering, and the pipeline that feeds a step that does nothing
 python launch/benchmark.py --only=scaling       the training step over 1, 2, 4 and 8 devices
-python launch/benchmark.py --quick              2 minutes on two cores: the rows that matter most, in three rounds
-python launch/benchmark.py --json=FILE          as JSON too: {"machine": {...}, "rows": [{name, ours, peer, ...}, ...]}
-python launch/benchmark.py --against=FILE       compared with that JSON, of another run or tree
-python launch/benchmark.py --profile=FOLDER     a trace of it all, for Perfetto or XProf
+python launch/benchmark.py --quick              the most important rows, in three rounds: 2 minutes on two cores
+python launch/benchmark.py --json=FILE          writes JSON too: {"machine": {...}, "rows": [{name, ours, ...}, ...]}
+python launch/benchmark.py --against=FILE       compares with that JSON of another run or tree
+python launch/benchmark.py --profile=FOLDER     writes a trace of the whole benchmark for Perfetto or XProf
 
-Each number is the median of several rounds in which ours and the peer's take turns, in this one process. GPUs have a
-comparison of their own, with compiled peers: launch/benchmark_gpu.py.
+Prints one row for each measurement. Each number is the median of several rounds, in which our code and the peer's take
+turns in this one process. launch/benchmark_gpu.py compares training on a GPU with compiled peers.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from typing import Any
 
 from mirigor_jax import starting
 
-starting.keep_freed_memory()  # as runs do, and for the peers too
+starting.keep_freed_memory()  # as runs do; it also serves the peers
 starting.keep_compiled_programs()
 starting.choose_convolutions()
 
@@ -85,12 +85,15 @@ memory.run_in_calling_thread()
 
 
 def measure(name: str, unit: str, ours: Work, peer: Peer | None = None, rounds: int = 7) -> Row:
-    """Medians of items a second over rounds in which both take their turn, after one to warm up."""
+    """Measure the median items a second of our work and of the peer's.
+
+    The two take turns in every round. One more round, the first, warms up and does not count.
+    """
     rates: dict[Work, list[float]] = {work: [] for work in (ours, peer and peer.work) if work}
     for _ in range(1 + rounds):
         for work, samples in rates.items():
             if peer:
-                time.sleep(0.5)  # what the other's threads may spin for, waiting for more work
+                time.sleep(0.5)  # the other's threads may spin for so long while they wait for more work
             start = time.perf_counter()
             items = work()
             samples.append(items / (time.perf_counter() - start))
@@ -99,9 +102,9 @@ def measure(name: str, unit: str, ours: Work, peer: Peer | None = None, rounds: 
 
 
 def bench_cdp() -> Iterator[Row]:
-    """Images a second at 64×64, in batches of 256 pairs: rendered on one core, and fed to a step as training does.
+    """Images a second at 64×64, in batches of 256 pairs: rendered on one core, and fed to a step as in training.
 
-    Each row's peer is what it adds to: the pipeline to host memory, and on to the device.
+    The peer of a pipeline row is the same pipeline without its last stage.
     """
     data = cdp.make()
     read = partial(pairing.parse("all", data.space).draw, data, 0, 0)
@@ -136,8 +139,8 @@ def bench_cdp() -> Iterator[Row]:
 def bench_train(quick: bool = False) -> Iterator[Row]:
     """Images a second of whole training steps on one device: NT-Xent, AdamW, encoder and projection head.
 
-    The dtype is the one training takes by default; PyTorch's autocast takes the same. On accelerators ResNet-50 at 224²
-    too, and the share of the chip's peak that its additions and multiplications are.
+    The dtype is training's default; PyTorch's autocast has the same. Accelerators also train ResNet-50 at 224², and get
+    a row with the share of the chip's peak that its additions and multiplications reach.
     """
     accelerated = jax.default_backend() != "cpu"
     cases = [
@@ -159,7 +162,7 @@ def bench_train(quick: bool = False) -> Iterator[Row]:
 
 
 def bench_encode(quick: bool = False) -> Iterator[Row]:
-    """Images a second through the frozen encoder on one device, in the dtype that it is trained in."""
+    """Images a second that the frozen encoder encodes on one device, in the dtype of its training."""
     accelerated = jax.default_backend() != "cpu"
     cases = [
         ("resnet18", 64, 64, 30 if accelerated else 4),
@@ -177,8 +180,8 @@ def bench_encode(quick: bool = False) -> Iterator[Row]:
 def bench_estimate() -> Iterator[Row]:
     """Post-training estimates an hour: ResNet-18 of width 64 on 20,000 images of 64², 2,000 critic steps at K = 256.
 
-    Ours encodes every image once and fits on what is cached; the peer is our own step with the encoder inside, as
-    estimate.stream runs it. A part of the images and of the steps is timed, and scaled up to all.
+    Our estimate encodes every image once and fits the critic on the cached features. The peer is our own step with the
+    encoder inside, as estimate.stream runs it. The times are those of some images and steps, scaled up to all.
     """
     images, steps, k = 20_000, 2000, 256
     timed = 1 if jax.default_backend() == "cpu" else 20
@@ -193,9 +196,9 @@ def bench_estimate() -> Iterator[Row]:
 
 
 def bench_scaling() -> Iterator[Row]:
-    """Images a second of the training step at 64 images a device, over 1, 2, 4, 8 of them; the peer is one device.
+    """Images a second of the training step with 64 images a device, on 1, 2, 4 and 8 devices; the peer is one device.
 
-    Devices that share cores (JAX_NUM_CPU_DEVICES=8 makes them of a CPU) can show no more than that it still runs.
+    JAX_NUM_CPU_DEVICES=8 makes eight devices of a CPU. They share its cores, so they show only that the step runs.
     """
     on_one_device = None
     for devices in (count for count in (1, 2, 4, 8) if count <= jax.device_count()):
@@ -205,9 +208,10 @@ def bench_scaling() -> Iterator[Row]:
 
 
 def bench_input() -> Iterator[Row]:
-    """Images a second of training steps fed by the pipeline; the peer is the same step on a batch that is there.
+    """Images a second of training steps that the pipeline feeds; the peer is the same step on one batch on the device.
 
-    streamed: every image rendered, copied and normalized; num_resident: 4,096 images on the device, of which come rows.
+    Streamed images are rendered, copied and normalized for every batch. Resident images, 4,096 of them, are on the
+    device, and the pipeline sends only the numbers of their rows.
     """
     accelerated = jax.default_backend() != "cpu"
     for name, width, size, images, steps in (
@@ -224,9 +228,10 @@ def bench_input() -> Iterator[Row]:
 def bench_critic(quick: bool = False) -> Iterator[Row]:
     """Adam steps a second on in-batch InfoNCE, in float32 on every core the process may use (two: taskset -c 0,1).
 
-    Both draw each step's batch from the same array on the device. The peer is what a PyTorch user writes who knows that
-    a joint critic's first layer splits into one of x and one of y: the same layers, its own Adam, eager. Run it alone:
-    where other work takes a core, PyTorch's waiting threads lose far more than ours, and the ratio flatters us.
+    Both draw each step's batch from the same array on the device. The peer is eager PyTorch with the same layers and
+    PyTorch's own Adam. It splits a joint critic's first layer into one of x and one of y, as a skilled user would. Run
+    this benchmark alone: if other work takes a core, PyTorch's waiting threads lose far more time than ours, and the
+    ratio flatters us.
     """
     hidden, features = (256, 256), 128
     with jax.default_device(jax.devices("cpu")[0]):
@@ -243,10 +248,10 @@ def bench_critic(quick: bool = False) -> Iterator[Row]:
 
 
 def bench_nt_xent(quick: bool = False) -> Iterator[Row]:
-    """NT-Xent with its gradient in float32, K pairs of 128 numbers; and the MiB it takes above them, less being better.
+    """Steps a second and temporary memory in MiB of NT-Xent with its gradient, in float32 on K pairs of 128 numbers.
 
-    Peers: the whole matrix of scores, where it fits; and nothing but the products, of the tiles on and above the
-    diagonal once forward, and again backward with two more.
+    One peer computes the whole matrix of scores, if it fits. The other computes the matrix products alone: one for each
+    tile on and above the diagonal in the forward pass, and in the backward pass the same with two more.
     """
     accelerator = jax.default_backend() != "cpu"
     for k in (2048,) if quick else (2048, 8192, 65_536) if accelerator else (2048, 8192):
@@ -266,10 +271,10 @@ def bench_nt_xent(quick: bool = False) -> Iterator[Row]:
 
 
 def bench_info_nce() -> Iterator[Row]:
-    """InfoNCE with its gradient, K pairs of 128 unit-length numbers at temperature 0.1.
+    """Steps a second of InfoNCE with its gradient, on K pairs of unit vectors of 128 numbers, at temperature 0.1.
 
-    Peers: PyTorch on one matrix of scores (TF32 on GPUs, as JAX takes it), where that fits, and Inf-CL's kernels for
-    GPUs. Their values are printed beside ours.
+    The peers are PyTorch on one matrix of scores, if that fits (with TF32 on GPUs, as in JAX), and Inf-CL's kernels for
+    GPUs. Prints their values beside ours.
     """
     on_gpu = jax.default_backend() == "gpu"
     for k in (8192, 32_768, 65_536) if on_gpu else (2048,):
@@ -291,11 +296,11 @@ def bench_info_nce() -> Iterator[Row]:
 
 
 def bench_probe() -> Iterator[Row]:
-    """Images a second that a linear probe is fitted to, and on a path of 20 penalties, whose peer is our own one fit.
+    """Images a second of fitting a linear probe, with one penalty and with a path of 20 penalties.
 
-    50,000 images of 512 correlated features, 100 classes. Ours includes choosing by 10,000 validation images. The
-    peer's tol is the loosest that brings its objective to within 1e-4 nats of ours; its features are already
-    standardized. A path that takes six times one fit's time has a ratio of 20 / 6 = 3.3.
+    There are 50,000 images with 512 correlated features and 100 classes. Our time includes the choice on 10,000
+    validation images. The peer gets standardized features, and the loosest tol that brings its objective to within 1e-4
+    nats of ours. The path's peer is our own single fit: if the path takes six times as long, its ratio is 20 / 6 = 3.3.
     """
     n, d, classes, l2 = 50_000, 512, 100, 1e-4
     rng = np.random.default_rng(0)
@@ -348,7 +353,7 @@ QUICK_PARTS = {name: partial(PARTS[name], quick=True) for name in ("train", "enc
 
 
 def peak_memory(parts: str) -> Row:
-    """The most that the first device's arrays took at once, where it counts them; else the process."""
+    """Peak memory of the first device's arrays, or of the process if the device counts none. parts: for the name."""
     used = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     # Linux counts in KiB, macOS in bytes.
     used = used or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -356,7 +361,7 @@ def peak_memory(parts: str) -> Row:
 
 
 def main() -> None:
-    """Measure the parts that the command line names."""
+    """Measure the parts that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="PARTS", help=f"comma-separated, of {', '.join(PARTS)}")
     parser.add_argument(

@@ -1,18 +1,19 @@
-"""SimCLR training steps on one GPU, ours against compiled PyTorch and stable-pretraining, in at most 10 minutes.
+"""Compare our SimCLR training steps on one GPU with PyTorch's and stable-pretraining's, in at most 10 minutes.
 
 pip install -e ".[cuda13,bench]"
 git clone https://github.com/galilai-group/stable-pretraining && pip install -e "stable-pretraining[jax]"
-                                     a peer; its release 0.1.7 on PyPI has no JAX, and git+https brings no subpackages
+                                     (a peer: PyPI's release 0.1.7 has no JAX, and git+https brings no subpackages)
 
 python launch/benchmark_gpu.py --json=gpu.json             ResNet-18 at 64², ViT-S/16 and ResNet-50 at 224², 256 images
-python launch/benchmark_gpu.py --against=gpu.json          compared with that JSON, of another run or tree
-python launch/benchmark_gpu.py --tiny                      a dry run of it all at small sizes, on CPUs too
+python launch/benchmark_gpu.py --against=gpu.json          compares with that JSON of another run or tree
+python launch/benchmark_gpu.py --tiny                      a dry run of everything at small sizes; CPUs can do it too
 
-A step is NT-Xent, AdamW, encoder and projection head, on a batch that is on the device, in bfloat16 with float32
-parameters. Each row has images a second, medians of rounds in turns, the share of the chip's bf16 peak, and the peak
-memory of the device's arrays, with what tuning took. Ours and each peer are processes of their own: memory is counted
-apart, and a peer that fails, or compiles for too long, ends alone, with the reason in its row. JSON is written after
-every row. A row for which there is no time left is named.
+A step trains the encoder and the projection head with NT-Xent and AdamW, on a batch that is on the device, in bfloat16
+with float32 parameters. Each comparison has rows for the images a second (medians over rounds in which the two take
+turns), the share of the chip's bf16 peak, and the peak memory of the device's arrays, including memory for tuning. Our
+code and each peer have processes of their own, so memory is counted separately. A peer that fails or compiles for too
+long ends alone, and its row names the reason. If no time is left for a comparison, its row says so. The JSON is
+written after every comparison.
 """
 
 import argparse
@@ -38,12 +39,17 @@ if TYPE_CHECKING:
     from benchmark_steps import Peer
 
 ROUNDS = 5
-ROUNDS_S = 25  # what the rounds of a row may take, beside preparing it
-LEAST_S = 60  # what a case needs at the least
+ROUNDS_S = 25  # seconds reserved for the rounds of a comparison, without its preparation
+LEAST_S = 60  # the least seconds that a case needs
 
 
 class Case(NamedTuple):
-    """One encoder at its published width. images: of a batch, both views of every pair. steps: of a turn."""
+    """One encoder at its published width.
+
+    size: side of the images, pixels.
+    images: images in a batch, counting both views of every pair.
+    steps: training steps in a turn.
+    """
 
     encoder: str
     size: int
@@ -70,7 +76,7 @@ def pytorch(case: Case, compiled: bool) -> "Peer":
 def stable_jax(case: Case) -> "Peer":
     """stable-pretraining's SimCLR module, backbone and optimizer for JAX, in one jitted step that donates its state.
 
-    Its own Trainer.fit compiles anew at each call, and waits for every step's loss.
+    We jit the step because its own Trainer.fit compiles anew at each call, and waits for every step's loss.
     """
     import jax
     import stable_pretraining.jax as spj
@@ -132,20 +138,25 @@ def _config(case: Case) -> Any:
 
 
 def _head(config: Any) -> dict[str, Any]:
-    """The projection head's sizes and the loss's temperature, as stable-pretraining's SimCLR takes them."""
+    """The projection head's sizes and the loss's temperature, as keyword arguments of stable-pretraining's SimCLR."""
     dims = (*config.head.hidden, config.head.features)
     return {"projector_dims": dims, "temperature": config.train.temperature}
 
 
 class Contestant(NamedTuple):
-    """framework: jax or torch, whose memory is counted. module: what has to be installed."""
+    """Our code or a peer.
+
+    framework: jax or torch. The benchmark reads peak memory from it.
+    module: the module that must be installed.
+    start: case → the work and its name.
+    """
 
     framework: str
     module: str
     start: Callable[[Case], "Peer"]
 
 
-# Compiling PyTorch takes longest, and so gets what time the others leave.
+# torch.compile comes last because it takes longest: it gets the time that the others leave.
 CONTESTANTS = {
     "ours": Contestant("jax", "jax", ours),
     "PyTorch eager": Contestant("torch", "torch", partial(pytorch, compiled=False)),
@@ -157,14 +168,14 @@ PEERS = tuple(CONTESTANTS)[1:]
 
 
 def serve(name: str, case: Case, needs_gpu: bool) -> None:
-    """Do the contestant's work once for each line of standard input, and reply with a line of JSON to each.
+    """Do the contestant's work once for each line of standard input, and reply to each with a line of JSON.
 
-    The first is its preparation. What libraries print goes to standard error.
+    The first line also prepares the work. All that libraries print goes to standard error.
     """
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     contestant, peer = CONTESTANTS[name], None
-    with contextlib.suppress(ImportError):  # what is missing is said in reply
+    with contextlib.suppress(ImportError):  # the replies name the missing module
         import_module("benchmark_steps")
         import_module(contestant.module)
     for _ in sys.stdin:
@@ -181,13 +192,13 @@ def serve(name: str, case: Case, needs_gpu: bool) -> None:
             reply = {"rate": rate, "name": peer.name, "device": device, "mib": memory()}
         except ModuleNotFoundError as error:
             reply = {"error": f"{error.name} is not installed"}
-        except Exception as error:  # a row's reason, whatever it is
+        except Exception as error:  # the row names any error as its reason
             reply = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
         print(json.dumps(reply), file=replies, flush=True)
 
 
 def _device(framework: str) -> tuple[str | None, Callable[[], float | None]]:
-    """The GPU's kind, None without one; and what tells the peak of its arrays so far, in MiB."""
+    """(The GPU's kind, or None without a GPU; the function that returns its arrays' peak memory so far, in MiB)."""
     if framework == "torch":
         import torch
 
@@ -203,15 +214,15 @@ def _device(framework: str) -> tuple[str | None, Callable[[], float | None]]:
 
 
 class Failed(Exception):
-    """Why a contestant has no number."""
+    """The reason why a contestant has no number."""
 
 
 class Remote:
-    """A contestant in a process of its own, which imports its libraries while others work."""
+    """A contestant in its own process, which can import its libraries while other contestants work."""
 
     def __init__(self, name: str, case: Case, tiny: bool) -> None:
         command = [sys.executable, __file__, f"--serve={name}", f"--encoder={case.encoder}", *["--tiny"] * tiny]
-        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # which would leave the peers a quarter
+        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # else JAX leaves the peers a quarter
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  as long as the process lives
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log}
         self.process: Any = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
@@ -235,7 +246,7 @@ class Remote:
         return reply
 
     def end(self) -> None:
-        """Kill it, with the compilers that it started; once."""
+        """Kill the process and the compilers that it started. A second call has no effect."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -246,11 +257,12 @@ class Remote:
 
 
 def race(remotes: dict[str, Remote], failed: dict[str, str], until: float) -> dict[str, dict[str, Any]]:
-    """The median rate of each contestant, with the rest of its last reply.
+    """Let the contestants take turns. Returns the last reply of each, with its median rate.
 
-    remotes: the contestants by name, who take turns.
-    failed: the reasons of those that have failed, to which it adds; they are ended and have no rate.
-    until: the time by time.monotonic() when the last round is to be over.
+    remotes: name → contestant.
+    failed: name → the reason why it failed. The function skips these, ends and adds those that fail now, and returns
+        no reply for any of them.
+    until: time.monotonic() at which the last round must be over.
     """
     replies: dict[str, list[dict[str, Any]]] = {name: [] for name in remotes}
     for turn in range(1 + ROUNDS):
@@ -268,7 +280,7 @@ def race(remotes: dict[str, Remote], failed: dict[str, str], until: float) -> di
 
 
 def case_rows(case: Case, until: float, tiny: bool) -> Iterator[tuple[list[Row], str | None]]:
-    """For each peer its rows and the GPU's kind: images a second, share of the chip's peak, peak memory."""
+    """Yields for each peer (its rows, the GPU's kind): images a second, share of the chip's peak, and peak memory."""
     failed: dict[str, str] = {}
     remotes: dict[str, Remote] = {}
     try:
@@ -300,7 +312,7 @@ def case_rows(case: Case, until: float, tiny: bool) -> Iterator[tuple[list[Row],
 
 
 def left_out(case: Case, peer: str, why: str) -> Row:
-    """The row of what is not started."""
+    """The row of a comparison that is not started."""
     return Row(_label(case, peer), None, "images/s", note=f"left out: {why}")
 
 
@@ -309,7 +321,7 @@ def _label(case: Case, peer: str) -> str:
 
 
 def main() -> None:
-    """Measure every encoder, or serve as one contestant of it."""
+    """Measure every encoder, or serve as one contestant if --serve names it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="batches of 4 and 8 images, on CPUs where there is no GPU")
     parser.add_argument("--seconds", type=float, default=600, help="all that it may take; 600 unless given")
@@ -320,7 +332,7 @@ def main() -> None:
     if options.serve:
         serve(options.serve, next(case for case in cases if case.encoder == options.encoder), not options.tiny)
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by which the contestants are ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exits through `finally`, which ends the contestants
     end = time.monotonic() + options.seconds
     results = Results(machine(None, 1))
     print(HEADER, flush=True)

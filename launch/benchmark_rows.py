@@ -1,4 +1,4 @@
-"""What benchmark.py and benchmark_gpu.py print and write: rows, the machine, and the comparison with another run."""
+"""Output of benchmark.py and benchmark_gpu.py: rows, the machine, and the comparison with another run."""
 
 import argparse
 import contextlib
@@ -16,8 +16,8 @@ from mirigor_jax.starting import cpu_features
 
 MACHINE_CLASS = ("processor", "avx2", "avx512", "cores", "accelerator", "devices")
 SETUP = ("jax", "jaxlib", "python", "platform", "xla_flags", "quick")
-OURS = "ours: "  # how the names of peers begin that are this library too
-# bf16 products with float32 sums, dense; a kind of device is looked up by how its name starts, the first that fits.
+OURS = "ours: "  # prefix of the name of a peer that is this library, too
+# Start of a device's name → its peak for dense bf16 products with float32 sums. The first entry that fits counts.
 PEAK_TFLOPS = {
     "TPU v5 lite": 197,
     "TPU v5": 459,
@@ -29,15 +29,16 @@ PEAK_TFLOPS = {
     "NVIDIA H200 NVL": 835,
     "NVIDIA H200": 989,
 }
-# Multiply-adds of an image's forward pass at 224²; a gradient has twice as many, and those of ResNets go with the area.
+# Encoder → billions of multiply-adds of an image's forward pass at 224². A gradient takes twice as many. For ResNets
+# the number is in proportion to the image's area.
 GMACS_AT_224 = {"resnet18": 1.81, "resnet50": 4.09, "vit_s": 4.6}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement, and the peer's beside it.
+    """One measurement of our code, with the peer's beside it.
 
-    name: str. The same in every run, whatever the versions, so that runs can be compared.
+    name: str. It names no versions, so `compare` finds the same measurement in another run.
     ours: float or None, in `unit`. None if ours could not be measured.
     peer: float or None, in `unit`. None if there is no peer, or if it could not be measured.
     peer_name: str or None. The peer with its version and flags.
@@ -59,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """What a run of a benchmark writes: the machine's description, and the rows measured on it."""
+    """The results of a benchmark: the machine's description, and the rows measured on it."""
 
     machine: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
@@ -71,11 +72,11 @@ def quotient(a: float | None, b: float | None) -> float | None:
 
 
 def machine(accelerator: str | None, devices: int, cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
-    """The machine as far as it decides what a benchmark gives: MACHINE_CLASS, SETUP, and its load now.
+    """The facts about the machine that affect a benchmark: MACHINE_CLASS, SETUP, and its load now.
 
     accelerator: str or None. The kind of JAX's devices; None for CPUs.
-    devices: int. How many devices JAX has.
-    cpuinfo: the file that Linux describes the processor in.
+    devices: int. Number of JAX's devices.
+    cpuinfo: the file in which Linux describes the processor.
     """
     text = cpuinfo.read_text() if cpuinfo.is_file() else ""
     models = (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
@@ -97,7 +98,7 @@ def machine(accelerator: str | None, devices: int, cpuinfo: Path = Path("/proc/c
 
 
 def cores() -> int:
-    """How many cores the process may use."""
+    """Number of cores that the process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -113,11 +114,13 @@ def describe(machine: dict[str, Any]) -> str:
 
 
 def share_of_peak(encoder: str, size: int, images_per_s: float | None, kind: str | None) -> float | None:
-    """Percent of the chip's peak that a training's multiplications and additions are; None if either is not known.
+    """Percent of the chip's peak that a training reaches with its multiplications and additions.
 
-    encoder, size: the encoder's name, at its published width, and the images' side in pixels.
-    images_per_s: float or None. How many images it trains on in a second.
-    kind: str or None. The device's kind, as JAX and PyTorch have it.
+    encoder: name of an encoder, at its published width.
+    size: side of the images, pixels.
+    images_per_s: float or None. Images that the training sees in a second.
+    kind: str or None. The device's kind, as JAX and PyTorch name it.
+    Returns None if the rate or the chip's peak is unknown.
     """
     peak = next((peak for start, peak in PEAK_TFLOPS.items() if (kind or "").startswith(start)), None)
     if images_per_s is None or peak is None:
@@ -142,7 +145,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def write(path: Path | None, results: Results) -> None:
-    """Write the results as JSON, a row a line: {"machine": {…}, "rows": [{name, ours, unit, peer, …, ratio}, …]}.
+    """Write the results as JSON with a line for each row: {"machine": {…}, "rows": [{name, ours, …, ratio}, …]}.
 
     path: None writes nothing.
     """
@@ -153,7 +156,7 @@ def write(path: Path | None, results: Results) -> None:
 
 
 def read(path: Path) -> Results:
-    """The results that `write` wrote. Raises InputError if the file can't be read, or has another form."""
+    """Read the results that `write` wrote. Raises InputError if the file can't be read, or has another form."""
     try:
         content = json.loads(path.read_text())
         names = Row.__dataclass_fields__.keys()
@@ -175,10 +178,11 @@ def _is_valid(row: Row) -> bool:
 
 
 def compare(now: Results, then: Results) -> Iterator[str]:
-    """Lines that say how the rows of the same name changed, and what the two machines differ in.
+    """Yields lines that compare the rows of the same name, and the two machines.
 
-    A peer that is another library, and has the same name, is the same code: what changed for it is the machine's drift,
-    and the last column has that taken out: (ours now / ours then) / (peer now / peer then). Of memory, less is better.
+    If a peer is another library and its name is the same in both runs, its code is the same too. A change of its rate
+    is then the machine's drift. The last column removes it: (ours now / ours then) / (peer now / peer then). For
+    memory, less is better.
     """
     for keys, text in ((MACHINE_CLASS, "warning: the other run is of another machine"), (SETUP, "another setup")):
         unlike = [key for key in keys if now.machine.get(key) != then.machine.get(key)]
@@ -202,9 +206,10 @@ def compare(now: Results, then: Results) -> Iterator[str]:
 
 
 def parse_options(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Results | None]:
-    """The command's options, --json and --against among them, and the results that --against names.
+    """Add --json and --against, and parse the command line. Returns (the options, the results that --against names).
 
-    Ends the process with code 2 and one line if that file can't be read or is no such JSON, or --json can't be written.
+    Ends the process with code 2 and one line if the file of --against can't be read or is no JSON of a benchmark, or if
+    the file of --json can't be written.
     """
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the machine and the rows as JSON too")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What benchmark.py and benchmark_gpu.py time: the library's own steps, and the same by its peers in PyTorch."""
+"""The steps that benchmark.py and benchmark_gpu.py time: the library's own, and the same steps in PyTorch."""
 
 import math
 import time
@@ -41,30 +41,36 @@ try:
 except ImportError:
     torch = None
 
-Work = Callable[[], int]  # does some of it, and says how many items that was
+Work = Callable[[], int]  # does some work, and returns its number of items
 
 
 class Peer(NamedTuple):
-    """What ours is compared with, and its name: another library's with version and flags, or OURS and what it does."""
+    """Work that ours is compared with.
+
+    name: another library with its version and flags; or OURS and the words for the work, if it is this library's own.
+    """
 
     work: Work
     name: str
 
 
 def our_own(work: Work, what: str) -> Peer:
-    """This library's own work as a peer of another part of it. what: what the work does."""
+    """Make this library's own work the peer of another part of the library. what: the words for the work."""
     return Peer(work, OURS + what)
 
 
 def views_on(mesh: Mesh) -> Callable[[dict[str, np.ndarray]], dict[str, Array]]:
-    """How training places a batch on its devices."""
+    """The function that places a batch on the devices of `mesh`, as training does."""
     return lambda batch: parallel.shard({"x": batch["x"], "y": batch["y"]}, mesh)
 
 
 def image_config(name: str, width: int | None, size: int, images: int) -> ConfigDict:
-    """The CDP run with this encoder, and this many images in a training and in an encoding batch.
+    """The config of a CDP run with this encoder.
 
-    width: None for encoders whose width their name gives.
+    name: name of the encoder.
+    width: None if the encoder's name determines its width.
+    size: side of the images, pixels.
+    images: number of images in a training batch and in an encoding batch.
     """
     config = config_files.load_config("configs/cdp.py")[0]
     config.encoder.update(name=name, width=width)
@@ -73,25 +79,25 @@ def image_config(name: str, width: int | None, size: int, images: int) -> Config
 
 
 def job_of(config: ConfigDict) -> Job:
-    """The job of 64 equally frequent classes, whose images are not read."""
+    """The job of this config, with 64 equally frequent classes. It reads no images."""
     return without_images(config, pairing.parse("all", uniform(("class",), (64,))))
 
 
 def fresh_state(config: ConfigDict) -> TrainState:
-    """The state that a training begins with, on one device."""
+    """The state at the start of a training, on one device."""
     job, mesh = job_of(config), parallel.make_mesh(1, jax.devices()[:1])
     _, (state, *_) = make_train_step(job, mesh)
     return first_state(job, state)
 
 
 def random_images(config: ConfigDict) -> np.ndarray:
-    """One encoding batch of noise."""
+    """An encoding batch of images of noise."""
     shape = (config.features.batch_size, config.data.size, config.data.size, 3)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def train_work(config: ConfigDict, steps: int, devices: int = 1) -> Work:
-    """The library's own steps, on a batch that is there."""
+    """The library's own training steps, on one batch that is on the device."""
     mesh = parallel.make_mesh(devices, jax.devices()[:devices])
     step, abstract = make_train_step(job_of(config), mesh)
     compiled = step.lower(*abstract).compile()
@@ -109,7 +115,7 @@ def train_work(config: ConfigDict, steps: int, devices: int = 1) -> Work:
 
 
 def encode_work(config: ConfigDict, steps: int) -> Work:
-    """The library's own encode steps, on a batch that is there."""
+    """The library's own encode steps, on one batch that is on the device."""
     mesh = parallel.make_mesh(1)
     step, abstract = make_encode_step(job_of(config), mesh)
     compiled = step.lower(*abstract).compile()
@@ -125,7 +131,7 @@ def encode_work(config: ConfigDict, steps: int) -> Work:
 
 
 def torch_resnet(name: str, width: int) -> "torch.nn.Module":
-    """The same ResNet."""
+    """The library's ResNet of this name and width, in PyTorch."""
     stages, kind = STAGES[name]
     expansion = 4 if kind == "bottleneck" else 1
 
@@ -161,7 +167,7 @@ def torch_resnet(name: str, width: int) -> "torch.nn.Module":
 
 
 def torch_vit(size: int, width: int, depth: int, heads: int, patch: int = 16) -> "torch.nn.Module":
-    """The same ViT, of PyTorch's own layers."""
+    """The library's ViT of these sizes, made of PyTorch's own layers."""
 
     class ViT(torch.nn.Module):
         def __init__(self) -> None:
@@ -183,7 +189,7 @@ def torch_vit(size: int, width: int, depth: int, heads: int, patch: int = 16) ->
 
 
 def torch_encoder(config: ConfigDict) -> tuple["torch.nn.Module", int]:
-    """The same encoder, channels last, on the GPU where there is one; and how many features it has."""
+    """(The config's encoder in PyTorch, channels last, on the GPU if there is one; its number of features)."""
     name = config.encoder.name
     if name in STAGES:
         width = config.encoder.width
@@ -199,12 +205,12 @@ def torch_device() -> str:
 
 
 def torch_autocast() -> "torch.autocast":
-    """bfloat16 on GPUs, float32 on CPUs, as ours computes."""
+    """The context in which PyTorch computes in bfloat16 on GPUs and in float32 on CPUs, as our code does."""
     return torch.autocast(torch_device(), torch.bfloat16, enabled=torch_device() == "cuda")
 
 
 def torch_name(*flags: str) -> str:
-    """PyTorch with its version, these flags, and the threads that it has now."""
+    """PyTorch's name as a peer: its version, these flags, and its present number of threads."""
     threads = torch.get_num_threads()
     return ", ".join([f"PyTorch {torch.__version__}", *flags, f"{threads} thread{'s' * (threads > 1)}"])
 
@@ -214,7 +220,7 @@ def torch_dtype_name() -> str:
 
 
 def tune_torch() -> None:
-    """Have PyTorch choose on GPUs as JAX does: TF32 for float32, and the fastest of cuDNN's convolutions."""
+    """Make PyTorch choose as JAX does on GPUs: TF32 for float32, and the fastest of cuDNN's convolutions."""
     torch.set_float32_matmul_precision("high" if torch_device() == "cuda" else "highest")
     torch.backends.cudnn.benchmark = True
 
@@ -224,9 +230,10 @@ def torch_images(config: ConfigDict) -> "torch.Tensor":
 
 
 def torch_train(config: ConfigDict, steps: int, compiled: bool = False) -> Peer:
-    """The same step in PyTorch: fused AdamW, bfloat16 autocast on GPUs, the better of one thread and all.
+    """The same training steps in PyTorch, with fused AdamW, bfloat16 autocast on GPUs, and one thread or all.
 
-    compiled: bool. The network and the loss by torch.compile(mode="max-autotune"), with CUDA graphs on GPUs; or eager.
+    compiled: bool. If true, torch.compile(mode="max-autotune") compiles the network and the loss, with CUDA graphs on
+        GPUs. If false, both are eager.
     """
     encoder, features = torch_encoder(config)
     hidden, device = config.head.hidden[0], torch_device()
@@ -253,7 +260,7 @@ def torch_train(config: ConfigDict, steps: int, compiled: bool = False) -> Peer:
 def torch_steps(
     loss_of: Callable[["torch.Tensor"], "torch.Tensor"], parameters: Any, config: ConfigDict, steps: int
 ) -> Work:
-    """Steps of fused AdamW on the loss of a batch that is there, with the better of one thread and all."""
+    """Steps of fused AdamW on the loss of one batch on the device, on one thread or on all, whichever is faster."""
     tune_torch()
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
     images = torch_images(config)
@@ -271,7 +278,7 @@ def torch_steps(
 
 
 def torch_encode(config: ConfigDict, steps: int) -> Peer:
-    """The same frozen encoder in eager PyTorch."""
+    """The same encode steps in eager PyTorch."""
     tune_torch()
     encoder, images = torch_encoder(config)[0].eval(), torch_images(config)
 
@@ -288,7 +295,10 @@ def torch_encode(config: ConfigDict, steps: int) -> Peer:
 
 
 def with_best_threads(work: Work) -> Work:
-    """The work, on one thread or on all that the process may use, whichever took less time now; on all with a GPU."""
+    """Set PyTorch's threads to the number with which the work is faster, and return the work.
+
+    On CPUs this times the work on one thread and on all cores that the process may use. With a GPU it sets all.
+    """
 
     def seconds(threads: int) -> float:
         torch.set_num_threads(threads)
@@ -302,7 +312,7 @@ def with_best_threads(work: Work) -> Work:
 
 
 def critic_works(config: ConfigDict, cached_steps: int, streamed_steps: int) -> tuple[Work, Work]:
-    """Critic steps on cached features, and on images through the frozen encoder."""
+    """(Critic steps on cached features, critic steps on images that the frozen encoder encodes in each step)."""
     k, mesh, rng = config.estimate.batch_size, parallel.make_mesh(1, jax.devices()[:1]), np.random.default_rng(0)
     labels, h = rng.integers(0, 64, 4096).astype(np.int32), rng.normal(size=(4096, 512)).astype(np.float32)
     job = job_of(config)
@@ -334,7 +344,10 @@ def critic_works(config: ConfigDict, cached_steps: int, streamed_steps: int) -> 
 
 
 def fed_work(config: ConfigDict, steps: int, num_resident: int) -> Work:
-    """Training steps on CDP images as a run reads them."""
+    """Training steps on CDP images that the pipeline feeds as in a run.
+
+    num_resident: number of images on the device; 0: every batch is rendered and copied there.
+    """
     k, mesh = config.train.k, parallel.make_mesh(1, jax.devices()[:1])
     data = cdp.make(size=config.data.size)
     shared = pairing.parse("all", data.space)
@@ -358,7 +371,7 @@ def fed_work(config: ConfigDict, steps: int, num_resident: int) -> Work:
 
 
 def critic_work(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e"], k: int, steps: int) -> Work:
-    """The library's own steps from a fresh critic, in one dispatch."""
+    """The library's own critic steps, from a fresh critic and in one dispatch."""
     rates = {"learning_rate": 1e-3, "weight_decay": 0.0}
     fit_config = FitConfig(critic, (ESTIMATORS["info_nce"](),), batch_size=k, steps=steps, **rates)
     data, critic_job = Pairs(x[None], y[None]), CriticJob(*np.zeros((3,), np.int32))
@@ -380,7 +393,7 @@ def critic_work(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e"
 
 
 def torch_critic(critic: nn.Module, x: Float[Array, "n d"], y: Float[Array, "n e"], k: int, steps: int) -> Peer:
-    """The same critic's steps in eager PyTorch."""
+    """The same critic steps in eager PyTorch."""
     torch.set_num_threads(cores())
     x, y = (torch.tensor(np.asarray(a)) for a in (x, y))
 
@@ -421,7 +434,7 @@ def matrix_loss(q: "torch.Tensor", k: "torch.Tensor") -> "torch.Tensor":
 
 
 def torch_info_nce(loss: Callable[..., "torch.Tensor"], z: np.ndarray, dtype: "torch.dtype") -> Peer:
-    """Mean of both directions, and its gradient."""
+    """InfoNCE, the mean of both directions, with its gradient in PyTorch. loss: contrastive loss of one direction."""
     tune_torch()
     z = torch.tensor(z, device=torch_device(), dtype=dtype, requires_grad=True)
     value = None
@@ -440,7 +453,7 @@ def torch_info_nce(loss: Callable[..., "torch.Tensor"], z: np.ndarray, dtype: "t
 
 
 def once(step: Callable[[Array], Any], z: Array) -> Work:
-    """One call of it."""
+    """The work of one call of the step."""
 
     def work() -> int:
         jax.block_until_ready(step(z))
@@ -450,7 +463,7 @@ def once(step: Callable[[Array], Any], z: Array) -> Work:
 
 
 def as_one_matrix(z: Float[Array, "2 k d"]) -> Float[Array, ""]:
-    """NT-Xent the short way."""
+    """NT-Xent from the whole matrix of scores."""
     z = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
     rows = z.reshape(-1, z.shape[-1])
     scores = jnp.where(jnp.eye(len(rows), dtype=bool), -jnp.inf, rows @ rows.T / 0.1)
@@ -458,7 +471,7 @@ def as_one_matrix(z: Float[Array, "2 k d"]) -> Float[Array, ""]:
 
 
 def products(z: Float[Array, "2 k d"], *, tile: int) -> tuple[Array, Array]:
-    """The matrix products of NT-Xent and its gradient, with nothing between them."""
+    """The matrix products of NT-Xent and its gradient alone, tile by tile."""
     blocks = z.reshape(-1, tile, z.shape[-1])
     pairs = np.stack(np.triu_indices(len(blocks)), axis=1)
 

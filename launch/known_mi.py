@@ -1,9 +1,9 @@
-"""Estimates where the truth is known: the tables and pictures of docs/results/known_mi.md.
+"""Estimate MI on distributions whose MI is known: makes the tables and pictures of docs/results/known_mi.md.
 
-python launch/known_mi.py defaults --n=1000,10000     what the defaults of mi.estimate were chosen by
-python launch/known_mi.py stair                       20-d Gaussians of 2 to 10 bits: every estimator, and our defaults
+python launch/known_mi.py defaults --n=1000,10000     settings that the defaults of mi.estimate were chosen from
+python launch/known_mi.py stair                       every estimator, and ours, on 20-d Gaussians of 2 to 10 bits
 
-With --out=FOLDER a part writes its rows, FOLDER/PART.json, its table, PART.md, and its picture, PART.png.
+With --out=FOLDER a part also writes its rows (FOLDER/PART.json), its table (PART.md) and its picture (PART.png).
 """
 
 import argparse
@@ -25,7 +25,7 @@ from mirigor_jax.tables import grid
 
 Row = dict[str, Any]
 
-# What is varied, from what mi.estimate does when nothing is said.
+# Name of a setting → the arguments of mi.estimate that differ from its defaults.
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "no base": {"base": False},
@@ -36,7 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "anchor plug-in": {"estimators": ["anchor"]},
 }
 BITS = (2, 4, 6, 8, 10)
-# The same critic for all, from scratch, and batches of 64: what public benchmarks of these Gaussians do.
+# All estimators get the same critic, trained from scratch on batches of 64, as in public benchmarks of these Gaussians.
 STAIR = {
     "critic": mi.JointCritic((64, 64)),
     "base": False,
@@ -49,7 +49,7 @@ OURS = {"critic": "separable", "steps": 5000, "batch_size": 256, "k": 32_768}
 
 
 def defaults(sizes: list[int], names: list[str], settings: list[str], draws: int = 3) -> Iterator[Row]:
-    """A row for each size, distribution and setting: `draws` samples, each with its own fit."""
+    """Yields a row for each size, distribution and setting. draws: number of samples, each with its own fit."""
     for n in sizes:
         for name in names:
             distribution = BENCHMARK[name]
@@ -69,7 +69,10 @@ def defaults(sizes: list[int], names: list[str], settings: list[str], draws: int
 
 
 def stair(names: list[str]) -> Iterator[Row]:
-    """A row for each estimator, all of them fitted at all five truths at once; and one for our defaults, "ours"."""
+    """Yields a row for each named estimator, with its estimates at all five truths.
+
+    The name "ours" means mi.estimate with the settings OURS. All other estimators are fitted at once.
+    """
 
     def samples(n: int) -> list[tuple[jax.Array, jax.Array]]:
         return [Gaussian(20, bits * math.log(2)).sample(jax.random.key(bits), n) for bits in BITS]
@@ -91,7 +94,7 @@ def stair(names: list[str]) -> Iterator[Row]:
 
 
 def defaults_table(rows: list[Row]) -> str:
-    """Mean errors in nats, a table for each n, with each setting's mean absolute error and worst overshoot below."""
+    """For each n a table of mean errors in nats; below, each setting's mean absolute error and largest overshoot."""
     parts = []
     for n in sorted({row["n"] for row in rows}):
         errors = {(r["distribution"], r["setting"]): np.mean(r["nats"]) - r["truth_nats"] for r in rows if r["n"] == n}
@@ -117,7 +120,7 @@ def stair_table(rows: list[Row]) -> str:
 
 
 def defaults_figure(rows: list[Row]) -> Figure:
-    """Every distribution's mean error, by setting."""
+    """Draw every distribution's mean error against the setting."""
     sizes = sorted({row["n"] for row in rows})
     figure = Figure(figsize=(5 * len(sizes), 4.5), dpi=150, layout="constrained")
     for ax, n in zip(figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0], sizes, strict=True):
@@ -135,7 +138,7 @@ def defaults_figure(rows: list[Row]) -> Figure:
 
 
 def stair_figure(rows: list[Row]) -> Figure:
-    """Error against the truth; bounds drawn through, others dashed."""
+    """Draw the error against the truth: solid lines for lower bounds, dashed lines for other estimates."""
     figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
     ax = figure.subplots()
     colors = list(colormaps["tab10"].colors)
@@ -149,7 +152,7 @@ def stair_figure(rows: list[Row]) -> Figure:
     ax.axhline(0, color="#333333", linewidth=1)
     ax.set_xticks(BITS)
     ax.set_xlabel("true MI, bits (20-d Gaussians)")
-    ax.set_ylim(bottom=max(-2.5, ax.get_ylim()[0]))  # DV and FLO leave any frame
+    ax.set_ylim(bottom=max(-2.5, ax.get_ylim()[0]))  # DV and FLO would leave any frame
     ax.set_title("estimate less truth, bits", loc="left", fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
