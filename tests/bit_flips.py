@@ -1,10 +1,10 @@
-"""Single bits flipped in the files of a run, and what its command then makes of them.
+"""Flip single bits in the files of runs, and check how the same command then handles each folder.
 
     python tests/bit_flips.py FLIPS FOLDER [KIND ...]
 
-FLIPS: of each kind of file, of a small run, which is made in FOLDER and copied for each of them. Each ends identical
-(the same values), fallen back (the same, and a line names the file) or refused (one line, code 2), or else the exit
-code is 1.
+FLIPS: number of flips for each kind of file. The script makes a small run in FOLDER and copies it for each flip. Each
+flip must end identical (the same values), fallen back (the same values, and a line names the file) or refused (one
+line, code 2). If one does not, the exit code is 1.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def flip(path: Path, rng: np.random.Generator) -> None:
 
 
 def outcome(command: Callable[[Path], list[str]], folder: Path, expected: dict) -> str:
-    """What the command makes of the folder."""
+    """Run the command on the folder. Returns the name of the outcome."""
     out, errors = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
@@ -77,7 +77,7 @@ def trial(
     expected: dict,
     prepare: Callable[[Path], None] = lambda folder: None,
 ) -> Counter[str]:
-    """How often each outcome was met. prepare: of each copy, after the flip."""
+    """Outcome → how often it came about. prepare: function that changes each copy after the flip."""
     rng, found = np.random.default_rng(0), Counter[str]()
     for _ in range(flips):
         with tempfile.TemporaryDirectory() as root:
@@ -91,14 +91,14 @@ def trial(
 
 
 def interrupt(folder: Path, missing: Sequence[str]) -> None:
-    """Remove what a run that was interrupted does not have yet."""
+    """Remove the files that an interrupted run would not have yet."""
     for name in missing:
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def with_shards(folder: Path) -> None:
-    """The folder as it is when the fit part's shards are all there, and not yet their file."""
+    """Change the folder to the moment when all shards of the part `fit` exist, but not the file that joins them."""
     run = RunFolder(folder)
     with run.lock():
         features = run / "features"
@@ -108,7 +108,7 @@ def with_shards(folder: Path) -> None:
 
 
 def flips_of(kind: str, flips: int, whole: Path) -> Counter[str]:
-    """How often each outcome was met, of a finished run whose files of a kind are flipped."""
+    """Outcome → how often it came about, after flips in the files of one kind of a finished run."""
     pattern, missing = FILES[kind]
     with tempfile.TemporaryDirectory() as root:
         source = Path(root) / "source"

@@ -1,8 +1,9 @@
-"""Two processes, started together on a new folder again and again, each with a config of its own.
+"""Start two processes with different configs on the same new folder, again and again.
 
     python tests/claims.py [STARTS]
 
-Prints how often each had the folder, and how often a folder was held under the other's config; exits with 1 if it was.
+Prints how often each process got the folder, and how often a folder had the other's config. In the latter case the exit
+code is 1.
 """
 
 import json
@@ -18,7 +19,10 @@ from mirigor_jax.runs.folder import RunFolder
 
 
 def claim(process: int, root: Path, starts: int, barrier, results) -> None:
-    """Claim every folder together with the other process: (had it, under the other's config) of each."""
+    """Claim every folder at the same time as the other process does.
+
+    Puts (process, whether it got the folder, whether the folder had the other's config) into `results`.
+    """
     config = ConfigDict({"seed": process})
     for start in range(starts):
         folder = RunFolder(root / str(start))

@@ -1,4 +1,4 @@
-"""Files that are damaged or made to harm, of every kind that is read; `corpus` writes them, and runs nothing."""
+"""Damaged and hostile files of every kind that the library reads. `corpus` writes them and runs nothing."""
 
 import gzip
 import io
@@ -29,7 +29,7 @@ FAR = 2**44  # bytes that no machine has
 
 
 class Payload:
-    """Unpickling it makes a folder."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = str(path)
@@ -39,7 +39,7 @@ class Payload:
 
 
 class Case(NamedTuple):
-    """A path, the reader that is given it, and whether it is to be refused (None: either will do)."""
+    """A path, the reader that gets it, and whether the reader must refuse it (None: it may or may not)."""
 
     reader: str
     path: str
@@ -75,7 +75,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def header(text: str | dict, *, version: int = 1, body: bytes = b"") -> bytes:
-    """An .npy whose header says this."""
+    """An .npy file with this header."""
     text = (repr(text) if isinstance(text, dict) else text) + "\n"
     length = struct.pack("<H" if version == 1 else "<I", len(text))
     return b"\x93NUMPY" + bytes([version, 0]) + length + text.encode("latin1") + body
@@ -98,7 +98,7 @@ def npz(**arrays: object) -> bytes:
 
 
 def packed_zeros(mebibytes: int, start: bytes = b"", wbits: int = 31) -> bytes:
-    """`start` and so many MiB of zeros, packed, without the sum at the end."""
+    """`start` and so many MiB of zeros, compressed, without the checksum at the end."""
     packer = zlib.compressobj(9, wbits=wbits)
     begin = packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -127,7 +127,7 @@ def image(kind: str, mode: str = "RGB", size: tuple[int, int] = (9, 7), **option
 
 
 def huge_png(width: int, height: int) -> bytes:
-    """A PNG that declares so many pixels, and has none."""
+    """A PNG that declares so many pixels and contains none."""
     whole = bytearray(image("PNG"))
     whole[16:24] = struct.pack(">II", width, height)
     whole[29:33] = struct.pack(">I", zlib.crc32(bytes(whole[12:29])))
@@ -156,7 +156,7 @@ GOOD_CONFIG = (
 
 
 def arrays(root: Path) -> dict[str, tuple[bytes, bool | None]]:
-    """Content of an .npy, and whether it is to be refused."""
+    """Name → (content of an .npy file, whether it must be refused)."""
     objects = npy(np.array([Payload(root / "ran"), None], object))
     good = npy(ROWS)
     return {
@@ -205,7 +205,7 @@ def arrays(root: Path) -> dict[str, tuple[bytes, bool | None]]:
 
 
 def archives(root: Path) -> dict[str, bytes]:
-    """Content of an .npz that neither `npz:` nor `features:` nor a checkpoint's reader takes."""
+    """Contents of .npz files that `npz:`, `features:` and the readers of checkpoints must all refuse."""
     good = npz(images=PIXELS, labels=LABELS, h=ROWS)
     stored = npy(PIXELS)
     flipped = bytearray(good)
@@ -272,7 +272,7 @@ def configs(root: Path) -> dict[str, bytes]:
 
 
 def put(root: Path, name: str, content: bytes) -> str:
-    """Write a file under `root`; its path."""
+    """Write a file under `root`, and return its path."""
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -280,7 +280,7 @@ def put(root: Path, name: str, content: bytes) -> str:
 
 
 def corpus(root: Path) -> Iterator[Case]:
-    """Write the files under `root`; each and its reader."""
+    """Write the files under `root`. Returns a case for each."""
 
     write = partial(put, root)
     (root / "lists").mkdir(parents=True)
@@ -450,7 +450,7 @@ def _checkpoints(root: Path, write) -> Iterator[Case]:
 
 
 def torch_files(root: Path) -> Iterator[Case]:
-    """Files that torch writes, and refuses or not."""
+    """Files that torch writes, some of which it refuses to read."""
     import torch
 
     (root / "checkpoints").mkdir(exist_ok=True)
@@ -489,7 +489,7 @@ def torch_files(root: Path) -> Iterator[Case]:
 
 
 def _special(root: Path) -> Iterator[Case]:
-    """FIFOs, sockets, devices and links, in place of every file."""
+    """FIFOs, sockets, devices and links in place of ordinary files."""
     folder = root / "special"
     folder.mkdir()
     os.mkfifo(folder / "fifo")

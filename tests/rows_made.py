@@ -1,10 +1,10 @@
 """Made data sets for judging detectors of rows that are not independent.
 
 CLEAN and FAULTY: name of the kind -> function(rng) -> {"x", "y"} or {"h", "labels"}.
-Clean: the rows are independent draws up to an order that depends on one view alone,
-or one view is fresh, row by row, given the whole sequence of the other.
-Faulty: neighbouring (or copied) rows resemble each other in both views beyond that.
-Made without sight of the detectors. numpy and scipy only.
+Clean: the rows are independent draws, in an order that depends on one view alone at most;
+or each row of one view is a fresh draw given the whole sequence of the other view.
+Faulty: neighboring (or copied) rows resemble each other in both views more than that allows.
+The author of these sets had not seen the detectors. The module needs numpy and scipy only.
 """
 
 import numpy as np
@@ -44,7 +44,7 @@ def gauss(rng, n, d):
 
 
 def std(a):
-    """Columns to mean 0 and sd 1 (constant columns stay)."""
+    """Scale columns to mean 0 and sd 1; constant columns stay."""
     s = a.std(0)
     return (a - a.mean(0)) / np.where(s > 0, s, 1)
 
@@ -56,7 +56,7 @@ def mix(rng, a, d):
 
 
 def respond(rng, x, d, linear):
-    """y = f(x) + independent noise; f looks at one to three standardised columns of x."""
+    """y = f(x) + independent noise; f looks at one to three standardized columns of x."""
     use = rng.permutation(x.shape[1])[: rng.integers(1, 4)]
     u = mix(rng, std(x[:, use]), d)
     if not linear:
@@ -115,12 +115,12 @@ def trend(rng, n):
 
 
 def clear(n, sx, sy):
-    """Enough of either view's signal is left once the other view is known (sx, sy: total signal to noise)."""
+    """Whether each view has enough signal left if the other view is known. sx, sy: total signal to noise of each."""
     return n * min(sx / (1 + sy), sy / (1 + sx)) >= 60
 
 
 def strengths(rng, n, dx, dy):
-    """Signal to noise by column for both views, in few or all columns; drawn until it is clear."""
+    """Signal to noise of each column of both views, in few or all columns; redrawn until `clear` holds."""
     while True:
         v = []
         for d in (dx, dy):
@@ -371,7 +371,7 @@ def constant_columns(rng):
 
 @clean
 def tight_clusters(rng):
-    """Both views near the centre of one shared cluster out of 2 to 30, spread 1e-3 to 1."""
+    """Both views near the center of one shared cluster out of 2 to 30, spread 1e-3 to 1."""
     n, (dx, dy), k = size(rng), dims(rng), rng.integers(2, 31)
     c, s = rng.integers(k, size=n), 10 ** rng.uniform(-3, 0)
     return pair(gauss(rng, k, dx)[c] + s * gauss(rng, n, dx), gauss(rng, k, dy)[c] + s * gauss(rng, n, dy))
@@ -666,7 +666,7 @@ def labels_heavy_tails(rng):
 
 @clean
 def labels_independent(rng):
-    """Labels that have nothing to do with h, shuffled, sorted by class or by a column of h."""
+    """Labels that are independent of h, shuffled, sorted by class or by a column of h."""
     h, y = label_case(rng, sep=0)
     return lab(h, y, [None, np.argsort(y, kind="stable"), upto(rng, h)][rng.integers(3)])
 

@@ -1,9 +1,9 @@
-"""Memory and open files of a long training and of a long estimation, every few seconds.
+"""Watch the memory and open files of a long training and of a long estimation, every few seconds.
 
     python tests/steady.py FOLDER [MINUTES]
 
-Both run at once, each on one core. Prints a line a minute; exits with 1 if a run ended by itself, or if between a sixth
-of the time and its end the memory or the open files of one grew by more than 2 %.
+Both run at once, each on one core. Prints a line a minute. The exit code is 1 if a run ended early, or if its memory or
+its open files grew by more than 2 % after a sixth of the time.
 """
 
 import os
@@ -21,7 +21,7 @@ GROWTH = 0.02
 
 
 def used(process: int) -> tuple[float, int]:
-    """Its resident memory in MiB, and its open files."""
+    """(The process's resident memory in MiB, its number of open files)."""
     status = Path(f"/proc/{process}/status").read_text()
     resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
     return int(resident.split()[1]) / 1024, len(os.listdir(f"/proc/{process}/fd"))

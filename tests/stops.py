@@ -1,11 +1,11 @@
-"""Runs of every kind, interrupted at random moments and continued by the same command to the same report.
+"""Interrupt runs of every kind at random moments, continue each by the same command, and compare the reports.
 
     python tests/stops.py TRIALS FOLDER [KIND ...]
 
-TRIALS: interruptions of each kind, by SIGKILL, SIGTERM and Ctrl-C in turn. FOLDER: to work in. Prints of each the
-moment, the exit code and the time until then. Exits with 1 if a code is none of -9, 143 and 130 (or 0, of a run that
-was finished), if there was a traceback, if a stop took more than a step and the grace, or if a report differs from the
-uninterrupted run's.
+TRIALS: number of interruptions of each kind of run, by SIGKILL, SIGTERM and Ctrl-C in turn. FOLDER: the folder to work
+in. Prints the moment of each interruption, the exit code and the time until the exit. Its own exit code is 1 if a code
+is not -9, 143 or 130 (or 0 for a run that was finished), if there was a traceback, if a stop took longer than a step
+and the grace, or if a report differs from that of the uninterrupted run.
 """
 
 import signal
@@ -23,7 +23,7 @@ SLACK_S = 15.0  # beyond the grace, for a step and a busy machine
 
 
 def write_data(folder: Path) -> None:
-    """Images, features and arrays of two classes, which runs read."""
+    """Write images, features and arrays of two classes for the runs to read."""
     rng = np.random.default_rng(0)
     labels = np.arange(600) % 2
     h = (rng.normal(size=(600, 4)) + 3 * labels[:, None]).astype(np.float32)
@@ -35,7 +35,7 @@ def write_data(folder: Path) -> None:
 
 
 def commands(data: Path) -> dict[str, Callable[[Path], list[str]]]:
-    """The command of each kind of run, by its folder."""
+    """Kind of run → the function that gives the command for a folder."""
     invertible = {"layers": 2, "hidden": "(8,)", "k": 16, "steps": 40, "record_every": 10, "objectives": "('critic',)"}
     arrays = ["--config=configs/arrays.py", f"--config.x={data}/x.npy"]
     return {
@@ -56,12 +56,12 @@ def commands(data: Path) -> dict[str, Callable[[Path], list[str]]]:
 
 
 def results(folder: Path) -> dict[str, dict]:
-    """The report of the run, or of each run of the study, without what differs from run to run."""
+    """The report of the run, or of each run of the study, without fields that differ from run to run."""
     return {path.parent.name * (path.parent != folder): report(path.parent) for path in folder.glob("**/report.json")}
 
 
 def interrupted(command: list[str], number: signal.Signals, delay: float) -> tuple[bool, bool]:
-    """Send the signal after so many seconds: (whether all was as it should be, whether the run had ended)."""
+    """Send the signal after so many seconds. Returns (whether the run stopped correctly, whether it had ended)."""
     from mirigor_jax import stopping
 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -86,7 +86,7 @@ def interrupted(command: list[str], number: signal.Signals, delay: float) -> tup
 
 
 def trial(kind: str, command: Callable[[Path], list[str]], trials: int, root: Path) -> bool:
-    """Interrupt runs of a kind so many times; whether each ended rightly, and every finished report is the same."""
+    """Interrupt runs of a kind so many times. Returns whether all stopped correctly and all reports are the same."""
     rng, right, done, run = np.random.default_rng(0), True, 0, 0
     program = [sys.executable, "-m", "mirigor_jax.main"]
     began = time.monotonic()

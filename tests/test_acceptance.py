@@ -1,4 +1,4 @@
-"""The shipped CDP configs at full size, against what they promise: minutes, so `pytest -m slow`."""
+"""The shipped CDP configs at full size, against their promised results. Takes minutes, so run `pytest -m slow`."""
 
 import json
 import math
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timed]
 
 
 def run(folder: Path, arguments: str = "seed=1", *overrides: str, config: str = "configs/cdp.py") -> dict:
-    """The command a user types, in a process of its own on one device, at a seed that no setting was chosen on."""
+    """Run a user's command in its own process on one device, at a seed on which no setting was chosen."""
     command = [sys.executable, "-m", "mirigor_jax.main", f"--config={config}:{arguments}", f"--workdir={folder}"]
     subprocess.run([*command, *overrides], env=user_environment(), check=True)
     result = json.loads((folder / "report.json").read_text())
@@ -103,8 +103,8 @@ def test_two_pairs_a_batch_are_enough(tmp_path):
 
 
 def test_an_untrained_encoder_is_not_certified(tmp_path):
-    """Its rows are all distinct, so that pairs redrawn from a bank would show all 6 bits; fresh images show what of the
-    class a linear probe can read from random features, which is much, and is not H(C)."""
+    """All its rows are distinct, so pairs redrawn from a bank would show all 6 bits. Fresh images show only as much of
+    the class as a linear probe reads from random features: much, but less than H(C)."""
     estimate = run(tmp_path / "run", "seed=1", "--config.train.steps=0")["estimate"]
     assert estimate["verdict"] == "bounded"
     assert all(certified["lower_bits"] < 5.9 for certified in estimate["certificates"].values())

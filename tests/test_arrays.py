@@ -77,7 +77,7 @@ def test_independence_is_nothing():
 
 @pytest.mark.slow
 def test_one_pair_of_columns_is_found_among_sixty():
-    """Directions fitted to noise are taken back: unshrunk, their base reads nothing here."""
+    """The base is shrunk because directions fitted to noise would hide it; an unshrunk base finds nothing here."""
     results = []
     for seed in range(3):
         x, y = np.random.default_rng(seed).normal(size=(2, 1000, 60))
@@ -97,7 +97,7 @@ def ksg(x: np.ndarray, y: np.ndarray, neighbors: int = 3) -> float:
 
 @pytest.mark.slow
 def test_nearest_neighbors_agree_where_no_formula_does():
-    """A ring and a wave, nothing a Gaussian copula knows: the mean of three samples, as 600 test pairs err by 0.04."""
+    """A ring and a wave, which no Gaussian copula fits. It takes means of three samples: 600 test pairs err by 0.04."""
     x, y = draw(Gaussian(1, 0.7), 3000)
     assert ksg(x, y) == pytest.approx(0.7, abs=0.05)
     rings, waves = [], []
@@ -118,7 +118,7 @@ def test_monotonic_maps_of_the_columns_change_little(gaussian, gaussian_estimate
 
 
 class OnlyDLPack:
-    """What another framework's array is, where it does not speak NumPy."""
+    """An array of another framework that NumPy can't convert, but that has DLPack's methods."""
 
     def __init__(self, array):
         self.array = array
@@ -147,7 +147,7 @@ def test_integers_bools_and_bfloat16_are_numbers():
 
 @pytest.mark.slow
 def test_fits_together_are_the_fits_alone():
-    """Data sets, estimators and seeds share a program and eight devices, and nothing else; 15 do not divide by 8."""
+    """Data sets, estimators and seeds share only a program and eight devices. The 15 fits do not divide by 8."""
     pairs = [draw(Gaussian(2, nats), 600) for nats in (0.2, 0.8, 1.5, 2.0, 2.5)]
     names = ["mine", "js", "nwj"]  # they read the base apart, where a critic has not left it
     together = mi.estimate_all(pairs, estimators=names, **QUICK)
@@ -172,7 +172,7 @@ def test_seeds_give_a_mean_a_spread_and_a_better_bound(gaussian):
 
 @pytest.fixture(scope="module")
 def everything(gaussian):
-    """By every estimator but NT-Xent, which needs another critic."""
+    """Estimates by every estimator except NT-Xent, which needs another critic."""
     names = [name for name in ESTIMATORS if name != "nt_xent"]
     return dict(zip(names, mi.estimate_all([gaussian], estimators=names, **QUICK)[0], strict=True))
 
@@ -358,7 +358,7 @@ X, Y = np.random.default_rng(0).normal(size=(2, 200, 2))
 
 
 def test_pairs_are_split_60_20_20_by_their_numbers_and_stand_in_the_keys_order():
-    """Rows are told by the rank of their squashed value, the second column that critics read."""
+    """The second column that critics read, a squashed value, identifies a row by its rank."""
     numbers = np.arange(250.0)[:, None]
     [split] = api.split([(numbers, numbers + 0.5)])
     by_key = np.argsort(row_keys(250))
@@ -457,7 +457,7 @@ def test_only_what_needs_no_score_matrix_is_read_at_a_large_k(monkeypatch):
 
 
 def test_both_calls_show_the_same_options_and_say_what_each_is():
-    """What `help` and editors see: every option by its name, with a type, and a line in the docstring."""
+    """`help` and editors show every option by its name, with a type and a line in the docstring."""
     estimate, all_ = (dict(signature(call).parameters) for call in (mi.estimate, mi.estimate_all))
     shared = estimate.keys() - {"x", "y", "estimator"}
     assert shared == all_.keys() - {"pairs", "estimators"}
@@ -469,7 +469,7 @@ def test_both_calls_show_the_same_options_and_say_what_each_is():
 
 
 class Asked(Exception):
-    """Raised with what was to be fitted, instead of a fit."""
+    """Raised instead of a fit, with the fit's arguments."""
 
 
 def own_estimator() -> mi.Estimator:

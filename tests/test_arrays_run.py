@@ -1,4 +1,4 @@
-"""Estimates of arrays in files, through `main`: what is read, refused, resumed and shown."""
+"""Estimates of arrays in files, through `main`: which files are read or refused, how runs resume, and the output."""
 
 import itertools
 import json
@@ -52,7 +52,7 @@ WILD = Interval(-1e6, 1e6, FOLDS)
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """A folder to work in that holds x and y as .npy, .npz and .csv."""
+    """The current folder, with x and y as .npy, .npz and .csv."""
     monkeypatch.chdir(tmp_path)
     x, y = pairs()
     np.save("x.npy", x)
@@ -63,7 +63,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def asked(monkeypatch) -> list[dict]:
-    """What the library is asked for; its answers are made up."""
+    """The arguments of each call of `mi.estimate_all`, which returns made-up estimates."""
     calls = []
 
     def estimate_all(pairs, *, estimators, on_progress, **options):

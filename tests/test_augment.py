@@ -1,4 +1,4 @@
-"""The augmentations against torchvision's own results, its random crops' distribution, and what their keys promise."""
+"""The augmentations against torchvision's results and the distribution of its random crops, and their use of keys."""
 
 from dataclasses import replace
 from functools import partial

@@ -1,4 +1,4 @@
-"""What the benchmarks write and compare, of rows made here: nothing is measured."""
+"""The files and comparisons that the benchmarks write, from made rows: nothing is measured."""
 
 import json
 import re
@@ -190,7 +190,7 @@ gpu.main()
 
 
 def race(folder: Path, ours: str, seconds: int) -> dict[str, Row]:
-    """The rows of made contestants by name, when ours is that function and the script has so many seconds."""
+    """Run made contestants, with `ours` as our function and so many seconds for the script. Returns name → row."""
     script = folder / "race.py"
     script.write_text(RACE.format(launch=str(ROOT / "launch"), ours=ours))
     command = [sys.executable, script, "--tiny", f"--seconds={seconds}", f"--json={folder}/a.json"]

@@ -1,4 +1,4 @@
-"""Run folders on gs://, through the clients that Google's own service has, on an emulator of its interface."""
+"""Run folders on gs://, through Google's own clients, on an emulator of its service."""
 
 import http.server
 import io
@@ -39,7 +39,7 @@ def free_port() -> int:
 
 
 def of_server(url: str) -> dict[str, str]:
-    """What gcsfs and TensorStore take for the service's address, and for credentials."""
+    """The environment that gives gcsfs and TensorStore the service's address and credentials."""
     return {
         "STORAGE_EMULATOR_HOST": url,
         "TENSORSTORE_GCS_HTTP_URL": url,
@@ -69,19 +69,19 @@ def server():
 
 
 def objects(url: str, prefix: str = "") -> list[str]:
-    """The names of the bucket's objects, asked of the server itself."""
+    """The names of the bucket's objects, as the server itself lists them."""
     with urllib.request.urlopen(f"{url}/storage/v1/b/bucket/o?prefix={urllib.parse.quote(prefix)}") as answer:
         return [item["name"] for item in json.load(answer).get("items", [])]
 
 
 def put(url: str, name: str, data: bytes) -> None:
-    """Another client's object."""
+    """Write an object as another client."""
     where = f"{url}/upload/storage/v1/b/bucket/o?uploadType=media&name={urllib.parse.quote(name, safe='')}"
     urllib.request.urlopen(urllib.request.Request(where, data, method="POST")).close()
 
 
 def start(*arguments: str, **environment: str) -> subprocess.Popen:
-    """`main` in a process of its own, on one device."""
+    """Start `main` in its own process, on one device."""
     environment = user_environment() | environment
     warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]  # aiohttp's, of what gcsfs sends at once
     command = [sys.executable, *warnings, "-m", "mirigor_jax.main", *arguments]
@@ -100,7 +100,7 @@ def report(folder: str) -> dict:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory) -> str:
-    """The job in a local folder, uninterrupted."""
+    """The folder of the same job, run locally and without interruption."""
     folder = tmp_path_factory.mktemp("runs") / "local"
     code, _, errors = run(*JOB, *WATCHED, f"--workdir={folder}")
     assert code == 0, errors

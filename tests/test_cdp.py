@@ -82,7 +82,7 @@ def test_an_image_depends_on_its_index_alone(paper):
     "options", [{"size": 32}, {"size": 64}, {"size": 50, "colors": 3, "digits": (9,), "grid": (1, 3)}]
 )
 def test_an_image_shows_a_digit_blended_over_its_background(options):
-    """Against the blend written out pixel by pixel in floating point."""
+    """The image equals the blend computed pixel by pixel in floating point."""
     images = cdp.make(mixing=0.6, seed=4, **options)
     size, (_, columns) = images.size, images.grid
     strips = backgrounds("spectrum", count=len(images.backgrounds), size=size, seed=4)
@@ -128,7 +128,7 @@ def test_digits_are_large_soft_edged_and_varied(paper):
 
 
 def test_each_digit_looks_like_itself():
-    """Nearest of the ten upright digits, drawn plainly and stretched to the same box, names the variant."""
+    """The nearest of the ten upright digits, drawn plainly and stretched to the same box, is the variant's digit."""
 
     def framed(ink):
         box = ink.point(lambda value: 255 * (value > 32)).getbbox()
@@ -149,7 +149,7 @@ def test_each_digit_looks_like_itself():
 
 
 def test_digits_are_turned_a_little_either_way():
-    """The long axis of a 1, by its second moments, against angles uniform in ±3 degrees."""
+    """The angles of a 1's long axis, by its second moments, are uniform in ±3 degrees."""
     ones = cdp.make(digits=(1,)).coverage[0, :, :, ::3].astype(float)
     rows, columns = np.indices(ones.shape[1:]).reshape(2, -1)
     moments = [np.cov(rows, columns, aweights=one.ravel()) for one in ones]
@@ -168,7 +168,7 @@ def test_nuisances_are_independent_of_attributes(paper):
 
 
 def test_the_views_nuisances_are_independent():
-    """One attribute value only, so that whatever the views had in common would be a nuisance."""
+    """There is one attribute value only, so anything that the views shared would be a nuisance."""
     one = {"colors": 1, "digits": (3,), "grid": (1, 1)}
     bare, whole = cdp.make(mixing=0.0, **one), cdp.make(**one)
     same_class = pairing.parse("all", bare.space)
@@ -202,7 +202,7 @@ def test_pairs_follow_their_pairing(paper):
 
 
 def test_attributes_tell_what_is_shown():
-    """Over black, the ink's color and place are read off the pixels of both views."""
+    """On black backgrounds, the pixels of both views show the ink's color and position."""
     images = cdp.make(mixing=0.0)
     batch = pairing.parse("none", images.space).draw(images, 0, 0, 0, 500)
     for view in "xy":

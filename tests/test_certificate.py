@@ -59,7 +59,7 @@ def information_bits(joint):
 
 
 def critic_bits(joint, symbols, posterior, mixing=1e-3):
-    """E_P f - log2 E_Q 2^f of the posterior's critic over the encoder's symbols: what its certificate must not pass."""
+    """E_P f - log2 E_Q 2^f of the posterior's critic over the encoder's symbols. Its certificate must not exceed it."""
     posterior = (1 - mixing) * posterior + mixing / posterior.shape[1]
     score = np.log2(posterior @ (joint / np.outer(joint.sum(axis=1), joint.sum(axis=0))) @ posterior.T)
     pairs = symbols.T @ joint @ symbols
@@ -86,9 +86,10 @@ def perfect_scores(rng, k, probabilities):
 
 
 def max_nt_xent_bits(k, classes):
-    """What log(2K-1) - L_NT-Xent expects of a perfect critic on uniform classes, in bits; it can pass log2 of them.
+    """The expectation of log2(2K-1) - L_NT-Xent, in bits, for a perfect critic on uniform classes.
 
-    Each anchor's denominator holds its positive and both views of every other pair of its class:
+    It can exceed log2 of the number of classes. Each anchor's denominator holds its positive and both views of every
+    other pair of its class:
     log2(2K-1) - E log2(1 + 2 Bin(K-1, 1/N)). Source: Lee et al. 2023, Eq. 4, at temperature 0.
     """
     others = np.arange(k)
@@ -155,7 +156,7 @@ def test_clopper_pearson_against_scipy(errors, n):
 
 @pytest.mark.parametrize("p", [uniform(2), uniform(10), np.array([0.7, 0.2, 0.06, 0.04])], ids=["2", "10", "unequal"])
 def test_what_errors_prove_falls_from_the_entropy_to_nothing(p):
-    """At no error that is Theorem III.2, I = H(C)."""
+    """Without errors this is Theorem III.2, I = H(C)."""
     assert fano_bits(0.0, p) == pytest.approx(stats.entropy(p, base=2), abs=1e-12)
     values = [fano_bits(error, p) for error in np.linspace(0, 1, 1001)]
     assert all(np.diff(values) <= 0)
@@ -266,7 +267,7 @@ UNEVEN = np.array([[0.30, 0.02, 0.08], [0.00, 0.25, 0.05], [0.10, 0.00, 0.20]])
 
 
 def uneven_pairs(n, seed=0, sharpness=2.0):
-    """Posteriors of n pairs of the UNEVEN table at random, right more often than not, and their classes."""
+    """Random posteriors, mostly right, of n pairs from the UNEVEN table, and the pairs' classes."""
     rng = np.random.default_rng(seed)
     c_x, c_y = np.divmod(rng.choice(9, size=n, p=UNEVEN.ravel()), 3)
     q_x, q_y = (softmax(rng.normal(size=(n, 3)) + sharpness * np.eye(3)[c], axis=1) for c in (c_x, c_y))
@@ -274,7 +275,7 @@ def uneven_pairs(n, seed=0, sharpness=2.0):
 
 
 def weighted_partition(w, q_x, q_y, c_x, c_y):
-    """E_Q[q_x^T W q_y] of weighted pairs, written out: W - 1 averages to 0 over either view's classes."""
+    """E_Q[q_x^T W q_y] of weighted pairs, term by term. W - 1 averages to 0 over the classes of either view."""
     p_x, p_y = UNEVEN.sum(axis=1), UNEVEN.sum(axis=0)
     total = 1.0
     for a, b in itertools.product(range(3), repeat=2):
@@ -285,7 +286,7 @@ def weighted_partition(w, q_x, q_y, c_x, c_y):
 
 
 def towards_each(value, n, step=1e-6):
-    """The derivative of a function of weights from equal ones towards each pair alone."""
+    """The derivatives of a function of weights, at equal weights, in the direction of each single pair."""
     start = np.full(n, 1 / n)
     ahead, behind = ([value((1 - e) * start + e * one) for one in np.eye(n)] for e in (step, -step))
     return (np.array(ahead) - np.array(behind)) / (2 * step)
@@ -303,7 +304,7 @@ def test_the_partition_function_and_each_pairs_influence_on_it():
 
 
 def test_the_partition_functions_slope_and_curvature_bound_its_growth():
-    """1 + d_x^T B d_y, of which gradient and Hessian are written out."""
+    """The function is 1 + d_x^T B d_y; the test writes out its gradient and Hessian."""
     q_x, q_y, c_x, c_y = uneven_pairs(12)
     p_x, p_y = UNEVEN.sum(axis=1), UNEVEN.sum(axis=0)
     b = np.array([[(UNEVEN[i, j] - p_x[i] * p_y[j]) / np.sqrt(p_x[i] * p_y[j]) for j in range(3)] for i in range(3)])
@@ -316,7 +317,7 @@ def test_the_partition_functions_slope_and_curvature_bound_its_growth():
 
 
 def test_the_posteriors_value_is_its_critics_bound_at_the_samples_means():
-    """E_P f - log E_Q e^f by a loop over pairs, E_P f with the classes as a control variate; and its influences."""
+    """E_P f - log E_Q e^f and its influences, by a loop over pairs. E_P f has the classes as a control variate."""
     n, mixing = 40, 0.01
     q_x, q_y, c_x, c_y = uneven_pairs(n)
     ratio = UNEVEN / np.outer(UNEVEN.sum(axis=1), UNEVEN.sum(axis=0))
@@ -340,7 +341,7 @@ def test_the_posteriors_value_is_its_critics_bound_at_the_samples_means():
 
 
 def test_a_posterior_that_is_wrong_shows_nothing_and_says_by_how_much():
-    """Its value is at least 0, as I is; the pairs' influences keep what lies below."""
+    """Its value is at least 0, as I is. The mean of the pairs' influences is still the negative value."""
     c = np.arange(60) % 3
     wrong = 0.98 * np.eye(3)[(c + 1) % 3] + 0.02 / 3
     certificate = posterior_certificate(wrong, wrong, c, (c + 1) % 3, (1 - np.eye(3)) / 6, confidence=0.95)
@@ -405,7 +406,7 @@ def test_redrawn_pairs_certify_noise_and_fresh_pairs_do_not():
 
 
 def windowed_info_nce(scores, weight):
-    """Of one k x k matrix, in nats: mean log of k times a softmax mixed with the uniform one, over both directions."""
+    """Windowed InfoNCE of one k x k matrix, in nats: mean log of k times a mixed softmax, over both directions."""
     k = len(scores)
     positives = np.stack([np.diagonal(softmax(scores, axis=axis)) for axis in (0, 1)])
     return np.mean(np.log((1 - weight) * k * positives + weight))
@@ -461,7 +462,7 @@ def test_a_batch_is_scored_on_its_own_pairs_alone():
     "pairs", ["00 00 00 01 11 11 22 20", "00 01 02 10 11 12 20 21 22"], ids=["dependent", "independent"]
 )
 def test_windowed_infonce_expects_at_most_the_information_of_any_critic(pairs, weight):
-    """Exact: all batches of three of these equally likely pairs (x, y); critics at random, and the density ratio."""
+    """Exact sums over all batches of three of these equally likely pairs, for random critics and the density ratio."""
     rng, pairs = np.random.default_rng(22), np.array([[int(symbol) for symbol in pair] for pair in pairs.split()])
     joint = np.zeros((3, 3))
     np.add.at(joint, tuple(pairs.T), 1 / len(pairs))
@@ -520,7 +521,7 @@ def test_matrices_of_batches_or_of_all_pairs_may_be_handed_over():
 
 
 def at_random(rng, joint, n, kind):
-    """Held-out pairs of the joint's classes as models of some kind see them."""
+    """Held-out pairs with random scores and posteriors. kind: the kind of model that made them."""
     classes = len(joint)
     c_x, c_y = np.divmod(rng.choice(joint.size, size=n, p=joint.ravel()), classes)
     scores = rng.normal(size=(4, n // 4, n // 4))
@@ -618,7 +619,7 @@ def test_betting_bound_is_where_the_capital_reaches_its_target(confidence):
     ids=["ones first", "few ones first", "falling", "in four ways"],
 )
 def test_a_lucky_order_of_bets_does_not_pass_the_mean(values, low):
-    """The capital reaches its target against the mean itself before the poor values come; a limit is the mean then."""
+    """The capital against the mean reaches its target before the low values come. The lower limit is then the mean."""
     once = np.atleast_2d(values)[0]
     rejects_the_mean = capital(once, once.mean(), 0.95).max() > 20
     result = mean_lower_bound(low + 2 * values, low, low + 2.0, 0.95)
@@ -668,7 +669,7 @@ def test_plug_in_bound_against_a_loop():
 @pytest.mark.slow
 @pytest.mark.parametrize("distribution", [stats.bernoulli(0.1), stats.bernoulli(0.5)], ids=["skewed", "even"])
 def test_bounds_of_several_partitions_cover(distribution):
-    """Means of four at a time, the fours drawn anew in each of five partitions of one sample."""
+    """Means of groups of four, which each of five partitions of one sample draws anew."""
     rng = np.random.default_rng(29)
     betting, plug_in = [], []
     for sample in distribution.rvs(size=(400, 200), random_state=rng).astype(float):
@@ -687,7 +688,7 @@ def test_t_interval_misses_what_the_betting_bound_covers():
 
 @pytest.mark.parametrize(("batches", "bits"), [(200, 5.37), (1000, 5.83), (10_000, 5.94)])
 def test_betting_bound_of_a_perfect_critic_on_64_classes(batches, bits):
-    """K = 1024 and scores in a window of 2/0.1 nats: the published comparison's figures, and above Hoeffding's."""
+    """At K = 1024 and scores in a window of 2/0.1 nats it has the published comparison's values, above Hoeffding's."""
     rng = np.random.default_rng(10)
     counts = rng.multinomial(1024, uniform(64), size=batches)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -779,7 +780,7 @@ def read_by(info_nce: float = 5.80, nt_xent: float = 6.003, interval: Interval |
 
 
 def with_errors(errors: int) -> dict:
-    """Certificates whose classifier errs so often."""
+    """The certificates, with so many errors of the classifier."""
     certificates = NUMBERS["certificates"]
     return {
         "certificates": certificates
@@ -788,7 +789,7 @@ def with_errors(errors: int) -> dict:
 
 
 def concluded(**changes) -> list[str]:
-    """The conclusions with these changes to the estimate, or to the other numbers."""
+    """The conclusions after these changes to the estimate or to the other numbers."""
     others = NUMBERS | read_by(interval=Interval(5.79, 5.81, BATCHES))
     of_estimate = {name: value for name, value in changes.items() if name not in others}
     changed = {name: value for name, value in changes.items() if name in others}
@@ -880,13 +881,13 @@ def test_too_few_pairs_and_impossible_batches_are_refused():
 
 
 def test_the_theorem_of_a_classifier_names_the_rate_that_no_error_leaves():
-    """0.05^(1/1000) = 0.99701, of which the rest is rounded up."""
+    """0.05^(1/1000) = 0.99701; the error rate, the rest to 1, is rounded up."""
     words = CERTIFICATES["classifier"].theorem({"errors": 0, "images": 1000}, 0.95)
     assert "0 errors in 1,000 images show only that it errs on at most 0.30 % of them" in words
 
 
 def test_a_posterior_certificate_needs_classes_and_how_they_are_paired():
-    """Where either is not known the scores' certificate stands alone."""
+    """If either is unknown, there is no posterior certificate."""
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 2, 64)
     q = np.full((64, 2), 0.5)

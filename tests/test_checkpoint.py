@@ -1,4 +1,4 @@
-"""What is kept on disk, and that a save holds the state of its moment."""
+"""The checkpoints that stay on disk, and that a save has the state of its moment."""
 
 from functools import partial
 

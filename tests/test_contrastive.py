@@ -49,7 +49,7 @@ def nt_xent_by_loop(z_x, z_y, temperature):
 
 
 def nt_xent_by_hand(z_x, z_y, temperature):
-    """(loss, its gradients in z_x and z_y) from the whole softmax matrix, in float64."""
+    """(Loss, its gradients in z_x and z_y) from the whole softmax matrix, in float64."""
     z = np.concatenate([z_x, z_y]).astype(np.float64)
     n, norm = len(z), np.linalg.norm(z, axis=1, keepdims=True)
     unit, positive = z / norm, np.roll(np.arange(n), n // 2)
@@ -188,7 +188,7 @@ def test_several_devices_give_what_one_gives(name, devices, block):
 
 
 def check_devices(name, devices, arguments, expected, atol, **options):
-    """That so many devices get the loss and its gradients that are expected."""
+    """Check that so many devices get the expected loss and gradients."""
 
     def step(*arguments):
         mine = partial(LOSSES[name], axis_name=parallel.AXIS, **options)
@@ -230,7 +230,7 @@ def test_on_a_ring_no_device_holds_every_row(name):
 
 
 def sizes(program):
-    """The elements of every array in a compiled program."""
+    """The number of elements of every array in a compiled program."""
     return [math.prod(map(int, shape.split(","))) for shape in re.findall(r"\w\[([\d,]+)\]", program.as_text())]
 
 
@@ -277,7 +277,7 @@ def test_bfloat16_is_summed_in_float32(block):
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """Scores by the kernels for GPUs, interpreted."""
+    """Make the losses use the kernels for GPUs, interpreted."""
     monkeypatch.setattr(contrastive, "_tile_size", lambda *_: 0)
 
 

@@ -1,6 +1,6 @@
 """Coverage of each certificate over fresh test samples, the critic fixed. The table: pytest -m slow -s -n 0 THIS_FILE.
 
-What a lower end must not pass is the critic's own expected bound, at the K and window that validation chose.
+A lower end must not exceed the critic's own expected bound, at the K and window that validation chose.
 """
 
 import functools
@@ -35,7 +35,7 @@ REPEATS, PAIRS, POPULATION, CONFIDENCE = 400, 10_000, 10_000_000, 0.95
 
 
 def fit(distribution, k, steps=2000):
-    """A joint critic after steps of Adam on k fresh pairs each; asinh tames heavy tails."""
+    """A joint critic after steps of Adam on k fresh pairs each, with asinh inputs because of heavy tails."""
     critic, optimizer = JointCritic((16, 16)), optax.adam(optax.cosine_decay_schedule(5e-3, steps))
 
     def scores(params, x, y):
@@ -92,7 +92,7 @@ def report(name, **numbers):
 
 
 def check(name, expected, truth, lower, value, coverage=None):
-    """Lower ends of one certificate: valid for the critic's own bound and for I, near the former, below no value."""
+    """Check one certificate's lower ends: valid for the critic's bound and I, near the former, at most the value."""
     expected, lower = np.broadcast_to(expected, len(lower)), np.array(lower)
     assert np.all(lower <= np.array(value))
     coverage = np.mean(lower <= expected) if coverage is None else coverage
@@ -114,7 +114,7 @@ def check_infonce(name, expected, truth, certificates):
 
 
 def check_interval(name, expected, shown):
-    """The interval of each repeat's statistic covers its expectation about as often as it says."""
+    """Check that the interval of each repeat's statistic covers its expectation about as often as stated."""
     low, high = np.array([(one.interval.lower_bits, one.interval.upper_bits) for one in shown]).T
     covered = np.mean((low <= expected) & (expected <= high))
     report(f"{name}, interval", coverage=covered, width=np.median(high - low))
@@ -140,7 +140,7 @@ def test_infonce_certificate_of_a_fitted_critic(name):
 
 
 def test_infonce_certificate_of_the_exact_log_ratio_with_every_choice_made_anew(monkeypatch):
-    """A fresh validation part too in every repeat: choosing K and window on it costs no coverage."""
+    """Every repeat has a fresh validation part too: the choice of K and window on it costs no coverage."""
     distribution = BENCHMARK["gaussian-5-1.0"]
     sample, scores = distribution.sample, exact(distribution)
     expected = functools.cache(functools.partial(expected_bits, sample, scores))
@@ -167,7 +167,7 @@ CLASSES, SEPARATION = 10, 2.983
 
 
 def posteriors(rng, c):
-    """Class posteriors of fresh images of classes c, every row distinct."""
+    """Class posteriors of fresh images of the classes c. All rows are distinct."""
     h = rng.normal(size=(*c.shape, CLASSES))
     h += SEPARATION * (c[..., None] == np.arange(CLASSES))
     return np.exp(log_softmax(SEPARATION * h, axis=-1))
@@ -244,7 +244,7 @@ def test_classifier_and_posterior_certificates_of_a_ninety_percent_encoder():
 )
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_the_interval_of_the_posteriors_statistic(joint, accuracy, calibrated):
-    """Where the partition function is another than 1 too, whose error the influence values are to hold."""
+    """Also if the partition function is not 1; the influence values must include its error."""
     rng, symbols = np.random.default_rng(7), confusion(len(joint), accuracy)
     posterior = symbols.T if calibrated else 0.9 * np.eye(len(joint)) + 0.1 / len(joint)
     expected, shown = critic_bits(joint, symbols, posterior), []
@@ -258,7 +258,7 @@ def test_the_interval_of_the_posteriors_statistic(joint, accuracy, calibrated):
 
 
 def test_the_interval_over_redraws_fails_the_same_check():
-    """A bank of 400 images redrawn at will: tight about the bank's own mean, and blind to where that lies."""
+    """The interval over redraws of a bank of 400 images is narrow around the bank's mean, which may be far off."""
     rng, k, weight, batches, bank = np.random.default_rng(6), 16, 1 / 8, 2000, 400
     expected = same_class_bits(rng, weight, k)
     lower, t_lower = [], []

@@ -1,4 +1,4 @@
-"""Critics against plain numpy on every pair, given partners against the matrix, and what the pairs cost."""
+"""Critics against plain numpy on every pair, scores of given partners against the matrix, and the cost of pairs."""
 
 from functools import partial
 
@@ -27,7 +27,7 @@ def arrays(n=5, m=7, d=3, e=3):
 
 
 def init(critic, x, y):
-    """Parameters of the right shapes, away from the zeros that biases start at."""
+    """Random parameters of the right shapes, so biases are not 0 as at the start."""
     shapes = jax.eval_shape(partial(critic.init, method="scores"), jax.random.key(0), x, y)
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda p: jnp.array(rng.normal(size=p.shape, scale=0.5), p.dtype), shapes)
@@ -192,7 +192,7 @@ JOINTS = {
 
 
 def posterior_inputs(joint, n=6, d=4):
-    """Representations of two views, and what makes critics' inputs of them: a probe with weights at random."""
+    """Representations of two views, and a probe with random weights that makes critics' inputs of them."""
     rng = np.random.default_rng(4)
     h = rng.normal(size=(2, n, d))
     probe = LinearProbe(
@@ -244,7 +244,7 @@ def test_a_posterior_critic_adds_what_its_inner_critic_reads_of_the_representati
 
 
 def test_equal_critics_have_equal_scorers():
-    """So that no program is compiled twice."""
+    """Otherwise a program would be compiled twice."""
     one, other = (Scorer(PosteriorCritic(CosineCritic((8,), 4), 3, sided=True)) for _ in range(2))
     assert (one, hash(one)) == (other, hash(other))
     assert one != Scorer(PosteriorCritic(CosineCritic((8,), 4), 3))

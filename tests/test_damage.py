@@ -1,4 +1,4 @@
-"""Files that are not as the run wrote them: named, and made again or fallen back from, never used."""
+"""Files that changed after the run wrote them: the run names and never uses them; it makes them again or falls back."""
 
 import contextlib
 import json
@@ -88,7 +88,7 @@ def test_a_manifest_that_cannot_be_read_is_named_in_one_line(tmp_path):
 
 
 def fitted(folder: RunFolder, steps: int = 8) -> tuple[np.ndarray, list]:
-    """A fit of no moment, saved every two steps."""
+    """Run a trivial fit that saves every two steps."""
 
     @contextlib.contextmanager
     def steps_from(first):
@@ -182,7 +182,7 @@ def test_a_fit_without_its_rows_is_not_thrown_away(interrupted, tmp_path):
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_damaged_result_of_a_finished_run_is_made_again(cdp_run, tmp_path, capsys):
-    """One of the evaluation, which no training and no fit is repeated for."""
+    """The damaged result is one of the evaluation, so neither the training nor a fit is repeated."""
     folder = tmp_path / "run"
     shutil.copytree(cdp_run, folder)
     (folder / "evaluate" / "linear.json").write_text('{"color": 1.0}')
@@ -197,7 +197,7 @@ def test_a_damaged_result_of_a_finished_run_is_made_again(cdp_run, tmp_path, cap
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_with_a_flipped_bit_ends_identical_fallen_back_or_refused(tmp_path):
-    """One of the flips that bit_flips.py makes in files of each kind, in runs that were interrupted behind the file."""
+    """One of bit_flips.py's flips in files of each kind, in runs that were interrupted after the file was written."""
     whole = tmp_path / "whole"
     assert main(cdp(f"--workdir={whole}")) == 0
     for kind in FILES:

@@ -62,7 +62,7 @@ def scipy_pairs(name, n, seed):
 
 
 def log_ratio(distribution, x, y):
-    """Ours, in float64, for numpy arrays."""
+    """Our log-ratio in float64, as a numpy array."""
     with jax.enable_x64(True):
         return np.asarray(distribution.log_ratio(jnp.asarray(x), jnp.asarray(y)))
 

@@ -1,4 +1,4 @@
-"""What is trained stops where it is no longer finite, says so in a line, and keeps the state before."""
+"""A training stops if it is no longer finite, says so in one line, and keeps the last finite state."""
 
 import contextlib
 import math
@@ -23,7 +23,7 @@ H = (X + 4 * LABELS[:, None]).astype(np.float32)
 
 
 def task(growth, row=lambda step, loss: {"loss_nats": float(loss)}, **options):
-    """A weight that grows by a factor at every step, and a loss that does not see it."""
+    """A task whose weight grows by a factor at every step, and whose loss does not depend on the weight."""
 
     @contextlib.contextmanager
     def steps(first):
@@ -142,7 +142,7 @@ def test_whether_a_tree_is_finite_is_asked_of_its_floats():
 
 
 class Mean(nn.Module):
-    """Each image's mean over its size; NaN for black ones."""
+    """An encoder that returns each image's mean over its pixels, but NaN for black images."""
 
     dtype: str = "float32"
 

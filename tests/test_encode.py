@@ -1,4 +1,4 @@
-"""Encoding on one device and on eight, last batches that are not full, and whose normalization the images get."""
+"""Encoding on one device and on eight, of last batches that are not full, and with each encoder's own normalization."""
 
 from functools import partial
 

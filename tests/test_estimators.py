@@ -29,7 +29,7 @@ SHIFT_OF_X = np.array([[0.3], [-1.2], [0.7]])
 
 
 def population(f):
-    """Scores whose means are the exact expectations, over negatives of every row too: each pair with every y."""
+    """Scores of all pairs, and of every x with every y, so their means are the exact expectations."""
     f = jnp.asarray(f)
     return f[X, Y], f[X[:, None], Y[None, :]]
 
@@ -105,7 +105,7 @@ def test_only_what_is_called_a_lower_bound_is_one(name):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "anchors"), [("nt_xent", "all"), ("info_nce_symmetric", "both")])
 def test_negatives_of_the_own_view_pass_the_truth(name, anchors):
-    """Two classes, 6 pairs, the perfect critic of the class: I = 1 bit, over all 64 ways the classes can fall."""
+    """Two classes, 6 pairs and the class's perfect critic: I = 1 bit. It sums over all 64 combinations of classes."""
     estimator = ESTIMATORS[name]()
     classes = jnp.array(list(itertools.product((0, 1), repeat=6)))
     views = jnp.concatenate([classes, classes], axis=1) if anchors == "all" else classes
@@ -343,7 +343,7 @@ def test_options_that_make_no_sense(name, options, message):
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_constructor_is_public_and_says_what_it_is(name):
-    """Its parameters have a default, a type and a line each; it names its source, and gives one object."""
+    """Each parameter has a default, a type and a line. A constructor names its source; equal calls give one object."""
     constructor = getattr(estimators, name)
     assert constructor is ESTIMATORS[name]
     assert constructor().name == name

@@ -1,4 +1,4 @@
-"""What is drawn is what was given, and every word lies inside the picture."""
+"""Pictures show the values that they are given, and every word lies inside the picture."""
 
 import itertools
 import subprocess
@@ -60,7 +60,7 @@ def make_report(
 
 
 def with_more_estimators(report: ImageReport) -> ImageReport:
-    """Two more stand beside the NT-Xent estimate."""
+    """The estimate with two more estimators beside the NT-Xent estimate."""
     curve = report.estimate.curve
     more = {name: replace(curve["nt_xent"], heading=name) for name in ("one-sided InfoNCE", "smile")}
     return replace(report, estimate=replace(report.estimate, curve=curve | more))
@@ -94,7 +94,7 @@ def by_label(ax) -> dict:
 
 
 def whiskers(ax) -> np.ndarray:
-    """(x, lower, upper) of every error bar that is drawn."""
+    """(x, lower, upper) of every drawn error bar."""
     drawn = [bars.lines[2][0].get_segments() for bars in ax.containers if hasattr(bars, "has_yerr")]
     return np.array([(*segment[0], segment[1][1]) for segments in drawn for segment in segments if len(segment)])
 
@@ -116,7 +116,7 @@ DRAWN = {  # name: a function that draws it
 
 
 def visible_words(figure) -> list[Text]:
-    """Every text that is drawn; matplotlib also keeps labels of ticks beyond an axis's limits."""
+    """Every text that is visible; matplotlib also keeps labels of ticks beyond an axis's limits."""
     hidden = set()
     for ax in figure.axes:
         for axis in (ax.xaxis, ax.yaxis):
@@ -234,7 +234,7 @@ def test_bars_are_the_numbers():
 
 
 def test_no_two_columns_of_a_picture_have_one_color():
-    """A quantity has one color in every picture; of the certified interval both parts are in the last column."""
+    """A quantity has one color in all pictures. Both parts of the certified interval are in the last column."""
     columns, certified, possible = draw_bars(make_report()).axes[0].containers[:3]
     assert len({bar.get_facecolor() for bar in (*columns, *certified)}) == 6
     assert possible[0].get_edgecolor() == certified[0].get_facecolor()
@@ -259,7 +259,7 @@ def test_bars_write_what_is_known_of_the_interval(case, written):
 
 @pytest.mark.parametrize("case", CASES)
 def test_bars_without_a_certificate_have_none_of_its_value(case):
-    """Where the views are independent, or nothing is certified, InfoNCE is the estimate."""
+    """If the views are independent, or nothing is certified, InfoNCE is the estimate."""
     report = make_report(**CASES[case])
     whole, _ = draw_bars(report).axes
     ticks = [label.get_text() for label in whole.get_xticklabels()]

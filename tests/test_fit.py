@@ -83,7 +83,7 @@ def one_step(views, frozen, batch, batch_spec, h, devices):
 
 
 def test_a_step_of_a_cosine_critic_raises_the_bound_that_it_reports():
-    """InfoNCE of unit embeddings over the learned temperature, and SGD's step along its slope."""
+    """The bound is InfoNCE of unit embeddings over the learned temperature, and SGD's step follows its slope."""
     h = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
     critic, optimizer = critic_and_optimizer()
     before = fit.init_critic(critic, optimizer, h, jax.random.key(1)).params
@@ -125,7 +125,7 @@ def test_streamed_images_and_cached_features_give_the_same_critic_gradients():
 
 
 def config_of(critic, estimators=INFO_NCE, **options) -> fit.FitConfig:
-    """How it is fitted, by the rates of `mi.estimate`."""
+    """A FitConfig with the learning rate and weight decay of `mi.estimate`."""
     return fit.FitConfig(critic, estimators, **{"steps": 60, "learning_rate": 6e-3, "weight_decay": 1e-2} | options)
 
 
@@ -156,7 +156,7 @@ def test_a_loss_is_given_every_negative_of_each_pair(negatives, many):
 
 @pytest.mark.slow
 def test_each_of_many_critics_stops_by_its_own_patience():
-    """Fitted beside others that go on, a critic that has stopped stays what it is alone."""
+    """A critic that has stopped beside others that go on is the same as if it were fitted alone."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 300, 1)).astype(np.float32)
     y = x + np.array([0.3, 3.0], np.float32)[:, None, None] * rng.normal(size=x.shape).astype(np.float32)
@@ -212,7 +212,7 @@ def test_bounds_of_a_perfect_critic_are_what_theory_says():
 
 @pytest.mark.slow
 def test_every_estimator_reads_a_batch_that_devices_share_as_the_whole_matrix():
-    """The formula of the scores of all pairs, whether embeddings are gathered for it or not."""
+    """The value is that of the formula on the scores of all pairs, whether or not embeddings are gathered."""
     names = [name for name in ESTIMATORS if not ESTIMATORS[name]().needs_u]
     h = np.random.default_rng(0).normal(size=(2, 3, 16, 5)).astype(np.float32)
     critic = CosineCritic(hidden=(), features=4, temperature=0.5)
@@ -272,7 +272,7 @@ def test_batches_are_disjoint_rows_in_order_and_the_rest_is_left():
 
 
 def run(values, *, steps, patience, stride=10, on_progress=None):
-    """`fitting.run` of critics whose evaluations are these: a row an evaluation, a column a critic."""
+    """Run `fitting.run` on critics with these evaluations: a row for each evaluation, a column for each critic."""
     values = np.array(values, float)
     asked = []
 
@@ -299,7 +299,7 @@ def run(values, *, steps, patience, stride=10, on_progress=None):
 
 
 def test_a_fit_ends_at_its_steps_while_a_critic_gains():
-    """Every other evaluation one of two critics gains, the other never."""
+    """Of two critics, one gains in every other evaluation, and one never gains."""
     values, calls = [[-1, 0.5], [-1, 0.4], [-1, 0.6], [-1, 0.5], [-1, 0.7]], []
     state, history = run(values, steps=45, patience=20, on_progress=lambda *call: calls.append(call))
     assert [evaluation.step for evaluation in history] == [10, 20, 30, 40, 50]
@@ -324,7 +324,7 @@ def test_a_fit_ends_when_no_critic_has_gained_in_its_patience(patience, evaluati
 
 
 def by_class(seed=0, noise=0.3):
-    """Rows of four classes, as a bank, and both views of held-out pairs of neighbors."""
+    """A bank of rows of four classes, and both views of held-out pairs of neighboring rows."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(4), 32).astype(np.int32)
     h, fresh = (((np.eye(4)[labels]) + noise * rng.normal(size=(128, 4))).astype(np.float32) for _ in range(2))
@@ -333,7 +333,7 @@ def by_class(seed=0, noise=0.3):
 
 
 def bounds_of(critic, params, held_out, size):
-    """InfoNCE of each critic on validation, the mean over batches of so many pairs."""
+    """Each critic's mean InfoNCE over validation batches of so many pairs."""
     views = [fitting.in_batches(view, size) for view in held_out]
     each = [jax.tree.map(lambda leaf, s=s: leaf[s], params) for s in range(len(jax.tree.leaves(params)[0]))]
     return [
@@ -364,7 +364,7 @@ def test_critics_fitted_by_class_are_the_best_of_validation_each_from_its_own_st
 
 
 def test_a_fit_by_class_that_gains_nothing_gives_the_critic_that_it_started_from():
-    """Steps so large that the critic is worse for all of its patience."""
+    """The steps are so large that the critic is worse than at its start until its patience ends."""
     bank, held_out = by_class()
     critic = SeparableCritic((8,), 4)
     class_fit = fit.ClassFit(critic, batch_size=16, steps=60, eval_every=10, learning_rate=3.0, patience=20)
@@ -379,7 +379,7 @@ def test_a_fit_by_class_that_gains_nothing_gives_the_critic_that_it_started_from
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_eight_devices_estimate_as_one():
-    """The whole fit (draws, gradients, selection) and the reading of held-out pairs, in float64."""
+    """The whole fit (draws, gradients, selection) and the values on held-out pairs, in float64."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 64).astype(np.int32)
     h = np.eye(4)[labels] + 0.4 * rng.normal(size=(256, 4))
@@ -413,7 +413,7 @@ def test_eight_devices_estimate_as_one():
 
 @pytest.mark.parametrize("chosen", [0, 1])
 def test_estimators_that_are_fitted_together_keep_each_its_own_carry(chosen):
-    """Two that count their steps, by one and by ten, in carries of different form."""
+    """Two estimators count their steps, by one and by ten, in carries of different form."""
 
     def counting(name, carry, after):
         return Estimator(name, "not a bound", "", dv, lambda carry, *scores: (-dv(*scores), after(carry)), carry=carry)

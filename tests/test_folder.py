@@ -1,4 +1,4 @@
-"""A run folder: whose it is, and who is at work in it."""
+"""A run folder: which config it belongs to, and which process works in it."""
 
 import json
 import os
@@ -19,7 +19,7 @@ MINE, OTHER = ConfigDict({"seed": 0}), ConfigDict({"seed": 1})
 
 
 def test_of_two_commands_started_together_one_has_the_folder():
-    """A hundred times, in processes of their own."""
+    """Repeated a hundred times, in separate processes."""
     script = Path(__file__).with_name("claims.py")
     done = subprocess.run([sys.executable, script, "100"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Hostile and damaged input: each file is read rightly or refused in one line, and runs, keeps and writes nothing."""
+"""Hostile and damaged input: a file is read correctly or refused in one line; it runs and writes nothing."""
 
 import gzip
 import io
@@ -29,7 +29,7 @@ ADVICE = ("allow_pickle", "weights_only", "max_header_size", "MemoryError")
 
 
 def refusal(case: Case) -> str | None:
-    """What the reader says of the file, None if it reads it; whatever else is raised is a defect."""
+    """The reader's error message, or None if it reads the file. Any error but InputError is a defect and is raised."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what folders leave out
@@ -40,13 +40,13 @@ def refusal(case: Case) -> str | None:
 
 
 def contents(root: Path) -> dict[str, tuple[int, int, int]]:
-    """Every path there, and what tells whether it was touched."""
+    """Every path under `root` → (mode, size, modification time), which show whether it was changed."""
     paths = [Path(where, name) for where, folders, files in os.walk(root) for name in (*folders, *files)]
     return {str(path): (stat := path.lstat(), (stat.st_mode, stat.st_size, stat.st_mtime_ns))[1] for path in paths}
 
 
 def check(cases: list[Case]) -> Counter[str]:
-    """Read each; which were refused as they should be, by reader."""
+    """Check that each reader refuses its files as it should. Returns reader → number of refused files."""
     counts: Counter[str] = Counter()
     for case in cases:
         try:
@@ -75,7 +75,7 @@ def test_the_corpus_is_read_rightly_or_refused_in_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_torch_s_files_run_nothing_and_are_refused_in_our_words(tmp_path):
-    """A file of several gigabytes' declaration, dictionaries of a trillion entries, and code of every kind."""
+    """The files declare gigabytes, or dictionaries of a trillion entries, or contain code of every kind."""
     pytest.importorskip("torch")
     cases = [*torch_files(tmp_path)]
     before = contents(tmp_path)
@@ -86,7 +86,7 @@ def test_torch_s_files_run_nothing_and_are_refused_in_our_words(tmp_path):
 
 @pytest.mark.slow
 def test_the_corpus_takes_less_than_a_gigabyte(tmp_path):
-    """In a process whose address space ends a GiB above what it has when it has imported all."""
+    """The process may map only one GiB more than it has after all imports."""
     pytest.importorskip("torch")
     (tmp_path / "gone" / "file").mkdir(parents=True)
     script = (
@@ -114,7 +114,7 @@ def test_the_corpus_takes_less_than_a_gigabyte(tmp_path):
 
 @st.composite
 def damaged(draw: st.DrawFn, good: bytes) -> bytes:
-    """The file with bits flipped, cut off, bytes set, a piece of it repeated, or put elsewhere; or other bytes."""
+    """The file with bits flipped, bytes set, its end cut off, or a piece repeated or moved; or other bytes instead."""
     places = st.integers(0, len(good) - 1)
     a, b, c = sorted((draw(places), draw(places), draw(places)))
     kind = draw(st.sampled_from(["flip", "cut", "set", "repeat", "move", "other"]))
@@ -133,7 +133,7 @@ def damaged(draw: st.DrawFn, good: bytes) -> bytes:
 
 
 def good_files() -> dict[str, tuple[str, bytes]]:
-    """The reader and the content of one good file of each kind, by its name."""
+    """Name → (reader, content) of one good file of each kind."""
     config = b"from ml_collections import ConfigDict\ndef get_config(arguments):\n    return ConfigDict({'a': 1})\n"
     kinds = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF", "bmp": "BMP", "ppm": "PPM"}
     return {
@@ -174,7 +174,7 @@ def test_damaged_files_are_read_or_refused(tmp_path, name, count):
 
 
 def test_a_flipped_bit_of_an_archive_is_found(tmp_path):
-    """NumPy's own reader stops before the sum over all bytes is compared."""
+    """NumPy's own reader stops before it compares the checksum."""
     good, rng = npz(images=PIXELS, labels=LABELS), np.random.default_rng(0)
     start = good.find(PIXELS.tobytes())
     for at in (start + rng.integers(PIXELS.size, size=40)).tolist():

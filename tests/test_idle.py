@@ -1,4 +1,4 @@
-"""A setting on the command line that has no effect is an error that names whose it is; one in a config file is none."""
+"""A setting without effect is an error on the command line, which names its use; in a config file it is no error."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A finite set of images: pairs by its rows, streamed as images or held by the devices."""
+"""A finite set of images: pairs of its rows, streamed as images or resident on the devices."""
 
 import json
 
@@ -20,7 +20,7 @@ from mirigor_jax.runs.train import job_training_data, train
 
 
 def blank(*columns):
-    """Black images with these attributes, `a`, `b`, ... of values a0, a1, ..."""
+    """Black images with these columns of attributes, named `a`, `b`, ..., with the values a0, a1, ..."""
     names = "abc"[: len(columns)]
     values = tuple(
         tuple(f"{name}{v}" for v in range(max(column) + 1)) for name, column in zip(names, columns, strict=True)
@@ -32,7 +32,7 @@ def blank(*columns):
 
 
 def image_pairs(images, *arguments):
-    """(start, stop) → the images in the rows of `row_pairs`."""
+    """The function (start, stop) → the images of the rows that `row_pairs` returns."""
     rows = images.row_pairs(*arguments)
     return lambda start, stop: {view: images.read(chosen) for view, chosen in rows(start, stop).items()}
 
@@ -57,7 +57,7 @@ def test_pairs_of_rows_follow_the_joint_distribution_of_their_classes(mi):
 
 
 def test_same_class_sampling_has_the_sets_own_frequencies():
-    """x is uniform over the images, y over those of x's class: P(c, c) is the share of c, and H(C) the shares'."""
+    """x is uniform over the images, y over those of x's class: P(c, c) is c's share, H(C) the shares' entropy."""
     a, b = np.repeat([0, 1, 2, 2], [500, 200, 90, 10]), np.repeat([0, 1, 0, 1], [500, 200, 90, 10])
     images = blank(a, b)
     for text, frequencies, shared in (
@@ -89,7 +89,7 @@ def test_a_class_is_named_by_its_values_where_it_lacks_images():
 
 
 def test_fresh_rows_are_independent_pairs_that_share_no_image():
-    """Over seeds the classes are multinomial, and each image of a class is drawn as often as another."""
+    """Over seeds, the classes are multinomial, and all images of a class are drawn equally often."""
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [300, 200, 100]))
     images, frequencies = blank(labels), np.array([3, 2, 1]) / 6
     pairing = images.same_class("a")

@@ -33,7 +33,7 @@ SETTINGS = invertible_encoders.Settings(
 
 
 def images(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """4×4 pictures in three shades, one a class, under noise."""
+    """4×4 pictures of three classes, each with its own shade, and noise."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, n)
     gray = 60 + 60 * labels[:, None, None] + rng.integers(-50, 50, (n, 4, 4))
@@ -96,7 +96,7 @@ def test_what_a_classifier_tells_is_that_of_one_fitted_without_the_image():
 
 @pytest.mark.slow
 def test_an_objective_trains_what_it_names():
-    """The critic alone leaves the encoders as they were; the adversarial one hides the class, and only it."""
+    """`critic` leaves the encoders unchanged. `adversarial`, and no other objective, hides the class."""
     features = {name: jnp.asarray(value) for name, value in part(200).items()}
     fresh = part(200, seed=1)
     classes = jax.nn.one_hot(fresh["labels"], 3)
@@ -211,7 +211,7 @@ def test_the_figure_shows_the_records():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A source of few small pictures, and what the shipped config is shrunk by."""
+    """(A source of few small pictures, the arguments that shrink the shipped config)."""
     pictures, labels = images(300)
     np.savez(tmp_path / "a.npz", images=pictures, labels=labels)
     keys = {"source": f"npz:{tmp_path}/a.npz", "layers": 2, "hidden": "(8,)", "k": 16, "steps": 20, "record_every": 10}

@@ -1,4 +1,4 @@
-"""What a run's config is parsed to, and that parsing it changes neither the config nor the process."""
+"""The job that a config parses to; parsing changes neither the config nor the process."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""mi.estimate against known truths at full size, and its speed: minutes, so `pytest -n 0 -m slow`."""
+"""mi.estimate against known truths at full size, and its speed. Takes minutes, so run `pytest -n 0 -m slow`."""
 
 import math
 import time
@@ -32,7 +32,7 @@ STAIR, ONE_FIT = 150, 5
     ],
 )
 def test_the_defaults_find_the_truth_in_ten_thousand_pairs(name, tolerance_nats):
-    """The mean of three, each on a sample of its own that no default was chosen on."""
+    """The mean of three estimates, each on its own sample. No default was chosen on these samples."""
     distribution = BENCHMARK[name]
     samples = [distribution.sample(jax.random.key(1000 + seed), 10_000) for seed in range(3)]
     estimates = [mi.estimate(x, y, seed=1000 + seed) for seed, (x, y) in enumerate(samples)]
@@ -43,7 +43,7 @@ def test_the_defaults_find_the_truth_in_ten_thousand_pairs(name, tolerance_nats)
 
 
 def stair(n: int, **options) -> list[mi.Estimate]:
-    """20-d Gaussians of 2 to 10 bits, fitted all at once."""
+    """Estimates of 20-d Gaussians of 2 to 10 bits, all fitted at once."""
     pairs = [Gaussian(20, bits * math.log(2)).sample(jax.random.key(bits), n) for bits in BITS]
     return [row[0] for row in mi.estimate_all(pairs, **options)]
 
@@ -67,7 +67,7 @@ def test_the_stair_by_the_anchor():
 
 
 def test_the_stair_by_our_defaults():
-    """A separable critic, batches of 256; K = 32,768, as far below that no critic shows 10 bits."""
+    """A separable critic, batches of 256, and K = 32,768. At a much smaller K no critic can show 10 bits."""
     start = time.monotonic()
     result = stair(330_000, critic="separable", steps=5000, batch_size=256, k=32_768)
     assert time.monotonic() - start < STAIR * calibration_seconds()
@@ -80,7 +80,7 @@ def test_the_stair_by_our_defaults():
 
 
 def test_twenty_five_fits_at_once_cost_less_than_fifteen():
-    """Against the mean of one fit of each, nothing left to compile for either; over the cores as so many devices."""
+    """It compares with the mean time of single fits. All programs are compiled before; each core is a device."""
     pairs = [Gaussian(5, nats).sample(jax.random.key(0), 10_000) for nats in (0.5, 1.0, 1.5, 2.0, 2.5)]
 
     def seconds(data, seeds):

@@ -1,4 +1,4 @@
-"""mi.labels: I_class against closed forms and integrals, its design's promises, and the words it uses."""
+"""mi.labels: I_class against closed forms and integrals, the promises of its design, and its sentences."""
 
 import math
 from dataclasses import replace
@@ -37,7 +37,7 @@ FAST = {"steps": 150}
 
 
 def clusters(means, seed, labels_=C):
-    """One column of unit normals around the class's mean, the others noise."""
+    """Rows with one column of unit normals around the class's mean, and further columns of noise."""
     h = np.random.default_rng(seed).normal(size=(len(labels_), D))
     h[:, 0] += np.asarray(means)[labels_]
     return h
@@ -54,7 +54,7 @@ def exact_bits(means, distribution):
 
 
 def best_info_nce_bits(means, k):
-    """What InfoNCE of the density ratio shows at k, classes equally likely, in expectation; standard error 0.003."""
+    """Expected InfoNCE of the density ratio at k, for equally likely classes; standard error 0.003."""
     rng, means = np.random.default_rng(0), np.asarray(means)
     c = rng.integers(len(means), size=(40_000, k))
     densities = [stats.norm.pdf(rng.normal(means[c])[:, :, None], means) for _ in "xy"]
@@ -88,7 +88,7 @@ def test_pairs_average_to_strict_info_nce(k):
 
 
 def test_pairs_deviate_by_their_influence():
-    """The derivative of InfoNCE of weighted pairs, sum_i w_i (s_ii - log sum_j w_j e^s_ij), towards each pair alone."""
+    """It is the derivative of weighted InfoNCE, sum_i w_i (s_ii - log sum_j w_j e^s_ij), towards that pair alone."""
     scores = np.random.default_rng(3).normal(size=(12, 12)) * 2 + np.arange(12)[None, :] / 4
 
     def info_nce(w):
@@ -139,7 +139,7 @@ def test_the_interval_covers_the_bound_at_its_own_k(batches, k, rho):
 
 @pytest.mark.slow
 def test_the_paired_interval_covers_and_is_narrower_than_two():
-    """The same pairs under two critics, one of them the log density ratio at 0.7 of its scale."""
+    """Two critics score the same pairs. One is the log density ratio at 0.7 of its scale."""
     good, worse = (gaussian_scores(np.random.default_rng(1), 600, 128, 0.9, gain) for gain in (1.0, 0.7))
     values = [np.array([pair_values(scores) for scores in batches]) for batches in (good, worse)]
     differences = values[0] - values[1]
@@ -171,7 +171,7 @@ def test_stratified_trials_are_the_rows_where_proportions_are_exact():
 
 @pytest.mark.parametrize("shares", [{}, {"validation": 0.1, "test": 0.0}, {"validation": 0.0, "test": 0.0}])
 def test_parts_are_shares_of_every_class_by_the_rows_keys(shares):
-    """By a loop: of each class the rows with the smallest keys are tested, the next are for validation."""
+    """Against a loop: the rows of a class with the smallest keys are for testing, the next ones for validation."""
     validation, test = shares.get("validation", 0.2), shares.get("test", 0.2)
     classes = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 4], [500, 30, 10, 7]))
     keys, expected = row_keys(len(classes)), {"fit": [], "validation": [], "test": []}
@@ -187,7 +187,7 @@ def test_parts_are_shares_of_every_class_by_the_rows_keys(shares):
 
 
 def test_a_rows_part_depends_on_its_number_and_the_rows_of_its_class_alone():
-    """Other names and other rows of other classes, and more of them after it, move no row of a class."""
+    """New names, other rows of other classes, and more rows after it leave a row in its part."""
     assert np.array_equal(row_keys(100), row_keys(1000)[:100])
     assert len(np.unique(row_keys(10_000))) == 10_000
     classes = np.random.default_rng(0).integers(0, 4, 1000)
@@ -219,7 +219,7 @@ def test_pairs_are_of_one_class_of_disjoint_rows_and_parts():
 
 
 def test_pairs_have_independent_classes_of_the_labels_law():
-    """Class counts over seeds have a multinomial's mean and variance; equal shares of every class would have none."""
+    """Over seeds, class counts have a multinomial's mean and variance; fixed shares would have no variance."""
     classes = np.repeat([0, 1, 2], [500, 300, 200])
     designs = [labels.Design.of(classes, seed, 0.95) for seed in range(400)]
     drawn = np.array([np.bincount(classes[d.pairs[1][:, 0]], minlength=3) for d in designs])
@@ -235,9 +235,9 @@ def test_pairs_have_independent_classes_of_the_labels_law():
 
 
 def held_out(seed, *, right=1.0, scale=8.0, exact=True, n=512):
-    """Pairs of 4 classes, their one-hot representations wrong with probability 1 - right, scored by their agreement.
+    """Held-out pairs of 4 classes, scored by agreement. A one-hot representation is wrong with probability 1 - right.
 
-    The posterior is the softmax of `scale` times a representation, and the classifier's class its largest column.
+    The posterior is the softmax of `scale` times a representation. The classifier picks its largest column.
     """
     rng = np.random.default_rng(seed)
     c_x = rng.integers(0, 4, n)
@@ -251,12 +251,12 @@ def held_out(seed, *, right=1.0, scale=8.0, exact=True, n=512):
 
 
 def seen(part, **changes):
-    """The part with these changes to what models say of its classes."""
+    """The part with these changes to its `classified`, the models' output for its classes."""
     return replace(part, classified=replace(part.classified, **changes))
 
 
 def ignorant(part):
-    """The part as a model sees it that takes one class to be the likeliest whatever the representation."""
+    """The part with the output of a model that ignores representations and always finds one class likeliest."""
     frequencies = np.tile(special.softmax([1.0, 0.0, 0.0, 0.0]), (len(part.classified.c), 1))
     return seen(part, q_x=frequencies, q_y=frequencies, predicted=np.zeros_like(part.classified.c))
 
@@ -286,7 +286,7 @@ def clopper_pearson(errors, n):
 
 
 def test_certificates_rest_on_the_posteriors_and_predictions_that_are_given():
-    """The classifier's errors are of its own predictions, whatever the posteriors say, and the other way around."""
+    """The classifier's certificate depends on its predictions alone, the posterior's on the posteriors alone."""
     joint, frequencies, part = np.eye(4) / 4, np.full(4, 0.25), held_out(1, right=0.9)
     result = certify.shown(part, held_out(0), joint, 0.95)
     itself = part.classified
@@ -325,7 +325,7 @@ def test_certificates_rest_on_the_posteriors_and_predictions_that_are_given():
 
 
 def by_errors(counts, errors, frequencies, stratified=True):
-    """What the classifier's certificate shows of so many rows of each class, so many of them mistaken."""
+    """The classifier's certificate for so many rows, and so many errors, of each class."""
     c = np.repeat(np.arange(len(counts)), counts)
     wrong = np.concatenate([np.arange(n) < e for n, e in zip(counts, errors, strict=True)])
     predicted = np.where(wrong, (c + 1) % len(counts), c)
@@ -336,7 +336,7 @@ def by_errors(counts, errors, frequencies, stratified=True):
 
 
 def test_the_classifiers_value_is_of_the_error_rate_in_the_population():
-    """Where the rows of a class are a fixed number, each class's own rate is weighted by its frequency."""
+    """If the number of rows of each class is fixed, each class's own rate counts by the class's frequency."""
     frequencies, counts, errors = np.array([0.4, 0.4, 0.2]), (60, 25, 15), (3, 0, 2)
     rate = 0.4 * 3 / 60 + 0.4 * 0 / 25 + 0.2 * 2 / 15
     apart = by_errors(counts, errors, frequencies)
@@ -404,7 +404,7 @@ def test_pairs_without_classes_have_the_certificates_of_their_scores(monkeypatch
     ],
 )
 def test_k_limits_what_is_certified_where_so_many_pairs_allow_no_larger_one(pairs, names, word, monkeypatch):
-    """InfoNCE's certificate takes the K that its pairs allow, 128 and 1,024, whatever K InfoNCE is read at."""
+    """InfoNCE's certificate takes the K that its pairs allow, 128 and 1,024, at every K of the InfoNCE value."""
     for name in certify.CERTIFICATES.keys() - names:
         monkeypatch.delitem(certify.CERTIFICATES, name)
     rng = np.random.default_rng(0)
@@ -466,7 +466,7 @@ def test_clusters_hold_what_integration_says(means):
 
 
 def test_what_the_critics_alone_see_is_read_off_their_scores():
-    """Two classes on opposite corners of a square each: no linear probe tells them apart."""
+    """Each of two classes lies on opposite corners of a square, so no linear probe can separate them."""
     rng, c = np.random.default_rng(0), np.arange(N) % 2
     h, right = rng.normal(size=(N, D)), rng.choice([-1, 1], N)
     h[:, 0] += 3 * right
@@ -485,7 +485,7 @@ def test_what_the_critics_alone_see_is_read_off_their_scores():
 @pytest.mark.parametrize("whole", [4096, 10])
 @pytest.mark.parametrize(("k", "batches"), [(4, 10), (13, 3), (40, 1)])
 def test_info_nce_is_read_at_any_k(monkeypatch, k, batches, whole):
-    """Of the mean of two critics' scores, by a loop; at a K of more than `whole` without a matrix of them."""
+    """InfoNCE of the mean of two critics' scores, against a loop. If K exceeds `whole`, no matrix of scores is made."""
     monkeypatch.setattr(measure, "WHOLE", whole)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 40, 3)).astype(np.float32)
@@ -556,7 +556,7 @@ def test_classes_that_pass_through_a_channel_are_measured(joint, separation):
 
 
 def test_an_offset_leaves_the_estimate_where_it_is():
-    """Of the column that knows the class: float32 has no digits left for it beside the offset."""
+    """The column that shows the class has an offset; in float32 the offset would take all digits."""
     h = clusters((0, 4, 8, 12), 0)
     far = h + np.array([1e9, 0, 0, 0])
     plain, other = (estimate_labels(rows, C, **FAST) for rows in (h, far))
@@ -565,7 +565,7 @@ def test_an_offset_leaves_the_estimate_where_it_is():
 
 
 def test_distinct_rows_that_know_nothing_certify_nothing():
-    """Redrawn, each row's own identity would give its class away: I = H(C) for the bank, 0 for fresh rows."""
+    """If rows were redrawn, each row's identity would reveal its class: I = H(C) for the bank, 0 for fresh rows."""
     h = np.random.default_rng(0).normal(size=(N, D))
     assert len(np.unique(h, axis=0)) == N
     estimate = estimate_labels(h, C, **FAST)
@@ -740,7 +740,7 @@ def test_a_monitor_reads_the_same_images_at_every_call():
 
 
 def test_a_monitor_of_two_views_estimates_their_information(monkeypatch):
-    """Encoded, in order, and with the options passed on."""
+    """The monitor encodes the views in order and passes its options on."""
     x, y = np.random.default_rng(0).normal(size=(2, 600, 2)).astype(np.float32)
     monkeypatch.setattr(api, "estimate", lambda *views, **options: (views, options))
     know = monitor(lambda shift, images: images + shift, [(x[:400], y[:400]), (x[400:], y[400:])], num_batches=2, k=64)

@@ -1,4 +1,4 @@
-"""The launch scripts: the commands they print, typed here by hand, and what these do with fakes of SLURM and gcloud."""
+"""The launch scripts: the commands that they print, written here by hand, and runs with fakes of SLURM and gcloud."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ SHARE = (
 
 
 def launch(command: str, *, root: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A script of launch/, run from elsewhere than the checkout's root, outside of any SLURM job but what is given."""
+    """Run a script of launch/ from another folder than the root. Only the arguments can place it in a SLURM job."""
     remaining = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     path = f"{Path(sys.executable).parent}:{remaining['PATH']}"
     script, *arguments = command.split()
@@ -42,7 +42,7 @@ def launch(command: str, *, root: Path = ROOT, **environment: str) -> subprocess
 
 
 def fake(folder: Path, **programs: str) -> str:
-    """A PATH where these programs are shell scripts of ours."""
+    """A PATH on which these programs are our own shell scripts."""
     folder.mkdir(exist_ok=True)
     for name, text in programs.items():
         (folder / name).write_text(f"#!/bin/bash\n{text}\n")
@@ -196,7 +196,7 @@ def test_the_table_waits_for_the_array(tmp_path):
 
 
 def test_a_worker_gets_the_commit_and_runs_detached(tmp_path):
-    """What is sent to the workers, run here: one home folder, gcloud a fake that hands the commands to bash."""
+    """A fake gcloud gives the workers' commands to bash, in one home folder here."""
     checkout, home = tmp_path / "checkout", tmp_path / "home"
     (checkout / "launch").mkdir(parents=True)
     home.mkdir()

@@ -1,4 +1,4 @@
-"""How the rooms of the package import one another: only downwards, in no circle, and nothing heavy without need."""
+"""The package's modules import only modules below them, in no circle, and heavy libraries only when needed."""
 
 import ast
 import subprocess
@@ -38,7 +38,7 @@ NO_CONFIG = "ConfigDict"
 
 
 def modules() -> dict[str, ast.Module]:
-    """Every module's syntax tree by its dotted name, without the package's own name."""
+    """Dotted name of a module, without the package's name → its syntax tree."""
     results = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -49,7 +49,7 @@ def modules() -> dict[str, ast.Module]:
 
 
 def imported(tree: ast.Module, known: dict[str, ast.Module]) -> set[str]:
-    """The package's modules that a module imports, within functions too."""
+    """The package's modules that a module imports, also inside functions."""
     result = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
@@ -95,7 +95,7 @@ def test_mi_needs_neither_probes_nor_pictures():
 
 
 def test_functions_take_at_most_five_parameters_by_position():
-    """What comes after is given by name. A kernel's references are Pallas's to pass."""
+    """Further parameters are given by name. Pallas passes a kernel's references by position."""
     long = set()
     for name, tree in KNOWN.items():
         for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""Training and encoding in memory: the same numbers as a run's, a config's defaults, and nothing on disk."""
+"""Training and encoding in memory have a run's numbers and a config's defaults, and write nothing to disk."""
 
 import inspect
 import json
@@ -35,7 +35,7 @@ TINY = cdp.make(size=32, colors=2)
 
 @pytest.fixture(autouse=True)
 def few_devices(monkeypatch):
-    """Two of the eight, for which steps compile sooner."""
+    """Use two of the eight devices, for which steps compile faster."""
     some = jax.devices()[:2]
     monkeypatch.setattr(jax, "devices", lambda: some)
 
@@ -48,7 +48,7 @@ def gray(n: int, seed: int = 0):
 
 
 def assert_trains_as_a_run(arguments, folder, **settings):
-    """The last checkpoint and the rows of the run's training are what `train` returns, to the last bit."""
+    """Check that `train` returns the last checkpoint and the rows of the run's training, to the last bit."""
     job = parse(config_files.parse(arguments)[0])
     train_stage(job, RunFolder(folder))
     with Checkpoints(folder / "train") as checkpoints:

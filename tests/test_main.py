@@ -34,7 +34,7 @@ from mirigor_jax.starting import EIGEN, choose_convolutions
 
 @pytest.fixture(scope="module")
 def finished(cdp_run, tmp_path_factory) -> Path:
-    """A finished run, of this file's own."""
+    """A finished run, for this file's tests alone."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     shutil.copytree(cdp_run, folder)
     return folder
@@ -87,7 +87,7 @@ def test_a_real_report_has_the_schemas_fields_and_the_values_of_the_batches(fini
 
 
 def test_the_estimate_is_its_certificate_s_own_statistic(finished):
-    """Chosen on validation, and never below its own lower end; what all certificates show stands beside it."""
+    """Validation chooses it. The estimate is never below its own lower end, and all certificates stand beside it."""
     itself = schema.read(schema.ImageReport, json.loads((finished / "report.json").read_text())).estimate
     assert set(itself.certificates) == {"posterior", "classifier", "infonce"}
     chosen = itself.certificates[itself.certificate]
@@ -105,8 +105,8 @@ def test_the_estimate_is_its_certificate_s_own_statistic(finished):
 
 @pytest.mark.slow
 def test_a_run_whose_settings_and_estimate_are_of_an_older_version_is_restored(finished, tmp_path, capsys):
-    """Its keys and estimate.json as they were called then: what is read off the kept critic of the head's architecture
-    is the same, and so is what is fitted again."""
+    """Its keys and estimate.json have their older names. The estimates from the kept critic of the head's architecture
+    are the same, and so are those of a new fit."""
     folder, values = tmp_path / "older", report(finished)
     shutil.copytree(finished, folder)
     config = json.loads((folder / "config.json").read_text())
@@ -155,7 +155,7 @@ def get_config(arg=""):
 
 @pytest.mark.slow
 def test_an_estimator_and_a_certificate_of_a_config_file_are_in_its_runs(finished, tmp_path):
-    """On the encoder and the features that are there."""
+    """They work on a finished run's encoder and features."""
     folder = tmp_path / "mine"
     shutil.copytree(
         finished,
@@ -216,7 +216,7 @@ def test_the_same_command_again_changes_nothing(finished, capsys):
 
 @pytest.mark.slow
 def test_killed_in_every_stage_the_run_ends_with_the_same_values(finished, tmp_path):
-    """SIGKILL in the middle of each stage, as soon as a file drawn from a seed is there; the same command goes on."""
+    """SIGKILL comes in the middle of each stage, once a file chosen by a seed exists. The same command continues."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "mirigor_jax.main", *cdp(f"--workdir={folder}")]
@@ -246,7 +246,7 @@ def test_killed_in_every_stage_the_run_ends_with_the_same_values(finished, tmp_p
 
 
 def test_a_draft_that_a_kill_left_behind_is_not_read(tmp_path):
-    """Between a shard's draft and its name, and between the shards and their file."""
+    """The kill comes after a shard's draft but before its rename, or after the shards but before their joint file."""
 
     def read(start, stop):
         rows = np.arange(start, stop)
@@ -397,7 +397,7 @@ def test_a_streamed_estimate_fits_on_fresh_images(finished):
 
 @pytest.mark.slow
 def test_an_untrained_encoder_certifies_little_where_redrawn_pairs_would_certify_all(tmp_path):
-    """All of a random encoder's rows are distinct, so a redrawn bank holds I = H(C); fresh images say what it knows."""
+    """A random encoder's rows are all distinct, so a redrawn bank has I = H(C); fresh images show the true I."""
     arguments = [a for a in cdp(f"--workdir={tmp_path / 'untrained'}") if "pairing" not in a and "colors" not in a]
     sizes = ["--config.train.steps=0", "--config.features.test=512", "--config.estimate.k=256"]
     assert main([*arguments, *sizes]) == 0

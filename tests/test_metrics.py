@@ -18,7 +18,7 @@ from mirigor_jax.studies import quality
 
 
 def unbalanced(seed=0):
-    """Rows of many lengths, in classes of 1 to 9 images in no order, one of a single image."""
+    """Rows of many norms, in classes of 1 to 9 images in no order. One class has a single image."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat([7, 3, -1, 12], [9, 4, 1, 2]))
     centers = rng.normal(size=(13, 5))
@@ -30,7 +30,7 @@ def cosine(x, y):
 
 
 def same_class_cosines(h, labels, itself=False):
-    """For each class the cosines of its ordered pairs, by two loops."""
+    """For each class, the cosines of its ordered pairs, by two loops."""
     results = {}
     for i in range(len(h)):
         for j in range(len(h)):
@@ -182,7 +182,7 @@ def test_every_metric_of_points_on_a_circle():
 
 @pytest.fixture
 def table():
-    """METRICS, which the test may change, without those that need a probe to be fitted for long."""
+    """METRICS without those that need a long fit of a probe. The test may change it."""
     remaining = dict(metrics.METRICS)
     for name in ("mlp_accuracy", "mlp_nmi", "linear_accuracy", "linear_nmi"):
         del metrics.METRICS[name]
@@ -192,7 +192,7 @@ def table():
 
 
 def clusters(n=900):
-    """Points around three centers, labels that are words, and two views of 80 images."""
+    """(Points around three centers, their labels as words, two views of 80 images)."""
     rng = np.random.default_rng(6)
     classes = np.arange(n) % 3
     h = (3 * np.eye(3, 4)[classes] + rng.normal(size=(n, 4))).astype(np.float32)
@@ -312,7 +312,7 @@ def test_what_is_not_defined_is_refused_in_one_line(call, message):
 
 
 def gap_by_search(width):
-    """The most by which log-mean-exp is above the mean, over distributions on the ends of an interval."""
+    """The largest excess of log-mean-exp over the mean, among distributions on the ends of an interval."""
     result = minimize_scalar(
         lambda p: p * width - np.log(p * np.exp(width) + 1 - p),
         bounds=(1e-9, 1),
@@ -335,7 +335,7 @@ def test_the_supervised_bound_adds_what_a_mean_can_miss(temperature):
 @pytest.mark.parametrize("k", [2, 16])
 @pytest.mark.parametrize("spread", [0.0, 0.3, 3.0])
 def test_the_mean_classifiers_loss_is_within_the_supervised_bound(temperature, k, spread):
-    """Classes of 40 rows each, drawn unevenly with replacement: the mean classifier's loss is then exact."""
+    """Each class has 40 rows, drawn unevenly with replacement, so the mean classifier's loss is exact."""
     rng, frequencies = np.random.default_rng(0), np.array([0.5, 0.3, 0.15, 0.05])
     rows = rng.normal(size=(4, 1, 3)) + spread * rng.normal(size=(4, 40, 3))
     rows /= np.linalg.norm(rows, axis=2, keepdims=True)
@@ -350,7 +350,7 @@ def test_the_mean_classifiers_loss_is_within_the_supervised_bound(temperature, k
 
 
 def test_the_supervised_bound_is_near_where_only_its_gap_is_lost():
-    """A class a point, balanced, many negatives: the loss is the mean classifier's but for the number of candidates."""
+    """Balanced classes are points and there are many negatives: the losses differ only by the number of candidates."""
     rng, points = np.random.default_rng(0), np.eye(8, dtype=np.float32)
     classes = rng.integers(8, size=4096)
     loss = metrics.contrastive_loss_nats(points[classes], points[classes], 0.5, 1024)

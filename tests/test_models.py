@@ -1,4 +1,4 @@
-"""The table of encoders: defaults, and options that one has and another does not."""
+"""The table of encoders: defaults, and options that only some encoders have."""
 
 import json
 import subprocess

@@ -23,7 +23,7 @@ from mirigor_jax.monitoring import Monitoring, StageMonitor
 
 
 def scalars(folder: Path) -> list[dict[str, float]]:
-    """The rows that TensorBoard draws, in its order."""
+    """The rows that TensorBoard draws, in TensorBoard's order."""
     result = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     by_name = {name: result.Scalars(name) for name in result.Tags()["scalars"]}
     return [

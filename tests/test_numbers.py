@@ -1,4 +1,4 @@
-"""Numbers of any dtype, scale and offset give what the same numbers give in float64; others are refused by name."""
+"""Numbers of any dtype, scale and offset give the same results as in float64; other input is refused by name."""
 
 import math
 from functools import partial
@@ -28,7 +28,7 @@ SCALES = (1e-30, 1e-13, 1e18, 1e30)
 
 @pytest.fixture
 def unchecked():
-    """As users have it: without beartype, which would be the first to refuse a float for an int."""
+    """Functions as users have them, without beartype, which would refuse a float for an int first."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -62,7 +62,7 @@ def test_uniformity_in_half_precision_is_that_of_the_same_numbers(dtype):
 
 @pytest.mark.parametrize("block", [None, 8])
 def test_info_nce_s_gradient_in_float16_is_not_rounded_to_nothing(block):
-    """Shares of 1e-8 of a sum are below float16's least number; all of them together are not."""
+    """Single shares of 1e-8 of a sum are below float16's least number, but their sum is not."""
     k = 64
     z = jnp.concatenate([jnp.full((k, 1), 4.0), jnp.eye(k)], axis=1).astype(jnp.float16)
     loss = partial(mi.info_nce_from_embeddings, block=block)
@@ -232,7 +232,7 @@ def test_one_rule_says_what_is_finite(tmp_path):
 
 
 class Tensor:
-    """What a torch tensor that requires a gradient does."""
+    """An object that behaves like a torch tensor that requires a gradient."""
 
     def __init__(self, values):
         self.values = values
@@ -283,7 +283,7 @@ DISCRETE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", DISCRETE)
 def test_information_of_discrete_columns_is_found_and_not_passed(kind):
-    """Within 0.03 bit, of more than 1.5 bits within 7 %, and at most 0.02 above."""
+    """Estimates are within 0.03 bit, or 7 % if I is over 1.5 bits, and at most 0.02 bit above I."""
     rng = np.random.default_rng(0)
     x, y, truth = DISCRETE[kind](rng, rng.integers(0, 10, 4000))
     value = mi.estimate(x, y).value_bits

@@ -25,7 +25,7 @@ def loss(name):
 
 
 def targets_of(name):
-    """What the objective takes of a batch with classes, beside the views."""
+    """The arguments that the objective takes from a batch with classes, beside the views."""
     made = objectives.make(name, temperature=TEMPERATURE, num_classes=5, axis_name=None)
     return made.prepare({"c_x": jnp.array(C_X), "c_y": jnp.array(C_Y)}, tuple)
 

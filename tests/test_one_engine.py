@@ -26,7 +26,7 @@ CASES = {
 
 
 def features(case: str) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 rows in random order, and their classes, by names that are no numbers from 0."""
+    """Float32 rows in random order and their classes, whose names are not numbers from 0."""
     counts, distance, *_ = CASES[case]
     rng = np.random.default_rng(0)
     classes = rng.permutation(np.repeat(np.arange(len(counts)), counts))
@@ -42,7 +42,7 @@ def measured(request) -> tuple[str, LabelEstimate]:
 
 
 def run_on_features(folder: Path, case: str) -> dict:
-    """The estimate of a run of `configs/encoder.py` on a file of these features, with the defaults of the library."""
+    """Run `configs/encoder.py` on a file of these features with the library's defaults. Returns its estimate."""
     h, labels = features(case)
     *_, k, seed = CASES[case]
     np.savez(folder / "h.npz", h=h, labels=labels)
@@ -59,7 +59,7 @@ def run_on_features(folder: Path, case: str) -> dict:
 
 
 def told(result: LabelEstimate) -> dict:
-    """What estimate.json says of this estimate, under its names there; `reading`: its InfoNCE, in full."""
+    """The estimate's fields under their names in estimate.json. `reading` is its whole InfoNCE reading."""
     names = ("value_bits", "lower_bits", "upper_bits", "interval", "certificate", "certificates", "verdict")
     names += ("entropy_bits", "info_nce_bits", "confidence", "k")
     fields = {name: getattr(result, name) for name in names}
@@ -67,20 +67,20 @@ def told(result: LabelEstimate) -> dict:
 
 
 def written(entry: dict) -> dict:
-    """The same of an estimate.json."""
+    """The same fields from an estimate.json."""
     reading = entry["curve"]["info_nce_symmetric"]["at"][str(entry["k"])]
     return flat(entry | {"reading": reading})
 
 
 def flat(value: dict, name: str = "") -> dict:
-    """Numbers and words by where they stand."""
+    """Dotted path → number or word, for all leaves of a nested dictionary."""
     if not isinstance(value, dict):
         return {name: value}
     return {key: one for inner, x in value.items() for key, one in flat(x, f"{name}.{inner}").items()}
 
 
 def assert_same(ours: dict, theirs: dict, tolerance: float) -> None:
-    """Every field of ours is among theirs, and is the same."""
+    """Check that theirs has every field of ours, with the same value."""
     assert ours.keys() <= theirs.keys()
     assert len(ours) > 30
     for name, value in ours.items():
@@ -89,7 +89,7 @@ def assert_same(ours: dict, theirs: dict, tolerance: float) -> None:
 
 
 def test_a_run_on_features_is_estimate_labels(measured, tmp_path):
-    """All but the last digit of H(C), which the two add up in different orders."""
+    """All fields agree, except for the last digit of H(C), which the two sum in different orders."""
     case, result = measured
     assert_same(told(result), written(run_on_features(tmp_path, case)), tolerance=1e-12)
     assert result.value_bits > result.lower_bits > 0.8
@@ -105,7 +105,7 @@ def test_a_monitor_with_labels_is_estimate_labels(measured):
 
 
 def test_measure_of_a_run_s_own_features_is_its_estimate(cdp_run):
-    """Of pairs that were drawn as pairs, in another process."""
+    """The pairs of the run were drawn as pairs, in another process."""
     config = ConfigDict(json.loads((cdp_run / "config.json").read_text()))
     e = config.estimate
     options = measure.Options(k=e.k, seed=config.seed, steps=e.steps, batch_size=e.batch_size)

@@ -83,7 +83,7 @@ SMALL = {
 
 @pytest.fixture
 def own_config(tmp_path, monkeypatch) -> Path:
-    """A config file of a user's own; what it adds goes again."""
+    """A config file of the user's own. Its entries are removed after the test."""
     for table, name in ((PAIRINGS, "halves"), (SOURCES, "gray"), (SOURCES, "stripes")):
         monkeypatch.setitem(table, name, None)
     path = tmp_path / "own.py"
@@ -93,7 +93,7 @@ def own_config(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("source", ["gray", "stripes:4"])
 def test_pairs_of_one_s_own_source_and_pairing(own_config, source):
-    """Gray levels tell the values: two in each half, the views independent within it."""
+    """Gray levels show the values: each half has two, and the views are independent given the half."""
     config = config_files.parse([f"--config={own_config}:{source}", *options(SMALL)])[0]
     job = parse(config)
     assert (job.pairing.shared, job.pairing.num_classes) == (("half of the values",), 2)
@@ -110,7 +110,7 @@ def test_pairs_of_one_s_own_source_and_pairing(own_config, source):
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["gray", "stripes:4", "cdp"])
 def test_the_command_runs_what_one_s_own_config_adds(own_config, source):
-    """Colors are CDP's first attribute, so that `halves` pairs them too."""
+    """Color is CDP's first attribute, so `halves` can pair it too."""
     command = [sys.executable, "-m", "mirigor_jax.main", f"--config={own_config}:{source}", *options(SMALL)]
     size = ["--config.data.size=32"] if source == "cdp" else []
     done = subprocess.run(
@@ -154,7 +154,7 @@ def test_a_setting_without_effect_is_an_error_that_says_whose_it_is(tmp_path, ca
 
 
 def test_a_stored_config_has_the_useless_settings_of_its_source_at_their_defaults(tmp_path):
-    """Read from its file, a config has lists where it had tuples."""
+    """A config that is read from its file has lists instead of tuples."""
     np.savez(tmp_path / "set.npz", images=np.zeros((1500, 12, 12), np.uint8), labels=np.arange(1500) % 3)
     config = config_files.parse(image_set(f"npz:{tmp_path / 'set.npz'}", tmp_path))[0]
     stored = ConfigDict(json.loads(config.to_json()))

@@ -1,4 +1,4 @@
-"""A config file of a user's own adds one of everything, each by one entry, and the command runs it."""
+"""A user's config file adds one entry to every table, and the command runs it."""
 
 import json
 import subprocess
@@ -101,7 +101,7 @@ SMALL = {**IMAGES, "train.steps": 4, "estimate.k": 32}
 
 
 def run_own(folder: Path, what: str, *arguments: str, prefix: str = "") -> Path:
-    """The folder of a finished run of the user's own config file."""
+    """Run the user's own config file. Returns the run's folder."""
     config = folder / "own.py"
     config.write_text(OWN)
     command = [sys.executable, "-W", "error", "-m", "mirigor_jax.main", f"--config={config}:{what}"]

@@ -23,7 +23,7 @@ def draw(pairing, n, seed=0):
 
 
 def information_bits(joint):
-    """Plain mutual information of a table of probabilities."""
+    """Mutual information of a table of probabilities, in bits."""
     p, q = joint.sum(1), joint.sum(0)
     cells = itertools.product(range(len(p)), range(len(q)))
     return sum(joint[i, j] * math.log2(joint[i, j] / (p[i] * q[j])) for i, j in cells if joint[i, j] > 0)
@@ -210,12 +210,12 @@ def test_simclr_augments_what_stands_before_it_and_shares_the_image_alone():
 
 
 def halves(space):
-    """Views of one half of the colors, and of any digit and position."""
+    """The pairing whose views share the half of their colors, and no digit or position."""
     return same_class(space, lambda attributes: attributes[:, 0] // 2, 2, shared=("half of the colors",))
 
 
 def test_a_pairing_of_one_s_own_is_one_entry(monkeypatch):
-    """Over images made to measure its views are independent given the class, and each is as any image is."""
+    """On generated images its views are independent given the class, and each view is distributed as any image."""
     monkeypatch.setitem(pairings.PAIRINGS, "halves", halves)
     pairing = parse("halves", CDP)
     assert (pairing.truth_bits, pairing.shared) == (1.0, ("half of the colors",))

@@ -1,4 +1,4 @@
-"""Memory. Processes are test_processes.py's; steps are mapped in their own tests."""
+"""Memory of devices. test_processes.py tests processes, and the tests of each step its mapping."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""The plan: what is read from compiled programs, the network's arithmetic, the search, and real steps for TPUs."""
+"""The plan: costs read from compiled programs, times of collectives, the search, and real steps for TPUs."""
 
 import importlib.util
 import json
@@ -359,7 +359,7 @@ def _known(name: str) -> chips.Slice:
 
 
 class Compiled:
-    """A program as XLA:TPU hands it over: what it needs of HBM comes to 15 GiB."""
+    """A compiled program of XLA:TPU that needs 15 GiB of HBM."""
 
     def as_text(self) -> str:
         return PROGRAM
@@ -420,7 +420,7 @@ def test_the_scaling_is_drawn():
 
 @pytest.fixture
 def uncached():
-    """Without the cache of compiled programs, which keeps those for devices elsewhere and cannot read them."""
+    """Turn the cache of compiled programs off, because it can write programs for absent devices but not read them."""
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     yield

@@ -1,4 +1,4 @@
-"""Runs on image sets, checkpoints and feature files, through `main`; and what their pairs are made of."""
+"""Runs on image sets, checkpoints and feature files, through `main`; and the images that their pairs contain."""
 
 import json
 import math
@@ -24,7 +24,7 @@ COUNTS = {"": (1500, 900, 600), "_test": (300, 150, 150)}  # images of three cla
 
 
 def draw(counts, size, rng):
-    """Gray images whose brightness is their class's, in random order."""
+    """Gray images in random order, each as bright as its class."""
     classes = rng.permutation(np.repeat(np.arange(len(counts)), counts))
     noise = rng.normal(0, 30, (len(classes), size, size))
     return np.clip(60 * (1 + classes[:, None, None]) + noise, 0, 255).astype(np.uint8), classes
@@ -97,7 +97,7 @@ def test_pairs_share_a_class_use_no_image_twice_and_follow_the_classes_frequenci
 
 
 def test_a_certificate_pays_for_the_classes_that_may_run_out(finished):
-    """The certificate's lower end, from the stored features, at the higher confidence and not at the plain one."""
+    """From the stored features, the certificate's lower end is that at the higher confidence, not at the plain one."""
     report = read(finished)["estimate"]
     classifier = report["certificates"]["classifier"]
     errors, images = classifier["counts"]["errors"], classifier["counts"]["images"]
@@ -143,7 +143,7 @@ NEGATIVES = ("own", "classes:second-half", "uniform", "gaussian", "npz")
 @pytest.mark.parametrize("resident", ["always", "never"])
 @pytest.mark.parametrize("name", NEGATIVES)
 def test_negatives_come_from_their_own_images(images, tmp_path, name, resident):
-    """Of the class of 1,500, 60 or so bright: its own are that, the other classes' 120 and 180, noise's 128."""
+    """The class in use has brightness 60, and so do its own negatives; the others' have 120 and 180, noise 128."""
     other = tmp_path / "other.npz"
     np.savez(other, images=np.random.default_rng(0).integers(20, size=(50, 8, 8), dtype=np.uint8))
     named = f"npz:{other}" if name == "npz" else name
@@ -231,7 +231,7 @@ def test_labeled_objectives_train_without_an_in_training_mi(images, tmp_path, ob
 
 @pytest.mark.slow
 def test_views_of_one_image_are_estimated_without_a_class(images, tmp_path, finished):
-    """The class is estimated beside, of the same encoder's plain features."""
+    """The run also estimates I_class, from the same encoder's plain features."""
     assert main(job(images, tmp_path / "run", pairing="simclr")) == 0
     report = read(tmp_path / "run")
     assert (report["truth"]["entropy_bits"], report["estimate"]["upper_bits"]) == (None, None)

@@ -1,4 +1,4 @@
-"""Public checkpoints: features against torchvision's own, every layout, every file format, and what is refused."""
+"""Public checkpoints: features against torchvision's own, every layout, every file format, and refused files."""
 
 import os
 import pickle
@@ -49,7 +49,7 @@ def renamed(weights, prefix, head=True):
 
 
 def supcon_cifar():
-    """The CIFAR network's weights under SupContrast's keys, whose shortcuts have no other name than that."""
+    """The CIFAR network's weights under SupContrast's keys, which name the shortcuts `shortcut` only."""
     weights = renamed(golden("resnet18_cifar")[0], "model/encoder.", head=False)
     return {key.replace("downsample", "shortcut"): array for key, array in weights.items()} | head("model/head.0")
 
@@ -219,7 +219,7 @@ def test_a_path_that_is_no_checkpoint_is_refused(tmp_path):
 
 
 class Foreign:
-    """Unpickling it makes a folder."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

@@ -1,4 +1,4 @@
-"""Probes: the linear one against scipy's optimum, neighbors against a plain loop, the MLP where lines do not do."""
+"""Probes: the linear one against scipy's optimum, neighbors against a plain loop, the MLP on inseparable classes."""
 
 import time
 
@@ -27,7 +27,7 @@ def log_loss(probabilities, labels):
 
 
 def above_the_optimum(probe, features, labels):
-    """The probe's objective less that of scipy's best fit in float64, in nats."""
+    """The probe's objective minus that of scipy's best fit in float64, in nats."""
     x = (features.astype(float) - features.mean(axis=0)) / np.where(features.std(axis=0) > 0, features.std(axis=0), 1)
     (n, d), classes = x.shape, len(probe.bias)
 
@@ -215,7 +215,7 @@ def test_no_neighbors_or_no_tau_is_refused(k, tau, message):
 
 
 def xor(rng, n):
-    """Classes that no line parts: the sign of a product, of two columns out of four."""
+    """Classes that no line separates: the sign of the product of two of four columns."""
     features = rng.normal(size=(n, 4)).astype(np.float32)
     return 5 * features + 3, (features[:, 0] * features[:, 1] > 0).astype(int)
 

@@ -1,4 +1,4 @@
-"""Several real processes of one job, on this machine: the same numbers, stopped together, and continued by others."""
+"""Several real processes of one job: they get one process's numbers, stop together, and others continue them."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ def free_port() -> int:
 def start(
     count: int, folder: Path, *arguments: str, job: tuple[str, ...] = JOB, last: tuple[str, ...] = ()
 ) -> list[subprocess.Popen]:
-    """That many processes, one device each; a single one by itself. last: what only the last is told."""
+    """Start a job of `count` processes with one device each. last: arguments for the last process alone."""
     port, started = free_port(), []
     for i in range(count):
         peers = [f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={i}"] if count > 1 else []
@@ -72,7 +72,7 @@ def start(
 
 @contextlib.contextmanager
 def on_all_cores() -> Iterator[None]:
-    """Processes that wait for one another take twice as long on the one core that the tests' worker has."""
+    """Allow all cores, because processes that wait for one another take twice as long on the test worker's one core."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     try:
@@ -100,7 +100,7 @@ def run(count: int, folder: Path, *arguments: str) -> dict:
 
 
 def numbers(folder: Path) -> dict[str, float]:
-    """Every number of the report, but for what differs from run to run."""
+    """Every number of the report, without the fields that differ from run to run."""
     report = json.loads((folder / "report.json").read_text())
     for name in ("run", "workdir", "name"):
         del report[name]
@@ -108,13 +108,13 @@ def numbers(folder: Path) -> dict[str, float]:
 
 
 def flat(value, name: str = "") -> dict:
-    """What is nowhere nested any more, by where it stood."""
+    """Dotted path → leaf, for all leaves of nested dictionaries and lists."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return {name: value} if not items else {k: v for key, x in items for k, v in flat(x, f"{name}.{key}").items()}
 
 
 def test_two_processes_end_with_the_numbers_of_one(tmp_path):
-    """Every view augmented by its own key, in training and in encoding: which process has an image changes nothing."""
+    """In training and encoding each view has its own key, so it doesn't matter which process has an image."""
     augmented = "--config.data.pairing=color+simclr"
     assert run(2, tmp_path / "run", augmented) == pytest.approx(run(1, tmp_path / "one", augmented), rel=1e-3, abs=1e-3)
     first, *others = logs(tmp_path / "run")
@@ -180,7 +180,7 @@ def test_a_killed_one_ends_the_others_and_the_restart_goes_on(tmp_path, killed):
 
 
 def await_training(folder: Path, processes: list[subprocess.Popen]) -> None:
-    """Until a checkpoint is there and steps go on behind it."""
+    """Wait until a checkpoint exists and the training has gone on after it."""
     until = time.monotonic() + 300
     while time.monotonic() < until:
         assert all(process.poll() is None for process in processes), logs(folder)

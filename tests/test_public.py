@@ -1,4 +1,4 @@
-"""The public names: all there, each imported at its first use, and seen by type checkers."""
+"""The public names: all exist, each is imported at its first use, and type checkers see them."""
 
 import ast
 import os
@@ -108,7 +108,7 @@ WRONG = {
 
 @pytest.mark.slow
 def test_a_users_program_is_type_checked(tmp_path):
-    """By mypy --strict, which finds every mistake in it and nothing else."""
+    """mypy --strict finds every mistake in the program and nothing else."""
     program = tmp_path / "program.py"
     program.write_text(USER + "\n".join(WRONG) + "\n")
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-error-summary"]

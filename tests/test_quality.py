@@ -50,7 +50,7 @@ def test_correlations_and_their_bootstrap_are_scipys():
 
 
 def test_four_encoders_by_hand():
-    """Of six pairs one is turned: τ = (5 - 1) / 6. Deviations (-1.5, -0.5, 0.5, 1.5) and (-1.5, 0.5, -0.5, 1.5)."""
+    """One of six pairs is reversed: τ = (5 - 1) / 6. Deviations (-1.5, -0.5, 0.5, 1.5) and (-1.5, 0.5, -0.5, 1.5)."""
     correlation = quality.correlation(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 4.0]))
     assert (correlation.pearson, correlation.kendall) == pytest.approx((4 / 5, 4 / 6))
 
@@ -65,7 +65,7 @@ def test_what_has_no_correlation_has_none():
 
 
 def test_the_bootstrap_intervals_cover():
-    """Of 20 normal encoders with correlation 0.6, whose τ is 2/π asin 0.6: near 95 %, not far above."""
+    """For 20 normal encoders of correlation 0.6 (τ = 2/π asin 0.6), coverage is near 95 %, not far above."""
     rng, truth = np.random.default_rng(1), (0.6, 2 / math.pi * math.asin(0.6))
     hits, below = np.zeros(2), np.zeros(2)
     for _ in range(300):
@@ -81,7 +81,7 @@ def test_the_bootstrap_intervals_cover():
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_the_papers_tables_have_the_correlations_that_the_paper_prints(name):
-    """To what rounding to three decimals leaves: of the numbers as typed, and of ours, sign turned for ↓."""
+    """Our correlations of the typed numbers, with the sign turned for ↓, equal the paper's up to its three decimals."""
     rows = [row for row in quality.paper().values() if row["table"] == name]
     by_metric = quality.correlations(rows)
     for ours, *printed in zip(quality.PAPERS.values(), *PRINTED[name], strict=True):
@@ -107,7 +107,7 @@ CONFIG = {
 def finished(
     folder: Path, *, strict: float, accuracy: float, spread: float = 0.0, views: bool = True, **changes
 ) -> ImageReport:
-    """A run's report and what the row reads of its folder: eight batches at K = 2 and 4, two at K = 16."""
+    """A run's report, and the files in its folder that `row` reads: eight batches at K = 2 and 4, two at K = 16."""
     classes = np.tile([[0, 2], [0, 1], [1, 0], [1, 0], [1, 1]], (2, 1))
     (folder / "features").mkdir(parents=True)
     (folder / "estimates" / "class").mkdir(parents=True)
@@ -126,7 +126,7 @@ def finished(
 
 @pytest.fixture
 def rows(tmp_path) -> list[dict]:
-    """Three encoders; a and b differ on every batch by as much, c is noisy; d was tested on other images."""
+    """b differs from a by the same amount in every batch, the third encoder is noisy, d was tested on other images."""
     cells = {
         "a": {"strict": 0.9, "accuracy": 0.8},
         "b": {"strict": 0.7, "accuracy": 0.9},
@@ -142,7 +142,7 @@ def rows(tmp_path) -> list[dict]:
 
 
 def test_the_bound_is_at_as_many_pairs_as_its_loss_had(tmp_path):
-    """Four and six images of two classes make five pairs: nine candidates beside an anchor, whatever K was asked."""
+    """Classes of four and six images make five pairs, so an anchor has nine candidates at any larger K."""
     done = finished(tmp_path, strict=0.5, accuracy=0.5)
     done = replace(done, run=replace(done.run, config=CONFIG | {"estimate": {"nt_xent_k": 256}}))
     gap = math.log((math.exp(4) - 1) / 4) - 1 + 4 / (math.exp(4) - 1)
@@ -371,7 +371,7 @@ def test_objectives_are_those_of_the_paper(name):
 
 @pytest.mark.slow
 def test_features_of_several_encoders_are_ranked(tmp_path):
-    """Three files of features, more and less telling, and one whose run is for shuffled labels."""
+    """Three files of features that show the class to different degrees, and one with shuffled labels."""
     rng, labels = np.random.default_rng(0), np.repeat([3, 5, 7], 300)
     for name, scale in (("good", 30.0), ("fair", 3.0), ("bad", 0.5)):
         h = rng.normal(size=(900, 4)).astype(np.float32)

@@ -13,7 +13,7 @@ inverse = jax.jit(lambda variables, z: ENCODER.apply(variables, z, method="inver
 
 
 def weights(d: int) -> dict:
-    """Random values for each parameter, biases and last layers too: scales and shifts that matter."""
+    """Random values for all parameters, also biases and last layers, so scales and shifts have an effect."""
     rng = np.random.default_rng(d)
     shapes = jax.eval_shape(lambda: ENCODER.init(jax.random.key(0), jnp.zeros((1, d))))
     return jax.tree.map(lambda leaf: rng.normal(scale=0.5, size=leaf.shape).astype(np.float32), shapes)

@@ -1,4 +1,4 @@
-"""A run folder made at 53dad59, when settings had other names, is restored: its encoder, its critic, their numbers."""
+"""Restore a run folder made at 53dad59, when settings had other names: its encoder and critic give the same numbers."""
 
 import json
 import tarfile
@@ -14,7 +14,7 @@ MADE = Path(__file__).parent / "data" / "run_of_53dad59.tar.xz"
 
 @pytest.fixture
 def old_run(tmp_path) -> Path:
-    """A CDP run of a ResNet-18 of width 2, six steps long, with its last checkpoint and without figures."""
+    """A CDP run of six steps with a ResNet-18 of width 2; it has the last checkpoint and no figures."""
     with tarfile.open(MADE) as archive:
         archive.extractall(tmp_path, filter="data")
     return tmp_path / "run_of_53dad59"
@@ -26,14 +26,14 @@ def read(folder: Path) -> dict:
 
 
 def nt_xent(estimate: dict) -> dict[str, float]:
-    """What the NT-Xent estimate reads off the critic of the head's architecture at each K."""
+    """K → the NT-Xent estimate from the critic of the head's architecture, in bits."""
     return {k: reading["bits"] for k, reading in estimate["curve"]["nt_xent"]["at"].items()}
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_of_older_names_is_restored_and_re_estimated_to_the_same_numbers(old_run):
-    """What versions up to 317bf53 read off the critic of the head's architecture, on the old settings' draws."""
+    """The numbers are those of versions up to 317bf53, from the head's critic on the old settings' draws."""
     config = "--config=configs/estimate.py:pairing=all,k_est=32,seed=3"
     assert main([config, f"--config.restore={old_run}"]) == 0
     target = old_run / "estimates" / "all-seed=3-k=32"

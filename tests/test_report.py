@@ -18,7 +18,7 @@ from mirigor_jax.runs.schema import EstimateEntry, History, ImageReport, Truth
 
 
 def make_report(**changes) -> ImageReport:
-    """A run on all three attributes with another estimate of the digit; changes go to both."""
+    """A run on all three attributes, with a second estimate of the digit. The changes apply to both estimates."""
     entry = estimate_entry(**changes)
     own = {"name": "digit", "value_bits": 1.9902, "statistic": "class posterior", "info_nce_bits": 1.9713}
     digit = estimate_entry(**changes | own)
@@ -26,7 +26,7 @@ def make_report(**changes) -> ImageReport:
 
 
 def lines(text: str) -> list[str]:
-    """Lines without markdown's bars and a table's alignment; a wrapped line is joined to the one it continues."""
+    """Lines without Markdown's bars and the tables' alignment. A wrapped line is joined to the line before it."""
     joined = []
     for line in text.replace("|", " ").splitlines():
         if line.startswith(" " * 20) and joined:

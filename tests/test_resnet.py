@@ -1,4 +1,4 @@
-"""The encoders' arithmetic: convolution and pooling as CPUs do them against XLA's own, dtypes, rematerialization."""
+"""The encoders' arithmetic: our convolution and pooling for CPUs against XLA's, dtypes, rematerialization."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ def our_convolution(x, kernel, strides, padding):
 
 @partial(jax.jit, static_argnums=0)
 def value_and_gradients(f, *arguments):
-    """f's value, and the gradients of its arguments where the value's own is cos(0), cos(1), …"""
+    """f's value, and its arguments' gradients if the gradient of the value is cos(0), cos(1), …"""
     y, pull_back = jax.vjp(f, *arguments)
     return y, *pull_back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
 

@@ -1,4 +1,4 @@
-"""What `mi` returns: sentences, dictionaries for JSON, tables for notebooks and figures of the same numbers."""
+"""The results of `mi`: sentences, dictionaries for JSON, tables for notebooks and figures show the same numbers."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ RESULTS = {
 
 
 class Table(HTMLParser):
-    """The text of an HTML table's cells, row by row, and of the paragraphs; every tag must be closed."""
+    """Parses HTML to the text of a table's cells, row by row, and of paragraphs. Every tag must be closed."""
 
     def __init__(self, text: str):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Rows that are no independent draws are told from those that are, whatever their order, on what others have made."""
+"""The detectors tell dependent rows from independent ones in any order, on data sets that others have made."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from mirigor_jax.runs import estimate
 
 
 def findings(made: dict[str, np.ndarray], rows: str = "checked") -> Findings:
-    """What is found of a data set that is split as `mi` splits it."""
+    """The detectors' findings for a data set, which is split as `mi` splits it."""
     first, second = (np.asarray(values) for values in made.values())
     if "labels" in made:
         classes = np.unique(second, return_inverse=True)[1]
@@ -216,13 +216,13 @@ def test_a_run_on_features_says_what_is_withheld_first_and_needs_pairs_that_are_
 
 
 def textures(n: int, seed: int) -> np.ndarray:
-    """Images of 16 pixels a side, each of large blots of its own."""
+    """Images of 16² pixels, each with large blots of its own."""
     blots = np.random.default_rng(seed).normal(size=(n, 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2)
     return np.clip(128 + 40 * blots, 0, 255).astype(np.uint8)
 
 
 def with_copies(share: float) -> dict[str, np.ndarray]:
-    """Training images, and test images of which this share are training images of a little more light and noise."""
+    """Training and test images; a share of the test images are training images with a bit more light and noise."""
     train, test = textures(300, 0), textures(200, 1)
     copied = np.random.default_rng(2).choice(200, round(share * 200), replace=False)
     noisy = train[: len(copied)] + np.random.default_rng(3).integers(0, 4, (len(copied), 16, 16, 3))
@@ -251,7 +251,7 @@ def test_images_that_are_nearly_training_images_are_told(tmp_path, share, found)
 
 
 def textures_of(images: np.ndarray) -> np.ndarray:
-    """Means of 2 x 2 pixels."""
+    """Features of images: the means of 2 x 2 pixels."""
     return images.reshape(len(images), 8, 2, 8, 2, 3).mean(axis=(2, 4)).reshape(len(images), -1)
 
 
@@ -277,7 +277,7 @@ def test_a_run_on_augmented_images_that_are_copies_says_so(tmp_path):
 
 @pytest.mark.slow
 def test_clean_rows_of_many_kinds_raise_no_alarm():
-    """At most 1 % of 348 data sets of 58 kinds, which were made without sight of the detectors."""
+    """At most 1 % of 348 data sets of 58 kinds raise one. Their author had not seen the detectors."""
     alarms = []
     for kind, (name, make) in enumerate(CLEAN.items()):
         for seed in range(6):

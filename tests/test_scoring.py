@@ -36,7 +36,7 @@ RATIO = GIVEN_Y / MARGINAL
 
 
 def candidates(f, k):
-    """Scores of every (x_1 ~ p(x|y), k others ~ p(x)), each as often as it is likely."""
+    """Scores of every (x_1 ~ p(x|y), k others ~ p(x)), each repeated in proportion to its probability."""
     conditional, marginal = (np.repeat(np.arange(4), counts) for counts in (GIVEN_Y, MARGINAL))
     rows = np.array(list(itertools.product(conditional, *[marginal] * k)))
     return f[rows[:, 0]], f[rows[:, 1:]]

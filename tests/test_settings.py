@@ -1,4 +1,4 @@
-"""A setting is written once: its default, its limits and its meaning reach configs, checks, --help and the library."""
+"""A setting is written once: configs, checks, --help and the library take default, limits and meaning from there."""
 
 import ast
 import importlib
@@ -32,7 +32,7 @@ def page(capsys, *argv: str) -> list[str]:
 
 
 def entry(lines: list[str], head: str) -> str:
-    """What a page says below the line that begins so."""
+    """The text of the page below the line that begins with `head`."""
     (at,) = (i for i, line in enumerate(lines) if line.strip() == head or line.strip().startswith(f"{head}  ("))
     rest = lines[at + 1 :]
     return " ".join(" ".join(rest[: next(i for i, line in enumerate(rest) if not line.startswith("      "))]).split())
@@ -164,7 +164,7 @@ OTHERS = {
 
 
 def literal_defaults(path: Path) -> list[tuple[str, str, object]]:
-    """(the function or class, the name, the value) of each default that is written out in a module."""
+    """(function or class, name, value) of each default that is a literal in the module."""
     module, results = ".".join(path.relative_to(PACKAGE).with_suffix("").parts), []
     for node in ast.walk(ast.parse(path.read_text())):
         pairs: list[tuple[str, ast.expr]] = []
@@ -184,7 +184,7 @@ def literal_defaults(path: Path) -> list[tuple[str, str, object]]:
 
 
 def test_no_default_is_written_twice():
-    """A function's default of a setting's name and value comes from the setting; seeds of all else are their own."""
+    """If a default has a setting's name and value, it must come from the setting. Seeds are exempt."""
     defaults = [(key.rpartition(".")[2].rpartition(" ")[2], one.default) for key, one in ALL.items()]
     twice = {
         (where, name)
@@ -235,7 +235,7 @@ def test_a_preset_departs_from_the_defaults():
 
 @pytest.mark.parametrize("name", shipped_configs())
 def test_an_argument_s_own_default_departs_from_its_key_s(name):
-    """One that is the key's is taken from there; the file's text has no second one."""
+    """If it equals the key's default, the config takes it from the key and does not repeat it."""
     tree = ast.parse((ROOT / name).read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "of_key" and len(node.args) == 2:

@@ -1,4 +1,4 @@
-"""Labeled image sets: every source gives the same images, and what is made of them; what is wrong is named."""
+"""Labeled image sets: every source gives the same images and sets, and errors name the faulty input."""
 
 import gzip
 import io
@@ -22,7 +22,7 @@ N, TESTED = 80, 20
 
 
 def pixels(n, first=0):
-    """Gray images that differ: image i is noise around its number, which stands in its corner."""
+    """Gray images that all differ: image i is noise, and its corner pixel has the value i."""
     images = np.random.default_rng(first).integers(0, 256, (n, 8, 8), np.uint8)
     images[:, 0, 0] = first + np.arange(n)
     return images
@@ -56,7 +56,7 @@ def numbers_of(part):
 
 
 class Insects(tfds.core.GeneratorBasedBuilder):
-    """A set of ours as TFDS prepares it. Files go in encoded, as encoding them would need TensorFlow."""
+    """A set of our own in TFDS's form. It takes encoded files, because encoding would need TensorFlow."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -88,7 +88,7 @@ def tfds_dir(tmp_path_factory):
 
 @pytest.fixture(params=["idx", "ours", "keras", "medmnist", "folder", "tfds"])
 def source(request, tmp_path, tfds_dir):
-    """(arguments of `labeled`, names of the classes) of the same images in every shape."""
+    """(Arguments of `labeled`, names of the classes), for the same images from every source."""
     arrays = {
         "ours": ("images", "labels", "images_test", "labels_test"),
         "keras": ("x_train", "y_train", "x_test", "y_test"),
@@ -146,7 +146,7 @@ def test_a_folder_without_parts_is_split_by_names_alone(tmp_path):
 
 
 def test_a_set_without_parts_is_split_as_the_library_splits_rows(tmp_path):
-    """Whatever its seed and its noise: by the rows' numbers alone, and the frequencies are those of all its rows."""
+    """Rows' numbers alone determine the split, at any seed and noise. The frequencies are those of all rows."""
     counts = (41, 33, 78)  # a fifth of none of them is a whole number
     classes = np.random.default_rng(3).permutation(np.repeat(np.arange(3), counts))
     np.savez(tmp_path / "a.npz", images=pixels(len(classes)), labels=classes)
@@ -169,7 +169,7 @@ def test_a_set_without_parts_is_split_as_the_library_splits_rows(tmp_path):
 
 @pytest.mark.parametrize("kind", ["npz", "folder"])
 def test_held_out_images_are_from_anywhere_in_the_source(tmp_path, kind):
-    """Not its first ones: sets come in the order in which they were taken, or named."""
+    """They are not the first ones, because sets are often in the order of recording or of names."""
     n = 250
     images = np.repeat(np.arange(n, dtype=np.uint8), 64).reshape(n, 8, 8)
     if kind == "npz":
@@ -194,7 +194,7 @@ def test_a_folder_may_have_all_three_parts(tmp_path):
 
 
 def test_the_middle_is_resized_smoothly(tmp_path):
-    """A ramp's pixels are its values at their centers; stripes average out, as they would not without antialiasing."""
+    """A ramp's pixels are its values at their centers. Stripes average out, which needs antialiasing."""
     write_folder(tmp_path / "train", pixels(1), [0])
     folder = tmp_path / "test" / "ant"
     folder.mkdir(parents=True)

@@ -19,7 +19,7 @@ KINDS = [(signal.SIGTERM, stopping.Stopped, 143), (signal.SIGINT, KeyboardInterr
 
 @pytest.fixture(autouse=True)
 def _heard():
-    """Ctrl-C is heard, also by the processes that are started here: a shell's jobs in the background ignore it."""
+    """Enable Ctrl-C, also for processes that tests start, because a shell's background jobs ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -172,7 +172,7 @@ def test_a_process_that_cannot_hear_is_ended_after_its_grace(number, error, code
 
 @pytest.mark.slow
 def test_a_run_is_stopped_at_any_moment(tmp_path):
-    """One random moment of each signal, from the imports on, then the same report; stops.py has more, of all kinds."""
+    """Each signal comes at one random moment, and the report stays the same. stops.py tries all kinds of runs."""
     script = Path(__file__).with_name("stops.py")
     done = subprocess.run(
         [sys.executable, script, "3", tmp_path, "cdp"],

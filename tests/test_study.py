@@ -1,4 +1,4 @@
-"""Studies through `main`: shipped ones shrunk, interrupted, shared, and what their tables and figures say."""
+"""Studies through `main`: shrunk configs, interruptions, shared studies, and the contents of tables and figures."""
 
 import json
 import math
@@ -31,7 +31,7 @@ CELLS = ("resnet18-k=2-seed=0", "resnet18-k=4-seed=0")
 
 
 def read(folder: Path) -> dict:
-    """study.json without the times."""
+    """The contents of study.json without times."""
     report = json.loads((folder / "study.json").read_text())
     for row in report["rows"]:
         del row["seconds"]
@@ -39,7 +39,10 @@ def read(folder: Path) -> dict:
 
 
 def replay(real: Path, names: list[str]):
-    """A run that takes no time: claimed and locked as any, then a real one's files, under its own settings."""
+    """A function that replaces `run` and takes no time: it claims and locks the folder, and copies a real run's files.
+
+    The report has the settings of its own config. names: gets the name of each run.
+    """
 
     def run(config, name, workdir, *watch):
         names.append(name)
@@ -58,7 +61,7 @@ def replay(real: Path, names: list[str]):
 
 @pytest.fixture(scope="module")
 def finished(cdp_run, tmp_path_factory) -> Path:
-    """A study of two such runs, uninterrupted."""
+    """A study of two replayed runs, done without interruption."""
     folder = tmp_path_factory.mktemp("studies") / "whole"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images, "run", replay(cdp_run, []))
@@ -68,7 +71,7 @@ def finished(cdp_run, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def replayed(cdp_run, monkeypatch) -> list[str]:
-    """Runs take no time in this test. Returns the names of those run."""
+    """Replace runs by replayed ones, which take no time. Returns the list of the names of runs."""
     names: list[str] = []
     monkeypatch.setattr(images, "run", replay(cdp_run, names))
     return names
@@ -236,7 +239,7 @@ def test_studies_are_among_the_shipped_configs():
 
 
 def test_a_study_registered_in_a_config_file_has_its_table_and_its_tags(cdp_run, tmp_path, monkeypatch):
-    """Its two runs were made, and its folder claimed, before cells had tags; a third is another study's."""
+    """The study's two runs and its claim are from before cells had tags. A third run is another study's."""
     monkeypatch.setattr(images, "run", replay(cdp_run, []))
     program = """
 import common
@@ -366,7 +369,7 @@ def test_infomin_strength_varies_one_augmentation_at_a_time():
 
 
 def strength_row(family: str, strength: float, best: str) -> dict:
-    """A row whose MI falls with the strength and whose accuracies are told apart by the strength."""
+    """A row whose InfoNCE is 9 - strength, and whose accuracies are 0.75 for the task `best` and 0.5 for the others."""
     data = {"pairing": "simclr"}
     config = {"encoder": {"name": "resnet18"}, "train": {"k": 64, "steps": 320}, "seed": 0, "data": data}
     names = ("nt_xent_bits", "value_bits", "lower_bits")
@@ -393,7 +396,7 @@ def test_the_best_strength_of_every_task_is_told():
 
 
 def infomin_row(pairing: str, seed: int) -> dict:
-    """Numbers that say where they belong: task t trained on p is 10 p + t in accuracy and bits, by their order."""
+    """A row of recognizable numbers: task number t, trained on pairing number p, has 10 p + t in accuracy and bits."""
     at = {task: 10 * TASKS.index(pairing) + number + seed for number, task in enumerate(TASKS)}
     return {
         "encoder": "resnet18",
@@ -490,7 +493,7 @@ def test_where_nt_xent_leaves_the_certified_interval(paper, lower, outside, expe
 @pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_real_interruptions_and_two_real_processes(tmp_path, monkeypatch):
-    """Stopped in the middle of training, twice; and two processes at once, which train every run once between them."""
+    """The study stops twice in the middle of training. Then two processes at once train every run exactly once."""
     folder, real, stops = tmp_path / "study", RunFolder.write_rows, [1, 2]
 
     def stop_after_some(folder, name, rows):
@@ -521,7 +524,7 @@ def test_real_interruptions_and_two_real_processes(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_the_shrunk_studies_end_to_end(tmp_path, finished):
-    """infomin_tasks, then certified over both others and an untrained encoder; the re-estimates train nothing."""
+    """infomin_tasks, then certified on two other studies and an untrained encoder. Re-estimates train nothing."""
     tasks = "configs/studies/infomin_tasks.py:encoders=resnet18,pairs=128"
     assert main(a_study(tasks, tmp_path / "tasks")) == 0
     rows = {row["pairing"]: row for row in read(tmp_path / "tasks")["rows"]}

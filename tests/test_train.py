@@ -36,7 +36,7 @@ def tiny(*overrides: str, num_classes: int | None = None) -> Job:
 
 
 def images(k: int, size: int = 32):
-    """Noise that is brighter from pair to pair, so that no device's statistics are another's."""
+    """Noise that gets brighter from pair to pair, so all devices have different statistics."""
     rng, brightest = np.random.default_rng(0), np.linspace(32, 256, k).reshape(k, 1, 1, 1)
     return {view: rng.integers(0, brightest, (k, size, size, 3)).astype(np.uint8) for view in ("x", "y")}
 
@@ -92,7 +92,7 @@ def test_a_step_moves_every_parameter_and_only_counts_once():
 
 
 class Pixels(nn.Module):
-    """An encoder without parameters: the images as they come."""
+    """An encoder without parameters that returns the images unchanged."""
 
     dtype: str = "float32"
 
@@ -112,7 +112,7 @@ ROTATION = objectives.make("rotation", temperature=1.0, num_classes=None, axis_n
 
 
 class Seen:
-    """An objective that keeps what it is given: z (2, k, d), 4 with negatives, and targets (2, k)."""
+    """An objective that keeps its arguments: z (2, k, d), or (4, k, d) with negatives, and targets (2, k)."""
 
     def __init__(self, **options):
         self.z = self.classes = np.zeros(0)
@@ -144,7 +144,7 @@ def test_every_view_is_augmented_by_itself_and_anew_at_every_step(accumulate):
     image = images(4)["x"]
 
     def seen(number: int, seed: int = 0):
-        """The views x and y of one batch, whose pairs are an image twice."""
+        """The views x and y of one batch; both views of a pair come from one image."""
         augmentation = Augmentation(crop=0.5, flip=0.0, jitter=0.0, gray=0.0, blur=0.0)
         options = {"accumulate": accumulate, "augmentation": augmentation, "seed": seed}
         return Seen().step(number, {"x": image, "y": image}, **options)
@@ -341,7 +341,7 @@ def test_unknown_encoders_are_refused(change, message):
 
 
 def stem_maps(job, pixels):
-    """What the stem's BatchNorm sees of these images in the first step."""
+    """The input of the stem's BatchNorm for these images in the first step."""
     kernel = start(job).params["encoder"]["stem"]["kernel"]
     x = normalize(jnp.asarray(pixels), "float32")
     dimensions = ("NHWC", "HWIO", "NHWC")
@@ -350,7 +350,7 @@ def stem_maps(job, pixels):
 
 @pytest.fixture
 def stem_only(monkeypatch):
-    """resnet18 without any block: its stem and the global average."""
+    """Make resnet18 consist of its stem and the global average, without blocks."""
     monkeypatch.setitem(STAGES, "resnet18", ((), "basic"))
 
 
@@ -384,7 +384,7 @@ def test_parts_fold_their_own_statistics_one_after_the_other():
 
 
 class Frozen(nn.Module):
-    """An encoder whose BatchNorm never looks at the batch, so that nothing but the loss joins the images."""
+    """An encoder with a BatchNorm that ignores the batch, so only the loss joins the images."""
 
     encoder: nn.Module
     dtype: str
@@ -452,7 +452,7 @@ def streamed(read) -> TrainingData:
 
 
 def black_and_white(start, stop):
-    """Black and white images in turn, by their class; from pair 64 on, by the other."""
+    """Black and white images in turn, with the color as class. From pair 64 on the classes are swapped."""
     number = np.arange(start, stop)
     pixels = np.broadcast_to((255 * (number % 2)).astype(np.uint8)[:, None, None, None], (len(number), 32, 32, 3))
     classes = ((number + (number >= 64)) % 2).astype(np.int32)

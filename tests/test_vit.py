@@ -1,4 +1,4 @@
-"""Vision transformers against timm's own, of random weights under timm's keys; sizes, dtypes and bad input."""
+"""Vision transformers against timm's own, with random weights under timm's keys; sizes, dtypes and bad input."""
 
 import re
 from pathlib import Path
@@ -41,7 +41,7 @@ def part(case, kind):
 
 
 def renamed(family, weights):
-    """The Flax tree of timm's weights, and the keys left out."""
+    """(The Flax tree of timm's weights, the keys that it leaves out)."""
     rules, ignored, _ = TIMM[family]
     tree, left = {}, []
     for key, w in weights.items():

@@ -1,4 +1,4 @@
-"""Makes augment.npz: what torchvision's transforms do with given parameters, and how its random crops are spread.
+"""Make augment.npz: results of torchvision's transforms at given parameters, and the distribution of its random crops.
 
 Made with torch 2.14.1 and torchvision 0.29.1: python tests/golden/make_augment.py
 """

@@ -2,7 +2,7 @@
 
 python tests/golden/make_resnets.py        with torch 2.14.1 and torchvision 0.29.1
 
-Weights are rounded to float16 and stored so; the features are computed from those in float64.
+Weights are rounded to float16 and stored as float16. The features are computed from them in float64.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 
 class Narrow(ResNet):
-    """torchvision's own ResNet, 4 channels wide instead of 64; `cifar` as SupContrast changes its stem."""
+    """torchvision's own ResNet, 4 channels wide instead of 64; `cifar` changes the stem as SupContrast does."""
 
     def __init__(self, block, layers, cifar):
         super().__init__(block, layers, num_classes=10)
@@ -49,7 +49,7 @@ def randomize(model):
 
 
 def stages(model, images):
-    """The maps after the stem's ReLU and each layer, max-pooled to the prelogits' number, and the prelogits."""
+    """The maps after the stem's ReLU and each layer, max-pooled to the prelogits' size, and the prelogits."""
     maps = {}
     names = {"relu": "B0", "layer1": "B1", "layer2": "B2", "layer3": "B3", "layer4": "B4", "avgpool": "prelogits"}
     for module, name in names.items():

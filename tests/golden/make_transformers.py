@@ -1,13 +1,16 @@
-"""Writes transformers.npz beside itself: what timm's vision transformers make of random weights and images.
+"""Write transformers.npz beside this file: features of timm's vision transformers with random weights on random images.
 
 Run where torch and timm are installed; the versions used are in the file.
 
     python tests/golden/make_transformers.py
 
-Tiny variants with all the keys of the real ones. Weights are rounded to float16 and stored so; the features are of
-these weights in float64. Arrays: `images`; `<case>/weights/<key>`; `<case>/features/{block0, …, prelogits}`, the
-blocks' outputs averaged over the tokens that the case's head reads; `parameters/<timm's name>`, the number in the model
-of full size without its head; `versions`.
+The encoders are tiny variants that have all the keys of the real ones. Weights are rounded to float16 and stored as
+float16; the features are computed from them in float64. Arrays:
+    images
+    <case>/weights/<key>
+    <case>/features/{block0, …, prelogits}: the blocks' outputs, averaged over the tokens that the case's head reads
+    parameters/<timm's name>: the number of parameters of the model of full size, without its head
+    versions
 """
 
 from functools import partial
@@ -41,7 +44,7 @@ FULL_SIZE = (
 
 
 def randomize(model, rng):
-    """Every parameter away from its start, LayerNorms and biases too, so that none can be left out unnoticed."""
+    """Give every parameter, also of LayerNorms and biases, a random value, so a test notices if one is left out."""
     for key, parameter in model.named_parameters():
         noise = rng.normal(size=parameter.shape)
         if "gamma" in key or (parameter.ndim == 1 and key.endswith("weight")):
