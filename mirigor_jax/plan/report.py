@@ -49,7 +49,7 @@ def report(
     for row in rows:
         if row.get("loops_counted_once"):
             sentences.append(
-                f"{row['stage']}: {row['loops_counted_once']} loops, whose trips are not known, count once."
+                f"{row['stage']}: {row['loops_counted_once']} loops count once, because their trips are not known."
             )
     if largest:
         best, worst = largest["largest_k"], largest["fails_at_k"]

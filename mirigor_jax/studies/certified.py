@@ -146,10 +146,10 @@ def table(rows: Sequence[Row]) -> str:
         empty = [""] * (len(CERTIFICATES) + 2)
         lines.append((f"optimal critic at {entropy:g} bits", f"{entropy:.3f}", "", *cells, *empty))
     legend = (
-        f"Bits; each certificate's lower end holds at {100 * rows[0]['confidence']:g} % on fresh images, and what is "
-        "certified is the lower end of the one that validation chose. An optimal critic's value is the most that any "
-        "critic shows at that K. The NT-Xent estimate (Lee et al. 2023, Eq. 4) is no bound: if it leaves the certified "
-        "interval it is off by at least that."
+        f"Values are in bits. Each certificate's lower end holds on fresh images at {100 * rows[0]['confidence']:g} % "
+        "confidence; the certified interval starts at the lower end of the certificate that validation chose. No "
+        "critic's InfoNCE exceeds an optimal critic's at the same K. The NT-Xent estimate (Lee et al. 2023, Eq. 4) is "
+        "not a bound: if it leaves the certified interval, its error is at least its distance from the interval."
     )
     sections = [tables.grid(header, lines), legend]
     if trapped := next((row for row in rows if row["trap"]), None):
@@ -172,9 +172,9 @@ def _trap_table(trapped: Row) -> tuple[str, str]:
         ],
     )
     legend = (
-        f"The trap, on the untrained encoder ({trapped['cell']}): a nearest-neighbor classifier of a bank of test "
-        f"images, tested on {REDRAWS:,} images redrawn from that bank, and on fresh ones. Redraws “certify” H(C) "
-        "for any encoder with distinct rows, even where the classes were shuffled and nothing is there to know."
+        f"The trap, on the untrained encoder ({trapped['cell']}): a nearest-neighbor classifier on a bank of test "
+        f"images is tested on {REDRAWS:,} images redrawn from the bank, and on fresh images. Redraws “certify” H(C) "
+        "for any encoder with distinct rows, even if the classes are shuffled and the true information is 0."
     )
     return legend, redrawn
 

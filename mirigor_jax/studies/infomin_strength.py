@@ -77,11 +77,11 @@ def table(rows: Sequence[Row]) -> str:
             )
         )
     legend = (
-        "MI of the two views under the augmentation that the encoder was trained with, in bits; accuracies on images "
-        "without augmentation, in percent, each task's best of its augmentation in bold. Views of one image have no "
-        f"known upper end, and InfoNCE can't pass log₂ K = {same[0]['ceiling_k_bits']:.3f} bits. In the paper's "
-        "words (Lee et al. 2023, §IV-C and Fig. 5) all four tasks' accuracies follow a reverse U and peak at the same "
-        "MI, by color jitter as by crops."
+        "MI is that of two views under the augmentation of the training, in bits. Accuracies are on images without "
+        "augmentation, in percent; each task's best for jitter and for crop is bold. The MI of two views of one image "
+        f"has no known upper end, and InfoNCE can't exceed log₂ K = {same[0]['ceiling_k_bits']:.3f} bits. In the "
+        "paper's words (Lee et al. 2023, §IV-C and Fig. 5), all four accuracies follow a reverse U and peak at the "
+        "same MI, both by color jitter and by crops."
     )
     return f"{tables.grid(header, lines)}\n\n{legend}"
 

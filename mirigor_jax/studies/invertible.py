@@ -144,13 +144,13 @@ def _invertible_legend(report: InvertibleReport) -> str:
     worst = {key: max(row[key] for row in records) for key in ("log_det_error_nats", "inverse_error")}
     correlations = [f"{name} {value:+.2f}" for name, value in report.correlation.items() if tables.known(value)]
     sentences = [
-        f"InfoNCE in bits on test images and, the mean since the record before, in training; its ceiling is "
+        f"InfoNCE is in bits, on test images and in training (the mean since the record before); its ceiling is "
         f"{tables.bits(report.ceiling_bits)} bits",
-        "the accuracy is a linear probe's, of the top half; log|det J| in nats of both encoders, its error against the "
-        "Jacobian's, and the largest error of the inverse",
+        "the accuracy is that of a linear probe on the top half; log|det J| is the sum of both encoders', in nats; “its "
+        "error” is the largest difference from the Jacobian's; “inverse” is the largest error of the inverse",
         f"at every record these errors are at most {worst['log_det_error_nats']:.1e} and {worst['inverse_error']:.1e}: "
         + ("the maps are" if max(worst.values()) <= INVERTIBLE else "this does not show that the maps are")
-        + " invertible, and the true mutual information the same at each",
+        + " invertible, so that the true mutual information is the same at each",
     ]
     if correlations:
         sentences += [f"correlation of InfoNCE and accuracy over training: {', '.join(correlations)}"]

@@ -21,10 +21,10 @@ NEGATIVES = {
 def table(rows: Sequence[Row]) -> str:
     """A line for each source of negatives."""
     legend = (
-        "Linear accuracy on D, half of the classes, of the encoder that SimCLR trains on D with negatives of D⁻; MI in "
-        "bits; ± is the standard deviation over seeds. In the paper (Lee et al. 2023, appendix C and Table X) D⁻ = the "
-        "other half is better than D⁻ = D, by 1.92 points of CIFAR-10's first five classes and 0.77 of CIFAR-100's "
-        "first fifty, and PACS's cartoons, art, photographs and sketches, and uniform noise, are worse."
+        "SimCLR trains each encoder on D, half of the classes, with negatives from D⁻. The linear accuracy is on D; MI "
+        "is in bits; ± is the standard deviation over seeds. In the paper (Lee et al. 2023, appendix C and Table X), "
+        "D⁻ = the other half is better than D⁻ = D: by 1.92 points for CIFAR-10's first five classes, and by 0.77 for "
+        "CIFAR-100's first fifty. PACS's cartoons, art, photographs and sketches, and uniform noise, are worse."
     )
     return f"{cases.table('negatives D⁻', rows, {})}\n\n{legend}"
 

@@ -31,12 +31,12 @@ CAPTIONS = {
 def table(rows: Sequence[Row]) -> str:
     """A line for each loss, with the paper's accuracy if the paper has one."""
     legend = (
-        "Linear accuracy of the encoder that each loss trains; MI in bits; ± is the standard deviation over seeds. "
-        "SimCLR's, decoupled and SupCon see two augmentations of an image, class two images of a class as they are, "
-        "cross-entropy images as they are. The paper's: Lee et al. 2023, Table III, which has CIFAR-10, ImageNet-100 "
-        "and ImageNet-1k. It cites SupCon of CIFAR-10 and ImageNet-1k (Khosla et al. 2020), SimCLR of ImageNet-1k "
-        "(Chen et al. 2020) and the best known unsupervised results: 94.1 % (SWD) of CIFAR-10, 84.5 % (MoCo-v2 + "
-        "MoCHi) of ImageNet-100, 76.4 % (HCA) of ImageNet-1k."
+        "Linear accuracy is that of the encoder that each loss trains; MI is in bits; ± is the standard deviation over "
+        "seeds. The losses SimCLR, decoupled and SupCon see two augmentations of an image; class sees two unaugmented "
+        "images of a class; cross-entropy sees unaugmented images. The paper's values are those of Lee et al. 2023, "
+        "Table III, for CIFAR-10, ImageNet-100 and ImageNet-1k. That table cites SupCon on CIFAR-10 and ImageNet-1k "
+        "(Khosla et al. 2020), SimCLR on ImageNet-1k (Chen et al. 2020), and the best known unsupervised results: "
+        "94.1 % (SWD) on CIFAR-10, 84.5 % (MoCo-v2 + MoCHi) on ImageNet-100, 76.4 % (HCA) on ImageNet-1k."
     )
     return f"{cases.table('loss', rows, PAPER.get(rows[0]['set'], {}))}\n\n{legend}"
 

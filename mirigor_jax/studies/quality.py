@@ -252,11 +252,11 @@ def table(rows: Sequence[Row]) -> str:
     ]
     above = [row["cell"] for row in ranking if row["metrics"]["class_bits"] > row["entropy_bits"]]
     legend = (
-        f"MI in bits, InfoNCE at K = {max(row['k'] for row in rows):,}, accuracies of the test images. The "
-        "contrastive losses are at the temperature of each one's training; the bound is what the class's proves of the "
-        "mean classifier's loss (after Bao et al. 2022): among encoders of one temperature it has their order, and "
-        "from log C upwards any guess is within it. I_class by InfoNCE is above "
-        f"H(C) for {', '.join(above) or 'no encoder'}."
+        f"MI is in bits, with InfoNCE at K = {max(row['k'] for row in rows):,}; accuracies are on test images. Each "
+        "encoder's contrastive losses are at the temperature of its training. The bound is an upper bound of the mean "
+        "classifier's loss, computed from the class contrastive loss (after Bao et al. 2022). Among encoders of one "
+        "temperature the two have the same order. A bound of log C or more says nothing: a uniform guess has log C. "
+        f"I_class by InfoNCE is above H(C) for {', '.join(above) or 'no encoder'}."
     )
     sections = [tables.grid(header, lines), legend, "## Which metric ranks as accuracy does", *_correlated(rows)]
     if pairs := neighbors(rows):
@@ -282,11 +282,11 @@ def _correlated(rows: Sequence[Row]) -> tuple[str, str]:
         lines.append(line)
     header = ("metric", "encoders", "Pearson's ρ", "the paper's", "Kendall's τ", "the paper's")
     legend = (
-        "Correlation with linear accuracy, the sign turned where less is better, so that +1 is best. In brackets "
-        f"percentile bootstrap intervals, 95 %: {RESAMPLES:,} resamples of the encoders, seed 0, as if these were a "
-        "sample of all encoders; with few of them they are too narrow. The paper's: least to largest of its "
-        "scenarios that have the metric, mostly six (Lee et al. 2023, Table II); the tightest analytic bound that it "
-        "tried had −0.409 and −0.182 (§IV-B)."
+        "Correlation with linear accuracy. If less is better, the sign is turned, so +1 is always best. Brackets have "
+        f"95 % percentile bootstrap intervals ({RESAMPLES:,} resamples, seed 0), which treat the encoders as a sample "
+        "of all encoders and are too narrow if there are few. The paper's column has the least and the largest value "
+        "of its scenarios that have the metric, mostly six (Lee et al. 2023, Table II). The tightest analytic bound "
+        "that the paper tried had −0.409 and −0.182 (§IV-B)."
     )
     return tables.grid(header, lines), legend
 
@@ -304,8 +304,8 @@ def _compared(pairs: Sequence[Row]) -> tuple[str, str]:
         lines.append((pair["a"], pair["b"], difference, larger, f"{100 * pair['accuracy']:+.2f}"))
     header = ("a", "b", "I_class of a − b, bits", "larger", "accuracy of a − b, points")
     legend = (
-        f"InfoNCE at K = {pairs[0]['k']:,} on the same test batches, with the paired 95 % t-interval, each for "
-        "itself: it compares two lower bounds, each by its own critic, not the two I_class."
+        f"Differences of InfoNCE at K = {pairs[0]['k']:,} on the same test batches, each with its own paired 95 % "
+        "t-interval. They compare two lower bounds, each from its own critic, and not the two I_class themselves."
     )
     return tables.grid(header, lines), legend
 
