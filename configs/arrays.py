@@ -4,8 +4,8 @@ python -m mirigor_jax.main --config=configs/arrays.py --config.x=x.npy --config.
 python -m mirigor_jax.main --config=configs/arrays.py:seeds=3,estimators=nwj+anchor --config.x=x.csv --config.y=y.csv
 python -m mirigor_jax.main --config=configs/arrays.py --config.x=h.npz:features --config.labels=h.npz:labels
 
-For each estimator it prints the value in bits, whether that is a bound, and its interval; and the certified lower bound
-of I(X;Y). With labels instead of y it measures I(h_X;h_Y) of two samples of one class.
+Prints each estimator's value in bits, its interval, whether it is a bound, and the certified lower end of I(X;Y). With
+labels instead of y it measures I(h_X;h_Y) of two samples of one class.
 """
 
 import common

@@ -163,7 +163,7 @@ SETS: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
-SET = argument("fashion", "Labeled set of images that the runs are trained and measured on.", choices=tuple(SETS))
+SET = argument("fashion", "Labeled set of images that encoders are trained and measured on.", choices=tuple(SETS))
 
 
 def on_set(config: ConfigDict, name: str, pairs: int | None = None) -> None:

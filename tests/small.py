@@ -31,7 +31,7 @@ IMAGES = {
     "estimate.eval_every": "10",
     "evaluate.l2": "(1e-3,)",
 }
-# Encoders: a narrow ResNet, whose BatchNorm spans the devices, and one that compiles in a fifth of the time.
+# Options for the encoder: a narrow ResNet has BatchNorms that span the devices; LeNet compiles in a fifth of the time.
 RESNET, LENET = "--config.encoder.width=4", "--config.encoder.name=lenet5"
 
 

@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """A run for each encoder, pairing and seed, and for each run an estimate by each pairing."""
     args = common.parse_arg(arg, ARGUMENTS)
     config = common.study("infomin_tasks", args.scale)
-    # An untrained encoder shows the class of digits that keep their place. Digits that move have to be learned.
+    # Even an untrained encoder tells digits apart that keep their place. Digits that move have to be learned.
     config.run.data.cdp.jitter = 2
     paper = args.scale == "paper"
     config.study.cells = tuple(

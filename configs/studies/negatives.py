@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = common.study("negatives", "laptop" if laptop else "paper")
     common.on_set(config.run, args.set, args.pairs or (38_400 if laptop else None))
     config.run.update_from_flattened_dict(common.encoder(args.encoder, config.run))
-    config.run.data.size = 32  # CDP images, one source of negatives, can have this size too
+    config.run.data.size = 32  # every source of negatives, CDP images too, can have this size
     config.run.data.pairing = "simclr"
     config.run.data.classes = "first-half"
     config.run.estimate.extra_pairings = ("class",)

@@ -4,9 +4,9 @@ python -m mirigor_jax.plan --config=FILE[:ARGUMENTS] --topology=v5e:4x4 [--confi
     [--only=train,encode,estimate] [--sweep] [--classes=N]
 
 Needs libtpu (`pip install -e ".[plan]"`) and no TPU. No number is a measurement: the amounts of work are read from the
-program that XLA:TPU compiles (`hlo.py`), and the chips' speeds are their maker's. Each step has two times. `at best` is
-the longest of its arithmetic, HBM traffic and network, each at full speed. `without overlap` is the sum of the three.
-Real steps take longer still.
+program that XLA:TPU compiles (`hlo.py`), and the chips' peak rates are published ones. Each step has two times. `at
+best` is the longest of its arithmetic, HBM traffic and network, each at full speed. `without overlap` is the sum of the
+three. Real steps take longer still.
 """
 
 import sys

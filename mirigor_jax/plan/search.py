@@ -153,8 +153,8 @@ def scaling(job: Job, where: Slice, rows: Sequence[dict[str, Any]]) -> Iterator[
     Training has the same number of pairs a chip on every slice, estimation has the same K.
     rows: the stages on `where`, which are not compiled again.
     Yields rows as `measure` returns them. If they fit, they have `efficiency_at_best` (network, memory and arithmetic
-    overlap in full) and `efficiency_without_overlap`: pairs a second and chip, relative to the
-    smallest slice that fits.
+    overlap in full) and `efficiency_without_overlap`: pairs a second and chip, relative to the smallest slice that
+    fits.
     """
     kind = where.name.partition(":")[0]
     a_chip = job.config.train.k // len(where.devices)

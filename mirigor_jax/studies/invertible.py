@@ -146,8 +146,8 @@ def _invertible_legend(report: InvertibleReport) -> str:
     sentences = [
         f"InfoNCE is in bits, on test images and in training (the mean since the record before); its ceiling is "
         f"{tables.bits(report.ceiling_bits)} bits",
-        "the accuracy is that of a linear probe on the top half; log|det J| is the sum of both encoders', in nats; “its "
-        "error” is the largest difference from the Jacobian's; “inverse” is the largest error of the inverse",
+        "the accuracy is that of a linear probe on the top half; log|det J| is the sum of both encoders', in nats; "
+        "“its error” is the largest difference from the Jacobian's; “inverse” is the largest error of the inverse",
         f"at every record these errors are at most {worst['log_det_error_nats']:.1e} and {worst['inverse_error']:.1e}: "
         + ("the maps are" if max(worst.values()) <= INVERTIBLE else "this does not show that the maps are")
         + " invertible, so that the true mutual information is the same at each",
