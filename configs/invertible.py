@@ -8,6 +8,8 @@ with it, but falls if the encoders are trained to hide the class from a linear c
 section 3.1.
 """
 
+from dataclasses import replace
+
 import common
 from ml_collections import ConfigDict
 
@@ -16,7 +18,7 @@ from mirigor_jax.settings import Invertible, of_key
 
 ARGUMENTS = {
     "source": of_key("source", kind=Invertible),
-    "scale": replace(common.SCALE, meaning="Coupling layers: a laptop's 8 of width 256, or the paper's 30 of width 512."),
+    "scale": replace(common.SCALE, meaning="Coupling layers: a laptop's 8 of width 256, or the paper's 30 of 512."),
     "steps": of_key("steps", kind=Invertible),
     "seed": of_key("seed", kind=Invertible),
 }
