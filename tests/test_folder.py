@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
+from mirigor_jax import starting
 from mirigor_jax.errors import InputError
-from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.runs.folder import RunFolder, provenance
 from mirigor_jax.runs.lock import LockedError
 
 MINE, OTHER = ConfigDict({"seed": 0}), ConfigDict({"seed": 1})
@@ -75,3 +77,13 @@ def test_the_other_config_is_refused_and_a_foreign_folder_keeps_nothing(tmp_path
     with pytest.raises(InputError, match="holds files but no run"), RunFolder(tmp_path / "photos").claimed(MINE):
         pass
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.png"]
+
+
+def test_notes_of_a_stage_name_what_its_numbers_depend_on(monkeypatch):
+    jax.devices()  # JAX has started by now, and does not read the made-up flag
+    monkeypatch.setattr(starting, "cpu_features", lambda: {"sse", "avx2", "avx512f", "fma"})
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=b")
+    noted = provenance()
+    assert noted["instructions"] == ["avx2", "avx512f", "fma"]
+    assert noted["xla_flags"] == "--xla_a=b"
+    assert noted["cores"] >= 1
