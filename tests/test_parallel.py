@@ -47,6 +47,7 @@ def test_freed_memory_is_kept_on_cpus():
 
 
 STEPS = """
+import statistics
 from resource import RUSAGE_SELF, getrusage
 
 from mirigor_jax import memory, starting
@@ -63,13 +64,11 @@ def step(x):  # the matrix is 100 MiB
 
 def faults():
     before = getrusage(RUSAGE_SELF).ru_minflt
-    x = jnp.arange(2.0**10)
-    for _ in range(10):
-        x = step(x).block_until_ready()
+    step(jnp.arange(2.0**10)).block_until_ready()
     return getrusage(RUSAGE_SELF).ru_minflt - before
 
-faults()
-assert faults() < 1_000  # 256,000 pages are written
+# A step writes 25,600 pages. Now and then its block is new, because a small block lies in the old one.
+assert statistics.median(faults() for _ in range(21)) < 100
 """
 
 
