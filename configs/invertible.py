@@ -1,4 +1,4 @@
-"""Does MI make a good representation? Train invertible encoders, which can't change it: Lee et al. 2023, §IV-B.
+"""Does MI make a good representation? Train invertible encoders, which can't change the MI: Lee et al. 2023, §IV-B.
 
 python -m mirigor_jax.main --config=configs/invertible.py                                      a laptop: Fashion-MNIST
 python -m mirigor_jax.main --config=configs/invertible.py:source=tfds:mnist,scale=paper    30 layers of 512, on MNIST

@@ -10,7 +10,7 @@ from typing import Any
 
 from mirigor_jax import config_files
 from mirigor_jax.fields import Setting, either, sections_of, settings_of
-from mirigor_jax.settings import KINDS, Images, Study
+from mirigor_jax.settings import KINDS, Study
 
 WIDTH = 80  # columns
 COMMAND = "python -m mirigor_jax.main"
@@ -214,7 +214,7 @@ def reference() -> str:
             own = {key: setting for key, setting in known.items() if _prefix(key) == prefix}
             lines += ["", *([f"### {prefix}*: {title}", ""] if prefix else []), *_table(own)]
         if section is Study:
-            lines += ["", f"`run.*` are the settings of all runs: {sections_of(Images)['']}, as above."]
+            lines += ["", "`run.*` are the settings of every run: those of a run on images, as above."]
     return "\n".join(lines) + "\n"
 
 

@@ -44,7 +44,7 @@ def _l2(default: tuple[float, ...]) -> Any:
 class Cdp:
     """CDP images (data.source=cdp): a digit in a color at a position, over a background."""
 
-    colors: int = setting(4, "Number of colors that a digit can have, the first ones of 16.", least=1, most=16)
+    colors: int = setting(4, "Number of colors that digits can have, out of a list of 16.", least=1, most=16)
     digits: tuple[int, ...] = setting((2, 3, 4, 5), "Digits that are drawn, without duplicates.", least=0, most=9)
     grid: tuple[int, int] = setting((2, 2), "Rows and columns of positions; a cell needs at least 10 pixels.", least=1)
     mixing: float = setting(0.45, "Weight of the background; 0 makes it black.", least=0, most=1)
@@ -131,7 +131,7 @@ class Data:
         None,
         "Number of training images, which the training reads again and again.",
         least=1,
-        none="new ones for every batch of cdp, all of a set",
+        none="cdp makes new images for every batch; other sources give all of theirs",
     )
     resident: Resident = setting(
         "auto", "Whether the devices hold a finite set of images in their memory; auto: if it fits."
@@ -249,7 +249,7 @@ class Train:
         "Number of parts that a device splits its pairs into to save memory. The loss still covers the whole batch.",
         least=1,
     )
-    checkpoint_every: int = setting(100, "Steps from one checkpoint to the next.", least=1, unit="steps")
+    checkpoint_every: int = setting(100, "Steps between two checkpoints.", least=1, unit="steps")
 
 
 @dataclass(frozen=True)
@@ -296,17 +296,17 @@ class Estimate:
     batch_size: int = setting(512, "Pairs in a batch of a critic's fit.", least=2, unit="pairs")
     steps: int = setting(
         1500,
-        "Largest number of steps of a critic's fit. The critic of the head's architecture takes all of them; "
+        "Largest number of steps of a critic's fit. The critic with the head's architecture takes all of them; "
         "the other stops early once validation no longer improves.",
         least=1,
     )
-    learning_rate: float = setting(1e-3, "Largest learning rate of the critic of the head's architecture.", above=0)
+    learning_rate: float = setting(1e-3, "Largest learning rate of the critic with the head's architecture.", above=0)
     eval_every: int = setting(
-        100, "Steps from one evaluation of that critic on validation to the next.", least=1, unit="steps"
+        100, "Steps between two evaluations of that critic on the validation part.", least=1, unit="steps"
     )
     stream: bool = setting(
         False,
-        "Whether to fit only the critic of the head's architecture, on fresh images; the InfoNCE certificate then "
+        "Whether to fit only the critic with the head's architecture, on fresh images; the InfoNCE certificate then "
         "reads it.",
     )
     extra_pairings: tuple[str, ...] = setting((), "Further pairings under which the encoder is measured.")
@@ -391,13 +391,13 @@ class Arrays:
 
     kind: str = _kind("arrays")
     x: str | None = setting(
-        None, "File of the first view, one sample per row: .npy, .npz (PATH:NAME) or .csv.", none="must be given"
+        None, "File with the first view, one sample per row: .npy, .npz (PATH:NAME) or .csv.", none="must be given"
     )
     y: str | None = setting(
-        None, "File of the second view; its row i is the partner of row i of x.", none="labels are given instead"
+        None, "File with the second view; its row i is the partner of row i of x.", none="labels are given instead"
     )
     labels: str | None = setting(
-        None, "File of the class of each row of x; two rows of one class are a pair.", none="y is given instead"
+        None, "File with the class of each row of x; two rows of one class are a pair.", none="y is given instead"
     )
     estimators: tuple[str, ...] = setting(
         ("info_nce_symmetric", "nwj", "js_nwj", "mine", "smile", "anchor"),
@@ -475,7 +475,7 @@ class Invertible:
     k: int = setting(256, "Images in a batch.", least=2)
     steps: int = setting(1200, "Number of updates.", least=1)
     record_every: int = setting(
-        100, "Steps from one measurement of encoders and critic to the next.", least=1, unit="steps"
+        100, "Steps between two measurements of the encoders and the critic.", least=1, unit="steps"
     )
     learning_rate: float = setting(3e-4, "Learning rate.", above=0)
     adversarial_weight: float = setting(

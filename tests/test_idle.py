@@ -77,21 +77,21 @@ IDLE = {
     ),
     "rate of a critic that is not fitted": (
         ["--config=configs/cdp.py", INFO_NCE, "--config.estimate.learning_rate=0.1"],
-        "estimate.learning_rate=0.1 only affects the critic of the head's architecture, and "
+        "estimate.learning_rate=0.1 only affects the critic with the head's architecture, and "
         "estimate.estimators=('info_nce_symmetric',); leave it out",
     ),
-    "its checks": (cdp(INFO_NCE, "--config.estimate.eval_every=2"), "every=2 only affects the critic of the head's"),
+    "its checks": (cdp(INFO_NCE, "--config.estimate.eval_every=2"), "every=2 only affects the critic with the head's"),
     "its head, with features": (
         [*FEATURES, INFO_NCE, "--config.head.features=8"],
-        f"head.features=8 only affects training and the critic of the head's architecture, and {OF_FEATURES} and",
+        f"head.features=8 only affects training and the critic with the head's architecture, and {OF_FEATURES} and",
     ),
     "study's own": (
         ["--config=configs/studies/batch_size.py", "--config.run.train.k=8"],
-        "run.train.k=8 is set by each run of this study itself; leave it out",
+        "run.train.k=8 has no effect, since every run of this study sets its own value; leave it out",
     ),
     "no run of a study": (
         ["--config=configs/studies/batch_size.py", "--config.run.data.augment.crop=0.5"],
-        "run.data.augment.crop=0.5 is of pairings with simclr, and no run of this study has a use for it; leave it out",
+        "run.data.augment.crop=0.5 only affects pairings with simclr, and no run of this study uses it; leave it out",
     ),
     "batch": ([*LABELS, "--config.batch_size=8"], "batch_size=8 only affects critics of rows x and y, and labels="),
     "critic as an argument": (
@@ -99,7 +99,7 @@ IDLE = {
         "critic='cosine' only affects critics of rows x and y, and labels='y.npy' are given instead of y; leave it out",
     ),
     "estimators": (["--config=configs/arrays.py:estimators=nwj", *LABELS[1:]], "('nwj',) only affects critics of"),
-    "adversary": ([*UNADVERSARIAL, "--config.ridge=2.0"], "ridge=2.0 is of adversarial objectives, and"),
+    "adversary": ([*UNADVERSARIAL, "--config.ridge=2.0"], "ridge=2.0 only affects adversarial objectives, and"),
 }  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def test_a_study_whose_estimates_have_a_use_for_a_setting_takes_it():
     config.study.estimates = ({"pairing": "color+simclr"},)
     assert not idle(config, [key])
     config.study.cells = ()
-    assert idle(config, [key])[key].startswith("is of runs of the study's own, and it has none")
+    assert idle(config, [key])[key].startswith("only affects a study's own runs, and this study has none")
 
 
 def test_a_re_estimate_is_told_what_its_run_has_no_use_for(tmp_path, capsys):

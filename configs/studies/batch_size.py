@@ -4,8 +4,8 @@ python -m mirigor_jax.main --config=configs/studies/batch_size.py               
 python -m mirigor_jax.main --config=configs/studies/batch_size.py:scale=paper    the paper's widths, every K_Tr
 python -m mirigor_jax.main --config=configs/studies/batch_size.py --config.study.only=3/20    the third run alone
 
-It should print an in-training MI below log2(2K-1), and at every K a post-training MI of about 6 bits and an accuracy of
-at least 96 %.
+It should print an in-training MI below log2(2K-1), and from K = 8 on a post-training MI of about 6 bits and an accuracy
+of at least 96 %. At K = 2 both may be lower.
 """
 
 import common
@@ -18,7 +18,7 @@ ARGUMENTS = {
     "encoders": common.ENCODERS,
     "k": argument(
         None,
-        "Pairs a training batch, K_Tr.",
+        "Pairs in a training batch, K_Tr.",
         kind=int,
         several=True,
         none="this study's own list at the given scale",

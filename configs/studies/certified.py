@@ -4,8 +4,8 @@ python -m mirigor_jax.main --config=configs/studies/certified.py                
 python -m mirigor_jax.main --config=configs/studies/certified.py:scale=paper    the same two, run at scale=paper
 python -m mirigor_jax.main --config=configs/studies/certified.py --config.study.sources=FOLDER,FOLDER
 
-Re-estimates every finished run of these studies' folders, and an untrained encoder, at K up to 65,536. Run the studies
-batch_size and infomin_tasks first. The results go to RUN/estimates/certified.
+Re-estimates every finished run of the studies batch_size and infomin_tasks, and an untrained encoder, at K up to
+65,536. Run these two studies first. The results go to RUN/estimates/certified.
 """
 
 import common

@@ -8,9 +8,9 @@ python -m mirigor_jax.main --config=configs/studies/quality.py:set=resnet50s,dat
 python -m mirigor_jax.main --config=configs/studies/quality.py:set=vits,paths=FILE                           Table VIII
 python -m mirigor_jax.main --config=configs/studies/quality.py:set=own,paths=FILE --config.run.data.source=folder:PATH
 
-FILE has one line for each encoder: `name,path` or `name,path,layout`. The path is a checkpoint's, or features:H.npz
-(see configs/encoder.py). If mirigor_jax/studies/paper_quality.csv has the name, the report shows the paper's numbers
-beside ours. ImageNet-100 takes its classes from --config.run.data.classes=file:PATH.
+FILE has one line for each encoder: `name,path` or `name,path,layout`. The path leads to a checkpoint, or is
+features:H.npz (see configs/encoder.py). If mirigor_jax/studies/paper_quality.csv has the name, the report shows the
+paper's numbers beside ours. ImageNet-100 takes its classes from --config.run.data.classes=file:PATH.
 
 It should print every metric of every encoder, with I_class at most H(C), and the correlation of each metric with linear
 accuracy, with its interval.
@@ -63,7 +63,7 @@ TEMPERATURES = {"cifar10-temperatures": (0.1, 0.3, 0.5), "imagenet100-temperatur
 ARGUMENTS = {
     "set": argument(
         "fashion",
-        "Encoders to compare: fashion trains twenty, the temperatures six; resnet50s, vits and own are checkpoints.",
+        "Encoders to compare: fashion trains twenty, a temperature set six; resnet50s, vits and own are checkpoints.",
         choices=("fashion", *TEMPERATURES, "resnet50s", "vits", "own"),
     ),
     "data": argument("imagenet100", "Images that resnet50s and vits are measured on.", choices=tuple(common.SETS)),

@@ -94,7 +94,7 @@ def _pairings(config: ConfigDict) -> tuple[str, ...]:
 
 
 def _starts_from_posteriors(config: ConfigDict) -> bool:
-    """Whether every critic starts from a class posterior, so that no critic of the head's architecture is fitted.
+    """Whether every critic starts from a class posterior, so no critic with the head's architecture is fitted.
 
     This holds if InfoNCE is the only estimator, and all pairings are by class.
     """
@@ -164,7 +164,7 @@ class Rule:
 OF_TRAINING = ("train.", "data.resident", "features.checkpoint")
 TEMPERATURE = ("train.temperature",)  # the metrics use it, too
 OF_FITS = ("estimate.learning_rate", "estimate.eval_every")
-HEAD = "the critic of the head's architecture"
+HEAD = "the critic with the head's architecture"
 TRAINING, LOSSES = "runs that train an encoder", "contrastive losses and metrics"
 # The first rule that applies to a key makes the message. No rule covers data.threads, data.workers and
 # features.batch_size: a user chooses them for the machine.

@@ -112,14 +112,14 @@ def _idle_words(key: str, runs: Sequence[tuple[Mapping[str, Any], Sequence[Confi
     runs: for each run, (the settings of its cell, [its config, the configs of its re-estimates]).
     """
     if not runs:
-        return "is of runs of the study's own, and it has none; leave it out"
+        return "only affects a study's own runs, and this study has none; leave it out"
     rules = [knobs.rule_of(config, key) for own, configs in runs if key not in own for config in configs]
     if not rules:
-        return "is set by each run of this study itself; leave it out"
+        return "has no effect, since every run of this study sets its own value; leave it out"
     found = [rule for rule in rules if rule is not None]
     if len(found) < len(rules):
         return None
-    return f"is of {found[0].whose}, and no run of this study has a use for it; leave it out"
+    return f"only affects {found[0].whose}, and no run of this study uses it; leave it out"
 
 
 def _without_tags(config: ConfigDict) -> ConfigDict:

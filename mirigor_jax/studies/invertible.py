@@ -50,7 +50,7 @@ def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
     made = map(invertible_encoders.OBJECTIVES.get, config.objectives)
     if any(objective is None or objective.adversarial for objective in made):
         return {}
-    words = f"is of adversarial objectives, and objectives={tuple(config.objectives)}; leave it out"
+    words = f"only affects adversarial objectives, and objectives={tuple(config.objectives)} has none; leave it out"
     return {key: words for key in given if key in OF_ADVERSARIES}
 
 
