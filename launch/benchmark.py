@@ -377,7 +377,7 @@ def main() -> None:
     if unknown := set(chosen) - parts.keys():
         of = ", ".join(parts)
         parser.exit(
-            2, f"error: unknown part {', '.join(sorted(unknown))}; choose of {of}{' with --quick' * options.quick}\n"
+            2, f"error: unknown part {', '.join(sorted(unknown))}; choose from {of}{' with --quick' * options.quick}\n"
         )
     accelerator = None if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
     results = Results(machine(accelerator, jax.device_count()) | {"quick": options.quick})

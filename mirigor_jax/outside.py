@@ -69,7 +69,7 @@ def read_bytes(path: Path | epath.Path, *, times: int) -> bytes:
     """
     check_regular(path)
     if isinstance(path, Path):
-        check_fits(times * path.stat().st_size, f"what '{path}' holds")
+        check_fits(times * path.stat().st_size, f"the content of '{path}'")
     return path.read_bytes()
 
 

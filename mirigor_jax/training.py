@@ -461,7 +461,7 @@ def compile_step(step: Any, arguments: Abstract, mesh: Mesh, *, k: int, accumula
         fit = what_fits(k, accumulate, mesh.size, (available - fixed) / max(needed - fixed, 1), prefix)
         raise InputError(
             f"{prefix}k={k} needs {needed / 2**30:.2f} GiB on each device, which has {available / 2**30:.2f}; "
-            f"{fit} should fit (the rest is taken to grow with the batch)"
+            f"{fit} should fit (if all memory but that of the state and the resident images grows with the batch)"
         )
     return compiled
 

@@ -304,7 +304,7 @@ def test_a_broken_idx_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"\(10, 28, 28\) .*\(9,\)"):
         cdp.make(glyphs=glyphs)
     write_idx(labels, np.full(10, 2))
-    with pytest.raises(InputError, match=r"lacks a digit of \(2, 3, 4, 5\): choose of \[2\]"):
+    with pytest.raises(InputError, match=r"lacks a digit of \(2, 3, 4, 5\): choose from \[2\]"):
         cdp.make(glyphs=glyphs)
     labels.unlink()
     with pytest.raises(InputError, match=r"no IDX file .*t-labels-idx1-ubyte"):

@@ -105,8 +105,8 @@ def test_the_estimate_is_its_certificate_s_own_statistic(finished):
 
 @pytest.mark.slow
 def test_a_run_whose_settings_and_estimate_are_of_an_older_version_is_restored(finished, tmp_path, capsys):
-    """Its keys and estimate.json have their older names. The estimates from the kept critic of the head's architecture
-    are the same, and so are those of a new fit."""
+    """Its keys and estimate.json have their older names. The estimates from the kept critic with the head's
+    architecture are the same, and so are those of a new fit."""
     folder, values = tmp_path / "older", report(finished)
     shutil.copytree(finished, folder)
     config = json.loads((folder / "config.json").read_text())

@@ -116,7 +116,7 @@ def test_one_entry_adds_an_estimator_encoder_metric_source_pairing_and_objective
     folder = run_own(tmp_path, "run", "--config.train.k=8")
     report = json.loads((folder / "report.json").read_text())
     assert list(report["estimates"]) == ["halves"]
-    # Both are read off the same critic, of the head's architecture; the package's own InfoNCE is of another.
+    # Both are read off the same critic, with the head's architecture; the package's own InfoNCE reads another.
     usual, once, doubled = (curve["at"] for curve in report["estimate"]["curve"].values())
     assert usual.keys() == once.keys() == doubled.keys() == {"16", "32"}
     for k, reading in doubled.items():

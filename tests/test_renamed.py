@@ -26,7 +26,7 @@ def read(folder: Path) -> dict:
 
 
 def nt_xent(estimate: dict) -> dict[str, float]:
-    """K → the NT-Xent estimate from the critic of the head's architecture, in bits."""
+    """K → the NT-Xent estimate from the critic with the head's architecture, in bits."""
     return {k: reading["bits"] for k, reading in estimate["curve"]["nt_xent"]["at"].items()}
 
 

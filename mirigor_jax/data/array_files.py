@@ -74,7 +74,7 @@ def _read_numpy(path: AnyPath, member: str, name: str) -> np.ndarray:
 
 
 def _cells(path: AnyPath) -> Lines:
-    """The numbers and the cells of a .csv's lines, without empty lines."""
+    """(line number, cells) of each line of a .csv that is not empty."""
     data = read_bytes(path, times=16)  # a cell of two characters becomes a float of 32 bytes
     lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
     return [(lines.line_num, cells) for cells in lines if cells]
@@ -114,4 +114,6 @@ def _names(lines: Lines) -> np.ndarray:
 def _check_even(lines: Lines) -> None:
     for line, cells in lines:
         if len(cells) != len(lines[0][1]):
-            raise ValueError(f"line {line} has {len(cells)} cells, the first {len(lines[0][1])}; fill it")
+            raise ValueError(
+                f"line {line} has {len(cells)} cells, but line {lines[0][0]} has {len(lines[0][1])}; give as many"
+            )

@@ -1,4 +1,4 @@
-"""Colour-Digit-Position images (Lee et al. 2023, §III-B), rendered in batches; each is a function of its index."""
+"""Color-Digit-Position images (Lee et al. 2023, §III-B), rendered in batches; each is a function of its index."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -207,7 +207,7 @@ def _handwritten_digits(path: Path, digits: Sequence[int]) -> list[list[Image.Im
     chosen = [images[labels == digit] for digit in digits]
     variants = min(HANDWRITTEN_VARIANTS, *(len(c) for c in chosen))
     if not variants:
-        raise InputError(f"{path} lacks a digit of {tuple(digits)}: choose of {np.unique(labels).tolist()}")
+        raise InputError(f"{path} lacks a digit of {tuple(digits)}: choose from {np.unique(labels).tolist()}")
     return [[Image.fromarray(image) for image in c[:variants]] for c in chosen]
 
 

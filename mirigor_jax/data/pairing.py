@@ -87,8 +87,8 @@ class Pairing(Protocol):
     ) -> Int[np.ndarray, "p 2"]:
         """Draw independent pairs from a finite set, each row in at most one pair, as a certificate needs them.
 
-        risk: largest probability with which a class may run out of rows; the number of pairs is the largest for it. If
-            the pairing has classes, the certificate has to add it to its own probability of failure.
+        risk: largest probability with which a class may run out of rows. The number of pairs is the largest that this
+            risk allows. If the pairing has classes, the certificate has to add it to its own probability of failure.
         Raises InputError if there are fewer than `least` pairs.
         """
 

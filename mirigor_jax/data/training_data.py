@@ -23,7 +23,7 @@ RESIDENT_SHARE = 4  # images may fill at most 1/4 of a device's memory
 class TrainingData:
     """The data of a training.
 
-    read: (start, stop) → pairs [start, stop) of an endless stream, a dict by view of images or rows of resident_images.
+    read: (start, stop) → pairs [start, stop) of an endless stream: a dict view → images, or rows of resident_images.
     resident_images: uint8 (n, s, s, 3). The images that every device holds. None: batches contain images.
     note: one line for the user about the images.
     """
@@ -155,5 +155,5 @@ def pairing_of(population: Population, text: str, augmentation: Augmentation | N
     """
     pairing = population.pairing(text, augmentation=augmentation)
     if augmentation is not None and pairing.augmentation is None:
-        raise InputError(f"pairing='{text}' augments nothing, so that augmentation has no effect; leave it out")
+        raise InputError(f"pairing='{text}' augments nothing, so `augmentation` has no effect; leave it out")
     return pairing

@@ -33,7 +33,7 @@ def row_name(group: Group) -> str:
 class Options:
     """How metrics are computed. The defaults are the command line's.
 
-    l2: penalties that validation chooses the linear probe's from.
+    l2: penalties that the linear probe tries; validation chooses one.
     temperature: of the contrastive losses of the features' cosines.
     k: pairs a batch of the contrastive losses; all pairs if there are fewer.
     mlp_steps: most steps of the MLP probe's fit.
@@ -97,7 +97,7 @@ class Metric:
 
     @property
     def group(self) -> Group:
-        """The metric's row in a table: of a pairing ("augmentation" or "class"), of "images" alone, or of "probes"."""
+        """The metric's row in a table: a pairing ("augmentation" or "class"), "images", or "probes"."""
         if set(self.needs) & PROBES.keys():
             return "probes"
         return "augmentation" if "views" in self.needs else "class" if "labels" in self.needs else "images"

@@ -25,7 +25,7 @@ from mirigor_jax.mi.results import Estimate, Estimates, Reading
 from mirigor_jax.mi.rows import Findings, Rows, check_pairs
 from mirigor_jax.settings import Arrays
 
-LEAST = 110  # fewest pairs: they allow a default batch to fit on, and eight batches of two to certify by
+LEAST = 110  # fewest pairs: enough for one default batch in the fit part, and eight batches of two in the test part
 FOLDS = 10  # of the jackknife
 WHOLE = 4096  # most pairs a batch whose score matrix is held whole
 BATCH = 1024  # pairs a batch of the certificate if the test part has more than WHOLE
@@ -346,10 +346,10 @@ def _read_by_sums(
 def _critic(critic: str | nn.Module, estimators: Sequence[Estimator], negatives: str) -> nn.Module:
     if isinstance(critic, str):
         if critic not in CRITICS:
-            raise InputError(f"unknown critic '{critic}'; choose of {', '.join(CRITICS)}")
+            raise InputError(f"unknown critic '{critic}'; choose one of {', '.join(CRITICS)}")
         critic = CRITICS[critic]
     if negatives not in ("in-batch", "derange", "shuffle"):
-        raise InputError(f"unknown negatives '{negatives}'; choose of in-batch, derange, shuffle")
+        raise InputError(f"unknown negatives '{negatives}'; choose one of in-batch, derange, shuffle")
     for estimator in estimators:
         estimator.check(critic, negatives)
     return critic

@@ -22,7 +22,7 @@ class PosteriorCertificate:
 
     lower_bits: the statistic's lower limit at the confidence that was asked for.
     value_bits: the statistic's own value, never below lower_bits.
-    influence_nats: of each pair: the value plus the pair's first-order effect on it. Their mean is the value in nats.
+    influence_nats: for each pair, the value plus the pair's first-order effect on it. Their mean is the value in nats.
     """
 
     lower_bits: float

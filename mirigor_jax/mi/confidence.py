@@ -58,7 +58,7 @@ def mean_lower_bound(values: Float[np.ndarray, "*p n"], low: float, high: float,
         of the p final capitals has to reach 1/risk. If the mean is m, each final capital has an expectation of at most
         1, so their mean does too; that does not hold for running maxima. The limit then depends less on any one way,
         but p ways are no substitute for more data.
-    A lucky order of bets could give a limit above the values' mean. It is lowered to that mean, and holds there too.
+    A lucky order of bets could give a limit above the values' mean. It is then lowered to the mean, and still holds.
     Raises InputError if a value is outside the window.
     Source: Waudby-Smith & Ramdas 2023, Theorem 3 (hedged capital), its one-sided half, by Ville's inequality; the mean
     of e-values, Vovk & Wang 2021.

@@ -169,7 +169,7 @@ class Scorer:
     critic: nn.Module
 
     def scores(self, params: Any, x: Float[Array, "k p"], y: Float[Array, "l q"]) -> Float[Array, "k l"]:
-        scored: Any = self.critic.apply({"params": params}, x, y, method="scores")  # what flax can't type
+        scored: Any = self.critic.apply({"params": params}, x, y, method="scores")  # flax can't type the result
         return scored
 
 

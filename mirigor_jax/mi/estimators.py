@@ -247,7 +247,7 @@ def mine(rate: float = 0.01) -> Estimator:
     """
     if not 0 < rate < 1:
         raise InputError(f"rate = {rate}: the weight of the newest step must be between 0 and 1; use 0.01")
-    note = "DV's bias of the reported value; the running mean only removes that of the gradient"
+    note = "the value has DV's bias; the running mean removes only the gradient's bias"
     loss = partial(values.mine_loss, rate=rate)
     return Estimator("mine", "not a bound", note, values.dv, loss, carry=(-math.inf, -math.inf))
 
@@ -345,7 +345,7 @@ def resolve(estimator: str | Estimator) -> Estimator:
     if isinstance(estimator, Estimator):
         return estimator
     if estimator not in ESTIMATORS:
-        raise InputError(f"unknown estimator '{estimator}'; choose of {', '.join(ESTIMATORS)}")
+        raise InputError(f"unknown estimator '{estimator}'; choose one of {', '.join(ESTIMATORS)}")
     return _by_defaults(ESTIMATORS[estimator])
 
 

@@ -418,7 +418,7 @@ def fit_critics(
     the other critics.
     """
     m = len(critic_jobs.seed)
-    devices = -(-m // -(-m // len(jax.devices())))  # the fewest that need no more turns than all of them
+    devices = -(-m // -(-m // len(jax.devices())))  # the fewest devices that need no more turns than all devices would
     # Critics that are fitted twice fill up the last turn.
     critic_jobs = CriticJob(*(np.resize(column, -(-m // devices) * devices) for column in critic_jobs))
     mesh = parallel.make_mesh(len(critic_jobs.seed), jax.devices()[:devices])

@@ -43,7 +43,7 @@ from mirigor_jax.mi.values import info_nce_of_sums
 BATCH, STEPS, EVAL_EVERY = 256, 1000, 50  # pairs a step of the fit, most steps, and steps between evaluations
 WHOLE = 4096  # most pairs a batch whose score matrix is held whole
 MIXING = 1e-3  # weight of the uniform distribution in the posterior that critics start from
-L2 = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalties that validation chooses the probe's from
+L2 = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalties that the linear probe tries; validation chooses one
 INNER = CosineCritic((128,), 64)  # learns the difference between the posterior's scores and the best ones
 
 

@@ -158,7 +158,11 @@ def _stretches(n: int) -> Int[np.ndarray, " m"]:
 
 
 def _columns(view: Float[np.ndarray, "m d"], at: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m c"]:
-    """A view's columns as normal scores; of many, the most like their neighbors and the directions of most variance."""
+    """A view's columns as normal scores.
+
+    If there are too many, these are the columns whose neighboring rows resemble each other most, and the directions of
+    most variance.
+    """
     scores = _scores(view[:, _some(view.shape[1], 8 * MOST_COLUMNS)])
     # If most rows of a column share a value, the few others may be neighbors by chance.
     apart = (np.abs(scores - np.median(scores, axis=0)) > 1e-9).sum(axis=0)
@@ -180,7 +184,7 @@ def _scores(columns: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m c"]:
 
 
 def _likeness(columns: Float[np.ndarray, "m c"], at: Int[np.ndarray, " m"]) -> Float[np.ndarray, "l c"]:
-    """Mean correlation of each column's rows with rows up to each lag of LAGS before; 0 if that may be chance."""
+    """For each lag of LAGS, each column's mean correlation of rows up to that lag apart; 0 if that may be chance."""
     spread = columns.std(axis=0)
     columns = columns / np.where(spread > 0, spread, 1)
     sums, counts, results = np.zeros(columns.shape[1]), 0, []
@@ -350,7 +354,8 @@ def _near_repeats(
     if not known.any():
         return none
     dimension = np.log(4) / np.log(np.where(known, beyond / np.where(known, anchor, 1), 2))
-    # The dimension is at most ten. For a row far from all others, which are then about equally far, it would be larger.
+    # The dimension is limited to the rows' median and to ten. It is too large for a row far from all others, because
+    # these are about equally far from it.
     dimension = np.minimum(dimension, min(10, np.median(dimension[known])))
     typical = np.minimum(anchor, np.median(anchor[known]))
     with np.errstate(divide="ignore"):
@@ -421,7 +426,8 @@ def _functions(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"]) -> list
     i, j = same[0]
     more = f", and {len(same) - 1:,} more" if len(same) > 1 else ""
     return [
-        f"column {of_x[i]} of x is a function of column {of_y[j]} of y{more}: I(X;Y) has no limit but the data's own"
+        f"column {of_x[i]} of x is a function of column {of_y[j]} of y{more}: I(X;Y) is at least the column's entropy, "
+        "which is infinite for continuous numbers"
     ]
 
 

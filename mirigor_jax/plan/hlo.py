@@ -361,7 +361,7 @@ def _used(computations: dict[str, Computation], name: str, index: int, size: int
 
 
 def _written(computations: dict[str, Computation], name: str, shapes: tuple[Shape, ...]) -> int:
-    """Bytes that a fusion writes to HBM; of an array that it updates in place, the update alone.
+    """Bytes that a fusion writes to HBM. If it updates an array in place, only the update counts.
 
     shapes: shapes of the fusion's results.
     """

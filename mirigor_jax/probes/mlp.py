@@ -74,14 +74,14 @@ def fit_mlp(
     """Minimize cross-entropy + weight_decay/2 |parameters|^2 by Adam, with 512 images a step.
 
     Every 100 steps the MLP is evaluated on validation, and the one with the least log-loss there is kept. The fit ends
-    at the first evaluation after `patience` steps without improvement, or after max_steps. The temperature is then
-    chosen to minimize that log-loss.
+    at the first evaluation that follows `patience` steps without improvement, or max_steps steps in all. The
+    temperature is then chosen to minimize that log-loss.
     hidden: widths of the hidden layers. dropout: their rates, one for each.
     learning_rate: above 0. weight_decay: 0 or more.
     seed: seeds the parameters, the batches and the dropout.
     on_progress: called as on_progress(step, steps, note) at every evaluation.
-    Raises InputError as `fit_linear` does, unless there is one dropout rate for each hidden layer, and for options out
-    of range. If a loss is not finite, it is raised at the next evaluation.
+    Raises InputError as `fit_linear` does, if the numbers of dropout rates and hidden layers differ, for options out of
+    range, and at the next evaluation if a loss is not finite.
     Source: Gosch 2020, C.2. Those fits last 1000 epochs, and none of their steps is chosen on validation.
     """
     check_part(features, labels, num_classes, "fit")

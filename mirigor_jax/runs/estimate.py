@@ -159,7 +159,7 @@ def estimate(
 
 @dataclass(frozen=True)
 class HeadCritic:
-    """A fitted critic of the projection head's architecture, and the estimators' readings of it.
+    """A fitted critic with the projection head's architecture, and the estimators' readings of it.
 
     features: the standardized features. curve, batch_bits: as in `Measured`.
     """
@@ -275,7 +275,7 @@ def _check_left(job: Job, pairs: int) -> None:
 
 
 def _by_head(job: Job, name: str, head: HeadCritic) -> Measured:
-    """The estimate from the critic of the head's architecture, if it is the only critic."""
+    """The estimate from the critic with the head's architecture, if it is the only critic."""
     e, upper, quoted = job.config.estimate, job.pairing.upper_bits, head.curve[MAIN].quoted
     # With the probability `risk`, pairs depend on each other. The certificate uses a higher confidence to cover it.
     paid = e.confidence + job.images.risk(job.pairing)

@@ -89,13 +89,13 @@ def starts_from_posterior(job: Job) -> bool:
 
 
 def read_off_head(job: Job) -> dict[str, Estimator]:
-    """The estimators that read the critic of the head's architecture, by name."""
+    """The estimators that read the critic with the head's architecture, by name."""
     others = {name: estimator for name, estimator in job.estimators.items() if name != MAIN}
     return others if starts_from_posterior(job) else job.estimators
 
 
 def critic_of(job: Job) -> tuple[CosineCritic, optax.GradientTransformation]:
-    """The critic of the projection head's architecture, and its optimizer: Lee et al. 2023, §III-C."""
+    """The critic with the projection head's architecture, and its optimizer: Lee et al. 2023, §III-C."""
     config = job.config
     critic = CosineCritic(tuple(config.head.hidden), config.head.features)
     return critic, optax.adam(optax.cosine_decay_schedule(config.estimate.learning_rate, config.estimate.steps))

@@ -21,7 +21,7 @@ def choose_side(title: str, height: int | None, width: int | None, size: int | N
     """The side of the images in pixels: `size`, or their own side.
 
     height, width: of all images. None: unknown, or different.
-    Raises InputError if size is None and the images are not square or of different sizes, and above MOST_SIDE.
+    Raises InputError for a side above MOST_SIDE, and if size is None and the images are not square or differ in size.
     """
     if (side := height if size is None else size) is not None and side > MOST_SIDE:
         raise InputError(f"the images of {title} have {side:,} pixels a side: give a size of at most {MOST_SIDE:,}")

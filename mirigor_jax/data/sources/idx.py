@@ -87,7 +87,7 @@ def _read_body(path: Path, data: io.BufferedIOBase, size: int, packed: bool) -> 
     if found == header and (packed or size == header + count):
         if len(shape) > MOST_AXES or (shape and shape[0] and not count):
             raise InputError(f"{path} is damaged: its shape is {shown(str(tuple(shape)), 80)}; fetch it again")
-        check_fits(count, f"what '{path}' holds")
+        check_fits(count, f"the content of '{path}'")
         array = np.empty(count, np.uint8)
         while read := data.readinto(array.data[found - header :][:CHUNK]):
             found += read

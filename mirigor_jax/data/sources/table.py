@@ -36,8 +36,8 @@ class Request:
     seed: of the run's draws.
     data_seed: of the source's own draws, which all parts of a run share.
     size: pixels. The side of the images. None: their own side.
-    parts: part → its size: images of `train` and `fit`; of `validation` and `test`, images of a finite set, or
-        generated pairs. None: the whole set, or for `train`, new images for every batch.
+    parts: part → its number of images, or of pairs for a generated `validation` or `test`. None: the whole set, or for
+        `train`, new images for every batch.
     depletion_risk: see `FinitePopulation`.
     knobs: source's name → its further settings.
     classes, rotations, noise, corrupted: for finite sets, see `labeled`.
