@@ -20,9 +20,10 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
 import jax
 import jaxtyping
 from matplotlib.figure import Figure
-from small import QUICK, cdp, user_environment
+from small import QUICK, QUICK_FLAGS, cdp, user_environment
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+flags = [os.environ.get("XLA_FLAGS", ""), QUICK_FLAGS, "--xla_force_host_platform_device_count=8"]
+os.environ["XLA_FLAGS"] = " ".join(flags)
 
 jaxtyping.install_import_hook("mirigor_jax", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -156,10 +156,12 @@ def _turn_hue(x: Float[Array, "n s s 3"], turn: Float[Array, " n"]) -> Float[Arr
     red, green, blue = jnp.moveaxis(x, 3, 0)
     value, chroma = jnp.max(x, axis=3), jnp.max(x, axis=3) - jnp.min(x, axis=3)
     by = jnp.where(chroma > 0, chroma, 1)
+    # `value == red` would not do: a compiler may compute red twice, with different roundings. With >=, these can only
+    # exchange two channels that are almost equal, where both formulas give almost the same hue.
     hue = jnp.where(
-        value == red,
+        (red >= green) & (red >= blue),
         (green - blue) / by,
-        jnp.where(value == green, 2 + (blue - red) / by, 4 + (red - green) / by),
+        jnp.where(green >= blue, 2 + (blue - red) / by, 4 + (red - green) / by),
     )
     hue = hue + 6 * turn[:, None, None]
     # Each channel is below the value by an amount that depends on its distance from the hue on the color circle.
