@@ -4,6 +4,7 @@ Every process of a job runs the same program. Process 0 alone writes files and r
 and sends the others what they need (`from_main`), so only checkpoints need a folder that all processes see.
 """
 
+import functools
 import itertools
 import math
 import pickle
@@ -143,18 +144,44 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+@functools.cache
+def quick_compilation(*, runs_once: bool = False) -> dict[str, Any] | None:
+    """Compiler options for a program that would compile longer than it runs; None on accelerators.
+
+    On CPUs, XLA's older code generator compiles in half the time, if this jaxlib still has it: 0.10 does, 0.12 doesn't.
+    Its loops are slower by up to a fifth, so a program that takes many steps is better off without it.
+    runs_once: also leave out LLVM's optimizations.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True} if runs_once else {}
+    older = {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(lambda: 0, compiler_options=older).lower().compile()
+    except jax.errors.JaxRuntimeError:  # no such option
+        return options
+    return options | older
+
+
 def map_step(
-    step: Callable[..., Any], mesh: Mesh, in_specs: tuple, out_specs: Any, *, donate: tuple[int, ...] = ()
+    step: Callable[..., Any],
+    mesh: Mesh,
+    in_specs: tuple,
+    out_specs: Any,
+    *,
+    donate: tuple[int, ...] = (),
+    compiler_options: dict[str, Any] | None = None,
 ) -> Any:
     """Map a per-device step over the mesh and jit it: jit of shard_map, which is how JAX implements pmap today.
 
     in_specs, out_specs: the layout of the arguments and of the outputs. The step must make a REPLICATED output equal on
         all devices; a SHARDED output is the rows of all devices, joined.
     donate: positions of the arguments that the step may overwrite.
+    compiler_options: as `jax.jit` takes them.
     """
     # check_vma=False keeps pmap's semantics: the step itself averages over "data".
     mapped = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-    return jax.jit(mapped, donate_argnums=donate)
+    return jax.jit(mapped, donate_argnums=donate, compiler_options=compiler_options)
 
 
 def shard(batch: Any, mesh: Mesh, spec: P = SHARDED) -> Any:

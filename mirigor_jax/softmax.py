@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol, runtime_checkable
+from functools import cache
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, Integer
 from scipy.special import log_softmax, softmax
 
-from mirigor_jax import checks
+from mirigor_jax import checks, parallel
 from mirigor_jax.errors import InputError
 from mirigor_jax.numerics import CHUNK
 
@@ -84,7 +84,7 @@ def fit_linear(
     path = sorted(map(float, l2), reverse=True)  # each fit starts close, from fits of stronger penalties
     data = standardize(features, mean, scale), np.asarray(labels).astype(np.int32), np.asarray(path, np.float32)
     with jax.enable_x64(False):  # in float32, even if the process uses x64
-        kernels, biases = jax.device_get(_fit_path(*jax.device_put(data), num_classes, max_steps))
+        kernels, biases = jax.device_get(_fit_path()(*jax.device_put(data), num_classes, max_steps))
     if diverged := [l2 for l2, *fit in zip(path, kernels, biases, strict=True) if not all(map(_all_finite, fit))]:
         raise InputError(
             f"the linear probe's weights at l2 = {diverged[0]:g} are not finite after at most {max_steps:,} steps of "
@@ -114,8 +114,13 @@ def class_posterior(probe: Probe, features: Float[np.ndarray | Array, "n d"]) ->
     return softmax(probe.logits(features).astype(np.float64) / probe.temperature, axis=1)
 
 
-@partial(jax.jit, static_argnames=("num_classes", "max_steps"))
-def _fit_path(
+@cache
+def _fit_path() -> Any:
+    """`_path`, compiled for each shape."""
+    return jax.jit(_path, static_argnums=(3, 4), compiler_options=parallel.quick_compilation())
+
+
+def _path(
     x: Float[Array, "n d"], labels: Integer[Array, " n"], l2: Float[Array, " p"], num_classes: int, max_steps: int
 ) -> tuple[Float[Array, "p d c"], Float[Array, "p c"]]:
     """Fit kernels and biases for each penalty in turn. Each fit starts from the parabola through the last three fits.

@@ -437,12 +437,10 @@ def first_state(
     encoder: nn.Module, head: nn.Module, optimizer: optax.GradientTransformation, size: int, *, seed: int, like: Any
 ) -> TrainState:
     """The state before the first step, created on the devices. like: the abstract state that `make_step` returns."""
-    # This runs only once, and on CPUs, LLVM would spend more time on optimizing it than the rest of the start takes.
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     start = jax.jit(
         partial(init_state, encoder, head, optimizer, size),
         out_shardings=parallel.layout(like),
-        compiler_options=options if jax.default_backend() == "cpu" else None,
+        compiler_options=parallel.quick_compilation(runs_once=True),
     )
     return start(jax.random.fold_in(jax.random.key(seed), FIRST_WEIGHTS))
 

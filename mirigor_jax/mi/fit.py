@@ -206,7 +206,7 @@ def _class_programs(class_fit: ClassFit) -> tuple[Any, Any]:
     mesh, shared = parallel.make_mesh(1, jax.local_devices()[:1]), parallel.REPLICATED
     every_start, every_chunk = jax.vmap(start, in_axes=(None, 0)), jax.vmap(chunk, in_axes=(0, None, None, 0))
     return (
-        parallel.map_step(every_start, mesh, (shared, shared), shared),
+        parallel.map_step(every_start, mesh, (shared, shared), shared, compiler_options=parallel.quick_compilation()),
         parallel.map_step(every_chunk, mesh, (shared,) * 4, (shared, shared), donate=(0,)),
     )
 
@@ -402,7 +402,10 @@ def _programs(fit_config: FitConfig, mesh: Mesh) -> tuple[Any, Any]:
 
         return members
 
-    start = parallel.map_step(each(start_critic), mesh, (per_critic, shared, shared), per_critic)
+    quick = parallel.quick_compilation()
+    start = parallel.map_step(
+        each(start_critic), mesh, (per_critic, shared, shared), per_critic, compiler_options=quick
+    )
     chunk = parallel.map_step(
         each(_critic_chunk), mesh, (per_critic, per_critic, per_critic, shared, shared), per_critic, donate=(0,)
     )

@@ -403,7 +403,8 @@ def fit_critic(
     def begin() -> Any:
         like = jnp.zeros((2, validation[0].shape[2]), validation[0].dtype)
         init = partial(init_critic, job, like, critic_key(job))
-        return jax.jit(init, out_shardings=parallel.layout(abstract))()
+        options = parallel.quick_compilation(runs_once=True)
+        return jax.jit(init, out_shardings=parallel.layout(abstract), compiler_options=options)()
 
     @contextlib.contextmanager
     def steps_from(first: int) -> Iterator[loop.Advance]:
