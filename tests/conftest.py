@@ -20,7 +20,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
 import jax
 import jaxtyping
 from matplotlib.figure import Figure
-from small import QUICK, QUICK_FLAGS, cdp, user_environment
+from small import QUICK_FLAGS, cdp, quick_environment
 
 flags = [os.environ.get("XLA_FLAGS", ""), QUICK_FLAGS, "--xla_force_host_platform_device_count=8"]
 os.environ["XLA_FLAGS"] = " ".join(flags)
@@ -35,10 +35,16 @@ from mirigor_jax.starting import choose_convolutions  # noqa: E402
 choose_convolutions()
 
 
+def pytest_collection_modifyitems(items):
+    """Put the tests of the shared run first: one worker begins with them, so the others need not wait for the run."""
+    items.sort(key=lambda item: "cdp_run" not in item.fixturenames)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Turn LLVM's optimizations off for quick tests, which mostly compile, and on for slow tests, which compute."""
-    jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("slow") is None)
+    """Turn LLVM's optimizations off for tests that mostly compile: those that are quick or marked `compiles`."""
+    computes = item.get_closest_marker("slow") and not item.get_closest_marker("compiles")
+    jax.config.update("jax_disable_most_optimizations", not computes)
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +60,7 @@ def cdp_run(tmp_path_factory) -> Path:
     with open(root / "cdp.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until closed
         if not printed.exists():
-            done = subprocess.run(command, env=user_environment() | QUICK, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, env=quick_environment(), capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             printed.write_text(done.stdout)
     return folder

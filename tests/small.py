@@ -20,8 +20,6 @@ from mirigor_jax.runs.schema import EstimateEntry, Fit, History, ImageReport, In
 
 # The older code generator of XLA:CPU compiles in half the time, if this jaxlib still has it: 0.12 does not.
 QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
-# An environment in which programs compile faster and run slower: also without LLVM's optimizations.
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": QUICK_FLAGS}
 
 # Settings of every shrunk run on images, by their keys in the run's config.
 IMAGES = {
@@ -197,6 +195,11 @@ def image_report(
 def user_environment() -> dict[str, str]:
     """The environment of a command that a user types: one device, and no XLA flags of the tests."""
     return os.environ | {"XLA_FLAGS": ""}
+
+
+def quick_environment() -> dict[str, str]:
+    """That of a user, but programs compile faster and run slower, also because LLVM optimizes nothing."""
+    return os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": QUICK_FLAGS}
 
 
 class _Convolutions(nn.Module):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from small import batch_size, cdp, user_environment
+from small import batch_size, cdp, quick_environment
 from small import report as read_report
 from test_monitoring import scalars
 
@@ -27,6 +27,8 @@ from mirigor_jax.data import array_files
 from mirigor_jax.data.sources.table import labeled
 from mirigor_jax.errors import InputError
 from mirigor_jax.runs.folder import RunFolder
+
+pytestmark = pytest.mark.compiles
 
 JOB, WATCHED = cdp(), ("--tensorboard", "--profile")
 STUDY = [option for option in batch_size(Path()) if not option.startswith("--workdir")]
@@ -82,7 +84,7 @@ def put(url: str, name: str, data: bytes) -> None:
 
 def start(*arguments: str, **environment: str) -> subprocess.Popen:
     """Start `main` in its own process, on one device."""
-    environment = user_environment() | environment
+    environment = quick_environment() | environment
     warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]  # aiohttp's, of what gcsfs sends at once
     command = [sys.executable, *warnings, "-m", "mirigor_jax.main", *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -399,7 +399,7 @@ def test_pairs_without_classes_have_the_certificates_of_their_scores(monkeypatch
     ("pairs", "names", "word"),
     [
         (2048, ("infonce",), "k-limited"),
-        (16384, ("infonce",), "bounded"),
+        pytest.param(16384, ("infonce",), "bounded", marks=pytest.mark.slow),
         (2048, ("posterior", "infonce"), "bounded"),
     ],
 )
@@ -522,7 +522,7 @@ def channel_bits(joint, separation):
     return float(np.sum(special.xlogy(pairs, pairs / independent)) / math.log(2) * (x[1] - x[0]) ** 2)
 
 
-@pytest.mark.parametrize("separation", [8.0, 2.5])
+@pytest.mark.parametrize("separation", [pytest.param(8.0, marks=pytest.mark.slow), 2.5])
 @pytest.mark.parametrize("joint", [[[0.42, 0.08], [0.08, 0.42]], [[0.45, 0.02], [0.25, 0.28]]], ids=["even", "uneven"])
 def test_classes_that_pass_through_a_channel_are_measured(joint, separation):
     joint, rng = np.array(joint), np.random.default_rng(0)

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
-from small import QUICK, cdp, options, report, user_environment
+from small import cdp, options, quick_environment, report
 
 from mirigor_jax import config_files, encoding, fitting, kinds, mi
 from mirigor_jax.config_files import flatten
@@ -30,6 +30,8 @@ from mirigor_jax.runs import job, renamed, schema
 from mirigor_jax.runs.features import encode_split, load
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.starting import EIGEN, choose_convolutions
+
+pytestmark = pytest.mark.compiles
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,7 @@ def test_an_estimator_and_a_certificate_of_a_config_file_are_in_its_runs(finishe
     command = [f"--config={tmp_path / 'mine.py'}", *cdp(f"--workdir={folder}")[1:]]
     done = subprocess.run(
         [sys.executable, "-m", "mirigor_jax.main", *command],
-        env=user_environment(),
+        env=quick_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -220,7 +222,7 @@ def test_killed_in_every_stage_the_run_ends_with_the_same_values(finished, tmp_p
     rng = np.random.default_rng(0)
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "mirigor_jax.main", *cdp(f"--workdir={folder}")]
-    environment = user_environment() | QUICK  # those of the finished run
+    environment = quick_environment()  # those of the finished run
     moments = {
         "train": f"train/{rng.integers(2, 5)}",
         "encode": f"features/{rng.choice(['fit.npz', 'validation.npz'])}",

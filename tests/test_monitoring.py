@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from small import cdp, report, user_environment
+from small import cdp, quick_environment, report
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mirigor_jax import config_files, kinds
@@ -123,14 +123,14 @@ def test_a_watched_run_that_was_killed_draws_its_rows_once_and_changes_no_number
     shrunk = cdp("--config.train.steps=12")
     job = [sys.executable, "-W", "error", "-m", "mirigor_jax.main", *shrunk]
     plain, watched = tmp_path / "plain", tmp_path / "watched"
-    subprocess.run([*job, f"--workdir={plain}"], env=user_environment(), check=True)
+    subprocess.run([*job, f"--workdir={plain}"], env=quick_environment(), check=True)
     command = [*job, f"--workdir={watched}", "--tensorboard", "--profile"]
-    with subprocess.Popen(command, env=user_environment()) as process:
+    with subprocess.Popen(command, env=quick_environment()) as process:
         while not (watched / "train" / "7").exists() and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    subprocess.run(command, env=user_environment(), check=True)
+    subprocess.run(command, env=quick_environment(), check=True)
     assert report(watched) == report(plain)
     drawn = {"train": "train/metrics.jsonl", "estimates/color": "estimates/color/fit.jsonl"}
     for stage, path in drawn.items():
@@ -143,7 +143,7 @@ def test_a_watched_run_that_was_killed_draws_its_rows_once_and_changes_no_number
         assert len(named) == (1 if stage == "estimates-color" else 3)
         assert any(step in str(event.get("name")) for event in events)
     assert not (plain / "tensorboard").exists()
-    subprocess.run([*job, f"--workdir={plain}", "--tensorboard"], env=user_environment(), check=True)
+    subprocess.run([*job, f"--workdir={plain}", "--tensorboard"], env=quick_environment(), check=True)
     for stage in drawn:  # finished before, so that the rows alone are left to draw
         assert scalars(plain / "tensorboard" / stage) == scalars(watched / "tensorboard" / stage)
     assert os.listdir(plain / "tensorboard" / "train") == ["events.out.tfevents.000000000012"]

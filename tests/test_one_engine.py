@@ -35,7 +35,7 @@ def features(case: str) -> tuple[np.ndarray, np.ndarray]:
     return h.astype(np.float32), 10 * classes + 7
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=[pytest.param("balanced", marks=pytest.mark.slow), "unbalanced"])
 def measured(request) -> tuple[str, LabelEstimate]:
     *_, k, seed = CASES[request.param]
     return request.param, mi.estimate_labels(*features(request.param), k=k, seed=seed, steps=STEPS)

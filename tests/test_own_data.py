@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from scipy.stats import chisquare
-from small import IMAGES, cdp, image_set, options, user_environment
+from small import IMAGES, cdp, image_set, options, quick_environment
 
 from mirigor_jax import config_files
 from mirigor_jax.data.pairing import PAIRINGS
@@ -115,7 +115,7 @@ def test_the_command_runs_what_one_s_own_config_adds(own_config, source):
     size = ["--config.data.size=32"] if source == "cdp" else []
     done = subprocess.run(
         [*command, *size, f"--workdir={own_config.parent / 'run'}"],
-        env=user_environment(),
+        env=quick_environment(),
         capture_output=True,
         text=True,
     )

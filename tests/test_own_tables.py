@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small import IMAGES, options, user_environment
+from small import IMAGES, options, quick_environment
 
 # None of these is the package's.
 OWN = '''
@@ -106,7 +106,7 @@ def run_own(folder: Path, what: str, *arguments: str, prefix: str = "") -> Path:
     config.write_text(OWN)
     command = [sys.executable, "-W", "error", "-m", "mirigor_jax.main", f"--config={config}:{what}"]
     command += [*options(SMALL, prefix), *arguments, f"--workdir={folder / 'run'}"]
-    done = subprocess.run(command, env=user_environment(), capture_output=True, text=True)
+    done = subprocess.run(command, env=quick_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 

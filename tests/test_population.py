@@ -20,6 +20,8 @@ from mirigor_jax.models import pretrained
 from mirigor_jax.runs.job import PARTS, digests, parse
 from mirigor_jax.runs.train import job_training_data
 
+pytestmark = pytest.mark.compiles
+
 COUNTS = {"": (1500, 900, 600), "_test": (300, 150, 150)}  # images of three classes: unlike in training and test
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small import RESNET, cdp, user_environment
+from small import RESNET, cdp, quick_environment
 
 from mirigor_jax import config_files, parallel
 from mirigor_jax.errors import InputError
@@ -65,7 +65,7 @@ def start(
         log = folder.with_suffix(f".{i}.log").open("w")
         with on_all_cores():
             started.append(
-                subprocess.Popen(command, env=user_environment(), stdout=log, stderr=subprocess.STDOUT, text=True)
+                subprocess.Popen(command, env=quick_environment(), stdout=log, stderr=subprocess.STDOUT, text=True)
             )
     return started
 

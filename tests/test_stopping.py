@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small import QUICK, user_environment
+from small import quick_environment
 
 from mirigor_jax import main as command
 from mirigor_jax import stopping
@@ -176,7 +176,7 @@ def test_a_run_is_stopped_at_any_moment(tmp_path):
     script = Path(__file__).with_name("stops.py")
     done = subprocess.run(
         [sys.executable, script, "3", tmp_path, "cdp"],
-        env=user_environment() | QUICK,
+        env=quick_environment(),
         capture_output=True,
         text=True,
         check=False,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import batch_size, estimate_entry, image_report, reading, user_environment
+from small import batch_size, estimate_entry, image_report, quick_environment, reading
 from small import study as a_study
 
 from mirigor_jax import config_files
@@ -26,6 +26,8 @@ from mirigor_jax.runs.schema import ImageReport, Truth
 from mirigor_jax.studies import certified, grid, infomin_strength, infomin_tasks
 from mirigor_jax.studies.rows import TASKS
 from mirigor_jax.studies.table import STUDIES
+
+pytestmark = pytest.mark.compiles
 
 CELLS = ("resnet18-k=2-seed=0", "resnet18-k=4-seed=0")
 
@@ -514,7 +516,7 @@ def test_real_interruptions_and_two_real_processes(tmp_path, monkeypatch):
 
     shared = tmp_path / "shared"
     command = [sys.executable, "-m", "mirigor_jax.main", *batch_size(shared)]
-    both = [subprocess.Popen(command, env=user_environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [subprocess.Popen(command, env=quick_environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
     output = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sum(text.count("compiling the train step") for text in output) == 2

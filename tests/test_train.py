@@ -28,6 +28,8 @@ from mirigor_jax.runs.job import Job, without_images
 from mirigor_jax.runs.steps import init_state, make_train_step
 from mirigor_jax.runs.train import train
 
+pytestmark = pytest.mark.compiles
+
 
 def tiny(*overrides: str, num_classes: int | None = None) -> Job:
     shrunk = ["--config.encoder.width=4", "--config.data.size=32", "--config.train.k=8", "--config.train.steps=5"]
