@@ -4,6 +4,7 @@
 
     print(mi.estimate(x, y))  # I(X;Y) of paired rows
     print(mi.estimate_labels(h, labels))  # I_class of representations and their classes
+    print(mi.usable_information(h, labels))  # what linear probes can use of it
 
 The package also has `estimators` (constructors for `estimate`), `values` (functions of scores), `scoring` (proper
 scoring rules), `critics`, `distributions` (known mutual information), and the certificates as functions of arrays.
@@ -25,7 +26,8 @@ from mirigor_jax.mi.contrastive import info_nce_from_embeddings, nt_xent, nt_xen
 from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, SeparableCritic
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator
 from mirigor_jax.mi.labels import compare, estimate_labels, monitor
-from mirigor_jax.mi.results import Comparison, Estimate, Estimates, LabelEstimate, Reading
+from mirigor_jax.mi.results import Comparison, Estimate, Estimates, LabelEstimate, Reading, UsableInformation
+from mirigor_jax.mi.usable import usable_information
 from mirigor_jax.mi.values import info_nce, info_nce_symmetric
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "LabelEstimate",
     "Reading",
     "SeparableCritic",
+    "UsableInformation",
     "classifier_lower_bits",
     "clopper_pearson_upper",
     "compare",
@@ -69,5 +72,6 @@ __all__ = [
     "scoring",
     "t_interval",
     "uniformity",
+    "usable_information",
     "values",
 ]

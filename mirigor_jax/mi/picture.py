@@ -15,6 +15,7 @@ from mirigor_jax.drawing import (
     Figure,
     floats,
     interval_ends,
+    legends,
     panels,
 )
 from mirigor_jax.tables import round_down
@@ -86,4 +87,29 @@ def estimators(estimates: Sequence[Any], *, true_bits: float | None = None) -> F
     right.tick_params(length=0, labelsize=8, labelcolor=INK)
     right.spines["right"].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def usable_information(result: Any) -> Figure:
+    """Draw usable information with its ends, and the distribution of the rows' pointwise information. Bits.
+
+    result: a `UsableInformation`.
+    """
+    figure, (ax, rows) = panels("usable information, bits", "rows by pointwise information, bits", ratios=(2, 3))
+    ax.grid(False)
+    ax.set(xlim=(-1, 1), xticks=[])
+    if result.lower_bits is not None:
+        top = result.entropy_bits if result.upper_bits is None else result.upper_bits
+        label = f"at {100 * result.confidence:g} %: usable information is in here"
+        ax.bar([0], [top - result.lower_bits], 0.6, [result.lower_bits], color=CERTIFIED, alpha=0.25, label=label)
+        ax.hlines(result.lower_bits, -0.3, 0.3, color=CERTIFIED, linewidth=2.5)
+        if result.upper_bits is not None:
+            ax.hlines(result.upper_bits, -0.3, 0.3, color=CERTIFIED, linewidth=2.5)
+            ax.hlines(result.kl_upper_bits, -0.3, 0.3, color=CERTIFIED, linestyle=":", label="simpler upper end, KL")
+    ax.plot([0], [result.value_bits], "o", color=LOWER_BOUND, label="estimate")
+    ax.axhline(result.entropy_bits, color=CEILING, linestyle="--", label=f"H(C) = {result.entropy_bits:.3f}")
+    rows.hist(result.pointwise_bits, bins=60, color=LOWER_BOUND)
+    rows.axvline(0, color=INK, linestyle="--", label="no information: q(c|h) = p(c)")
+    rows.set(yscale="log", ylabel="unseen rows")
+    legends(ax, rows)
     return figure
