@@ -9,9 +9,11 @@ from scipy import optimize, special, stats
 from mirigor_jax import mi
 from mirigor_jax.data.draws import parts_of, row_keys
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi import usable
+from mirigor_jax.mi import families
 from mirigor_jax.mi.confidence import fixed_bet_lower_bound, kl_lower_bound
+from mirigor_jax.mi.families import BoundedLinear
 from mirigor_jax.mi.usable_fit import LinearFamily, Problem, bends_of, clipped, minimize, minorant
+from mirigor_jax.mlp import fit_mlp
 
 D = 4
 
@@ -70,16 +72,16 @@ def test_a_weight_outside_the_minorant_would_break_convexity():
 
 
 def small_problem(seed):
-    """60 rows of 3 classes with weights, and a norm that binds in half of the problems."""
+    """60 rows of 3 classes, each row with a weight, and a norm that binds in half of the problems."""
     rng = np.random.default_rng(seed)
     classes = rng.choice(3, 60, p=[0.5, 0.3, 0.2])
     z = np.hstack([clipped(clusters(classes, seed, d=3), 3.0), np.ones((60, 1))])
-    weights = rng.uniform(0.7, 1.4, 3)
+    weights = rng.uniform(0.7, 1.4, 60)
     problem = Problem(z, classes, np.log([0.5, 0.3, 0.2]), weights, [0.3, 3.0][seed % 2])
     if seed % 4 < 2:
         return problem
     largest = 2 * problem.norm * np.hypot(3, 1) - problem.log_p
-    return problem._replace(bet=0.2, bends=bends_of(0.2 * weights, largest))
+    return problem._replace(bet=0.2, bends=bends_of(0.2 * weights, largest[classes]))
 
 
 def value_and_gradient(problem, w):
@@ -87,11 +89,11 @@ def value_and_gradient(problem, w):
     total, gradient = 0.0, np.zeros_like(w)
     scores = problem.log_p + problem.z @ w
     q = special.softmax(scores, axis=1)
-    for z, c, p in zip(problem.z, problem.classes, q, strict=True):
-        weight, loss = problem.weights[c], -np.log(p[c])
+    for row, (z, c, p) in enumerate(zip(problem.z, problem.classes, q, strict=True)):
+        weight, loss = problem.weights[row], -np.log(p[c])
         value, slope = weight * loss, weight
         if problem.bet is not None:
-            value, slope = (x / problem.bet for x in minorant(loss, problem.bet * weight, problem.bends[c]))
+            value, slope = (x / problem.bet for x in minorant(loss, problem.bet * weight, problem.bends[row]))
         total += value / len(q)
         gradient += np.outer(z, p - np.eye(len(p))[c]) * slope / len(q)
     return total, gradient
@@ -199,7 +201,7 @@ def test_its_words_are_those_of_its_fields(result):
         f"reads {result.value_bits:.3f} of H(C) = {result.entropy_bits:.3f} bits",
         f"at least {np.floor(1000 * result.lower_bits) / 1000:.3f}",
         f"at most {np.ceil(1000 * result.upper_bits) / 1000:.3f} bits",
-        "at 95 % confidence",
+        "at 95 % confidence it is",
         "480 unseen rows",
         f"‖w_k‖ ≤ {result.norm:.3g}",
     ):
@@ -235,6 +237,68 @@ def test_dependent_rows_have_no_ends():
     assert mi.usable_information(walk, np.sort(CLASSES), rows="independent").lower_bits is not None
 
 
+def test_an_mlp_has_a_lower_end_alone_and_says_so(monkeypatch):
+    small = {"hidden": (16,), "dropout": (0.0,), "learning_rate": 1e-2, "patience": 200}
+    monkeypatch.setattr(families, "fit_mlp", lambda *given, **how: fit_mlp(*given, **how | small))
+    ring = np.random.default_rng(0).normal(size=(800, 2))
+    ring *= (1 + 2 * (np.arange(800) % 2) + 0.3 * np.random.default_rng(1).random(800))[:, None] / np.linalg.norm(
+        ring, axis=1, keepdims=True
+    )
+    linear, mlp = (mi.usable_information(ring, np.arange(800) % 2, family=name) for name in ("linear", "mlp"))
+    assert linear.upper_bits < 0.3
+    assert mlp.lower_bits > 0.7
+    assert mlp.largest_loss_nats < 20
+    assert (mlp.upper_bits, mlp.kl_upper_bits, mlp.norm, mlp.reach) == (None, None, None, None)
+    assert "no upper end is known, because the loss is not convex in an MLP's weights" in str(mlp)
+    assert "MLPs of 16 units" in mlp.family
+    assert "–" in mlp._repr_html_()
+    assert mlp.figure().axes
+    assert -np.log2(np.e) * mlp.largest_loss_nats <= (mlp.pointwise_bits - 1).min()
+
+
+def test_rows_that_the_encoder_has_seen_only_help_to_fit():
+    """The encoder memorized their labels: it adds a direction that names them."""
+    h, seen = clusters(CLASSES, 1), np.arange(800) < 300
+    memorized = np.hstack([h, np.where(seen[:, None], np.eye(3)[CLASSES], 1 / 3)])
+    result = mi.usable_information(memorized, CLASSES, seen=seen, rows="independent")
+    assert not np.isin(result.rows, np.flatnonzero(seen)).any()
+    assert len(result.rows) == pytest.approx(0.6 * 500, abs=2)
+    np.testing.assert_allclose(list(result.frequencies.values()), np.bincount(CLASSES[~seen]) / 500)
+    assert result.lower_bits < mi.usable_information(h, CLASSES).upper_bits
+
+
+def test_rows_that_an_encoder_has_seen_give_no_end():
+    result = mi.usable_information(clusters(CLASSES, 1), CLASSES, seen=True)
+    assert result.value_bits > 0
+    assert result.lower_bits is result.upper_bits is result.kl_upper_bits is None
+    assert "the ends are withheld, as the encoder has seen all rows" in str(result)
+
+
+def test_a_row_that_is_far_from_all_others_changes_little():
+    """Standardized, it is beyond float32."""
+    h = 1e-3 * clusters(CLASSES, 1)
+    plain = mi.usable_information(h, CLASSES, rows="independent")
+    h[plain.rows[0]] = -3e38
+    far = mi.usable_information(h, CLASSES, rows="independent")
+    assert abs(far.lower_bits - plain.lower_bits) < 0.15
+    assert abs(far.upper_bits - plain.upper_bits) < 0.15
+
+
+def test_the_range_of_a_probe_s_loss_is_by_its_rarest_class():
+    """log N would be too little: a flat probe loses -log p_c on a rare class."""
+    family = LinearFamily(np.log([0.9, 0.07, 0.03]), np.zeros(D), np.ones(D), np.eye(D), 3.0, 1.0, 1.0)
+    rng = np.random.default_rng(0)
+    for strength in (0.0, 0.3, 1.0):
+        w = rng.normal(size=(D + 1, 3))
+        probe = BoundedLinear(family, strength * w / np.linalg.norm(w, axis=0))
+        h = rng.standard_cauchy((20_000, D)) * 100
+        worst = [probe.losses(h, np.full(len(h), c)).max() for c in range(3)]
+        assert np.all(worst <= probe.largest_losses + 1e-12)
+        assert max(worst) >= 0.9 * probe.largest_losses.max()
+        assert np.all(probe.largest_losses <= family.largest_losses * (1 + 1e-6))
+    assert np.log(3) < -family.log_p[2] == BoundedLinear(family, np.zeros((D + 1, 3))).largest_losses[2]
+
+
 def test_constant_rows_have_no_information():
     result = mi.usable_information(np.ones((800, D)), CLASSES, rows="independent")
     assert result.value_bits == pytest.approx(0, abs=1e-6)
@@ -249,6 +313,10 @@ def test_constant_rows_have_no_information():
         ({"labels": np.arange(800) // 9}, "expected 10 or more of every class; drop or merge rare classes"),
         ({"confidence": 1.0}, "confidence = 1.0: expected in [0.5, 1); 0.95 is usual"),
         ({"rows": "fine"}, "rows = 'fine': expected 'checked', or 'independent'"),
+        ({"family": "tree"}, "family = 'tree': expected 'linear' or 'mlp'"),
+        ({"seen": np.zeros(7, bool)}, "seen is of dtype bool, shape (7,): expected one bool, or (800,) bools"),
+        ({"seen": np.arange(800)}, "seen is of dtype int64, shape (800,): expected one bool, or (800,) bools"),
+        ({"seen": CLASSES == 2}, "class 2 has 0 rows that the encoder has not seen, expected 10 or more"),
         ({"h": np.full((800, D), np.nan)}, "h has 3,200 NaN or infinite values, the first at [0, 0]; drop those rows"),
     ],
 )
@@ -258,98 +326,3 @@ def test_a_bad_argument_is_one_line(change, message):
         mi.usable_information(**given)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
-
-
-# coverage
-
-
-def least_bits(family, h, classes):
-    """The family's information in a finite population, exact to the gap of 1e-6 nats."""
-    found = minimize(
-        Problem(family.map(h), classes, family.log_p, np.ones(len(family.log_p)), family.norm), tolerance=1e-6
-    )
-    assert found.gap <= 1e-6
-    return (stats.entropy(np.exp(family.log_p)) - found.lowest) / np.log(2)
-
-
-def drawn(classes, counts, rng):
-    """Rows of a population with replacement: of each class as many as its count."""
-    return np.concatenate([rng.choice(np.flatnonzero(classes == c), count) for c, count in enumerate(counts)])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("counts", [[1600, 400], [400, 300, 250, 200, 200, 150, 150, 150, 100, 100]])
-def test_both_ends_hold_in_a_finite_population(counts, monkeypatch):
-    """At 50 % confidence, where each end may fail in a quarter of the repeats."""
-    classes = np.repeat(np.arange(len(counts)), 2 * np.array(counts))
-    h, rng, missed, families = clusters(classes, 7, apart=0.7, d=8), np.random.default_rng(1), [], []
-    fit_family = usable.fit_family
-
-    def kept(*given):
-        families.append(fit_family(*given))
-        return families[-1]
-
-    monkeypatch.setattr(usable, "fit_family", kept)
-    for _ in range(40):
-        rows = drawn(classes, counts, rng)
-        result = mi.usable_information(h[rows], classes[rows], confidence=0.5, rows="independent")
-        exact = least_bits(families[-1][0], h, classes)
-        missed.append((result.lower_bits > exact, result.upper_bits < exact, result.kl_upper_bits < exact))
-        # The same end with the word of a solver that was stopped at its start.
-        ends = usable.Ends.of(*families[-1], h[rows], classes[rows], classes[rows[result.rows]], confidence=0.5)
-        word = minimize(
-            ends.against_the_best(
-                Problem(
-                    families[-1][0].map(h[rows[result.rows]]),
-                    classes[rows[result.rows]],
-                    families[-1][0].log_p,
-                    ends.weights,
-                    families[-1][0].norm,
-                )
-            ),
-            tolerance=np.inf,
-        )
-        entropy = result.entropy_bits
-        missed[-1] += (entropy - ends.end_of_bets(word.value, len(result.rows)) / np.log(2) < exact,)
-    lower, upper, kl_upper, of_the_word = np.sum(missed, axis=0)
-    for end in (lower, upper, kl_upper):
-        assert stats.binom.sf(end - 1, 40, 0.25) > 0.01
-    assert stats.binom.sf(of_the_word - 1, 40, 0.25) < 1e-6
-
-
-@pytest.mark.slow
-def test_a_map_that_has_seen_the_rows_breaks_the_upper_end():
-    """It maps the rows that the end is read on to zero, so no probe can use them; fresh rows it leaves as they are."""
-    population_classes = np.arange(4000) % 2
-    h, rng = clusters(population_classes, 3), np.random.default_rng(2)
-    for _ in range(5):
-        rows = drawn(population_classes, [120, 120], rng)
-
-        class Blind(LinearFamily):
-            def map(self, given):
-                z = super().map(given)
-                return np.where(np.isin(given[:, :1], h[rows, :1]), 0.0, z)  # noqa: B023
-
-        upper = []
-        for family_class in (LinearFamily, Blind):
-            family = family_class(np.log([0.5, 0.5]), np.zeros(D), np.ones(D), np.eye(D), 3.0, 1.0, 1.0)
-            ends = usable.Ends.of(
-                family,
-                np.zeros((D + 1, 2)),
-                h[rows],
-                population_classes[rows],
-                population_classes[rows],
-                confidence=0.95,
-            )
-            least = ends.least(h[rows], population_classes[rows])[0]
-            upper.append((np.log(2) - least) / np.log(2) >= least_bits(family, h, population_classes))
-        assert upper == [True, False]
-
-
-@pytest.mark.slow
-def test_random_labels_have_no_usable_information():
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        result = mi.usable_information(rng.normal(size=(10_000, 16)), rng.integers(0, 10, 10_000))
-        assert result.lower_bits == 0
-        assert result.upper_bits <= 0.15

@@ -13,6 +13,7 @@ from mirigor_jax.errors import InputError
 BATCHES = "t over disjoint batches"
 PAIRS = "t over the pairs' influence values"
 FOLDS = "jackknife over folds of pairs"
+ROWS = "t over the rows' differences"
 ERRORS = "Clopper-Pearson of the classifier's errors"
 
 

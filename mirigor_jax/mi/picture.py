@@ -113,3 +113,36 @@ def usable_information(result: Any) -> Figure:
     rows.set(yscale="log", ylabel="unseen rows")
     legends(ax, rows)
     return figure
+
+
+def usable_order(result: Any) -> Figure:
+    """Draw each encoder's usable information with its ends, and each pair's difference with its verdict. Bits.
+
+    result: a `UsableOrder`. The encoder of the largest value is on top.
+    """
+    figure, (ax, differences) = panels("usable information, bits", "difference, bits")
+    figure.set_size_inches(11, 1.8 + 0.35 * max(len(result.encoders), len(result.pairs)))
+    names = sorted(result.encoders, key=lambda name: result.encoders[name].value_bits)
+    found = [vars(result.encoders[name]) for name in names]
+    value, lower, upper, entropy = (
+        floats([one[name] for one in found]) for name in ("value_bits", "lower_bits", "upper_bits", "entropy_bits")
+    )
+    y = np.arange(len(names))
+    label = f"at {100 * result.confidence:g} %: usable information is in here"
+    ax.barh(y, upper - lower, 0.6, lower, color=CERTIFIED, alpha=0.25, label=label)
+    ax.plot(value, y, "o", color=LOWER_BOUND, label="estimate")
+    ax.axvline(entropy[0], color=CEILING, linestyle="--", label=f"H(C) = {entropy[0]:.3f}")
+    ax.set_yticks(y, names)
+    t_lower, t_upper = interval_ends([pair.interval for pair in result.pairs])
+    for at, pair in enumerate(result.pairs):
+        color = NO_BOUND if pair.larger is None else CERTIFIED
+        differences.plot([t_lower[at], t_upper[at]], [at, at], color=color)
+        differences.plot([pair.difference_bits], [at], "o", color=color)
+    differences.axvline(0, color=INK, linestyle="--")
+    differences.set_yticks(range(len(result.pairs)), [pair.verdict for pair in result.pairs])
+    differences.yaxis.tick_right()
+    for one in (ax, differences):
+        one.grid(False, axis="y")
+        one.grid(axis="x", color=GRID)
+    legends(ax)
+    return figure

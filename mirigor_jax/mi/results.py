@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from mirigor_jax.files import plain
 from mirigor_jax.mi.certify import Certified
 from mirigor_jax.mi.confidence import Interval
-from mirigor_jax.tables import bits, ends, html, round_down, round_up
+from mirigor_jax.mi.usable_results import UsableOrder, withheld_reason
+from mirigor_jax.tables import bits, ends, html, round_down
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +104,7 @@ class Estimate:
 
     def withheld(self, contradiction: str) -> Self:
         """The estimate without its certificate and interval. contradiction: why its rows are not independent."""
-        reason = _withheld("the certificate is withheld", contradiction)
+        reason = withheld_reason("the certificate is withheld", contradiction)
         return replace(
             self,
             interval=None,
@@ -312,7 +312,7 @@ class Estimates(Sequence[tuple[Estimate, ...]]):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two encoders' InfoNCE at the same K on the same test pairs; bits.
+    """Two encoders' InfoNCE at the same K on the same test pairs, and the order of their usable information; bits.
 
     a, b: the encoders' estimates.
     difference_bits: a's InfoNCE minus b's.
@@ -320,6 +320,7 @@ class Comparison:
     k: pairs a batch.
     max_info_nce_bits: the most InfoNCE that any encoder reaches at this K, in expectation.
     confidence: of the interval.
+    usable: the encoders' usable information, and its order if one is proven. `larger` is about InfoNCE alone.
     """
 
     a: LabelEstimate
@@ -329,6 +330,7 @@ class Comparison:
     k: int
     max_info_nce_bits: float
     confidence: float
+    usable: UsableOrder
 
     @property
     def larger(self) -> str | None:
@@ -356,12 +358,12 @@ class Comparison:
                 f" Both are at {self.max_info_nce_bits:.3f} bits, the most that InfoNCE can show at this K"
                 f" (H(C) = {self.a.entropy_bits:.3f}): these labels at this K cannot tell the encoders apart further."
             )
-        warnings = dict.fromkeys((*self.a.warnings, *self.b.warnings))
-        return " ".join([sentence, *(f"Warning: {warning}." for warning in warnings)])
+        warnings = dict.fromkeys((*self.a.warnings, *self.b.warnings, *self.usable.warnings))
+        return " ".join([sentence, self.usable.sentence, *(f"Warning: {warning}." for warning in warnings)])
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, the derived answers and the sentence, for JSON. A number that is not finite becomes None."""
-        both = {"a": self.a.to_dict(), "b": self.b.to_dict()}
+        both = {"a": self.a.to_dict(), "b": self.b.to_dict(), "usable": self.usable.to_dict()}
         derived = {"larger": self.larger, "saturated": self.saturated, "sentence": str(self)}
         return dict(plain({**vars(self), **both, **derived}))
 
@@ -377,104 +379,6 @@ class Comparison:
         header = ["encoder", *(heading for heading, _ in self.a._rows()[2:])]
         cells = {"encoder": "A − B", "InfoNCE": f"{bits(self.difference_bits)} {shown_ends(self.interval)}"}
         return html(header, [*rows, [cells.get(heading, "") for heading in header]], [str(self)])
-
-
-@dataclass(frozen=True)
-class UsableInformation:
-    """The information about a class that a family V of probes can use, I_V(h->C), and its two ends. Bits.
-
-    I_V is H(C) minus the least expected log-loss in V.
-    family: "linear": all probes softmax(log p + W z) with |w_k| <= norm, z = T(h) and |z| <= reach.
-    value_bits: the estimate, the mean of pointwise_bits with the class frequencies of p(c); at least 0. It is one
-        probe's information, so its expectation is at most I_V.
-    lower_bits, upper_bits: I_V lies between them at `confidence`; None if that end is withheld.
-    kl_upper_bits: a simpler upper end, at the confidence of upper_bits; usually wider.
-    confidence: that both ends hold.
-    entropy_bits: H(C).
-    frequencies: p(c) by class, for which all of it holds.
-    norm, reach: of the family.
-    largest_loss_nats: the most that a probe of V can lose on a row.
-    rows: numbers of the unseen rows, which value and ends are read on.
-    pointwise_bits: log2 q(c|h) / p(c) of each unseen row, by the probe of the first part. The lowest are hard rows, or
-        have wrong labels.
-    warnings: doubts about the data, in words. If the ends are withheld, the reason comes first.
-    Source: Xu et al. 2020; Ethayarajh et al. 2022 (pointwise V-information).
-    """
-
-    family: str
-    value_bits: float
-    lower_bits: float | None
-    upper_bits: float | None
-    kl_upper_bits: float | None
-    confidence: float
-    entropy_bits: float
-    frequencies: dict[Any, float]
-    norm: float
-    reach: float
-    largest_loss_nats: float
-    rows: Int[np.ndarray, " n"]
-    pointwise_bits: Float[np.ndarray, " n"]
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def words(self) -> str:
-        """The family in words."""
-        return (
-            f"linear probes softmax(ln p + W z), ‖w_k‖ ≤ {self.norm:.3g}, on z = T(h), ‖z‖ ≤ {self.reach:.3g}: a row "
-            f"costs at most {self.largest_loss_nats:.3g} nats"
-        )
-
-    def withheld(self, contradiction: str) -> Self:
-        """The estimate without its ends. contradiction: why its rows are not independent."""
-        reason = _withheld("the ends are withheld", contradiction)
-        return replace(self, lower_bits=None, upper_bits=None, kl_upper_bits=None, warnings=(reason, *self.warnings))
-
-    def __str__(self) -> str:
-        """The sentence and the warnings."""
-        return " ".join([self.sentence, *(f"Warning: {warning}." for warning in self.warnings)])
-
-    @property
-    def sentence(self) -> str:
-        """The estimate, its ends and the family in words, without the warnings."""
-        value = f"Usable information reads {self.value_bits:z.3f} of H(C) = {self.entropy_bits:.3f} bits"
-        read = f"{len(self.rows):,} unseen rows, {self.words}."
-        if self.lower_bits is None:
-            return f"{value}; no end is certified. Read on {read}"
-        upper = "" if self.upper_bits is None else f" and at most {round_up(self.upper_bits):.3f}"
-        simpler = "" if self.kl_upper_bits is None else f" (by KL {round_up(self.kl_upper_bits):.3f})"
-        return (
-            f"{value}; it is at least {round_down(self.lower_bits):.3f}{upper} bits{simpler}, at "
-            f"{100 * self.confidence:.6g} % confidence. Read on {read}"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field, the family in words and the sentence, for JSON. A number that is not finite becomes None."""
-        return dict(plain({**vars(self), "words": self.words, "sentence": self.sentence}))
-
-    def figure(self) -> Figure:
-        """A matplotlib Figure of the estimate with its ends, and of the rows' pointwise information by class."""
-        from mirigor_jax.mi import picture
-
-        return picture.usable_information(self)
-
-    def _repr_html_(self) -> str:
-        """A table of one row, for notebooks."""
-        percent = f"{100 * self.confidence:.6g} %"
-        cells = {
-            "family": self.family,
-            "bits": bits(self.value_bits),
-            f"at least, {percent}": bits(None if self.lower_bits is None else round_down(self.lower_bits)),
-            f"at most, {percent}": bits(None if self.upper_bits is None else round_up(self.upper_bits)),
-            "at most, by KL": bits(None if self.kl_upper_bits is None else round_up(self.kl_upper_bits)),
-            "H(C)": bits(self.entropy_bits),
-            "rows": f"{len(self.rows):,}",
-        }
-        return html(list(cells), [list(cells.values())], [self.sentence, *self.warnings])
-
-
-def _withheld(what: str, contradiction: str) -> str:
-    """The reason for withheld limits, and the way to have them all the same."""
-    return f'{what}, as {contradiction}; if rows are independent draws all the same, state rows="independent"'
 
 
 def shown_ends(interval: Interval | None) -> str:

@@ -16,7 +16,8 @@ from scipy.special import ndtri
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.gaussian import center_and_spread, squash
-from mirigor_jax.mi.results import Estimate, LabelEstimate, UsableInformation
+from mirigor_jax.mi.results import Estimate, LabelEstimate
+from mirigor_jax.mi.usable_results import UsableInformation
 from mirigor_jax.settings import Arrays, Rows
 
 E = TypeVar("E", Estimate, LabelEstimate, UsableInformation)

@@ -15,8 +15,9 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from mirigor_jax.softmax import standardize
+from mirigor_jax.numerics import CHUNK
 
+FAR = 1e12  # standard deviations. Farther values count as this far, so that no map of them overflows
 MAX_STEPS = 3000  # of one descent
 CHECKED = 25  # steps between two looks at the gap
 HIGHEST = "highest"  # accelerators' default precision of products is too coarse for the gap
@@ -27,7 +28,7 @@ class LinearFamily:
     """The probes softmax(log p + z W) on z = (clipped (h - mean) / scale @ root, constant), all |w_k| <= norm.
 
     log_p: log p(c).
-    mean, scale: of each column of h.
+    mean, scale: of each column of h. A value is at most FAR after both.
     root: the map of the standardized columns.
     clip: norm to which longer mapped rows are shortened.
     constant: the last coordinate of every z, so that W can hold biases.
@@ -57,16 +58,31 @@ class LinearFamily:
 
     def map(self, h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n e"]:
         """z = T(h) in float64."""
-        z = standardize(h, self.mean, self.scale).astype(np.float64) @ self.root
-        return np.hstack([clipped(z, self.clip), np.full((len(z), 1), self.constant)])
+        z = np.empty((len(h), len(self.root) + 1))
+        z[:, -1] = self.constant
+        for first in range(0, len(h), CHUNK):
+            part = slice(first, first + CHUNK)
+            z[part, :-1] = clipped(standardized(h[part], self.mean, self.scale) @ self.root, self.clip)
+        return z
 
     def losses(
         self, z: Float[np.ndarray, "n e"], classes: Int[np.ndarray, " n"], weights: Float[np.ndarray, "e c"]
     ) -> Float[np.ndarray, " n"]:
         """-log q(c|h) of each row."""
-        scores = self.log_p + z @ weights
-        top = scores.max(axis=1)
-        return np.log(np.exp(scores - top[:, None]).sum(axis=1)) + top - scores[np.arange(len(z)), classes]
+        return row_losses(self.log_p + z @ weights, classes)
+
+
+def row_losses(scores: Float[np.ndarray, "n c"], classes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The log-loss of each row, for class scores before the softmax."""
+    top = scores.max(axis=1)
+    return np.log(np.exp(scores - top[:, None]).sum(axis=1)) + top - scores[np.arange(len(scores)), classes]
+
+
+def standardized(
+    h: Float[np.ndarray, "n d"], mean: Float[np.ndarray, " d"], scale: Float[np.ndarray, " d"]
+) -> Float[np.ndarray, "n d"]:
+    """(h - mean) / scale in float64, with values beyond FAR shortened to it."""
+    return np.clip((h - mean) / scale, -FAR, FAR)
 
 
 def clipped(z: Float[np.ndarray, "n d"], most: float) -> Float[np.ndarray, "n d"]:
@@ -113,22 +129,22 @@ def minorant(losses: Any, bets: Any, bends: Any) -> tuple[Any, Any]:
 
 
 class Problem(NamedTuple):
-    """Minimize the mean over rows of the weighted loss, or of `minorant` / bet, over all W with |w_k| <= norm.
+    """Minimize the mean over rows of weight * loss, or of `minorant` / bet, over all W with |w_k| <= norm.
 
     z: (n, e). classes: of each row.
     log_p: log p(c).
-    weights: of each class's rows.
+    weights: of each row, above 0.
     norm: the largest norm of a column of W.
-    bet, bends: bet (per unit weight) and each class's bend of the minorant; None: the loss itself.
+    bet, bends: each row's minorant has the bet `bet * weight` and this bend; None: the loss itself.
     """
 
     z: Float[np.ndarray | Array, "n e"]
     classes: Int[np.ndarray | Array, " n"]
     log_p: Float[np.ndarray | Array, " c"]
-    weights: Float[np.ndarray | Array, " c"]
+    weights: Float[np.ndarray | Array, " n"]
     norm: float | Float[np.ndarray | Array, ""]
     bet: float | Float[np.ndarray | Array, ""] | None = None
-    bends: Float[np.ndarray | Array, " c"] | None = None
+    bends: Float[np.ndarray | Array, " n"] | None = None
 
 
 @dataclass(frozen=True)
@@ -164,17 +180,26 @@ def minimize(
     scales = np.maximum(scales, 0) + 1e-6 * (scales.mean() or 1.0)
     rotated = problem._replace(z=z @ rotation, classes=np.asarray(problem.classes, np.int32))
     weights = np.zeros((z.shape[1], len(problem.log_p))) if start is None else rotation.T @ start
+    best, highest = Minimum(np.inf, -np.inf, weights), -np.inf
     for dtype in (np.float32, np.float64):
         with jax.enable_x64(dtype is np.float64):
             given = jax.tree.map(jnp.asarray, _cast((rotated, scales, weights, tolerance), dtype))
             weights = np.asarray(_descend(*given, max_steps), np.float64)
-        weights = weights / np.maximum(1, np.linalg.norm(weights, axis=0) / problem.norm)
-        with jax.enable_x64(True):
-            given = jax.tree.map(jnp.asarray, _cast((rotated, weights), np.float64))
-            value, lowest = map(float, _bracket(*given))
-        if value - lowest <= tolerance:
+        found = bracket(rotated, weights)
+        best = min(best, found, key=lambda one: one.value)
+        highest = max(highest, found.lowest)
+        if best.value - highest <= tolerance:
             break
-    return Minimum(value, lowest, rotation @ weights)
+    return Minimum(best.value, highest, rotation @ best.weights)
+
+
+def bracket(problem: Problem, weights: Float[np.ndarray, "e c"]) -> Minimum:
+    """A problem's value at these weights, shortened to its norm if necessary, and a lower limit of its least value."""
+    weights = weights / np.maximum(1, np.linalg.norm(weights, axis=0) / problem.norm)
+    with jax.enable_x64(True):
+        given = jax.tree.map(jnp.asarray, _cast((problem, weights), np.float64))
+        value, lowest = map(float, _bracket(*given))
+    return Minimum(value, lowest, weights)
 
 
 def _cast(tree: Any, dtype: type) -> Any:
@@ -188,11 +213,10 @@ def _objective(problem: Problem, scores: Float[Array, "n c"]) -> tuple[Float[Arr
     sums = logsumexp(logits, axis=1)
     hit = problem.classes[:, None] == jnp.arange(logits.shape[1])[None, :]
     losses = jnp.maximum(sums - jnp.sum(jnp.where(hit, logits, 0), axis=1), 0)
-    weights = problem.weights[problem.classes]
     if problem.bet is None or problem.bends is None:
-        values, slopes = weights * losses, weights
+        values, slopes = problem.weights * losses, problem.weights
     else:
-        values, slopes = minorant(losses, problem.bet * weights, problem.bends[problem.classes])
+        values, slopes = minorant(losses, problem.bet * problem.weights, problem.bends)
         values, slopes = values / problem.bet, slopes / problem.bet
     residuals = (jnp.exp(logits - sums[:, None]) - hit) * slopes[:, None]
     return jnp.mean(values), residuals / len(scores)
