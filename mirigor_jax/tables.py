@@ -35,6 +35,11 @@ def round_down(bits: float) -> float:
     return math.floor(1000 * bits) / 1000
 
 
+def round_up(bits: float) -> float:
+    """Round up to three decimals, so that a printed upper end still is an upper bound."""
+    return math.ceil(1000 * bits) / 1000
+
+
 def down(lower: float | None) -> float | None:
     """A lower end, rounded down for print; None stays None."""
     return None if lower is None else round_down(lower)

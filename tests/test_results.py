@@ -10,8 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from mirigor_jax.mi.certify import Certified
-from mirigor_jax.mi.confidence import BATCHES, FOLDS, PAIRS, Interval
+from mirigor_jax.mi.confidence import BATCHES, FOLDS, PAIRS, ROWS, Interval
 from mirigor_jax.mi.results import Comparison, Estimate, Estimates, LabelEstimate, Reading
+from mirigor_jax.mi.usable_results import PairOrder, UsableInformation, UsableOrder
 
 AT_K = Reading(1.25, 10, Interval(1.125, 1.375, BATCHES), np.log2(80), 1.9)
 ESTIMATE = Estimate(
@@ -28,12 +29,21 @@ LABELS = LabelEstimate(**vars(BOUND) | {"name": "InfoNCE on disjoint batches", "
 OTHER = dataclasses.replace(
     LABELS, value_bits=1.0, interval=Interval(0.75, 1.25, BATCHES), info_nce=dataclasses.replace(AT_K, bits=0.875)
 )
-COMPARISON = Comparison(LABELS, OTHER, 0.375, Interval(0.25, 0.5, PAIRS), 80, 1.9, 0.95)
+USABLE = UsableInformation(
+    family="linear", value_bits=1.25, lower_bits=1.0625, upper_bits=1.4375, kl_upper_bits=1.5, confidence=0.95,
+    entropy_bits=2.0, frequencies={"a": 0.25, "b": 0.75}, norm=2.5, reach=1.5, largest_loss_nats=9.0,
+    rows=np.arange(3), pointwise_bits=np.array([1.5, 1.0, -0.5]), warnings=("c",),
+)  # fmt: skip
+TOLD = PairOrder("A", "B", 0.25, Interval(0.125, 0.375, ROWS), "A", at_twice_the_norm=True, rows_needed=None)
+ORDER = UsableOrder({"A": USABLE, "B": dataclasses.replace(USABLE, value_bits=1.0)}, (TOLD,), 0.95, 3)
+COMPARISON = Comparison(LABELS, OTHER, 0.375, Interval(0.25, 0.5, PAIRS), 80, 1.9, 0.95, ORDER)
 RESULTS = {
     "estimate": ESTIMATE,
     "bound": BOUND,
     "labels": LABELS,
     "comparison": COMPARISON,
+    "usable information": USABLE,
+    "order": ORDER,
     "estimates": Estimates(((ESTIMATE, BOUND), (BOUND, ESTIMATE))),
 }
 
@@ -78,7 +88,10 @@ def test_every_result_is_frozen_and_has_its_four_forms(name):
     assert re.search(r"bits", str(result))
 
 
-@pytest.mark.parametrize("kind", [Estimate, LabelEstimate, Comparison, Reading, Certified, Interval])
+@pytest.mark.parametrize(
+    "kind",
+    [Estimate, LabelEstimate, Comparison, Reading, Certified, Interval, UsableInformation, PairOrder, UsableOrder],
+)
 def test_every_field_is_explained(kind):
     text = " ".join(base.__doc__ for base in kind.__mro__ if base.__module__ == kind.__module__)
     for field in dataclasses.fields(kind):

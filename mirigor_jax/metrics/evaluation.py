@@ -14,7 +14,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.metrics import picture
 from mirigor_jax.metrics.table import ARRAYS, METRICS, PROBES, Inputs, Options, Parts, check_table, shown
 from mirigor_jax.mi import api
-from mirigor_jax.mi.labels import classes_of
+from mirigor_jax.mi.labeled import classes_of
 from mirigor_jax.numerics import compact
 
 PARTS = ("fit", "validation", "test")

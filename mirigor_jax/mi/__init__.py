@@ -4,6 +4,7 @@
 
     print(mi.estimate(x, y))  # I(X;Y) of paired rows
     print(mi.estimate_labels(h, labels))  # I_class of representations and their classes
+    print(mi.usable_information(h, labels))  # what linear probes can use of it
 
 The package also has `estimators` (constructors for `estimate`), `values` (functions of scores), `scoring` (proper
 scoring rules), `critics`, `distributions` (known mutual information), and the certificates as functions of arrays.
@@ -24,14 +25,19 @@ from mirigor_jax.mi.confidence import Interval, clopper_pearson_upper, mean_lowe
 from mirigor_jax.mi.contrastive import info_nce_from_embeddings, nt_xent, nt_xent_mi, uniformity
 from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, SeparableCritic
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator
+from mirigor_jax.mi.families import FAMILIES
 from mirigor_jax.mi.labels import compare, estimate_labels, monitor
+from mirigor_jax.mi.order import compare_many
 from mirigor_jax.mi.results import Comparison, Estimate, Estimates, LabelEstimate, Reading
+from mirigor_jax.mi.usable import usable_information
+from mirigor_jax.mi.usable_results import PairOrder, UsableInformation, UsableOrder
 from mirigor_jax.mi.values import info_nce, info_nce_symmetric
 
 __all__ = [
     "CERTIFICATES",
     "CRITICS",
     "ESTIMATORS",
+    "FAMILIES",
     "BilinearCritic",
     "Certificate",
     "Certified",
@@ -45,11 +51,15 @@ __all__ = [
     "Interval",
     "JointCritic",
     "LabelEstimate",
+    "PairOrder",
     "Reading",
     "SeparableCritic",
+    "UsableInformation",
+    "UsableOrder",
     "classifier_lower_bits",
     "clopper_pearson_upper",
     "compare",
+    "compare_many",
     "critics",
     "distributions",
     "estimate",
@@ -69,5 +79,6 @@ __all__ = [
     "scoring",
     "t_interval",
     "uniformity",
+    "usable_information",
     "values",
 ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import betaincinv, logsumexp, stdtrit
+from scipy.special import betaincinv, kl_div, logsumexp, stdtrit
 
 from mirigor_jax.errors import InputError
 
@@ -13,6 +13,7 @@ from mirigor_jax.errors import InputError
 BATCHES = "t over disjoint batches"
 PAIRS = "t over the pairs' influence values"
 FOLDS = "jackknife over folds of pairs"
+ROWS = "t over the rows' differences"
 ERRORS = "Clopper-Pearson of the classifier's errors"
 
 
@@ -95,6 +96,46 @@ def plug_in_lower_bound(values: Float[np.ndarray, " n"], low: float, high: float
     bets = np.minimum(np.sqrt(2 * log_target / (len(x) * variances)), 0.75)
     price = (x - means) ** 2 * (-np.log1p(-bets) - bets)
     return low + max(0.0, float((np.sum(bets * x - price) - log_target) / np.sum(bets))) * (high - low)
+
+
+def fixed_bet_lower_bound(
+    values: Float[np.ndarray, " n"], low: float, high: float, confidence: float, bet: float
+) -> float:
+    """`mean_lower_bound` with one bet for all values, so that it holds if they are independent with different means.
+
+    It is a limit of the mean of the values' means. For a fixed bet the expected final capital is the product of
+    1 + bet (mean_i - m), which is at most 1 if the mean of the means is at most m, by the inequality of arithmetic and
+    geometric means. Bets that learn from earlier values need equal means.
+    bet: above 0, per unit of the values; chosen without looking at them. It is lowered to 0.9 / (m - low).
+    Raises InputError if a value is outside the window.
+    """
+    x = _unit(values, low, high)
+    below, above = 0.0, float(x.mean())
+    for _ in range(50):
+        m = (below + above) / 2
+        stake = min(bet * (high - low), 0.9 / m) if m > 0 else bet * (high - low)
+        if np.log1p(stake * (x - m)).sum() >= -np.log1p(-confidence):
+            below = m
+        else:
+            above = m
+    return low + below * (high - low)
+
+
+def kl_lower_bound(mean: float, n: int, high: float, confidence: float) -> float:
+    """Lower confidence limit of the expectation of the mean of n independent values in [0, high].
+
+    mean: the values' mean, or less.
+    Source: Hoeffding 1963, Theorem 1 (Chernoff's bound); the values may have different means.
+    """
+    x, price = min(mean / high, 1.0), -np.log1p(-confidence) / n
+    below, above = 0.0, x
+    for _ in range(60):
+        m = (below + above) / 2
+        if m == 0 or kl_div(x, m) + kl_div(1 - x, 1 - m) > price:
+            below = m
+        else:
+            above = m
+    return below * high
 
 
 def _unit(values: Float[np.ndarray, "*p n"], low: float, high: float) -> Float[np.ndarray, "*p n"]:

@@ -23,12 +23,11 @@ from mirigor_jax.mi import api
 from mirigor_jax.mi.certify import DEPLETION_SHARE, LEAST_PAIRS
 from mirigor_jax.mi.confidence import interval_of
 from mirigor_jax.mi.estimators import max_info_nce_bits
+from mirigor_jax.mi.labeled import classes_of, representations_of
 from mirigor_jax.mi.measure import STEPS, WHOLE, HeldOutPairs, Measured, Options, Parts, measure
+from mirigor_jax.mi.order import compare_many
 from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate
 from mirigor_jax.mi.rows import Rows, check_labeled
-
-LEAST_ROWS = 10  # fewest rows of a class: two of them are then test rows
-SHOWN = 30  # most classes that a message names
 
 
 def estimate_labels(
@@ -82,7 +81,7 @@ def estimate_labels(
     Source: Lee et al. 2023, §III-A (same-class sampling), Theorems III.1 and III.2; Poole et al. 2019, eq. 10.
     """
     design = Design.of(labels, seed, confidence)
-    [representations] = _representations([h], labels)
+    [representations] = representations_of([h], labels)
     options = Options(design.check_k(k), seed, num_critics, steps, confidence, tolerance_bits, on_progress)
     return _measure(design, [representations], rows, options)[0].estimate
 
@@ -101,9 +100,11 @@ def compare(
     rows: Rows = settings.Arrays.rows,
     on_progress: OnProgress | None = None,
 ) -> Comparison:
-    """Compare two encoders' InfoNCE on the same test pairs: which lower bound of I_class is larger?
+    """Compare two encoders: which InfoNCE, a lower bound of I_class, is larger; and which usable information provably?
 
-    Each encoder has its own critics. Both share the split, the pairs and the batches.
+    For InfoNCE each encoder has its own critics. Both share the split, the pairs and the batches. For usable
+    information, `usable` is that of `compare_many` for the encoders "A" and "B": an upper end of I_class is not known,
+    so only usable information can be proven to be larger.
 
         print(mi.compare(h_a, h_b, labels))
 
@@ -114,13 +115,13 @@ def compare(
         k, seed, num_critics, steps, confidence, tolerance_bits, rows, on_progress: as in `estimate_labels`.
 
     Returns:
-        The `Comparison`: both estimates, and their paired difference with its interval, in bits.
+        The `Comparison`: both estimates, their paired difference with its interval, and `usable`, in bits.
 
     Raises:
         InputError: as `estimate_labels` does.
     """
     design = Design.of(labels, seed, confidence)
-    both = _representations([h_a, h_b], labels)
+    both = representations_of([h_a, h_b], labels)
     options = Options(design.check_k(k), seed, num_critics, steps, confidence, tolerance_bits, on_progress)
     a, b = _measure(design, both, rows, options)
     nats = a.pair_nats - b.pair_nats
@@ -132,6 +133,7 @@ def compare(
         k=a.estimate.k,
         max_info_nce_bits=max_info_nce_bits(a.estimate.k, design.frequencies),
         confidence=confidence,
+        usable=compare_many({"A": h_a, "B": h_b}, labels, confidence=confidence, rows=rows),
     )
 
 
@@ -235,34 +237,6 @@ class Design:
                 f"k = {k:,}: expected from 2 to the {tested:,} pairs of the test part; lower it, or give None"
             )
         return k
-
-
-def classes_of(labels: Any) -> tuple[Int[np.ndarray, " n"], str]:
-    """Each row's class in 0..c-1, and a phrase about the class with the fewest rows, for messages.
-
-    labels: (n,), as `checks.labels` takes them.
-    Raises InputError for other labels, for one class, and for classes of fewer than LEAST_ROWS rows.
-    """
-    names, classes, counts = np.unique(checks.labels(labels), return_inverse=True, return_counts=True)
-    if len(names) < 2:
-        raise InputError(f"labels hold {len(names)} class: H(C) is 0, and so is I_class; give two classes or more")
-    least = int(counts.argmin())
-    rare = f"class {names[least].item()!r} has {counts[least]} rows"
-    few = np.flatnonzero(counts < LEAST_ROWS)
-    if len(few) > 1:
-        each = ", ".join(f"{names[c].item()!r} ({counts[c]})" for c in few[:SHOWN]) + ", ..." * (len(few) > SHOWN)
-        rare = f"{len(few)} of {len(names)} classes have fewer rows than {LEAST_ROWS}: {each}"
-    if len(few):
-        raise InputError(f"{rare}, expected {LEAST_ROWS} or more of every class; drop or merge rare classes")
-    return classes, rare
-
-
-def _representations(several: list[Any], labels: Any) -> list[Float[np.ndarray, "n _"]]:
-    arrays = [api.as_rows(h, "h") for h in several]
-    for h in arrays:
-        if len(h) != len(labels):
-            raise InputError(f"h has {len(h):,} rows and labels {len(labels):,}: expected one label a row")
-    return arrays
 
 
 def _measure(

@@ -15,6 +15,7 @@ from mirigor_jax.drawing import (
     Figure,
     floats,
     interval_ends,
+    legends,
     panels,
 )
 from mirigor_jax.tables import round_down
@@ -86,4 +87,62 @@ def estimators(estimates: Sequence[Any], *, true_bits: float | None = None) -> F
     right.tick_params(length=0, labelsize=8, labelcolor=INK)
     right.spines["right"].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def usable_information(result: Any) -> Figure:
+    """Draw usable information with its ends, and the distribution of the rows' pointwise information. Bits.
+
+    result: a `UsableInformation`.
+    """
+    figure, (ax, rows) = panels("usable information, bits", "rows by pointwise information, bits", ratios=(2, 3))
+    ax.grid(False)
+    ax.set(xlim=(-1, 1), xticks=[])
+    if result.lower_bits is not None:
+        top = result.entropy_bits if result.upper_bits is None else result.upper_bits
+        label = f"at {100 * result.confidence:g} %: usable information is in here"
+        ax.bar([0], [top - result.lower_bits], 0.6, [result.lower_bits], color=CERTIFIED, alpha=0.25, label=label)
+        ax.hlines(result.lower_bits, -0.3, 0.3, color=CERTIFIED, linewidth=2.5)
+        if result.upper_bits is not None:
+            ax.hlines(result.upper_bits, -0.3, 0.3, color=CERTIFIED, linewidth=2.5)
+            ax.hlines(result.kl_upper_bits, -0.3, 0.3, color=CERTIFIED, linestyle=":", label="simpler upper end, KL")
+    ax.plot([0], [result.value_bits], "o", color=LOWER_BOUND, label="estimate")
+    ax.axhline(result.entropy_bits, color=CEILING, linestyle="--", label=f"H(C) = {result.entropy_bits:.3f}")
+    rows.hist(result.pointwise_bits, bins=60, color=LOWER_BOUND)
+    rows.axvline(0, color=INK, linestyle="--", label="no information: q(c|h) = p(c)")
+    rows.set(yscale="log", ylabel="unseen rows")
+    legends(ax, rows)
+    return figure
+
+
+def usable_order(result: Any) -> Figure:
+    """Draw each encoder's usable information with its ends, and each pair's difference with its verdict. Bits.
+
+    result: a `UsableOrder`. The encoder of the largest value is on top.
+    """
+    figure, (ax, differences) = panels("usable information, bits", "difference, bits")
+    figure.set_size_inches(11, 1.8 + 0.35 * max(len(result.encoders), len(result.pairs)))
+    names = sorted(result.encoders, key=lambda name: result.encoders[name].value_bits)
+    found = [vars(result.encoders[name]) for name in names]
+    value, lower, upper, entropy = (
+        floats([one[name] for one in found]) for name in ("value_bits", "lower_bits", "upper_bits", "entropy_bits")
+    )
+    y = np.arange(len(names))
+    label = f"at {100 * result.confidence:g} %: usable information is in here"
+    ax.barh(y, upper - lower, 0.6, lower, color=CERTIFIED, alpha=0.25, label=label)
+    ax.plot(value, y, "o", color=LOWER_BOUND, label="estimate")
+    ax.axvline(entropy[0], color=CEILING, linestyle="--", label=f"H(C) = {entropy[0]:.3f}")
+    ax.set_yticks(y, names)
+    t_lower, t_upper = interval_ends([pair.interval for pair in result.pairs])
+    for at, pair in enumerate(result.pairs):
+        color = NO_BOUND if pair.larger is None else CERTIFIED
+        differences.plot([t_lower[at], t_upper[at]], [at, at], color=color)
+        differences.plot([pair.difference_bits], [at], "o", color=color)
+    differences.axvline(0, color=INK, linestyle="--")
+    differences.set_yticks(range(len(result.pairs)), [pair.verdict for pair in result.pairs])
+    differences.yaxis.tick_right()
+    for one in (ax, differences):
+        one.grid(False, axis="y")
+        one.grid(axis="x", color=GRID)
+    legends(ax)
     return figure

@@ -10,6 +10,7 @@ import numpy as np
 from mirigor_jax.files import plain
 from mirigor_jax.mi.certify import Certified
 from mirigor_jax.mi.confidence import Interval
+from mirigor_jax.mi.usable_results import UsableOrder, withheld_reason
 from mirigor_jax.tables import bits, ends, html, round_down
 
 if TYPE_CHECKING:
@@ -103,10 +104,7 @@ class Estimate:
 
     def withheld(self, contradiction: str) -> Self:
         """The estimate without its certificate and interval. contradiction: why its rows are not independent."""
-        reason = (
-            f"the certificate is withheld, as {contradiction}; if rows are independent draws all the same, state "
-            'rows="independent"'
-        )
+        reason = withheld_reason("the certificate is withheld", contradiction)
         return replace(
             self,
             interval=None,
@@ -314,7 +312,7 @@ class Estimates(Sequence[tuple[Estimate, ...]]):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two encoders' InfoNCE at the same K on the same test pairs; bits.
+    """Two encoders' InfoNCE at the same K on the same test pairs, and the order of their usable information; bits.
 
     a, b: the encoders' estimates.
     difference_bits: a's InfoNCE minus b's.
@@ -322,6 +320,7 @@ class Comparison:
     k: pairs a batch.
     max_info_nce_bits: the most InfoNCE that any encoder reaches at this K, in expectation.
     confidence: of the interval.
+    usable: the encoders' usable information, and its order if one is proven. `larger` is about InfoNCE alone.
     """
 
     a: LabelEstimate
@@ -331,6 +330,7 @@ class Comparison:
     k: int
     max_info_nce_bits: float
     confidence: float
+    usable: UsableOrder
 
     @property
     def larger(self) -> str | None:
@@ -358,12 +358,12 @@ class Comparison:
                 f" Both are at {self.max_info_nce_bits:.3f} bits, the most that InfoNCE can show at this K"
                 f" (H(C) = {self.a.entropy_bits:.3f}): these labels at this K cannot tell the encoders apart further."
             )
-        warnings = dict.fromkeys((*self.a.warnings, *self.b.warnings))
-        return " ".join([sentence, *(f"Warning: {warning}." for warning in warnings)])
+        warnings = dict.fromkeys((*self.a.warnings, *self.b.warnings, *self.usable.warnings))
+        return " ".join([sentence, self.usable.sentence, *(f"Warning: {warning}." for warning in warnings)])
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, the derived answers and the sentence, for JSON. A number that is not finite becomes None."""
-        both = {"a": self.a.to_dict(), "b": self.b.to_dict()}
+        both = {"a": self.a.to_dict(), "b": self.b.to_dict(), "usable": self.usable.to_dict()}
         derived = {"larger": self.larger, "saturated": self.saturated, "sentence": str(self)}
         return dict(plain({**vars(self), **both, **derived}))
 

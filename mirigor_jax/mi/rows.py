@@ -16,10 +16,11 @@ from scipy.special import ndtri
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.gaussian import center_and_spread, squash
-from mirigor_jax.mi.results import Estimate
+from mirigor_jax.mi.results import Estimate, LabelEstimate
+from mirigor_jax.mi.usable_results import UsableInformation
 from mirigor_jax.settings import Arrays, Rows
 
-E = TypeVar("E", bound=Estimate)
+E = TypeVar("E", Estimate, LabelEstimate, UsableInformation)
 
 MOST_ROWS = 16384  # most rows in which neighbors are compared
 MOST_COLUMNS = 64  # most columns of a view that are compared

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Array, Float
 
+from mirigor_jax.mlp import MLPProbe, fit_mlp
 from mirigor_jax.probes.knn import NearestNeighbors, fit_knn
-from mirigor_jax.probes.mlp import MLPProbe, fit_mlp
 from mirigor_jax.softmax import Classes, LinearProbe, Probe, check_part, class_posterior, fit_linear
 
 __all__ = [

@@ -1,0 +1,42 @@
+"""Representations and their classes as a user gives them, checked and in the package's own form."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mirigor_jax import checks
+from mirigor_jax.errors import InputError
+from mirigor_jax.mi import api
+
+LEAST_ROWS = 10  # fewest rows of a class: two of them are then test rows
+SHOWN = 30  # most classes that a message names
+
+
+def classes_of(labels: Any) -> tuple[Int[np.ndarray, " n"], str]:
+    """Each row's class in 0..c-1, and a phrase about the class with the fewest rows, for messages.
+
+    labels: (n,), as `checks.labels` takes them.
+    Raises InputError for other labels, for one class, and for classes of fewer than LEAST_ROWS rows.
+    """
+    names, classes, counts = np.unique(checks.labels(labels), return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise InputError(f"labels hold {len(names)} class: H(C) is 0, and so is I_class; give two classes or more")
+    least = int(counts.argmin())
+    rare = f"class {names[least].item()!r} has {counts[least]} rows"
+    few = np.flatnonzero(counts < LEAST_ROWS)
+    if len(few) > 1:
+        each = ", ".join(f"{names[c].item()!r} ({counts[c]})" for c in few[:SHOWN]) + ", ..." * (len(few) > SHOWN)
+        rare = f"{len(few)} of {len(names)} classes have fewer rows than {LEAST_ROWS}: {each}"
+    if len(few):
+        raise InputError(f"{rare}, expected {LEAST_ROWS} or more of every class; drop or merge rare classes")
+    return classes, rare
+
+
+def representations_of(several: list[Any], labels: Any) -> list[Float[np.ndarray, "n _"]]:
+    """Each encoder's representations as float64 rows. Raises InputError if there is not one label a row."""
+    arrays = [api.as_rows(h, "h") for h in several]
+    for h in arrays:
+        if len(h) != len(labels):
+            raise InputError(f"h has {len(h):,} rows and labels {len(labels):,}: expected one label a row")
+    return arrays

@@ -1,0 +1,223 @@
+"""The results of measuring usable information: an encoder's value with its ends, orders, and their sentences."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mirigor_jax.files import plain
+from mirigor_jax.mi.confidence import Interval
+from mirigor_jax.tables import bits, ends, html, round_down, round_up
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+else:
+    Figure = Any  # only drawing imports matplotlib
+
+RECIPE = (
+    "Each encoder's family is made by one recipe: linear probes on a map of h, by a probe of the first part, with at "
+    "most 1.2 times its norm"
+)
+
+
+@dataclass(frozen=True)
+class UsableInformation:
+    """The information about a class that a family V of probes can use, I_V(h->C), and its ends. Bits.
+
+    I_V is H(C) minus the least expected log-loss in V.
+    family: V in words.
+    value_bits: the estimate, the mean of pointwise_bits with the class frequencies of p(c); at least 0. It is one
+        probe's information, so its expectation is at most I_V.
+    lower_bits, upper_bits: I_V lies between them at `confidence`; None if that end is withheld or does not exist.
+    kl_upper_bits: a simpler upper end, at the confidence of upper_bits; usually wider. The smaller of both is no end
+        at that confidence.
+    confidence: that all ends but kl_upper_bits hold.
+    entropy_bits: H(C).
+    frequencies: p(c) by class, for which all of it holds.
+    norm, reach: of linear probes softmax(log p + W z): |w_k| <= norm, z = T(h) and |z| <= reach. None for others.
+    largest_loss_nats: the most that a row can cost: any probe of V if V has an upper end, else the probe of value_bits.
+    rows: numbers of the unseen rows, which value and ends are read on.
+    pointwise_bits: log2 q(c|h) / p(c) of each unseen row, by the probe of the first part. The lowest are hard rows, or
+        have wrong labels.
+    note: the reason if V has no upper end.
+    warnings: doubts about the data, in words. If the ends are withheld, the reason comes first.
+    Source: Xu et al. 2020; Ethayarajh et al. 2022 (pointwise V-information).
+    """
+
+    family: str
+    value_bits: float
+    lower_bits: float | None
+    upper_bits: float | None
+    kl_upper_bits: float | None
+    confidence: float
+    entropy_bits: float
+    frequencies: dict[Any, float]
+    norm: float | None
+    reach: float | None
+    largest_loss_nats: float
+    rows: Int[np.ndarray, " n"]
+    pointwise_bits: Float[np.ndarray, " n"]
+    note: str = ""
+    warnings: tuple[str, ...] = ()
+
+    def withheld(self, contradiction: str) -> "UsableInformation":
+        """The estimate without its ends. contradiction: why its rows are not independent."""
+        return self.without_ends(withheld_reason("the ends are withheld", contradiction))
+
+    def without_ends(self, reason: str) -> "UsableInformation":
+        """The estimate without its ends, with this reason as its first warning."""
+        return replace(self, lower_bits=None, upper_bits=None, kl_upper_bits=None, warnings=(reason, *self.warnings))
+
+    def __str__(self) -> str:
+        """The sentence and the warnings."""
+        return " ".join([self.sentence, *(f"Warning: {warning}." for warning in self.warnings)])
+
+    @property
+    def sentence(self) -> str:
+        """The estimate, its ends and the family in words, without the warnings."""
+        value = f"Usable information reads {self.value_bits:z.3f} of H(C) = {self.entropy_bits:.3f} bits"
+        read = f"{len(self.rows):,} unseen rows, {self.family}."
+        if self.lower_bits is None:
+            return f"{value}; no end is certified. Read on {read}"
+        upper = f"; {self.note}"
+        if self.upper_bits is not None:
+            assert self.kl_upper_bits is not None  # both are known, or none
+            upper = f" and at most {round_up(self.upper_bits):.3f} bits (by KL {round_up(self.kl_upper_bits):.3f})"
+        least = f"it is at least {round_down(self.lower_bits):.3f}{' bits' * (self.upper_bits is None)}"
+        return f"{value}; at {100 * self.confidence:.6g} % confidence {least}{upper}. Read on {read}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field and the sentence, for JSON. A number that is not finite becomes None."""
+        return dict(plain({**vars(self), "sentence": self.sentence}))
+
+    def figure(self) -> Figure:
+        """A matplotlib Figure of the estimate with its ends, and of the rows' pointwise information."""
+        from mirigor_jax.mi import picture
+
+        return picture.usable_information(self)
+
+    def _repr_html_(self) -> str:
+        """A table of one row, for notebooks."""
+        percent = f"{100 * self.confidence:.6g} %"
+        cells = {
+            "usable bits": bits(self.value_bits),
+            f"at least, {percent}": bits(None if self.lower_bits is None else round_down(self.lower_bits)),
+            f"at most, {percent}": bits(None if self.upper_bits is None else round_up(self.upper_bits)),
+            "at most, by KL": bits(None if self.kl_upper_bits is None else round_up(self.kl_upper_bits)),
+            "H(C)": bits(self.entropy_bits),
+            "rows": f"{len(self.rows):,}",
+        }
+        return html(list(cells), [list(cells.values())], [self.sentence, *self.warnings])
+
+
+@dataclass(frozen=True)
+class PairOrder:
+    """The order of two encoders, A and B, by usable information; bits.
+
+    a, b: their names.
+    difference_bits: the value of A minus that of B, by their probes of the first part.
+    interval: of the difference, paired; None if the rows are not independent.
+    larger: the name of the encoder that is proven to hold more; None if neither is.
+    at_twice_the_norm: whether it is also proven if the other's probes may have twice the norm.
+    rows_needed: about how many unseen rows would prove an order, by the differences seen; None if one is proven, or if
+        nothing points to a number.
+    """
+
+    a: str
+    b: str
+    difference_bits: float
+    interval: Interval | None
+    larger: str | None
+    at_twice_the_norm: bool
+    rows_needed: int | None
+
+    @property
+    def verdict(self) -> str:
+        """The order in words."""
+        if self.larger is None:
+            rows = "" if self.rows_needed is None else f"; about {self.rows_needed:,} unseen rows would"
+            return f"{self.a} and {self.b} are not told apart{rows}"
+        smaller = self.b if self.larger == self.a else self.a
+        twice = "" if self.at_twice_the_norm else f", but not if {smaller}'s probes may have twice the norm"
+        return f"certified: {self.larger} > {smaller}{twice}"
+
+    @property
+    def sentence(self) -> str:
+        """The order and the difference in words."""
+        paired = "" if self.interval is None else f" {ends(self.interval.lower_bits, self.interval.upper_bits)}"
+        return f"{self.verdict} ({self.a} - {self.b} = {self.difference_bits:z.3f}{paired} bits)"
+
+
+@dataclass(frozen=True)
+class UsableOrder:
+    """Encoders' usable information on the same unseen rows, and the proven order of each pair.
+
+    encoders: name -> result.
+    pairs: one of each two encoders. All proven orders hold together at `confidence`.
+    confidence: of the orders together; of each interval alone; and of each encoder's ends, encoder by encoder.
+    rows: number of unseen rows.
+    """
+
+    encoders: dict[str, UsableInformation]
+    pairs: tuple[PairOrder, ...]
+    confidence: float
+    rows: int
+
+    def pair(self, a: str, b: str) -> PairOrder:
+        """The order of these two encoders. Raises KeyError if there is no such pair."""
+        found = {frozenset((pair.a, pair.b)): pair for pair in self.pairs}
+        return found[frozenset((a, b))]
+
+    @property
+    def sentence(self) -> str:
+        """The verdict of every pair, the recipe of the families, and their sizes."""
+        verdicts = "; ".join(pair.sentence for pair in self.pairs)
+        sizes = ", ".join(
+            f"{name}: ‖w_k‖ ≤ {one.norm:.3g}, {one.largest_loss_nats:.3g} nats" for name, one in self.encoders.items()
+        )
+        return (
+            f"Usable information on {self.rows:,} unseen rows, at {100 * self.confidence:.6g} % confidence for all "
+            f"orders together: {verdicts}. {RECIPE} (norm, largest loss; {sizes})."
+        )
+
+    def __str__(self) -> str:
+        """The sentence and the warnings."""
+        return " ".join([self.sentence, *(f"Warning: {warning}." for warning in self.warnings)])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The encoders' warnings, each once."""
+        return tuple(dict.fromkeys(warning for one in self.encoders.values() for warning in one.warnings))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, the verdicts and the sentence, for JSON. A number that is not finite becomes None."""
+        encoders = {name: one.to_dict() for name, one in self.encoders.items()}
+        pairs = [{**vars(pair), "verdict": pair.verdict} for pair in self.pairs]
+        return dict(plain({**vars(self), "encoders": encoders, "pairs": pairs, "sentence": self.sentence}))
+
+    def figure(self) -> Figure:
+        """A matplotlib Figure of the encoders' ends, the largest value first, and of the pairs' differences."""
+        from mirigor_jax.mi import picture
+
+        return picture.usable_order(self)
+
+    def _repr_html_(self) -> str:
+        """A table with a row for each pair, for notebooks."""
+        header = ["A", "B", "usable bits of A", "of B", "A − B", "verdict"]
+        rows = [
+            [
+                pair.a,
+                pair.b,
+                *(bits(self.encoders[name].value_bits) for name in (pair.a, pair.b)),
+                bits(pair.difference_bits),
+                pair.verdict,
+            ]
+            for pair in self.pairs
+        ]
+        return html(header, rows, [str(self)])
+
+
+def withheld_reason(withheld: str, contradiction: str) -> str:
+    """The reason for withheld limits, and the way to have them all the same."""
+    return f'{withheld}, as {contradiction}; if rows are independent draws all the same, state rows="independent"'
