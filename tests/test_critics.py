@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi import measure
+from mirigor_jax.mi import critics, measure
 from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, PosteriorCritic, Scorer, SeparableCritic
 from mirigor_jax.softmax import LinearProbe
 
@@ -128,6 +129,19 @@ def test_the_first_layer_of_a_joint_critic_does_not_run_on_every_pair(partnered)
 
 
 @pytest.mark.slow
+def test_a_joint_critic_adds_many_pairs_row_by_row_with_the_same_numbers(monkeypatch):
+    critic, (x, y) = JointCritic(hidden=(8, 6)), arrays()
+    params = init(critic, x, y)
+
+    def gradients(large):
+        monkeypatch.setattr(critics, "LARGE", large)
+        loss = jax.value_and_grad(lambda *of: jnp.sum(jnp.sin(critic.apply(*of, method="scores"))), argnums=(0, 1, 2))
+        assert ("while" in jax.jit(loss).lower({"params": params}, x, y).as_text()) == (large == 0)
+        return loss({"params": params}, x, y)
+
+    np.testing.assert_allclose(*(ravel_pytree(gradients(large))[0] for large in (0, 2**23)), rtol=1e-5, atol=1e-6)
+
+
 def test_a_joint_first_layer_starts_at_the_scale_of_the_whole_input():
     x, y = jnp.zeros((2, 40)), jnp.zeros((2, 160))
     kernel = JointCritic(hidden=(500,)).init(jax.random.key(0), x, y, method="scores")["params"]["kernel"]
