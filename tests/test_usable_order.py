@@ -60,6 +60,7 @@ def test_its_words_are_those_of_its_pairs(order):
     assert order.figure().axes[0].get_yticklabels()[0].get_text() == "noisy"
 
 
+@pytest.mark.slow
 def test_a_comparison_has_the_order_beside_the_difference_of_infonce():
     result = mi.compare(H, NOISY, CLASSES, steps=20, num_critics=1)
     assert result.usable.pair("A", "B").larger == "A"

@@ -74,7 +74,8 @@ def compare_many(
         }
         proven = [name for name, proof in proofs.items() if proof.proven and independent]
         larger = proven[0] if len(proven) == 1 else None
-        needed = min(proof.rows_needed for proof in proofs.values())
+        # These rows were not enough if nothing is proven, whatever the rule says.
+        needed = max(min(proof.rows_needed for proof in proofs.values()), len(unseen) + 1)
         pairs.append(
             PairOrder(
                 a=name_a,
