@@ -1,4 +1,4 @@
-"""Must negatives come from the data? SimCLR pairs from D, negatives from D⁻: Lee et al. 2023, appendix C and Table X.
+"""Must negatives come from the data? SimCLR with negatives from elsewhere: Lee et al. 2023, appendix C and Table X.
 
 python -m mirigor_jax.main --config=configs/studies/negatives.py              12 runs on a laptop, half of Fashion-MNIST
 python -m mirigor_jax.main --config=configs/studies/negatives.py:set=cifar10,others=PATH+PATH             Table X (a)
