@@ -4,8 +4,9 @@ python -m mirigor_jax.main --config=configs/studies/negatives.py              12
 python -m mirigor_jax.main --config=configs/studies/negatives.py:set=cifar10,others=PATH+PATH             Table X (a)
 python -m mirigor_jax.main --config=configs/studies/negatives.py:set=cifar100,others=PATH+PATH            Table X (b)
 
-D is the first half of the set's classes; `others` are folders of images, such as PACS's four. It should print the
-linear accuracy on D for each source of negatives. In the paper, the other half of the classes is the best source.
+Positive pairs come from D, the first half of the set's classes; `others` are folders of images, such as PACS's four. It
+should print the linear accuracy on D for each source of negatives. In the paper, the other half of the classes is the
+best source.
 """
 
 from pathlib import Path

@@ -124,8 +124,8 @@ def _remedy_of_the_estimate(info_nce: Curve, upper_bits: float | None, max_info_
         return "InfoNCE is at the upper end: neither a larger K nor longer training can add to it."
     if max_info_nce_bits - bits <= 0.02:
         return (
-            f"At K = {k:,} no critic should show more than {max_info_nce_bits:.3f} bits: InfoNCE is there, and only a "
-            "larger K can raise it."
+            f"At K = {k:,} no critic is expected to show more than {max_info_nce_bits:.3f} bits: InfoNCE is that "
+            "high, and only a larger K can raise it."
         )
     return (
         f"At K = {k:,} no critic is expected to show more than {max_info_nce_bits:.3f} bits: InfoNCE is "
