@@ -1,4 +1,4 @@
-"""Train and measure an encoder on CDP images: the two views share all three attributes, H(C) = 6 bits.
+"""Train and measure an encoder on Color-Digit-Position (CDP) images: the two views share all three, 6 bits in total.
 
 python -m mirigor_jax.main --config=configs/cdp.py                     a minute on 2 cores; certifies 5.98 of 6 bits
 python -m mirigor_jax.main --config=configs/cdp.py:pairing=color       2 bits; also digit, position, color+digit, none

@@ -5,7 +5,8 @@ python -m mirigor_jax.main --config=configs/encoder.py:size=224 --config.encoder
 python -m mirigor_jax.main --config=configs/encoder.py --config.data.source=features:FILE.npz    arrays h and labels
 python -m mirigor_jax.main --config=configs/encoder.py:pairing=simclr …    pairs by augmentation instead of class
 
-Prints I_class (or I_SimCLR) with its certificate, alignment, uniformity, tolerance, contrastive loss, and accuracies.
+Prints I_class, the MI of same-class pairs (or I_SimCLR, that of two augmentations), with its certificate, alignment,
+uniformity, tolerance, contrastive loss, and accuracies.
 """
 
 import common

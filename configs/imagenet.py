@@ -1,4 +1,4 @@
-"""Train ResNet-50 on ImageNet with SimCLR's augmentations, at 224² with K_Tr = 1,024, on accelerators.
+"""Train ResNet-50 on ImageNet with SimCLR's augmentations, at 224² with 1,024 pairs a batch, on accelerators.
 
 python -m mirigor_jax.plan --config=configs/imagenet.py --topology=v5e:2x2    does it fit, how fast is it? Reads no data
 python -m mirigor_jax.main --config=configs/imagenet.py                       you must download TFDS's imagenet2012

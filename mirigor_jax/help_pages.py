@@ -31,7 +31,10 @@ FLAGS = (
         "command continues a run that is there.",
     ),
     ("--tensorboard", "Also write event files for TensorBoard, RUN/tensorboard."),
-    ("--profile", "Also trace three steps of each stage for XProf and Perfetto, RUN/profile."),
+    (
+        "--profile",
+        "Also trace a few steps of training, encoding and the critic's fit for XProf and Perfetto, RUN/profile.",
+    ),
     (
         "--coordinator=HOST:PORT --processes=N --process=I",
         "Make N processes one job, each with its own I. SLURM, Open MPI and TPU workers need none of these.",

@@ -31,7 +31,7 @@ def _confidence(meaning: str) -> Any:
 def _rows(meaning: str) -> Any:
     return setting(
         "checked",
-        f"{meaning} 'checked': the rows are compared, and nothing is certified if they look "
+        f"{meaning} 'checked': they are tested for dependence, and nothing is certified if they look "
         "dependent. 'independent': you state that they are independent.",
     )
 
@@ -216,7 +216,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Head:
-    """The projection head of the training, and the critic with the same architecture."""
+    """Architecture of the projection head in training, and of one of the two critics."""
 
     hidden: tuple[int, ...] = setting((128,), "Widths of the hidden layers.", least=1, may_be_empty=True)
     features: int = setting(64, "Outputs that the contrastive loss compares.", least=1)
@@ -297,12 +297,15 @@ class Estimate:
     steps: int = setting(
         1500,
         "Largest number of steps of a critic's fit. The critic with the head's architecture takes all of them; "
-        "the other stops early once validation no longer improves.",
+        "the critic that starts from a class posterior stops early once validation no longer improves.",
         least=1,
     )
     learning_rate: float = setting(1e-3, "Largest learning rate of the critic with the head's architecture.", above=0)
     eval_every: int = setting(
-        100, "Steps between two evaluations of that critic on the validation part.", least=1, unit="steps"
+        100,
+        "Steps between two evaluations, on the validation part, of the critic with the head's architecture.",
+        least=1,
+        unit="steps",
     )
     stream: bool = setting(
         False,
@@ -375,7 +378,9 @@ class Restore:
     test: int | None = setting(None, "Pairs of the test part.", least=2, none="as in the run")
     steps: int | None = setting(None, "Largest number of steps of the critic's fit.", least=1, none="as in the run")
     stream: bool | None = setting(
-        None, "Whether the critic is fitted on fresh images, with the encoder in the step.", none="as in the run"
+        None,
+        "Whether the critic is fitted on fresh images, which the encoder encodes in every step.",
+        none="as in the run",
     )
     checkpoint: Which | None = setting(
         None, "Training checkpoint that is measured; see features.checkpoint.", none="as in the run"
@@ -438,7 +443,9 @@ class Grid:
     only: str = setting("", "The one run to make, for job arrays: 3/16 is the third of 16. Empty: all runs.")
     sources: str = setting("", "Folders of other studies, joined by commas; their finished runs are read too.")
     cells: tuple[dict[str, Any], ...] = setting(
-        (), "The runs. Each has a name, a dict `run` of the keys that it sets, and optionally `tags` of its table row."
+        (),
+        "The runs. Each has a name, a dict `run` of the keys that it sets, and optionally `tags`, facts that its table "
+        "row shows.",
     )
     estimates: tuple[dict[str, Any], ...] = setting(
         (), "Further estimates of each run, as configs/estimate.py makes them."
@@ -485,7 +492,9 @@ class Invertible:
         least=0,
         unit="nats",
     )
-    ridge: float = setting(1.0, "Ridge penalty of that classifier.", least=0)
+    ridge: float = setting(
+        1.0, "Ridge penalty of the linear classifier that adversarial encoders hide the class from.", least=0
+    )
     probed: int = setting(10_000, "Training images that the linear probe is fitted on.", least=1)
     l2: tuple[float, ...] = _l2((1e-4, 1e-3, 1e-2))
     seed: int = setting(0, "Seed of weights, batches and noise.", least=0)

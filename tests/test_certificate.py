@@ -805,7 +805,7 @@ def test_conclusions_of_a_certified_run():
     text = " ".join(rest)
     for phrase in (
         "Theorem III.1",
-        "met to within 0.037 bits",
+        "within 0.037 bits of it",
         "Theorem III.2",
         "at most 0.08 %",
         "The estimate, 5.971 bits, [5.960, 5.982] by Clopper-Pearson of the classifier's errors, is the value of the "
@@ -821,16 +821,20 @@ def test_conclusions_of_a_certified_run():
 @pytest.mark.parametrize(
     ("changed", "expected", "unsaid"),
     [
-        ({"lower_bits": 4.0}, "2.000 bits are open, so I = H(C) may not be concluded", "met to within"),
+        ({"lower_bits": 4.0}, "2.000 bits below it, so I = H(C) does not follow", "may still be"),
         (with_errors(50), "the classifier made 50 errors", "made no error"),
-        (with_errors(1000), "it errs on at most 25.55 % of them", "made no error"),  # beta.ppf(0.95, 1001, 3096)
+        (with_errors(1000), "it errs on at most 25.55 % of all images", "made no error"),  # beta.ppf(0.95, 1001, 3096)
         (read_by(), "one batch has no interval", "disjoint batches"),
         ({"interval": None}, "The estimate, 5.971 bits, is the value of the classifier", "Clopper"),
         (read_by(info_nce=5.0), "0.811 below, which longer training", "larger K"),
         (read_by(nt_xent=5.9), "not a bound: it may exceed I.", "passes the upper end"),
         ({"certificate": "posterior"}, "(posterior certificate, 4,096 fresh pairs)", "(classifier"),
         ({"certificate": "infonce"}, "(infonce certificate, 8 batches of 512 fresh pairs)", "(classifier"),
-        ({"shared_exactly": False, "upper_bits": 3.3}, "Theorems III.1 and III.2 do not apply", "H(C)"),
+        (
+            {"shared_exactly": False, "upper_bits": 3.3},
+            "Theorems III.1 and III.2 of Lee et al. 2023 do not apply",
+            "H(C)",
+        ),
         ({"upper_bits": 0.0, "lower_bits": 0.0}, "The views share nothing", "Theorem"),
         ({"upper_bits": None, "shared_exactly": False}, "no upper end is known", "at most 6"),
         ({"lower_bits": None, "certificate": None}, "Nothing is certified", "On fresh images"),
@@ -883,7 +887,7 @@ def test_too_few_pairs_and_impossible_batches_are_refused():
 def test_the_theorem_of_a_classifier_names_the_rate_that_no_error_leaves():
     """0.05^(1/1000) = 0.99701; the error rate, the rest to 1, is rounded up."""
     words = CERTIFICATES["classifier"].theorem({"errors": 0, "images": 1000}, 0.95)
-    assert "0 errors in 1,000 images show only that it errs on at most 0.30 % of them" in words
+    assert "0 errors in 1,000 images show only that it errs on at most 0.30 % of all images" in words
 
 
 def test_a_posterior_certificate_needs_classes_and_how_they_are_paired():

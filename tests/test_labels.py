@@ -786,7 +786,7 @@ BAD = {
     "no labels": ((H[:0], C[:0]), {}, "labels hold 0 class"),
     "rare class": ((H, np.where(np.arange(N) < 9, 9, C)), {}, "class 9 has 9 rows, expected 10 or more"),
     "rare name": ((H, np.where(np.arange(N) < 9, "cat", "dog")), {}, "class 'cat' has 9 rows, expected 10 or more"),
-    "few pairs": ((H[:200], np.arange(200) % 20), {}, "only 1 test pairs can be drawn without running out"),
+    "few pairs": ((H[:200], np.arange(200) % 20), {}, "only 1 test pairs can be drawn before a class runs out"),
     "fractions": ((H, C + 0.5), {}, r"labels has 4,000 values that are no whole numbers, .* a regression target\?"),
     "one-hot labels": ((H, np.eye(4, dtype=int)[C]), {}, r"shape \(4000, 4\): expected \(n,\) integers"),
     "K beyond the test part": ((H, C), {"k": 401}, "k = 401: expected from 2 to the 3.. pairs of the test part"),

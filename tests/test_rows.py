@@ -162,9 +162,9 @@ def test_an_estimate_says_what_is_withheld_and_why_and_where_it_is_near_its_limi
     at_ceiling = Estimate(
         "InfoNCE", 5.5, "lower bound", 64, 6.0, Interval(5, 6, FOLDS), 5.0, None, 0.95, "infonce", "bounded", 640
     )
-    assert "It is within a nat of 6.000 bits, the most that K = 64 can show" in str(at_ceiling)
+    assert "The value is within a nat of 6.000 bits, the most that K = 64 can show" in str(at_ceiling)
     sample = Estimate("posterior", 8.5, "lower bound", 64, math.inf, None, 5.0, None, 0.95, "posterior", "bounded", 512)
-    assert "It is within a nat of 9.000 bits, the most that 512 test pairs can show" in str(sample)
+    assert "The value is within a nat of 9.000 bits, the most that 512 test pairs can show" in str(sample)
     of_classes = LabelEstimate(**vars(at_ceiling) | {"value_bits": 5.9, "upper_bits": 6.0}, entropy_bits=6.0)
     assert "within a nat" not in str(of_classes)
 

@@ -4,8 +4,9 @@ python -m mirigor_jax.main --config=configs/studies/infomin_tasks.py            
 python -m mirigor_jax.main --config=configs/studies/infomin_tasks.py:scale=paper   the paper's widths
 python -m mirigor_jax.main --config=configs/studies/infomin_tasks.py --config.run.data.cdp.jitter=4    harder digits
 
-It should print a high accuracy and I_class = H(C) for each task that the training pairs shared: on the diagonal, and
-for all four tasks if the pairs shared all attributes.
+The tasks are to tell color, digit, position, or all three. It should print a high accuracy and an I_class (MI of
+same-class pairs) equal to H(C) for a task if the training pairs shared its attributes: on the diagonal of the table,
+and for all four tasks if the pairs shared all attributes.
 """
 
 import common

@@ -1,11 +1,12 @@
-"""Must negatives come from the data? SimCLR pairs from D, negatives from D⁻: Lee et al. 2023, appendix C and Table X.
+"""Must negatives come from the data? SimCLR with negatives from elsewhere: Lee et al. 2023, appendix C and Table X.
 
 python -m mirigor_jax.main --config=configs/studies/negatives.py              12 runs on a laptop, half of Fashion-MNIST
 python -m mirigor_jax.main --config=configs/studies/negatives.py:set=cifar10,others=PATH+PATH             Table X (a)
 python -m mirigor_jax.main --config=configs/studies/negatives.py:set=cifar100,others=PATH+PATH            Table X (b)
 
-D is the first half of the set's classes; `others` are folders of images, such as PACS's four. It should print the
-linear accuracy on D for each source of negatives. In the paper, the other half of the classes is the best source.
+Positive pairs come from D, the first half of the set's classes; `others` are folders of images, such as PACS's four. It
+should print the linear accuracy on D for each source of negatives. In the paper, the other half of the classes is the
+best source.
 """
 
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""`estimate`, the mutual information of two arrays in one call: it splits the pairs, fits, reads once and certifies."""
+"""`estimate`, the mutual information of two arrays in one call.
+
+It splits the pairs, fits a critic, reads the test part once and certifies.
+"""
 
 import math
 from collections.abc import Sequence
@@ -81,8 +84,9 @@ def estimate(
         base: whether the critic starts from the density ratio of a Gaussian copula and learns the difference from it.
         num_critics: number of critics, at least 1. The value is that of their averaged scores.
         seed: seeds the critics' parameters and the batches.
-        confidence: in [0.5, 1). Confidence of the interval (t, by a delete-a-fold jackknife; over batches for k above
-            4,096) and of the certificate (`info_nce_lower_bits` of the same critics; for lower bounds only).
+        confidence: in [0.5, 1). Confidence of the interval (a t-interval: by a delete-a-fold jackknife, or over
+            batches for k above 4,096) and of the certificate (`info_nce_lower_bits` of the same critics;
+            for lower bounds only).
         rows: "checked": if rows look dependent, as neighbors in a series or many copies do, the interval and the
             certificate are withheld; a few copies are left out. "independent": you state that rows are independent
             draws, whatever they look like.
@@ -92,7 +96,7 @@ def estimate(
         The `Estimate`, in bits.
 
     Raises:
-        InputError: the arrays cannot be estimated from, or an option is out of its limits.
+        InputError: the arrays do not allow an estimate, or an option is out of its limits.
     """
     return estimate_all(
         [(x, y)],

@@ -157,8 +157,8 @@ def _theorem_of_the_classifier(counts: Counts, confidence: float) -> str:
     errors, images = counts["errors"], counts["images"]
     rate = clopper_pearson_upper(errors, images, confidence)
     return (
-        f"Theorem III.2, a classifier of C that never errs makes I = H(C): {errors:,} errors in {images:,} images show "
-        f"only that it errs on at most {math.ceil(1e4 * rate) / 100:.2f} % of them, so no equality may be concluded."
+        f"By Theorem III.2, I = H(C) if a classifier of C never errs: {errors:,} errors in {images:,} images show only "
+        f"that it errs on at most {math.ceil(1e4 * rate) / 100:.2f} % of all images, so I = H(C) does not follow."
     )
 
 

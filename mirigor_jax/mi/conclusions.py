@@ -68,13 +68,16 @@ def _theorems(
     """
     if gap_bits is None:
         end = "I(C;C') of the pairing is still the upper end" if upper_bits is not None else "no upper end is known"
-        return [f"The views do not share their class exactly: Theorems III.1 and III.2 do not apply; {end}."]
+        return [
+            "The views do not share their class exactly: Theorems III.1 and III.2 of Lee et al. 2023 do not apply; "
+            f"{end}."
+        ]
     if not upper_bits:
         return []
-    met = f"it is met to within {gap_bits:.3f} bits, so I may be that much below H(C)"
-    missed = f"{gap_bits:.3f} bits are open, so I = H(C) may not be concluded"
+    met = f"the lower end is within {gap_bits:.3f} bits of it, so I may still be that much below H(C)"
+    missed = f"the lower end is {gap_bits:.3f} bits below it, so I = H(C) does not follow"
     first = (
-        f"Theorem III.1, a lower bound that meets H(C) = {upper_bits:.3f} bits makes I = H(C): "
+        f"By Theorem III.1 of Lee et al. 2023, I = H(C) if a lower bound reaches H(C) = {upper_bits:.3f} bits: "
         f"{met if gap_bits <= tolerance_bits else missed}."
     )
     values = ((CERTIFICATES[name].theorem, shown.counts) for name, shown in certificates.items())
@@ -86,7 +89,7 @@ def _value(estimate: Estimate, certificate: str) -> str:
     interval = "" if estimate.interval is None else f", {shown_ends(estimate.interval)} by {estimate.interval.kind}"
     return (
         f"The estimate, {estimate.value_bits:.3f} bits{interval}, is the value of the {certificate} certificate's own "
-        "statistic, which estimates a lower bound of I: the certified lower end is the lower limit of that bound."
+        "statistic, which estimates a lower bound of I: the certified lower end is a confidence limit of that bound."
     )
 
 
@@ -121,8 +124,8 @@ def _remedy_of_the_estimate(info_nce: Curve, upper_bits: float | None, max_info_
         return "InfoNCE is at the upper end: neither a larger K nor longer training can add to it."
     if max_info_nce_bits - bits <= 0.02:
         return (
-            f"At K = {k:,} no critic should show more than {max_info_nce_bits:.3f} bits: InfoNCE is there, and only a "
-            "larger K can raise it."
+            f"At K = {k:,} no critic is expected to show more than {max_info_nce_bits:.3f} bits: InfoNCE is that "
+            "high, and only a larger K can raise it."
         )
     return (
         f"At K = {k:,} no critic is expected to show more than {max_info_nce_bits:.3f} bits: InfoNCE is "
@@ -139,8 +142,8 @@ def _remedy_of_the_interval(certificate: str, certificates: Mapping[str, Certifi
     }
     if counted.get(certificate) == 0:
         return f"The certified interval narrows with more fresh test images only: the {certificate} made no error."
-    wrong = "".join(f", as the {name} made {errors:,} errors" for name, errors in counted.items() if errors)
+    wrong = "".join(f", since the {name} made {errors:,} errors" for name, errors in counted.items() if errors)
     return (
         f"The certified interval narrows with a better encoder, longer training or a stronger probe{wrong}; more fresh "
-        "test images remove only the margin for their number."
+        "test images remove only the margin for sampling error."
     )

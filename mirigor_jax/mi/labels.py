@@ -43,7 +43,7 @@ def estimate_labels(
     rows: Rows = settings.Arrays.rows,
     on_progress: OnProgress | None = None,
 ) -> LabelEstimate:
-    """Estimate I_class = I(h_X;h_Y) of representations under same-class pairing, certified, with H(C) and NMI.
+    """Estimate I_class, the I(h_X;h_Y) of same-class pairs, with a certificate, H(C), and NMI = I_class / H(C).
 
     The estimate is about a population: its class frequencies are exactly those of `labels`, and its images are
     independent given their class. The rows must be a sample of it, without copies or two views of one image.
@@ -100,11 +100,11 @@ def compare(
     rows: Rows = settings.Arrays.rows,
     on_progress: OnProgress | None = None,
 ) -> Comparison:
-    """Compare two encoders: which InfoNCE, a lower bound of I_class, is larger; and which usable information provably?
+    """Compare two encoders: whose InfoNCE (a lower bound of I_class) and whose usable information are larger?
 
-    For InfoNCE each encoder has its own critics. Both share the split, the pairs and the batches. For usable
-    information, `usable` is that of `compare_many` for the encoders "A" and "B": an upper end of I_class is not known,
-    so only usable information can be proven to be larger.
+    For InfoNCE each encoder has its own critics. Both share the split, the pairs and the batches. No upper end of
+    I_class below H(C) is known, so only usable information can be proven to be larger. `usable` is the result of
+    `compare_many` for the encoders "A" and "B".
 
         print(mi.compare(h_a, h_b, labels))
 
@@ -223,7 +223,7 @@ class Design:
         pairs = fresh(validation, VALIDATION), fresh(test, TEST)
         if (fewest := min(map(len, pairs))) < LEAST_PAIRS:
             raise InputError(
-                f"{rare}: only {fewest} test pairs can be drawn without running out, expected {LEAST_PAIRS}; give "
+                f"{rare}: only {fewest} test pairs can be drawn before a class runs out, expected {LEAST_PAIRS}; give "
                 "more rows of every class, or drop or merge rare classes"
             )
         return cls(classes, frequencies, fitted, validation, test, pairs)

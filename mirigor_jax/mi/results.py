@@ -46,7 +46,7 @@ class Estimate:
     name: the estimator's.
     value_bits: the estimate, by the critics' averaged scores. Its mean may exceed I unless `kind` is "lower bound".
     kind: how the value's mean relates to I: "lower bound", "plug-in" or "not a bound".
-    k: pairs a batch at which estimators with candidates are read.
+    k: pairs in a test batch, if the estimator's value depends on it.
     ceiling_bits: the most that the value can reach; inf if there is no limit.
     interval: the two-sided interval of the value's expectation; None if there is none.
     lower_bits, upper_bits: I lies between them at `confidence`, by the certificate; None if that end is not known.
@@ -132,7 +132,7 @@ class Estimate:
             return []
         of = f"K = {self.k:,}" if self.limit_bits == self.ceiling_bits else f"{self.pairs:,} test pairs"
         return [
-            f"It is within a nat of {self.limit_bits:.3f} bits, the most that {of} can show: I may be far above it."
+            f"The value is within a nat of {self.limit_bits:.3f} bits, the most that {of} can show: I may be far above."
         ]
 
     @property
@@ -241,9 +241,9 @@ class LabelEstimate(Estimate):
     @property
     def _claim(self) -> str:
         """The claim of `Estimate`, and the share of H(C)."""
-        share = f"Of H(C) = {self.entropy_bits:.3f} bits that is {self.nmi:.3f}"
+        share = f"The estimate is {self.nmi:.3f} of H(C) = {self.entropy_bits:.3f} bits"
         if self.lower_bits is not None:
-            share += f", at least {round_down(self.nmi_lower):.3f}"
+            share += f"; at least {round_down(self.nmi_lower):.3f} is certified"
         return f"{super()._claim} {share}."
 
     @property

@@ -214,7 +214,7 @@ def _legend(report: ArrayReport) -> str:
         parts += [f"H(C) = {tables.bits(report.truth.entropy_bits)}"]
     if estimate.interval is not None:
         parts += [f"the interval is {estimate.interval.kind}"]
-    parts += [f"what is certified holds on fresh rows, each at {100 * estimate.confidence:g} %"]
+    parts += [f"the certified ends hold on fresh rows, each at {100 * estimate.confidence:g} %"]
     if "InfoNCE" in header:
         parts += ["InfoNCE: the lower bound that the same critics give at K"]
     if "mean ± std" in header:
@@ -314,15 +314,15 @@ def _metrics(report: ImageReport) -> list[str]:
         f"The contrastive loss is at K = {k} (or all pairs there are) and temperature {temperature:g}. Rows have unit "
         "length; alignment is the mean squared distance of positive pairs, uniformity the log of the mean Gaussian "
         "potential of all pairs (t = 2), tolerance the mean cosine within a class (Wang & Isola 2020, Wang & Liu "
-        "2021). NMI: what a probe shows of I(h;C) / H(C)."
+        "2021). NMI: I(h;C) / H(C), estimated from a probe's log-loss."
     )
     return [*grids, legend]
 
 
 def _fit(fit: Fit) -> str:
     return (
-        f"The encoder is frozen; its critic took {fit.steps:,} steps at K = {fit.k}. "
-        f"Step {fit.best_step:,} was best on validation and is the one tested."
+        f"The encoder is frozen; InfoNCE's critic was fitted for {fit.steps:,} steps at K = {fit.k}. "
+        f"The test part is read by the critic of step {fit.best_step:,}, the best on validation."
     )
 
 
