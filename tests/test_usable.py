@@ -77,7 +77,7 @@ def small_problem(seed):
     classes = rng.choice(3, 60, p=[0.5, 0.3, 0.2])
     z = np.hstack([clipped(clusters(classes, seed, d=3), 3.0), np.ones((60, 1))])
     weights = rng.uniform(0.7, 1.4, 60)
-    problem = Problem(z, classes, np.log([0.5, 0.3, 0.2]), weights, [0.3, 3.0][seed % 2])
+    problem = Problem.of_mean_loss(z, classes, np.log([0.5, 0.3, 0.2]), weights, [0.3, 3.0][seed % 2])
     if seed % 4 < 2:
         return problem
     largest = 2 * problem.norm * np.hypot(3, 1) - problem.log_p
@@ -92,7 +92,7 @@ def value_and_gradient(problem, w):
     for row, (z, c, p) in enumerate(zip(problem.z, problem.classes, q, strict=True)):
         weight, loss = problem.weights[row], -np.log(p[c])
         value, slope = weight * loss, weight
-        if problem.bet is not None:
+        if problem.bet > 0:
             value, slope = (x / problem.bet for x in minorant(loss, problem.bet * weight, problem.bends[row]))
         total += value / len(q)
         gradient += np.outer(z, p - np.eye(len(p))[c]) * slope / len(q)

@@ -11,10 +11,10 @@ from mirigor_jax import mi
 from mirigor_jax.data.pairing import ByClass
 from mirigor_jax.data.sources import table
 from mirigor_jax.errors import InputError
+from mirigor_jax.mi.usable import Division, read_checked
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import PARTS, UNSEEN, Job
 from mirigor_jax.runs.schema import UsableEntry, read
-from mirigor_jax.settings import Rows
 
 RESULT, POINTWISE = "evaluate/usable.json", "evaluate/pvi.csv"
 COLUMNS = ("part", "index", "label", "prediction", "pvi_bits", "label_probability", "prediction_entropy_bits")
@@ -89,10 +89,11 @@ def measure(job: Job, folder: RunFolder) -> None:
     assert classes is not None  # `is_measured` says so
     shared = tuple(classes.shared)
     labels = np.asarray(rows.names)[rows.labels]
-    # Generated images are drawn independently and need no check.
-    stated: Rows = "independent" if table.find(job.config.data.source).is_generated else e.rows
     try:
-        result = mi.usable_information(rows.h, labels, seen=rows.seen, confidence=e.confidence, rows=stated)
+        if table.find(job.config.data.source).is_generated:  # such images are drawn independently and need no check
+            result = read_checked(rows.h, Division.of(labels, rows.seen), e.confidence)
+        else:
+            result = mi.usable_information(rows.h, labels, seen=rows.seen, confidence=e.confidence, rows=e.rows)
     except InputError as error:  # too few rows of a class; the run's other results stand
         folder.write(RESULT, dataclasses.asdict(UsableEntry(shared=shared, note=str(error))))
         return
