@@ -93,7 +93,7 @@ def estimators(estimates: Sequence[Any], *, true_bits: float | None = None) -> F
 def usable_information(result: Any) -> Figure:
     """Draw usable information with its ends, and the distribution of the rows' pointwise information. Bits.
 
-    result: a `UsableInformation`.
+    result: a `UsableInformation`, or has its fields.
     """
     figure, (ax, rows) = panels("usable information, bits", "rows by pointwise information, bits", ratios=(2, 3))
     ax.grid(False)

@@ -2,7 +2,10 @@
 
 import dataclasses
 import math
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -10,14 +13,19 @@ from jaxtyping import Bool, Float, Int, Shaped
 from mirigor_jax import mi
 from mirigor_jax.data.pairing import ByClass
 from mirigor_jax.data.sources import table
+from mirigor_jax.drawing import Figure, floats
 from mirigor_jax.errors import InputError
+from mirigor_jax.mi import picture
 from mirigor_jax.mi.usable import Division, read_checked
+from mirigor_jax.mi.usable_results import UsableInformation
+from mirigor_jax.runs import figures
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import PARTS, UNSEEN, Job
 from mirigor_jax.runs.schema import UsableEntry, read
 
 RESULT, POINTWISE = "evaluate/usable.json", "evaluate/pvi.csv"
 COLUMNS = ("part", "index", "label", "prediction", "pvi_bits", "label_probability", "prediction_entropy_bits")
+MOST_SHOWN = 12  # images in each group of the sheet of hardest images
 
 
 @dataclass(frozen=True)
@@ -109,19 +117,46 @@ def measure(job: Job, folder: RunFolder) -> None:
             "rows": dict(zip(found.tolist(), counts.tolist(), strict=True)),
         },
     )
-    label_probability = np.exp2(result.pointwise_bits) * np.array([result.frequencies[c] for c in labels[result.rows]])
-    columns = (
-        parts,
-        index,
-        labels[result.rows],
-        result.predicted,
-        *(
-            [f"{x:z.6g}" for x in values]
-            for values in (result.pointwise_bits, label_probability, result.prediction_entropy_bits)
-        ),
-    )
-    folder.write_table(POINTWISE, COLUMNS, zip(*columns, strict=True))
+    given, bits = labels[result.rows], result.pointwise_bits
+    probability = np.array([result.frequencies[name] for name in given.tolist()]) * np.exp2(bits)
+    numbers = ([f"{x:z.6g}" for x in values] for values in (bits, probability, result.prediction_entropy_bits))
+    folder.write_table(POINTWISE, COLUMNS, zip(parts, index, given, result.predicted, *numbers, strict=True))
+    if not job.holds_features:
+        captions = [f"{label} → {found}" for label, found in zip(given, result.predicted, strict=True)]
+        captions = [f"{textwrap.fill(text, 26)}\n{x:z.2f} bits" for text, x in zip(captions, bits, strict=True)]
+        folder.write_figures({"hardest": _hardest(job, result, list(zip(parts, index, captions, strict=True)))})
     folder.write(RESULT, dataclasses.asdict(entry))
+
+
+def _hardest(job: Job, result: UsableInformation, rows: Sequence[tuple[str, int, str]]) -> Figure:
+    """A sheet of the images that the probe predicts worst. rows: part, index and caption of each unseen image."""
+    plain = job if job.augmentation is None else job.without_augmentation()
+    readers = {name: read for name, (read, _) in job.images.parts(plain.pairing).items()}
+    if (left_out := job.images.unseen()) is not None:
+        readers[UNSEEN] = left_out[0]
+
+    def shown(order: np.ndarray) -> list[tuple[np.ndarray, str]]:
+        images = []
+        for part, index, caption in (rows[i] for i in order[:MOST_SHOWN]):
+            batch = readers[part](index, index + 1)
+            images.append((batch["image" if "image" in batch else "x"][0], caption))
+        return images
+
+    return figures.hardest(
+        {
+            "Most surprising: the least pointwise information about the label (label → prediction). Look for wrong "
+            "labels": shown(np.argsort(result.pointwise_bits, kind="stable")),
+            "Least sure: the prediction of the largest entropy": shown(
+                np.argsort(-result.prediction_entropy_bits, kind="stable")
+            ),
+        }
+    )
+
+
+def drawn(folder: RunFolder, entry: UsableEntry) -> Figure:
+    """The library's figure of a finished result."""
+    pointwise = floats([float(row["pvi_bits"]) for row in folder.table(POINTWISE)])
+    return picture.usable_information(SimpleNamespace(**vars(entry), pointwise_bits=pointwise))
 
 
 def finished(folder: RunFolder) -> UsableEntry | None:
