@@ -98,6 +98,7 @@ def usable_information(result: Any) -> Figure:
     figure, (ax, rows) = panels("usable information, bits", "rows by pointwise information, bits", ratios=(2, 3))
     ax.grid(False)
     ax.set(xlim=(-1, 1), xticks=[])
+    ax.use_sticky_edges = False  # so that the lower end is not on the panel's edge
     if result.lower_bits is not None:
         top = result.entropy_bits if result.upper_bits is None else result.upper_bits
         label = f"at {100 * result.confidence:g} %: usable information is in here"

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -107,14 +108,13 @@ def measure(job: Job, folder: RunFolder) -> None:
         return
     print(f"  {result.sentence}", flush=True)
     parts, index = rows.parts[result.rows], rows.index[result.rows]
-    found, counts = np.unique(parts, return_counts=True)
     fields = {field.name for field in dataclasses.fields(UsableEntry)} - {"shared", "rows"}
     entry = read(
         UsableEntry,
         {
             **{name: value for name, value in result.to_dict().items() if name in fields},
             "shared": shared,
-            "rows": dict(zip(found.tolist(), counts.tolist(), strict=True)),
+            "rows": Counter(parts.tolist()),
         },
     )
     given, bits = labels[result.rows], result.pointwise_bits
