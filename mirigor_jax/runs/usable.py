@@ -124,7 +124,9 @@ def measure(job: Job, folder: RunFolder) -> None:
     if not job.holds_features:
         captions = [f"{label} → {found}" for label, found in zip(given, result.predicted, strict=True)]
         captions = [f"{textwrap.fill(text, 26)}\n{x:z.2f} bits" for text, x in zip(captions, bits, strict=True)]
-        folder.write_figures({"hardest": _hardest(job, result, list(zip(parts, index, captions, strict=True)))})
+        folder.write_figures(
+            {"hardest": _hardest(job, result, list(zip(parts.tolist(), index.tolist(), captions, strict=True)))}
+        )
     folder.write(RESULT, dataclasses.asdict(entry))
 
 
