@@ -231,12 +231,12 @@ def test_the_report_shows_value_ends_rows_and_probes():
     shown = image_report(usable=ENTRY)
     text = report.markdown(shown, report.IMAGE_FORM)
     for line in (
-        "| usable information, linear probes | 5.912 bits | of H(C) = 6.000 bits (color, digit, position) |",
+        "| usable information, linear probes | 5.912 bits | of these images' H(C) = 6.000 bits (color, digit, posi",
         "|   lies in | [5.876, 5.955] bits | certified at 95 %, 6,758 unseen images |",  # ends rounded outwards
         "## Usable information",
         ENTRY.sentence,
         "64 classes, from 0.0156 to 0.0156",
-        "‖w_k‖ ≤ 3.21, ‖z‖ ≤ 4.32; an image costs at most 31.9 nats",
+        "‖w_k‖ ≤ 3.21, ‖z‖ ≤ 4.32; the largest loss is 31.9 nats",
         "fit 4,000, test 2,758",
         "it is 5.977 bits",
         "evaluate/pvi.csv",

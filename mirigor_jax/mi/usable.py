@@ -33,7 +33,7 @@ def usable_information(
     labels: Any,
     *,
     family: str = "linear",
-    seen: Any = False,
+    seen: Any = settings.Arrays.seen,
     confidence: float = settings.Arrays.confidence,
     rows: Rows = settings.Arrays.rows,
 ) -> UsableInformation:

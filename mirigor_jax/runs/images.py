@@ -221,8 +221,7 @@ def _draw(job: Job, folder: RunFolder, parts: dict[str, Any]) -> dict[str, Figur
     if parts["metrics"]:
         options = job.config.estimate.nt_xent_k, job.config.train.temperature
         drawn["metrics"] = metrics.Evaluation(parts["metrics"], *options).figure()
-    if parts["usable"] is not None and parts["usable"].value_bits is not None:
-        drawn["usable"] = usable.drawn(folder, parts["usable"])
+    drawn |= usable.drawn(folder, parts["usable"])
     if parts["linear"]:
         drawn["linear"] = figures.linear(parts["linear"], chance)
     rows = folder.rows("train/metrics.jsonl")

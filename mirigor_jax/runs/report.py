@@ -139,7 +139,7 @@ def _image_sections(report: ImageReport) -> list[str]:
     if others := _other_rows(report):
         sections += ["## Other estimates of this encoder", tables.grid(HEADER, others)]
     if report.usable is not None:
-        sections += ["## Usable information", *_usable(report.usable)]
+        sections += ["## Usable information", *_usable(report.usable, "image")]
     if linear := _linear_rows(report):
         sections += ["## Linear evaluation", tables.grid(HEADER, linear)]
     if report.metrics:
@@ -171,15 +171,21 @@ def _arrays_sections(report: ArrayReport) -> list[str]:
         f"{estimate.name}, {estimate.kind}: {estimate.note}." for estimate in report.estimates.values() if estimate.note
     ]:
         sections += ["## What each estimator is", _list(notes)]
+    if report.usable is not None:
+        rows = _usable_rows(report.usable, "row")
+        sections += ["## Usable information", tables.grid(HEADER, rows), *_usable(report.usable, "row")]
     return sections
 
 
 def _arrays_lines(report: ArrayReport) -> list[str]:
     header, rows = _estimators(report)
     warnings = [f"warning: {warning}" for warning in _warnings(report)]
+    more = [] if report.usable is None else _usable_rows(report.usable, "row")
+    usable = [line for row in more for line in textwrap.wrap(" ".join(row), 100, subsequent_indent="    ")]
     return [
         *tables.aligned(header, rows, "<<>>>>>>"),
         "",
+        *usable,
         *(line for text in (_legend(report), *warnings) for line in textwrap.wrap(text, 100)),
     ]
 
@@ -258,7 +264,7 @@ def _mi_rows(report: ImageReport) -> list[Row]:
         source = "no certificate" if estimate.lower_bits is None else "needs no certificate"
     interval = tables.interval(tables.down(estimate.lower_bits), estimate.upper_bits)
     rows += [("I(h_X;h_Y) lies in", interval, f"{estimate.verdict}; {source}")]
-    return rows if report.usable is None else [*rows, *_usable_rows(report.usable)]
+    return rows if report.usable is None else [*rows, *_usable_rows(report.usable, "image")]
 
 
 def _post_training(curve: Curve) -> Row:
@@ -271,21 +277,25 @@ def _post_training(curve: Curve) -> Row:
     )
 
 
-def _usable_rows(usable: UsableEntry) -> list[Row]:
+def _usable_rows(usable: UsableEntry, unit: str) -> list[Row]:
+    """unit: "image" or "row"."""
     name = "usable information, linear probes"
     if usable.value_bits is None:
         return [(name, "–", f"not measured: {usable.note}")]
-    entropy = f"of H(C) = {tables.bits(usable.entropy_bits)} bits ({', '.join(usable.shared)})"
+    entropy = f"of these {unit}s' H(C) = {tables.bits(usable.entropy_bits)} bits ({', '.join(usable.shared)})"
     rows = [(name, f"{tables.bits(usable.value_bits)} bits", entropy)]
     if usable.lower_bits is None or usable.upper_bits is None or usable.confidence is None:
         return [*rows, ("  lies in", "–", next(iter(usable.warnings), ""))]
     ends = tables.interval(tables.round_down(usable.lower_bits), tables.round_up(usable.upper_bits))
-    images = f"{sum(usable.rows.values()):,} unseen images"
-    return [*rows, ("  lies in", ends, f"certified at {100 * usable.confidence:g} %, {images}")]
+    read = f"{sum(usable.rows.values()):,} unseen {unit}s"
+    return [*rows, ("  lies in", ends, f"certified at {100 * usable.confidence:g} %, {read}")]
 
 
-def _usable(usable: UsableEntry) -> list[str]:
-    """The sentence, the warnings, and the details of usable information: its class, family, rows and simple check."""
+def _usable(usable: UsableEntry, unit: str) -> list[str]:
+    """The sentence, the warnings, and the details of usable information: its class, family, rows and simple check.
+
+    unit: "image" or "row".
+    """
     if usable.value_bits is None:
         return [f"It is not measured: {usable.note}."]
     shares = usable.frequencies
@@ -296,19 +306,19 @@ def _usable(usable: UsableEntry) -> list[str]:
     )
     facts = [
         f"The class is {', '.join(usable.shared)}. H(C) = {tables.bits(usable.entropy_bits)} bits and both ends hold "
-        f"for the class frequencies p(c) of the images that the encoder has not seen: {frequencies}.",
-        f"The probes: softmax(ln p + W z) on z = T(h). The map T is made on other images than the ends. "
-        f"‖w_k‖ ≤ {usable.norm:.3g}, ‖z‖ ≤ {usable.reach:.3g}; an image costs at most {usable.largest_loss_nats:.3g} "
-        "nats. Other probes may use more information.",
-        "Images of each part that the ends are read on: "
+        f"for the class frequencies p(c) of the {unit}s that the encoder has not seen: {frequencies}.",
+        f"The probes: softmax(ln p + W z) on z = T(h). The map T is made on other {unit}s than the ends. "
+        f"‖w_k‖ ≤ {usable.norm:.3g}, ‖z‖ ≤ {usable.reach:.3g}; the largest loss is "
+        f"{usable.largest_loss_nats:.3g} nats. Other probes may use more information.",
+        f"{unit.capitalize()}s of each part that the ends are read on: "
         + ", ".join(f"{part} {count:,}" for part, count in usable.rows.items()),
     ]
     if usable.kl_upper_bits is not None:
         simple = tables.bits(tables.round_up(usable.kl_upper_bits))
         facts.append(f"A simple check of the upper end: by KL (Hoeffding's inequality) it is {simple} bits.")
     facts.append(
-        "Each image's pointwise information log2 q(label|h) / p(label): [evaluate/pvi.csv](evaluate/pvi.csv). The "
-        "lowest are hard images, or have wrong labels."
+        f"Each {unit}'s pointwise information log2 q(label|h) / p(label): [evaluate/pvi.csv](evaluate/pvi.csv). The "
+        f"lowest are hard {unit}s, or have wrong labels."
     )
     return [usable.sentence, *(f"**Warning: {warning}.**" for warning in usable.warnings), _list(facts)]
 

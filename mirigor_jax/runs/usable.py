@@ -93,7 +93,7 @@ def _names(job: Job, classes: ByClass, labels: np.ndarray, attributes: np.ndarra
 
 
 def measure(job: Job, folder: RunFolder) -> None:
-    """Measure usable information, and write its result and the pointwise values of the rows that its ends read."""
+    """Measure usable information, and write its files and the sheet of the hardest images."""
     rows, classes, e = rows_of(job, folder), job.evaluated_classes, job.config.estimate
     assert classes is not None  # `is_measured` says so
     shared = tuple(classes.shared)
@@ -104,10 +104,33 @@ def measure(job: Job, folder: RunFolder) -> None:
         else:
             result = mi.usable_information(rows.h, labels, seen=rows.seen, confidence=e.confidence, rows=e.rows)
     except InputError as error:  # too few rows of a class; the run's other results stand
-        folder.write(RESULT, dataclasses.asdict(UsableEntry(shared=shared, note=str(error))))
+        store_refusal(folder, shared, error)
         return
+    parts, index, given = (values[result.rows] for values in (rows.parts, rows.index, labels))
+    if not job.holds_features:
+        captions = [
+            f"{textwrap.fill(f'{label} → {found}', 26)}\n{bits:z.2f} bits"
+            for label, found, bits in zip(given, result.predicted, result.pointwise_bits, strict=True)
+        ]
+        sheet = _hardest(job, result, list(zip(parts.tolist(), index.tolist(), captions, strict=True)))
+        folder.write_figures({"hardest": sheet})
+    store(folder, result, shared=shared, parts=parts, index=index, labels=given)
+
+
+def store(
+    folder: RunFolder,
+    result: UsableInformation,
+    *,
+    shared: tuple[str, ...],
+    parts: Shaped[np.ndarray, " n"],
+    index: Int[np.ndarray, " n"],
+    labels: Shaped[np.ndarray, " n"],
+) -> None:
+    """Write a result, and the pointwise values of the unseen rows. It prints the sentence.
+
+    shared: the attributes that define the class. parts, index: of each unseen row. labels: its class, as a name.
+    """
     print(f"  {result.sentence}", flush=True)
-    parts, index = rows.parts[result.rows], rows.index[result.rows]
     fields = {field.name for field in dataclasses.fields(UsableEntry)} - {"shared", "rows"}
     entry = read(
         UsableEntry,
@@ -117,17 +140,16 @@ def measure(job: Job, folder: RunFolder) -> None:
             "rows": Counter(parts.tolist()),
         },
     )
-    given, bits = labels[result.rows], result.pointwise_bits
-    probability = np.array([result.frequencies[name] for name in given.tolist()]) * np.exp2(bits)
+    bits = result.pointwise_bits
+    probability = np.array([result.frequencies[label] for label in labels.tolist()]) * np.exp2(bits)
     numbers = ([f"{x:z.6g}" for x in values] for values in (bits, probability, result.prediction_entropy_bits))
-    folder.write_table(POINTWISE, COLUMNS, zip(parts, index, given, result.predicted, *numbers, strict=True))
-    if not job.holds_features:
-        captions = [f"{label} → {found}" for label, found in zip(given, result.predicted, strict=True)]
-        captions = [f"{textwrap.fill(text, 26)}\n{x:z.2f} bits" for text, x in zip(captions, bits, strict=True)]
-        folder.write_figures(
-            {"hardest": _hardest(job, result, list(zip(parts.tolist(), index.tolist(), captions, strict=True)))}
-        )
+    folder.write_table(POINTWISE, COLUMNS, zip(parts, index, labels, result.predicted, *numbers, strict=True))
     folder.write(RESULT, dataclasses.asdict(entry))
+
+
+def store_refusal(folder: RunFolder, shared: tuple[str, ...], error: InputError) -> None:
+    """Write why usable information is not measured."""
+    folder.write(RESULT, dataclasses.asdict(UsableEntry(shared=shared, note=str(error))))
 
 
 def _hardest(job: Job, result: UsableInformation, rows: Sequence[tuple[str, int, str]]) -> Figure:
@@ -155,10 +177,12 @@ def _hardest(job: Job, result: UsableInformation, rows: Sequence[tuple[str, int,
     )
 
 
-def drawn(folder: RunFolder, entry: UsableEntry) -> Figure:
-    """The library's figure of a finished result."""
+def drawn(folder: RunFolder, entry: UsableEntry | None) -> dict[str, Figure]:
+    """The library's figure of a finished result, by its name; empty if there is none."""
+    if entry is None or entry.value_bits is None:
+        return {}
     pointwise = floats([float(row["pvi_bits"]) for row in folder.table(POINTWISE)])
-    return picture.usable_information(SimpleNamespace(**vars(entry), pointwise_bits=pointwise))
+    return {"usable": picture.usable_information(SimpleNamespace(**vars(entry), pointwise_bits=pointwise))}
 
 
 def finished(folder: RunFolder) -> UsableEntry | None:
