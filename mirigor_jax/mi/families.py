@@ -65,6 +65,9 @@ class BoundedProbe(Protocol):
     def largest_losses(self) -> Float[np.ndarray, " c"]:
         """The most that the loss of this probe can be for each class, over all h."""
 
+    def scores(self, h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
+        """log q(c|h) of each class, up to a constant of each row."""
+
     def losses(self, h: Float[np.ndarray, "n d"], classes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]: ...
 
 
@@ -100,8 +103,11 @@ class BoundedLinear:
         # The differences of squares are rounded.
         return (self.family.clip * apart * (1 + 1e-6) + bias[:, None] - bias).max(axis=0) - self.log_p
 
+    def scores(self, h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
+        return self.log_p + self.family.map(h) @ self.weights
+
     def losses(self, h: Float[np.ndarray, "n d"], classes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        return self.family.losses(self.family.map(h), classes, self.weights)
+        return row_losses(self.scores(h), classes)
 
 
 @dataclass(frozen=True)
@@ -131,10 +137,12 @@ class BoundedMLP:
     def largest_losses(self) -> Float[np.ndarray, " c"]:
         return 2 * self.window - self.log_p
 
-    def losses(self, h: Float[np.ndarray, "n d"], classes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    def scores(self, h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
         outputs = _outputs(self.probe, self.log_p, standardized(h, self.mean, self.scale))
-        outputs = np.clip(outputs, -self.window, self.window)
-        return row_losses(self.log_p + outputs, classes)
+        return self.log_p + np.clip(outputs, -self.window, self.window)
+
+    def losses(self, h: Float[np.ndarray, "n d"], classes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        return row_losses(self.scores(h), classes)
 
 
 def _outputs(probe: MLPProbe, log_p: Float[np.ndarray, " c"], x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
@@ -154,9 +162,11 @@ def _linear(part: FirstPart) -> BoundedLinear:
     log_p, (mean, scale) = np.log(part.frequencies), mean_and_scale(part.h)
     x, judged = (standardized(rows, mean, scale) for rows in (part.h, part.validation))
     pilot = _fitted(part, x, judged)
-    directions, sizes, _ = np.linalg.svd(pilot.kernel / pilot.scale[:, None], full_matrices=True)
-    sizes = np.hypot(np.pad(sizes, (0, len(directions) - len(sizes))), FLATTEST)
-    root = directions * sizes @ directions.T
+    # A column that is constant here stays out. Rounding would map others onto it, as a column of 1e-17, and the probe
+    # below would weigh that column by 1e17.
+    varies = x.std(axis=0) > 0.5  # or 0, as the columns are standardized
+    root = np.zeros((x.shape[1], x.shape[1]))
+    root[np.ix_(varies, varies)] = _root((pilot.kernel / pilot.scale[:, None])[varies])
     x, judged = x @ root, judged @ root
     lengths = np.linalg.norm(x, axis=1)
     clip = float(np.median(lengths) or lengths.mean() or 1.0)
@@ -171,6 +181,13 @@ def _linear(part: FirstPart) -> BoundedLinear:
     norm = max(LEAST_NORM, ROOM * float(np.linalg.norm(weights, axis=0).max()))
     family = LinearFamily(log_p, mean, scale, root, clip, constant, norm)
     return BoundedLinear(family, weights * _strength(family, part, weights))
+
+
+def _root(weights: Float[np.ndarray, "d c"]) -> Float[np.ndarray, "d d"]:
+    """The square root of A A' + FLATTEST^2 I."""
+    directions, sizes, _ = np.linalg.svd(weights, full_matrices=True)
+    sizes = np.hypot(np.pad(sizes, (0, len(directions) - len(sizes))), FLATTEST)
+    return directions * sizes @ directions.T
 
 
 def _fitted(part: FirstPart, x: Float[np.ndarray, "n e"], judged: Float[np.ndarray, "m e"]) -> LinearProbe:

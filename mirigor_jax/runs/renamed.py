@@ -22,11 +22,16 @@ CONFIG_KEYS: dict[str, str] = {
     "estimate.also": "estimate.extra_pairings",
 }
 # Settings that an older config lacks → the value that older versions used in effect.
-ADDED: dict[str, Any] = {"estimate.estimators": ["info_nce_symmetric", "nt_xent"], "estimate.rows": "checked"}
+ADDED: dict[str, Any] = {
+    "estimate.estimators": ["info_nce_symmetric", "nt_xent"],
+    "estimate.rows": "checked",
+    "features.unseen": None,
+    "evaluate.seen": "train",
+}
 
 
 def current(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored config with today's names, if it is of a run on images or of a study; others are returned as a copy."""
+    """A stored config with today's names. Only runs on images or arrays and studies have old ones."""
     config = copy.deepcopy(config)
     for old, new in CONFIG_KEYS.items():
         _move(config, old, new)
@@ -35,6 +40,8 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
             section, _, name = key.partition(".")
             config[section].setdefault(name, value)
         _drop_idle_options(config["encoder"])
+    if "labels" in config and "estimators" in config:
+        config.setdefault("seen", False)  # of a run on arrays
     if "run" in config:
         config["run"] = current(config["run"])
     for cell in config.get("study", {}).get("cells", ()):
