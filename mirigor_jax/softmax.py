@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from mirigor_jax import checks, parallel
 from mirigor_jax.errors import InputError
 from mirigor_jax.numerics import CHUNK
 
+Choice = Literal["accuracy", "log_loss", "one_standard_error"]  # by which validation chooses a penalty
 Classes = Integer[np.ndarray | Array, " _"] | Bool[np.ndarray | Array, " _"]
 
 
@@ -64,13 +65,16 @@ def fit_linear(
     validation_features: Float[np.ndarray | Array, "m d"],
     validation_labels: Classes,
     max_steps: int = 200,
+    chosen_by: Choice = "accuracy",
 ) -> LinearProbe:
     """Minimize mean cross-entropy (nats) + l2/2 |kernel|^2 by full-batch L-BFGS for each l2; keep validation's best.
 
     The bias is not penalized. scikit-learn's C is 1/(n l2). The best fit has the highest validation accuracy; among
-    equals, the least validation log-loss. The temperature is then chosen to minimize that log-loss. A fit ends after
-    max_steps, or once the Newton decrement (Boyd and Vandenberghe 2004, section 9.5.1), with the Hessian at zero
-    weights, is at most 1e-7 nats.
+    equals, the least validation log-loss. With chosen_by="log_loss" it has the least log-loss. With
+    "one_standard_error" it has the largest penalty whose log-loss exceeds the least by at most one standard error of
+    the difference: a smaller probe that validation can hardly tell from the best (Breiman et al. 1984, section 3.4.3).
+    The temperature is then chosen to minimize that log-loss. A fit ends after max_steps, or once the Newton decrement
+    (Boyd and Vandenberghe 2004, section 9.5.1), with the Hessian at zero weights, is at most 1e-7 nats.
     l2: penalties to try, each 0 or more.
     Raises InputError if lengths differ, a label is outside 0..num_classes-1, a feature is not finite in float32, l2 is
     empty or negative, or a fit diverges.
@@ -94,7 +98,8 @@ def fit_linear(
     logits = validation @ kernels + biases[:, None, :]
     truth = np.asarray(validation_labels).astype(np.int32)
     accuracies = np.mean(logits.argmax(axis=2) == truth[None, :], axis=1)
-    best = min(range(len(path)), key=lambda i: (-accuracies[i], _log_loss(logits[i], truth)))
+    losses = [_losses(each, truth) for each in logits]
+    best = _chosen(accuracies, losses, chosen_by)
     return LinearProbe(
         kernel=kernels[best],
         bias=biases[best],
@@ -206,8 +211,24 @@ def best_temperature(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarra
     return float(np.exp(log_temperature))
 
 
+def _chosen(accuracies: Sequence[float], losses: Sequence[Float[np.ndarray, " m"]], chosen_by: Choice) -> int:
+    """The number of the best fit. Fits are in the order of their penalties, the largest first."""
+    means = [float(each.mean()) for each in losses]
+    if chosen_by == "accuracy":
+        return min(range(len(means)), key=lambda i: (-accuracies[i], means[i]))
+    best = int(np.argmin(means))
+    if chosen_by == "log_loss":
+        return best
+    excess = [each - losses[best] for each in losses]
+    return next(i for i, each in enumerate(excess) if each.mean() <= each.std() / len(each) ** 0.5)
+
+
 def _log_loss(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray, " n"]) -> float:
-    return -float(np.mean(log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]))
+    return float(_losses(logits, labels).mean())
+
+
+def _losses(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    return -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
 
 
 def check_part(features, labels, num_classes: int, part: str) -> None:

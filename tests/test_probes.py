@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax, logsumexp, softmax
 from small import calibration_seconds
 
 from mirigor_jax.errors import InputError
@@ -98,6 +98,27 @@ def test_separable_classes_are_separated_and_given_confident_posteriors():
     posterior = class_posterior(probe, fresh)
     assert posterior.dtype == np.float64
     assert posterior[np.arange(1000), fresh_labels].min() > 0.99
+
+
+def test_validation_chooses_a_penalty_by_log_loss_or_a_larger_one_that_it_cannot_tell_from_it():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 500)
+    x = rng.normal(size=(3, 20))[truth] * 0.5 + rng.normal(size=(500, 20))
+    options = {"validation_features": x[200:], "validation_labels": truth[200:]}
+    penalties = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+    losses = []
+    for l2 in penalties:
+        each = fit_linear(x[:200], truth[:200], 3, l2=[l2], **options)
+        logits = each.logits(x[200:]).astype(np.float64)
+        losses.append(logsumexp(logits, axis=1) - logits[np.arange(300), truth[200:]])
+    least = int(np.argmin(np.mean(losses, axis=1)))
+    excess = np.array(losses) - losses[least]
+    alike = excess.mean(axis=1) <= excess.std(axis=1) / np.sqrt(300)
+    largest = max(np.flatnonzero(alike))
+    assert largest > least  # otherwise the test shows little
+    for chosen_by, expected in (("log_loss", least), ("one_standard_error", largest)):
+        chosen = fit_linear(x[:200], truth[:200], 3, l2=penalties, chosen_by=chosen_by, **options)
+        assert chosen.l2 == pytest.approx(penalties[expected])
 
 
 @pytest.mark.slow

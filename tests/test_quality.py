@@ -11,13 +11,13 @@ from PIL import Image
 from scipy import stats
 from small import estimate_entry, image_report
 
-from mirigor_jax import config_files
+from mirigor_jax import config_files, mi
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import parse
 from mirigor_jax.runs.schema import EstimateEntry, ImageReport
-from mirigor_jax.studies import cases, grid, negatives, objectives, quality
+from mirigor_jax.studies import cases, grid, negatives, objectives, quality, quality_order
 
 # What Lee et al. 2023 print below Tables IV-IX: Pearson's ρ and Kendall's τ of every column with accuracy.
 PRINTED = {
@@ -369,8 +369,23 @@ def test_objectives_are_those_of_the_paper(name):
     assert {cell.name.partition("-")[0] for cell in cells} == {name}
 
 
+def test_an_order_comes_back_from_its_file_and_is_compared_with_accuracy(tmp_path):
+    labels = np.tile(np.array(["a", "b"]), 200)
+    rng = np.random.default_rng(0)
+    sees = {name: scale * (labels == "b")[:, None] + rng.normal(size=(400, 2)) for name, scale in (("x", 4), ("y", 1))}
+    order = mi.compare_many(sees, labels)
+    again = quality_order.restored(json.loads(json.dumps(quality_order.stored(order))))
+    assert (again.sentence, again.table(), again.pairs) == (order.sentence, order.table(), order.pairs)
+    text = quality_order.text(again, {"x": 0.7, "y": 0.8}, {"z": "it was measured on other images"})
+    assert (
+        "In 1 of the 1 certified pairs, the linear accuracy of the encoder that holds more is below the other's" in text
+    )
+    assert "(x > y). z is left out: it was measured on other images." in text
+    assert "In 0 of the 1 certified pairs" in quality_order.text(again, {"x": 0.9, "y": 0.8}, {})
+
+
 @pytest.mark.slow
-def test_features_of_several_encoders_are_ranked(tmp_path):
+def test_features_of_several_encoders_are_ranked(tmp_path, monkeypatch):
     """Three files of features that show the class to different degrees, and one with shuffled labels."""
     rng, labels = np.random.default_rng(0), np.repeat([3, 5, 7], 300)
     for name, scale in (("good", 30.0), ("fair", 3.0), ("bad", 0.5)):
@@ -393,6 +408,20 @@ def test_features_of_several_encoders_are_ranked(tmp_path):
     text = (tmp_path / "x" / "study.md").read_text()
     assert "Neighbors in the order of I_class" in text
     assert (tmp_path / "x" / "figures" / "quality.png").is_file()
+    ordered = text.partition("## Which encoder is proven to hold more\n\n")[2]
+    assert "certified: good > bad" in ordered
+    assert (
+        "of the 3 certified pairs, the linear accuracy of the encoder that holds more is below the other's" in ordered
+    )
+    assert (tmp_path / "x" / "figures" / "usable_order.png").is_file()
+    for row in report:
+        lower, value, upper = (row["metrics"][f"usable_{name}bits"] for name in ("lower_", "", "upper_"))
+        assert lower <= value <= upper <= row["entropy_bits"] + 0.5
+    # The order is read from the study's folder if no run has changed.
+    monkeypatch.setattr(mi, "compare_many", None)
+    assert main([*command, *(f"--config.run.{key}" for key in shrunk)]) == 0
+    assert (tmp_path / "x" / "study.md").read_text() == text
+    monkeypatch.undo()
 
     # The metrics are about `evaluate.classes`, whatever the run's own pairing shares.
     source = f"--config.data.source=features:{tmp_path}/good.npz"

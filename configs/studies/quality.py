@@ -12,8 +12,10 @@ FILE has one line for each encoder: `name,path` or `name,path,layout`. The path 
 features:H.npz (see configs/encoder.py). If mirigor_jax/studies/paper_quality.csv has the name, the report shows the
 paper's numbers beside ours. ImageNet-100 takes its classes from --config.run.data.classes=file:PATH.
 
-It should print every metric of every encoder, with I_class at most H(C), and the correlation of each metric with linear
-accuracy, with its interval.
+It should print every metric of every encoder, with I_class at most H(C), the correlation of each metric with linear
+accuracy, with its interval, and which encoders are proven to hold more usable information. Encoders of Fashion-MNIST
+train on 12,000 images, so that 58,000 stay unseen: 48,000 of the training part, and the test part. The order is read on
+60 % of them.
 """
 
 from typing import Any
@@ -27,6 +29,8 @@ from mirigor_jax.fields import argument
 from mirigor_jax.files import local_path
 from mirigor_jax.outside import read_text
 
+# Training images, of 60,000. No encoder sees the others, so the ends of usable information are read on them too.
+TRAINED_ON = 12_000
 SMALL_NET = {"train.learning_rate": 1e-3}
 # Encoder → the settings of its own, on Fashion-MNIST. All share those of common.SETS["fashion"].
 FASHION: dict[str, dict[str, Any]] = {
@@ -84,6 +88,7 @@ def get_config(arg: str = "") -> ConfigDict:
     cells: dict[str, dict[str, Any]]
     if args.set == "fashion":
         common.on_set(run, "fashion", args.pairs)
+        run.data.images = TRAINED_ON
         cells = FASHION | _small_batches((args.pairs or 76_800) // 4)
     elif args.set in TEMPERATURES:
         common.on_set(run, args.set.partition("-")[0], args.pairs)

@@ -5,7 +5,7 @@ A family V holds the class frequencies p(c) themselves, so H(C) minus its least 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,10 +16,11 @@ from mirigor_jax import settings
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.usable_fit import LinearFamily, clipped, row_losses, standardized
 from mirigor_jax.mlp import MLPProbe, fit_mlp
-from mirigor_jax.softmax import LinearProbe, fit_linear, mean_and_scale
+from mirigor_jax.softmax import Choice, LinearProbe, fit_linear, mean_and_scale
 
 LEAST_NORM = 1e-3  # of a family, if the first part's own probe is flat
 FLATTEST = 0.1  # added to the singular values of the pilot's weights, so that no direction of h is lost
+PENALTIES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # of both probes; on few rows, weak ones give probes too sure
 ROOM = 1.2  # the family's norm over that of the first part's own probe
 RANGE_PRICE = 0.6  # nats, over validation's rows: log(1/risk) over the unseen rows, which are six times as many
 WINDOWS = np.geomspace(0.1, 50, 28)  # nats, of an MLP's outputs
@@ -157,11 +158,14 @@ def _linear(part: FirstPart) -> BoundedLinear:
     A pilot probe's weights A (d, c) on standardized columns give the map: the square root of A A' + 0.01 I. Directions
     that the pilot does not use become short, so a small norm and a small reach hold all good probes: the ends widen
     with the product of both. A second probe, on mapped and clipped rows, gives the norm: rows longer than the median
-    are shortened, so the pilot's own weights would be too small for them.
+    are shortened, so the pilot's own weights would be too small for them. Validation chooses the penalties by log-loss,
+    which is what the ends are about: by accuracy, a penalty may be chosen whose probe is far too sure and whose
+    weights are several times as long. If a smaller multiple of the second probe loses less, that multiple gives the
+    norm.
     """
     log_p, (mean, scale) = np.log(part.frequencies), mean_and_scale(part.h)
     x, judged = (standardized(rows, mean, scale) for rows in (part.h, part.validation))
-    pilot = _fitted(part, x, judged)
+    pilot = _fitted(part, x, judged, "one_standard_error")
     # A column that is constant here stays out. Rounding would map others onto it, as a column of 1e-17, and the probe
     # below would weigh that column by 1e17.
     varies = x.std(axis=0) > 0.5  # or 0, as the columns are standardized
@@ -170,7 +174,7 @@ def _linear(part: FirstPart) -> BoundedLinear:
     x, judged = x @ root, judged @ root
     lengths = np.linalg.norm(x, axis=1)
     clip = float(np.median(lengths) or lengths.mean() or 1.0)
-    probe = _fitted(part, clipped(x, clip), clipped(judged, clip))
+    probe = _fitted(part, clipped(x, clip), clipped(judged, clip), "log_loss")
     kernel = probe.kernel / probe.scale[:, None]
     bias = probe.bias - probe.mean @ kernel - log_p
     kernel, bias = kernel - kernel.mean(axis=1, keepdims=True), bias - bias.mean()  # which changes no probability
@@ -178,9 +182,11 @@ def _linear(part: FirstPart) -> BoundedLinear:
     # The constant at which the product of norm and reach is least.
     constant = float(np.clip(math.sqrt(clip * largest / longest), clip / 10, clip)) if longest > 0 else clip
     weights = np.vstack([kernel, bias[None, :] / constant])
-    norm = max(LEAST_NORM, ROOM * float(np.linalg.norm(weights, axis=0).max()))
-    family = LinearFamily(log_p, mean, scale, root, clip, constant, norm)
-    return BoundedLinear(family, weights * _strength(family, part, weights))
+    norm = ROOM * float(np.linalg.norm(weights, axis=0).max())
+    family = LinearFamily(log_p, mean, scale, root, clip, constant, max(LEAST_NORM, norm))
+    strength = _strength(family, part, weights)
+    family = replace(family, norm=max(LEAST_NORM, norm * min(1, strength)))
+    return BoundedLinear(family, weights * strength)
 
 
 def _root(weights: Float[np.ndarray, "d c"]) -> Float[np.ndarray, "d d"]:
@@ -190,12 +196,15 @@ def _root(weights: Float[np.ndarray, "d c"]) -> Float[np.ndarray, "d d"]:
     return directions * sizes @ directions.T
 
 
-def _fitted(part: FirstPart, x: Float[np.ndarray, "n e"], judged: Float[np.ndarray, "m e"]) -> LinearProbe:
+def _fitted(
+    part: FirstPart, x: Float[np.ndarray, "n e"], judged: Float[np.ndarray, "m e"], chosen_by: Choice
+) -> LinearProbe:
     return fit_linear(
         x,
         part.classes,
         len(part.frequencies),
-        l2=settings.Evaluate.l2,
+        l2=PENALTIES,
+        chosen_by=chosen_by,
         validation_features=judged,
         validation_labels=part.validation_classes,
     )

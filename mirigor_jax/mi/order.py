@@ -1,7 +1,7 @@
 """The order of encoders by usable information, proven by bets on the same unseen rows."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from mirigor_jax import checks, settings
 from mirigor_jax.errors import InputError
+from mirigor_jax.fitting import OnProgress
 from mirigor_jax.mi.confidence import ROWS, interval_of
 from mirigor_jax.mi.labeled import representations_of
 from mirigor_jax.mi.rows import Rows, check_labeled
@@ -29,6 +30,7 @@ def compare_many(
     seen: Any = settings.Arrays.seen,
     confidence: float = settings.Arrays.confidence,
     rows: Rows = settings.Arrays.rows,
+    on_progress: OnProgress | None = None,
 ) -> UsableOrder:
     """Compare encoders by usable information on the same unseen rows, and prove which holds more, pair by pair.
 
@@ -37,6 +39,7 @@ def compare_many(
     A's probe of the first part, and a capital that bets on the difference of their losses on each unseen row would
     reach 1/risk with probability `risk` at most. B's best probe is not known, so the capital is the least over B's
     family. The proof needs no H(C), and only the variance of the difference.
+    Twenty encoders of 16,000 rows and 128 columns take about 150 seconds of one core.
 
         print(mi.compare_many({"A": h_a, "B": h_b, "C": h_c}, labels))
 
@@ -46,6 +49,7 @@ def compare_many(
         seen: as in `usable_information`: the rows that any of the encoders was trained or chosen on.
         confidence: in [0.5, 1). Confidence that all proven orders hold together; and, encoder by encoder, its ends.
         rows: as in `usable_information`.
+        on_progress: called as on_progress(step, steps, note) after every encoder and after every pair.
 
     Returns:
         The `UsableOrder`: each encoder's `UsableInformation`, and for each pair the proven order, in bits.
@@ -57,10 +61,16 @@ def compare_many(
     if len(encoders) < 2:
         raise InputError(f"encoders holds {len(encoders)}: expected two or more, by name")
     division = Division.of(labels, seen)
-    several = representations_of(list(encoders.values()), labels)
-    findings = [check_labeled(h, division.classes, division.unseen, rows) for h in several]
+    # One encoder after the other, so that only one has a float64 copy.
+    findings = [
+        check_labeled(h, division.classes, division.unseen, rows) for h in _each_representation(encoders, labels)
+    ]
     unseen = division.without(np.any([found.copies for found in findings], axis=0))
-    read = [read_unseen(h, division, unseen, fit_on(h, division, "linear"), confidence) for h in several]
+    told = _Told(on_progress, len(encoders) * (len(encoders) + 1) // 2)
+    read = []
+    for name, h in zip(encoders, _each_representation(encoders, labels), strict=True):
+        read.append(read_unseen(h, division, unseen, fit_on(h, division, "linear"), confidence))
+        told.one(f"{name}: {read[-1].result.value_bits:.3f} bits")
     results = [division.allowed(found.applied_to(one.result)) for found, one in zip(findings, read, strict=True)]
     independent = all(result.lower_bits is not None for result in results)
     risk = (1 - confidence) / (len(read) * (len(read) - 1))
@@ -69,7 +79,7 @@ def compare_many(
     for (name_a, a), (name_b, b) in combinations(zip(encoders, read, strict=True), 2):
         nats = a.weights[classes] * (b.losses - a.losses)
         proofs = {
-            name: Bet.of(one, other, validation_classes, classes, risk).proof(one, other, classes)
+            name: prove(one, other, validation_classes, classes, risk)
             for name, one, other in ((name_a, a, b), (name_b, b, a))
         }
         proven = [name for name, proof in proofs.items() if proof.proven and independent]
@@ -87,7 +97,27 @@ def compare_many(
                 rows_needed=None if larger is not None or math.isinf(needed) else math.ceil(needed),
             )
         )
+        told.one(pairs[-1].verdict)
     return UsableOrder(dict(zip(encoders, results, strict=True)), tuple(pairs), confidence, len(unseen))
+
+
+def _each_representation(encoders: Mapping[str, Any], labels: Any) -> Iterator[Float[np.ndarray, "n _"]]:
+    for h in encoders.values():
+        yield from representations_of([h], labels)
+
+
+@dataclass
+class _Told:
+    """Counts the steps that are done, and tells on_progress."""
+
+    on_progress: OnProgress | None
+    steps: int
+    done: int = 0
+
+    def one(self, note: str) -> None:
+        self.done += 1
+        if self.on_progress is not None:
+            self.on_progress(self.done, self.steps, note)
 
 
 @dataclass(frozen=True)
@@ -101,6 +131,20 @@ class Proof:
     proven: bool
     at_twice_the_norm: bool
     rows_needed: float
+
+
+def prove(
+    one: Read, other: Read, validation_classes: Int[np.ndarray, " v"], classes: Int[np.ndarray, " n"], risk: float
+) -> Proof:
+    """Whether `one` holds more than the other, by a bet that validation chooses.
+
+    No bet gains if one of the other's probes loses no more on the unseen rows than the probe of `one`: the logarithm of
+    the capital is at most bet times the sum of the differences. So no bet is made.
+    """
+    best = _best(other)
+    if np.mean(other.weights[classes] * best.losses - one.weights[classes] * one.losses) <= 0:
+        return Proof(False, False, math.inf)
+    return Bet.of(one, other, validation_classes, classes, risk).proof(one, other, classes)
 
 
 @dataclass(frozen=True)
@@ -157,9 +201,8 @@ class Bet:
     def proof(self, one: Read, other: Read, classes: Int[np.ndarray, " n"]) -> Proof:
         """Read the unseen rows. The other's best probe for the mean loss shows first whether a proof is possible."""
         a, best = one.weights[classes] * one.losses, _best(other)
-        losses = best.family.losses(np.asarray(best.problem.z), classes, best.minimum.weights)
-        gains = self.gains(one, other, a, losses, classes)
-        variance = max(float(np.var(other.weights[classes] * losses - a)), 1 / len(a))
+        gains = self.gains(one, other, a, best.losses, classes)
+        variance = max(float(np.var(other.weights[classes] * best.losses - a)), 1 / len(a))
         difference = float(gains.mean()) / self.bet + self.bet * variance / 2
         if difference <= 0:
             return Proof(False, False, math.inf)

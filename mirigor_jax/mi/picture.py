@@ -13,10 +13,13 @@ from mirigor_jax.drawing import (
     LOWER_BOUND,
     NO_BOUND,
     Figure,
+    empty_figure,
     floats,
     interval_ends,
     legends,
     panels,
+    shared_legend,
+    style,
 )
 from mirigor_jax.tables import round_down
 
@@ -117,33 +120,47 @@ def usable_information(result: Any) -> Figure:
 
 
 def usable_order(result: Any) -> Figure:
-    """Draw each encoder's usable information with its ends, and each pair's difference with its verdict. Bits.
+    """Draw each encoder's usable information with its ends, and the verdict of each pair in a triangle beside it. Bits.
 
-    result: a `UsableOrder`. The encoder of the largest value is on top.
+    result: a `UsableOrder`. The encoder of the largest value is on top, and every mark stands in the row of one encoder
+    and the column of another that has a smaller value.
     """
-    figure, (ax, differences) = panels("usable information, bits", "difference, bits")
-    figure.set_size_inches(11, 1.8 + 0.35 * max(len(result.encoders), len(result.pairs)))
-    names = sorted(result.encoders, key=lambda name: result.encoders[name].value_bits)
+    names, m = result.ranking, len(result.encoders)
+    side = 0.28 * m + 1.0  # inches
+    figure = empty_figure(7.5 + side, 2.4 + side)
+    ax, triangle = figure.subplots(1, 2, width_ratios=(4.5, max(2.2, side)), sharey=True)
+    style(ax, "usable information, bits")
+    style(triangle, "row > column?")
     found = [vars(result.encoders[name]) for name in names]
     value, lower, upper, entropy = (
         floats([one[name] for one in found]) for name in ("value_bits", "lower_bits", "upper_bits", "entropy_bits")
     )
-    y = np.arange(len(names))
-    label = f"at {100 * result.confidence:g} %: usable information is in here"
+    y = np.arange(m)
+    label = f"at {100 * result.confidence:g} %, one by one: usable information is in here"
     ax.barh(y, upper - lower, 0.6, lower, color=CERTIFIED, alpha=0.25, label=label)
-    ax.plot(value, y, "o", color=LOWER_BOUND, label="estimate")
+    ax.plot(value, y, "o", color=LOWER_BOUND, markersize=5, label="estimate")
     ax.axvline(entropy[0], color=CEILING, linestyle="--", label=f"H(C) = {entropy[0]:.3f}")
     ax.set_yticks(y, names)
-    t_lower, t_upper = interval_ends([pair.interval for pair in result.pairs])
-    for at, pair in enumerate(result.pairs):
-        color = NO_BOUND if pair.larger is None else CERTIFIED
-        differences.plot([t_lower[at], t_upper[at]], [at, at], color=color)
-        differences.plot([pair.difference_bits], [at], "o", color=color)
-    differences.axvline(0, color=INK, linestyle="--")
-    differences.set_yticks(range(len(result.pairs)), [pair.verdict for pair in result.pairs])
-    differences.yaxis.tick_right()
-    for one in (ax, differences):
-        one.grid(False, axis="y")
-        one.grid(axis="x", color=GRID)
-    legends(ax)
+    near = floats([*value, *lower, *upper, *entropy])
+    margin = 0.04 * (np.nanmax(near) - np.nanmin(near))
+    ax.set_xlim(np.nanmin(near) - margin, np.nanmax(near) + margin)
+    ax.grid(False, axis="y")
+    ax.grid(axis="x", color=GRID)
+    place = {name: at for at, name in enumerate(names)}
+    for words, color, filled, belongs in (
+        ("certified, also at twice the norm", CERTIFIED, True, lambda pair: pair.at_twice_the_norm),
+        ("certified", CERTIFIED, False, lambda pair: pair.larger is not None and not pair.at_twice_the_norm),
+        ("not told apart", GRID, True, lambda pair: pair.larger is None),
+    ):
+        marked = [sorted((place[pair.a], place[pair.b])) for pair in result.pairs if belongs(pair)]
+        if marked:
+            rows, columns = np.transpose(marked)
+            face = color if filled else "white"
+            triangle.plot(columns, rows, "s", color=color, markerfacecolor=face, markersize=11, label=words)
+    triangle.set_xticks(y[1:], names[1:], rotation=90)
+    triangle.set(xlim=(0, m), ylim=(m - 0.5, -0.5))
+    triangle.tick_params(axis="y", left=False, labelleft=False)
+    triangle.grid(False)
+    triangle.spines[["left", "bottom"]].set_visible(False)
+    shared_legend(figure, [ax, triangle])
     return figure

@@ -182,11 +182,13 @@ class Best(NamedTuple):
     """The best probe of a family on the unseen rows.
 
     problem: the family's mean loss on the unseen rows. minimum: its certified minimum.
+    losses: of each row, by the weights of the minimum.
     """
 
     family: LinearFamily
     problem: Problem
     minimum: Minimum
+    losses: Float[np.ndarray, " n"]
 
 
 def read_unseen(
@@ -239,7 +241,7 @@ def read_unseen(
         reach=probe.family.reach,
         largest_loss_nats=float(probe.family.largest_losses.max()),
     )
-    found = Best(probe.family, problem, best)
+    found = Best(probe.family, problem, best, probe.family.losses(np.asarray(problem.z), classes, best.weights))
     return Read(result, probe, bets.weights, bets.validation_losses, losses, found)
 
 

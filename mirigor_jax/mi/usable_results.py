@@ -1,5 +1,7 @@
 """The results of measuring usable information: an encoder's value with its ends, orders, and their sentences."""
 
+import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,13 +10,15 @@ from jaxtyping import Float, Int, Shaped
 
 from mirigor_jax.files import plain
 from mirigor_jax.mi.confidence import Interval
-from mirigor_jax.tables import bits, ends, html, round_down, round_up
+from mirigor_jax.tables import bits, down, ends, html, round_down, round_up
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 else:
     Figure = Any  # only drawing imports matplotlib
 
+FEW = 4  # most encoders whose pairs a sentence and a table list one by one
+NEAREST = 3  # most pairs that are not told apart and that a sentence names
 RECIPE = (
     "Each encoder's family is made by one recipe: linear probes on a map of h, by a probe of the first part, with at "
     "most 1.2 times its norm"
@@ -137,14 +141,18 @@ class PairOrder:
     rows_needed: int | None
 
     @property
+    def smaller(self) -> str | None:
+        """The name of the encoder that is proven to hold less; None if neither is."""
+        return None if self.larger is None else self.b if self.larger == self.a else self.a
+
+    @property
     def verdict(self) -> str:
         """The order in words."""
         if self.larger is None:
             rows = "" if self.rows_needed is None else f"; about {self.rows_needed:,} unseen rows would"
             return f"{self.a} and {self.b} are not told apart{rows}"
-        smaller = self.b if self.larger == self.a else self.a
-        twice = "" if self.at_twice_the_norm else f", but not if {smaller}'s probes may have twice the norm"
-        return f"certified: {self.larger} > {smaller}{twice}"
+        twice = "" if self.at_twice_the_norm else f", but not if {self.smaller}'s probes may have twice the norm"
+        return f"certified: {self.larger} > {self.smaller}{twice}"
 
     @property
     def sentence(self) -> str:
@@ -174,15 +182,84 @@ class UsableOrder:
         return found[frozenset((a, b))]
 
     @property
+    def ranking(self) -> tuple[str, ...]:
+        """The encoders' names by value, the largest first."""
+        return tuple(sorted(self.encoders, key=lambda name: -self.encoders[name].value_bits))
+
+    @property
+    def proven(self) -> tuple[PairOrder, ...]:
+        """The pairs whose order is proven."""
+        return tuple(pair for pair in self.pairs if pair.larger is not None)
+
+    @property
+    def open_pairs(self) -> tuple[PairOrder, ...]:
+        """The pairs that are not told apart, the nearest to a proof first."""
+        undecided = [pair for pair in self.pairs if pair.larger is None]
+        return tuple(sorted(undecided, key=lambda pair: math.inf if pair.rows_needed is None else pair.rows_needed))
+
+    @property
+    def levels(self) -> tuple[tuple[str, ...], ...]:
+        """The encoders in levels, each by value.
+
+        Every encoder below the first level is proven to hold less than one of the level above it, and no two encoders
+        of one level are told apart.
+        """
+        above = {name: {pair.larger for pair in self.proven if pair.smaller == name} for name in self.ranking}
+        levels: list[tuple[str, ...]] = []
+        while above:
+            # Proofs that contradict each other leave no encoder that is below none: the rest is then one level.
+            level = tuple(name for name, larger in above.items() if not larger & above.keys()) or tuple(above)
+            levels.append(level)
+            above = {name: larger for name, larger in above.items() if name not in level}
+        return tuple(levels)
+
+    @property
     def sentence(self) -> str:
-        """The verdict of every pair, the recipe of the families, and their sizes."""
-        verdicts = "; ".join(pair.sentence for pair in self.pairs)
-        sizes = ", ".join(
-            f"{name}: ‖w_k‖ ≤ {one.norm:.3g}, {one.largest_loss_nats:.3g} nats" for name, one in self.encoders.items()
-        )
+        """The verdicts, the recipe of the families, and their sizes. Of many pairs, it counts and summarizes."""
+        head = f"Usable information on {self.rows:,} unseen rows, at {100 * self.confidence:.6g} % confidence for all "
+        if len(self.encoders) <= FEW:
+            verdicts = "; ".join(pair.sentence for pair in self.pairs)
+            sizes = ", ".join(
+                f"{name}: ‖w_k‖ ≤ {one.norm:.3g}, {one.largest_loss_nats:.3g} nats"
+                for name, one in self.encoders.items()
+            )
+            return f"{head}orders together: {verdicts}. {RECIPE} (norm, largest loss; {sizes})."
+        return f"{head}orders together: {self._counted} {self._levels_in_words}{self._nearest}{RECIPE} {self._sizes}."
+
+    @property
+    def _counted(self) -> str:
+        twice = sum(pair.at_twice_the_norm for pair in self.pairs)
         return (
-            f"Usable information on {self.rows:,} unseen rows, at {100 * self.confidence:.6g} % confidence for all "
-            f"orders together: {verdicts}. {RECIPE} (norm, largest loss; {sizes})."
+            f"{len(self.proven)} of {len(self.pairs)} pairs of {len(self.encoders)} encoders are certified, {twice} of "
+            "them also if the other's probes may have twice the norm."
+        )
+
+    @property
+    def _levels_in_words(self) -> str:
+        if not self.proven:
+            return f"By value: {', '.join(self.ranking)}. "
+        levels = "; ".join(f"level {at}: {', '.join(level)}" for at, level in enumerate(self.levels, 1))
+        return f"Each encoder is certified below one of the level above it, {levels}. "
+
+    @property
+    def _nearest(self) -> str:
+        if not self.open_pairs:
+            return ""
+        nearest = [
+            f"{pair.a} and {pair.b} (about {pair.rows_needed:,} unseen rows would)"
+            for pair in self.open_pairs[:NEAREST]
+            if pair.rows_needed is not None
+        ]
+        closest = f"; nearest to a proof are {', '.join(nearest)}" if nearest else ""
+        return f"{len(self.open_pairs)} pairs are not told apart{closest}. "
+
+    @property
+    def _sizes(self) -> str:
+        norms = [one.norm for one in self.encoders.values() if one.norm is not None]
+        losses = [one.largest_loss_nats for one in self.encoders.values()]
+        return (
+            f"(norms from {min(norms):.3g} to {max(norms):.3g}, largest losses from {min(losses):.3g} to "
+            f"{max(losses):.3g} nats)"
         )
 
     def __str__(self) -> str:
@@ -201,13 +278,43 @@ class UsableOrder:
         return dict(plain({**vars(self), "encoders": encoders, "pairs": pairs, "sentence": self.sentence}))
 
     def figure(self) -> Figure:
-        """A matplotlib Figure of the encoders' ends, the largest value first, and of the pairs' differences."""
+        """A matplotlib Figure of the encoders' ends, the largest value first, beside the verdict of each pair."""
         from mirigor_jax.mi import picture
 
         return picture.usable_order(self)
 
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """A header, and a row for each encoder: its value with both ends, its level, and its pairs by verdict."""
+        percent = f"{100 * self.confidence:.6g} %"
+        header = ["encoder", "usable bits", f"at least, {percent}", f"at most, {percent}", "norm", "largest loss, nats"]
+        header += ["level", "certified above", "certified below", "not told apart from"]
+        level_of = {name: 1 + at for at, level in enumerate(self.levels) for name in level}
+        above, below = Counter(pair.larger for pair in self.proven), Counter(pair.smaller for pair in self.proven)
+        undecided = [{pair.a, pair.b} for pair in self.pairs if pair.larger is None]
+        rows = []
+        for name in self.ranking:
+            one = self.encoders[name]
+            others = [other for other in self.ranking if other != name and {name, other} in undecided]
+            rows.append(
+                [
+                    name,
+                    bits(one.value_bits),
+                    bits(down(one.lower_bits)),
+                    bits(None if one.upper_bits is None else round_up(one.upper_bits)),
+                    "–" if one.norm is None else f"{one.norm:.3g}",
+                    f"{one.largest_loss_nats:.3g}",
+                    str(level_of[name]),
+                    str(above[name]),
+                    str(below[name]),
+                    ", ".join(others) or "–",
+                ]
+            )
+        return header, rows
+
     def _repr_html_(self) -> str:
-        """A table with a row for each pair, for notebooks."""
+        """A table for notebooks: of few encoders a row for each pair, of many a row for each encoder."""
+        if len(self.encoders) > FEW:
+            return html(*self.table(), [str(self)])
         header = ["A", "B", "usable bits of A", "of B", "A − B", "verdict"]
         rows = [
             [

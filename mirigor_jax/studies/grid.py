@@ -250,13 +250,18 @@ def _write_table(
         "rows": rows,
     }
     drawn = study.draw(rows) if rows else {}
-    folder.write_figures(drawn)
+    runs = {cell.name: cell.folder for cell, _ in reports}
+    together = study.together(rows, runs, folder) if rows and study.together else None
+    folder.write_figures({**drawn, **(together.figures if together else {})})
     counted = f"{len(rows)} of {len(reports)} runs finished" + (f"; missing: {', '.join(missing)}" if missing else "")
     sections = [f"# {config.study.name}", f"{counted}."]
     sections += [f"- {name} failed: {message}" for name, message in errors.items()]
     if rows:
         spent = duration(sum(row["seconds"] for row in rows))
         sections += [study.table(rows), *pictures([f"figures/{name}.png" for name in drawn], study.captions)]
+        if together:
+            files = [f"figures/{name}.png" for name in together.figures]
+            sections += [f"## {together.title}", together.text, *pictures(files, study.captions)]
         sections += [f"{spent} in all, on {', '.join(sorted({row['devices'] for row in rows}))}."]
     write_text(folder.path / "study.md", "\n\n".join(sections) + "\n")
     folder.write("study.json", document)

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.settings import Estimate
+from mirigor_jax.studies import quality_order
 from mirigor_jax.studies.rows import Row
 from mirigor_jax.studies.table import STUDIES, Study
 
@@ -39,6 +40,7 @@ PAPERS = {
 }
 CAPTIONS = {
     "quality": "Linear accuracy against each metric, a dot an encoder, after Lee et al. 2023, Tables I and II.",
+    "usable_order": "Usable information of each encoder with both ends, and the pairs whose order is certified.",
 }
 
 
@@ -60,6 +62,10 @@ def _lower_end(value: float | None) -> str:
     return tables.bits(tables.down(value))
 
 
+def _upper_end(value: float | None) -> str:
+    return tables.bits(None if value is None else tables.round_up(value))
+
+
 ESTIMATES = {
     "class_bits": Ranked("I_class, InfoNCE ↑", 1, tables.bits),
     "class_lower_bits": Ranked("I_class, certified end ↑", 1, _lower_end),
@@ -67,6 +73,9 @@ ESTIMATES = {
     "simclr_bits": Ranked("I_SimCLR, InfoNCE ↑", 1, tables.bits),
     "simclr_lower_bits": Ranked("I_SimCLR, certified end ↑", 1, _lower_end),
     "simclr_nt_xent_bits": Ranked("I_SimCLR, NT-Xent ↑", 1, tables.bits),
+    "usable_bits": Ranked("usable information ↑", 1, tables.bits),
+    "usable_lower_bits": Ranked("usable information, lower end ↑", 1, _lower_end),
+    "usable_upper_bits": Ranked("usable information, upper end ↑", 1, _upper_end),
 }
 BOUND = {"bound_nats": Ranked("bound of supervised loss, nats ↓", -1, tables.bits)}
 RANKED_BY = "linear_accuracy"  # the metric whose ranking the others are compared with
@@ -150,6 +159,10 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
         of = estimates.get(pairing)
         for name, field in (("bits", "info_nce_bits"), ("lower_bits", "lower_bits"), ("nt_xent_bits", "nt_xent_bits")):
             values[f"{pairing}_{name}"] = None if of is None else getattr(of, field)
+    for name in ("value", "lower", "upper"):
+        values["usable_bits" if name == "value" else f"usable_{name}_bits"] = (
+            None if done.usable is None else getattr(done.usable, f"{name}_bits")
+        )
     values["bound_nats"] = metrics.supervised_loss_bound_nats(
         measured["class_contrastive_loss_nats"],
         # the K that the metric used: at most half of the images of each class can be in pairs
@@ -167,6 +180,7 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
         "batches": None if k is None else {"k": k, "info_nce_bits": batches[str(k)].tolist()},
         # The classes in order and the seed determine the pairs: encoders with equal values here have the same pairs.
         "test": hashlib.sha256(labels.tobytes()).hexdigest()[:12] + f"-seed={config['seed']}",
+        "usable": None if done.usable is None or done.usable.value_bits is None else asdict(done.usable),
         "paper": paper().get(folder.name),
     }
 
@@ -252,7 +266,8 @@ def table(rows: Sequence[Row]) -> str:
     ]
     above = [row["cell"] for row in ranking if row["metrics"]["class_bits"] > row["entropy_bits"]]
     legend = (
-        f"MI is in bits, with InfoNCE at K = {max(row['k'] for row in rows):,}; accuracies are on test images. Each "
+        f"MI is in bits, with InfoNCE at K = {max(row['k'] for row in rows):,}; accuracies are on test images. Usable "
+        "information, in bits, is what linear probes can use of the class (mi.usable_information). Each "
         "encoder's contrastive losses are at the temperature of its training. The bound is an upper bound of the mean "
         "classifier's loss, computed from the class contrastive loss (after Bao et al. 2022). Among encoders of one "
         "temperature the two have the same order. A bound of log C or more says nothing: a uniform guess has log C. "
@@ -357,4 +372,4 @@ def picture(panels: Mapping[str, Sequence[float | None]], accuracies: Sequence[f
     return figure
 
 
-STUDIES["quality"] = Study(row, table, draw, CAPTIONS)
+STUDIES["quality"] = Study(row, table, draw, CAPTIONS, together=quality_order.section)

@@ -11,8 +11,18 @@ from dataclasses import dataclass, field
 
 from mirigor_jax.drawing import Figure
 from mirigor_jax.files import AnyPath
+from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import Row
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a study's report: its title, its Markdown, and its figures by name."""
+
+    title: str
+    text: str
+    figures: Mapping[str, Figure]
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,8 @@ class Study:
     draw: rows → (name → figure).
     captions: name of a figure → its caption, in the order of the report.
     tags: names of the tags that every cell of the study's config must have.
+    together: (rows, a cell's name → its run folder, the study's folder) → a section that reads several runs at once;
+        None if there is nothing to say. It may take minutes, so it keeps what it computes in the study's folder.
     """
 
     row: Callable[[ImageReport, AnyPath], Row]
@@ -32,6 +44,7 @@ class Study:
     draw: Callable[[Sequence[Row]], dict[str, Figure]]
     captions: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
+    together: Callable[[Sequence[Row], Mapping[str, RunFolder], RunFolder], Section | None] | None = None
 
 
 STUDIES: dict[str, Study] = {}
