@@ -32,7 +32,8 @@ OTHER = dataclasses.replace(
 USABLE = UsableInformation(
     family="linear", value_bits=1.25, lower_bits=1.0625, upper_bits=1.4375, kl_upper_bits=1.5, confidence=0.95,
     entropy_bits=2.0, frequencies={"a": 0.25, "b": 0.75}, norm=2.5, reach=1.5, largest_loss_nats=9.0,
-    rows=np.arange(3), pointwise_bits=np.array([1.5, 1.0, -0.5]), warnings=("c",),
+    rows=np.arange(3), pointwise_bits=np.array([1.5, 1.0, -0.5]), predicted=np.array(["a", "b", "b"]),
+    prediction_entropy_bits=np.array([0.5, 0.25, 1.0]), warnings=("c",),
 )  # fmt: skip
 TOLD = PairOrder("A", "B", 0.25, Interval(0.125, 0.375, ROWS), "A", at_twice_the_norm=True, rows_needed=None)
 ORDER = UsableOrder({"A": USABLE, "B": dataclasses.replace(USABLE, value_bits=1.0)}, (TOLD,), 0.95, 3)
