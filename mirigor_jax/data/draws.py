@@ -11,6 +11,7 @@ from scipy.special import bdtrc
 from mirigor_jax.errors import InputError
 
 VALIDATION, TEST = 2, 3  # streams for the pairs of these parts
+PREQUENTIAL = 8  # stream for the order of the prequential certificate; populations use 0 to 7
 
 
 def joint_values(

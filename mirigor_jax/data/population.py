@@ -55,6 +55,11 @@ class GeneratedPopulation:
         return self.data.size
 
     @property
+    def is_one_sample(self) -> bool:
+        """Whether all parts were split off from one set: no, each part renders a stream of its own."""
+        return False
+
+    @property
     def space(self) -> AttributeSpace:
         """The attributes from which pairings are made."""
         return self.data.space
@@ -145,6 +150,11 @@ class FinitePopulation:
     def side(self) -> int:
         """Pixels. The side of the square images."""
         return self.sets["test"].read(np.arange(1)).shape[1]
+
+    @property
+    def is_one_sample(self) -> bool:
+        """Whether all parts were split off from one set."""
+        return self.whole is not None
 
     @property
     def space(self) -> AttributeSpace:

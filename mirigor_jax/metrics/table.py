@@ -37,7 +37,7 @@ class Options:
     temperature: of the contrastive losses of the features' cosines.
     k: pairs a batch of the contrastive losses; all pairs if there are fewer.
     mlp_steps: most steps of the MLP probe's fit.
-    seed: seeds the same-class pairs and the MLP.
+    seed: seeds the same-class pairs, the MLP, and the order of the labels that are coded.
     on_progress: called as on_progress(step, steps, note) at every evaluation of the MLP on validation.
     Raises InputError for a number of the wrong type or out of range.
     """
@@ -174,8 +174,17 @@ def _mlp(parts: Parts, options: Options) -> probes.Probe:
     return probes.fit_mlp(**_labeled(parts), **_validation(parts), **how)
 
 
+def _prequential(parts: Parts, options: Options) -> probes.Probe:
+    return probes.fit_prequential(**_labeled(parts), **_validation(parts), l2=options.l2, seed=options.seed)
+
+
 # Probe name → its fit on the parts "fit" and "validation". It is fitted once for all metrics that need it.
-PROBES: dict[str, Callable[[Parts, Options], probes.Probe]] = {"linear": _linear, "knn": _knn, "mlp": _mlp}
+PROBES: dict[str, Callable[[Parts, Options], probes.Probe]] = {
+    "linear": _linear,
+    "knn": _knn,
+    "mlp": _mlp,
+    "prequential": _prequential,
+}
 
 
 def _view_uniformity(x: Inputs) -> float:
@@ -200,7 +209,14 @@ def _nmi(name: str) -> Callable[[Inputs], float]:
     return lambda x: geometry.label_nmi(x.probes[name].logits(x.h) / x.probes[name].temperature, x.labels)
 
 
-# Source: Lee et al. 2023, Tables IV-IX; NMI: Gosch 2020.
+def _code_length(x: Inputs) -> float:
+    """Bits that a label of the fit part takes, on average; see `probes.fit_prequential`."""
+    coded = x.probes["prequential"]
+    assert isinstance(coded, probes.PrequentialProbe)
+    return coded.code_bits / coded.rows
+
+
+# Source: Lee et al. 2023, Tables IV-IX; NMI: Gosch 2020; code length: Voita & Titov 2020.
 METRICS: dict[str, Metric] = {
     "augmentation_alignment": Metric("alignment", "lower", "", ("views",), lambda x: geometry.alignment(x.h_x, x.h_y)),
     "augmentation_uniformity": Metric("uniformity", "lower", "", ("views",), _view_uniformity),
@@ -220,4 +236,5 @@ METRICS: dict[str, Metric] = {
     "mlp_accuracy": Metric("MLP accuracy", "higher", "%", ("mlp",), _accuracy("mlp")),
     "linear_nmi": Metric("NMI, linear", "higher", "", ("linear",), _nmi("linear")),
     "mlp_nmi": Metric("NMI, MLP", "higher", "", ("mlp",), _nmi("mlp")),
+    "code_length_bits": Metric("code length, linear", "lower", "bits", ("prequential",), _code_length),
 }

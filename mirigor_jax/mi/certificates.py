@@ -13,7 +13,13 @@ from jaxtyping import Float, Int, Integer
 from scipy.special import entr, xlogy
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi.confidence import clopper_pearson_upper, mean_lower_bound, plug_in_lower_bound, t_interval
+from mirigor_jax.mi.confidence import (
+    clopper_pearson_upper,
+    mean_lower_bound,
+    plug_in_lower_bound,
+    t_interval,
+    vector_mean_radius,
+)
 
 
 @dataclass(frozen=True)
@@ -214,20 +220,15 @@ def partition_upper_bound(
 
     The partition function is 1 + d_x^T B d_y, with d = E[(q - e_c) / sqrt p] and B = (joint - p_x p_y^T) /
     sqrt(p_x p_y^T), because W averages to 1 and e_c to p. Each pair has a vector s = ((q_x - e_c) / sqrt p_x,
-    (q_y - e_c') / sqrt p_y) with |s| <= m. Let v >= E|s|^2 and l = ln(2/δ) / n. The mean of s is then within
-    r = 2lm/3 + sqrt((2lm/3)^2 + 2lv) of (d_x, d_y), except with probability δ. v is a betting bound; half of the risk
-    is for v, and δ is the other half. Then d_x^T B d_y is at most its value at the mean + r |gradient| + r^2 |B| / 2.
-    Source: Pinelis 1994, Theorem 3.4, in Bernstein's form (means of bounded vectors in Hilbert space).
+    (q_y - e_c') / sqrt p_y), whose mean is within r of (d_x, d_y), by `vector_mean_radius`. Then d_x^T B d_y is at most
+    its value at the mean + r |gradient| + r^2 |B| / 2.
     """
     p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
     s_x, s_y = _mistakes(q_x, c_x, p_x), _mistakes(q_y, c_y, p_y)
     # q and e_c lie in the simplex, so q - e_c is longest if both are vertices.
     longest = float(sum(np.sum(np.sort(1 / p)[-2:]) for p in (p_x, p_y)))
     squares = np.sum(s_x**2, axis=1) + np.sum(s_y**2, axis=1)
-    second_moment = -mean_lower_bound(-squares, -longest, 0.0, (1 + confidence) / 2)
-    step = np.log(4 / (1 - confidence)) / len(squares)
-    linear = 2 * step * np.sqrt(longest) / 3
-    radius = linear + np.sqrt(linear**2 + 2 * step * second_moment)
+    radius = vector_mean_radius(squares, longest, confidence)
     at = partition_function(q_x, q_y, c_x, c_y, joint)
     return float(at.value + radius * at.slope + radius**2 * at.curvature / 2)
 

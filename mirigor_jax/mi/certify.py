@@ -27,6 +27,7 @@ from mirigor_jax.mi.confidence import (
     interval_of,
 )
 from mirigor_jax.mi.estimators import max_info_nce_bits
+from mirigor_jax.mi.prequential import Block, prequential_certificate
 
 LEAST_PAIRS = 16  # fewest pairs of the test part and of validation: eight batches of two
 # Share of the risk that is kept for a class running out of rows. It allows a quarter more pairs than a share of 0.01.
@@ -79,10 +80,13 @@ class HeldOut:
 
     scores: a critic's scores, in nats, of disjoint batches of the pairs; the diagonal holds the positives.
     classified: predictions of their classes; None if the pairing has no classes.
+    blocks: what the prequential certificate reads, other pairs than these: the blocks with their refitted probes. On
+        validation, the same probes' posteriors of validation's pairs. Empty if there are none.
     """
 
     scores: Float[np.ndarray, "b k k"]
     classified: Classified | None = None
+    blocks: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,16 @@ def _classifier(part: HeldOut, validation: HeldOut, joint: Joint, confidence: fl
     )
 
 
+def _prequential(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Certified | None:
+    """As `Certificate.show`. It applies only if there are blocks, which the views' shared class is needed for."""
+    if not part.blocks or joint is None:
+        return None
+    result = prequential_certificate(part.blocks, validation.blocks, joint.diagonal(), confidence=confidence)
+    interval = interval_of(result.influence_nats, confidence, PAIRS)
+    counts = {"pairs": len(part.blocks[0].c), "blocks": len(part.blocks)}
+    return Certified(result.value_bits, result.lower_bits, interval and interval.positive_part, counts)
+
+
 def _info_nce(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Certified:
     del joint
     result = info_nce_lower_bits(validation.scores, part.scores, confidence)
@@ -177,6 +191,12 @@ CERTIFICATES: dict[str, Certificate] = {
         evidence=lambda counts: f"{counts['errors']:,} errors in {counts['images']:,} images",
         mistakes=lambda counts: counts["errors"],
         theorem=_theorem_of_the_classifier,
+    ),
+    "prequential": Certificate(
+        "prequential",
+        "class posterior, refitted",
+        _prequential,
+        evidence=lambda counts: f"{counts['pairs']:,} fresh pairs, each after its probe's rows",
     ),
     "infonce": Certificate(
         "infonce",

@@ -138,6 +138,20 @@ def kl_lower_bound(mean: float, n: int, high: float, confidence: float) -> float
     return below * high
 
 
+def vector_mean_radius(squares: Float[np.ndarray, " n"], longest: float, confidence: float) -> float:
+    """A radius around the mean of n independent vectors of one distribution that holds its expectation.
+
+    squares: the vectors' squared lengths. longest: the largest squared length possible.
+    confidence: in (0, 1). Half of the risk is for the limit of E|s|², and δ is the other half.
+    Let v >= E|s|² be a betting bound, m² = longest and l = ln(2/δ) / n. The radius is 2lm/3 + sqrt((2lm/3)² + 2lv).
+    Source: Pinelis 1994, Theorem 3.4, in Bernstein's form (means of bounded vectors in Hilbert space).
+    """
+    second_moment = -mean_lower_bound(-squares, -longest, 0.0, (1 + confidence) / 2)
+    step = np.log(4 / (1 - confidence)) / len(squares)
+    linear = 2 * step * np.sqrt(longest) / 3
+    return float(linear + np.sqrt(linear**2 + 2 * step * second_moment))
+
+
 def _unit(values: Float[np.ndarray, "*p n"], low: float, high: float) -> Float[np.ndarray, "*p n"]:
     """Map values from [low, high] to [0, 1]. Raises InputError if there is none, or if one is outside."""
     slack = 1e-9 * (high - low)

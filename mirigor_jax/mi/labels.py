@@ -52,8 +52,12 @@ def estimate_labels(
     probe's penalty, the critics' step and the certificate. The third (test) is read once. The classes of its pairs are
     independent draws with the population's frequencies, and each row is in one pair at most. The pairs do not use all
     test rows, so that no class runs out of rows; the fewer rows a class has, the fewer pairs there are.
-    Validation chooses the best certificate. The value is that certificate's own statistic, and the lower end is its
-    lower limit, so the value is never below it. The upper end is H(C). `info_nce` holds InfoNCE at K for comparison.
+    With at most 20,000 rows, and without copies among them, the prequential certificate reads rows of the fit part too:
+    probes are refitted as rows double, and predict only rows that they have not seen. It has about three times as many
+    pairs. The encoder must not have seen any of the rows.
+    No certificate reads validation, which chooses the best of them. The value is that certificate's own statistic, and
+    the lower end is its lower limit, so the value is never below it. The upper end is H(C). `info_nce` holds InfoNCE at
+    K for comparison.
 
         print(mi.estimate_labels(h, labels))
 
@@ -260,6 +264,7 @@ def _measure(
             joint=np.diag(design.frequencies),
             upper_bits=float(entr(design.frequencies).sum()) / math.log(2),
             risk=DEPLETION_SHARE * (1 - options.confidence),
+            one_sample=not copies.any(),  # rows of the fit part may then have copies too
         )
         measured = measure(parts, replace(options, k=min(options.k, len(parts.test.x)), warnings=_few_rows(design)))
         results.append(replace(measured, estimate=found.applied_to(measured.estimate)))

@@ -100,7 +100,13 @@ class Estimate:
 
         Source: McAllester & Stratos 2020: n pairs certify ln n nats at most.
         """
-        return min(self.ceiling_bits, math.log2(self.pairs) if self.pairs else math.inf)
+        return min(self.ceiling_bits, math.log2(self._certified_pairs) if self.pairs else math.inf)
+
+    @property
+    def _certified_pairs(self) -> int:
+        """Number of pairs that the certificate read. The prequential one reads more than the test pairs."""
+        chosen = self.certificates.get(self.certificate or "")
+        return self.pairs if chosen is None else chosen.counts.get("pairs", self.pairs)
 
     def withheld(self, contradiction: str) -> Self:
         """The estimate without its certificate and interval. contradiction: why its rows are not independent."""
@@ -130,7 +136,7 @@ class Estimate:
         more = self.upper_bits is None or self.upper_bits > self.limit_bits
         if not more or self.value_bits < self.limit_bits - 1 / math.log(2):
             return []
-        of = f"K = {self.k:,}" if self.limit_bits == self.ceiling_bits else f"{self.pairs:,} test pairs"
+        of = f"K = {self.k:,}" if self.limit_bits == self.ceiling_bits else f"{self._certified_pairs:,} test pairs"
         return [
             f"The value is within a nat of {self.limit_bits:.3f} bits, the most that {of} can show: I may be far above."
         ]

@@ -1,22 +1,28 @@
-"""Probes that predict classes from a frozen encoder's features: a linear probe, nearest neighbors and an MLP."""
+"""Probes that predict classes from a frozen encoder's features: a linear probe, nearest neighbors and an MLP.
+
+A prequential probe has the code length of the classes too.
+"""
 
 import numpy as np
 from jaxtyping import Array, Float
 
 from mirigor_jax.mlp import MLPProbe, fit_mlp
 from mirigor_jax.probes.knn import NearestNeighbors, fit_knn
+from mirigor_jax.probes.prequential import PrequentialProbe, fit_prequential
 from mirigor_jax.softmax import Classes, LinearProbe, Probe, check_part, class_posterior, fit_linear
 
 __all__ = [
     "LinearProbe",
     "MLPProbe",
     "NearestNeighbors",
+    "PrequentialProbe",
     "Probe",
     "accuracy",
     "class_posterior",
     "fit_knn",
     "fit_linear",
     "fit_mlp",
+    "fit_prequential",
 ]
 
 

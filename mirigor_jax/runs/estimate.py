@@ -195,6 +195,8 @@ def class_parts(job: Job, features: Features) -> Parts:
         pairing.joint(),
         upper_bits=upper,
         risk=job.images.risk(pairing),
+        # A run's own encoder has seen the images of the fit part.
+        one_sample=job.holds_features and job.images.is_one_sample,
     )
 
 
@@ -245,7 +247,8 @@ def _checked(parts: Parts, stated: Rows) -> tuple[Parts, Findings]:
     h = np.concatenate([parts.fit, *(part.rows for part in held_out)])
     classes = np.concatenate([parts.fit_classes, *(part.c for part in held_out)])
     findings = check_labeled(h, classes, np.arange(len(h))[-len(parts.test.c) :], stated)
-    return replace(parts, test=parts.test.without(findings.copies)), findings
+    one_sample = parts.one_sample and not findings.copies.any()  # rows of the fit part may have copies too
+    return replace(parts, test=parts.test.without(findings.copies), one_sample=one_sample), findings
 
 
 def _without_copies(job: Job, features: Features) -> tuple[Features, Findings]:

@@ -373,7 +373,10 @@ def _metrics(report: ImageReport) -> list[str]:
         f"The contrastive loss is at K = {k} (or all pairs there are) and temperature {temperature:g}. Rows have unit "
         "length; alignment is the mean squared distance of positive pairs, uniformity the log of the mean Gaussian "
         "potential of all pairs (t = 2), tolerance the mean cosine within a class (Wang & Isola 2020, Wang & Liu "
-        "2021). NMI: I(h;C) / H(C), estimated from a probe's log-loss."
+        "2021). NMI: I(h;C) / H(C), estimated from a probe's log-loss. "
+        "Code length: bits that a label of the fit part takes if a "
+        "linear probe of the labels before it predicts it (Voita & Titov 2020); the first 1/32 of them, or 32, take "
+        "log2 N bits each."
     )
     return [*grids, legend]
 

@@ -1,0 +1,49 @@
+"""Prequential probes: a linear probe that is refitted whenever the rows before it have doubled."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from mirigor_jax.softmax import LinearProbe, fit_linear
+
+
+def doublings(first: int, n: int) -> list[int]:
+    """The rows at which blocks start, of n rows in order: first, 2 first, 4 first and so on, up to n/2.
+
+    A probe for the block that starts at t is fitted on the t rows before it. The last block goes on to the end. It has
+    at least as many rows as were fitted on, because a refit for fewer rows hardly pays.
+    """
+    starts = [first]
+    while 4 * starts[-1] <= n:
+        starts.append(2 * starts[-1])
+    return starts
+
+
+def refits(
+    features: Float[np.ndarray, "n d"],
+    labels: Integer[np.ndarray, " n"],
+    num_classes: int,
+    starts: Sequence[int],
+    *,
+    l2: Sequence[float],
+    validation_features: Float[np.ndarray, "m d"],
+    validation_labels: Integer[np.ndarray, " m"],
+) -> Iterator[LinearProbe]:
+    """The linear probe of each block, fitted on the rows before it. Validation chooses its penalty and temperature.
+
+    features, labels: rows in the order in which they are predicted.
+    starts: the first row of each block, as from `doublings`.
+    l2, validation_features, validation_labels: as in `fit_linear`; the rows of validation are others.
+    Raises InputError as `fit_linear` does.
+    Source: Dawid 1984 (prequential prediction); blocks by doubling: Blier & Ollivier 2018, section 2.
+    """
+    for start in starts:
+        yield fit_linear(
+            features[:start],
+            labels[:start],
+            num_classes,
+            l2=l2,
+            validation_features=validation_features,
+            validation_labels=validation_labels,
+        )
