@@ -343,8 +343,8 @@ class Evaluate:
     )
     seen: Seen = setting(
         "train",
-        "Images of a set that a given encoder was trained or chosen on: train (those of the training part), all, none. "
-        "The ends of usable information are read on the others.",
+        "Images of a set that a given encoder was trained or chosen on: train (its training part; none if the set has "
+        "no parts of its own), all or none. The ends of usable information are read on the others.",
     )
 
 

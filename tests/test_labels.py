@@ -441,7 +441,7 @@ def test_perfect_representations_hold_all_of_the_class():
     assert estimate.verdict == "certified"
     assert estimate.certificates["classifier"].counts == {"errors": 0, "images": N // 5}
     assert estimate.nmi == pytest.approx(estimate.value_bits / 2)
-    assert f"at least {math.floor(500 * estimate.lower_bits) / 1000:.3f}." in str(estimate)
+    assert f"at least {math.floor(500 * estimate.lower_bits) / 1000:.3f} is certified." in str(estimate)
     assert not estimate.warnings  # there are but four representations
 
 

@@ -318,7 +318,7 @@ def test_every_row_is_read_once_by_a_probe_of_earlier_rows(monkeypatch):
     _, blocks = measuring._blocks(parts, measuring.Options(k=16))
     (first, order, classes), *_ = fits
     assert len(blocks) == len(fits) == 2
-    assert len(np.unique(order[:, 3])) == len(order) == len(parts.fit) + len(parts.test.c)
+    assert len(np.unique(order[:, 3])) == len(order) < len(parts.fit) + len(parts.test.c)
     assert np.all(classes[first::2] == classes[first + 1 :: 2])
     ends = [*(start for start, *_ in fits[1:]), len(order)]
     for block, (start, *_), end in zip(blocks, fits, ends, strict=True):
@@ -331,6 +331,22 @@ def test_every_row_is_read_once_by_a_probe_of_earlier_rows(monkeypatch):
     own = blocks[0].own
     np.testing.assert_allclose(again[0].q_x[:own], blocks[0].q_x[:own], atol=1e-5)  # threads add up in any order
     assert np.abs(again[1].q_x - blocks[1].q_x).max() > 1e-2
+
+
+def test_the_first_probe_cannot_count_the_classes_of_the_pairs(monkeypatch):
+    """As many rows of each class are before the first block, whichever pairs are drawn from the others."""
+    parts = parts_of_estimate(*clusters(600), monkeypatch)
+    counts, pairs = set(), set()
+
+    def watched(features, labels_, classes, starts, **validation):
+        counts.add(tuple(np.bincount(labels_[: starts[0]])))
+        pairs.add(tuple(np.bincount(labels_[starts[0] :])))
+        return refits(features, labels_, classes, starts, **validation)
+
+    monkeypatch.setattr(measuring, "refits", watched)
+    for seed in range(3):
+        measuring._blocks(parts, measuring.Options(k=16, seed=seed))
+    assert (len(counts), len(pairs)) == (1, 3)
 
 
 def test_rows_that_may_not_be_pooled_have_no_prequential_certificate(monkeypatch):
@@ -351,7 +367,10 @@ def test_rows_that_may_not_be_pooled_have_no_prequential_certificate(monkeypatch
 
 
 def test_the_certificate_is_chosen_without_the_certified_rows():
-    """The choice stays as it is if the certified blocks know nothing, and falls if validation's know nothing."""
+    """The choice stays as it is if the certified blocks know nothing, and falls if validation's know nothing.
+
+    The choice knows the blocks' probes, so every end is at half of the risk.
+    """
     population, rng = POPULATIONS["two"], np.random.default_rng(0)
     blocks, reference = (tuple(side) for side in blocks_of(population, rng, 200, 800))
     rehearsed = tuple(one.resized(block) for one, block in zip(reference, blocks, strict=True))
@@ -364,6 +383,9 @@ def test_the_certificate_is_chosen_without_the_certified_rows():
     validation, test = HeldOut(scores, blocks=rehearsed), HeldOut(scores, blocks=blocks)
     joint = np.eye(2) / 2
     assert certify(validation, test, joint, 0.95)[0] == "prequential"
+    for confidence, name in ((0.95, "prequential"), (0.9, "infonce")):
+        halved = CERTIFICATES[name].show(test, validation, joint, (1 + confidence) / 2)
+        assert certify(validation, test, joint, confidence)[1][name].lower_bits == halved.lower_bits
     chosen, shown = certify(validation, replace(test, blocks=ignorant(blocks)), joint, 0.95)
     assert (chosen, shown["prequential"].lower_bits) == ("prequential", 0.0)
     better = HeldOut(scores + 8 * np.eye(16), blocks=ignorant(rehearsed))

@@ -192,7 +192,8 @@ def measure(parts: Parts, options: Options) -> Measured:
     blocks = _blocks(parts, options)
     parts = parts.squashed()
     model = _fit(parts, options, blocks)
-    size, paid = batch_rows(len(parts.test.x), len(parts.validation.x)), options.confidence + parts.risk
+    size = batch_rows(len(parts.test.x), len(parts.validation.x))
+    paid = options.confidence + parts.risk * (2 if blocks[1] else 1)  # the blocks' pairs are another draw
     certificate, certificates = certify(*model.held_out(parts, size), parts.joint, paid)
     chosen, frequencies = certificates[certificate], parts.common_frequencies
     seed_bits: tuple[float, ...] = (chosen.value_bits,)
@@ -293,8 +294,8 @@ def _blocks(parts: Parts, options: Options) -> tuple[tuple[Block, ...], tuple[Bl
 
     It needs parts that are one sample, and a class that both views share. A share FIRST of each class's rows in `fit`
     and `test` is left out of the pairs, which are drawn from the other rows. The first block's probe is fitted on that
-    share and on the rows that no pair uses. Validation serves all probes, and no row of it is certified, so the
-    certificate may be chosen on it.
+    share alone: the rows that no pair uses would tell it how often each class is among the pairs. Validation serves all
+    probes, and no row of it is certified.
     """
     p, held, none = parts.common_frequencies, parts.validation, ((), ())
     if p is None or not parts.one_sample or len(parts.fit) + len(parts.test.c) + len(held.c) > MOST_ROWS:
@@ -307,8 +308,7 @@ def _blocks(parts: Parts, options: Options) -> tuple[tuple[Block, ...], tuple[Bl
     pairs = others[fresh_pairs(np.arange(len(others)), c[others], p, parts.risk, rng)]
     if len(pairs) < LEAST_PAIRS:
         return none
-    order = np.concatenate([rng.permutation(np.concatenate([first, np.setdiff1d(others, pairs)])), pairs.ravel()])
-    read = len(order) - pairs.size
+    order, read = np.concatenate([rng.permutation(first), pairs.ravel()]), len(first)
     starts = [start + (start - read) % 2 for start in doublings(read, len(order))]  # no pair is cut
     x, c_x = _tamed(rows, by)[order], c[order]
     validation = held.mapped(lambda h: _tamed(h, by))

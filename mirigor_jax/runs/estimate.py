@@ -195,8 +195,7 @@ def class_parts(job: Job, features: Features) -> Parts:
         pairing.joint(),
         upper_bits=upper,
         risk=job.images.risk(pairing),
-        # A run's own encoder has seen the images of the fit part.
-        one_sample=job.holds_features and job.images.is_one_sample,
+        one_sample=job.images.is_one_sample and not job.seen_parts,
     )
 
 
