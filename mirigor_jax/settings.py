@@ -477,6 +477,13 @@ class Invertible:
     record_every: int = setting(
         100, "Steps between two measurements of the encoders and the critic.", least=1, unit="steps"
     )
+    usable_every: int = setting(
+        300,
+        "Steps between two measurements of usable information, a multiple of record_every; the first and the last "
+        "record have one, too.",
+        least=1,
+        unit="steps",
+    )
     learning_rate: float = setting(3e-4, "Learning rate.", above=0)
     adversarial_weight: float = setting(
         20.0,
