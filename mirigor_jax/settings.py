@@ -12,6 +12,7 @@ from mirigor_jax.fields import Setting, of, setting, settings_of
 Rows = Literal["checked", "independent"]
 Resident = Literal["auto", "always", "never"]
 Which = Literal["last", "best"]
+Seen = Literal["train", "all", "none"]
 KINDS_OF_RUNS = ("images", "restore", "arrays", "study", "invertible")
 CDP_SIDE = 64  # pixels, as the paper has it
 
@@ -254,13 +255,19 @@ class Train:
 
 @dataclass(frozen=True)
 class Features:
-    """Features of the frozen encoder, in three disjoint parts."""
+    """Features of the frozen encoder, in disjoint parts."""
 
     fit: int | None = setting(8192, "Images that critics and probes are fitted on.", least=1, none="all of a set")
     validation: int | None = setting(
         2048, "Pairs on which critics, penalties and the certificate are chosen.", least=2, none="all of a set"
     )
     test: int | None = setting(8192, "Pairs that are read once, for the results.", least=2, none="all of a set")
+    unseen: int | None = setting(
+        None,
+        "Training images that data.images leaves out, and that are encoded too: usable information is read on them.",
+        least=0,
+        none="all that are left out",
+    )
     batch_size: int = setting(256, "Images that are encoded at once.", least=1)
     checkpoint: Which = setting(
         "last",
@@ -328,8 +335,13 @@ class Evaluate:
     )
     classes: str | None = setting(
         None,
-        "Attributes that define the classes of the metrics, joined by +.",
+        "Attributes that define the classes of the metrics and of usable information, joined by +.",
         none="the attributes that the pairing shares",
+    )
+    seen: Seen = setting(
+        "train",
+        "Images of a set that a given encoder was trained or chosen on: train (those of the training part), all, none. "
+        "The ends of usable information are read on the others.",
     )
 
 

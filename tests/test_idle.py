@@ -66,7 +66,34 @@ IDLE = {
         "evaluate.mlp_steps=9 only affects the metrics, and evaluate.metrics=False; leave it out, or give "
         "--config.evaluate.metrics=True",
     ),
-    "classes": (cdp("--config.evaluate.classes=color"), "evaluate.classes='color' only affects the metrics, and"),
+    "seen by an encoder that the run trains": (
+        ["--config=configs/images.py", "--config.evaluate.seen=none"],
+        "evaluate.seen='none' only affects given encoders and features, and encoder.path='' and "
+        "data.source='fashion_mnist'; leave it out",
+    ),
+    "seen, of new images": (
+        [*RENDERED, "--config.evaluate.seen=all"],
+        "evaluate.seen='all' only affects sets of images, and data.source='cdp'; leave it out",
+    ),
+    "left out of no limit": (
+        ["--config=configs/images.py", "--config.features.unseen=9"],
+        "features.unseen=9 only affects training images that are left out and that the encoder has not seen, and "
+        "data.images=None and",
+    ),
+    "left out of a limit that a given encoder may not have had": (
+        [*CHECKPOINT, "--config.data.images=99", "--config.features.unseen=9"], "=9 only affects training images that"
+    ),
+    "left out, but turned": (
+        ["--config=configs/images.py", "--config.data.images=99", "--config.data.rotations=True",
+         "--config.features.unseen=9"],
+        "data.rotations=True",
+    ),
+    "left out, but perhaps negatives": (
+        ["--config=configs/images.py", "--config.data.images=99", "--config.data.negatives=classes:0+1",
+         "--config.features.unseen=9"],
+        "data.negatives='classes:0+1'",
+    ),
+    "left out of new images": (cdp("--config.features.unseen=9"), "features.unseen=9 only affects sets of images, and"),
     "stream": (
         cdp("--config.data.pairing=simclr", "--config.estimate.stream=False"),
         "estimate.stream=False only affects pairings by class, and views of one image are always streamed",
@@ -122,6 +149,16 @@ USED = {
     "temperature of metrics": [*CHECKPOINT, "--config.train.temperature=0.5"],
     "dtype and stage": [*CHECKPOINT, "--config.encoder.dtype=float32", "--config.encoder.stage=B2"],
     "images of a set that a critic is fitted on": [*CHECKPOINT, "--config.data.images=99"],
+    "classes, of usable information": cdp("--config.evaluate.classes=color"),
+    "seen by a given encoder": [*CHECKPOINT, "--config.evaluate.seen=none"],
+    "seen before the features were made": [*FEATURES, "--config.evaluate.seen=all"],
+    "left out of training": ["--config=configs/images.py", "--config.data.images=99", "--config.features.unseen=9"],
+    "left out of fitting, not seen by a given encoder": [
+        *CHECKPOINT,
+        "--config.data.images=99",
+        "--config.features.unseen=9",
+        "--config.evaluate.seen=none",
+    ],
     "options that say nothing": [*CHECKPOINT, "--config.encoder.width=None", "--config.encoder.name="],
     "head, which the critic has too": [*FEATURES, "--config.head.features=8", *options(IMAGES)],
     "rate of a critic of augmented views": cdp(

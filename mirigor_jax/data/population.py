@@ -99,6 +99,9 @@ class GeneratedPopulation:
         fit = partial(self.data.images, seed=self.seed, stream=STREAMS["fit"]), self.sizes["fit"]
         return {"fit": fit} | {name: (self.pairs(pairing, name), self.sizes[name]) for name in ("validation", "test")}
 
+    def unseen(self) -> None:
+        """None: no image is left out, as there are always new ones."""
+
     def paired(self, features: Features, pairing: Pairing) -> Features:
         """The features unchanged: their validation and test parts are in pairs already."""
         del pairing
@@ -122,8 +125,8 @@ class GeneratedPopulation:
 class FinitePopulation:
     """A population of finite sets of images.
 
-    sets: `train`, `validation` and `test`; `fit`, some of the training images; `negatives`, if training draws its
-        negatives from a separate set.
+    sets: `train`, `validation` and `test`; `fit`, some of the training images; `unseen`, if training images were left
+        out; `negatives`, if training draws its negatives from a separate set.
     seed: of all draws.
     depletion_risk: largest probability with which a class may run out of images for pairs of different images.
     shows_attributes: whether every image shows its attributes; the MI of the views is then known.
@@ -208,6 +211,11 @@ class FinitePopulation:
             rows = None if pairing.augmentation is None else self._rows(name, pairing)
             parts[name] = (images.images, len(images)) if rows is None else (partial(images.pairs, rows), len(rows))
         return parts
+
+    def unseen(self) -> tuple[Read, int] | None:
+        """A reader of the images that training leaves out, and their number; None if it leaves none out."""
+        images = self.sets.get("unseen")
+        return None if images is None else (images.images, len(images))
 
     def paired(self, features: Features, pairing: Pairing) -> Features:
         """The features, with the pairs of their validation and test images added."""

@@ -65,6 +65,9 @@ class BoundedProbe(Protocol):
     def largest_losses(self) -> Float[np.ndarray, " c"]:
         """The most that the loss of this probe can be for each class, over all h."""
 
+    def scores(self, h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
+        """log q(c|h) of each class, up to a constant of each row."""
+
     def losses(self, h: Float[np.ndarray, "n d"], classes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]: ...
 
 
@@ -100,8 +103,11 @@ class BoundedLinear:
         # The differences of squares are rounded.
         return (self.family.clip * apart * (1 + 1e-6) + bias[:, None] - bias).max(axis=0) - self.log_p
 
+    def scores(self, h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
+        return self.log_p + self.family.map(h) @ self.weights
+
     def losses(self, h: Float[np.ndarray, "n d"], classes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        return self.family.losses(self.family.map(h), classes, self.weights)
+        return row_losses(self.scores(h), classes)
 
 
 @dataclass(frozen=True)
@@ -131,10 +137,12 @@ class BoundedMLP:
     def largest_losses(self) -> Float[np.ndarray, " c"]:
         return 2 * self.window - self.log_p
 
-    def losses(self, h: Float[np.ndarray, "n d"], classes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    def scores(self, h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
         outputs = _outputs(self.probe, self.log_p, standardized(h, self.mean, self.scale))
-        outputs = np.clip(outputs, -self.window, self.window)
-        return row_losses(self.log_p + outputs, classes)
+        return self.log_p + np.clip(outputs, -self.window, self.window)
+
+    def losses(self, h: Float[np.ndarray, "n d"], classes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        return row_losses(self.scores(h), classes)
 
 
 def _outputs(probe: MLPProbe, log_p: Float[np.ndarray, " c"], x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:

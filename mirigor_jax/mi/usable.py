@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.special import entr
+from scipy.special import entr, log_softmax
 
 from mirigor_jax import checks, settings
 from mirigor_jax.data.draws import parts_of, row_keys
@@ -19,7 +19,7 @@ from mirigor_jax.mi.confidence import fixed_bet_lower_bound, kl_lower_bound
 from mirigor_jax.mi.families import BoundedProbe, FirstPart, fit_probe
 from mirigor_jax.mi.labeled import LEAST_ROWS, classes_of, representations_of
 from mirigor_jax.mi.rows import Rows, check_labeled
-from mirigor_jax.mi.usable_fit import LinearFamily, Minimum, Problem, bends_of, minimize, minorant
+from mirigor_jax.mi.usable_fit import LinearFamily, Minimum, Problem, bends_of, minimize, minorant, row_losses
 from mirigor_jax.mi.usable_results import UsableInformation
 
 UNSEEN, VALIDATION = 0.6, 0.1  # shares of the rows: for the ends, and for the choices of the first part
@@ -195,7 +195,8 @@ def read_unseen(
         n=len(unseen),
         risk=(1 - confidence) / (1 if probe.family is None else 2),
     )
-    losses = probe.losses(h[unseen], classes)
+    scores = probe.scores(h[unseen])
+    losses = row_losses(scores, classes)
     entropy, pointwise = float(entr(frequencies).sum()), -losses - probe.log_p[classes]
     result = UsableInformation(
         family=probe.words,
@@ -211,6 +212,8 @@ def read_unseen(
         largest_loss_nats=float(probe.largest_losses.max()),
         rows=unseen,
         pointwise_bits=pointwise / math.log(2),
+        predicted=np.asarray(division.names)[scores.argmax(axis=1)],
+        prediction_entropy_bits=entr(np.exp(log_softmax(scores, axis=1))).sum(axis=1) / math.log(2),
         note=probe.note,
     )
     if probe.family is None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from mirigor_jax.files import plain
 from mirigor_jax.mi.confidence import Interval
@@ -40,6 +40,8 @@ class UsableInformation:
     rows: numbers of the unseen rows, which value and ends are read on.
     pointwise_bits: log2 q(c|h) / p(c) of each unseen row, by the probe of the first part. The lowest are hard rows, or
         have wrong labels.
+    predicted: the class that this probe finds most likely for each unseen row, as the labels name it.
+    prediction_entropy_bits: entropy of the probe's q(.|h) of each unseen row: how unsure it is, whatever the label.
     note: the reason if V has no upper end.
     warnings: doubts about the data, in words. If the ends are withheld, the reason comes first.
     Source: Xu et al. 2020; Ethayarajh et al. 2022 (pointwise V-information).
@@ -58,6 +60,8 @@ class UsableInformation:
     largest_loss_nats: float
     rows: Int[np.ndarray, " n"]
     pointwise_bits: Float[np.ndarray, " n"]
+    predicted: Shaped[np.ndarray, " n"]
+    prediction_entropy_bits: Float[np.ndarray, " n"]
     note: str = ""
     warnings: tuple[str, ...] = ()
 

@@ -25,7 +25,7 @@ from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.monitoring import NO_MONITORING, NO_STAGE_MONITOR, Monitoring, StageMonitor
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs.folder import RunFolder
-from mirigor_jax.runs.job import PARTS, Job
+from mirigor_jax.runs.job import PARTS, UNSEEN, Job
 from mirigor_jax.runs.steps import make_encode_step, make_train_step
 
 SHARD_BATCHES = 16  # batches per shard; a kill loses at most one shard
@@ -41,6 +41,7 @@ def encode_stage(
     augmentation: Augmentation | None,
     monitoring: Monitoring = NO_MONITORING,
     done: bool,
+    unseen: bool = False,
 ) -> None:
     """Write the three parts of a features folder, unless they exist or are not needed any more.
 
@@ -48,8 +49,12 @@ def encode_stage(
     timing_folder: the folder whose stages.json counts the time.
     augmentation: the augmentation of every image; None: encode the images as they are.
     done: whether the stage that needs the features is finished.
+    unseen: whether to write the images that training leaves out too, if there are any.
     """
-    parts = {name: (_labeled(read), n) for name, (read, n) in job.images.parts(job.pairing).items()}
+    images = job.images.parts(job.pairing)
+    if unseen and (left_out := job.images.unseen()) is not None:
+        images[UNSEEN] = left_out
+    parts = {name: (_labeled(read), n) for name, (read, n) in images.items()}
     mesh = parallel.make_mesh(job.config.features.batch_size)
     with timing_folder.stage("encode", done or all(features.exists(f"{part}.npz") for part in parts)) as work:
         if work:

@@ -1,14 +1,16 @@
 """The folder of a run: its claim by a config, its lock, the notes of its stages, and its files."""
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,6 +37,7 @@ from mirigor_jax.files import (
     write_figure,
     write_json,
     write_rows,
+    write_text,
 )
 from mirigor_jax.manifest import NAME as MANIFEST
 from mirigor_jax.manifest import DamagedError, Manifest
@@ -46,7 +49,8 @@ PACKAGES = ("mirigor-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", 
 # Settings that may change when a run or a study is continued, as they do not affect results.
 RESOURCES = ("data.threads", "data.workers", "data.resident")
 # Name or suffix of a damaged file → the file that marks its stage as finished, which is removed with it.
-MARKERS = {"metrics.json": "linear.json", "batches.npz": "estimate.json", ".jsonl": "summary.json"}
+OF_EVALUATION = ("metrics.json", "usable.json", "pvi.csv")
+MARKERS = {**dict.fromkeys(OF_EVALUATION, "linear.json"), "batches.npz": "estimate.json", ".jsonl": "summary.json"}
 # Instructions of x86 processors, as Linux names them, that decide how XLA convolves and multiplies.
 INSTRUCTIONS = {"avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile"}
 SAME_NUMBERS = (
@@ -148,6 +152,17 @@ class RunFolder:
         """Write an .npz file."""
         with self.manifest.writing(self.path / name) as announce:
             write_arrays(self.path / name, arrays, announce)
+
+    def write_table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write a .csv file."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        with self.manifest.writing(self.path / name) as announce:
+            write_text(self.path / name, text.getvalue(), announce)
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        """The rows of a .csv file by its header; empty if it does not exist. Raises DamagedError as `read` does."""
+        return parallel.from_main(self._read, name, _table, [])
 
     def mend(self, stages: Callable[[], None]) -> None:
         """Run the stages. If one meets a damaged file, set the file aside and run them again, which makes it anew.
@@ -271,6 +286,10 @@ def _names_of(folder: AnyPath, pattern: str) -> list[str]:
 
 def _rows(file: IO[bytes]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file]
+
+
+def _table(file: IO[bytes]) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.TextIOWrapper(file, "utf-8", newline="")))
 
 
 def _arrays(file: IO[bytes]) -> dict[str, np.ndarray]:

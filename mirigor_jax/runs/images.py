@@ -4,6 +4,7 @@ Each stage reads the folder of the stage before and skips finished work, so a fi
 use the same code.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,11 +24,11 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.history import TrainingHistory
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import Progress
-from mirigor_jax.runs import figures, report
+from mirigor_jax.runs import figures, report, usable
 from mirigor_jax.runs.estimate import both_views, estimate_stage, finished_estimate, fit_probe
 from mirigor_jax.runs.features import encode_stage, load, own_features
 from mirigor_jax.runs.folder import RunFolder
-from mirigor_jax.runs.job import PARTS, Job, estimate_name, parse, precision
+from mirigor_jax.runs.job import PARTS, UNSEEN, Job, estimate_name, parse, precision
 from mirigor_jax.runs.schema import EstimateEntry, InTraining, Truth, read
 from mirigor_jax.runs.train import train_stage
 
@@ -92,15 +93,29 @@ def _share_fit_part(there: RunFolder, here: RunFolder) -> None:
 
 
 def evaluate_stage(job: Job, folder: RunFolder, monitoring: Monitoring = NO_MONITORING) -> None:
-    """Evaluate the frozen features of unaugmented images: linear probes of every task, and the metrics if asked for."""
+    """Evaluate the frozen features of unaugmented images.
+
+    These are linear probes of every task, usable information, and the metrics if asked for.
+    """
     done = folder.exists("evaluate/linear.json")
-    if job.augmentation is not None or not (done or _has_all_parts(folder / "features")):
+    unseen = usable.is_measured(job) and job.images.unseen() is not None
+    parts = (*PARTS, UNSEEN) if unseen else PARTS
+    if job.augmentation is not None or not (done or _has_parts(folder / "features", parts)):
         plain = job.without_augmentation()
-        encode_stage(plain, folder, folder / "features", folder, augmentation=None, monitoring=monitoring, done=done)
+        encode_stage(
+            plain,
+            folder,
+            folder / "features",
+            folder,
+            augmentation=None,
+            monitoring=monitoring,
+            done=done,
+            unseen=unseen,
+        )
     for each in (job, *job.others):  # the metrics need the views of each
         views = folder / f"estimates/{each.name}/features"
         wanted = not done and job.config.evaluate.metrics and each.pairing.needs_encoder_in_step
-        if wanted and not _has_all_parts(views):
+        if wanted and not _has_parts(views):
             augmentation = each.augmentation
             encode_stage(each, folder, views, folder, augmentation=augmentation, monitoring=monitoring, done=False)
     with folder.stage("evaluate", done) as work:
@@ -108,8 +123,8 @@ def evaluate_stage(job: Job, folder: RunFolder, monitoring: Monitoring = NO_MONI
             parallel.from_main(_evaluate, job, folder, load(folder / "features"))
 
 
-def _has_all_parts(features: RunFolder) -> bool:
-    return all(features.exists(f"{part}.npz") for part in PARTS)
+def _has_parts(features: RunFolder, parts: Sequence[str] = PARTS) -> bool:
+    return all(features.exists(f"{part}.npz") for part in parts)
 
 
 def _evaluate(job: Job, folder: RunFolder, features: Features) -> None:
@@ -119,23 +134,18 @@ def _evaluate(job: Job, folder: RunFolder, features: Features) -> None:
         probe = fit_probe(job, features, classes)
         accuracies[task] = probes.accuracy(probe, *both_views(features["test"], classes))
         print(f"  {task}: {100 * accuracies[task]:.2f} % of test images", flush=True)
+    if usable.is_measured(job):
+        usable.measure(job, folder)
     if job.config.evaluate.metrics:
         folder.write("evaluate/metrics.json", _metrics(job, folder, features).values)
     folder.write("evaluate/linear.json", accuracies)
 
 
 def _metrics(job: Job, folder: RunFolder, features: Features) -> metrics.Evaluation:
-    """Compute every metric.
-
-    `evaluate.classes` defines the classes. If it is None, they are the classes that the pairing shares, or those of the
-    population's last task if the pairing shares none.
-    """
-    config, population = job.config, job.images
+    """Compute every metric."""
+    config, classes = job.config, job.evaluated_classes
     parts: Features = {name: {} for name in PARTS}
-    if population.names:
-        classes = job.pairing.by_class
-        if config.evaluate.classes or classes is None or classes.num_classes == 1:
-            classes = population.task(config.evaluate.classes or population.tasks[-1])
+    if classes is not None:
         for name in PARTS:
             h, labels = both_views(features[name], classes)
             parts[name] |= {"h": h, "labels": labels}
@@ -180,6 +190,7 @@ def write_report(job: Job, folder: RunFolder) -> None:
         "linear": folder.read("evaluate/linear.json"),
         "measured": _measured(job, estimates),
         "metrics": folder.read("evaluate/metrics.json") or {},
+        "usable": usable.finished(folder),
     }
     report.publish(config, folder, parts, _draw(job, folder, parts), report.IMAGE_FORM)
 

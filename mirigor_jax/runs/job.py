@@ -34,6 +34,7 @@ from mirigor_jax.runs import knobs
 from mirigor_jax.settings import Images
 
 PARTS = ("fit", "validation", "test")
+UNSEEN = "unseen"  # the part of the images that training leaves out
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,29 @@ class Job:
     def classes(self) -> ByClass | None:
         """The classes that a labeled objective uses: those that the views share, or else all; None without labels."""
         return told_apart(self.images, self.pairing)
+
+    @property
+    def evaluated_classes(self) -> ByClass | None:
+        """The classes of metrics and usable information; None without labels.
+
+        `evaluate.classes` defines them. If it is None, they are the classes that the pairing shares, or those of the
+        population's last task if the pairing shares none.
+        """
+        population, classes, asked = self.images, self.pairing.by_class, self.config.evaluate.classes
+        if not population.names:
+            return None
+        if asked or classes is None or classes.num_classes == 1:
+            return population.task(asked or population.tasks[-1])
+        return classes
+
+    @property
+    def seen_parts(self) -> tuple[str, ...]:
+        """The parts whose images the encoder was trained or chosen on, or may have been."""
+        if table.find(self.config.data.source).is_generated:
+            return ()
+        if not self.has_pretrained_encoder:
+            return ("fit",)
+        return {"train": ("fit",), "all": (*PARTS, UNSEEN), "none": ()}[self.config.evaluate.seen]
 
     @property
     def objective(self) -> Objective:
@@ -413,6 +437,8 @@ def _population(config: ConfigDict) -> Population:
     if d.negatives and (config.encoder.path or source.holds_features):
         raise InputError(f"data.negatives='{d.negatives}' are for training, and the encoder is given; leave them out")
     knobs.check(d)
+    # What training leaves out of the training part, others may have trained the given encoder on.
+    given = bool(config.encoder.path) or source.holds_features
     request = table.Request(
         seed=config.seed,
         data_seed=d.seed,
@@ -420,6 +446,7 @@ def _population(config: ConfigDict) -> Population:
         parts={"train": d.images, **{part: f[part] for part in PARTS}},
         depletion_risk=DEPLETION_SHARE * (1 - config.estimate.confidence),
         knobs={name: knobs.given(d, name) for name in table.SOURCES},
+        unseen=0 if given and config.evaluate.seen != "none" else f.unseen,
         **{name: d[name] for name in knobs.OF_SETS},
     )
     return source.population(d.source, request)

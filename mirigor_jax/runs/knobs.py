@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from mirigor_jax import models
 from mirigor_jax.config_files import flatten
 from mirigor_jax.data.pairing import shares_image, shares_nothing, split
-from mirigor_jax.data.sources.table import SOURCES, Request, holds_features
+from mirigor_jax.data.sources.table import SOURCES, Request, holds_features, left_out_is_unseen
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.estimators import MAIN
 from mirigor_jax.objectives import OBJECTIVES
@@ -86,6 +86,17 @@ def _whole_sets(config: ConfigDict) -> bool:
     data, limits = config.data, (config.data.images, *(config.features[part] for part in ("fit", "validation", "test")))
     at_random = data.negatives or any(data[name] != OF_SETS[name] for name in ("corrupted", "rotations", "noise"))
     return not _generated(config) and not at_random and all(limit is None for limit in limits)
+
+
+def _given(config: ConfigDict) -> bool:
+    return _checkpoint(config) or _features(config)
+
+
+def _leaves_out_none(config: ConfigDict) -> bool:
+    """Whether no training image is left out that the encoder cannot have seen."""
+    data, seen = config.data, config.evaluate.seen
+    may_be_seen = _given(config) and seen != "none"
+    return data.images is None or may_be_seen or not left_out_is_unseen(data.rotations, data.negatives)
 
 
 def _pairings(config: ConfigDict) -> tuple[str, ...]:
@@ -192,7 +203,7 @@ RULES = (
     Rule(TEMPERATURE, LOSSES, _both(_without_temperature, _without_metrics), ("train.objective", "evaluate.metrics")),
     Rule(("train.global_batch_norm",), "encoders with BatchNorm", _without_batch_norm, ("encoder.name",)),
     Rule(
-        ("evaluate.classes", "evaluate.mlp_steps"),
+        ("evaluate.mlp_steps",),
         "the metrics",
         _without_metrics,
         ("evaluate.metrics",),
@@ -211,7 +222,14 @@ RULES = (
         lambda c: all(map(shares_image, _pairings(c))),
         ("data.pairing",),
     ),
-    Rule(("estimate.rows",), "sets of images", _generated, ("data.source",)),
+    Rule(("estimate.rows", "evaluate.seen", "features.unseen"), "sets of images", _generated, ("data.source",)),
+    Rule(("evaluate.seen",), "given encoders and features", lambda c: not _given(c), ("encoder.path", "data.source")),
+    Rule(
+        ("features.unseen",),
+        "training images that are left out and that the encoder has not seen",
+        _leaves_out_none,
+        ("data.images", "evaluate.seen", "data.rotations", "data.negatives"),
+    ),
     Rule(OF_FITS, HEAD, _starts_from_posteriors, ("estimate.estimators",)),
     Rule(
         ("head.",),

@@ -22,7 +22,12 @@ CONFIG_KEYS: dict[str, str] = {
     "estimate.also": "estimate.extra_pairings",
 }
 # Settings that an older config lacks → the value that older versions used in effect.
-ADDED: dict[str, Any] = {"estimate.estimators": ["info_nce_symmetric", "nt_xent"], "estimate.rows": "checked"}
+ADDED: dict[str, Any] = {
+    "estimate.estimators": ["info_nce_symmetric", "nt_xent"],
+    "estimate.rows": "checked",
+    "features.unseen": None,
+    "evaluate.seen": "train",
+}
 
 
 def current(config: dict[str, Any]) -> dict[str, Any]:

@@ -132,6 +132,36 @@ class EstimateEntry:
         return list(self.curve.values())[1:]
 
 
+@dataclass(frozen=True, kw_only=True)
+class UsableEntry:
+    """usable.json: what linear probes can use of a run's representations, on images that the encoder has not seen.
+
+    shared: the attributes that define the class.
+    family: the family of probes in words; empty if nothing is measured.
+    value_bits, lower_bits, upper_bits, kl_upper_bits, confidence, entropy_bits, frequencies, norm, reach,
+        largest_loss_nats, warnings, sentence: as in `mi.UsableInformation`; None or empty if nothing is measured.
+    rows: number of unseen images that the value and the ends are read on, by part.
+    note: why nothing is measured; empty if it is.
+    """
+
+    shared: tuple[str, ...]
+    family: str = ""
+    value_bits: float | None = None
+    lower_bits: float | None = None
+    upper_bits: float | None = None
+    kl_upper_bits: float | None = None
+    confidence: float | None = None
+    entropy_bits: float | None = None
+    frequencies: dict[str, float] = dataclasses.field(default_factory=dict)
+    norm: float | None = None
+    reach: float | None = None
+    largest_loss_nats: float | None = None
+    rows: dict[str, int] = dataclasses.field(default_factory=dict)
+    note: str = ""
+    warnings: tuple[str, ...] = ()
+    sentence: str = ""
+
+
 @dataclass(frozen=True)
 class ArrayEntry:
     """estimate.json of a run on arrays: the fields of `mi.Estimate` or `mi.LabelEstimate`, and these computed ones:
@@ -219,6 +249,7 @@ class ImageReport(Report):
     linear: accuracy of a linear probe on test images, by task.
     measured: the name of the estimate that is shown beside the metrics of `class` and of `augmentation`; None: none is.
     metrics: the values that `metrics.evaluate` returns; empty if they were not asked for.
+    usable: None if there are no labels of two classes, or if an older version evaluated the run.
     """
 
     truth: Truth
@@ -228,6 +259,7 @@ class ImageReport(Report):
     linear: dict[str, float]
     measured: dict[str, str | None]
     metrics: dict[str, float]
+    usable: UsableEntry | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

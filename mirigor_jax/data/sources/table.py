@@ -22,10 +22,11 @@ from mirigor_jax.data.sources.parts import Part
 from mirigor_jax.data.sources.split import ImageSets, choose, of_classes, three
 from mirigor_jax.data.sources.tfds import read_tfds
 from mirigor_jax.errors import InputError
-from mirigor_jax.settings import Data
+from mirigor_jax.settings import Data, Features
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # folder of Debian's package
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+OWN, NOISES = "own", ("uniform", "gaussian")  # negatives: the training images, or noise
 NOISE_STREAM, CORRUPTION_STREAM = 100, 200  # far above the streams of pairs
 
 
@@ -42,6 +43,7 @@ class Request:
     knobs: source's name → its further settings.
     classes, rotations, noise, corrupted: for finite sets, see `labeled`.
     negatives: the source of separate negatives, see `_negatives`; "": the batch's other pairs.
+    unseen: number of training images to keep of those that `parts` leaves out of `train`. None: all.
     """
 
     seed: int
@@ -55,6 +57,7 @@ class Request:
     noise: float = Data.noise
     corrupted: float = Data.corrupted
     negatives: str = Data.negatives
+    unseen: int | None = Features.unseen
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,9 @@ class FiniteSource:
             images, limit = sets["train" if name == "fit" else name], request.parts[name]
             few = limit is not None and limit < len(images)
             order = np.random.default_rng([request.data_seed, stream]).permutation(len(images))
+            if few and name == "train" and left_out_is_unseen(request.rotations, request.negatives):
+                left_out = np.sort(order[limit:][: request.unseen])
+                sets |= {"unseen": images.take(left_out)} if len(left_out) else {}
             sets[name] = images.take(order[:limit]) if few else images
         if request.negatives:
             sets["negatives"] = _negatives(spec, request, sets["train"])
@@ -143,6 +149,15 @@ def find(spec: str) -> Source:
         *usual, last = (f"{name}:{source.argument}" if source.argument else name for name, source in SOURCES.items())
         raise InputError(f"unknown image set {spec!r}: use {', '.join(usual)} or {last}")
     return source
+
+
+def left_out_is_unseen(rotations: bool, negatives: str) -> bool:
+    """Whether training never sees the training images that a limit of their number leaves out.
+
+    It may see another turn of such an image. It may see the image itself as a negative, if these are a set of images.
+    rotations, negatives: see `Request`.
+    """
+    return not rotations and negatives in ("", OWN, *NOISES)
 
 
 def holds_features(spec: str) -> bool:
@@ -235,12 +250,12 @@ def _negatives(spec: str, request: Request, images: ImageSet) -> ImageSet:
     source. Raises InputError as `labeled` does.
     """
     name, (kind, _, argument) = request.negatives, request.negatives.partition(":")
-    if name == "own":
+    if name == OWN:
         return images
     if kind == "classes":
         return _sets(spec, request, argument)["train"]
     size = images.read(np.arange(1)).shape[1]
-    if name in ("uniform", "gaussian"):
+    if name in NOISES:
         return noise_images(name, count=len(images), size=size, seed=request.data_seed)
     source, knobs = find(name), request.knobs.get(kind, {})
     if isinstance(source, GeneratedSource):
