@@ -83,16 +83,23 @@ def _names(job: Job, classes: ByClass, labels: np.ndarray, attributes: np.ndarra
     return tuple(names)
 
 
+def information(job: Job, rows: UsableRows, h: Float[np.ndarray, "n d"]) -> mi.UsableInformation:
+    """Usable information of representations h of these rows. Raises InputError as `mi.usable_information` does."""
+    e = job.config.estimate
+    # Generated images are drawn independently and need no check.
+    stated: Rows = "independent" if table.find(job.config.data.source).is_generated else e.rows
+    labels = np.asarray(rows.names)[rows.labels]
+    return mi.usable_information(h, labels, seen=rows.seen, confidence=e.confidence, rows=stated)
+
+
 def measure(job: Job, folder: RunFolder) -> None:
     """Measure usable information, and write its result and the pointwise values of the rows that its ends read."""
-    rows, classes, e = rows_of(job, folder), job.evaluated_classes, job.config.estimate
+    rows, classes = rows_of(job, folder), job.evaluated_classes
     assert classes is not None  # `is_measured` says so
     shared = tuple(classes.shared)
     labels = np.asarray(rows.names)[rows.labels]
-    # Generated images are drawn independently and need no check.
-    stated: Rows = "independent" if table.find(job.config.data.source).is_generated else e.rows
     try:
-        result = mi.usable_information(rows.h, labels, seen=rows.seen, confidence=e.confidence, rows=stated)
+        result = information(job, rows, rows.h)
     except InputError as error:  # too few rows of a class; the run's other results stand
         folder.write(RESULT, dataclasses.asdict(UsableEntry(shared=shared, note=str(error))))
         return
