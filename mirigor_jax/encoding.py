@@ -127,15 +127,22 @@ def padded(rows: np.ndarray, n: int) -> np.ndarray:
 
 
 def make_step(
-    frozen: FrozenEncoder, mesh: Mesh, *, batch_size: int, size: int, augmentation: Augmentation | None = None
+    frozen: FrozenEncoder,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    size: int,
+    augmentation: Augmentation | None = None,
+    every_stage: bool = False,
 ) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
     """`encode_step` mapped over the mesh, and its abstract arguments (variables, images, keys).
 
     batch_size: images in the global batch.
     size: pixels. The images' side.
     augmentation: applied to every image. None: none; keys are then None too.
+    every_stage: see `encode_step`.
     """
-    step = partial(encode_step, **frozen.options, augmentation=augmentation)
+    step = partial(encode_step, **frozen.options, augmentation=augmentation, every_stage=every_stage)
     specs = (parallel.REPLICATED, parallel.SHARDED, parallel.SHARDED)
     mapped = parallel.map_step(step, mesh, specs, parallel.SHARDED)
     images = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8)
@@ -154,21 +161,43 @@ def encode_step(
     std: tuple[float, ...] = OURS,
     stage: str = "",
     augmentation: Augmentation | None = None,
+    every_stage: bool = False,
 ) -> Float[Array, "n d"]:
     """Representations of this device's images, at least float32.
 
     frozen: the encoder's variables {"params", "batch_stats"}.
     keys: a key for each image's augmentations. None: the images are not augmented.
     mean, std, stage: see `FrozenEncoder`.
+    every_stage: whether to return the features of all stages side by side, in the columns of `stage_columns`.
     """
     if (mean, std) == (OURS, OURS):
         x = views(images, keys, encoder.dtype, augmentation)
     else:
         channel_mean, channel_std = (jnp.asarray(values)[None, None, None, :] for values in (mean, std))
         x = ((views(images, keys, "float32", augmentation) + 1) / 2 - channel_mean) / channel_std
-    outputs: Any = encoder.apply(frozen, x, train=False, stages=bool(stage))
-    h = outputs[stage] if stage else outputs
+    outputs: Any = encoder.apply(frozen, x, train=False, stages=every_stage or bool(stage))
+    if every_stage:
+        outputs = jnp.concatenate([*outputs.values()], axis=1)
+    h = outputs[stage] if stage and not every_stage else outputs
     return h.astype(jnp.promote_types(h.dtype, jnp.float32))
+
+
+def stage_columns(frozen: FrozenEncoder, size: int) -> dict[str, slice]:
+    """The columns of each stage in the result of `encode_step` for every stage, in the order of depth.
+
+    size: pixels. The images' side.
+    Returns an empty dict if the encoder has no stages.
+    """
+    widths: dict[str, int] = {}
+
+    def record(variables: Any, images: Float[Array, "1 s s 3"]) -> None:
+        outputs: Any = frozen.encoder.apply(variables, images, train=False, stages=True)
+        if isinstance(outputs, Mapping):  # JAX would sort its keys if it left this function
+            widths.update({stage: h.shape[1] for stage, h in outputs.items()})
+
+    jax.eval_shape(record, frozen.variables, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
+    ends = np.cumsum([0, *widths.values()]).tolist()
+    return {stage: slice(*ends[i : i + 2]) for i, stage in enumerate(widths)}
 
 
 def encode_pairs(

@@ -20,6 +20,7 @@ DOORS = (
     ("a checkpoint, or features with labels", "configs/encoder.py"),
     ("two arrays, or an array and labels", "configs/arrays.py"),
     ("a finished run, to be measured in another way", "configs/estimate.py"),
+    ("a finished run, to be measured layer by layer", "configs/layers.py"),
     ("a TPU, a cluster, several machines", "configs/imagenet.py"),
 )
 FLAGS = (

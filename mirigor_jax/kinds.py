@@ -13,7 +13,7 @@ from mirigor_jax import fields
 from mirigor_jax.config_files import flatten
 from mirigor_jax.errors import InputError
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
-from mirigor_jax.runs import arrays, images, knobs, re_estimate
+from mirigor_jax.runs import arrays, images, knobs, layers, re_estimate
 from mirigor_jax.settings import KINDS
 from mirigor_jax.studies import grid, invertible
 
@@ -44,6 +44,7 @@ class RunKind:
 RUN_KINDS: dict[str, RunKind] = {
     "images": RunKind(images.run, idle=knobs.idle),
     "restore": RunKind(re_estimate.run, idle=re_estimate.idle),
+    "layers": RunKind(layers.run, is_shared=False, is_watched=False, idle=layers.idle),
     "arrays": RunKind(arrays.run, is_shared=False, is_watched=False, idle=arrays.idle),
     "study": RunKind(grid.run, idle=grid.idle),
     "invertible": RunKind(invertible.run, is_shared=False, idle=invertible.idle),

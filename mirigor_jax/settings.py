@@ -13,7 +13,7 @@ Rows = Literal["checked", "independent"]
 Resident = Literal["auto", "always", "never"]
 Which = Literal["last", "best"]
 Seen = Literal["train", "all", "none"]
-KINDS_OF_RUNS = ("images", "restore", "arrays", "study", "invertible")
+KINDS_OF_RUNS = ("images", "restore", "layers", "arrays", "study", "invertible")
 CDP_SIDE = 64  # pixels, as the paper has it
 
 
@@ -35,6 +35,14 @@ def _rows(meaning: str) -> Any:
         f"{meaning} 'checked': they are tested for dependence, and nothing is certified if they look "
         "dependent. 'independent': you state that they are independent.",
     )
+
+
+def _stated_rows() -> Any:
+    return setting(None, "Whether the images are independent draws; see estimate.rows.", none="as in the run")
+
+
+def _restore() -> Any:
+    return setting("", "Folder of the finished run. Must be given.")
 
 
 def _l2(default: tuple[float, ...]) -> Any:
@@ -368,7 +376,7 @@ class Restore:
     """Another estimate of a finished run's encoder."""
 
     kind: str = _kind("restore")
-    restore: str = setting("", "Folder of the finished run. Must be given.")
+    restore: str = _restore()
     name: str = setting("", "Name of the estimate's folder in RUN/estimates. Empty: the changed settings name it.")
     pairing: str | None = setting(
         None, "Attributes that the two views of a pair share; see data.pairing.", none="as in the run"
@@ -397,9 +405,33 @@ class Restore:
     checkpoint: Which | None = setting(
         None, "Training checkpoint that is measured; see features.checkpoint.", none="as in the run"
     )
-    rows: Rows | None = setting(
-        None, "Whether the images are independent draws; see estimate.rows.", none="as in the run"
+    rows: Rows | None = _stated_rows()
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Every stage of a finished run's encoder, measured against depth."""
+
+    kind: str = _kind("layers")
+    restore: str = _restore()
+    pairing: str | None = setting(
+        None,
+        "Attributes that make the class, joined by +; see data.pairing.",
+        none="those that the run's pairing shares, or else all of CDP's and the class of a set",
     )
+    images: int | None = setting(
+        None,
+        "Most images that are encoded of each part. All stages are held in memory at once.",
+        least=2,
+        none="as many as in the run",
+    )
+    seed: int | None = setting(
+        None, "Seed of a fresh sample of images and pairs, and of the critics.", least=0, none="the run's own sample"
+    )
+    confidence: float | None = setting(
+        None, "Confidence level of the certificates and of both ends.", least=0.5, below=1, none="as in the run"
+    )
+    rows: Rows | None = _stated_rows()
 
 
 @dataclass(frozen=True)
@@ -500,6 +532,13 @@ class Invertible:
     record_every: int = setting(
         100, "Steps between two measurements of the encoders and the critic.", least=1, unit="steps"
     )
+    usable_every: int = setting(
+        300,
+        "Steps between two measurements of usable information, a multiple of record_every; the first and the last "
+        "record have one, too.",
+        least=1,
+        unit="steps",
+    )
     learning_rate: float = setting(3e-4, "Learning rate.", above=0)
     adversarial_weight: float = setting(
         20.0,
@@ -517,7 +556,7 @@ class Invertible:
 
 
 # Kind of run → the class of its settings.
-KINDS: dict[str, type] = dict(zip(KINDS_OF_RUNS, (Images, Restore, Arrays, Study, Invertible), strict=True))
+KINDS: dict[str, type] = dict(zip(KINDS_OF_RUNS, (Images, Restore, Layers, Arrays, Study, Invertible), strict=True))
 
 
 def of_key(key: str, default: Any = ..., *, kind: type = Images) -> Setting:

@@ -1,4 +1,4 @@
-"""Tables of reports, and the format of the numbers in them. Printed lower ends are rounded down."""
+"""Tables of reports, and the format of the numbers in them. Printed lower ends are rounded down, upper ends up."""
 
 import math
 from collections.abc import Sequence
@@ -43,6 +43,11 @@ def round_up(bits: float) -> float:
 def down(lower: float | None) -> float | None:
     """A lower end, rounded down for print; None stays None."""
     return None if lower is None else round_down(lower)
+
+
+def up(upper: float | None) -> float | None:
+    """An upper end, rounded up for print; None stays None."""
+    return None if upper is None else round_up(upper)
 
 
 def interval(lower: float | None, upper: float | None) -> str:

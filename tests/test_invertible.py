@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -149,6 +150,35 @@ def test_measures_are_those_of_numpy():
     assert 0.6 < values["accuracy"] <= 1
 
 
+def test_usable_information_is_read_on_images_that_training_does_not_see(monkeypatch):
+    """The identity's top halves: validation's and the test part's, each with its class."""
+    parts, given = parts_of(), []
+
+    def usable_information(h, labels):
+        given.append((h, labels))
+        return SimpleNamespace(value_bits=1.0, lower_bits=0.5, upper_bits=None)
+
+    monkeypatch.setattr(invertible_encoders.mi, "usable_information", usable_information)
+    start = invertible_encoders.init_state(SETTINGS, (8, 8)).params
+    assert invertible_encoders.measure_usable(start, parts, SETTINGS) == {"usable_bits": 1.0, "usable_lower_bits": 0.5}
+    [(h, labels)] = given
+    held_out = [parts[name] for name in ("validation", "test")]
+    np.testing.assert_array_equal(np.floor((h + 1) * 128), np.concatenate([each["x"] for each in held_out]))
+    np.testing.assert_array_equal(labels, np.concatenate([each["labels"] for each in held_out]))
+
+
+@pytest.mark.slow
+def test_an_encoder_that_loses_the_class_is_proven_to():
+    """An invertible map on which a linear probe reads less: each pixel is scaled by a steep function of another."""
+    parts = {name: part(n, seed) for seed, (name, n) in enumerate({"validation": 900, "test": 1600}.items())}
+    rng = np.random.default_rng(0)
+    start = invertible_encoders.init_state(SETTINGS, (8, 8)).params
+    tangled = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=3, size=leaf.shape), jnp.float32), start)
+    result = invertible_encoders.order(start, tangled, parts, SETTINGS, 1200)
+    assert (result["larger"], result["a"], result["b"]) == ("step 0", "step 0", "step 1,200")
+    assert (result["confidence"], result["rows"]) == (0.95, 1500)
+
+
 @pytest.mark.slow
 def test_a_wrong_log_determinant_or_inverse_is_seen(monkeypatch):
     def wrong(params, x, *, encoder):
@@ -167,7 +197,8 @@ def test_a_wrong_log_determinant_or_inverse_is_seen(monkeypatch):
 def row(step: int, **changes: float) -> dict[str, float]:
     return {
         "step": step, "train_bits": 5.25, "held_out_bits": 5.125, "accuracy": 0.7711, "log_det_nats": -12.34,
-        "log_det_error_nats": 2e-5, "inverse_error": 3e-6,
+        "log_det_error_nats": 2e-5, "inverse_error": 3e-6, "usable_bits": 2.0625, "usable_lower_bits": 1.93751,
+        "usable_upper_bits": 2.12501,
     } | changes  # fmt: skip
 
 
@@ -180,6 +211,13 @@ def test_the_correlation_leaves_the_untrained_critic_out():
     assert invertible_encoders.correlation([row(0), row(1, held_out_bits=1), row(2, held_out_bits=2)]) is None
 
 
+PAIR = {
+    "a": "step 0", "b": "step 200", "difference_bits": 0.25, "larger": "step 0", "at_twice_the_norm": True,
+    "rows_needed": None, "rows": 600, "confidence": 0.95,
+}  # fmt: skip
+UNTOLD = {"larger": None, "at_twice_the_norm": False, "rows_needed": 5000}
+
+
 @pytest.mark.parametrize(
     ("error", "message"), [(3e-6, "the maps are invertible"), (3e-4, "does not show that the maps")]
 )
@@ -187,24 +225,33 @@ def test_the_report_says_whether_the_maps_are_invertible(error, message):
     result = invertible.InvertibleReport(
         name="invertible", workdir="runs/invertible", ceiling_bits=8.0,
         over_training={"infonce": [row(0, held_out_bits=0.0), row(100, inverse_error=error), row(200)]},
-        correlation={"infonce": 0.987}, run=image_report().run,
+        correlation={"infonce": 0.987}, order={"infonce": PAIR, "adversarial": PAIR | UNTOLD}, run=image_report().run,
     )  # fmt: skip
     for form in (report.markdown, report.table):
         text = " ".join(form(result, invertible.INVERTIBLE_FORM).replace("|", " ").split())
         assert message in text
-        assert "infonce 200 5.125 5.250 77.11 % -12.3 2.0e-05 3.0e-06" in text
+        assert "infonce 200 5.125 5.250 77.11 % 2.062 [1.937, 2.126] -12.3 2.0e-05 3.0e-06" in text
+        told = "at step 200 holds less usable information than at step 0 (by about 0.250 bits)"
+        assert (f"{told}, though the mutual information is the same." in text) == (error < 1e-4)
+        assert told in text
+        assert "not proven to differ between step 0 and step 200; about 5,000 would" in text
         assert f"{error:.1e}" in text
         assert "infonce +0.99" in text
 
 
 def test_the_figure_shows_the_records():
     rows = [row(0, held_out_bits=0.0), row(100), row(200, held_out_bits=6.5, accuracy=0.8)]
+    for name in ("usable_bits", "usable_lower_bits", "usable_upper_bits"):
+        del rows[1][name]  # not every record has them
     figure = invertible.picture({"infonce": rows, "adversarial": rows}, ceiling_bits=8.0)
-    estimate, accuracy, error = figure.axes
+    estimate, accuracy, usable, error = figure.axes
     lines = {line.get_label(): line for line in estimate.lines}
     np.testing.assert_allclose(lines["infonce, test images"].get_xydata(), [(0, 0), (100, 5.125), (200, 6.5)])
     np.testing.assert_allclose(lines["adversarial, in training"].get_xydata(), [(100, 5.25), (200, 5.25)])
     np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [77.11, 77.11, 80])
+    np.testing.assert_allclose(usable.lines[0].get_xydata(), [(0, 2.0625), (200, 2.0625)])
+    band = usable.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (1.93751, 2.12501)
     np.testing.assert_allclose(error.lines[0].get_ydata(), 3e-6)
     np.testing.assert_allclose(error.lines[1].get_ydata(), 2e-5)
 
@@ -226,8 +273,15 @@ def test_a_killed_job_goes_on_to_the_same_report(folder, tmp_path, monkeypatch, 
     output = capsys.readouterr().out
     whole = json.loads((tmp_path / "whole/report.json").read_text())
     for name in ("critic", "infonce"):
-        assert [row["step"] for row in whole["over_training"][name]] == [0, 10, 20]
+        rows = whole["over_training"][name]
+        assert [row["step"] for row in rows] == [0, 10, 20]
+        assert [row["step"] for row in rows if "usable_bits" in row] == [0, 20]
         assert f"{whole['over_training'][name][-1]['held_out_bits']:.3f}" in output
+        assert rows[0]["usable_lower_bits"] <= rows[0]["usable_bits"] <= rows[0]["usable_upper_bits"]
+    assert whole["order"].keys() == {"infonce"}  # the critic's encoders stay as they are
+    pair, values = whole["order"]["infonce"], [row["usable_bits"] for row in rows if "usable_bits" in row]
+    assert pair["difference_bits"] == pytest.approx(values[0] - values[1], abs=1e-9)
+    assert "at step 20" in " ".join(output.split()) or "between step 0 and step 20" in " ".join(output.split())
     assert whole["ceiling_bits"] == 4
     assert whole["over_training"]["critic"][0]["held_out_bits"] == 0
     assert (tmp_path / "whole/figures/invertible.png").stat().st_size > 10_000
@@ -247,7 +301,8 @@ def test_a_killed_job_goes_on_to_the_same_report(folder, tmp_path, monkeypatch, 
     output = capsys.readouterr().out
     assert "critic: finished before, skipped" in output
     assert "infonce continues from step 0 of 20" in output
-    assert json.loads((tmp_path / "run/report.json").read_text())["over_training"] == whole["over_training"]
+    again = json.loads((tmp_path / "run/report.json").read_text())
+    assert (again["over_training"], again["order"]) == (whole["over_training"], whole["order"])
 
 
 @pytest.mark.parametrize(
@@ -257,6 +312,7 @@ def test_a_killed_job_goes_on_to_the_same_report(folder, tmp_path, monkeypatch, 
         ("k=1", "k=1: expected at least 2"),
         ("k=5000", "k=5000: expected at most 60, the test images that there are"),
         ("record_every=0", "record_every=0: expected at least 1"),
+        ("usable_every=15", "usable_every=15: expected a multiple of record_every=10"),
     ],
 )
 def test_a_bad_config_is_one_line_and_exit_code_2(folder, argument, message, capsys, tmp_path):
@@ -270,7 +326,9 @@ def test_a_loss_that_diverges_is_named(tmp_path, monkeypatch):
     parts = dict.fromkeys(("train", "validation", "test"), part(40))
     settings = dataclasses.replace(SETTINGS, learning_rate=1e38)
     monkeypatch.setattr(invertible_encoders, "measure", lambda *_: {"held_out_bits": 0.0, "accuracy": 0.0})
+    monkeypatch.setattr(invertible_encoders, "measure_usable", lambda *_: {"usable_bits": 0.0})
     with pytest.raises(InputError, match=r"learning_rate=1e\+38: 'critic' diverged by its last update, of step 5"):
         invertible_encoders.train(
-            parts, RunFolder(tmp_path), "critic", settings, steps=5, record_every=5, probed=40, l2=(1e-3,)
-        )
+            parts, RunFolder(tmp_path), "critic", settings,
+            steps=5, record_every=5, usable_every=5, probed=40, l2=(1e-3,),
+        )  # fmt: skip

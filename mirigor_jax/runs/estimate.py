@@ -40,6 +40,7 @@ from mirigor_jax.mi.confidence import BATCHES, interval_of
 from mirigor_jax.mi.critics import Scorer
 from mirigor_jax.mi.estimators import MAIN, NT_XENT, Estimator
 from mirigor_jax.mi.measure import HeldOutPairs, Options, Parts, measure, seen
+from mirigor_jax.mi.measure import Measured as ByClassMeasured
 from mirigor_jax.mi.read import mean_scores
 from mirigor_jax.mi.results import Curve, Estimate, Reading, verdict
 from mirigor_jax.mi.rows import Findings, Rows, check_copies, check_labeled
@@ -201,6 +202,28 @@ def class_parts(job: Job, features: Features) -> Parts:
 
 def _by_posterior(job: Job, name: str, features: Features, others: dict[str, Curve]) -> Measured:
     """The estimate for pairs of known classes. others: readings of the head's critic by the other estimators."""
+    measured = measure_by_class(job, features)
+    sizes = batch_sizes(job.config, measured.estimate.pairs)
+    at, batch_bits = {}, {}
+    for k in sizes:
+        at[k], batch_bits[k] = measured.read(k)
+    main = job.estimators[MAIN]
+    curve = {MAIN: Curve(main.heading, main.kind, quoted_k(job.config, MAIN, sizes), at)} | others
+    steps, fit_bits, validation_bits = zip(
+        *((one.step, one.fit_nats / math.log(2), one.validation_nats / math.log(2)) for one in measured.history),
+        strict=True,
+    )
+    history = History(steps, fit_bits, validation_bits)
+    fitted = Fit(steps[-1], measured.best_step, job.config.estimate.batch_size, history)
+    result = replace(measured.estimate, name=name)
+    return Measured(result, measured.estimate.name, curve, batch_bits, fitted)
+
+
+def measure_by_class(job: Job, features: Features) -> ByClassMeasured:
+    """Measure pairs of known classes, with the doubts about their images in the estimate.
+
+    features: fit, validation and test parts, the last two in pairs.
+    """
     e, progress = job.config.estimate, Progress("critic", 0, "steps")
 
     def show_progress(step: int, steps: int, note: str) -> None:
@@ -219,19 +242,7 @@ def _by_posterior(job: Job, name: str, features: Features, others: dict[str, Cur
     parts, findings = _checked(class_parts(job, features), e.rows)
     _check_left(job, len(parts.test.x))
     measured = measure(parts, options)
-    sizes = batch_sizes(job.config, measured.estimate.pairs)
-    at, batch_bits = {}, {}
-    for k in sizes:
-        at[k], batch_bits[k] = measured.read(k)
-    main = job.estimators[MAIN]
-    curve = {MAIN: Curve(main.heading, main.kind, quoted_k(job.config, MAIN, sizes), at)} | others
-    steps, fit_bits, validation_bits = zip(
-        *((one.step, one.fit_nats / math.log(2), one.validation_nats / math.log(2)) for one in measured.history),
-        strict=True,
-    )
-    fitted = Fit(steps[-1], measured.best_step, e.batch_size, History(steps, fit_bits, validation_bits))
-    result = findings.applied_to(replace(measured.estimate, name=name))
-    return Measured(result, measured.estimate.name, curve, batch_bits, fitted)
+    return replace(measured, estimate=findings.applied_to(measured.estimate))
 
 
 def _checked(parts: Parts, stated: Rows) -> tuple[Parts, Findings]:

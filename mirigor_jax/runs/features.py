@@ -51,16 +51,24 @@ def encode_stage(
     done: whether the stage that needs the features is finished.
     unseen: whether to write the images that training leaves out too, if there are any.
     """
-    images = job.images.parts(job.pairing)
-    if unseen and (left_out := job.images.unseen()) is not None:
-        images[UNSEEN] = left_out
-    parts = {name: (_labeled(read), n) for name, (read, n) in images.items()}
+    parts = parts_to_encode(job, unseen=unseen)
     mesh = parallel.make_mesh(job.config.features.batch_size)
     with timing_folder.stage("encode", done or all(features.exists(f"{part}.npz") for part in parts)) as work:
         if work:
             frozen = None if job.holds_features else freeze(job, folder, mesh)
             monitor = monitoring.of(folder.path, features.path)
             encode(job, frozen, parts, features, mesh, augmentation=augmentation, monitor=monitor)
+
+
+def parts_to_encode(job: Job, *, unseen: bool) -> dict[str, tuple[Read, int]]:
+    """For each part of a features folder, a reader of its examples with their labels, and their number.
+
+    unseen: whether to include the images that training leaves out, if there are any.
+    """
+    images = job.images.parts(job.pairing)
+    if unseen and (left_out := job.images.unseen()) is not None:
+        images[UNSEEN] = left_out
+    return {name: (_labeled(read), n) for name, (read, n) in images.items()}
 
 
 def _labeled(read: Read) -> Read:
@@ -204,6 +212,7 @@ def encode(
     mesh: Mesh,
     *,
     augmentation: Augmentation | None = None,
+    every_stage: bool = False,
     monitor: StageMonitor = NO_STAGE_MONITOR,
 ) -> None:
     """Write the features of every split that `folder` lacks.
@@ -212,12 +221,13 @@ def encode(
     splits: name → (read, number of rows).
     augmentation: the augmentation of every image. Its draws depend on the config's seed, the split, the view and the
         row.
+    every_stage: whether to write the features of all stages side by side; see `encoding.stage_columns`.
     monitor: traces a few steps.
     """
     config = job.config
     mapped, variables = None, None
     if frozen is not None:
-        mapped, _ = make_encode_step(job, mesh, frozen, augmentation)
+        mapped, _ = make_encode_step(job, mesh, frozen, augmentation, every_stage=every_stage)
         variables = parallel.place(frozen.variables, mesh)
     draw_keys = jax.jit(partial(image_keys, n=config.features.batch_size // jax.process_count()))
     with monitor.traced(mapped) if mapped else contextlib.nullcontext() as step:

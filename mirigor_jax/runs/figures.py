@@ -29,9 +29,19 @@ from mirigor_jax.drawing import (
     write,
 )
 from mirigor_jax.mi.results import Curve
-from mirigor_jax.runs.schema import EstimateEntry, InTraining, Truth, UsableEntry
+from mirigor_jax.runs.schema import EstimateEntry, InTraining, LayerEntry, Truth, UsableEntry
 from mirigor_jax.tables import round_down
 
+# Numbers of a stage that are drawn.
+NUMBERS = (
+    "i_class_bits",
+    "i_class_lower_bits",
+    "usable_bits",
+    "usable_lower_bits",
+    "usable_upper_bits",
+    "nmi",
+    "accuracy",
+)
 OTHERS = (NO_BOUND, IN_TRAINING, LINEAR, ENTROPY)  # colors of the estimators other than InfoNCE, in their order
 
 
@@ -222,3 +232,40 @@ def _points(curve: Curve) -> tuple[np.ndarray, ...]:
         floats(column) for column in zip(*((k, x.bits, x.max_bits) for k, x in curve.at.items()), strict=True)
     )
     return k, bits, *interval_ends([reading.interval for reading in curve.at.values()]), most
+
+
+def layers(rows: Sequence[LayerEntry], entropy_bits: float, confidence: float) -> Figure:
+    """Draw every stage of an encoder against depth: information about the class, and a linear probe's results.
+
+    rows: the stages in the order of depth. entropy_bits: H(C). confidence: of each stage's ends.
+    """
+    figure, (information, probed) = panels("information about the class, bits", "linear probe on test images, %")
+    figure.set_figwidth(max(9.6, 1.1 * len(rows)))
+    at = np.arange(len(rows))
+    columns = {name: floats([getattr(row, name) for row in rows]) for name in NUMBERS}
+    information.fill_between(
+        at,
+        columns["usable_lower_bits"],
+        columns["usable_upper_bits"],
+        color=CERTIFIED,
+        alpha=0.25,
+        linewidth=0,
+        label=f"usable information is in here, at {100 * confidence:g} %",
+    )
+    information.plot(at, columns["usable_bits"], color=CERTIFIED, marker="o", markersize=4, label="usable information")
+    information.plot(at, columns["i_class_bits"], color=LOWER_BOUND, marker="s", markersize=4, label="I_class")
+    information.plot(
+        at,
+        columns["i_class_lower_bits"],
+        color=LOWER_BOUND,
+        linestyle=":",
+        label=f"I_class, certified at {100 * confidence:g} %",
+    )
+    references(information, entropy_bits, None)
+    probed.plot(at, 100 * columns["accuracy"], color=LINEAR, marker="o", markersize=4, label="accuracy")
+    probed.plot(at, 100 * columns["nmi"], color=IN_TRAINING, marker="s", markersize=4, label="NMI")
+    for ax in (information, probed):
+        ax.set_xticks(at, [row.stage for row in rows], rotation=45 if len(rows) > 8 else 0)
+        ax.set_xlabel("stage, in the order of depth")
+    legends(information, probed)
+    return figure

@@ -15,7 +15,7 @@ from mirigor_jax.runs.estimate import estimate_stage, finished_estimate
 from mirigor_jax.runs.features import own_features
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.images import add_estimate, write_report
-from mirigor_jax.runs.job import changed_key, digests, estimate_name, parse, precision, re_estimated
+from mirigor_jax.runs.job import Job, changed_key, digests, estimate_name, parse, precision, re_estimated
 
 
 def run(overrides: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
@@ -40,7 +40,7 @@ def idle(overrides: ConfigDict, given: Sequence[str]) -> dict[str, str]:
     """
     if not overrides.restore:
         return {}
-    run_config = ConfigDict(parallel.from_main(_restorable, RunFolder.at(overrides.restore)))
+    run_config = ConfigDict(parallel.from_main(restorable, RunFolder.at(overrides.restore)))
     config, _ = re_estimated(run_config, **_asked(overrides))
     keys = {changed_key(key): key for key in given}
     return {keys[key]: words for key, words in knobs.idle(config, list(keys)).items()}
@@ -58,23 +58,13 @@ def re_estimate(folder: RunFolder, monitoring: Monitoring = NO_MONITORING, **ask
     Raises InputError if there is no finished run, if its encoder or features have changed, or if another estimate has
     that name.
     """
-    parallel.from_main(_restorable, folder)  # the lock needs an existing run folder
+    parallel.from_main(restorable, folder)  # the lock needs an existing run folder
     with folder.lock():
-        run_config = ConfigDict(parallel.from_main(_restorable, folder))
+        run_config = ConfigDict(parallel.from_main(restorable, folder))
         config, name = re_estimated(run_config, **asked)
         print(f"run folder: {folder}, estimate: {name}", flush=True)
         with precision(config):
-            try:
-                job = parse(config)
-                changed = digests(run_config) != run_config.get("sha256", ConfigDict()).to_dict()
-            except AttributeError as error:
-                raise InputError(
-                    f"the run in '{folder}' was made by an older version ({error}); run it again"
-                ) from error
-            if changed:
-                raise InputError(
-                    f"the encoder or the features of the run in '{folder}' are no longer what it was made from"
-                )
+            job = parse_restored(config, run_config, folder)
 
             def stages() -> None:
                 add_estimate(run_config, job, folder, name, folder / "estimates" / name, monitoring=monitoring)
@@ -82,6 +72,21 @@ def re_estimate(folder: RunFolder, monitoring: Monitoring = NO_MONITORING, **ask
                 parallel.from_main(write_report, job.of(run_config), folder)
 
             folder.mend(stages)
+
+
+def parse_restored(config: ConfigDict, run_config: ConfigDict, folder: RunFolder) -> Job:
+    """The job of a config that changes a run's config. folder: the run's.
+
+    Raises InputError as `parse` does, and if the run's encoder or features have changed since.
+    """
+    try:
+        job = parse(config)
+        changed = digests(run_config) != run_config.get("sha256", ConfigDict()).to_dict()
+    except AttributeError as error:
+        raise InputError(f"the run in '{folder}' was made by an older version ({error}); run it again") from error
+    if changed:
+        raise InputError(f"the encoder or the features of the run in '{folder}' are no longer what it was made from")
+    return job
 
 
 def _renew(itself: ConfigDict, folder: RunFolder, monitoring: Monitoring) -> None:
@@ -98,7 +103,7 @@ def _renew(itself: ConfigDict, folder: RunFolder, monitoring: Monitoring) -> Non
             add_estimate(itself, job, folder, target.name, target, monitoring=monitoring)
 
 
-def _restorable(folder: RunFolder) -> dict[str, Any]:
+def restorable(folder: RunFolder) -> dict[str, Any]:
     """The config of a finished run. Raises InputError if the folder holds none."""
     path = folder.path
     try:

@@ -14,7 +14,17 @@ from mirigor_jax.drawing import Figure
 from mirigor_jax.files import write_text
 from mirigor_jax.mi.results import Curve, shown_ends
 from mirigor_jax.runs.folder import SAME_NUMBERS, RunFolder, provenance
-from mirigor_jax.runs.schema import ArrayEntry, ArrayReport, EstimateEntry, Fit, ImageReport, Report, Run, UsableEntry
+from mirigor_jax.runs.schema import (
+    ArrayEntry,
+    ArrayReport,
+    EstimateEntry,
+    Fit,
+    ImageReport,
+    LayersReport,
+    Report,
+    Run,
+    UsableEntry,
+)
 
 Row = tuple[str, str, str]
 
@@ -23,11 +33,13 @@ class Form(NamedTuple):
     """The form of the report for one kind of run.
 
     report: type of the report. sections: report → sections of report.md. lines: report → lines of the closing table.
+    stem: of the files' names.
     """
 
     report: type[Report]
     sections: Callable[[Any], list[str]]
     lines: Callable[[Any], list[str]]
+    stem: str = "report"
 
 
 HEADER: Row = ("quantity", "value", "what it is")
@@ -44,6 +56,7 @@ CAPTIONS = {
     "linear": "Linear evaluation of the frozen encoder.",
     "metrics": "What probes read off the frozen encoder, and the geometry of its representations.",
     "pairs": "Positive pairs, each view with its attributes.",
+    "layers": "Information about the class against depth, and what a linear probe reads off each stage.",
 }
 
 
@@ -55,8 +68,8 @@ def write(folder: RunFolder, report: Report, form: Form, captions: Mapping[str, 
     """
     figures = [match.path.relative_to(folder.path).as_posix() for match in folder.matches("figures/*.png")]
     # report.json comes last: it marks the run as finished.
-    write_text(folder.path / "report.md", markdown(report, form, figures, captions))
-    folder.write("report.json", dataclasses.asdict(report))
+    write_text(folder.path / f"{form.stem}.md", markdown(report, form, figures, captions))
+    folder.write(f"{form.stem}.json", dataclasses.asdict(report))
 
 
 def publish(
@@ -110,7 +123,7 @@ def markdown(report: Report, form: Form, figures: Sequence[str] = (), captions: 
         f"seed: {run.seed}",
         f"revision: {run.revision or 'unknown'}",
         "versions: " + ", ".join(f"{name} {version}" for name, version in run.versions.items()),
-        "every setting: [config.json](config.json); every number: [report.json](report.json)",
+        f"every setting: [config.json](config.json); every number: [{form.stem}.json]({form.stem}.json)",
     ]
     sections += ["## Run", _list(facts)]
     return "\n\n".join(sections) + "\n"
@@ -125,7 +138,7 @@ def table(report: Report, form: Form) -> str:
     lines = form.lines(report)
     title = f"{report.name}, seed {run.seed}, on {run.devices}"
     time = textwrap.fill(_seconds(run.seconds), width=100)
-    return "\n".join([title, "", *lines, "", time, f"report: {report.workdir}/report.md"])
+    return "\n".join([title, "", *lines, "", time, f"report: {report.workdir}/{form.stem}.md"])
 
 
 def _image_sections(report: ImageReport) -> list[str]:
@@ -160,6 +173,70 @@ def _image_lines(report: ImageReport) -> list[str]:
         )
         for quantity, value, kind in rows
     ]
+
+
+def _layers_sections(report: LayersReport) -> list[str]:
+    warnings = [f"**Warning: {warning}.**" for warning in _layer_warnings(report)]
+    return [f"**{_most_usable(report)}**", *warnings, tables.grid(*_layers(report)), _layers_legend(report)]
+
+
+def _layers_lines(report: LayersReport) -> list[str]:
+    warnings = [f"warning: {warning}" for warning in _layer_warnings(report)]
+    texts = (_most_usable(report), _layers_legend(report), *warnings)
+    return [*tables.aligned(*_layers(report), "<>>>>>>>"), *(f"\n{textwrap.fill(text, width=100)}" for text in texts)]
+
+
+def _layers(report: LayersReport) -> tuple[list[str], list[list[str]]]:
+    """(the header, a row for each stage), in bits."""
+    header = ["stage", "width", "I_class", "certified", "usable", "certified", "NMI", "accuracy"]
+    return header, [
+        [
+            layer.stage,
+            f"{layer.width:,}",
+            tables.bits(layer.i_class_bits),
+            "–" if layer.i_class_lower_bits is None else f"≥ {tables.bits(tables.down(layer.i_class_lower_bits))}",
+            tables.bits(layer.usable_bits),
+            tables.ends(tables.down(layer.usable_lower_bits), tables.up(layer.usable_upper_bits)),
+            tables.bits(layer.nmi),
+            f"{100 * layer.accuracy:.2f} %",
+        ]
+        for layer in report.layers
+    ]
+
+
+def _most_usable(report: LayersReport) -> str:
+    """The stage with the largest estimate of usable information, and the stages that its ends do not tell apart."""
+    place, layer = max(enumerate(report.layers, 1), key=lambda each: each[1].usable_bits)
+    lower, upper = tables.down(layer.usable_lower_bits), tables.up(layer.usable_upper_bits)
+    sentence = (
+        f"Usable information about the class ({', '.join(report.shared)}) reads most in {layer.stage}, stage {place} "
+        f"of {len(report.layers)}: {tables.bits(layer.usable_bits)} of {layer.entropy_bits:.3f} bits"
+    )
+    if lower is None:
+        return f"{sentence}; no end is certified."
+    sentence += f", in {tables.ends(lower, upper)} at {100 * report.confidence:g} %"
+    as_much = [
+        other.stage
+        for other in report.layers
+        if other is not layer and (other.usable_upper_bits is None or other.usable_upper_bits >= lower)
+    ]
+    return f"{sentence}. Not proven to hold less: {', '.join(as_much) or 'none'}."
+
+
+def _layers_legend(report: LayersReport) -> str:
+    """The explanation of the columns of `_layers`."""
+    rows = max(layer.unseen_rows for layer in report.layers)
+    return (
+        f"Stages are in the order of depth. I_class is the information that two images of one class share through a "
+        f"stage's features, with its certified lower end; its upper end is H(C) = {report.entropy_bits:.3f} bits. "
+        f"“Usable” is the information about the class that linear probes can use, with both certified ends, on "
+        f"{rows:,} images that the encoder has not seen. Each stage's ends hold at {100 * report.confidence:g} %, "
+        "stage by stage. NMI and accuracy are those of a linear probe on test images."
+    )
+
+
+def _layer_warnings(report: LayersReport) -> list[str]:
+    return [f"{layer.stage}: {warning}" for layer in report.layers for warning in layer.warnings]
 
 
 def _arrays_sections(report: ArrayReport) -> list[str]:
@@ -437,4 +514,5 @@ def _list(items: Sequence[str]) -> str:
 
 
 IMAGE_FORM = Form(ImageReport, _image_sections, _image_lines)
+LAYERS_FORM = Form(LayersReport, _layers_sections, _layers_lines, stem="layers")
 ARRAY_FORM = Form(ArrayReport, _arrays_sections, _arrays_lines)

@@ -277,6 +277,50 @@ class ArrayReport(Report):
     usable: UsableEntry | None = None
 
 
+@dataclass(frozen=True)
+class LayerEntry:
+    """One stage of an encoder.
+
+    stage: its name. width: number of its features.
+    i_class_bits: the estimate of I(h_X;h_Y) of two images of one class. i_class_lower_bits: its certified lower end.
+    certificate: the name of the certificate that validation chose.
+    usable_bits: information about the class that linear probes can use. usable_lower_bits, usable_upper_bits: it lies
+        between them at `confidence`, read on unseen_rows images.
+    entropy_bits: H(C) of usable information.
+    nmi: what the linear probe shows of I(h;C) / H(C), on test images. accuracy: of that probe.
+    warnings: doubts about the images as a random sample, in words; ends that they withhold are None.
+    """
+
+    stage: str
+    width: int
+    i_class_bits: float
+    i_class_lower_bits: float | None
+    certificate: str | None
+    usable_bits: float
+    usable_lower_bits: float | None
+    usable_upper_bits: float | None
+    unseen_rows: int
+    entropy_bits: float
+    nmi: float
+    accuracy: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayersReport(Report):
+    """layers.json: every stage of a finished run's encoder.
+
+    shared: the attributes that make the class. entropy_bits: H(C), an upper end of I(h_X;h_Y).
+    confidence: confidence level of each end alone; both ends of usable information hold together.
+    layers: the stages in the order of depth.
+    """
+
+    shared: tuple[str, ...]
+    entropy_bits: float
+    confidence: float
+    layers: tuple[LayerEntry, ...]
+
+
 def read(kind: type[T], result: Any) -> T:
     """Turn the contents of a JSON file into one of these types.
 

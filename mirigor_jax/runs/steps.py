@@ -69,18 +69,24 @@ def make_train_step(job: Job, mesh: Mesh, resident_images: int = 0) -> tuple[Any
 
 
 def make_encode_step(
-    job: Job, mesh: Mesh, frozen: FrozenEncoder | None = None, augmentation: Augmentation | None = None
+    job: Job,
+    mesh: Mesh,
+    frozen: FrozenEncoder | None = None,
+    augmentation: Augmentation | None = None,
+    *,
+    every_stage: bool = False,
 ) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
     """The mapped encode step, and its abstract arguments (frozen tree, images, keys).
 
     frozen: the encoder; None: the one that the job trains.
+    every_stage: see `encoding.encode_step`.
     """
     config = job.config
     if frozen is None:
         state = jax.eval_shape(partial(init_state, job), jax.random.key(0))
         frozen = FrozenEncoder(job.encoder(), state.encoder_variables, stage=config.encoder.stage)
-    options: Any = {"batch_size": config.features.batch_size, "size": config.data.size, "augmentation": augmentation}
-    return encoding.make_step(frozen, mesh, **options)
+    options: Any = {"augmentation": augmentation, "every_stage": every_stage}
+    return encoding.make_step(frozen, mesh, batch_size=config.features.batch_size, size=config.data.size, **options)
 
 
 def starts_from_posterior(job: Job) -> bool:

@@ -92,17 +92,22 @@ def _names(job: Job, classes: ByClass, labels: np.ndarray, attributes: np.ndarra
     return tuple(names)
 
 
+def information(job: Job, rows: UsableRows, h: Float[np.ndarray, "n d"]) -> mi.UsableInformation:
+    """Usable information of representations h of these rows. Raises InputError as `mi.usable_information` does."""
+    e, labels = job.config.estimate, np.asarray(rows.names)[rows.labels]
+    if table.find(job.config.data.source).is_generated:  # such images are drawn independently and need no check
+        return read_checked(h, Division.of(labels, rows.seen), e.confidence)
+    return mi.usable_information(h, labels, seen=rows.seen, confidence=e.confidence, rows=e.rows)
+
+
 def measure(job: Job, folder: RunFolder) -> None:
     """Measure usable information, and write its files and the sheet of the hardest images."""
-    rows, classes, e = rows_of(job, folder), job.evaluated_classes, job.config.estimate
+    rows, classes = rows_of(job, folder), job.evaluated_classes
     assert classes is not None  # `is_measured` says so
     shared = tuple(classes.shared)
     labels = np.asarray(rows.names)[rows.labels]
     try:
-        if table.find(job.config.data.source).is_generated:  # such images are drawn independently and need no check
-            result = read_checked(rows.h, Division.of(labels, rows.seen), e.confidence)
-        else:
-            result = mi.usable_information(rows.h, labels, seen=rows.seen, confidence=e.confidence, rows=e.rows)
+        result = information(job, rows, rows.h)
     except InputError as error:  # too few rows of a class; the run's other results stand
         store_refusal(folder, shared, error)
         return

@@ -20,7 +20,7 @@ from jax import lax
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Int, UInt8
 
-from mirigor_jax import probes
+from mirigor_jax import mi, probes
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.values import info_nce
@@ -32,7 +32,9 @@ from mirigor_jax.runs.folder import RunFolder
 Part = dict[str, Any]  # x, y: uint8 (n, d), (n, e), the pixels of the halves; labels: (n,)
 Row = dict[str, int | float]
 CHECKED = 4  # images at which `measure` computes the Jacobian
-NOISE = 2**31  # `measure` folds this number and up into the key for its noise; training steps fold smaller numbers
+NOISE = 2**31  # `encoded` folds this number and up into the key for its noise; training steps fold smaller numbers
+ORDER = "order.json"
+READ = (("train", "x"), ("validation", "x"), ("test", "x"), ("test", "y"))  # the halves that are measured
 
 
 class Objective(NamedTuple):
@@ -173,6 +175,50 @@ def jacobians(params: dict[str, Any], x: Float[Array, "n d"], *, encoder: RealNV
     return lax.map(jax.jacfwd(lambda row: encoder.apply({"params": params}, row[None])[0][0]), x)
 
 
+def encoded(
+    params: dict[str, Any], parts: Mapping[str, Part], settings: Settings, name: str, view: str
+) -> tuple[Float[Array, "n d"], Float[Array, "n e"], Float[Array, " n"], Float[Array, ""]]:
+    """One of the halves in READ with its noise, which is the same at every call, then the results of `encode`."""
+    key = jax.random.fold_in(jax.random.key(settings.seed), NOISE + READ.index((name, view)))
+    half = dequantize(key, jnp.asarray(parts[name][view]))
+    return half, *encode(params[view], half, encoder=settings.encoder)
+
+
+def unseen(
+    params: dict[str, Any], parts: Mapping[str, Part], settings: Settings
+) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]:
+    """(representations, classes) of the top halves of all images that no encoder was trained or chosen on."""
+    names = ("validation", "test")
+    h = [np.asarray(encoded(params, parts, settings, name, "x")[1]) for name in names]
+    return np.concatenate(h), np.concatenate([parts[name]["labels"] for name in names])
+
+
+def measure_usable(params: dict[str, Any], parts: Mapping[str, Part], settings: Settings) -> Row:
+    """Measure the usable information of the class in the encoded top half, on images that training has not seen.
+
+    Returns usable_bits, and unless they are withheld usable_lower_bits and usable_upper_bits; see
+    `mi.UsableInformation`. It takes 20 CPU seconds on 16,000 rows of 392 columns.
+    """
+    result = mi.usable_information(*unseen(params, parts, settings))
+    values = {name: getattr(result, f"{name}_bits") for name in ("value", "lower", "upper")}
+    ends = {f"usable_{name}_bits": bits for name, bits in values.items() if name != "value" and bits is not None}
+    return {"usable_bits": values["value"], **ends}
+
+
+def order(
+    first: dict[str, Any], last: dict[str, Any], parts: Mapping[str, Part], settings: Settings, steps: int
+) -> dict[str, Any]:
+    """Prove which of two encoders of the top half holds more usable information of the class, on the same unseen rows.
+
+    first, last: the parameters at step 0 and at step `steps`.
+    Returns the fields of a `PairOrder`, its verdict, and the number of rows and the confidence of the `UsableOrder`.
+    """
+    (h_first, labels), (h_last, _) = (unseen(params, parts, settings) for params in (first, last))
+    result = mi.compare_many({"step 0": h_first, f"step {steps:,}": h_last}, labels)
+    [pair] = result.to_dict()["pairs"]
+    return {**pair, "rows": result.rows, "confidence": result.confidence}
+
+
 def measure(params: dict[str, Any], parts: Mapping[str, Part], settings: Settings, l2: Sequence[float]) -> Row:
     """Measure the encoders and the critic on test images. Returns a row with these values:
 
@@ -183,10 +229,8 @@ def measure(params: dict[str, Any], parts: Mapping[str, Part], settings: Setting
     inverse_error: the largest |g⁻¹(g(x)) − x| of all pixels, which are in −1..1.
     """
     z, k, checks = {}, settings.k, []
-    for i, (name, view) in enumerate((("train", "x"), ("validation", "x"), ("test", "x"), ("test", "y"))):
-        key = jax.random.fold_in(jax.random.key(settings.seed), NOISE + i)
-        half = dequantize(key, jnp.asarray(parts[name][view]))
-        z[name, view], log_det, inverse_error = encode(params[view], half, encoder=settings.encoder)
+    for name, view in READ:
+        half, z[name, view], log_det, inverse_error = encoded(params, parts, settings, name, view)
         if name == "test":
             of = np.asarray(jacobians(params[view], half[:CHECKED], encoder=settings.encoder), np.float64)
             difference = np.abs(np.linalg.slogdet(of)[1] - np.asarray(log_det[:CHECKED])).max()
@@ -220,6 +264,7 @@ def train(
     *,
     steps: int,
     record_every: int,
+    usable_every: int,
     probed: int,
     l2: Sequence[float],
     monitor: StageMonitor = NO_STAGE_MONITOR,
@@ -229,16 +274,21 @@ def train(
     parts: train, validation and test.
     name: key of OBJECTIVES.
     record_every: steps between two records and checkpoints.
+    usable_every: steps between two records with usable information, a multiple of record_every. The first and the last
+        record have it, too.
     probed: number of training images that the linear probe is fitted on; the encoders train on all.
     l2: penalties that the probe chooses from.
     monitor: shows the records, and traces some steps.
     Writes records.jsonl: at the start, every `record_every` steps and at the end a row of `measure`, with `step` and
-    with `train_bits`, the mean InfoNCE of the batches since the last record. Raises InputError if the loss diverges.
+    with `train_bits`, the mean InfoNCE of the batches since the last record; some records also have the values of
+    `measure_usable`. If the encoders learn, it then writes order.json, the `order` of the first and the last one.
+    Raises InputError if the loss diverges.
     """
     train_part = {key: jnp.asarray(value) for key, value in parts["train"].items()}
     read = {**parts, "train": {key: value[:probed] for key, value in parts["train"].items()}}
     dims = parts["train"]["x"].shape[1], parts["train"]["y"].shape[1]
-    compiled = jax.jit(partial(train_step, settings=settings, objective=OBJECTIVES[name]), donate_argnums=0)
+    objective, unmoved = OBJECTIVES[name], Row()
+    compiled = jax.jit(partial(train_step, settings=settings, objective=objective), donate_argnums=0)
     begin = jax.jit(partial(init_state, settings, dims))
     folder.path.mkdir(parents=True, exist_ok=True)
 
@@ -251,7 +301,17 @@ def train(
         train_bits = float(np.mean(nats)) / math.log(2) if nats else 0.0
         if not math.isfinite(train_bits):
             raise InputError(f"InfoNCE is {train_bits} at step {done}; lower learning_rate={settings.learning_rate}")
-        return {"train_bits": train_bits, **measure(state.params, read, settings, l2)}
+        return {"train_bits": train_bits, **measure(state.params, read, settings, l2), **usable(done, state)}
+
+    def usable(done: int, state: State) -> Row:
+        if done % usable_every and done != steps:
+            return {}
+        if objective.moves or not unmoved:
+            values = measure_usable(state.params, read, settings)
+            if objective.moves:
+                return values
+            unmoved.update(values)  # encoders that do not learn are measured once
+        return unmoved
 
     def note(rows: Sequence[Row]) -> str:
         return f"{rows[-1]['held_out_bits']:.2f} bits held out, accuracy {100 * rows[-1]['accuracy']:.1f} %"
@@ -269,7 +329,15 @@ def train(
         learned=lambda state: state.params,
         rate=f"learning_rate={settings.learning_rate}",
     )
-    loop.drive(task, folder, "records.jsonl", folder, monitor)
+    state, _ = loop.drive(task, folder, "records.jsonl", folder, monitor)
+    if objective.moves:
+        folder.write(ORDER, order(begin().params, state.params, read, settings, steps))
+
+
+def finished(folder: RunFolder, name: str, steps: int) -> bool:
+    """Whether `train` has come to its end in this folder. name, steps: as in `train`."""
+    rows = folder.rows("records.jsonl")
+    return bool(rows) and rows[-1]["step"] == steps and (not OBJECTIVES[name].moves or folder.read(ORDER) is not None)
 
 
 def correlation(rows: Sequence[Row]) -> float | None:

@@ -1,0 +1,24 @@
+"""Measure every layer of a finished run's encoder: which one holds most information about the class?
+
+python -m mirigor_jax.main --config=configs/layers.py --config.restore=runs/cdp
+python -m mirigor_jax.main --config=configs/layers.py:pairing=color,images=2000 --config.restore=runs/cdp
+
+The images go through the encoder once. Prints I_class with its certified end, usable information with both ends, NMI
+and linear accuracy of every stage in the order of depth. The results go to RUN/layers, or to --workdir.
+"""
+
+import common
+from ml_collections import ConfigDict
+
+from mirigor_jax.config_files import defaults
+from mirigor_jax.settings import Layers, of_key
+
+ARGUMENTS = {name: of_key(name, kind=Layers) for name in ("pairing", "images", "seed", "confidence", "rows")}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The measurement of a run's stages. The user must give the run's folder as config.restore."""
+    args = common.parse_arg(arg, ARGUMENTS)
+    config = defaults("layers")
+    config.update(args)
+    return config
