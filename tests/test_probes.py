@@ -105,7 +105,7 @@ def test_validation_chooses_a_penalty_by_log_loss_or_a_larger_one_that_it_cannot
     truth = rng.integers(0, 3, 500)
     x = rng.normal(size=(3, 20))[truth] * 0.5 + rng.normal(size=(500, 20))
     options = {"validation_features": x[200:], "validation_labels": truth[200:]}
-    penalties = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+    penalties = [1e-3, 1e-2, 2e-2, 4e-2, 8e-2, 1.0]
     losses = []
     for l2 in penalties:
         each = fit_linear(x[:200], truth[:200], 3, l2=[l2], **options)

@@ -488,8 +488,13 @@ def test_where_nt_xent_leaves_the_certified_interval(paper, lower, outside, expe
     assert set(drawn) == {"certified", "reach"}
     rings = next(x for x in drawn["certified"].axes[0].lines if x.get_label().startswith("outside of"))
     assert list(rings.get_xdata()) == ([pytest.approx(6 - paper)] if outside else [])
-    short = {line.get_label().partition(",")[0]: line.get_xdata()[0] for line in drawn["certified"].axes[0].lines[3:5]}
-    assert short == {"InfoNCE at the largest K": 1.0, "NT-Xent estimate": pytest.approx(6 - paper)}
+    short = {line.get_label().partition(",")[0]: line.get_xdata()[0] for line in drawn["certified"].axes[0].lines[:4]}
+    assert short == {
+        "certificate: class posterior": pytest.approx(6 - lower),
+        "certificate: classifier": 5.0,
+        "InfoNCE at the largest K": 1.0,
+        "NT-Xent estimate": pytest.approx(6 - paper),
+    }
 
 
 @pytest.mark.slow

@@ -111,10 +111,9 @@ class Job:
             return ()
         if not self.has_pretrained_encoder:
             return ("fit",)
-        seen = self.config.evaluate.seen
-        if self.images.is_one_sample and seen != "all":  # nobody trained on the part that we split off at random
-            return ()
-        return table.SEEN_PARTS[seen]
+        seen = table.SEEN_PARTS[self.config.evaluate.seen]
+        # If the parts were split off at random, nobody else has trained on one of them alone.
+        return () if self.images.is_one_sample and not set(PARTS) <= set(seen) else seen
 
     @property
     def objective(self) -> Objective:

@@ -26,7 +26,7 @@ from mirigor_jax.drawing import (
 )
 from mirigor_jax.files import AnyPath
 from mirigor_jax.mi.certificates import classifier_lower_bits
-from mirigor_jax.mi.certify import CERTIFICATES
+from mirigor_jax.mi.certify import CERTIFICATES, Certificate
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.rows import TASKS, Row, nt_xent, run_row
@@ -115,13 +115,13 @@ def _nearest(h: Float[np.ndarray, "n d"], bank: Float[np.ndarray, "b d"]) -> Int
 
 def table(rows: Sequence[Row]) -> str:
     """A line for each run and for each H(C), and the trap's table if a row has a trap."""
-    ks = sorted({k for row in rows for k in row["info_nce"]})
+    ks, shown = sorted({k for row in rows for k in row["info_nce"]}), _certificates(rows)
     header = (
         "run",
         "H(C)",
         f"NT-Xent estimate, K = {rows[0]['nt_xent_k']}",
         *(f"InfoNCE, K = {k:,}" for k in ks),
-        *(certificate.heading for certificate in CERTIFICATES.values()),
+        *(certificate.heading for certificate in shown.values()),
         "certified",
         "NT-Xent estimate lies",
     )
@@ -134,7 +134,7 @@ def table(rows: Sequence[Row]) -> str:
                 f"{row['entropy_bits']:.3f}",
                 f"{row['nt_xent_bits']:.3f}",
                 *(f"{info_nce[k]:z.3f}" if k in info_nce else "–" for k in ks),
-                *(f"{tables.round_down(lower[name]):.3f}" if name in lower else "–" for name in CERTIFICATES),
+                *(f"{tables.round_down(lower[name]):.3f}" if name in lower else "–" for name in shown),
                 f"[{tables.round_down(row['lower_bits']):.3f}, {row['upper_bits']:.3f}]",
                 f"**{row['outside']}, by {abs(row['excess_bits']):.3f}**" if row["outside"] else "within",
             )
@@ -143,7 +143,7 @@ def table(rows: Sequence[Row]) -> str:
     for entropy in entropies:
         most = {k: bits for row in rows if row["entropy_bits"] == entropy for k, bits in row["max_info_nce"].items()}
         cells = [tables.bits(most.get(k)) for k in ks]
-        empty = [""] * (len(CERTIFICATES) + 2)
+        empty = [""] * (len(shown) + 2)
         lines.append((f"optimal critic at {entropy:g} bits", f"{entropy:.3f}", "", *cells, *empty))
     legend = (
         f"Values are in bits. Each certificate's lower end holds on fresh images at {100 * rows[0]['confidence']:g} % "
@@ -155,6 +155,11 @@ def table(rows: Sequence[Row]) -> str:
     if trapped := next((row for row in rows if row["trap"]), None):
         sections += ["## What redraws certify", *_trap_table(trapped)]
     return "\n\n".join(sections)
+
+
+def _certificates(rows: Sequence[Row]) -> dict[str, Certificate]:
+    """The certificates that some run has."""
+    return {name: one for name, one in CERTIFICATES.items() if any(name in row["certificates"] for row in rows)}
 
 
 def _trap_table(trapped: Row) -> tuple[str, str]:
@@ -199,7 +204,7 @@ def _intervals(rows: Sequence[dict[str, Any]]) -> Figure:
     )
     label = f"certified at {100 * rows[0]['confidence']:g} %: MI is in here"
     ax.barh(y, lower - upper, 0.7, upper, color=CERTIFIED, alpha=0.3, label=label)
-    for (name, certificate), marker in zip(CERTIFICATES.items(), "D<>v^Pd", strict=False):
+    for (name, certificate), marker in zip(_certificates(rows).items(), "D<>v^Pd", strict=False):
         ends = entropy - floats([row["certificates"].get(name) for row in rows])
         ax.plot(ends, y, marker, color=INK, markersize=4, label=f"certificate: {certificate.heading}")
     ax.plot(info_nce, y, "o", color=LOWER_BOUND, markersize=5, label="InfoNCE at the largest K")
