@@ -467,6 +467,10 @@ class Arrays:
     seed: int = setting(0, "Seed of the critics' initial weights and of their batches.", least=0)
     confidence: float = _confidence("Confidence level of certificates and intervals.")
     rows: Rows = _rows("Whether rows are independent draws.")
+    seen: bool = setting(
+        False,
+        "Whether the encoder that gave x was trained or chosen on these rows; usable information then has no ends.",
+    )
 
 
 @dataclass(frozen=True)

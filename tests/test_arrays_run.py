@@ -245,6 +245,13 @@ def test_labels_instead_of_y(folder, capsys):
     report = json.loads(Path("run/report.json").read_text())
     assert report["truth"]["entropy_bits"] == 1.0
     assert report["estimates"] == {"labels": report["estimate"]}
+    expected = mi.usable_information(h, labels).to_dict()
+    assert report["usable"]["rows"] == {"x": len(expected["rows"])}
+    for name in ("value_bits", "lower_bits", "upper_bits", "sentence", "warnings"):
+        assert report["usable"][name] == expected[name]
+    with (folder / "run" / "evaluate" / "pvi.csv").open() as file:
+        assert [int(line.split(",")[1]) for line in list(file)[1:]] == expected["rows"]
+    assert (folder / "run" / "figures" / "usable.png").exists()
     assert 0.4 < report["estimate"]["lower_bits"] <= report["estimate"]["value_bits"]
     assert report["estimate"]["lower_bits"] <= report["estimate"]["upper_bits"] == 1.0
     assert report["estimate"]["info_nce"]["bits"] == pytest.approx(1, abs=0.1)

@@ -106,6 +106,7 @@ DRAWN = {  # name: a function that draws it
     "training": lambda: draw_training()[0],
     "metrics": lambda: picture.evaluation(dict.fromkeys(METRICS, 0.123)),
     "linear": lambda: figures.linear({"color": 1.0, "all": 0.5}, {"color": 0.25, "all": 1 / 64}),
+    "hardest": lambda: figures.hardest({"few": [(draw_pairs()[1][0], "Green, 3 → White, 3\n-1.25 bits")] * 7}),
     "bars, more estimators": lambda: draw_bars(with_more_estimators(make_report())),
     **{f"bars, {name}": lambda case=case: draw_bars(make_report(**case)) for name, case in CASES.items()},
     **{

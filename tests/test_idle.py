@@ -120,6 +120,10 @@ IDLE = {
         ["--config=configs/studies/batch_size.py", "--config.run.data.augment.crop=0.5"],
         "run.data.augment.crop=0.5 only affects pairings with simclr, and no run of this study uses it; leave it out",
     ),
+    "seen, without labels": (
+        ["--config=configs/arrays.py", "--config.x=x.npy", "--config.y=y.npy", "--config.seen=True"],
+        "seen=True only affects usable information, which needs labels, and labels=None; leave it out",
+    ),
     "batch": ([*LABELS, "--config.batch_size=8"], "batch_size=8 only affects critics of rows x and y, and labels="),
     "critic as an argument": (
         ["--config=configs/arrays.py:critic=cosine", *LABELS[1:]],

@@ -59,7 +59,7 @@ def test_a_run_leaves_its_report_and_says_what_it_does(cdp_run, finished):
     assert report["estimates"] == {"color": estimate}
     assert report["run"]["config"] == json.loads((finished / "config.json").read_text())
     assert {p.name for p in (finished / "figures").glob("*.png")} == {
-        "pairs.png", "training.png", "bars.png", "critic.png", "linear.png"
+        "pairs.png", "training.png", "bars.png", "critic.png", "linear.png", "usable.png", "hardest.png"
     }  # fmt: skip
     text = (cdp_run.parent / "stdout").read_text()
     for phrase in ("run folder:", "expect about", "steps", "in-training I", "H(C)", "report.md"):

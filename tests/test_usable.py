@@ -12,6 +12,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.mi import families
 from mirigor_jax.mi.confidence import fixed_bet_lower_bound, kl_lower_bound
 from mirigor_jax.mi.families import BoundedLinear
+from mirigor_jax.mi.usable import Division, fit_on
 from mirigor_jax.mi.usable_fit import LinearFamily, Problem, bends_of, clipped, minimize, minorant
 from mirigor_jax.mlp import fit_mlp
 
@@ -77,7 +78,7 @@ def small_problem(seed):
     classes = rng.choice(3, 60, p=[0.5, 0.3, 0.2])
     z = np.hstack([clipped(clusters(classes, seed, d=3), 3.0), np.ones((60, 1))])
     weights = rng.uniform(0.7, 1.4, 60)
-    problem = Problem(z, classes, np.log([0.5, 0.3, 0.2]), weights, [0.3, 3.0][seed % 2])
+    problem = Problem.of_mean_loss(z, classes, np.log([0.5, 0.3, 0.2]), weights, [0.3, 3.0][seed % 2])
     if seed % 4 < 2:
         return problem
     largest = 2 * problem.norm * np.hypot(3, 1) - problem.log_p
@@ -92,7 +93,7 @@ def value_and_gradient(problem, w):
     for row, (z, c, p) in enumerate(zip(problem.z, problem.classes, q, strict=True)):
         weight, loss = problem.weights[row], -np.log(p[c])
         value, slope = weight * loss, weight
-        if problem.bet is not None:
+        if problem.bet > 0:
             value, slope = (x / problem.bet for x in minorant(loss, problem.bet * weight, problem.bends[row]))
         total += value / len(q)
         gradient += np.outer(z, p - np.eye(len(p))[c]) * slope / len(q)
@@ -297,6 +298,33 @@ def test_the_range_of_a_probe_s_loss_is_by_its_rarest_class():
         assert max(worst) >= 0.9 * probe.largest_losses.max()
         assert np.all(probe.largest_losses <= family.largest_losses * (1 + 1e-6))
     assert np.log(3) < -family.log_p[2] == BoundedLinear(family, np.zeros((D + 1, 3))).largest_losses[2]
+
+
+def test_constant_columns_change_nothing():
+    """As units have that never fire. Rounding once gave them weights of 1e15, and the ends were empty."""
+    h = clusters(CLASSES, 3)
+    plain = mi.usable_information(h, CLASSES, rows="independent")
+    constant = np.full((len(h), 2), 0.3), np.zeros((len(h), 9))
+    result = mi.usable_information(np.hstack([*constant, h]), CLASSES, rows="independent")
+    for name in ("value_bits", "lower_bits", "upper_bits", "norm", "largest_loss_nats"):
+        assert getattr(result, name) == pytest.approx(getattr(plain, name), rel=1e-3)
+
+
+def test_predictions_are_those_of_the_probe():
+    """The class of the largest q(c|h), and the entropy of q(.|h), from the pointwise information of each class."""
+    h, names = clusters(CLASSES, 3, apart=0.5), np.array(["c", "a", "b", "d"])[: CLASSES.max() + 1]
+    result = mi.usable_information(h, names[CLASSES], rows="independent")
+    division = Division.of(names[CLASSES], False)
+    probe = fit_on(h, division, "linear")
+    unseen = h[result.rows]
+    q = np.exp(-np.stack([probe.losses(unseen, np.full(len(unseen), c)) for c in range(len(names))], axis=1))
+    np.testing.assert_allclose(q.sum(axis=1), 1)
+    assert result.predicted.tolist() == np.sort(names)[q.argmax(axis=1)].tolist()
+    np.testing.assert_allclose(result.prediction_entropy_bits, stats.entropy(q, base=2, axis=1), atol=1e-9)
+    own = q[np.arange(len(q)), division.classes[result.rows]]
+    np.testing.assert_allclose(
+        result.pointwise_bits, np.log2(own / division.frequencies[division.classes[result.rows]])
+    )
 
 
 def test_constant_rows_have_no_information():

@@ -162,9 +162,11 @@ def _linear(part: FirstPart) -> BoundedLinear:
     log_p, (mean, scale) = np.log(part.frequencies), mean_and_scale(part.h)
     x, judged = (standardized(rows, mean, scale) for rows in (part.h, part.validation))
     pilot = _fitted(part, x, judged)
-    directions, sizes, _ = np.linalg.svd(pilot.kernel / pilot.scale[:, None], full_matrices=True)
-    sizes = np.hypot(np.pad(sizes, (0, len(directions) - len(sizes))), FLATTEST)
-    root = directions * sizes @ directions.T
+    # A column that is constant here stays out. Rounding would map others onto it, as a column of 1e-17, and the probe
+    # below would weigh that column by 1e17.
+    varies = x.std(axis=0) > 0.5  # or 0, as the columns are standardized
+    root = np.zeros((x.shape[1], x.shape[1]))
+    root[np.ix_(varies, varies)] = _root((pilot.kernel / pilot.scale[:, None])[varies])
     x, judged = x @ root, judged @ root
     lengths = np.linalg.norm(x, axis=1)
     clip = float(np.median(lengths) or lengths.mean() or 1.0)
@@ -179,6 +181,13 @@ def _linear(part: FirstPart) -> BoundedLinear:
     norm = max(LEAST_NORM, ROOM * float(np.linalg.norm(weights, axis=0).max()))
     family = LinearFamily(log_p, mean, scale, root, clip, constant, norm)
     return BoundedLinear(family, weights * _strength(family, part, weights))
+
+
+def _root(weights: Float[np.ndarray, "d c"]) -> Float[np.ndarray, "d d"]:
+    """The square root of A A' + FLATTEST^2 I."""
+    directions, sizes, _ = np.linalg.svd(weights, full_matrices=True)
+    sizes = np.hypot(np.pad(sizes, (0, len(directions) - len(sizes))), FLATTEST)
+    return directions * sizes @ directions.T
 
 
 def _fitted(part: FirstPart, x: Float[np.ndarray, "n e"], judged: Float[np.ndarray, "m e"]) -> LinearProbe:

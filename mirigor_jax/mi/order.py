@@ -26,7 +26,7 @@ def compare_many(
     encoders: Mapping[str, Any],
     labels: Any,
     *,
-    seen: Any = False,
+    seen: Any = settings.Arrays.seen,
     confidence: float = settings.Arrays.confidence,
     rows: Rows = settings.Arrays.rows,
 ) -> UsableOrder:

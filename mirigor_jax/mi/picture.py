@@ -93,11 +93,12 @@ def estimators(estimates: Sequence[Any], *, true_bits: float | None = None) -> F
 def usable_information(result: Any) -> Figure:
     """Draw usable information with its ends, and the distribution of the rows' pointwise information. Bits.
 
-    result: a `UsableInformation`.
+    result: a `UsableInformation`, or has its fields.
     """
     figure, (ax, rows) = panels("usable information, bits", "rows by pointwise information, bits", ratios=(2, 3))
     ax.grid(False)
     ax.set(xlim=(-1, 1), xticks=[])
+    ax.use_sticky_edges = False  # so that the lower end is not on the panel's edge
     if result.lower_bits is not None:
         top = result.entropy_bits if result.upper_bits is None else result.upper_bits
         label = f"at {100 * result.confidence:g} %: usable information is in here"

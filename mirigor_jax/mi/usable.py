@@ -33,7 +33,7 @@ def usable_information(
     labels: Any,
     *,
     family: str = "linear",
-    seen: Any = False,
+    seen: Any = settings.Arrays.seen,
     confidence: float = settings.Arrays.confidence,
     rows: Rows = settings.Arrays.rows,
 ) -> UsableInformation:
@@ -77,9 +77,20 @@ def usable_information(
     division = Division.of(labels, seen)
     [representations] = representations_of([h], labels)
     found = check_labeled(representations, division.classes, division.unseen, rows)
-    unseen = division.without(found.copies)
-    read = read_unseen(representations, division, unseen, fit_on(representations, division, family), confidence)
-    return division.allowed(found.applied_to(read.result))
+    return found.applied_to(read_checked(representations, division, confidence, family=family, copies=found.copies))
+
+
+def read_checked(
+    h: Float[np.ndarray, "n d"],
+    division: "Division",
+    confidence: float,
+    *,
+    family: str = "linear",
+    copies: Bool[np.ndarray, " u"] | None = None,
+) -> UsableInformation:
+    """The usable information of rows that are known to be independent. copies: unseen rows to leave out; None: none."""
+    unseen = division.unseen if copies is None else division.without(copies)
+    return division.allowed(read_unseen(h, division, unseen, fit_on(h, division, family), confidence).result)
 
 
 @dataclass(frozen=True)
@@ -241,7 +252,7 @@ def mean_loss(
     family: LinearFamily, h: Float[np.ndarray, "n d"], classes: Int[np.ndarray, " n"], weights: Float[np.ndarray, " c"]
 ) -> Problem:
     """The weighted mean loss of the family on these rows. weights: of each class."""
-    return Problem(family.map(h), classes, family.log_p, weights[classes], family.norm)
+    return Problem.of_mean_loss(family.map(h), classes, family.log_p, weights[classes], family.norm)
 
 
 @dataclass(frozen=True)

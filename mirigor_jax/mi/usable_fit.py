@@ -4,8 +4,9 @@ A family V holds the classifiers q(c|h) = softmax(log p + z W), with z = T(h) of
 W of norm <= `norm`. W = 0 gives p itself. The map T, the norm and the reach do not depend on the rows that give an end.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
+from mirigor_jax import parallel
 from mirigor_jax.numerics import CHUNK
 
 FAR = 1e12  # standard deviations. Farther values count as this far, so that no map of them overflows
@@ -135,7 +137,8 @@ class Problem(NamedTuple):
     log_p: log p(c).
     weights: of each row, above 0.
     norm: the largest norm of a column of W.
-    bet, bends: each row's minorant has the bet `bet * weight` and this bend; None: the loss itself.
+    bet, bends: each row's minorant has the bet `bet * weight` and this bend. A bet of 0 stands for the loss itself, so
+        that one program solves both problems.
     """
 
     z: Float[np.ndarray | Array, "n e"]
@@ -143,8 +146,20 @@ class Problem(NamedTuple):
     log_p: Float[np.ndarray | Array, " c"]
     weights: Float[np.ndarray | Array, " n"]
     norm: float | Float[np.ndarray | Array, ""]
-    bet: float | Float[np.ndarray | Array, ""] | None = None
-    bends: Float[np.ndarray | Array, " n"] | None = None
+    bet: float | Float[np.ndarray | Array, ""]
+    bends: Float[np.ndarray | Array, " n"]
+
+    @classmethod
+    def of_mean_loss(
+        cls,
+        z: Float[np.ndarray, "n e"],
+        classes: Int[np.ndarray, " n"],
+        log_p: Float[np.ndarray, " c"],
+        weights: Float[np.ndarray, " n"],
+        norm: float,
+    ) -> "Problem":
+        """The problem of the loss itself."""
+        return cls(z, classes, log_p, weights, norm, 0.0, np.ones(len(z)))
 
 
 @dataclass(frozen=True)
@@ -184,7 +199,7 @@ def minimize(
     for dtype in (np.float32, np.float64):
         with jax.enable_x64(dtype is np.float64):
             given = jax.tree.map(jnp.asarray, _cast((rotated, scales, weights, tolerance), dtype))
-            weights = np.asarray(_descend(*given, max_steps), np.float64)
+            weights = np.asarray(_compiled(_descend, "max_steps")(*given, max_steps=max_steps), np.float64)
         found = bracket(rotated, weights)
         best = min(best, found, key=lambda one: one.value)
         highest = max(highest, found.lowest)
@@ -198,7 +213,7 @@ def bracket(problem: Problem, weights: Float[np.ndarray, "e c"]) -> Minimum:
     weights = weights / np.maximum(1, np.linalg.norm(weights, axis=0) / problem.norm)
     with jax.enable_x64(True):
         given = jax.tree.map(jnp.asarray, _cast((problem, weights), np.float64))
-        value, lowest = map(float, _bracket(*given))
+        value, lowest = map(float, _compiled(_bracket)(*given))
     return Minimum(value, lowest, weights)
 
 
@@ -213,16 +228,21 @@ def _objective(problem: Problem, scores: Float[Array, "n c"]) -> tuple[Float[Arr
     sums = logsumexp(logits, axis=1)
     hit = problem.classes[:, None] == jnp.arange(logits.shape[1])[None, :]
     losses = jnp.maximum(sums - jnp.sum(jnp.where(hit, logits, 0), axis=1), 0)
-    if problem.bet is None or problem.bends is None:
-        values, slopes = problem.weights * losses, problem.weights
-    else:
-        values, slopes = minorant(losses, problem.bet * problem.weights, problem.bends)
-        values, slopes = values / problem.bet, slopes / problem.bet
+    values, slopes = minorant(losses, problem.bet * problem.weights, problem.bends)
+    bets = problem.bet > 0
+    unit = jnp.where(bets, problem.bet, 1)
+    values = jnp.where(bets, values / unit, problem.weights * losses)
+    slopes = jnp.where(bets, slopes / unit, problem.weights)
     residuals = (jnp.exp(logits - sums[:, None]) - hit) * slopes[:, None]
     return jnp.mean(values), residuals / len(scores)
 
 
-@jax.jit
+@cache
+def _compiled(function: Callable[..., Any], *static: str) -> Any:
+    """`_bracket` or `_descend`, compiled for each shape. Compiling takes longer than most runs."""
+    return jax.jit(function, static_argnames=static, compiler_options=parallel.quick_compilation())
+
+
 def _bracket(problem: Problem, weights: Float[Array, "e c"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The objective at W, and the minimum over the family of its tangent at W."""
     with jax.default_matmul_precision(HIGHEST):
@@ -252,12 +272,12 @@ def _nearest(target: Float[Array, "e c"], scales: Float[Array, " e"], norm: Floa
     return x / jnp.maximum(1, jnp.linalg.norm(x, axis=0) / norm)[None, :]
 
 
-@partial(jax.jit, static_argnames=("max_steps",))
 def _descend(
     problem: Problem,
     scales: Float[Array, " e"],
     start: Float[Array, "e c"],
     tolerance: Float[Array, ""],
+    *,
     max_steps: int,
 ) -> Float[Array, "e c"]:
     """Accelerated projected descent in the norm of `scales`. It ends once the gap is within the tolerance."""
@@ -273,22 +293,17 @@ def _descend(
         value, residuals = _objective(problem, y_scores)
         gradient = problem.z.T @ residuals
 
-        def tried(stiffness):
+        def stiffen(trial):
+            stiffness = jnp.minimum(2 * trial[2], stiffest)
             new = _nearest(y - gradient / (stiffness * scales[:, None]), scales, problem.norm)
             new_scores = problem.z @ new
             move = new - y
             model = value + jnp.sum(gradient * move) + stiffness / 2 * jnp.sum(scales[:, None] * move**2)
-            return new, new_scores, _objective(problem, new_scores)[0] <= model + slack * jnp.abs(value)
+            enough = _objective(problem, new_scores)[0] <= model + slack * jnp.abs(value)
+            return new, new_scores, stiffness, enough | (stiffness >= stiffest)
 
-        def too_soft(state):
-            _, (_, _, enough), stiffness = state
-            return ~enough & (stiffness < stiffest)
-
-        def stiffen(state):
-            stiffness = jnp.minimum(2 * state[2], stiffest)
-            return state[0], tried(stiffness), stiffness
-
-        _, (new, new_scores, _), stiffness = lax.while_loop(too_soft, stiffen, (0, tried(stiffness), stiffness))
+        trial = y, y_scores, stiffness / 2, jnp.zeros((), bool)  # the first trial is at `stiffness`
+        new, new_scores, stiffness, _ = lax.while_loop(lambda trial: ~trial[3], stiffen, trial)
         uphill = jnp.sum(gradient * (new - w)) > 0
         return new, new_scores, w, scores, jnp.where(uphill, 1.0, next_t).astype(t.dtype), stiffness * 0.95
 

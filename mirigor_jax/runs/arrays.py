@@ -15,17 +15,20 @@ from mirigor_jax.manifest import DamagedError
 from mirigor_jax.mi import picture
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import Progress
-from mirigor_jax.runs import report
+from mirigor_jax.runs import report, usable
 from mirigor_jax.runs.folder import RunFolder, digest
 from mirigor_jax.runs.schema import ArrayEntry, Truth, read
 
+SHARED = ("labels",)  # what defines the class
+OF_LABELS = ("seen",)  # settings of usable information
 OF_PAIRS = ("estimators", "critic", "batch_size")  # settings of the critics of I(X;Y), which I_class does not use
 
 
 def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
     """The given keys that have no effect, each with words for a message."""
     if config.labels is None or config.y is not None:
-        return {}
+        words = "only affects usable information, which needs labels, and labels=None; leave it out"
+        return {key: words for key in given if key in OF_LABELS}
     words = f"only affects critics of rows x and y, and labels='{config.labels}' are given instead of y; leave it out"
     return {key: words for key in given if key in OF_PAIRS}
 
@@ -56,6 +59,8 @@ def _stages(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarray)
         if not folder.matches("estimates/*/estimate.json"):
             folder.give_up()
         raise
+    if config.y is None:
+        _measure_usable(config, folder, x, y)
     _report(config, folder)
 
 
@@ -91,6 +96,19 @@ def _estimate(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarra
             folder.write(f"estimates/{name}/estimate.json", dataclasses.asdict(entry))
 
 
+def _measure_usable(config: ConfigDict, folder: RunFolder, x: np.ndarray, labels: np.ndarray) -> None:
+    with folder.stage("usable", folder.exists(usable.RESULT)) as work:
+        if not work:
+            return
+        try:
+            result = mi.usable_information(x, labels, seen=config.seen, confidence=config.confidence, rows=config.rows)
+        except InputError as error:
+            usable.store_refusal(folder, SHARED, error)
+            return
+        parts = np.full(len(result.rows), "x")
+        usable.store(folder, result, shared=SHARED, parts=parts, index=result.rows, labels=labels[result.rows])
+
+
 def _finished(folder: RunFolder, name: str) -> ArrayEntry | None:
     """The estimate of that name; None if there is none, or if another version made it."""
     result = folder.read(f"estimates/{name}/estimate.json")
@@ -104,6 +122,8 @@ def _report(config: ConfigDict, folder: RunFolder) -> None:
     read_back = {name: _finished(folder, name) for name in _names(config)}
     estimates = {name: entry for name, entry in read_back.items() if entry is not None}
     first = next(iter(estimates.values()))
-    parts = {"truth": Truth(entropy_bits=first.entropy_bits), "estimate": first, "estimates": estimates}
-    drawn = {"estimators": picture.estimators(list(estimates.values()))}
+    found = usable.finished(folder)
+    truth = Truth(entropy_bits=first.entropy_bits)
+    parts = {"truth": truth, "estimate": first, "estimates": estimates, "usable": found}
+    drawn = {"estimators": picture.estimators(list(estimates.values())), **usable.drawn(folder, found)}
     report.publish(config, folder, parts, drawn, report.ARRAY_FORM)

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -29,7 +29,7 @@ from mirigor_jax.drawing import (
     write,
 )
 from mirigor_jax.mi.results import Curve
-from mirigor_jax.runs.schema import EstimateEntry, InTraining, LayerEntry, Truth
+from mirigor_jax.runs.schema import EstimateEntry, InTraining, LayerEntry, Truth, UsableEntry
 from mirigor_jax.tables import round_down
 
 # Numbers of a stage that are drawn.
@@ -74,11 +74,37 @@ def pair_sheet(
     return figure
 
 
-def bars(truth: Truth, in_training: InTraining | None, estimate: EstimateEntry) -> Figure:
+def hardest(groups: Mapping[str, Sequence[tuple[UInt8[np.ndarray, "h w 3"], str]]]) -> Figure:
+    """Draw images above their captions, in groups of one below another, six images a row.
+
+    groups: title → images with their captions.
+    """
+    columns, gap, caption, title = 6, 0.12, 0.46, 0.34  # all lengths are in units of an image's side
+    heights = [title + math.ceil(len(images) / columns) * (1 + caption) for images in groups.values()]
+    width = columns + (columns - 1) * gap
+    inches = 9.6 / (width + 2 * gap)
+    figure = empty_figure(9.6, inches * (sum(heights) + gap), constrained=False)
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set_axis_off()
+    for (words, images), top in zip(groups.items(), np.cumsum([gap / 2, *heights]), strict=False):
+        ax.text(0, top + title / 2, words, fontsize=10, color=INK, va="center", parse_math=False)
+        for number, (image, text) in enumerate(images):
+            left, y = (number % columns) * (1 + gap), top + title + (number // columns) * (1 + caption)
+            ax.imshow(image, extent=(left, left + 1, y + 1, y), interpolation="nearest")
+            ax.text(left + 0.5, y + 1.03, text, ha="center", va="top", fontsize=7.5, color=INK, parse_math=False)
+    ax.set(xlim=(-gap, width + gap), ylim=(sum(heights) + gap, 0), aspect="equal")
+    return figure
+
+
+def bars(
+    truth: Truth, in_training: InTraining | None, estimate: EstimateEntry, usable: UsableEntry | None = None
+) -> Figure:
     """Draw H(C), in-training MI and post-training MI of one run in bits, as in Lee et al. 2023, Fig. 4.
 
     Left: bars from zero. Right: the post-training values, enlarged. The estimate and InfoNCE have their intervals. The
-    last bar is filled up to the certified lower end (0 if there is none) and hatched from there to the upper end.
+    bar after them is filled up to the certified lower end (0 if there is none) and hatched from there to the upper end.
+    The last bar is usable information, with its two ends as whiskers; it is enlarged only if it is about the class that
+    the views share.
     """
     entropy, true = truth.entropy_bits, truth.mutual_information_bits
     columns = [] if entropy is None else [("H(C)", entropy, ENTROPY)]
@@ -98,7 +124,9 @@ def bars(truth: Truth, in_training: InTraining | None, estimate: EstimateEntry) 
     floor = 0.0 if lower is None else lower
     certificate = "no certificate" if lower is None else f"at {100 * estimate.confidence:g} %"
 
-    ratios = last + 1, last + 1 - first  # numbers of columns
+    probed = [] if usable is None or usable.value_bits is None else [(usable.value_bits, usable)]
+    is_close = bool(probed) and probed[0][1].shared == truth.shared
+    ratios = last + 1 + len(probed), last + 1 - first + is_close  # numbers of columns
     figure, (whole, close) = panels("in-training and post-training MI, bits", "post-training, close up", ratios=ratios)
     if sum(ratios) > 10:  # keeps the labels from overlapping
         figure.set_figwidth(1.2 * sum(ratios))
@@ -111,7 +139,15 @@ def bars(truth: Truth, in_training: InTraining | None, estimate: EstimateEntry) 
             hollow[0].set(edgecolor=CERTIFIED, hatch="////")
         whiskers(ax, measured, t_lower, t_upper, INK)
         references(ax, entropy, true)
-        ax.set_xticks(range(last + 1), [*labels, f"{estimate.verdict}\n{certificate}"])
+        ticks = [*labels, f"{estimate.verdict}\n{certificate}", *("usable info.,\nlinear probes" for _ in probed)]
+        ax.set_xticks(range(len(ticks)), ticks)
+    for value, entry in probed:
+        x, (low_end, high_end) = last + 1, interval_ends([entry])
+        whole.bar(x, value, color=LINEAR, width=0.6)
+        close.scatter(x, value, color=LINEAR, s=60, edgecolors=INK, linewidths=0.5, zorder=3)
+        for ax in (whole, close):
+            whiskers(ax, floats([x]), low_end, high_end, INK)
+        write(whole, x, float(np.fmax(value, high_end[0])), f"{value:z.3f}")
     if in_training is not None:
         ceiling, bar = in_training.ceiling_bits, first - 1
         label = f"ceiling log₂(2K−1) = {ceiling:.3f} bits"
@@ -125,10 +161,11 @@ def bars(truth: Truth, in_training: InTraining | None, estimate: EstimateEntry) 
         write(whole, last, lower, f"≥ {round_down(lower):.3f}")
     whole.margins(y=0.1)
 
-    near = floats([*heights[first:], *t_lower, *t_upper, lower, upper])
+    probed_bits = [x for value, one in probed for x in (value, one.lower_bits, one.upper_bits) if is_close]
+    near = floats([*heights[first:], *t_lower, *t_upper, lower, upper, *probed_bits])
     low, high = np.nanmin(near), np.nanmax(near)
     margin = max(0.01, 0.1 * (high - low))
-    close.set(xlim=(first - 0.5, last + 0.5), ylim=(low - margin, high + margin))
+    close.set(xlim=(first - 0.5, last + is_close + 0.5), ylim=(low - margin, high + margin))
     legends(whole)
     return figure
 

@@ -215,12 +215,13 @@ def _draw(job: Job, folder: RunFolder, parts: dict[str, Any]) -> dict[str, Figur
     # The accuracy of guessing the most frequent class.
     chance = {task: float(population.task(task).frequencies.max()) for task in population.tasks}
     drawn |= {
-        "bars": figures.bars(parts["truth"], parts["in_training"], parts["estimate"]),
+        "bars": figures.bars(parts["truth"], parts["in_training"], parts["estimate"], parts["usable"]),
         "critic": figures.critic(parts["estimate"]),
     }
     if parts["metrics"]:
         options = job.config.estimate.nt_xent_k, job.config.train.temperature
         drawn["metrics"] = metrics.Evaluation(parts["metrics"], *options).figure()
+    drawn |= usable.drawn(folder, parts["usable"])
     if parts["linear"]:
         drawn["linear"] = figures.linear(parts["linear"], chance)
     rows = folder.rows("train/metrics.jsonl")

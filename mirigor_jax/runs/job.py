@@ -111,7 +111,7 @@ class Job:
             return ()
         if not self.has_pretrained_encoder:
             return ("fit",)
-        return {"train": ("fit",), "all": (*PARTS, UNSEEN), "none": ()}[self.config.evaluate.seen]
+        return table.SEEN_PARTS[self.config.evaluate.seen]
 
     @property
     def objective(self) -> Objective:
@@ -446,7 +446,7 @@ def _population(config: ConfigDict) -> Population:
         parts={"train": d.images, **{part: f[part] for part in PARTS}},
         depletion_risk=DEPLETION_SHARE * (1 - config.estimate.confidence),
         knobs={name: knobs.given(d, name) for name in table.SOURCES},
-        unseen=0 if given and config.evaluate.seen != "none" else f.unseen,
+        unseen=0 if given and UNSEEN in table.SEEN_PARTS[config.evaluate.seen] else f.unseen,
         **{name: d[name] for name in knobs.OF_SETS},
     )
     return source.population(d.source, request)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from mirigor_jax import models
 from mirigor_jax.config_files import flatten
 from mirigor_jax.data.pairing import shares_image, shares_nothing, split
-from mirigor_jax.data.sources.table import SOURCES, Request, holds_features, left_out_is_unseen
+from mirigor_jax.data.sources.table import SEEN_PARTS, SOURCES, Request, holds_features, left_out_is_unseen
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.estimators import MAIN
 from mirigor_jax.objectives import OBJECTIVES
@@ -94,8 +94,8 @@ def _given(config: ConfigDict) -> bool:
 
 def _leaves_out_none(config: ConfigDict) -> bool:
     """Whether no training image is left out that the encoder cannot have seen."""
-    data, seen = config.data, config.evaluate.seen
-    may_be_seen = _given(config) and seen != "none"
+    data, seen = config.data, SEEN_PARTS.get(config.evaluate.seen, ())
+    may_be_seen = _given(config) and "unseen" in seen
     return data.images is None or may_be_seen or not left_out_is_unseen(data.rotations, data.negatives)
 
 

@@ -31,7 +31,7 @@ ADDED: dict[str, Any] = {
 
 
 def current(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored config with today's names, if it is of a run on images or of a study; others are returned as a copy."""
+    """A stored config with today's names. Only runs on images or arrays and studies have old ones."""
     config = copy.deepcopy(config)
     for old, new in CONFIG_KEYS.items():
         _move(config, old, new)
@@ -40,6 +40,8 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
             section, _, name = key.partition(".")
             config[section].setdefault(name, value)
         _drop_idle_options(config["encoder"])
+    if "labels" in config and "estimators" in config:
+        config.setdefault("seen", False)  # of a run on arrays
     if "run" in config:
         config["run"] = current(config["run"])
     for cell in config.get("study", {}).get("cells", ()):

@@ -23,6 +23,7 @@ from mirigor_jax.runs.schema import (
     LayersReport,
     Report,
     Run,
+    UsableEntry,
 )
 
 Row = tuple[str, str, str]
@@ -43,11 +44,15 @@ class Form(NamedTuple):
 
 HEADER: Row = ("quantity", "value", "what it is")
 
+SHARES_SHOWN = 12  # most classes whose frequencies a report lists
+
 CAPTIONS = {
     "estimators": "Each estimator's value with its interval, and what is certified of the mutual information.",
     "bars": "H(C), in-training and post-training MI, after Lee et al. 2023, Fig. 4; whiskers are intervals.",
     "critic": "The critic's fit with the step chosen on validation, and the estimates against K.",
     "training": "Training loss and in-training MI against the ceiling log₂(2K−1) and H(C).",
+    "usable": "Usable information with its ends, and the pointwise information of each unseen image.",
+    "hardest": "Unseen images that a linear probe predicts worst: label → prediction, pointwise information.",
     "linear": "Linear evaluation of the frozen encoder.",
     "metrics": "What probes read off the frozen encoder, and the geometry of its representations.",
     "pairs": "Positive pairs, each view with its attributes.",
@@ -146,6 +151,8 @@ def _image_sections(report: ImageReport) -> list[str]:
     sections += ["## Post-training estimate", _fit(estimate.fit), _certificates(estimate), *_curves(estimate.curve)]
     if others := _other_rows(report):
         sections += ["## Other estimates of this encoder", tables.grid(HEADER, others)]
+    if report.usable is not None:
+        sections += ["## Usable information", *_usable(report.usable, "image")]
     if linear := _linear_rows(report):
         sections += ["## Linear evaluation", tables.grid(HEADER, linear)]
     if report.metrics:
@@ -241,15 +248,21 @@ def _arrays_sections(report: ArrayReport) -> list[str]:
         f"{estimate.name}, {estimate.kind}: {estimate.note}." for estimate in report.estimates.values() if estimate.note
     ]:
         sections += ["## What each estimator is", _list(notes)]
+    if report.usable is not None:
+        rows = _usable_rows(report.usable, "row")
+        sections += ["## Usable information", tables.grid(HEADER, rows), *_usable(report.usable, "row")]
     return sections
 
 
 def _arrays_lines(report: ArrayReport) -> list[str]:
     header, rows = _estimators(report)
     warnings = [f"warning: {warning}" for warning in _warnings(report)]
+    more = [] if report.usable is None else _usable_rows(report.usable, "row")
+    usable = [line for row in more for line in textwrap.wrap(" ".join(row), 100, subsequent_indent="    ")]
     return [
         *tables.aligned(header, rows, "<<>>>>>>"),
         "",
+        *usable,
         *(line for text in (_legend(report), *warnings) for line in textwrap.wrap(text, 100)),
     ]
 
@@ -327,7 +340,8 @@ def _mi_rows(report: ImageReport) -> list[Row]:
     else:
         source = "no certificate" if estimate.lower_bits is None else "needs no certificate"
     interval = tables.interval(tables.down(estimate.lower_bits), estimate.upper_bits)
-    return [*rows, ("I(h_X;h_Y) lies in", interval, f"{estimate.verdict}; {source}")]
+    rows += [("I(h_X;h_Y) lies in", interval, f"{estimate.verdict}; {source}")]
+    return rows if report.usable is None else [*rows, *_usable_rows(report.usable, "image")]
 
 
 def _post_training(curve: Curve) -> Row:
@@ -338,6 +352,52 @@ def _post_training(curve: Curve) -> Row:
         f"{tables.bits(curve.quoted.bits)} bits",
         f"{curve.kind}; K = {curve.k}{limit}",
     )
+
+
+def _usable_rows(usable: UsableEntry, unit: str) -> list[Row]:
+    """unit: "image" or "row"."""
+    name = "usable information, linear probes"
+    if usable.value_bits is None:
+        return [(name, "–", f"not measured: {usable.note}")]
+    entropy = f"of these {unit}s' H(C) = {tables.bits(usable.entropy_bits)} bits ({', '.join(usable.shared)})"
+    rows = [(name, f"{tables.bits(usable.value_bits)} bits", entropy)]
+    if usable.lower_bits is None or usable.upper_bits is None or usable.confidence is None:
+        return [*rows, ("  lies in", "–", next(iter(usable.warnings), ""))]
+    ends = tables.interval(tables.round_down(usable.lower_bits), tables.round_up(usable.upper_bits))
+    read = f"{sum(usable.rows.values()):,} unseen {unit}s"
+    return [*rows, ("  lies in", ends, f"certified at {100 * usable.confidence:g} %, {read}")]
+
+
+def _usable(usable: UsableEntry, unit: str) -> list[str]:
+    """The sentence, the warnings, and the details of usable information: its class, family, rows and simple check.
+
+    unit: "image" or "row".
+    """
+    if usable.value_bits is None:
+        return [f"It is not measured: {usable.note}."]
+    shares = usable.frequencies
+    frequencies = (
+        ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
+        if len(shares) <= SHARES_SHOWN
+        else f"{len(shares)} classes, from {min(shares.values()):.4f} to {max(shares.values()):.4f}"
+    )
+    facts = [
+        f"The class is {', '.join(usable.shared)}. H(C) = {tables.bits(usable.entropy_bits)} bits and both ends hold "
+        f"for the class frequencies p(c) of the {unit}s that the encoder has not seen: {frequencies}.",
+        f"The probes: softmax(ln p + W z) on z = T(h). The map T is made on other {unit}s than the ends. "
+        f"‖w_k‖ ≤ {usable.norm:.3g}, ‖z‖ ≤ {usable.reach:.3g}; the largest loss is "
+        f"{usable.largest_loss_nats:.3g} nats. Other probes may use more information.",
+        f"{unit.capitalize()}s of each part that the ends are read on: "
+        + ", ".join(f"{part} {count:,}" for part, count in usable.rows.items()),
+    ]
+    if usable.kl_upper_bits is not None:
+        simple = tables.bits(tables.round_up(usable.kl_upper_bits))
+        facts.append(f"A simple check of the upper end: by KL (Hoeffding's inequality) it is {simple} bits.")
+    facts.append(
+        f"Each {unit}'s pointwise information log2 q(label|h) / p(label): [evaluate/pvi.csv](evaluate/pvi.csv). The "
+        f"lowest are hard {unit}s, or have wrong labels."
+    )
+    return [usable.sentence, *(f"**Warning: {warning}.**" for warning in usable.warnings), _list(facts)]
 
 
 def _other_rows(report: ImageReport) -> list[Row]:

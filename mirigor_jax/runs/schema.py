@@ -134,13 +134,13 @@ class EstimateEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class UsableEntry:
-    """usable.json: what linear probes can use of a run's representations, on images that the encoder has not seen.
+    """usable.json: what linear probes can use of a run's representations, on rows that the encoder has not seen.
 
     shared: the attributes that define the class.
     family: the family of probes in words; empty if nothing is measured.
     value_bits, lower_bits, upper_bits, kl_upper_bits, confidence, entropy_bits, frequencies, norm, reach,
         largest_loss_nats, warnings, sentence: as in `mi.UsableInformation`; None or empty if nothing is measured.
-    rows: number of unseen images that the value and the ends are read on, by part.
+    rows: number of unseen rows that the value and the ends are read on, by part.
     note: why nothing is measured; empty if it is.
     """
 
@@ -268,11 +268,13 @@ class ArrayReport(Report):
 
     estimate: the first of `estimates`.
     estimates: the estimates by the name of the estimator; `labels` for an estimate of I_class.
+    usable: None without labels.
     """
 
     truth: Truth
     estimate: ArrayEntry
     estimates: dict[str, ArrayEntry]
+    usable: UsableEntry | None = None
 
 
 @dataclass(frozen=True)

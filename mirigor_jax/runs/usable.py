@@ -2,7 +2,11 @@
 
 import dataclasses
 import math
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -10,14 +14,19 @@ from jaxtyping import Bool, Float, Int, Shaped
 from mirigor_jax import mi
 from mirigor_jax.data.pairing import ByClass
 from mirigor_jax.data.sources import table
+from mirigor_jax.drawing import Figure, floats
 from mirigor_jax.errors import InputError
+from mirigor_jax.mi import picture
+from mirigor_jax.mi.usable import Division, read_checked
+from mirigor_jax.mi.usable_results import UsableInformation
+from mirigor_jax.runs import figures
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import PARTS, UNSEEN, Job
 from mirigor_jax.runs.schema import UsableEntry, read
-from mirigor_jax.settings import Rows
 
 RESULT, POINTWISE = "evaluate/usable.json", "evaluate/pvi.csv"
 COLUMNS = ("part", "index", "label", "prediction", "pvi_bits", "label_probability", "prediction_entropy_bits")
+MOST_SHOWN = 12  # images in each group of the sheet of hardest images
 
 
 @dataclass(frozen=True)
@@ -83,17 +92,16 @@ def _names(job: Job, classes: ByClass, labels: np.ndarray, attributes: np.ndarra
     return tuple(names)
 
 
-def information(job: Job, rows: UsableRows, h: Float[np.ndarray, "n d"]) -> mi.UsableInformation:
+def information(job: Job, rows: UsableRows, h: Float[np.ndarray, "n d"]) -> UsableInformation:
     """Usable information of representations h of these rows. Raises InputError as `mi.usable_information` does."""
-    e = job.config.estimate
-    # Generated images are drawn independently and need no check.
-    stated: Rows = "independent" if table.find(job.config.data.source).is_generated else e.rows
-    labels = np.asarray(rows.names)[rows.labels]
-    return mi.usable_information(h, labels, seen=rows.seen, confidence=e.confidence, rows=stated)
+    labels, e = np.asarray(rows.names)[rows.labels], job.config.estimate
+    if table.find(job.config.data.source).is_generated:  # such images are drawn independently and need no check
+        return read_checked(h, Division.of(labels, rows.seen), e.confidence)
+    return mi.usable_information(h, labels, seen=rows.seen, confidence=e.confidence, rows=e.rows)
 
 
 def measure(job: Job, folder: RunFolder) -> None:
-    """Measure usable information, and write its result and the pointwise values of the rows that its ends read."""
+    """Measure usable information, and write its files and the sheet of the hardest images."""
     rows, classes = rows_of(job, folder), job.evaluated_classes
     assert classes is not None  # `is_measured` says so
     shared = tuple(classes.shared)
@@ -101,33 +109,85 @@ def measure(job: Job, folder: RunFolder) -> None:
     try:
         result = information(job, rows, rows.h)
     except InputError as error:  # too few rows of a class; the run's other results stand
-        folder.write(RESULT, dataclasses.asdict(UsableEntry(shared=shared, note=str(error))))
+        store_refusal(folder, shared, error)
         return
+    parts, index, given = (values[result.rows] for values in (rows.parts, rows.index, labels))
+    if not job.holds_features:
+        captions = [
+            f"{textwrap.fill(f'{label} → {found}', 26)}\n{bits:z.2f} bits"
+            for label, found, bits in zip(given, result.predicted, result.pointwise_bits, strict=True)
+        ]
+        sheet = _hardest(job, result, list(zip(parts.tolist(), index.tolist(), captions, strict=True)))
+        folder.write_figures({"hardest": sheet})
+    store(folder, result, shared=shared, parts=parts, index=index, labels=given)
+
+
+def store(
+    folder: RunFolder,
+    result: UsableInformation,
+    *,
+    shared: tuple[str, ...],
+    parts: Shaped[np.ndarray, " n"],
+    index: Int[np.ndarray, " n"],
+    labels: Shaped[np.ndarray, " n"],
+) -> None:
+    """Write a result, and the pointwise values of the unseen rows. It prints the sentence.
+
+    shared: the attributes that define the class. parts, index: of each unseen row. labels: its class, as a name.
+    """
     print(f"  {result.sentence}", flush=True)
-    parts, index = rows.parts[result.rows], rows.index[result.rows]
-    found, counts = np.unique(parts, return_counts=True)
     fields = {field.name for field in dataclasses.fields(UsableEntry)} - {"shared", "rows"}
     entry = read(
         UsableEntry,
         {
             **{name: value for name, value in result.to_dict().items() if name in fields},
             "shared": shared,
-            "rows": dict(zip(found.tolist(), counts.tolist(), strict=True)),
+            "rows": Counter(parts.tolist()),
         },
     )
-    label_probability = np.exp2(result.pointwise_bits) * np.array([result.frequencies[c] for c in labels[result.rows]])
-    columns = (
-        parts,
-        index,
-        labels[result.rows],
-        result.predicted,
-        *(
-            [f"{x:z.6g}" for x in values]
-            for values in (result.pointwise_bits, label_probability, result.prediction_entropy_bits)
-        ),
-    )
-    folder.write_table(POINTWISE, COLUMNS, zip(*columns, strict=True))
+    bits = result.pointwise_bits
+    probability = np.array([result.frequencies[label] for label in labels.tolist()]) * np.exp2(bits)
+    numbers = ([f"{x:z.6g}" for x in values] for values in (bits, probability, result.prediction_entropy_bits))
+    folder.write_table(POINTWISE, COLUMNS, zip(parts, index, labels, result.predicted, *numbers, strict=True))
     folder.write(RESULT, dataclasses.asdict(entry))
+
+
+def store_refusal(folder: RunFolder, shared: tuple[str, ...], error: InputError) -> None:
+    """Write why usable information is not measured."""
+    folder.write(RESULT, dataclasses.asdict(UsableEntry(shared=shared, note=str(error))))
+
+
+def _hardest(job: Job, result: UsableInformation, rows: Sequence[tuple[str, int, str]]) -> Figure:
+    """A sheet of the images that the probe predicts worst. rows: part, index and caption of each unseen image."""
+    plain = job if job.augmentation is None else job.without_augmentation()
+    readers = {name: read for name, (read, _) in job.images.parts(plain.pairing).items()}
+    if (left_out := job.images.unseen()) is not None:
+        readers[UNSEEN] = left_out[0]
+
+    def shown(order: np.ndarray) -> list[tuple[np.ndarray, str]]:
+        images = []
+        for part, index, caption in (rows[i] for i in order[:MOST_SHOWN]):
+            batch = readers[part](index, index + 1)
+            images.append((batch["image" if "image" in batch else "x"][0], caption))
+        return images
+
+    return figures.hardest(
+        {
+            "Most surprising: the least pointwise information about the label (label → prediction). Look for wrong "
+            "labels": shown(np.argsort(result.pointwise_bits, kind="stable")),
+            "Least sure: the prediction of the largest entropy": shown(
+                np.argsort(-result.prediction_entropy_bits, kind="stable")
+            ),
+        }
+    )
+
+
+def drawn(folder: RunFolder, entry: UsableEntry | None) -> dict[str, Figure]:
+    """The library's figure of a finished result, by its name; empty if there is none."""
+    if entry is None or entry.value_bits is None:
+        return {}
+    pointwise = floats([float(row["pvi_bits"]) for row in folder.table(POINTWISE)])
+    return {"usable": picture.usable_information(SimpleNamespace(**vars(entry), pointwise_bits=pointwise))}
 
 
 def finished(folder: RunFolder) -> UsableEntry | None:

@@ -27,6 +27,9 @@ from mirigor_jax.settings import Data, Features
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # folder of Debian's package
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 OWN, NOISES = "own", ("uniform", "gaussian")  # negatives: the training images, or noise
+# Value of `evaluate.seen` → the parts whose images a given encoder was trained or chosen on. `unseen` is what the
+# training part lost to a limit.
+SEEN_PARTS = {"train": ("fit", "unseen"), "all": ("fit", "validation", "test", "unseen"), "none": ()}
 NOISE_STREAM, CORRUPTION_STREAM = 100, 200  # far above the streams of pairs
 
 
