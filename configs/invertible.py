@@ -4,8 +4,8 @@ python -m mirigor_jax.main --config=configs/invertible.py                       
 python -m mirigor_jax.main --config=configs/invertible.py:source=tfds:mnist,scale=paper    30 layers of 512, on MNIST
 
 It should print an InfoNCE estimate that rises, though the true MI is the same throughout. The linear accuracy rises
-with it, but falls if the encoders are trained to hide the class from a linear classifier. Usable information, which can
-change, is proven to. After Tschannen et al. 2020, section 3.1.
+with it, but falls if the encoders are trained to hide the class from a linear classifier; so does usable information,
+which may change. After Tschannen et al. 2020, section 3.1.
 """
 
 from dataclasses import replace

@@ -92,7 +92,7 @@ def _names(job: Job, classes: ByClass, labels: np.ndarray, attributes: np.ndarra
     return tuple(names)
 
 
-def information(job: Job, rows: UsableRows, h: Float[np.ndarray, "n d"]) -> mi.UsableInformation:
+def information(job: Job, rows: UsableRows, h: Float[np.ndarray, "n d"]) -> UsableInformation:
     """Usable information of representations h of these rows. Raises InputError as `mi.usable_information` does."""
     e, labels = job.config.estimate, np.asarray(rows.names)[rows.labels]
     if table.find(job.config.data.source).is_generated:  # such images are drawn independently and need no check

@@ -163,8 +163,12 @@ def _orders(report: InvertibleReport) -> list[str]:
         a, b, larger = pair["a"], pair["b"], pair["larger"]
         read = f"{pair['rows']:,} unseen rows"
         if larger is None:
-            needed = "" if pair["rows_needed"] is None else f"; about {pair['rows_needed']:,} would tell them apart"
-            sentences += [f"{name}: on {read}, usable information is not proven to differ between {a} and {b}{needed}."]
+            rows, change = pair["rows_needed"], "less" if pair["difference_bits"] > 0 else "more"
+            needed = "" if rows is None else f"; about {rows:,} rows would tell them apart"
+            sentences += [
+                f"{name}: on {read}, usable information is not proven to differ between {a} and {b}, though its "
+                f"estimate is {abs(pair['difference_bits']):.3f} bits {change} at {b}{needed}."
+            ]
             continue
         more, smaller = ("more", a) if larger == b else ("less", b)
         twice = "" if pair["at_twice_the_norm"] else f", if {smaller}'s probes may not have twice their norm"
@@ -231,7 +235,9 @@ def picture(runs: Mapping[str, Sequence[dict[str, Any]]], *, ceiling_bits: float
             floats([row.get(key) for row in measured])
             for key in ("step", "usable_bits", "usable_lower_bits", "usable_upper_bits")
         )
-        usable.fill_between(at, lower, upper, color=color, alpha=0.15, linewidth=0)
+        usable.fill_between(at, lower, upper, color=color, alpha=0.1, linewidth=0)
+        for end in (lower, upper):
+            usable.plot(at, end, color=color, linestyle=":", linewidth=1)
         usable.plot(at, value, color=color, marker="o", markersize=3, label=f"{name}, with its certified ends")
         error.plot(step, inverse, color=color, marker="o", markersize=3, label=f"{name}: inverse")
         error.plot(step, log_det, color=color, linestyle=":", label=f"{name}: log |det J|, nats")
