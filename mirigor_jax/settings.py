@@ -349,10 +349,11 @@ class Evaluate:
         "Attributes that define the classes of the metrics and of usable information, joined by +.",
         none="the attributes that the pairing shares",
     )
-    seen: Seen = setting(
-        "train",
-        "Images of a set that a given encoder was trained or chosen on: train (its training part; none if the set has "
-        "no parts of its own), all or none. The ends of usable information are read on the others.",
+    seen: Seen | None = setting(
+        None,
+        "Images of a set that a given encoder was trained or chosen on: train (its training part, with the validation "
+        "images that are split off from it), all or none. Nothing is certified on them.",
+        none="train if the set has a test part of its own, else none",
     )
 
 

@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from small import cdp, encoder, image_report, image_set
 
 from mirigor_jax.config_files import parse as parse_command
+from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
 from mirigor_jax.runs import figures, report, usable
 from mirigor_jax.runs.folder import RunFolder
@@ -120,14 +121,15 @@ def test_images_that_training_may_see_in_another_way_are_not_called_unseen(image
 
 @pytest.mark.parametrize(
     ("seen", "of_parts"),
-    [("train", {"fit": True, "validation": False, "test": False}),
+    [(None, {"fit": True, "validation": True, "test": False}),
+     ("train", {"fit": True, "validation": True, "test": False}),
      ("all", {"fit": True, "validation": True, "test": True}),
      ("none", {"fit": False, "validation": False, "test": False, "unseen": False})],
 )  # fmt: skip
 def test_a_given_encoder_has_seen_what_the_setting_says(features, tmp_path, seen, of_parts):
-    job = job_of(
-        encoder(f"features:{features}", tmp_path, "--config.data.images=250", f"--config.evaluate.seen={seen}")
-    )
+    """Validation is split off from the file's training part, so an encoder that was trained on that has seen it."""
+    stated = [] if seen is None else [f"--config.evaluate.seen={seen}"]
+    job = job_of(encoder(f"features:{features}", tmp_path, "--config.data.images=250", *stated))
     folder = RunFolder(tmp_path)
     for part, (read, n) in (job.images.parts(job.pairing) | unseen_of(job)).items():
         batch = read(0, n)
@@ -135,6 +137,44 @@ def test_a_given_encoder_has_seen_what_the_setting_says(features, tmp_path, seen
     rows = usable.rows_of(job, folder)
     assert {part: bool(rows.seen[rows.parts == part].all()) for part in np.unique(rows.parts)} == of_parts
     assert rows.seen.any() == any(of_parts.values())
+
+
+def test_a_set_without_parts_has_no_training_part_that_an_encoder_has_seen(tmp_path):
+    """Its parts are split off at random, so an encoder has seen all of them or none. Turned images are dependent."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "h.npz", h=rng.normal(size=(600, 4)), labels=np.arange(600) % 3)
+    images = rng.integers(0, 255, (600, 6, 6), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(600) % 3)
+    source = f"features:{tmp_path / 'h.npz'}"
+    assert job_of(encoder(source, tmp_path)).seen_parts == ()
+    assert set(job_of(encoder(source, tmp_path, "--config.evaluate.seen=all")).seen_parts) >= set(PARTS)
+    with pytest.raises(InputError, match=r"seen='train'.* has no training part of its own; give all, or none"):
+        job_of(encoder(source, tmp_path, "--config.evaluate.seen=train"))
+    turned = job_of(image_set(f"npz:{tmp_path / 'images.npz'}", tmp_path, "--config.data.rotations=True"))
+    given = turned.of(turned.config)
+    given.config.encoder.path = "x.pth"
+    assert given.seen_parts == ("fit",)
+
+
+def test_an_encoder_that_has_seen_the_test_images_is_not_certified(tmp_path, capsys):
+    """Memorized random labels, as arrays and as features: I_class is 0 on other images."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 600)
+    h = (np.eye(2)[labels] * 3 + rng.normal(size=(600, 2))).astype(np.float32)
+    np.save(tmp_path / "x.npy", h)
+    np.save(tmp_path / "c.npy", labels)
+    np.savez(tmp_path / "h.npz", h=h, labels=labels)
+    arrays = [f"--config.x={tmp_path / 'x.npy'}", f"--config.labels={tmp_path / 'c.npy'}", "--config.seen=True"]
+    features = ["--config.evaluate.seen=all", "--config.evaluate.metrics=False", "--config.estimate.k=32"]
+    quick = ["--config.estimate.steps=10"]
+    for name, config, more in (
+        ("a", "arrays", [*arrays, "--config.steps=10"]),
+        ("f", "encoder", [f"--config.data.source=features:{tmp_path / 'h.npz'}", *features, *quick]),
+    ):
+        assert main([f"--config=configs/{config}.py", f"--workdir={tmp_path / name}", *more]) == 0
+        document = json.loads((tmp_path / name / "report.json").read_text())
+        assert document["estimate"]["lower_bits"] is document["usable"]["lower_bits"] is None
+        assert "has seen the test images" in capsys.readouterr().out
 
 
 def unseen_of(job: Job) -> dict:

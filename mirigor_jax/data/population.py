@@ -44,6 +44,7 @@ class GeneratedPopulation:
     """
 
     pairs_features: ClassVar[bool] = False  # whether features of single images serve every pairing
+    validates_on_training: ClassVar[bool] = False  # there is no set that has a training part
     data: GeneratedImages
     seed: int
     sizes: Mapping[str, int]
@@ -137,6 +138,7 @@ class FinitePopulation:
     shows_attributes: whether every image shows its attributes; the MI of the views is then known.
     whole: the attributes of one set, if all parts were split off from it; pairings then have its class frequencies.
         None: the test part is its maker's own, and pairings have the test part's class frequencies.
+    validates_on_training: whether the validation part was split off from the maker's training part.
     """
 
     pairs_features: ClassVar[bool] = True
@@ -145,6 +147,7 @@ class FinitePopulation:
     depletion_risk: float
     shows_attributes: bool = False
     whole: AttributeSpace | None = None
+    validates_on_training: bool = False
 
     @cached_property
     def side(self) -> int:

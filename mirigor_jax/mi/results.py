@@ -110,7 +110,10 @@ class Estimate:
 
     def withheld(self, contradiction: str) -> Self:
         """The estimate without its certificate and interval. contradiction: why its rows are not independent."""
-        reason = withheld_reason("the certificate is withheld", contradiction)
+        return self.without_certificate(withheld_reason("the certificate is withheld", contradiction))
+
+    def without_certificate(self, reason: str) -> Self:
+        """The estimate without its certificate and interval, and with the reason as its first warning."""
         return replace(
             self,
             interval=None,

@@ -16,6 +16,7 @@ from mirigor_jax.mi import picture
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs import report, usable
+from mirigor_jax.runs.estimate import SEEN
 from mirigor_jax.runs.folder import RunFolder, digest
 from mirigor_jax.runs.schema import ArrayEntry, Truth, read
 
@@ -87,7 +88,8 @@ def _estimate(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarra
             return
         results: Sequence[mi.Estimate]
         if config.y is None:
-            results = [mi.estimate_labels(x, y, **options("k", "steps", "seed", "confidence", "rows"))]
+            estimate = mi.estimate_labels(x, y, **options("k", "steps", "seed", "confidence", "rows"))
+            results = [estimate.without_certificate(SEEN) if config.seen else estimate]
         else:
             more = options("critic", "k", "batch_size", "steps", "seed", "confidence", "rows")
             [results] = mi.estimate_all([(x, y)], estimators=missing, **more)
@@ -97,7 +99,7 @@ def _estimate(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarra
 
 
 def _measure_usable(config: ConfigDict, folder: RunFolder, x: np.ndarray, labels: np.ndarray) -> None:
-    with folder.stage("usable", folder.exists(usable.RESULT)) as work:
+    with folder.stage("usable", usable.is_done(folder)) as work:
         if not work:
             return
         try:

@@ -111,9 +111,13 @@ class Job:
             return ()
         if not self.has_pretrained_encoder:
             return ("fit",)
-        seen = table.SEEN_PARTS[self.config.evaluate.seen]
-        # If the parts were split off at random, nobody else has trained on one of them alone.
-        return () if self.images.is_one_sample and not set(PARTS) <= set(seen) else seen
+        images = self.images
+        parts = {*table.SEEN_PARTS[self.config.evaluate.seen or ("none" if images.is_one_sample else "train")]}
+        if "fit" in parts and images.validates_on_training:
+            parts |= {"validation"}
+        if self.config.data.rotations:  # several turns of one image are no independent draws
+            parts |= {"fit"}
+        return tuple(sorted(parts))
 
     @property
     def objective(self) -> Objective:
@@ -200,6 +204,9 @@ def _parse(config: ConfigDict, population: Population) -> Job:
         make_objective(config, num_classes)
     others = tuple(_parse(more, population) for more in _further(config, population))
     job = Job(config, pairing, num_classes, population, others)
+    seen = config.evaluate.seen
+    if population.is_one_sample and seen and table.SEEN_PARTS[seen] == table.SEEN_PARTS["train"]:
+        raise InputError(f"evaluate.seen='{seen}': '{d.source}' has no training part of its own; give all, or none")
     _check_pairs(job, *(population.num_pairs(part, pairing) for part in ("test", "validation")))
     has_set = population.training(pairing) is not None
     check_resident(d.resident, has_set=has_set, key="data.resident", fix="give data.images=N")
@@ -448,7 +455,7 @@ def _population(config: ConfigDict) -> Population:
         parts={"train": d.images, **{part: f[part] for part in PARTS}},
         depletion_risk=DEPLETION_SHARE * (1 - config.estimate.confidence),
         knobs={name: knobs.given(d, name) for name in table.SOURCES},
-        unseen=0 if given and UNSEEN in table.SEEN_PARTS[config.evaluate.seen] else f.unseen,
+        unseen=0 if given and UNSEEN in table.SEEN_PARTS[config.evaluate.seen or "train"] else f.unseen,
         **{name: d[name] for name in knobs.OF_SETS},
     )
     return source.population(d.source, request)

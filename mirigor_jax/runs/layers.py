@@ -13,16 +13,17 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from numpy import ndarray
 
-from mirigor_jax import metrics, parallel, probes, stopping
+from mirigor_jax import metrics, parallel, probes, stopping, tables
 from mirigor_jax.data.pairing import shares_image, shares_nothing, split
 from mirigor_jax.data.population import Features
 from mirigor_jax.data.sources import table
 from mirigor_jax.encoding import stage_columns
 from mirigor_jax.errors import InputError
+from mirigor_jax.mi.usable_results import UsableInformation
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs import figures, knobs, report, usable
-from mirigor_jax.runs.estimate import both_views, fit_probe, measure_by_class
+from mirigor_jax.runs.estimate import both_views, certified, fit_probe, measure_by_class
 from mirigor_jax.runs.features import encode, freeze, load, parts_to_encode
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import Job, precision, re_estimated
@@ -128,9 +129,13 @@ def _measure(job: Job, target: RunFolder, columns: dict[str, slice], rows: list[
     done, progress = len(rows), Progress("stages", len(columns), "measured")
     for stage, own in list(columns.items())[done:]:
         parts = {part: _own(arrays, own) for part, arrays in features.items()}
-        rows.append(_entry(job, stage, parts, usable.information(job, usable_rows, usable_rows.h[:, own])))
+        try:
+            entry = _entry(job, stage, parts, usable.information(job, usable_rows, usable_rows.h[:, own]))
+        except InputError as error:  # too few rows of a class; the other numbers stand
+            entry = _entry(job, stage, parts, None, (f"usable information is not measured: {error}",))
+        rows.append(entry)
         target.write_rows(ROWS, [dataclasses.asdict(row) for row in rows])
-        progress.update(len(rows), f"{stage}: {rows[-1].usable_bits:z.3f} usable bits")
+        progress.update(len(rows), f"{stage}: {tables.bits(entry.usable_bits)} usable bits")
         if parallel.stop_asked():
             stopping.stop()
 
@@ -140,27 +145,29 @@ def _own(arrays: dict[str, ndarray], columns: slice) -> dict[str, ndarray]:
     return {name: x[:, columns] if name in ("h", "h_x", "h_y") else x for name, x in arrays.items()}
 
 
-def _entry(job: Job, stage: str, features: Features, information: Any) -> LayerEntry:
+def _entry(
+    job: Job, stage: str, features: Features, found: UsableInformation | None, warnings: tuple[str, ...] = ()
+) -> LayerEntry:
     classes = job.pairing.by_class
     assert classes is not None  # `run` has checked it
-    measured = measure_by_class(job, job.images.paired(features, job.pairing))
+    estimate = certified(job, measure_by_class(job, job.images.paired(features, job.pairing)).estimate)
     probe = fit_probe(job, features, classes)
     h, c = both_views(features["test"], classes)
     logits: Float[ndarray, "n c"] = probe.logits(h) / probe.temperature
     return LayerEntry(
         stage=stage,
         width=h.shape[1],
-        i_class_bits=measured.estimate.value_bits,
-        i_class_lower_bits=measured.estimate.lower_bits,
-        certificate=measured.estimate.certificate,
-        usable_bits=information.value_bits,
-        usable_lower_bits=information.lower_bits,
-        usable_upper_bits=information.upper_bits,
-        unseen_rows=len(information.rows),
-        entropy_bits=information.entropy_bits,
+        i_class_bits=estimate.value_bits,
+        i_class_lower_bits=estimate.lower_bits,
+        certificate=estimate.certificate,
+        usable_bits=None if found is None else found.value_bits,
+        usable_lower_bits=None if found is None else found.lower_bits,
+        usable_upper_bits=None if found is None else found.upper_bits,
+        unseen_rows=0 if found is None else len(found.rows),
+        entropy_bits=None if found is None else found.entropy_bits,
         nmi=metrics.label_nmi(logits, c),
         accuracy=probes.accuracy(probe, h, c),
-        warnings=tuple(dict.fromkeys((*measured.estimate.warnings, *information.warnings))),
+        warnings=tuple(dict.fromkeys((*estimate.warnings, *warnings, *(() if found is None else found.warnings)))),
     )
 
 

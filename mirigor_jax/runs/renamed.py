@@ -26,7 +26,7 @@ ADDED: dict[str, Any] = {
     "estimate.estimators": ["info_nce_symmetric", "nt_xent"],
     "estimate.rows": "checked",
     "features.unseen": None,
-    "evaluate.seen": "train",
+    "evaluate.seen": None,
 }
 
 

@@ -205,22 +205,17 @@ def _layers(report: LayersReport) -> tuple[list[str], list[list[str]]]:
 
 
 def _most_usable(report: LayersReport) -> str:
-    """The stage with the largest estimate of usable information, and the stages that its ends do not tell apart."""
-    place, layer = max(enumerate(report.layers, 1), key=lambda each: each[1].usable_bits)
-    lower, upper = tables.down(layer.usable_lower_bits), tables.up(layer.usable_upper_bits)
-    sentence = (
-        f"Usable information about the class ({', '.join(report.shared)}) reads most in {layer.stage}, stage {place} "
-        f"of {len(report.layers)}: {tables.bits(layer.usable_bits)} of {layer.entropy_bits:.3f} bits"
+    """The stage with the largest estimate of usable information."""
+    measured = [(layer.usable_bits, place, layer) for place, layer in enumerate(report.layers, 1)]
+    known = [(bits, place, layer) for bits, place, layer in measured if bits is not None]
+    if not known:
+        return "Usable information is not measured."
+    bits, place, layer = max(known, key=lambda each: each[0])
+    return (
+        f"The estimate of usable information about the class ({', '.join(report.shared)}) is largest at {layer.stage}, "
+        f"stage {place} of {len(report.layers)}: {tables.bits(bits)} of {tables.bits(layer.entropy_bits)} bits. The "
+        "ends of each stage hold for that stage alone; they prove no order of the stages."
     )
-    if lower is None:
-        return f"{sentence}; no end is certified."
-    sentence += f", in {tables.ends(lower, upper)} at {100 * report.confidence:g} %"
-    as_much = [
-        other.stage
-        for other in report.layers
-        if other is not layer and (other.usable_upper_bits is None or other.usable_upper_bits >= lower)
-    ]
-    return f"{sentence}. Not proven to hold less: {', '.join(as_much) or 'none'}."
 
 
 def _layers_legend(report: LayersReport) -> str:

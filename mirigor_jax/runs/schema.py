@@ -286,7 +286,7 @@ class LayerEntry:
     certificate: the name of the certificate that validation chose.
     usable_bits: information about the class that linear probes can use. usable_lower_bits, usable_upper_bits: it lies
         between them at `confidence`, read on unseen_rows images.
-    entropy_bits: H(C) of usable information.
+    entropy_bits: H(C) of usable information. These are None, and unseen_rows is 0, if it cannot be measured.
     nmi: what the linear probe shows of I(h;C) / H(C), on test images. accuracy: of that probe.
     warnings: doubts about the images as a random sample, in words; ends that they withhold are None.
     """
@@ -296,11 +296,11 @@ class LayerEntry:
     i_class_bits: float
     i_class_lower_bits: float | None
     certificate: str | None
-    usable_bits: float
+    usable_bits: float | None
     usable_lower_bits: float | None
     usable_upper_bits: float | None
     unseen_rows: int
-    entropy_bits: float
+    entropy_bits: float | None
     nmi: float
     accuracy: float
     warnings: tuple[str, ...] = ()

@@ -190,6 +190,12 @@ def drawn(folder: RunFolder, entry: UsableEntry | None) -> dict[str, Figure]:
     return {"usable": picture.usable_information(SimpleNamespace(**vars(entry), pointwise_bits=pointwise))}
 
 
+def is_done(folder: RunFolder) -> bool:
+    """Whether the result is there, and the pointwise values if it has some."""
+    entry = finished(folder)
+    return entry is not None and (entry.value_bits is None or folder.exists(POINTWISE))
+
+
 def finished(folder: RunFolder) -> UsableEntry | None:
     """The contents of usable.json; None if there is none, or if another version wrote it."""
     result = folder.read(RESULT)

@@ -39,7 +39,8 @@ def section(rows: Sequence[Row], runs: Mapping[str, RunFolder], folder: RunFolde
     cells = [row["cell"] for row in rows if row["usable"] is not None]
     if len(cells) < 2:
         return None
-    key = hashlib.sha256(json.dumps([[row["cell"], row["usable"]] for row in rows]).encode()).hexdigest()
+    known_as = [field.name for kind in (mi.UsableOrder, mi.UsableInformation, mi.PairOrder) for field in fields(kind)]
+    key = hashlib.sha256(json.dumps([known_as, *([row["cell"], row["usable"]] for row in rows)]).encode()).hexdigest()
     known = folder.read(CACHE)
     if known is None or known["key"] != key:
         order, left_out = _computed(cells, runs)

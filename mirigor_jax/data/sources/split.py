@@ -21,14 +21,16 @@ class ImageSets(dict[str, ImageSet]):
     """Sets of images by the names of their parts.
 
     is_split: whether all three parts were split off from one set; pairings then have its class frequencies.
+    validates_on_training: whether the validation part was split off from the source's training part.
     turns: number of copies of each image in the training part, one for each turn.
     """
 
     turns = 1
 
-    def __init__(self, sets: Mapping[str, ImageSet], *, is_split: bool):
+    def __init__(self, sets: Mapping[str, ImageSet], *, is_split: bool, validates_on_training: bool):
         super().__init__(sets)
         self.is_split = is_split
+        self.validates_on_training = validates_on_training
 
     @property
     def whole(self) -> AttributeSpace | None:
@@ -64,7 +66,7 @@ def three(spec: str, parts: dict[str, Part], class_names: Sequence[str]) -> Imag
         name: images(name, parts[name]) if name in parts and name != "train" else images(name, whole).take(of_part)
         for name, of_part in rows.items()
     }
-    return ImageSets(sets, is_split="test" not in parts)
+    return ImageSets(sets, is_split="test" not in parts, validates_on_training="validation" not in parts)
 
 
 def choose(classes: str, names: Sequence[str]) -> list[int]:

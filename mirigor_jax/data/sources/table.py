@@ -135,7 +135,8 @@ class FiniteSource:
             sets[name] = images.take(order[:limit]) if few else images
         if request.negatives:
             sets["negatives"] = _negatives(spec, request, sets["train"])
-        return FinitePopulation(sets, request.seed, request.depletion_risk, self.shows_attributes, whole)
+        split = sets.validates_on_training
+        return FinitePopulation(sets, request.seed, request.depletion_risk, self.shows_attributes, whole, split)
 
 
 Source = GeneratedSource | FiniteSource
