@@ -15,10 +15,11 @@ from mirigor_jax.fitting import OnProgress
 from mirigor_jax.mi.confidence import ROWS, interval_of
 from mirigor_jax.mi.labeled import representations_of
 from mirigor_jax.mi.rows import Rows, check_labeled
-from mirigor_jax.mi.usable import TOLERANCE, Best, Division, Read, fit_on, read_unseen
+from mirigor_jax.mi.usable import Best, Division, Read, fit_on, read_unseen
 from mirigor_jax.mi.usable_fit import bends_of, bracket, minimize, minorant
 from mirigor_jax.mi.usable_results import PairOrder, UsableOrder
 
+TOLERANCE = 2e-4  # nats. Gap at which the solver stops, if a proof is still open
 LARGEST_STAKE = 0.9  # of a bet: the share of the capital that one row may cost
 FACTORS = np.geomspace(1 / 8, 2, 9)  # of the bet that is best without a minorant
 
