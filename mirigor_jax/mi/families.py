@@ -46,6 +46,7 @@ class BoundedProbe(Protocol):
 
     log_p: log p(c).
     family: what the upper end needs; None if the family has no upper end.
+    weights: the probe's own W in the family, from which the search for the best one starts; None if there is no family.
     note: the reason if there is no upper end.
     """
 
@@ -54,6 +55,9 @@ class BoundedProbe(Protocol):
 
     @property
     def family(self) -> LinearFamily | None: ...
+
+    @property
+    def weights(self) -> Float[np.ndarray, "e c"] | None: ...
 
     @property
     def note(self) -> str: ...
@@ -124,6 +128,7 @@ class BoundedMLP:
     scale: Float[np.ndarray, " d"]
     window: float
     family: None = None
+    weights: None = None
     note: str = NO_UPPER
 
     @property
