@@ -99,7 +99,7 @@ def test_a_stage_holds_what_it_was_made_to_hold(tmp_path, monkeypatch, capsys, u
     assert top["i_class_lower_bits"] > 0.85
     assert top["nmi"] > 0.98
     assert 0.05 < rows["noisy top"]["usable_bits"] < top["usable_bits"]
-    assert "reads most in top, stage 3 of 4" in " ".join(capsys.readouterr().out.split())
+    assert "is largest at top, stage 3 of 4" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow
