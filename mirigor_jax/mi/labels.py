@@ -53,8 +53,8 @@ def estimate_labels(
     independent draws with the population's frequencies, and each row is in one pair at most. The pairs do not use all
     test rows, so that no class runs out of rows; the fewer rows a class has, the fewer pairs there are.
     With at most 20,000 rows, and without copies among them, the prequential certificate reads rows of the fit part too:
-    probes are refitted as rows double, and predict only rows that they have not seen. It has about three times as many
-    pairs. The encoder must not have seen any of the rows.
+    probes are refitted as rows double, and predict only rows that they have not seen. It has three to four times as
+    many pairs. The encoder must not have seen any of the rows.
     No certificate reads validation, which chooses the best of them. The value is that certificate's own statistic, and
     the lower end is its lower limit, so the value is never below it. The upper end is H(C). `info_nce` holds InfoNCE at
     K for comparison.
