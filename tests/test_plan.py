@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import string
 from functools import partial
 from types import SimpleNamespace
@@ -470,8 +471,11 @@ def test_products_and_collectives_of_a_program_for_tpus_are_those_counted_by_han
     assert totals["collective-permute"] == {"count": 5, "bytes": 5 * shard}
     assert totals["all-gather"] == {"count": 1, "bytes": 4 * shard}
     assert totals["all-reduce"]["count"] == 1
-    # In HBM are the arguments and the results alone, but for the scalars.
-    assert cost.hbm_bytes == pytest.approx(shard + 512 * 512 * 2 + 4 * shard, rel=0.01)
+    # In HBM are the arguments and the results alone, but for the scalars. The compiler either keeps the weights in VMEM
+    # for the whole loop or reads them again for each of the eight products.
+    loop = next(line for line in compiled.as_text().splitlines() if re.search(r"= \(.*bf16\[512,512].* while\(", line))
+    reads = 1 if re.search(r"bf16\[512,512]\{[^}]*S\(1\)", loop) else 8
+    assert cost.hbm_bytes == pytest.approx(shard + reads * 512 * 512 * 2 + 4 * shard, rel=0.01)
     memory = compiled.memory_analysis()
     assert needed_bytes(compiled) == memory.generated_code_size_in_bytes + shard + 512 * 512 * 2 + (
         memory.output_size_in_bytes + memory.temp_size_in_bytes
