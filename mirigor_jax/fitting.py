@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +16,20 @@ from jaxtyping import Array, Float
 from mirigor_jax.errors import InputError
 
 OnProgress = Callable[[int, int, str], None]  # (step, number of steps, a note on validation)
+
+
+@dataclass
+class Told:
+    """Counts the steps of a job that are done, and tells on_progress."""
+
+    on_progress: OnProgress | None
+    steps: int
+    done: int = 0
+
+    def one(self, note: str) -> None:
+        self.done += 1
+        if self.on_progress is not None:
+            self.on_progress(self.done, self.steps, note)
 
 
 class CriticState(NamedTuple):

@@ -183,8 +183,18 @@ CLASSES = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [400, 240, 1
 
 
 @pytest.fixture(scope="module")
-def result():
-    return mi.usable_information(clusters(CLASSES, 1), np.array(["a", "b", "c"])[CLASSES])
+def told():
+    return []
+
+
+@pytest.fixture(scope="module")
+def result(told):
+    names = np.array(["a", "b", "c"])
+    return mi.usable_information(clusters(CLASSES, 1), names[CLASSES], on_progress=lambda *now: told.append(now))
+
+
+def test_progress_is_told(result, told):
+    assert told == [(1, 3, "rows checked"), (2, 3, "probe fitted"), (3, 3, f"{result.value_bits:.3f} bits")]
 
 
 def test_the_ends_enclose_the_value(result):

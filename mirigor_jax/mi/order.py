@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from mirigor_jax import checks, settings
 from mirigor_jax.errors import InputError
-from mirigor_jax.fitting import OnProgress
+from mirigor_jax.fitting import OnProgress, Told
 from mirigor_jax.mi.confidence import ROWS, interval_of
 from mirigor_jax.mi.labeled import representations_of
 from mirigor_jax.mi.rows import Rows, check_labeled
@@ -67,7 +67,7 @@ def compare_many(
         check_labeled(h, division.classes, division.unseen, rows) for h in _each_representation(encoders, labels)
     ]
     unseen = division.without(np.any([found.copies for found in findings], axis=0))
-    told = _Told(on_progress, len(encoders) * (len(encoders) + 1) // 2)
+    told = Told(on_progress, len(encoders) * (len(encoders) + 1) // 2)
     read = []
     for name, h in zip(encoders, _each_representation(encoders, labels), strict=True):
         read.append(read_unseen(h, division, unseen, fit_on(h, division, "linear"), confidence))
@@ -105,20 +105,6 @@ def compare_many(
 def _each_representation(encoders: Mapping[str, Any], labels: Any) -> Iterator[Float[np.ndarray, "n _"]]:
     for h in encoders.values():
         yield from representations_of([h], labels)
-
-
-@dataclass
-class _Told:
-    """Counts the steps that are done, and tells on_progress."""
-
-    on_progress: OnProgress | None
-    steps: int
-    done: int = 0
-
-    def one(self, note: str) -> None:
-        self.done += 1
-        if self.on_progress is not None:
-            self.on_progress(self.done, self.steps, note)
 
 
 @dataclass(frozen=True)

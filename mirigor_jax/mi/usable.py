@@ -15,6 +15,7 @@ from scipy.special import entr, log_softmax
 from mirigor_jax import checks, settings
 from mirigor_jax.data.draws import parts_of, row_keys
 from mirigor_jax.errors import InputError
+from mirigor_jax.fitting import OnProgress, Told
 from mirigor_jax.mi.confidence import fixed_bet_lower_bound, kl_lower_bound
 from mirigor_jax.mi.families import BoundedProbe, FirstPart, fit_probe
 from mirigor_jax.mi.labeled import LEAST_ROWS, classes_of, representations_of
@@ -39,6 +40,7 @@ def usable_information(
     seen: Any = settings.Arrays.seen,
     confidence: float = settings.Arrays.confidence,
     rows: Rows = settings.Arrays.rows,
+    on_progress: OnProgress | None = None,
 ) -> UsableInformation:
     """Estimate the information about the class that a family of probes can use, with certified ends.
 
@@ -66,6 +68,7 @@ def usable_information(
         rows: "checked": if rows look dependent given their class, as neighbors in a video or many copies do, the ends
             are withheld; a few copies are left out. "independent": you state that rows are independent draws,
             whatever they look like.
+        on_progress: called as on_progress(step, steps, note) after the check of the rows, the fit and the reading.
 
     Returns:
         The `UsableInformation`, in bits, with the pointwise information of every unseen row.
@@ -80,7 +83,10 @@ def usable_information(
     division = Division.of(labels, seen)
     [representations] = representations_of([h], labels)
     found = check_labeled(representations, division.classes, division.unseen, rows)
-    return found.applied_to(read_checked(representations, division, confidence, family=family, copies=found.copies))
+    told = Told(on_progress, 3)
+    told.one("rows checked")
+    result = read_checked(representations, division, confidence, family=family, copies=found.copies, told=told)
+    return found.applied_to(result)
 
 
 def read_checked(
@@ -90,10 +96,18 @@ def read_checked(
     *,
     family: str = "linear",
     copies: Bool[np.ndarray, " u"] | None = None,
+    told: Told,
 ) -> UsableInformation:
-    """The usable information of rows that are known to be independent. copies: unseen rows to leave out; None: none."""
+    """The usable information of rows that are known to be independent.
+
+    copies: unseen rows to leave out; None: none. told: of the fit and of the reading.
+    """
     unseen = division.unseen if copies is None else division.without(copies)
-    return division.allowed(read_unseen(h, division, unseen, fit_on(h, division, family), confidence).result)
+    probe = fit_on(h, division, family)
+    told.one("probe fitted")
+    result = division.allowed(read_unseen(h, division, unseen, probe, confidence).result)
+    told.one(f"{result.value_bits:.3f} bits")
+    return result
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ def _measure_usable(config: ConfigDict, folder: RunFolder, x: np.ndarray, labels
         if not work:
             return
         try:
-            result = mi.usable_information(x, labels, seen=config.seen, confidence=config.confidence, rows=config.rows)
+            options = {"seen": config.seen, "confidence": config.confidence, "rows": config.rows}
+            result = mi.usable_information(x, labels, **options, on_progress=usable.show_progress(3))
         except InputError as error:
             usable.store_refusal(folder, SHARED, error)
             return
