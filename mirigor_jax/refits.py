@@ -7,6 +7,8 @@ from jaxtyping import Float, Integer
 
 from mirigor_jax.softmax import LinearProbe, fit_linear
 
+SHARED = 8192  # rows up to which it takes less time to fit on rows without weight than to compile another program
+
 
 def doublings(first: int, n: int) -> list[int]:
     """The rows at which blocks start, of n rows in order: first, 2 first, 4 first and so on, up to n/2.
@@ -38,6 +40,7 @@ def refits(
     Raises InputError as `fit_linear` does.
     Source: Dawid 1984 (prequential prediction); blocks by doubling: Blier & Ollivier 2018, section 2.
     """
+    compiled_rows = starts[-1] if starts[-1] <= SHARED else 0
     for start in starts:
         yield fit_linear(
             features[:start],
@@ -46,4 +49,5 @@ def refits(
             l2=l2,
             validation_features=validation_features,
             validation_labels=validation_labels,
+            compiled_rows=compiled_rows,
         )

@@ -66,6 +66,7 @@ def fit_linear(
     validation_labels: Classes,
     max_steps: int = 200,
     chosen_by: Choice = "accuracy",
+    compiled_rows: int = 0,
 ) -> LinearProbe:
     """Minimize mean cross-entropy (nats) + l2/2 |kernel|^2 by full-batch L-BFGS for each l2; keep validation's best.
 
@@ -76,6 +77,7 @@ def fit_linear(
     The temperature is then chosen to minimize that log-loss. A fit ends after max_steps, or once the Newton decrement
     (Boyd and Vandenberghe 2004, section 9.5.1), with the Hessian at zero weights, is at most 1e-7 nats.
     l2: penalties to try, each 0 or more.
+    compiled_rows: rows of zeros and without weight are added up to so many. Fits of several parts then share a program.
     Raises InputError if lengths differ, a label is outside 0..num_classes-1, a feature is not finite in float32, l2 is
     empty or negative, or a fit diverges.
     """
@@ -86,7 +88,13 @@ def fit_linear(
     checks.whole("max_steps", max_steps, 1)
     mean, scale = mean_and_scale(features)
     path = sorted(map(float, l2), reverse=True)  # each fit starts close, from fits of stronger penalties
-    data = standardize(features, mean, scale), np.asarray(labels).astype(np.int32), np.asarray(path, np.float32)
+    n, added = len(features), max(0, compiled_rows - len(features))
+    data = (
+        np.pad(standardize(features, mean, scale), ((0, added), (0, 0))),
+        np.pad(np.asarray(labels).astype(np.int32), (0, added)),
+        np.pad(np.full(n, 1 / n, np.float32), (0, added)),
+        np.asarray(path, np.float32),
+    )
     with jax.enable_x64(False):  # in float32, even if the process uses x64
         kernels, biases = jax.device_get(_fit_path()(*jax.device_put(data), num_classes, max_steps))
     if diverged := [l2 for l2, *fit in zip(path, kernels, biases, strict=True) if not all(map(_all_finite, fit))]:
@@ -122,35 +130,41 @@ def class_posterior(probe: Probe, features: Float[np.ndarray | Array, "n d"]) ->
 @cache
 def _fit_path() -> Any:
     """`_path`, compiled for each shape."""
-    return jax.jit(_path, static_argnums=(3, 4), compiler_options=parallel.quick_compilation())
+    return jax.jit(_path, static_argnums=(4, 5), compiler_options=parallel.quick_compilation())
 
 
 def _path(
-    x: Float[Array, "n d"], labels: Integer[Array, " n"], l2: Float[Array, " p"], num_classes: int, max_steps: int
+    x: Float[Array, "n d"],
+    labels: Integer[Array, " n"],
+    weights: Float[Array, " n"],
+    l2: Float[Array, " p"],
+    num_classes: int,
+    max_steps: int,
 ) -> tuple[Float[Array, "p d c"], Float[Array, "p c"]]:
     """Fit kernels and biases for each penalty in turn. Each fit starts from the parabola through the last three fits.
 
-    L-BFGS moves in coordinates in which the Hessian at zero weights, x'x / (n c) + l2 for every class, is the identity.
+    weights: 1/n for each of n rows; 0 for rows that fill up, which are zeros.
+    L-BFGS moves in coordinates in which the Hessian at zero kernels, x'x / (n c) + l2 for every class, is the identity.
     Correlated features then do not slow it, and half the squared gradient is the Newton decrement.
     """
     optimizer = optax.lbfgs()
     identity = jnp.eye(x.shape[1], dtype=x.dtype)
     with jax.default_matmul_precision("highest"):  # accelerators' default is too coarse for the line search
         # the multiple of the identity outweighs float32's rounding of x'x; the trace of x'x is n d
-        hessian = (x.T @ x / len(x) + 1e-6 * x.shape[1] * identity) / num_classes
+        hessian = (x.T @ x * weights[0] + 1e-6 * x.shape[1] * identity) / num_classes
 
         def fit(latest, problem):
             penalty, coefficients = problem
             factor = jnp.linalg.cholesky(hessian + penalty * identity)
             whitening = solve_triangular(factor, identity, lower=True).T
 
-            def weights(params):
+            def kernel_and_bias(params):
                 return whitening @ params[0], params[1] * num_classes**0.5
 
             def loss_nats(params):
-                kernel, bias = weights(params)
+                kernel, bias = kernel_and_bias(params)
                 losses = optax.softmax_cross_entropy(x @ kernel + bias[None, :], jax.nn.one_hot(labels, num_classes))
-                return jnp.mean(losses) + penalty / 2 * jnp.sum(kernel**2)
+                return losses @ weights + penalty / 2 * jnp.sum(kernel**2)
 
             def step(carry):
                 params, state, count = carry
@@ -166,8 +180,9 @@ def _path(
             kernel, bias = jax.tree.map(lambda fits: jnp.tensordot(coefficients, fits, axes=1), latest)
             start = factor.T @ kernel, bias / num_classes**0.5
             params, _, _ = lax.while_loop(unfinished, step, (start, optimizer.init(start), 0))
-            latest = jax.tree.map(lambda new, fits: jnp.stack([new, *fits[:2]]), weights(params), latest)
-            return latest, weights(params)
+            fitted = kernel_and_bias(params)
+            latest = jax.tree.map(lambda new, fits: jnp.stack([new, *fits[:2]]), fitted, latest)
+            return latest, fitted
 
         extrapolation = [[0, 0, 0], [1, 0, 0], [2, -1, 0]] + [[3, -3, 1]] * len(l2)
         zeros = jnp.zeros((3, x.shape[1], num_classes), x.dtype), jnp.zeros((3, num_classes), x.dtype)
