@@ -29,7 +29,7 @@ from mirigor_jax.fields import argument
 from mirigor_jax.files import local_path
 from mirigor_jax.outside import read_text
 
-# Training images, of 60,000. No encoder sees the others, so the ends of usable information are read on them too.
+# Training images, of 60,000. No encoder sees the others, so the ends of usable information are computed from them too.
 TRAINED_ON = 12_000
 SMALL_NET = {"train.learning_rate": 1e-3}
 # Encoder → the settings of its own, on Fashion-MNIST. All share those of common.SETS["fashion"].

@@ -119,7 +119,7 @@ class GeneratedPopulation:
         return self.sizes[part]
 
     def risk(self, pairing: Pairing) -> float:
-        """The part of a certificate's risk that the pairs use: none."""
+        """The part of a certificate's error probability that the pairs use: none."""
         del pairing
         return 0.0
 
@@ -246,7 +246,10 @@ class FinitePopulation:
         return len(self._rows(part, pairing))
 
     def risk(self, pairing: Pairing) -> float:
-        """The part of a certificate's risk that the pairs use: a class may run out of images. Without classes: none."""
+        """The part of a certificate's error probability that the pairs use, as a class may run out of images.
+
+        Without classes it is 0.
+        """
         return 0.0 if pairing.by_class is None else self.depletion_risk
 
     def thumbnails(self, pairing: Pairing, threads: int) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, "p 2"]]:

@@ -48,7 +48,7 @@ def compare_many(
         encoders: name -> (n, d) numbers, representations of the same images in the same order. Two or more.
         labels: (n,) integers, strings or bools. The class of each image.
         seen: as in `usable_information`: the rows that any of the encoders was trained or chosen on.
-        confidence: in [0.5, 1). Confidence that all proven orders hold together; and, encoder by encoder, its ends.
+        confidence: in [0.5, 1). Confidence that all proven orders hold together; and each encoder's ends alone.
         rows: as in `usable_information`.
         on_progress: called as on_progress(step, steps, note) after every encoder and after every pair.
 

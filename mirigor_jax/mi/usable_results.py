@@ -1,4 +1,4 @@
-"""The results of measuring usable information: an encoder's value with its ends, orders, and their sentences."""
+"""The results of measuring usable information: an encoder's value with its certified ends, orders, and sentences."""
 
 import math
 from collections import Counter
@@ -27,7 +27,7 @@ RECIPE = (
 
 @dataclass(frozen=True)
 class UsableInformation:
-    """The information about a class that a family V of probes can use, I_V(h->C), and its ends. Bits.
+    """The information about a class that a family V of probes can use, I_V(h->C), and its certified ends. Bits.
 
     I_V is H(C) minus the least expected log-loss in V.
     family: V in words.

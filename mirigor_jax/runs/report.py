@@ -51,7 +51,7 @@ CAPTIONS = {
     "bars": "H(C), in-training and post-training MI, after Lee et al. 2023, Fig. 4; whiskers are intervals.",
     "critic": "The critic's fit with the step chosen on validation, and the estimates against K.",
     "training": "Training loss and in-training MI against the ceiling log₂(2K−1) and H(C).",
-    "usable": "Usable information with its ends, and the pointwise information of each unseen image.",
+    "usable": "Usable information with its certified ends, and the pointwise information of each unseen image.",
     "hardest": "Unseen images that a linear probe predicts worst: label → prediction, pointwise information.",
     "linear": "Linear evaluation of the frozen encoder.",
     "metrics": "What probes read off the frozen encoder, and the geometry of its representations.",
