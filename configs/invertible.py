@@ -3,9 +3,9 @@
 python -m mirigor_jax.main --config=configs/invertible.py                                      a laptop: Fashion-MNIST
 python -m mirigor_jax.main --config=configs/invertible.py:source=tfds:mnist,scale=paper    30 layers of 512, on MNIST
 
-It should print an InfoNCE estimate that rises, though the true MI is the same throughout. The linear accuracy rises
-with it, but falls if the encoders are trained to hide the class from a linear classifier; so does usable information,
-which may change. After Tschannen et al. 2020, section 3.1.
+It should print an InfoNCE estimate that rises, though the true MI is the same throughout. Linear accuracy and usable
+information rise with it, but fall if the encoders are trained to hide the class from a linear classifier. Unlike the
+MI, both can change under an invertible map. After Tschannen et al. 2020, section 3.1.
 """
 
 from dataclasses import replace

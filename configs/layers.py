@@ -3,8 +3,9 @@
 python -m mirigor_jax.main --config=configs/layers.py --config.restore=runs/cdp
 python -m mirigor_jax.main --config=configs/layers.py:pairing=color,images=2000 --config.restore=runs/cdp
 
-The images go through the encoder once. Prints I_class with its certified end, usable information with both ends, NMI
-and linear accuracy of every stage in the order of depth. The results go to RUN/layers, or to --workdir.
+The images go through the encoder once. For every stage, in the order of depth, it prints I_class (the MI of same-class
+pairs) with a certified lower end, usable information (the bits about the class that linear probes can use) with a
+certified lower and upper end, NMI and linear accuracy. The results go to RUN/layers, or to --workdir.
 """
 
 import common

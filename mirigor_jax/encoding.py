@@ -183,7 +183,7 @@ def encode_step(
 
 
 def stage_columns(frozen: FrozenEncoder, size: int) -> dict[str, slice]:
-    """The columns of each stage in the result of `encode_step` for every stage, in the order of depth.
+    """The columns that each stage has in the result of `encode_step(..., every_stage=True)`, in the order of depth.
 
     size: pixels. The images' side.
     Returns an empty dict if the encoder has no stages.
@@ -192,7 +192,8 @@ def stage_columns(frozen: FrozenEncoder, size: int) -> dict[str, slice]:
 
     def record(variables: Any, images: Float[Array, "1 s s 3"]) -> None:
         outputs: Any = frozen.encoder.apply(variables, images, train=False, stages=True)
-        if isinstance(outputs, Mapping):  # JAX would sort its keys if it left this function
+        # The dict is read here, because JAX sorts the keys of a dict that a traced function returns.
+        if isinstance(outputs, Mapping):
             widths.update({stage: h.shape[1] for stage, h in outputs.items()})
 
     jax.eval_shape(record, frozen.variables, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))

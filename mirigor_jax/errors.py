@@ -1,6 +1,6 @@
 """`InputError`, the one exception that a user sees as a sentence and not as a traceback."""
 
-MOST = 4000  # most characters of a message
+MOST = 4000  # largest number of characters of a message
 
 
 class InputError(ValueError):

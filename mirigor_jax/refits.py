@@ -1,4 +1,7 @@
-"""Prequential probes: a linear probe that is refitted whenever the rows before it have doubled."""
+"""Prequential probes: linear probes of rows in an order, refitted whenever the number of earlier rows has doubled.
+
+Each probe predicts later rows only.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -32,7 +35,7 @@ def refits(
     validation_features: Float[np.ndarray, "m d"],
     validation_labels: Integer[np.ndarray, " m"],
 ) -> Iterator[LinearProbe]:
-    """The linear probe of each block, fitted on the rows before it. Validation chooses its penalty and temperature.
+    """The linear probe of each block, fitted on the rows before the block. Validation chooses penalty and temperature.
 
     features, labels: rows in the order in which they are predicted.
     starts: the first row of each block, as from `doublings`.

@@ -225,7 +225,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Head:
-    """Architecture of the projection head in training, and of one of the two critics."""
+    """Architecture of the projection head in training, and of the critic that the NT-Xent estimate reads."""
 
     hidden: tuple[int, ...] = setting((128,), "Widths of the hidden layers.", least=1, may_be_empty=True)
     features: int = setting(64, "Outputs that the contrastive loss compares.", least=1)
@@ -272,7 +272,8 @@ class Features:
     test: int | None = setting(8192, "Pairs that are read once, for the results.", least=2, none="all of a set")
     unseen: int | None = setting(
         None,
-        "Training images that data.images leaves out, and that are encoded too: usable information is read on them.",
+        "Number of training images, among those that data.images leaves out, that are encoded too. Usable information "
+        "is measured on them.",
         least=0,
         none="all that are left out",
     )
@@ -351,8 +352,9 @@ class Evaluate:
     )
     seen: Seen | None = setting(
         None,
-        "Images of a set that a given encoder was trained or chosen on: train (its training part, with the validation "
-        "images that are split off from it), all or none. Nothing is certified on them.",
+        "Images that the encoder was trained or chosen on, if you give a checkpoint or features: train (the set's "
+        "training part, with the validation images if the run splits them off from it), all or none. Nothing is "
+        "certified on them.",
         none="train if the set has a test part of its own, else none",
     )
 
@@ -418,11 +420,12 @@ class Layers:
     pairing: str | None = setting(
         None,
         "Attributes that make the class, joined by +; see data.pairing.",
-        none="those that the run's pairing shares, or else all of CDP's and the class of a set",
+        none="those that the run's pairs share; if they share the image or nothing, all of CDP's or a set's class",
     )
     images: int | None = setting(
         None,
-        "Most images that are encoded of each part. All stages are held in memory at once.",
+        "Largest number of images that are encoded of each part. The features of all stages are in memory at once, so "
+        "a smaller number saves memory.",
         least=2,
         none="as many as in the run",
     )
@@ -430,7 +433,11 @@ class Layers:
         None, "Seed of a fresh sample of images and pairs, and of the critics.", least=0, none="the run's own sample"
     )
     confidence: float | None = setting(
-        None, "Confidence level of the certificates and of both ends.", least=0.5, below=1, none="as in the run"
+        None,
+        "Confidence level of the certificates of I_class, and of the lower and upper end of usable information.",
+        least=0.5,
+        below=1,
+        none="as in the run",
     )
     rows: Rows | None = _stated_rows()
 
@@ -475,7 +482,8 @@ class Arrays:
     rows: Rows = _rows("Whether rows are independent draws.")
     seen: bool = setting(
         False,
-        "Whether the encoder that gave x was trained or chosen on these rows; usable information then has no ends.",
+        "Whether the encoder that computed x was trained or chosen on these rows. Then nothing is certified, neither "
+        "I_class nor usable information.",
     )
 
 
@@ -535,8 +543,8 @@ class Invertible:
     )
     usable_every: int = setting(
         300,
-        "Steps between two measurements of usable information, a multiple of record_every; the first and the last "
-        "record have one, too.",
+        "Steps between two measurements of usable information; a multiple of record_every. It is also measured before "
+        "the first and after the last step.",
         least=1,
         unit="steps",
     )

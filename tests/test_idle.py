@@ -122,7 +122,7 @@ IDLE = {
     ),
     "seen, without labels": (
         ["--config=configs/arrays.py", "--config.x=x.npy", "--config.y=y.npy", "--config.seen=True"],
-        "seen=True only affects usable information, which needs labels, and labels=None; leave it out",
+        "seen=True only affects I_class and usable information, which need labels, and none are given; leave it out",
     ),
     "batch": ([*LABELS, "--config.batch_size=8"], "batch_size=8 only affects critics of rows x and y, and labels="),
     "critic as an argument": (

@@ -225,7 +225,8 @@ def test_the_report_says_whether_the_maps_are_invertible(error, message):
     result = invertible.InvertibleReport(
         name="invertible", workdir="runs/invertible", ceiling_bits=8.0,
         over_training={"infonce": [row(0, held_out_bits=0.0), row(100, inverse_error=error), row(200)]},
-        correlation={"infonce": 0.987}, order={"infonce": PAIR, "adversarial": PAIR | UNTOLD}, run=image_report().run,
+        correlation={"infonce": 0.987}, run=image_report().run,
+        order={"infonce": PAIR, "adversarial": PAIR | UNTOLD, "weak": PAIR | {"at_twice_the_norm": False}},
     )  # fmt: skip
     for form in (report.markdown, report.table):
         text = " ".join(form(result, invertible.INVERTIBLE_FORM).replace("|", " ").split())
@@ -236,6 +237,7 @@ def test_the_report_says_whether_the_maps_are_invertible(error, message):
         assert told in text
         untold = "not proven to differ between step 0 and step 200, though its estimate is 0.250 bits less at step 200"
         assert f"{untold}; about 5,000 rows would tell them apart." in text
+        assert text.count("This is not certified if the probes at step 200 may have twice the norm.") == 1
         assert f"{error:.1e}" in text
         assert "infonce +0.99" in text
 

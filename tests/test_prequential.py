@@ -369,7 +369,7 @@ def test_rows_that_may_not_be_pooled_have_no_prequential_certificate(monkeypatch
 def test_the_certificate_is_chosen_without_the_certified_rows():
     """The choice stays as it is if the certified blocks know nothing, and falls if validation's know nothing.
 
-    The choice knows the blocks' probes, so every end is at half of the risk.
+    The choice knows the blocks' probes, so each lower end is computed for half of 1 - confidence.
     """
     population, rng = POPULATIONS["two"], np.random.default_rng(0)
     blocks, reference = (tuple(side) for side in blocks_of(population, rng, 200, 800))

@@ -416,7 +416,7 @@ def test_features_of_several_encoders_are_ranked(tmp_path, monkeypatch):
     for row in report:
         lower, value, upper = (row["metrics"][f"usable_{name}bits"] for name in ("lower_", "", "upper_"))
         assert lower <= value <= upper <= row["entropy_bits"] + 0.5
-    # The order is read from the study's folder if no run has changed.
+    # The order comes from the study's folder if no run has changed.
     monkeypatch.setattr(mi, "compare_many", None)
     assert main([*command, *(f"--config.run.{key}" for key in shrunk)]) == 0
     assert (tmp_path / "x" / "study.md").read_text() == text

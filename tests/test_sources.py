@@ -164,7 +164,7 @@ def test_a_set_without_parts_is_split_as_the_library_splits_rows(tmp_path):
     np.testing.assert_array_equal(np.bincount(some.whole.rows[:, 0]), [41, 78])
     np.savez(tmp_path / "b.npz", images=pixels(80), labels=CLASSES, images_test=TEST[0], labels_test=TEST[1])
     tested = labeled(f"npz:{tmp_path}/b.npz")
-    assert (tested.is_split, tested.whole) == (False, None)  # the test part is its maker's, with its own frequencies
+    assert (tested.is_split, tested.whole) == (False, None)  # the set has its own test part
 
 
 @pytest.mark.parametrize("kind", ["npz", "folder"])

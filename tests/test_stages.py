@@ -88,7 +88,7 @@ def test_a_stage_holds_what_it_was_made_to_hold(tmp_path, monkeypatch, capsys, u
     for row in rows.values():
         assert row["usable_lower_bits"] <= row["usable_bits"] <= row["usable_upper_bits"]
         assert row["i_class_lower_bits"] <= row["i_class_bits"] <= 1
-        # The encoder has seen the training images, 60 % of all, so the ends are read on 60 % of the others.
+        # The encoder has seen the training images, 60 % of all, so the ends are computed from 60 % of the others.
         assert row["unseen_rows"] == pytest.approx(0.6 * 1600, abs=5)
     bottom, top = rows["bottom"], rows["top"]
     assert (bottom["usable_lower_bits"], bottom["i_class_lower_bits"]) == (0, 0)
@@ -215,8 +215,8 @@ def test_the_report_names_the_stage_with_most_usable_information():
     )  # fmt: skip
     for form in (report.markdown, report.table):
         text = " ".join(form(own, report.LAYERS_FORM).replace("|", " ").replace("*", "").split())
-        assert "about the class (color) is largest at B1, stage 2 of 3: 1.750 of 1.999 bits. The ends of each" in text
-        assert "prove no order of the stages." in text
+        assert "about the class (color) is largest at B1, stage 2 of 3: 1.750 of 1.999 bits. The certified" in text
+        assert "do not prove that one stage holds more than another." in text
         assert "B1 128 1.500 ≥ 1.234 1.750 [1.650, 1.951] 0.750 87.50 %" in text  # rounded outwards
         assert "prelogits 128 1.500 ≥ 1.234 1.500 [–, –]" in text
         assert "arning: prelogits: copies" in text

@@ -167,14 +167,15 @@ def test_an_encoder_that_has_seen_the_test_images_is_not_certified(tmp_path, cap
     arrays = [f"--config.x={tmp_path / 'x.npy'}", f"--config.labels={tmp_path / 'c.npy'}", "--config.seen=True"]
     features = ["--config.evaluate.seen=all", "--config.evaluate.metrics=False", "--config.estimate.k=32"]
     quick = ["--config.estimate.steps=10"]
-    for name, config, more in (
-        ("a", "arrays", [*arrays, "--config.steps=10"]),
-        ("f", "encoder", [f"--config.data.source=features:{tmp_path / 'h.npz'}", *features, *quick]),
+    for name, config, more, seen in (
+        ("a", "arrays", [*arrays, "--config.steps=10"], "all rows"),
+        ("f", "encoder", [f"--config.data.source=features:{tmp_path / 'h.npz'}", *features, *quick], "the test images"),
     ):
         assert main([f"--config=configs/{config}.py", f"--workdir={tmp_path / name}", *more]) == 0
         document = json.loads((tmp_path / name / "report.json").read_text())
         assert document["estimate"]["lower_bits"] is document["usable"]["lower_bits"] is None
-        assert "has seen the test images" in capsys.readouterr().out
+        assert document["estimate"]["verdict"] == "seen"
+        assert f"the certificate is withheld, as the encoder has seen {seen}; " in capsys.readouterr().out
 
 
 def unseen_of(job: Job) -> dict:
@@ -271,14 +272,14 @@ def test_the_report_shows_value_ends_rows_and_probes():
     shown = image_report(usable=ENTRY)
     text = report.markdown(shown, report.IMAGE_FORM)
     for line in (
-        "| usable information, linear probes | 5.912 bits | of these images' H(C) = 6.000 bits (color, digit, posi",
+        "| usable information, linear probes | 5.912 bits | of unseen images' H(C) = 6.000 bits (color, digit, posi",
         "|   lies in | [5.876, 5.955] bits | certified at 95 %, 6,758 unseen images |",  # ends rounded outwards
         "## Usable information",
         ENTRY.sentence,
         "64 classes, from 0.0156 to 0.0156",
         "‖w_k‖ ≤ 3.21, ‖z‖ ≤ 4.32; the largest loss is 31.9 nats",
         "fit 4,000, test 2,758",
-        "it is 5.977 bits",
+        "form) is 5.977 bits",
         "evaluate/pvi.csv",
     ):
         assert line in text

@@ -57,7 +57,7 @@ class GeneratedPopulation:
 
     @property
     def is_one_sample(self) -> bool:
-        """Whether all parts were split off from one set: no, each part renders a stream of its own."""
+        """Whether all parts were split off from one set. No: images of each part are drawn independently of others."""
         return False
 
     @property
@@ -119,7 +119,7 @@ class GeneratedPopulation:
         return self.sizes[part]
 
     def risk(self, pairing: Pairing) -> float:
-        """The part of a certificate's risk that the pairs use: none."""
+        """The part of a certificate's error probability that the pairs use: none."""
         del pairing
         return 0.0
 
@@ -137,8 +137,8 @@ class FinitePopulation:
     depletion_risk: largest probability with which a class may run out of images for pairs of different images.
     shows_attributes: whether every image shows its attributes; the MI of the views is then known.
     whole: the attributes of one set, if all parts were split off from it; pairings then have its class frequencies.
-        None: the test part is its maker's own, and pairings have the test part's class frequencies.
-    validates_on_training: whether the validation part was split off from the maker's training part.
+        None: the set has a test part of its own, and pairings have that part's class frequencies.
+    validates_on_training: whether the validation part was split off from the set's own training part.
     """
 
     pairs_features: ClassVar[bool] = True
@@ -246,7 +246,10 @@ class FinitePopulation:
         return len(self._rows(part, pairing))
 
     def risk(self, pairing: Pairing) -> float:
-        """The part of a certificate's risk that the pairs use: a class may run out of images. Without classes: none."""
+        """The part of a certificate's error probability that the pairs use, as a class may run out of images.
+
+        Without classes it is 0.
+        """
         return 0.0 if pairing.by_class is None else self.depletion_risk
 
     def thumbnails(self, pairing: Pairing, threads: int) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, "p 2"]]:

@@ -36,8 +36,8 @@ class Options:
     l2: penalties that the linear probe tries; validation chooses one.
     temperature: of the contrastive losses of the features' cosines.
     k: pairs a batch of the contrastive losses; all pairs if there are fewer.
-    mlp_steps: most steps of the MLP probe's fit.
-    seed: seeds the same-class pairs, the MLP, and the order of the labels that are coded.
+    mlp_steps: largest number of steps of the MLP probe's fit.
+    seed: seeds the same-class pairs, the MLP, and the order of the labels in the code length.
     on_progress: called as on_progress(step, steps, note) at every evaluation of the MLP on validation.
     Raises InputError for a number of the wrong type or out of range.
     """

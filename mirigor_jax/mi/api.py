@@ -30,9 +30,9 @@ from mirigor_jax.settings import Arrays
 
 LEAST = 110  # fewest pairs: enough for one default batch in the fit part, and eight batches of two in the test part
 FOLDS = 10  # of the jackknife
-WHOLE = 4096  # most pairs a batch whose score matrix is held whole
+WHOLE = 4096  # largest number of pairs a batch for which the score matrix is held whole
 BATCH = 1024  # pairs a batch of the certificate if the test part has more than WHOLE
-ENTRIES = 2**25  # most scores held at once
+ENTRIES = 2**25  # largest number of scores held at once
 TINY = 1e-150  # columns of smaller numbers are scaled up, because reciprocals of their differences overflow
 
 CRITICS: dict[str, nn.Module] = {
@@ -78,7 +78,7 @@ def estimate(
         negatives: the y that the fit scores x_i against: "in-batch" (all others of the batch), "derange" (one other) or
             "shuffle" (one of the batch, perhaps y_i itself).
         batch_size: pairs a step of the fit.
-        steps: most steps of the fit. It ends earlier if validation stops improving.
+        steps: largest number of steps of the fit. It ends earlier if validation stops improving.
         learning_rate: AdamW's rate at the first step, above 0. It decays by a cosine over `steps`.
         weight_decay: AdamW's, at least 0.
         base: whether the critic starts from the density ratio of a Gaussian copula and learns the difference from it.

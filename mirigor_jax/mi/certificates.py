@@ -110,7 +110,7 @@ def posterior_lower_bits(
     The bound is I >= E_P f - log E_Q e^f with the critic f = log q_x^T W q_y, W = p(c,c') / (p(c) p(c')). The classes
     serve as a control variate of known mean: E_P f = I(C;C') - E_P[log W_cc' - f], so only the posterior's mistakes
     lower the bound. f - log W_cc' lies in a window that is known from W and the mixing. Its betting bound uses 0.9 of
-    the risk, and `partition_upper_bound` uses the other 0.1.
+    the error probability 1 - confidence, and `partition_upper_bound` uses the other 0.1.
 
     Raises InputError if joint or a row of q is not a probability distribution, or if a class, or the pair of classes
     of a test pair, has probability 0.

@@ -30,7 +30,8 @@ from mirigor_jax.mi.estimators import max_info_nce_bits
 from mirigor_jax.mi.prequential import Block, prequential_certificate
 
 LEAST_PAIRS = 16  # fewest pairs of the test part and of validation: eight batches of two
-# Share of the risk that is kept for a class running out of rows. It allows a quarter more pairs than a share of 0.01.
+# Share of the error probability 1 - confidence that is kept for a class running out of rows. It allows a quarter more
+# pairs than a share of 0.01.
 DEPLETION_SHARE = 0.1
 
 Joint = Float[np.ndarray, "c c"] | None
@@ -41,8 +42,8 @@ Counts = dict[str, int]  # the counts that a certificate uses, by names such as 
 class Certified:
     """The result of one certificate of I(h_X;h_Y) on a part of the pairs; bits.
 
-    value_bits: value of the certificate's statistic, which estimates a lower bound of I. It is at least 0, and never
-        below lower_bits. The statistic is convex in sample means, so its expectation may exceed that bound by O(1/n).
+    value_bits: the certificate's estimate of a lower bound of I. It is at least 0, and never below lower_bits. It is
+        convex in sample means, so its expectation may exceed that bound by O(1/n).
     lower_bits: lower limit of that bound, and so of I, at the confidence that was asked for.
     interval: two-sided interval of that bound; None if there is none.
     counts: the numbers of pairs, batches or errors that it uses, by name.
@@ -80,8 +81,9 @@ class HeldOut:
 
     scores: a critic's scores, in nats, of disjoint batches of the pairs; the diagonal holds the positives.
     classified: predictions of their classes; None if the pairing has no classes.
-    blocks: what the prequential certificate reads, other pairs than these: the blocks with their refitted probes. On
-        validation, the same probes' posteriors of validation's pairs. Empty if there are none.
+    blocks: for the prequential certificate; empty if it does not apply. Of the test part: the blocks with their
+        refitted probes, whose pairs are not those of `scores`. Of validation: the same probes' posteriors for its
+        pairs.
     """
 
     scores: Float[np.ndarray, "b k k"]
@@ -149,7 +151,7 @@ def _classifier(part: HeldOut, validation: HeldOut, joint: Joint, confidence: fl
 
 
 def _prequential(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Certified | None:
-    """As `Certificate.show`. It applies only if there are blocks, which the views' shared class is needed for."""
+    """As `Certificate.show`. It applies only if there are blocks, and there are none unless the views share a class."""
     if not part.blocks or joint is None:
         return None
     result = prequential_certificate(part.blocks, validation.blocks, joint.diagonal(), confidence=confidence)
@@ -196,7 +198,9 @@ CERTIFICATES: dict[str, Certificate] = {
         "prequential",
         "class posterior, refitted",
         _prequential,
-        evidence=lambda counts: f"{counts['pairs']:,} fresh pairs, each after its probe's rows",
+        evidence=lambda counts: (
+            f"{counts['pairs']:,} fresh pairs, each predicted by a probe that was fitted on rows before it"
+        ),
     ),
     "infonce": Certificate(
         "infonce",
@@ -225,9 +229,10 @@ def certify(validation: HeldOut, test: HeldOut, joint: Joint, confidence: float)
     """Choose the certificate with the best lower end on validation, and compute every certificate on test.
 
     Returns (name of the chosen certificate, results on test by name). Test has no influence on the choice, so the
-    chosen certificate's lower end holds at `confidence`. The prequential certificate is an exception: it also certifies
-    rows that the models were fitted on, whose values on validation decide the choice. If it is among the certificates,
-    every end is at half of the risk, so that it and the best of the others hold together.
+    chosen certificate's lower end holds at `confidence`. The prequential certificate is an exception: it also reads
+    rows that the models were fitted on, and these models' values on validation decide the choice. If it is among the
+    certificates, each lower end is computed for half of the error probability 1 - confidence. Then the prequential
+    lower end and the best of the others hold together at `confidence`.
     """
     if test.blocks:
         confidence = (1 + confidence) / 2
@@ -250,7 +255,7 @@ def most_bits(certificates: Collection[str], k: int, common_frequencies: Float[n
 
 
 def value_ceiling_bits(certificate: str | None, shown: Certified, k: int) -> float:
-    """The most that a certificate's statistic can be: log2 of its pairs a batch; infinite if K does not limit it.
+    """The most that a certificate's estimate can be: log2 of its pairs a batch; infinite if K does not limit it.
 
     certificate: its name; None for InfoNCE at k itself. shown: its result.
     """

@@ -43,7 +43,7 @@ def _claims(estimate: Estimate, certificates: Mapping[str, Certified]) -> list[s
     lower_bits, certificate = estimate.lower_bits, estimate.certificate
     if estimate.upper_bits == 0:
         return ["The views share nothing, so I(h_X;h_Y) = 0 for every encoder, by data processing."]
-    if estimate.verdict == "not-independent":
+    if estimate.verdict in ("not-independent", "seen"):
         return [f"Nothing is certified: {estimate.warnings[0]}."]
     if lower_bits is None or certificate is None:
         return ["Nothing is certified: every number here is a point estimate."]
@@ -74,7 +74,7 @@ def _theorems(
         ]
     if not upper_bits:
         return []
-    met = f"the lower end is within {gap_bits:.3f} bits of it, so I may still be that much below H(C)"
+    met = f"the lower end is within {gap_bits:.3f} bits of it, so I(h_X;h_Y) may still be that much below H(C)"
     missed = f"the lower end is {gap_bits:.3f} bits below it, so I = H(C) does not follow"
     first = (
         f"By Theorem III.1 of Lee et al. 2023, I = H(C) if a lower bound reaches H(C) = {upper_bits:.3f} bits: "
@@ -88,8 +88,8 @@ def _value(estimate: Estimate, certificate: str) -> str:
     """The estimate, its interval and its meaning."""
     interval = "" if estimate.interval is None else f", {shown_ends(estimate.interval)} by {estimate.interval.kind}"
     return (
-        f"The estimate, {estimate.value_bits:.3f} bits{interval}, is the value of the {certificate} certificate's own "
-        "statistic, which estimates a lower bound of I: the certified lower end is a confidence limit of that bound."
+        f"The estimate, {estimate.value_bits:.3f} bits{interval}, is the estimated value of the lower bound of "
+        f"I(h_X;h_Y) that the {certificate} certificate proves: the certified lower end is its confidence limit."
     )
 
 

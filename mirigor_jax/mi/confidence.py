@@ -139,11 +139,12 @@ def kl_lower_bound(mean: float, n: int, high: float, confidence: float) -> float
 
 
 def vector_mean_radius(squares: Float[np.ndarray, " n"], longest: float, confidence: float) -> float:
-    """A radius around the mean of n independent vectors of one distribution that holds its expectation.
+    """The radius of a ball around the mean of n independent vectors of one distribution. It contains their expectation.
 
     squares: the vectors' squared lengths. longest: the largest squared length possible.
-    confidence: in (0, 1). Half of the risk is for the limit of E|s|², and δ is the other half.
-    Let v >= E|s|² be a betting bound, m² = longest and l = ln(2/δ) / n. The radius is 2lm/3 + sqrt((2lm/3)² + 2lv).
+    confidence: in (0, 1), that it does.
+    Let s be such a vector. Half of the error probability 1 - confidence is for the limit v of E|s|², and δ is the other
+    half. With a betting bound v >= E|s|², m² = longest and l = ln(2/δ) / n. The radius is 2lm/3 + sqrt((2lm/3)² + 2lv).
     Source: Pinelis 1994, Theorem 3.4, in Bernstein's form (means of bounded vectors in Hilbert space).
     """
     second_moment = -mean_lower_bound(-squares, -longest, 0.0, (1 + confidence) / 2)

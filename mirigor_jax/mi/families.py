@@ -20,7 +20,8 @@ from mirigor_jax.softmax import Choice, LinearProbe, fit_linear, mean_and_scale
 
 LEAST_NORM = 1e-3  # of a family, if the first part's own probe is flat
 FLATTEST = 0.1  # added to the singular values of the pilot's weights, so that no direction of h is lost
-PENALTIES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # of both probes; on few rows, weak ones give probes too sure
+# L2 penalties that both probes of a linear family choose from. On few rows, smaller ones give overconfident probes.
+PENALTIES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 ROOM = 1.2  # the family's norm over that of the first part's own probe
 RANGE_PRICE = 0.6  # nats, over validation's rows: log(1/risk) over the unseen rows, which are six times as many
 WINDOWS = np.geomspace(0.1, 50, 28)  # nats, of an MLP's outputs
@@ -164,16 +165,16 @@ def _linear(part: FirstPart) -> BoundedLinear:
     that the pilot does not use become short, so a small norm and a small reach hold all good probes: the ends widen
     with the product of both. A second probe, on mapped and clipped rows, gives the norm: rows longer than the median
     are shortened, so the pilot's own weights would be too small for them. Validation chooses the penalties by log-loss,
-    which is what the ends are about: by accuracy, a penalty may be chosen whose probe is far too sure and whose
-    weights are several times as long. If a smaller multiple of the second probe loses less, that multiple gives the
-    norm.
+    because the ends bound a log-loss. A choice by accuracy may take a penalty whose probe is overconfident, with
+    weights that are several times as long. The second probe's weights are then scaled by the factor that is best on
+    validation; if that factor is below 1, the norm shrinks by it too.
     """
     log_p, (mean, scale) = np.log(part.frequencies), mean_and_scale(part.h)
     x, judged = (standardized(rows, mean, scale) for rows in (part.h, part.validation))
     pilot = _fitted(part, x, judged, "one_standard_error")
-    # A column that is constant here stays out. Rounding would map others onto it, as a column of 1e-17, and the probe
-    # below would weigh that column by 1e17.
-    varies = x.std(axis=0) > 0.5  # or 0, as the columns are standardized
+    # Constant columns are left out of the map. Otherwise rounding would put values of about 1e-17 into their mapped
+    # columns, and the second probe would give these columns weights of about 1e17.
+    varies = x.std(axis=0) > 0.5  # standardized columns have a standard deviation of 1, and constant ones of 0
     root = np.zeros((x.shape[1], x.shape[1]))
     root[np.ix_(varies, varies)] = _root((pilot.kernel / pilot.scale[:, None])[varies])
     x, judged = x @ root, judged @ root

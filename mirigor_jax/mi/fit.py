@@ -114,7 +114,7 @@ class ClassFit:
 
     critic: a module with `scores`.
     batch_size: pairs a step.
-    steps: most steps; the rate decays to 0 over them.
+    steps: largest number of steps; the rate decays to 0 over them.
     eval_every: steps from one evaluation on validation to the next.
     learning_rate: at the first step.
     patience: the fit ends after this many steps in which no critic has improved on validation.

@@ -9,7 +9,7 @@ from scipy.special import ndtri
 
 from mirigor_jax.mi.read import symmetric_info_nce
 
-RANK = 256  # most canonical directions in the density ratio
+RANK = 256  # largest number of canonical directions in the density ratio
 
 
 def normal_scores(parts: Sequence[Float[np.ndarray, "_ d"]]) -> tuple[Float[np.ndarray, "_ d"], ...]:

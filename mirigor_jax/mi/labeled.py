@@ -10,7 +10,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.mi import api
 
 LEAST_ROWS = 10  # fewest rows of a class: two of them are then test rows
-SHOWN = 30  # most classes that a message names
+SHOWN = 30  # largest number of classes that a message names
 
 
 def classes_of(labels: Any) -> tuple[Int[np.ndarray, " n"], str]:

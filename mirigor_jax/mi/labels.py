@@ -52,12 +52,12 @@ def estimate_labels(
     probe's penalty, the critics' step and the certificate. The third (test) is read once. The classes of its pairs are
     independent draws with the population's frequencies, and each row is in one pair at most. The pairs do not use all
     test rows, so that no class runs out of rows; the fewer rows a class has, the fewer pairs there are.
-    With at most 20,000 rows, and without copies among them, the prequential certificate reads rows of the fit part too:
-    probes are refitted as rows double, and predict only rows that they have not seen. It has three to four times as
-    many pairs. The encoder must not have seen any of the rows.
-    No certificate reads validation, which chooses the best of them. The value is that certificate's own statistic, and
-    the lower end is its lower limit, so the value is never below it. The upper end is H(C). `info_nce` holds InfoNCE at
-    K for comparison.
+    With at most 20,000 rows, and without copies among them, the prequential certificate also reads rows of the fit
+    part: probes are refitted whenever the number of earlier rows has doubled, and predict only later rows. So it reads
+    three to four times as many pairs as the test part has. The encoder must not have seen any of the rows.
+    No certificate reads validation, which chooses the best of them. The value is the chosen certificate's estimate of
+    the bound that it proves. The lower end is the lower confidence limit of that bound, so the value is never below the
+    lower end. The upper end is H(C). `info_nce` holds InfoNCE at K for comparison.
 
         print(mi.estimate_labels(h, labels))
 
@@ -67,7 +67,7 @@ def estimate_labels(
         k: pairs a batch at which InfoNCE is read, at least 2. None: all test pairs, up to 4,096.
         seed: seeds the pairs and the critics.
         num_critics: number of critics, at least 1. The test part is read by their averaged scores.
-        steps: most steps of the fit. It ends earlier if validation stops improving.
+        steps: largest number of steps of the fit. It ends earlier if validation stops improving.
         confidence: in [0.5, 1). Confidence of the intervals and of the certificates.
         tolerance_bits: bits. The widest certified interval for which the verdict is "certified".
         rows: "checked": if rows look dependent given their class, as neighbors in a video or many copies do, the
@@ -264,7 +264,7 @@ def _measure(
             joint=np.diag(design.frequencies),
             upper_bits=float(entr(design.frequencies).sum()) / math.log(2),
             risk=DEPLETION_SHARE * (1 - options.confidence),
-            one_sample=not copies.any(),  # rows of the fit part may then have copies too
+            one_sample=not copies.any(),  # if test rows have copies, rows of the fit part may have some too
         )
         measured = measure(parts, replace(options, k=min(options.k, len(parts.test.x)), warnings=_few_rows(design)))
         results.append(replace(measured, estimate=found.applied_to(measured.estimate)))

@@ -44,13 +44,13 @@ from mirigor_jax.mi.rows import hashes
 from mirigor_jax.mi.values import info_nce_of_sums
 from mirigor_jax.refits import doublings, refits
 
-BATCH, STEPS, EVAL_EVERY = 256, 1000, 50  # pairs a step of the fit, most steps, and steps between evaluations
-WHOLE = 4096  # most pairs a batch whose score matrix is held whole
+BATCH, STEPS, EVAL_EVERY = 256, 1000, 50  # pairs a step of the fit, largest number of steps, steps between evaluations
+WHOLE = 4096  # largest number of pairs a batch for which the score matrix is held whole
 MIXING = 1e-3  # weight of the uniform distribution in the posterior that critics start from
 L2 = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalties that the linear probe tries; validation chooses one
 FIRST = 3 / 16  # share of each class's rows that are before the first block of the prequential certificate
-# Most rows for the prequential certificate. Of 20,000 rows, the pairs of the test part alone give an end about 0.1 bit
-# below its value, and three times as many pairs would only make that 0.06.
+# Largest number of rows for the prequential certificate. With 20,000 rows, the lower end from the test part alone is
+# about 0.1 bits below the estimate; three times as many pairs would only reduce this to 0.06 bits.
 MOST_ROWS = 20_000
 INNER = CosineCritic((128,), 64)  # learns the difference between the posterior's scores and the best ones
 
@@ -147,7 +147,8 @@ class Parts:
 class Options:
     """How the parts are measured; the names are those of `estimate_labels`.
 
-    k: pairs a batch at which InfoNCE is read. steps: most steps of the fit. batch_size: pairs a step of the fit.
+    k: pairs a batch at which InfoNCE is read.
+    steps: largest number of steps of the fit. batch_size: pairs a step of the fit.
     warnings: of the estimate, from the caller.
     """
 
@@ -184,8 +185,8 @@ class Measured:
 def measure(parts: Parts, options: Options) -> Measured:
     """Fit on the fit part, choose on validation, then read and certify on the test part.
 
-    Validation chooses the certificate. The value is that certificate's own statistic, and the lower end is its lower
-    limit, so the value is never below it. InfoNCE at k is reported beside it.
+    Validation chooses the certificate. The value is its estimate of the bound that it proves. The lower end is the
+    lower confidence limit of that bound, so the value is never below the lower end. InfoNCE at k is reported beside it.
     Raises InputError as the fits and the certificates do.
     Source: Lee et al. 2023, §III-A (same-class sampling), Theorems III.1 and III.2.
     """
@@ -193,7 +194,8 @@ def measure(parts: Parts, options: Options) -> Measured:
     parts = parts.squashed()
     model = _fit(parts, options, blocks)
     size = batch_rows(len(parts.test.x), len(parts.validation.x))
-    paid = options.confidence + parts.risk * (2 if blocks[1] else 1)  # the blocks' pairs are another draw
+    # The blocks' pairs are drawn separately, so a class may run out of rows there too.
+    paid = options.confidence + parts.risk * (2 if blocks[1] else 1)
     certificate, certificates = certify(*model.held_out(parts, size), parts.joint, paid)
     chosen, frequencies = certificates[certificate], parts.common_frequencies
     seed_bits: tuple[float, ...] = (chosen.value_bits,)
@@ -294,13 +296,15 @@ def _blocks(parts: Parts, options: Options) -> tuple[tuple[Block, ...], tuple[Bl
 
     It needs parts that are one sample, and a class that both views share. A share FIRST of each class's rows in `fit`
     and `test` is left out of the pairs, which are drawn from the other rows. The first block's probe is fitted on that
-    share alone: the rows that no pair uses would tell it how often each class is among the pairs. Validation serves all
-    probes, and no row of it is certified.
+    share alone. It must not see the other rows that are in no pair: their class counts would reveal how often each
+    class is among the pairs. Every probe's penalty and temperature are chosen on validation, whose rows are in no
+    certified pair.
     """
     p, held, none = parts.common_frequencies, parts.validation, ((), ())
     if p is None or not parts.one_sample or len(parts.fit) + len(parts.test.c) + len(held.c) > MOST_ROWS:
         return none
-    by = center_and_spread(held.rows.astype(np.float64))  # the other rows are certified
+    # Of validation alone: a map that is made on certified rows would depend on them.
+    by = center_and_spread(held.rows.astype(np.float64))
     rows = np.concatenate([parts.fit, parts.test.rows])
     c = np.concatenate([parts.fit_classes, parts.test.c])
     rng = np.random.default_rng([options.seed, PREQUENTIAL])
@@ -323,7 +327,7 @@ def _blocks(parts: Parts, options: Options) -> tuple[tuple[Block, ...], tuple[Bl
 
 
 def _tamed(h: Float[np.ndarray, "n d"], by: tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]) -> Any:
-    """Rows with shorter tails, by a one-to-one map of each column that the center and spread `by` give; float32."""
+    """Rows with shorter tails, in float32. Each column is mapped one-to-one, by its center and spread in `by`."""
     return squash(h.astype(np.float64), *by).astype(np.float32)
 
 

@@ -48,7 +48,7 @@ def compare_many(
         encoders: name -> (n, d) numbers, representations of the same images in the same order. Two or more.
         labels: (n,) integers, strings or bools. The class of each image.
         seen: as in `usable_information`: the rows that any of the encoders was trained or chosen on.
-        confidence: in [0.5, 1). Confidence that all proven orders hold together; and, encoder by encoder, its ends.
+        confidence: in [0.5, 1). Confidence that all proven orders hold together; and each encoder's ends alone.
         rows: as in `usable_information`.
         on_progress: called as on_progress(step, steps, note) after every encoder and after every pair.
 
@@ -111,7 +111,7 @@ def _each_representation(encoders: Mapping[str, Any], labels: Any) -> Iterator[F
 class Proof:
     """Whether one encoder is proven to hold more usable information than another.
 
-    at_twice_the_norm: whether it is also proven if the other's probes may have twice the norm.
+    at_twice_the_norm: whether it is also proven if the probes of the encoder that holds less may have twice the norm.
     rows_needed: about how many unseen rows would prove it, by the differences seen; inf if they point the other way.
     """
 
@@ -125,8 +125,9 @@ def prove(
 ) -> Proof:
     """Whether `one` holds more than the other, by a bet that validation chooses.
 
-    No bet gains if one of the other's probes loses no more on the unseen rows than the probe of `one`: the logarithm of
-    the capital is at most bet times the sum of the differences. So no bet is made.
+    If some probe of the other encoder has no larger mean loss on the unseen rows than the probe of `one`, the order
+    cannot be proven. With that probe the logarithm of the capital is at most the bet times the sum of its losses minus
+    those of `one`, which is not positive. Then no bet is made.
     """
     best = _best(other)
     if np.mean(other.weights[classes] * best.losses - one.weights[classes] * one.losses) <= 0:

@@ -136,7 +136,7 @@ def usable_order(result: Any) -> Figure:
         floats([one[name] for one in found]) for name in ("value_bits", "lower_bits", "upper_bits", "entropy_bits")
     )
     y = np.arange(m)
-    label = f"at {100 * result.confidence:g} %, one by one: usable information is in here"
+    label = f"usable information is in here, certified at {100 * result.confidence:g} % for each encoder alone"
     ax.barh(y, upper - lower, 0.6, lower, color=CERTIFIED, alpha=0.25, label=label)
     ax.plot(value, y, "o", color=LOWER_BOUND, markersize=5, label="estimate")
     ax.axvline(entropy[0], color=CEILING, linestyle="--", label=f"H(C) = {entropy[0]:.3f}")
@@ -148,7 +148,12 @@ def usable_order(result: Any) -> Figure:
     ax.grid(axis="x", color=GRID)
     place = {name: at for at, name in enumerate(names)}
     for words, color, filled, belongs in (
-        ("certified, also at twice the norm", CERTIFIED, True, lambda pair: pair.at_twice_the_norm),
+        (
+            "certified, even if the column's probes\nmay have twice the norm",
+            CERTIFIED,
+            True,
+            lambda pair: pair.at_twice_the_norm,
+        ),
         ("certified", CERTIFIED, False, lambda pair: pair.larger is not None and not pair.at_twice_the_norm),
         ("not told apart", GRID, True, lambda pair: pair.larger is None),
     ):

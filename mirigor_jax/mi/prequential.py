@@ -16,7 +16,7 @@ from mirigor_jax.mi.confidence import mean_lower_bound, vector_mean_radius
 from mirigor_jax.softmax import LinearProbe, class_posterior
 
 MIXINGS = (1e-3, 3e-3, 1e-2, 3e-2)  # weights of the uniform distribution in a posterior, to choose from
-PARTITION_SHARE = 0.1  # of the risk; the betting bound uses the rest
+PARTITION_SHARE = 0.1  # of the error probability 1 - confidence; the betting bound uses the rest
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Block:
 
     q_x, q_y: posteriors of the two views of n pairs, in the order of the pairs.
     c: the class that both views of a pair share.
-    own: number of pairs in the block itself, the first of the n. Probes of later blocks predict the others.
+    own: number of pairs in the block itself, which are the first `own` of the n. The other pairs belong to later
+        blocks.
     """
 
     q_x: Float[np.ndarray, "n c"]
@@ -42,23 +43,26 @@ class Block:
         return cls(class_posterior(probe, x), class_posterior(probe, y), c, own)
 
     def resized(self, like: "Block") -> "Block":
-        """The block with its pairs repeated, or cut, to as many as `like` has, to rehearse a certificate of those."""
+        """The block with its pairs repeated or cut to the number of pairs of `like`.
+
+        The certificate's value on it predicts its value on `like`, and so helps to choose between certificates.
+        """
         at = np.arange(len(like.c)) % len(self.c)
         return Block(self.q_x[at], self.q_y[at], self.c[at], like.own)
 
 
 def balanced(
-    probe: LinearProbe, rows: Float[np.ndarray, "n d"], frequencies: Float[np.ndarray, " c"], turns: int = 20
+    probe: LinearProbe, rows: Float[np.ndarray, "n d"], frequencies: Float[np.ndarray, " c"], iterations: int = 20
 ) -> LinearProbe:
-    """The probe with the biases for which its posteriors of these rows average to the class frequencies, almost.
+    """The probe with biases for which its mean posterior over these rows is about the class frequencies.
 
-    The partition function of a block is 1 if they do so in the population.
-    turns: number of turns. Each multiplies the posteriors by the ratio of the two averages.
+    The partition function of a block is 1 if the two are equal in the population.
+    iterations: number of iterations. Each multiplies the posteriors by the class frequencies over the mean posterior.
     Source: Saerens, Latinne & Decaestecker 2002, eq. 2.4 (posteriors for other class frequencies).
     """
     q = start = class_posterior(probe, rows)
     shift = np.zeros(len(frequencies))
-    for _ in range(turns):
+    for _ in range(iterations):
         shift += np.log(frequencies) - np.log(np.maximum(q.mean(axis=0), 1e-12))
         q = start * np.exp(shift - shift.max())[None, :]
         q /= np.maximum(q.sum(axis=1, keepdims=True), 1e-300)
@@ -72,19 +76,21 @@ def prequential_certificate(
     *,
     confidence: float,
 ) -> PosteriorCertificate:
-    """Prequential certificate: lower end of I(h_X;h_Y) if both views always share their class, and its statistic.
+    """Prequential certificate: lower end of I(h_X;h_Y) if both views always share their class, and its estimate.
 
     blocks: the blocks of n pairs in one order, fixed at random before looking. The pairs are independent; their classes
         are draws from `frequencies`. Each block's probe, with everything chosen for it, depends only on rows before the
-        block and on other rows. The blocks' own pairs follow one another; each block also holds all pairs after it.
+        block and on rows that are in no pair. The blocks' own pairs follow one another; each block also holds all pairs
+        after it.
     reference: for each block, the same probe's posteriors for pairs that are certified nowhere.
     frequencies: p(c), known exactly.
-    confidence: in (0, 1), one-sided.
+    confidence: in (0, 1), one-sided; risk below is 1 - confidence.
 
     For each block t let q be its posterior, mixed with some of the uniform distribution, f = log Σ_c q_c(x) q_c(y)
-    / p_c and Z_t = E_Q e^f = Σ_c (E q_c)² / p_c. Given the rows before the block, Donsker and Varadhan's bound holds
-    for its pairs: E f <= I + log Z_t. A pair's value is b = f - g_c + Σ_c' p_c' g_c', with the same expectation. g is
-    about the mean of f in each class, from the first block's reference, so it is fixed before the first pair.
+    / p_c and Z_t = E_Q e^f = Σ_c (E q_c)² / p_c, with Q the product of the distributions of x and of y. Given the rows
+    before the block, Donsker and Varadhan's bound holds for its pairs: E f <= I + log Z_t. A pair's value is b = f -
+    g_c + Σ_c' p_c' g_c', with the same expectation. g_c approximates the mean of f in class c. It is computed from the
+    first block's reference, so it is fixed before the first pair.
 
     *Betting.* Write m_t for I + log Z_t, which the rows before the block determine. The gambler's factor
     1 + λ (b - m_t) has an expectation of at most 1 given the past, because the bet λ depends on earlier values only.
@@ -96,8 +102,8 @@ def prequential_certificate(
     *Partition.* Given the rows before block t, all pairs from there on are independent and new to its probe. Let u_c be
     any distributions, fixed by the reference, and s = ((q_x + q_y) / 2 - u_c) / √p. As Σ_c p_c = Σ_c E q_c = 1,
     Z_t = 1 + |d|² with d = (E q - p) / √p = E s + (Σ_c p_c u_c - p) / √p. So Z_t <= 1 + (|d at the sample's mean| + r)²
-    if the mean of s is within r of its expectation, which `vector_mean_radius` gives for a share of the risk. u_c is
-    about the mean of q in class c, which makes s short.
+    if the mean of s is within r of its expectation, which `vector_mean_radius` gives for a share of the risk. u_c
+    approximates the mean of q in class c, which makes s short.
 
     The lower end is the betting limit minus the largest of the upper limits of log Z_t.
     Source: Donsker & Varadhan 1983; Dawid 1984 (prequential); Waudby-Smith & Ramdas 2023, Theorem 3; Pinelis 1994.
@@ -134,7 +140,10 @@ def prequential_certificate(
 
 
 def _mixing(reference: Block, p: Float[np.ndarray, " c"], price: float) -> float:
-    """The weight of MIXINGS with the best end in expectation: the mean, less `price` for each nat down to the least."""
+    """The weight in MIXINGS with the largest expected lower end.
+
+    That is taken to be the mean log ratio minus `price` times its distance from the least possible log ratio.
+    """
 
     def expected(mixing: float) -> float:
         mean = float(np.mean(_log_ratio(reference, p, mixing)))
@@ -144,7 +153,10 @@ def _mixing(reference: Block, p: Float[np.ndarray, " c"], price: float) -> float
 
 
 def _extremes(p: Float[np.ndarray, " c"], mixing: float) -> tuple[float, float]:
-    """The least and the largest log ratio. The ratio is linear in either posterior, so both are at sure posteriors."""
+    """The least and the largest possible log ratio.
+
+    The ratio is linear in either posterior, so it is extreme if each gives one class all probability (before mixing).
+    """
     corners = mix_posterior(np.eye(len(p)), mixing)
     ratios = corners / p[None, :] @ corners.T
     return float(np.log(ratios.min())), float(np.log(ratios.max()))
@@ -161,7 +173,7 @@ def _log_ratio(block: Block, p: Float[np.ndarray, " c"], mixing: float) -> Float
 def _by_class(
     values: Float[np.ndarray, "n ..."], c: Int[np.ndarray, " n"], start: Float[np.ndarray, "c ..."]
 ) -> Float[np.ndarray, "c ..."]:
-    """The mean of each class's values and of one more value, that of `start`."""
+    """For each class, the mean of its values with one value added: the class's entry in `start`."""
     sums = start.copy()
     np.add.at(sums, c, values)
     counts = 1 + np.bincount(c, minlength=len(start))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
     Figure = Any  # only drawing imports matplotlib
 
-Verdict = Literal["certified", "bounded", "k-limited", "not-a-bound", "not-independent"]
+Verdict = Literal["certified", "bounded", "k-limited", "not-a-bound", "not-independent", "seen"]
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,21 @@ class Estimate:
 
     def withheld(self, contradiction: str) -> Self:
         """The estimate without its certificate and interval. contradiction: why its rows are not independent."""
-        return self.without_certificate(withheld_reason("the certificate is withheld", contradiction))
+        reason = withheld_reason("the certificate is withheld", contradiction)
+        return self._without_certificate("not-independent", reason)
 
-    def without_certificate(self, reason: str) -> Self:
-        """The estimate without its certificate and interval, and with the reason as its first warning."""
+    def of_seen_rows(self, reason: str) -> Self:
+        """The estimate without its certificate and interval. reason: words for rows that the encoder has seen."""
+        return self._without_certificate("seen", reason)
+
+    def _without_certificate(self, verdict: Verdict, reason: str) -> Self:
         return replace(
             self,
             interval=None,
             lower_bits=None,
             certificate=None,
             certificates={},
-            verdict="not-independent",
+            verdict=verdict,
             warnings=(reason, *self.warnings),
         )
 
@@ -141,7 +145,8 @@ class Estimate:
             return []
         of = f"K = {self.k:,}" if self.limit_bits == self.ceiling_bits else f"{self._certified_pairs:,} test pairs"
         return [
-            f"The value is within a nat of {self.limit_bits:.3f} bits, the most that {of} can show: I may be far above."
+            f"The value is within a nat of {self.limit_bits:.3f} bits, the most that {of} can show: the mutual "
+            "information may be far larger."
         ]
 
     @property
@@ -224,8 +229,8 @@ class Curve:
 class LabelEstimate(Estimate):
     """The Estimate of I_class = I(h_X;h_Y): X and Y are independent images of one class C ~ p(c).
 
-    The value is the chosen certificate's own statistic, named in `name`. lower_bits is its lower limit, so the value is
-    never below that.
+    The value is the chosen certificate's estimate of the bound that it proves; `name` is the certificate's heading.
+    lower_bits is the lower confidence limit of that bound, so the value is never below it.
     entropy_bits: H(C), the most that I_class can be.
     """
 
@@ -416,7 +421,7 @@ def verdict(lower_bits: float | None, upper_bits: float | None, tolerance_bits: 
     pairs.
     `bounded`: they do not meet for another reason, or there is no upper end.
     `not-a-bound`: there is no lower end, because the estimator guarantees none.
-    `withheld` sets the remaining word, `not-independent`.
+    `Estimate.withheld` sets `not-independent`, and `Estimate.of_seen_rows` sets `seen`.
     """
     if lower_bits is None:
         return "not-a-bound"

@@ -22,8 +22,8 @@ from mirigor_jax.settings import Arrays, Rows
 
 E = TypeVar("E", Estimate, LabelEstimate, UsableInformation)
 
-MOST_ROWS = 16384  # most rows in which neighbors are compared
-MOST_COLUMNS = 64  # most columns of a view that are compared
+MOST_ROWS = 16384  # largest number of rows in which neighbors are compared
+MOST_COLUMNS = 64  # largest number of columns of a view that are compared
 # (lag, mean correlation): rows up to the lag apart that correlate so much, as in series or videos, are not independent.
 LAGS = ((1, 0.1), (2, 0.1), (8, 0.06), (32, 0.03), (128, 0.015))
 LEAST_Z = 6.0  # standard errors that the mean correlation must reach too

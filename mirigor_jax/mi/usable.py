@@ -26,8 +26,8 @@ from mirigor_jax.mi.usable_results import UsableInformation
 UNSEEN, VALIDATION = 0.6, 0.1  # shares of the rows: for the ends, and for the choices of the first part
 BETS = np.geomspace(1e-3, 10, 41)  # against the best probe, per nat
 TOLERANCE = 1e-3  # nats. Gap of a certified minimum at which the solver stops
-# Most steps of the solver in each precision. On 11,000 rows of 64 classes whose best probe needs large weights, thirty
-# times as many steps lower the upper end by 0.003 bits and take two minutes.
+# Largest number of solver steps in float32, and again in float64. Thirty times as many lowered the upper end by only
+# 0.003 bits and took two minutes (11,000 rows, 64 classes, a best probe with large weights).
 STEPS = 100
 ALL_SEEN = "the ends are withheld, as the encoder has seen all rows; give rows that it was not trained or chosen on"
 
@@ -44,24 +44,24 @@ def usable_information(
 ) -> UsableInformation:
     """Estimate the information about the class that a family of probes can use, with certified ends.
 
-    Both ends are read on unseen rows: neither the encoder nor any probe was trained or chosen on them. Say in `seen`
-    which rows the encoder has seen. The result is about a population: its class frequencies p(c) are exactly those of
-    the rows that the encoder has not seen, and its images are independent given their class. The rows must be a sample
-    of it, without copies or two views of one image.
+    Both ends are computed from unseen rows: neither the encoder nor any probe was trained or chosen on them. Say in
+    `seen` which rows the encoder has seen. The result is about a population: its class frequencies p(c) are exactly
+    those of the rows that the encoder has not seen, and its images are independent given their class. The rows must be
+    a sample of it, without copies or two views of one image.
     Rows that the encoder has not seen are split 40 : 60 within classes, by random numbers that depend on a row's number
     alone. The first part fits a pilot probe, whose weights give a map z = T(h), and a probe on z, whose largest weight
     gives the norm of the family V: all probes softmax(log p + W z) with |w_k| <= norm and |z| <= reach. It then is
-    fixed. The second part, the unseen rows, gives both ends, each at half of the risk. The lower end is a betting limit
-    of the loss of the probe on z. The upper end bets against the best probe of V, which nobody knows: V's least
-    possible gain on the unseen rows is a convex problem, and its minimum is certified. An upper end is about V alone:
-    other probes may use more. An MLP's loss is not convex, so that family has a lower end only.
+    fixed. The second part, the unseen rows, gives both ends, each for half of the error probability 1 - confidence. The
+    lower end is a betting limit of the loss of the probe on z. The upper end bets against the best probe of V, which
+    nobody knows: V's least possible gain on the unseen rows is a convex problem, and its minimum is certified. An upper
+    end is about V alone: other probes may use more. An MLP's loss is not convex, so that family has a lower end only.
 
         print(mi.usable_information(h, labels))
 
     Args:
         h: (n, d) numbers, an array of any framework. At least 10 rows of every class.
         labels: (n,) integers, strings or bools. The class of each row.
-        family: "linear", or "mlp": three hidden layers; the lower end alone, at the whole risk.
+        family: "linear", or "mlp": three hidden layers; the lower end alone.
         seen: (n,) bools: the rows that the encoder was trained or chosen on. They only help to fit the probe. Or one
             bool for all rows; if it has seen all, the ends are withheld.
         confidence: in [0.5, 1). Confidence that all ends hold.

@@ -186,7 +186,7 @@ def minimize(
     value - sum_k (g_k w_k + norm |g_k|). The tangent is computed in float64.
     tolerance: the gap at which the descent ends.
     start: W to start from. None: zeros.
-    max_steps: most steps in each precision.
+    max_steps: largest number of steps in each precision.
     Source: Frank & Wolfe 1956 (the gap); Beck & Teboulle 2009 (FISTA); O'Donoghue & Candès 2015 (restarts).
     """
     z = np.asarray(problem.z, np.float64)

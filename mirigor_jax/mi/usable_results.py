@@ -1,4 +1,4 @@
-"""The results of measuring usable information: an encoder's value with its ends, orders, and their sentences."""
+"""The results of measuring usable information: an encoder's value with its certified ends, orders, and sentences."""
 
 import math
 from collections import Counter
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 else:
     Figure = Any  # only drawing imports matplotlib
 
-FEW = 4  # most encoders whose pairs a sentence and a table list one by one
-NEAREST = 3  # most pairs that are not told apart and that a sentence names
+FEW = 4  # largest number of encoders whose pairs a sentence and a table list one by one
+NEAREST = 3  # largest number of pairs that are not told apart and that a sentence names
 RECIPE = (
-    "Each encoder's family is made by one recipe: linear probes on a map of h, by a probe of the first part, with at "
-    "most 1.2 times its norm"
+    "For each encoder, the linear probes act on a map of h. The map and the largest norm of their weights (at most 1.2 "
+    "times that of a fitted probe) come from rows that no end uses"
 )
 
 
 @dataclass(frozen=True)
 class UsableInformation:
-    """The information about a class that a family V of probes can use, I_V(h->C), and its ends. Bits.
+    """The information about a class that a family V of probes can use, I_V(h->C), and its certified ends. Bits.
 
     I_V is H(C) minus the least expected log-loss in V.
     family: V in words.
@@ -41,7 +41,7 @@ class UsableInformation:
     frequencies: p(c) by class, for which all of it holds.
     norm, reach: of linear probes softmax(log p + W z): |w_k| <= norm, z = T(h) and |z| <= reach. None for others.
     largest_loss_nats: the most that a row can cost: any probe of V if V has an upper end, else the probe of value_bits.
-    rows: numbers of the unseen rows, which value and ends are read on.
+    rows: numbers of the unseen rows, from which value and ends are computed.
     pointwise_bits: log2 q(c|h) / p(c) of each unseen row, by the probe of the first part. The lowest are hard rows, or
         have wrong labels.
     predicted: the class that this probe finds most likely for each unseen row, as the labels name it.
@@ -85,15 +85,16 @@ class UsableInformation:
     def sentence(self) -> str:
         """The estimate, its ends and the family in words, without the warnings."""
         value = f"Usable information reads {self.value_bits:z.3f} of H(C) = {self.entropy_bits:.3f} bits"
-        read = f"{len(self.rows):,} unseen rows, {self.family}."
+        read = f"{len(self.rows):,} unseen rows with {self.family}."
         if self.lower_bits is None:
-            return f"{value}; no end is certified. Read on {read}"
+            return f"{value}; no end is certified. Measured on {read}"
         upper = f"; {self.note}"
         if self.upper_bits is not None:
             assert self.kl_upper_bits is not None  # both are known, or none
-            upper = f" and at most {round_up(self.upper_bits):.3f} bits (by KL {round_up(self.kl_upper_bits):.3f})"
+            simple = f"by Hoeffding's inequality {round_up(self.kl_upper_bits):.3f}"
+            upper = f" and at most {round_up(self.upper_bits):.3f} bits ({simple})"
         least = f"it is at least {round_down(self.lower_bits):.3f}{' bits' * (self.upper_bits is None)}"
-        return f"{value}; at {100 * self.confidence:.6g} % confidence {least}{upper}. Read on {read}"
+        return f"{value}; at {100 * self.confidence:.6g} % confidence {least}{upper}. Measured on {read}"
 
     def to_dict(self) -> dict[str, Any]:
         """Every field and the sentence, for JSON. A number that is not finite becomes None."""
@@ -112,7 +113,7 @@ class UsableInformation:
             "usable bits": bits(self.value_bits),
             f"at least, {percent}": bits(None if self.lower_bits is None else round_down(self.lower_bits)),
             f"at most, {percent}": bits(None if self.upper_bits is None else round_up(self.upper_bits)),
-            "at most, by KL": bits(None if self.kl_upper_bits is None else round_up(self.kl_upper_bits)),
+            "at most, by Hoeffding": bits(None if self.kl_upper_bits is None else round_up(self.kl_upper_bits)),
             "H(C)": bits(self.entropy_bits),
             "rows": f"{len(self.rows):,}",
         }
@@ -127,7 +128,7 @@ class PairOrder:
     difference_bits: the value of A minus that of B, by their probes of the first part.
     interval: of the difference, paired; None if the rows are not independent.
     larger: the name of the encoder that is proven to hold more; None if neither is.
-    at_twice_the_norm: whether it is also proven if the other's probes may have twice the norm.
+    at_twice_the_norm: whether it is also proven if the probes of the encoder that holds less may have twice the norm.
     rows_needed: about how many unseen rows would prove an order, by the differences seen; None if one is proven, or if
         nothing points to a number.
     """
@@ -149,8 +150,9 @@ class PairOrder:
     def verdict(self) -> str:
         """The order in words."""
         if self.larger is None:
-            rows = "" if self.rows_needed is None else f"; about {self.rows_needed:,} unseen rows would"
-            return f"{self.a} and {self.b} are not told apart{rows}"
+            known = self.rows_needed is not None
+            needed = f"; about {self.rows_needed:,} unseen rows would tell them apart" if known else ""
+            return f"{self.a} and {self.b} are not told apart{needed}"
         twice = "" if self.at_twice_the_norm else f", but not if {self.smaller}'s probes may have twice the norm"
         return f"certified: {self.larger} > {self.smaller}{twice}"
 
@@ -199,15 +201,15 @@ class UsableOrder:
 
     @property
     def levels(self) -> tuple[tuple[str, ...], ...]:
-        """The encoders in levels, each by value.
+        """The encoders in levels. Within a level they are sorted by value, the largest first.
 
-        Every encoder below the first level is proven to hold less than one of the level above it, and no two encoders
-        of one level are told apart.
+        Every encoder from the second level on is proven to hold less than one of the previous level, and no two
+        encoders of one level are told apart.
         """
         above = {name: {pair.larger for pair in self.proven if pair.smaller == name} for name in self.ranking}
         levels: list[tuple[str, ...]] = []
         while above:
-            # Proofs that contradict each other leave no encoder that is below none: the rest is then one level.
+            # If proofs contradict each other, every remaining encoder may be below another; they then are one level.
             level = tuple(name for name, larger in above.items() if not larger & above.keys()) or tuple(above)
             levels.append(level)
             above = {name: larger for name, larger in above.items() if name not in level}
@@ -230,8 +232,8 @@ class UsableOrder:
     def _counted(self) -> str:
         twice = sum(pair.at_twice_the_norm for pair in self.pairs)
         return (
-            f"{len(self.proven)} of {len(self.pairs)} pairs of {len(self.encoders)} encoders are certified, {twice} of "
-            "them also if the other's probes may have twice the norm."
+            f"{len(self.proven)} of {len(self.pairs)} pairs of {len(self.encoders)} encoders have a certified order, "
+            f"{twice} of them even if the probes of the encoder that holds less may have twice the norm."
         )
 
     @property
@@ -239,14 +241,17 @@ class UsableOrder:
         if not self.proven:
             return f"By value: {', '.join(self.ranking)}. "
         levels = "; ".join(f"level {at}: {', '.join(level)}" for at, level in enumerate(self.levels, 1))
-        return f"Each encoder is certified below one of the level above it, {levels}. "
+        return (
+            f"Encoders by level: {levels}. From level 2 on, each encoder is certified to hold less than one of the "
+            "previous level. "
+        )
 
     @property
     def _nearest(self) -> str:
         if not self.open_pairs:
             return ""
         nearest = [
-            f"{pair.a} and {pair.b} (about {pair.rows_needed:,} unseen rows would)"
+            f"{pair.a} and {pair.b} (about {pair.rows_needed:,} unseen rows needed)"
             for pair in self.open_pairs[:NEAREST]
             if pair.rows_needed is not None
         ]

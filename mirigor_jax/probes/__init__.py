@@ -1,6 +1,7 @@
 """Probes that predict classes from a frozen encoder's features: a linear probe, nearest neighbors and an MLP.
 
-A prequential probe has the code length of the classes too.
+`fit_prequential` also gives the prequential code length of the labels: the bits that transmit them to someone who has
+the features.
 """
 
 import numpy as np

@@ -14,7 +14,7 @@ from mirigor_jax import checks
 from mirigor_jax.numerics import unit_rows
 from mirigor_jax.softmax import Classes, check_part
 
-KNN_SCORES = 2**26  # most scores held at once, 256 MiB
+KNN_SCORES = 2**26  # largest number of scores held at once, 256 MiB
 
 
 @dataclass(frozen=True)

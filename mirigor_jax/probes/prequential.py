@@ -1,4 +1,4 @@
-"""The prequential code of labels: how many bits they take if each is predicted from the images and labels before it."""
+"""The prequential code of labels: how many bits they take if each is predicted from earlier images and labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mirigor_jax import checks
 from mirigor_jax.refits import doublings, refits
 from mirigor_jax.softmax import Classes, LinearProbe, check_part
 
-FIRST = 32  # the first part is one in so many rows, and has at least as many rows
+FIRST = 32  # the first part has a 32nd of the rows, but at least 32
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ def fit_prequential(
     validation_labels: Classes,
     seed: int = 0,
 ) -> PrequentialProbe:
-    """Code length of labels: MDL = t log2 N + Σ over blocks of -log2 q(c|h), q the linear probe of the rows before.
+    """Code length of labels: MDL = t log2 N + Σ over blocks of -log2 q(c|h), q the linear probe of earlier rows.
 
     Rows are in a random order. The first t = max(n / 32, 32) labels take log2 N bits each. Probes are refitted at
-    t, 2t, 4t and so on, up to half of the rows. Validation chooses each probe's penalty and temperature; its labels are
-    known to both ends and are not coded.
+    t, 2t, 4t and so on, up to half of the rows. Validation chooses each probe's penalty and temperature. Its labels are
+    known to sender and receiver and are not coded.
     features, labels: of at least 2 images.
     num_classes: N.
     l2, validation_features, validation_labels: as in `fit_linear`.

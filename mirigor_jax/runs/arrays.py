@@ -16,19 +16,19 @@ from mirigor_jax.mi import picture
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs import report, usable
-from mirigor_jax.runs.estimate import SEEN
 from mirigor_jax.runs.folder import RunFolder, digest
 from mirigor_jax.runs.schema import ArrayEntry, Truth, read
 
 SHARED = ("labels",)  # what defines the class
-OF_LABELS = ("seen",)  # settings of usable information
+OF_LABELS = ("seen",)  # settings of I_class and usable information
+SEEN = "the certificate is withheld, as the encoder has seen all rows; give rows that it was not trained or chosen on"
 OF_PAIRS = ("estimators", "critic", "batch_size")  # settings of the critics of I(X;Y), which I_class does not use
 
 
 def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
     """The given keys that have no effect, each with words for a message."""
     if config.labels is None or config.y is not None:
-        words = "only affects usable information, which needs labels, and labels=None; leave it out"
+        words = "only affects I_class and usable information, which need labels, and none are given; leave it out"
         return {key: words for key in given if key in OF_LABELS}
     words = f"only affects critics of rows x and y, and labels='{config.labels}' are given instead of y; leave it out"
     return {key: words for key in given if key in OF_PAIRS}
@@ -89,7 +89,7 @@ def _estimate(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarra
         results: Sequence[mi.Estimate]
         if config.y is None:
             estimate = mi.estimate_labels(x, y, **options("k", "steps", "seed", "confidence", "rows"))
-            results = [estimate.without_certificate(SEEN) if config.seen else estimate]
+            results = [estimate.of_seen_rows(SEEN) if config.seen else estimate]
         else:
             more = options("critic", "k", "batch_size", "steps", "seed", "confidence", "rows")
             [results] = mi.estimate_all([(x, y)], estimators=missing, **more)

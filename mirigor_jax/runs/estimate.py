@@ -129,7 +129,7 @@ def estimate_stage(
 
 def certified(job: Job, estimate: E) -> E:
     """The estimate, without its certificate if the encoder was trained or chosen on the test images."""
-    return estimate.without_certificate(SEEN) if "test" in job.seen_parts else estimate
+    return estimate.of_seen_rows(SEEN) if "test" in job.seen_parts else estimate
 
 
 def estimate(
@@ -228,7 +228,7 @@ def _by_posterior(job: Job, name: str, features: Features, others: dict[str, Cur
 
 
 def measure_by_class(job: Job, features: Features) -> ByClassMeasured:
-    """Measure pairs of known classes, with the doubts about their images in the estimate.
+    """Measure pairs whose classes are known. The estimate warns if the images look dependent or are copies.
 
     features: fit, validation and test parts, the last two in pairs.
     """
@@ -266,7 +266,8 @@ def _checked(parts: Parts, stated: Rows) -> tuple[Parts, Findings]:
     h = np.concatenate([parts.fit, *(part.rows for part in held_out)])
     classes = np.concatenate([parts.fit_classes, *(part.c for part in held_out)])
     findings = check_labeled(h, classes, np.arange(len(h))[-len(parts.test.c) :], stated)
-    one_sample = parts.one_sample and not findings.copies.any()  # rows of the fit part may have copies too
+    # If test images are copies, images of the fit part may be copies too.
+    one_sample = parts.one_sample and not findings.copies.any()
     return replace(parts, test=parts.test.without(findings.copies), one_sample=one_sample), findings
 
 

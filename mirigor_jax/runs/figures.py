@@ -75,7 +75,7 @@ def pair_sheet(
 
 
 def hardest(groups: Mapping[str, Sequence[tuple[UInt8[np.ndarray, "h w 3"], str]]]) -> Figure:
-    """Draw images above their captions, in groups of one below another, six images a row.
+    """Draw images with captions below them, six in a row. Groups follow one below the other.
 
     groups: title → images with their captions.
     """

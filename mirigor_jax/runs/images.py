@@ -95,7 +95,7 @@ def _share_fit_part(there: RunFolder, here: RunFolder) -> None:
 def evaluate_stage(job: Job, folder: RunFolder, monitoring: Monitoring = NO_MONITORING) -> None:
     """Evaluate the frozen features of unaugmented images.
 
-    These are linear probes of every task, usable information, and the metrics if asked for.
+    It fits a linear probe for every task, measures usable information, and computes the metrics if asked for.
     """
     done = folder.exists("evaluate/linear.json")
     unseen = usable.is_measured(job) and job.images.unseen() is not None

@@ -446,7 +446,7 @@ def _population(config: ConfigDict) -> Population:
     if d.negatives and (config.encoder.path or source.holds_features):
         raise InputError(f"data.negatives='{d.negatives}' are for training, and the encoder is given; leave them out")
     knobs.check(d)
-    # What training leaves out of the training part, others may have trained the given encoder on.
+    # Whoever trained a given encoder may have used the training images that this run leaves out.
     given = bool(config.encoder.path) or source.holds_features
     request = table.Request(
         seed=config.seed,

@@ -93,7 +93,10 @@ def _given(config: ConfigDict) -> bool:
 
 
 def _leaves_out_none(config: ConfigDict) -> bool:
-    """Whether no training image is left out that the encoder cannot have seen."""
+    """Whether `features.unseen` has nothing to count.
+
+    Then no training image is left out, or the encoder may have seen those that are.
+    """
     data, seen = config.data, SEEN_PARTS.get(config.evaluate.seen, SEEN_PARTS["train"])
     may_be_seen = _given(config) and "unseen" in seen
     return data.images is None or may_be_seen or not left_out_is_unseen(data.rotations, data.negatives)

@@ -67,8 +67,8 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
             frozen = freeze(job, folder, parallel.make_mesh(job.config.features.batch_size))
             if len(columns := stage_columns(frozen, job.config.data.size)) < 2:
                 raise InputError(
-                    f"the encoder of the run in '{folder}' has {len(columns) or 'no'} stage{'s' * (not columns)}: "
-                    "expected two or more; --config=configs/estimate.py measures its last one"
+                    f"the encoder of the run in '{folder}' has {'1 stage' if columns else 'no stages'}: expected two "
+                    "or more; --config=configs/estimate.py measures the encoder's output"
                 )
             with target.claimed(job.config):
                 target.mend(partial(_stages, job, frozen, columns, target))
@@ -87,7 +87,10 @@ def idle(config: ConfigDict, given: Sequence[str]) -> Mapping[str, str]:
 
 
 def _changed(run_config: ConfigDict, asked: ConfigDict) -> ConfigDict:
-    """The run's config with the changes that a config of kind `layers` asks for. The class is always shared exactly."""
+    """The run's config with the changes that a config of kind `layers` asks for.
+
+    Both views of a pair always have the same class, also if the run's pairing passes attributes through a channel.
+    """
     shared, _ = split(run_config.data.pairing)
     if shares_image(run_config.data.pairing) or shares_nothing(run_config.data.pairing):
         shared = "all" if table.find(run_config.data.source).is_generated else "class"

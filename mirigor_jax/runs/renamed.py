@@ -31,7 +31,10 @@ ADDED: dict[str, Any] = {
 
 
 def current(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored config with today's names. Only runs on images or arrays and studies have old ones."""
+    """A stored config with today's names.
+
+    Older versions used other names in the configs of runs on images, of runs on arrays and of studies only.
+    """
     config = copy.deepcopy(config)
     for old, new in CONFIG_KEYS.items():
         _move(config, old, new)

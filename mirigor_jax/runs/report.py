@@ -44,14 +44,14 @@ class Form(NamedTuple):
 
 HEADER: Row = ("quantity", "value", "what it is")
 
-SHARES_SHOWN = 12  # most classes whose frequencies a report lists
+SHARES_SHOWN = 12  # largest number of classes whose frequencies a report lists
 
 CAPTIONS = {
     "estimators": "Each estimator's value with its interval, and what is certified of the mutual information.",
     "bars": "H(C), in-training and post-training MI, after Lee et al. 2023, Fig. 4; whiskers are intervals.",
     "critic": "The critic's fit with the step chosen on validation, and the estimates against K.",
     "training": "Training loss and in-training MI against the ceiling log₂(2K−1) and H(C).",
-    "usable": "Usable information with its ends, and the pointwise information of each unseen image.",
+    "usable": "Usable information with its certified ends, and the pointwise information of each unseen image.",
     "hardest": "Unseen images that a linear probe predicts worst: label → prediction, pointwise information.",
     "linear": "Linear evaluation of the frozen encoder.",
     "metrics": "What probes read off the frozen encoder, and the geometry of its representations.",
@@ -214,7 +214,8 @@ def _most_usable(report: LayersReport) -> str:
     return (
         f"The estimate of usable information about the class ({', '.join(report.shared)}) is largest at {layer.stage}, "
         f"stage {place} of {len(report.layers)}: {tables.bits(bits)} of {tables.bits(layer.entropy_bits)} bits. The "
-        "ends of each stage hold for that stage alone; they prove no order of the stages."
+        "certified bounds in the table hold for each stage alone, so they do not prove that one stage holds more than "
+        "another."
     )
 
 
@@ -224,9 +225,10 @@ def _layers_legend(report: LayersReport) -> str:
     return (
         f"Stages are in the order of depth. I_class is the information that two images of one class share through a "
         f"stage's features, with its certified lower end; its upper end is H(C) = {report.entropy_bits:.3f} bits. "
-        f"“Usable” is the information about the class that linear probes can use, with both certified ends, on "
-        f"{rows:,} images that the encoder has not seen. Each stage's ends hold at {100 * report.confidence:g} %, "
-        "stage by stage. NMI and accuracy are those of a linear probe on test images."
+        f"“Usable” is the information about the class that linear probes can use, with its certified lower and upper "
+        f"end from {rows:,} images that the encoder has not seen. Each certified bound holds with "
+        f"{100 * report.confidence:g} % confidence for its stage alone. NMI is I(h;C) / H(C), estimated from a linear "
+        "probe's log-loss on test images; accuracy is that of the same probe."
     )
 
 
@@ -354,7 +356,7 @@ def _usable_rows(usable: UsableEntry, unit: str) -> list[Row]:
     name = "usable information, linear probes"
     if usable.value_bits is None:
         return [(name, "–", f"not measured: {usable.note}")]
-    entropy = f"of these {unit}s' H(C) = {tables.bits(usable.entropy_bits)} bits ({', '.join(usable.shared)})"
+    entropy = f"of unseen {unit}s' H(C) = {tables.bits(usable.entropy_bits)} bits ({', '.join(usable.shared)})"
     rows = [(name, f"{tables.bits(usable.value_bits)} bits", entropy)]
     if usable.lower_bits is None or usable.upper_bits is None or usable.confidence is None:
         return [*rows, ("  lies in", "–", next(iter(usable.warnings), ""))]
@@ -364,7 +366,7 @@ def _usable_rows(usable: UsableEntry, unit: str) -> list[Row]:
 
 
 def _usable(usable: UsableEntry, unit: str) -> list[str]:
-    """The sentence, the warnings, and the details of usable information: its class, family, rows and simple check.
+    """The sentence, the warnings, and the details of usable information: its class, family, rows and simpler upper end.
 
     unit: "image" or "row".
     """
@@ -377,17 +379,20 @@ def _usable(usable: UsableEntry, unit: str) -> list[str]:
         else f"{len(shares)} classes, from {min(shares.values()):.4f} to {max(shares.values()):.4f}"
     )
     facts = [
-        f"The class is {', '.join(usable.shared)}. H(C) = {tables.bits(usable.entropy_bits)} bits and both ends hold "
-        f"for the class frequencies p(c) of the {unit}s that the encoder has not seen: {frequencies}.",
-        f"The probes: softmax(ln p + W z) on z = T(h). The map T is made on other {unit}s than the ends. "
+        f"The class is {', '.join(usable.shared)}. H(C) = {tables.bits(usable.entropy_bits)} bits and both certified "
+        f"ends hold for the class frequencies p(c) of the {unit}s that the encoder has not seen: {frequencies}.",
+        f"The probes: softmax(ln p + W z) on z = T(h). The map T was fitted on {unit}s that the ends do not use. "
         f"‖w_k‖ ≤ {usable.norm:.3g}, ‖z‖ ≤ {usable.reach:.3g}; the largest loss is "
         f"{usable.largest_loss_nats:.3g} nats. Other probes may use more information.",
-        f"{unit.capitalize()}s of each part that the ends are read on: "
+        f"Number of {unit}s from which the ends are computed, by part: "
         + ", ".join(f"{part} {count:,}" for part, count in usable.rows.items()),
     ]
     if usable.kl_upper_bits is not None:
         simple = tables.bits(tables.round_up(usable.kl_upper_bits))
-        facts.append(f"A simple check of the upper end: by KL (Hoeffding's inequality) it is {simple} bits.")
+        facts.append(
+            f"For comparison, a simpler upper end by Hoeffding's inequality (in its Kullback-Leibler form) is {simple} "
+            "bits. It is usually larger."
+        )
     facts.append(
         f"Each {unit}'s pointwise information log2 q(label|h) / p(label): [evaluate/pvi.csv](evaluate/pvi.csv). The "
         f"lowest are hard {unit}s, or have wrong labels."
@@ -446,9 +451,9 @@ def _metrics(report: ImageReport) -> list[str]:
         "length; alignment is the mean squared distance of positive pairs, uniformity the log of the mean Gaussian "
         "potential of all pairs (t = 2), tolerance the mean cosine within a class (Wang & Isola 2020, Wang & Liu "
         "2021). NMI: I(h;C) / H(C), estimated from a probe's log-loss. "
-        "Code length: bits that a label of the fit part takes if a "
-        "linear probe of the labels before it predicts it (Voita & Titov 2020); the first 1/32 of them, or 32, take "
-        "log2 N bits each."
+        "Code length: mean number of bits for a label of the fit part, if each label is coded by a linear probe that "
+        "was fitted on earlier images and labels (Voita & Titov 2020). The first labels (1/32 of all, at least 32) "
+        "take log2 N bits each, for N classes."
     )
     return [*grids, legend]
 

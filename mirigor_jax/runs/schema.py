@@ -140,7 +140,7 @@ class UsableEntry:
     family: the family of probes in words; empty if nothing is measured.
     value_bits, lower_bits, upper_bits, kl_upper_bits, confidence, entropy_bits, frequencies, norm, reach,
         largest_loss_nats, warnings, sentence: as in `mi.UsableInformation`; None or empty if nothing is measured.
-    rows: number of unseen rows that the value and the ends are read on, by part.
+    rows: number of unseen rows from which the value and the ends are computed, by part.
     note: why nothing is measured; empty if it is.
     """
 
@@ -285,9 +285,10 @@ class LayerEntry:
     i_class_bits: the estimate of I(h_X;h_Y) of two images of one class. i_class_lower_bits: its certified lower end.
     certificate: the name of the certificate that validation chose.
     usable_bits: information about the class that linear probes can use. usable_lower_bits, usable_upper_bits: it lies
-        between them at `confidence`, read on unseen_rows images.
-    entropy_bits: H(C) of usable information. These are None, and unseen_rows is 0, if it cannot be measured.
-    nmi: what the linear probe shows of I(h;C) / H(C), on test images. accuracy: of that probe.
+        between them at `confidence`, from unseen_rows images.
+    entropy_bits: H(C) at the class frequencies that usable information is about. If usable information cannot be
+        measured, the fields usable_* and entropy_bits are None, and unseen_rows is 0.
+    nmi: I(h;C) / H(C), estimated from a linear probe's log-loss on test images. accuracy: of that probe.
     warnings: doubts about the images as a random sample, in words; ends that they withhold are None.
     """
 

@@ -1,4 +1,4 @@
-"""Usable information of a run's encoder: the rows that it is read on, its result, and the pointwise values."""
+"""Usable information of a run's encoder: its rows, its result and its pointwise values."""
 
 import dataclasses
 import math

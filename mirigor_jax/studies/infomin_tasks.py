@@ -44,9 +44,10 @@ def table(rows: Sequence[Row]) -> str:
 
         sections += [f"## {encoder}", matrix("accuracy, %", accuracy), matrix("I_class, bits", information)]
     legend = (
-        "I_class is the value of the certificate's own statistic; brackets have the certified interval. The paper's "
-        "heat maps (Lee et al. 2023, Figs. 6 and 7) have no numbers. In its words (§IV-C), the diagonal is high, all "
-        "four tasks are high if training shares all attributes, and position is high after any training."
+        "I_class is the estimated value of the bound that the certificate proves; brackets have the certified "
+        "interval. The paper's heat maps (Lee et al. 2023, Figs. 6 and 7) have no numbers. In its words (§IV-C), the "
+        "diagonal is high, all four tasks are high if training shares all attributes, and position is high after any "
+        "training."
     )
     return "\n\n".join([*sections, legend])
 

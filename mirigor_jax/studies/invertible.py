@@ -171,11 +171,12 @@ def _orders(report: InvertibleReport) -> list[str]:
             ]
             continue
         more, smaller = ("more", a) if larger == b else ("less", b)
-        twice = "" if pair["at_twice_the_norm"] else f", if {smaller}'s probes may not have twice their norm"
         though = ", though the mutual information is the same" if same else ""
+        twice = f" This is not certified if the probes at {smaller} may have twice the norm."
         sentences += [
             f"{name}: certified at {100 * pair['confidence']:g} % on {read}: the encoder at {b} holds {more} usable "
-            f"information than at {a} (by about {abs(pair['difference_bits']):.3f} bits){twice}{though}."
+            f"information than at {a} (by about {abs(pair['difference_bits']):.3f} bits){though}."
+            f"{'' if pair['at_twice_the_norm'] else twice}"
         ]
     return sentences
 
@@ -194,8 +195,9 @@ def _invertible_legend(report: InvertibleReport) -> str:
         f"InfoNCE is in bits, on test images and in training (the mean since the record before); its ceiling is "
         f"{tables.bits(report.ceiling_bits)} bits",
         "the accuracy is that of a linear probe on the top half; “usable” is the information about the class that "
-        "linear probes can use there, in bits, between its certified ends; log|det| is the sum of both encoders' log "
-        "|det J|, in nats; “error” is its largest difference from the Jacobian's; “inverse” is that of the inverse",
+        "linear probes can use there, in bits, between its certified lower and upper end; log|det| is the sum of both "
+        "encoders' log |det J| in closed form, in nats; “error” is its largest difference from the log-determinant of "
+        "the Jacobian that automatic differentiation gives; “inverse” is the largest error of inverting the encoders",
         f"at every record these errors are at most {worst['log_det_error_nats']:.1e} and {worst['inverse_error']:.1e}: "
         + ("the maps are" if max(worst.values()) <= INVERTIBLE else "this does not show that the maps are")
         + " invertible, so that the true mutual information is the same at each",

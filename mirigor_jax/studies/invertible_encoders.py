@@ -178,7 +178,10 @@ def jacobians(params: dict[str, Any], x: Float[Array, "n d"], *, encoder: RealNV
 def encoded(
     params: dict[str, Any], parts: Mapping[str, Part], settings: Settings, name: str, view: str
 ) -> tuple[Float[Array, "n d"], Float[Array, "n e"], Float[Array, " n"], Float[Array, ""]]:
-    """One of the halves in READ with its noise, which is the same at every call, then the results of `encode`."""
+    """Add noise to one of the halves in READ, the same noise at every call, and encode it.
+
+    Returns the noisy half, followed by the results of `encode`.
+    """
     key = jax.random.fold_in(jax.random.key(settings.seed), NOISE + READ.index((name, view)))
     half = dequantize(key, jnp.asarray(parts[name][view]))
     return half, *encode(params[view], half, encoder=settings.encoder)

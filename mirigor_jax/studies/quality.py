@@ -40,7 +40,7 @@ PAPERS = {
 }
 CAPTIONS = {
     "quality": "Linear accuracy against each metric, a dot an encoder, after Lee et al. 2023, Tables I and II.",
-    "usable_order": "Usable information of each encoder with both ends, and the pairs whose order is certified.",
+    "usable_order": "Usable information of each encoder between its certified ends, and the pairs of certified order.",
 }
 
 
@@ -267,10 +267,11 @@ def table(rows: Sequence[Row]) -> str:
     above = [row["cell"] for row in ranking if row["metrics"]["class_bits"] > row["entropy_bits"]]
     legend = (
         f"MI is in bits, with InfoNCE at K = {max(row['k'] for row in rows):,}; accuracies are on test images. Usable "
-        "information, in bits, is what linear probes can use of the class (mi.usable_information). Each "
-        "encoder's contrastive losses are at the temperature of its training. The bound is an upper bound of the mean "
-        "classifier's loss, computed from the class contrastive loss (after Bao et al. 2022). Among encoders of one "
-        "temperature the two have the same order. A bound of log C or more says nothing: a uniform guess has log C. "
+        "information is the information about the class, in bits, that linear probes can use (mi.usable_information). "
+        "Each encoder's contrastive losses are at the temperature of its training. The bound is an upper bound of the "
+        "mean classifier's loss, computed from the class contrastive loss (after Bao et al. 2022). The bound and this "
+        "loss rank encoders that were trained at one temperature in the same order. A bound of log C or more says "
+        "nothing: a uniform guess has log C. "
         f"I_class by InfoNCE is above H(C) for {', '.join(above) or 'no encoder'}."
     )
     sections = [tables.grid(header, lines), legend, "## Which metric ranks as accuracy does", *_correlated(rows)]

@@ -47,14 +47,16 @@ def section(rows: Sequence[Row], runs: Mapping[str, RunFolder], folder: RunFolde
         known = {"key": key, "left_out": left_out, "order": None if order is None else stored(order)}
         folder.write(CACHE, known)
     if known["order"] is None:
-        return Section(TITLE, f"No two encoders share their images. {_reasons(known['left_out'])}".rstrip(), {})
+        return Section(
+            TITLE, f"No two encoders were measured on the same images. {_reasons(known['left_out'])}".rstrip(), {}
+        )
     order = restored(known["order"])
     accuracies = {row["cell"]: row["accuracy"] for row in rows}
     return Section(TITLE, text(order, accuracies, known["left_out"]), {"usable_order": order.figure()})
 
 
 def _computed(cells: Sequence[str], runs: Mapping[str, RunFolder]) -> tuple[mi.UsableOrder | None, dict[str, str]]:
-    """The order of the cells that share their images, and why others are left out."""
+    """The order of the cells that were measured on the same images, and why others are left out."""
     found: dict[str, tuple[Job, UsableRows]] = {}
     left_out = {}
     for cell in cells:

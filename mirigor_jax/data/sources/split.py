@@ -21,7 +21,7 @@ class ImageSets(dict[str, ImageSet]):
     """Sets of images by the names of their parts.
 
     is_split: whether all three parts were split off from one set; pairings then have its class frequencies.
-    validates_on_training: whether the validation part was split off from the source's training part.
+    validates_on_training: whether the validation part was split off from the set's own training part.
     turns: number of copies of each image in the training part, one for each turn.
     """
 
@@ -34,7 +34,7 @@ class ImageSets(dict[str, ImageSet]):
 
     @property
     def whole(self) -> AttributeSpace | None:
-        """The attributes of that one set, from which pairings are made. None: the test part is its maker's own."""
+        """The attributes of that one set, from which pairings are made. None: the set has a test part of its own."""
         if not self.is_split:
             return None
         held_out = (np.repeat(self[name].attributes, self.turns, axis=0) for name in ("validation", "test"))

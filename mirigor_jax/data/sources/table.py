@@ -27,8 +27,9 @@ from mirigor_jax.settings import Data, Features
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # folder of Debian's package
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 OWN, NOISES = "own", ("uniform", "gaussian")  # negatives: the training images, or noise
-# Value of `evaluate.seen` → the parts whose images a given encoder was trained or chosen on. `unseen` is what the
-# training part lost to a limit.
+# Value of `evaluate.seen` → the parts whose images a given encoder was trained or chosen on. The part `unseen` holds
+# the training images beyond `data.images`; this run does not train on them, but whoever trained the given encoder may
+# have.
 SEEN_PARTS = {"train": ("fit", "unseen"), "all": ("fit", "validation", "test", "unseen"), "none": ()}
 NOISE_STREAM, CORRUPTION_STREAM = 100, 200  # far above the streams of pairs
 
@@ -158,7 +159,8 @@ def find(spec: str) -> Source:
 def left_out_is_unseen(rotations: bool, negatives: str) -> bool:
     """Whether training never sees the training images that a limit of their number leaves out.
 
-    It may see another turn of such an image. It may see the image itself as a negative, if these are a set of images.
+    With rotations, training may see such an image at another rotation. If the negatives come from a set of images,
+    training may see the image itself as a negative.
     rotations, negatives: see `Request`.
     """
     return not rotations and negatives in ("", OWN, *NOISES)

@@ -29,7 +29,7 @@ from mirigor_jax.models.pretrained.layouts import LAYOUTS, Layout
 from mirigor_jax.outside import check_unpacks
 
 AXES = {"same": None, "conv": (2, 3, 1, 0), "dense": (1, 0)}
-SHOWN = 4  # most keys or faults that a message lists
+SHOWN = 4  # largest number of keys or faults that a message lists
 LONGEST = 1000  # characters of a key
 MOST_ENTRIES = 20_000  # in all dictionaries of a file together
 MOST_SIDE = 4096  # pixels. The largest side of an encoder's images
