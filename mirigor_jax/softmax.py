@@ -88,13 +88,12 @@ def fit_linear(
     checks.whole("max_steps", max_steps, 1)
     mean, scale = mean_and_scale(features)
     path = sorted(map(float, l2), reverse=True)  # each fit starts close, from fits of stronger penalties
-    n, added = len(features), max(0, compiled_rows - len(features))
-    data = (
-        np.pad(standardize(features, mean, scale), ((0, added), (0, 0))),
-        np.pad(np.asarray(labels).astype(np.int32), (0, added)),
-        np.pad(np.full(n, 1 / n, np.float32), (0, added)),
-        np.asarray(path, np.float32),
-    )
+    n = len(features)
+    rows: list[np.ndarray] = [standardize(features, mean, scale), np.asarray(labels).astype(np.int32)]
+    rows.append(np.full(n, 1 / n, np.float32))
+    if compiled_rows > n:
+        rows = [np.pad(one, [(0, compiled_rows - n)] + [(0, 0)] * (one.ndim - 1)) for one in rows]
+    data = *rows, np.asarray(path, np.float32)
     with jax.enable_x64(False):  # in float32, even if the process uses x64
         kernels, biases = jax.device_get(_fit_path()(*jax.device_put(data), num_classes, max_steps))
     if diverged := [l2 for l2, *fit in zip(path, kernels, biases, strict=True) if not all(map(_all_finite, fit))]:
