@@ -342,6 +342,8 @@ def bounds_of(critic, params, held_out, size):
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.compiles
 def test_critics_fitted_by_class_are_the_best_of_validation_each_from_its_own_start():
     bank, held_out = by_class()
     class_fit = fit.ClassFit(CosineCritic((8,), 4), batch_size=16, steps=60, eval_every=10, learning_rate=0.03)

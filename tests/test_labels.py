@@ -465,6 +465,8 @@ def test_clusters_hold_what_integration_says(means):
     assert not estimate.warnings
 
 
+@pytest.mark.slow
+@pytest.mark.compiles
 def test_what_the_critics_alone_see_is_read_off_their_scores():
     """Each of two classes lies on opposite corners of a square, so no linear probe can separate them."""
     rng, c = np.random.default_rng(0), np.arange(N) % 2

@@ -147,7 +147,9 @@ def test_masked_values_are_refused():
     assert mi.estimate(X, np.ma.array(X), steps=10).pairs == 400  # nothing is masked
 
 
-def test_an_estimate_says_what_is_withheld_and_why_and_where_it_is_near_its_limit():
+@pytest.mark.slow
+@pytest.mark.compiles
+def test_an_estimate_says_what_is_withheld_and_why():
     x, y = np.cumsum(noise(2, 1000, 2), axis=1)
     series = mi.estimate(x, y, steps=50)
     assert (series.verdict, series.lower_bits, series.interval) == ("not-independent", None, None)
@@ -159,6 +161,9 @@ def test_an_estimate_says_what_is_withheld_and_why_and_where_it_is_near_its_limi
     same = mi.estimate(X, X, steps=50)
     assert same.lower_bits is not None
     assert "Warning: column 0 of x is a function of column 0 of y, and 2 more" in str(same)
+
+
+def test_an_estimate_says_where_it_is_near_its_limit():
     at_ceiling = Estimate(
         "InfoNCE", 5.5, "lower bound", 64, 6.0, Interval(5, 6, FOLDS), 5.0, None, 0.95, "infonce", "bounded", 640
     )

@@ -248,6 +248,8 @@ def test_dependent_rows_have_no_ends():
     assert mi.usable_information(walk, np.sort(CLASSES), rows="independent").lower_bits is not None
 
 
+@pytest.mark.slow
+@pytest.mark.compiles
 def test_an_mlp_has_a_lower_end_alone_and_says_so(monkeypatch):
     small = {"hidden": (16,), "dropout": (0.0,), "learning_rate": 1e-2, "patience": 200}
     monkeypatch.setattr(families, "fit_mlp", lambda *given, **how: fit_mlp(*given, **how | small))
