@@ -95,7 +95,9 @@ def fit_linear(
         rows = [np.pad(one, [(0, compiled_rows - n)] + [(0, 0)] * (one.ndim - 1)) for one in rows]
     data = *rows, np.asarray(path, np.float32)
     with jax.enable_x64(False):  # in float32, even if the process uses x64
-        kernels, biases = jax.device_get(_fit_path()(*jax.device_put(data), num_classes, max_steps))
+        kernels, biases = jax.device_get(
+            _fit_path()(*jax.device_put(data), num_classes=num_classes, max_steps=max_steps)
+        )
     if diverged := [l2 for l2, *fit in zip(path, kernels, biases, strict=True) if not all(map(_all_finite, fit))]:
         raise InputError(
             f"the linear probe's weights at l2 = {diverged[0]:g} are not finite after at most {max_steps:,} steps of "
@@ -129,7 +131,7 @@ def class_posterior(probe: Probe, features: Float[np.ndarray | Array, "n d"]) ->
 @cache
 def _fit_path() -> Any:
     """`_path`, compiled for each shape."""
-    return jax.jit(_path, static_argnums=(4, 5), compiler_options=parallel.quick_compilation())
+    return jax.jit(_path, static_argnames=("num_classes", "max_steps"), compiler_options=parallel.quick_compilation())
 
 
 def _path(
@@ -137,6 +139,7 @@ def _path(
     labels: Integer[Array, " n"],
     weights: Float[Array, " n"],
     l2: Float[Array, " p"],
+    *,
     num_classes: int,
     max_steps: int,
 ) -> tuple[Float[Array, "p d c"], Float[Array, "p c"]]:

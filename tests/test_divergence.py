@@ -130,7 +130,7 @@ def test_the_mlp_s_fit_ends_where_it_diverges():
 
 def test_a_linear_fit_that_diverges_is_named(monkeypatch):
     broken = np.full((1, 2, 2), np.nan, np.float32), np.zeros((1, 2), np.float32)
-    monkeypatch.setattr(softmax, "_fit_path", lambda: lambda *_: broken)
+    monkeypatch.setattr(softmax, "_fit_path", lambda: lambda *_, **__: broken)
     with pytest.raises(InputError, match=r"linear probe's weights at l2 = 0.001 are not finite.*larger penalties"):
         probes.fit_linear(H, LABELS, 2, l2=[1e-3], validation_features=H, validation_labels=LABELS)
 

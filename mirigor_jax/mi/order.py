@@ -196,35 +196,41 @@ class Bet:
             return Proof(False, False, math.inf)
         best_bet = min(difference / variance, LARGEST_STAKE / float(np.max(one.weights * one.probe.largest_losses)))
         needed = self.target / (best_bet * difference - best_bet**2 * variance / 2)
-        if gains.sum() < self.target:
-            return Proof(False, False, needed)
-        proven, doubled = (self._reaches(a, best, classes, other.weights, times) for times in (1, 2))
-        return Proof(proven, proven and doubled, needed)
+        least = float(gains.sum())
+        if least >= self.target:
+            least = self._least_capital(a, best, classes, other.weights, 1)
+        if least >= self.target:
+            doubled = self._least_capital(a, best, classes, other.weights, 2)
+            return Proof(True, doubled >= self.target, needed)
+        # At this bet the logarithm of the capital grows with the number of rows.
+        return Proof(False, False, max(needed, len(a) * self.target / least) if least > 0 else needed)
 
-    def _reaches(
+    def _least_capital(
         self,
         a: Float[np.ndarray, " n"],
         best: Best,
         classes: Int[np.ndarray, " n"],
         class_weights: Float[np.ndarray, " c"],
         times: int,
-    ) -> bool:
-        """Whether the least capital over the other's family is certified to reach the target.
+    ) -> float:
+        """The logarithm of the least capital over the other's family; certified from below if it reaches the target.
 
+        The solver stops once it is known to reach the target, or known not to.
         best: of the other. times: the norm of its family is this many times its own.
         """
         family = replace(best.family, norm=times * best.family.norm)
         weights = class_weights[classes] / (1 - self.bet * a)
         bends = bends_of(self.bet * weights, family.largest_losses[classes])
         problem = best.problem._replace(weights=weights, norm=family.norm, bet=self.bet, bends=bends)
+        staked = float(np.log1p(-self.bet * a).sum())
         # The mean of minorant / bet at which the capital reaches the target.
-        enough = (self.target - float(np.log1p(-self.bet * a).sum())) / (len(a) * self.bet)
+        enough = (self.target - staked) / (len(a) * self.bet)
         found = bracket(problem, best.minimum.weights)
         for tolerance in ((found.value - enough) / 2, TOLERANCE):
             if found.lowest >= enough or found.value < enough:
                 break
             found = minimize(problem, tolerance=max(tolerance, TOLERANCE), start=found.weights)
-        return found.lowest >= enough
+        return staked + len(a) * self.bet * (found.value if found.value < enough else found.lowest)
 
 
 def _best(read: Read) -> Best:
