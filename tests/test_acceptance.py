@@ -15,7 +15,7 @@ from mirigor_jax.data.sources.table import FASHION_MNIST
 # The most that these runs may take, as multiples of the calibration.
 MAIN, SMALL_BATCHES = 60, 90
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timed]
 
 
 def run(folder: Path, arguments: str = "seed=1", *overrides: str, config: str = "configs/cdp.py") -> dict:
@@ -28,7 +28,6 @@ def run(folder: Path, arguments: str = "seed=1", *overrides: str, config: str = 
     return result
 
 
-@pytest.mark.timed
 def test_the_main_job(tmp_path):
     start = time.monotonic()
     result = run(tmp_path / "run")
@@ -91,7 +90,6 @@ def test_independent_views_hold_nothing(tmp_path):
     assert estimate["lower_bits"] == estimate["upper_bits"] == 0
 
 
-@pytest.mark.timed
 def test_two_pairs_a_batch_are_enough(tmp_path):
     start = time.monotonic()
     result = run(tmp_path / "run", "k=2,seed=1")

@@ -1,4 +1,4 @@
-"""mi.estimate against known truths at full size, and its speed. Takes minutes, so run `pytest -m slow`."""
+"""mi.estimate against known truths at full size, and its speed. Takes minutes, so run `pytest -n 0 -m slow`."""
 
 import math
 import time
@@ -12,7 +12,7 @@ from mirigor_jax import mi
 from mirigor_jax.mi.confidence import BATCHES
 from mirigor_jax.mi.distributions import BENCHMARK, Gaussian
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timed]
 
 BITS = (2, 4, 6, 8, 10)
 # The most that these fits may take, as multiples of the calibration.
@@ -66,7 +66,6 @@ def test_the_stair_by_the_anchor():
         assert one.info_nce.bits <= bits + 0.05
 
 
-@pytest.mark.timed
 def test_the_stair_by_our_defaults():
     """A separable critic, batches of 256, and K = 32,768. At a much smaller K no critic can show 10 bits."""
     start = time.monotonic()
@@ -80,7 +79,6 @@ def test_the_stair_by_our_defaults():
         assert one.interval.kind == BATCHES  # of two
 
 
-@pytest.mark.timed
 def test_twenty_five_fits_at_once_cost_less_than_fifteen():
     """It compares with the mean time of single fits. All programs are compiled before; each core is a device."""
     pairs = [Gaussian(5, nats).sample(jax.random.key(0), 10_000) for nats in (0.5, 1.0, 1.5, 2.0, 2.5)]
