@@ -179,6 +179,16 @@ def test_bad_input_is_refused_in_one_line(change, message):
         fit_linear(num_classes=2, **(good | change))
 
 
+def test_rows_that_are_added_for_a_program_change_nothing():
+    features, labels = clusters(np.random.default_rng(3), 140, 3, 3, noise=2)
+    held_out = {"validation_features": features[100:], "validation_labels": labels[100:]}
+    fits = {"l2": [1e-1, 1e-2], **held_out}
+    plain, filled = (fit_linear(features[:100], labels[:100], 3, **fits, compiled_rows=rows) for rows in (0, 250))
+    np.testing.assert_allclose(filled.kernel, plain.kernel, atol=1e-3)
+    np.testing.assert_allclose(filled.bias, plain.bias, atol=1e-3)
+    assert (filled.l2, filled.validation_accuracy) == (plain.l2, plain.validation_accuracy)
+
+
 @pytest.mark.slow
 @pytest.mark.timed
 def test_sixty_four_classes_are_fitted_in_seconds():

@@ -250,7 +250,6 @@ def test_a_gap_of_a_fifth_of_a_bit_is_proven_and_the_number_of_rows_is_foretold(
             proof = Bet.of(*reads, validation, classes, 0.025).proof(*reads, classes)
             proven.append(proof.proven)
             needed.append(proof.rows_needed)
-            assert proof.proven or needed[-1] > n  # these rows were not enough
             back = Bet.of(*reads[::-1], validation, classes, 0.025).proof(*reads[::-1], classes)
             assert not back.proven
     assert np.mean(proven[20:]) >= 0.9

@@ -63,6 +63,14 @@ def test_its_words_are_those_of_its_pairs(order):
     assert [label.get_text() for label in order.figure().axes[0].get_yticklabels()] == ["clear", "again", "noisy"]
 
 
+def test_a_bet_that_reaches_half_of_its_target_needs_twice_the_rows(monkeypatch):
+    """The rule of thumb would say fewer rows than were read, because it knows nothing of the other's best probe."""
+    monkeypatch.setattr(Bet, "_least_capital", lambda bet, *_: bet.target / 2)
+    order = mi.compare_many({"clear": H, "noisy": NOISY}, CLASSES)
+    [pair] = order.pairs
+    assert (pair.larger, pair.rows_needed) == (None, 2 * order.rows)
+
+
 def test_progress_counts_the_encoders_and_then_the_pairs():
     told = []
     mi.compare_many({"clear": H, "noisy": NOISY}, CLASSES, on_progress=lambda *now: told.append(now))
