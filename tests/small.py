@@ -2,16 +2,14 @@
 
 import json
 import os
-import time
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import optax
 
 from mirigor_jax.mi.certify import Certified
 from mirigor_jax.mi.confidence import BATCHES, ERRORS, Interval
@@ -202,33 +200,13 @@ def quick_environment() -> dict[str, str]:
     return os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": QUICK_FLAGS}
 
 
-class _Convolutions(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        for width in (16, 32, 64):
-            x = nn.relu(nn.Conv(width, (3, 3), strides=2)(x))
-        return nn.Dense(10)(jnp.mean(x, axis=(1, 2)))
-
-
 @cache
 def calibration_seconds() -> float:
     """Seconds that this machine takes to compile and run 50 training steps of a network that is not ours.
 
-    Tests state their time limits as multiples of it, because machines differ five-fold in speed.
+    Tests state their time limits as multiples of it, because machines differ five-fold in speed. It runs in a process
+    that keeps no compiled programs: a cache that an earlier test filled would make it take half as long.
     """
-    start = time.perf_counter()
-    network, optimizer = _Convolutions(), optax.adam(1e-3)
-    images = jax.random.normal(jax.random.key(0), (32, 64, 64, 3))
-    params = network.init(jax.random.key(1), images)
-    state = optimizer.init(params)
-
-    @jax.jit
-    def step(params, state):
-        loss, gradients = jax.value_and_grad(lambda p: jnp.mean(network.apply(p, images) ** 2))(params)
-        updates, state = optimizer.update(gradients, state)
-        return optax.apply_updates(params, updates), state, loss
-
-    for _ in range(50):
-        params, state, loss = step(params, state)
-    jax.block_until_ready(loss)
-    return time.perf_counter() - start
+    environment = user_environment() | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    command = [sys.executable, Path(__file__).with_name("calibration.py")]
+    return float(subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout)

@@ -28,6 +28,13 @@ def run(folder: Path, arguments: str = "seed=1", *overrides: str, config: str = 
     return result
 
 
+def test_the_calibration_of_the_main_job_compiles_each_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    assert calibration_seconds.__wrapped__() > 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_main_job(tmp_path):
     start = time.monotonic()
     result = run(tmp_path / "run")
