@@ -6,12 +6,13 @@
     print(mi.estimate_labels(h, labels))  # I_class of representations and their classes
     print(mi.usable_information(h, labels))  # what linear probes can use of it
 
-The package also has `estimators` (constructors for `estimate`), `values` (functions of scores), `scoring` (proper
-scoring rules), `critics`, `distributions` (known mutual information), and the certificates as functions of arrays.
+The package also has `discrete` (information measures of discrete variables), `estimators` (constructors for
+`estimate`), `values` (functions of scores), `scoring` (proper scoring rules), `critics`, `distributions` (known mutual
+information), and the certificates as functions of arrays.
 """
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi import critics, distributions, estimators, scoring, values
+from mirigor_jax.mi import critics, discrete, distributions, estimators, scoring, values
 from mirigor_jax.mi.api import CRITICS, estimate, estimate_all
 from mirigor_jax.mi.certificates import (
     InfoNCECertificate,
@@ -61,6 +62,7 @@ __all__ = [
     "compare",
     "compare_many",
     "critics",
+    "discrete",
     "distributions",
     "estimate",
     "estimate_all",

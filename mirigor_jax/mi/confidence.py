@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import betaincinv, kl_div, logsumexp, stdtrit
+from scipy.special import betaincinv, kl_div, lambertw, logsumexp, stdtrit
 
 from mirigor_jax.errors import InputError
 
@@ -151,6 +151,44 @@ def vector_mean_radius(squares: Float[np.ndarray, " n"], longest: float, confide
     step = np.log(4 / (1 - confidence)) / len(squares)
     linear = 2 * step * np.sqrt(longest) / 3
     return float(linear + np.sqrt(linear**2 + 2 * step * second_moment))
+
+
+def relative_entropy_limit(cells: int, n: int, confidence: float) -> float:
+    """Upper confidence limit of KL(p̂‖p), in nats: p̂ has the frequencies of n independent draws from any p on the cells.
+
+    It is the root x / n > (cells - 1) / n of exp(-x) (e x / (cells - 1))^(cells - 1) = 1 - confidence.
+    Source: Agrawal 2020: at every n, the moment generating function is at most that of a gamma distribution of shape
+    cells - 1 and rate n, so Chernoff's bound of that distribution holds.
+    """
+    if cells == 1:
+        return 0.0
+    free = cells - 1
+    return -free / n * float(lambertw(-((1 - confidence) ** (1 / free)) / math.e, -1).real)
+
+
+def largest_mean(shares: Float[np.ndarray, " m"], scores: Float[np.ndarray, " m"], radius: float) -> float:
+    """An upper limit of Σ p score over all distributions p with KL(shares‖p) <= radius; to rounding, the largest value.
+
+    Every μ >= max score gives an upper limit, μ - exp(Σ shares ln(μ - score) - radius), by Lagrange duality. It is
+    convex in μ, and bisection of its slope finds the smallest; a search that stops early still gives a limit.
+    Source: Filippi, Cappé & Garivier 2010, who maximize over the same set.
+    """
+    top, span = float(scores.max()), float(np.ptp(scores))
+    seen = shares > 0
+    share, below_top = shares[seen], top - scores[seen]
+    if span == 0:
+        return top
+    limit, near, far = 0.0, -20.0, 14.0  # logarithms of (μ - max score) / span
+    for _ in range(40):
+        distance = span * math.exp((near + far) / 2)
+        gaps = distance + below_top
+        mean = math.exp(float(share @ np.log(gaps)) - radius)
+        limit = min(limit, distance - mean)
+        if mean * float(share @ (1 / gaps)) > 1:
+            near = (near + far) / 2
+        else:
+            far = (near + far) / 2
+    return top + limit
 
 
 def _unit(values: Float[np.ndarray, "*p n"], low: float, high: float) -> Float[np.ndarray, "*p n"]:

@@ -169,3 +169,33 @@ def usable_order(result: Any) -> Figure:
     triangle.spines[["left", "bottom"]].set_visible(False)
     shared_legend(figure, [ax, triangle])
     return figure
+
+
+def discrete_information(result: Any) -> Figure:
+    """Draw a row for each measure of discrete variables, in bits: its value, its certified ends and its plug-in value.
+
+    result: a `DiscreteInformation`, or has its fields. Of an exact table there are only values.
+    """
+    measures = [vars(one) for one in result.measures.values()]
+    names = ("value_bits", "plug_in_bits", "lower_bits", "upper_bits")
+    value, plug_in, lower, upper = (floats([one[name] for one in measures]) for name in names)
+    y = np.arange(len(measures))
+    figure, (ax,) = panels("information of discrete variables, bits")
+    figure.set_size_inches(7, 1.5 + 0.3 * len(measures))
+    ax.grid(False, axis="y")
+    ax.grid(axis="x", color=GRID)
+    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.use_sticky_edges = False  # so that no end is on the panel's edge
+    if result.rows is None:
+        ax.plot(value, y, "o", color=LOWER_BOUND, label="exact")
+    else:
+        label = f"certified at {100 * result.confidence:g} % for each measure alone"
+        ax.barh(y, upper - lower, 0.6, lower, color=CERTIFIED, alpha=0.25, label=label)
+        for end in (lower, upper):
+            ax.vlines(end, y - 0.3, y + 0.3, color=CERTIFIED, linewidth=2)
+        ax.plot(value, y, "o", color=NO_BOUND, label="estimate, corrected for bias")
+        ax.plot(plug_in, y, "x", color=INK, label="plug-in value")
+    ax.set_yticks(y, [one["name"] for one in measures])
+    ax.set_ylim(len(measures) - 0.5, -0.5)
+    shared_legend(figure, [ax])
+    return figure
