@@ -398,7 +398,13 @@ def test_a_batch_that_does_not_fit_is_one_line_that_says_which_does(monkeypatch,
     assert command.main(arguments) == 2
     output = capsys.readouterr().err
     assert output == "error: train.k=16 needs 16.00 GiB of 15.75 GiB a chip of v5e:2x2; train.k=12 fits\n"
-    assert json.loads((tmp_path / "plan.json").read_text())["largest"]["fails_at_k"] == 16
+    written = (tmp_path / "plan.json").read_text()
+    assert json.loads(written)["largest"]["fails_at_k"] == 16
+    assert command.main(arguments) == 2
+    assert capsys.readouterr().err == output  # the same options again
+    assert command.main([*arguments, "--config.train.k=8"]) == 2
+    assert f"{tmp_path} has the plan of other options; give --workdir=FOLDER" in capsys.readouterr().err
+    assert (tmp_path / "plan.json").read_text() == written
 
 
 def test_without_the_compiler_the_command_that_brings_it_is_named(monkeypatch):
@@ -417,6 +423,8 @@ def test_the_scaling_is_drawn():
     ]
     figure = report.scaling([*rows, {"stage": "train", "chips": 256, "fits": False}], "v5e")
     assert [len(ax.lines[0].get_xdata()) for ax in figure.axes] == [3, 3]
+    (alone,) = report.scaling(rows[:3], "v5e").axes
+    assert alone.get_title(loc="left").startswith("training")
 
 
 @pytest.fixture

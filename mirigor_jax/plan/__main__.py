@@ -9,6 +9,7 @@ best` is the longest of its arithmetic, HBM traffic and network, each at full sp
 three. Real steps take longer still.
 """
 
+import json
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from ml_collections import ConfigDict
 
 from mirigor_jax import config_files
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import write_figure, write_json, write_text
+from mirigor_jax.files import plain, write_figure, write_json, write_text
 from mirigor_jax.plan import chips, report, search
 from mirigor_jax.plan.chips import gib
 from mirigor_jax.plan.work import STAGES, prepare
@@ -42,13 +43,16 @@ def run(
     classes: number of classes, if the pairing needs it and the images are not rendered.
     only: names of the stages.
     sweep: whether to plan the run on 4 to 256 chips, too.
-    Raises InputError as `chips.find` and `prepare` do, for an unknown stage, and if the training batch doesn't fit.
+    Raises InputError as `chips.find` and `prepare` do, for an unknown stage, if `folder` has the plan of other options,
+    and if the training batch doesn't fit.
     """
     if unknown := set(only) - STAGES.keys():
         raise InputError(f"--only={','.join(only)}: unknown '{min(unknown)}'; choose from {', '.join(STAGES)}")
     where = chips.find(topology)
     print(f"plan folder: {folder}", flush=True)
     job = prepare(config, classes)
+    asked = {"topology": topology, "classes": classes, "only": [*only], "sweep": sweep, "config": job.config.to_dict()}
+    _refuse_another_plan(folder / "plan.json", asked)
     with precision(job.config):
         rows, notes = _measured(job, where, only)
         trained = next((row for row in rows if row["stage"] == "train"), None)
@@ -59,18 +63,29 @@ def run(
     print(text)
     plan: dict[str, Any] = {
         "note": report.NOTE,
-        "topology": topology,
         "chip": where.chip._asdict(),
         "stages": rows,
         "notes": notes,
     }
-    plan |= {"largest": largest, "scaling": curve, "versions": versions, "config": job.config.to_dict()}
+    plan |= {"largest": largest, "scaling": curve, "versions": versions} | asked
     write_json(folder / "plan.json", plan)
     write_text(folder / "plan.md", text)
     if curve:
         write_figure(folder / "scaling.png", report.scaling(curve, where.name.partition(":")[0]))
     if trained and not trained["fits"]:
         raise InputError(_too_large(job.config, trained, largest))
+
+
+def _refuse_another_plan(file: Path, asked: dict[str, Any]) -> None:
+    """Raise InputError if the file exists and is not the plan of the same options, as a plan can take an hour."""
+    if not file.exists():
+        return
+    try:
+        kept = json.loads(file.read_text())
+    except ValueError:
+        kept = {}
+    if {name: kept.get(name) for name in asked} != plain(asked):
+        raise InputError(f"{file.parent} has the plan of other options; give --workdir=FOLDER, or move it away")
 
 
 def _measured(job: Job, where: chips.Slice, stages: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -90,14 +90,15 @@ def _time(seconds: float) -> str:
 
 
 def scaling(rows: Sequence[Mapping[str, Any]], kind: str) -> Figure:
-    """Draw the efficiency of training and of estimation in % against the number of chips.
+    """Draw the efficiency in % against the number of chips, of training and of estimation or of the one that was swept.
 
     rows: plan.json's `scaling`; rows that do not fit are not drawn.
     kind: the chips' kind, such as v5e.
     """
     stages = {"train": "training, as many pairs a chip", "estimate": "estimation, the same K on all chips"}
-    figure, axes = panels(*(f"{heading}: efficiency in %" for heading in stages.values()))
-    for ax, stage in zip(axes, stages, strict=True):
+    swept = [stage for stage in stages if any(row["stage"] == stage for row in rows)]
+    figure, axes = panels(*(f"{stages[stage]}: efficiency in %" for stage in swept))
+    for ax, stage in zip(axes, swept, strict=True):
         points = [row for row in rows if row["stage"] == stage and row["fits"]]
         chips = [row["chips"] for row in points]
         for how, line, heading in (
