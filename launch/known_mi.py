@@ -2,6 +2,7 @@
 
 python launch/known_mi.py defaults --n=1000,10000     settings that the defaults of mi.estimate were chosen from
 python launch/known_mi.py stair                       every estimator, and ours, on 20-d Gaussians of 2 to 10 bits
+python launch/known_mi.py flow --n=10000              flow matching beside InfoNCE and the anchor, all at their defaults
 
 With --out=FOLDER a part also writes its rows (FOLDER/PART.json), its table (PART.md) and its picture (PART.png).
 """
@@ -10,7 +11,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from mirigor_jax import mi
-from mirigor_jax.mi.distributions import BENCHMARK, Gaussian
+from mirigor_jax.mi.distributions import BENCHMARK, Distribution, Gaussian
 from mirigor_jax.tables import grid
 
 Row = dict[str, Any]
+Pairs = list[tuple[jax.Array, jax.Array]]
 
 # Name of a setting → the arguments of mi.estimate that differ from its defaults.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -48,15 +50,49 @@ STAIR = {
 OURS = {"critic": "separable", "steps": 5000, "batch_size": 256, "k": 32_768}
 
 
-def defaults(sizes: list[int], names: list[str], settings: list[str], draws: int = 3) -> Iterator[Row]:
-    """Yields a row for each size, distribution and setting. draws: number of samples, each with its own fit."""
+# What the part "flow" reads: Gaussians, and tasks that are no Gaussian copula, except the two multinormal ones.
+STEPS = {f"gaussian-20, {bits} bits": Gaussian(20, bits * math.log(2)) for bits in BITS}
+TASKS = (
+    "1v1-additive-0.1",
+    "student-identity-5-5-2",
+    "asinh-student-identity-5-5-2",
+    "half_cube-multinormal-sparse-5-5-2-2.0",
+    "multinormal-dense-25-25-0.5",
+)
+
+
+def defaults(sizes: list[int], names: list[str], settings: list[str]) -> Iterator[Row]:
+    """Yields a row for each size, distribution and setting."""
+
+    def by(setting: str) -> Callable[[Pairs], list[mi.Estimate]]:
+        return lambda pairs: [row[0] for row in mi.estimate_all(pairs, **SETTINGS[setting])]
+
+    return _rows(sizes, {name: BENCHMARK[name] for name in names}, {setting: by(setting) for setting in settings})
+
+
+def flow(sizes: list[int]) -> Iterator[Row]:
+    """Yields a row for each size, distribution and estimator."""
+    ways: dict[str, Callable[[Pairs], list[mi.Estimate]]] = {
+        "flow matching": lambda pairs: [mi.flow_matching(x, y) for x, y in pairs],
+        "InfoNCE": lambda pairs: [row[0] for row in mi.estimate_all(pairs)],
+        "anchor plug-in": lambda pairs: [row[0] for row in mi.estimate_all(pairs, estimators=["anchor"])],
+    }
+    return _rows(sizes, STEPS | {name: BENCHMARK[name] for name in TASKS}, ways)
+
+
+def _rows(
+    sizes: list[int],
+    distributions: dict[str, Distribution],
+    ways: dict[str, Callable[[Pairs], list[mi.Estimate]]],
+    draws: int = 3,
+) -> Iterator[Row]:
+    """Yields a row for each size, distribution and way to estimate. draws: number of samples, each with its own fit."""
     for n in sizes:
-        for name in names:
-            distribution = BENCHMARK[name]
+        for name, distribution in distributions.items():
             pairs = [distribution.sample(jax.random.key(draw), n) for draw in range(draws)]
-            for setting in settings:
+            for setting, estimates_of in ways.items():
                 start = time.perf_counter()
-                estimates = [row[0] for row in mi.estimate_all(pairs, **SETTINGS[setting])]
+                estimates = estimates_of(pairs)
                 yield {
                     "n": n,
                     "distribution": name,
@@ -74,7 +110,7 @@ def stair(names: list[str]) -> Iterator[Row]:
     The name "ours" means mi.estimate with the settings OURS. All other estimators are fitted at once.
     """
 
-    def samples(n: int) -> list[tuple[jax.Array, jax.Array]]:
+    def samples(n: int) -> Pairs:
         return [Gaussian(20, bits * math.log(2)).sample(jax.random.key(bits), n) for bits in BITS]
 
     by_estimator: dict[str, list[mi.Estimate]] = {}
@@ -161,7 +197,7 @@ def stair_figure(rows: list[Row]) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["defaults", "stair"])
+    parser.add_argument("part", choices=["defaults", "stair", "flow"])
     parser.add_argument("--n", default="1000,10000")
     parser.add_argument("--distributions", default=",".join(BENCHMARK))
     parser.add_argument("--settings", default=",".join(SETTINGS))
@@ -173,17 +209,19 @@ def main() -> None:
     sizes, names, settings, stairs = (
         value.split(",") for value in (options.n, options.distributions, options.settings, options.estimators)
     )
-    rows, produced = (
-        [],
-        defaults([int(n) for n in sizes], names, settings) if options.part == "defaults" else stair(stairs),
-    )
+    counts = [int(n) for n in sizes]
+    produced = {
+        "defaults": lambda: defaults(counts, names, settings),
+        "flow": lambda: flow(counts),
+        "stair": lambda: stair(stairs),
+    }[options.part]()
+    rows = []
     for row in produced:
         rows.append(row)
         print(json.dumps(row), flush=True)
+    of_stair = options.part == "stair"
     table, figure = (
-        (defaults_table(rows), defaults_figure(rows))
-        if options.part == "defaults"
-        else (stair_table(rows), stair_figure(rows))
+        (stair_table(rows), stair_figure(rows)) if of_stair else (defaults_table(rows), defaults_figure(rows))
     )
     print(table)
     if options.out:

@@ -154,8 +154,9 @@ def test_the_names_of_a_setting_are_those_of_its_table(key):
     assert set(ALL[key].names) == set(getattr(importlib.import_module(module), table))
 
 
-# Names that mean another thing in a function: its own draws, the last stage, and settings of other critics.
+# Names that mean another thing in a function: its own draws, the last stage, and settings of other fits.
 OTHERS = {
+    ("mi.flow.flow_matching", "batch_size"),
     ("mi.critics.CosineCritic", "temperature"),
     ("mi.fit.FitConfig", "eval_every"),
     ("runs.job.re_estimated", "name"),

@@ -27,9 +27,10 @@ from mirigor_jax.mi.contrastive import info_nce_from_embeddings, nt_xent, nt_xen
 from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, SeparableCritic
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator
 from mirigor_jax.mi.families import FAMILIES
+from mirigor_jax.mi.flow import flow_matching
 from mirigor_jax.mi.labels import compare, estimate_labels, monitor
 from mirigor_jax.mi.order import compare_many
-from mirigor_jax.mi.results import Comparison, Estimate, Estimates, LabelEstimate, Reading
+from mirigor_jax.mi.results import Comparison, Estimate, Estimates, FlowEstimate, LabelEstimate, Reading
 from mirigor_jax.mi.usable import usable_information
 from mirigor_jax.mi.usable_results import PairOrder, UsableInformation, UsableOrder
 from mirigor_jax.mi.values import info_nce, info_nce_symmetric
@@ -47,6 +48,7 @@ __all__ = [
     "Estimate",
     "Estimates",
     "Estimator",
+    "FlowEstimate",
     "InfoNCECertificate",
     "InputError",
     "Interval",
@@ -68,6 +70,7 @@ __all__ = [
     "estimate_all",
     "estimate_labels",
     "estimators",
+    "flow_matching",
     "info_nce",
     "info_nce_from_embeddings",
     "info_nce_lower_bits",

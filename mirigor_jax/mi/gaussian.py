@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -56,42 +57,67 @@ def squash(
     return 2 * np.arcsinh((rows - center[None, :]) / spread[None, :] / 2)
 
 
-def gaussian_copula_embeddings(
-    x: Sequence[Float[np.ndarray, "_ p"]], y: Sequence[Float[np.ndarray, "_ q"]]
-) -> tuple[tuple[Float[np.ndarray, "_ r"], ...], tuple[Float[np.ndarray, "_ r"], ...]]:
-    """u and v of every part: u·v is the log density ratio of a Gaussian copula, from which critics start.
+class Copula(NamedTuple):
+    """The Gaussian copula of x and y in canonical coordinates, in which only a_i and b_i of the same i are correlated.
 
-    In canonical coordinates (a, b) with correlations ρ it is Σ −½ log(1−ρ²) + (ρ a b − ½ ρ² (a² + b²)) / (1−ρ²).
+    a, b: each part's coordinates of x and of y. rho: the correlation of a_i and b_i, for the first r of them.
+    """
+
+    a: tuple[Float[np.ndarray, "_ p"], ...]
+    b: tuple[Float[np.ndarray, "_ q"], ...]
+    rho: Float[np.ndarray, " r"]
+
+
+def gaussian_copula(x: Sequence[Float[np.ndarray, "_ p"]], y: Sequence[Float[np.ndarray, "_ q"]]) -> Copula:
+    """The Gaussian copula of normal scores x and y, each in three parts: fit, validation and test.
+
     The directions come from the fit part. Their correlations come from the validation part, because there a direction
     that only fits noise shows none. Each correlation is shrunk, the more so the closer it is to that part's own noise.
     All are then multiplied by the factor that gives the best InfoNCE on that part.
-    Source: Hotelling 1936 (canonical correlations); Cover & Thomas 2006, theorem 8.4.1; James & Stein 1961 (shrinkage).
+    Source: Hotelling 1936 (canonical correlations); James & Stein 1961 (shrinkage).
     """
     white_x, white_y = whitening(x[0]), whitening(y[0])
-    left, _, right = np.linalg.svd(white_x.T @ (x[0].T @ y[0] / len(x[0])) @ white_y, full_matrices=False)
-    a = [rows @ (white_x @ left[:, :RANK]) for rows in x]
-    b = [rows @ (white_y @ right[:RANK].T) for rows in y]
-    scale = np.sqrt(np.mean(a[1] ** 2, axis=0) * np.mean(b[1] ** 2, axis=0))
-    seen = np.clip(np.mean(a[1] * b[1], axis=0) / np.where(scale > 0, scale, 1), 1e-6, 0.9999)
-    seen = seen * np.maximum(0, 1 - 2 / (len(a[1]) * seen**2))
-
-    def embed(rho: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        gain = rho / (1 - rho**2)
-        bias_a = -0.5 * (np.log1p(-(rho**2)).sum() + rows_a**2 @ (rho * gain))[:, None]
-        bias_b = -0.5 * (rows_b**2 @ (rho * gain))[:, None]
-        u = np.hstack([rows_a * np.sqrt(gain)[None, :], bias_a, np.ones_like(bias_a)])
-        v = np.hstack([rows_b * np.sqrt(gain)[None, :], np.ones_like(bias_b), bias_b])
-        return u.astype(np.float32), v.astype(np.float32)
+    left, _, right = np.linalg.svd(white_x.T @ (x[0].T @ y[0] / len(x[0])) @ white_y)
+    to_a, to_b = white_x @ left, white_y @ right.T
+    a, b = tuple(rows @ to_a for rows in x), tuple(rows @ to_b for rows in y)
+    r = min(len(left), len(right))
+    a_held, b_held = a[1][:, :r], b[1][:, :r]
+    scale = np.sqrt(np.mean(a_held**2, axis=0) * np.mean(b_held**2, axis=0))
+    seen = np.clip(np.mean(a_held * b_held, axis=0) / np.where(scale > 0, scale, 1), 1e-6, 0.9999)
+    seen = seen * np.maximum(0, 1 - 2 / (len(a_held) * seen**2))
 
     def validated(factor: float) -> float:
-        u, v = embed(factor * seen, a[1][:500], b[1][:500])
+        u, v = _embed(factor * seen, a_held[:500], b_held[:500])
         # The correlations were measured on these same rows, so each one costs a penalty (Schwarz 1978).
-        price = np.count_nonzero(factor * seen) * math.log(len(a[1])) / (2 * len(a[1]))
+        price = np.count_nonzero(factor * seen) * math.log(len(a_held)) / (2 * len(a_held))
         return float(symmetric_info_nce((u @ v.T)[None])[0]) - price
 
-    best = max((1.0, 0.95, 0.8, 0.5, 0.0), key=validated)
-    u, v = zip(*(embed(best * seen, *rows) for rows in zip(a, b, strict=True)), strict=True)
+    return Copula(a, b, max((1.0, 0.95, 0.8, 0.5, 0.0), key=validated) * seen)
+
+
+def gaussian_copula_embeddings(
+    x: Sequence[Float[np.ndarray, "_ p"]], y: Sequence[Float[np.ndarray, "_ q"]]
+) -> tuple[tuple[Float[np.ndarray, "_ r"], ...], tuple[Float[np.ndarray, "_ r"], ...]]:
+    """u and v of every part: u·v is the log density ratio of a Gaussian copula, from which critics start."""
+    a, b, rho = gaussian_copula(x, y)
+    u, v = zip(*(_embed(rho, *rows) for rows in zip(a, b, strict=True)), strict=True)
     return u, v
+
+
+def _embed(
+    rho: Float[np.ndarray, " r"], a: Float[np.ndarray, "n p"], b: Float[np.ndarray, "n q"]
+) -> tuple[Float[np.ndarray, "n s"], Float[np.ndarray, "n s"]]:
+    """u and v of canonical coordinates: u·v = Σ −½ log(1−ρ²) + (ρ a b − ½ ρ² (a² + b²)) / (1−ρ²).
+
+    Source: Cover & Thomas 2006, theorem 8.4.1.
+    """
+    a, b = a[:, : len(rho)], b[:, : len(rho)]
+    gain = rho / (1 - rho**2)
+    bias_a = -0.5 * (np.log1p(-(rho**2)).sum() + a**2 @ (rho * gain))[:, None]
+    bias_b = -0.5 * (b**2 @ (rho * gain))[:, None]
+    u = np.hstack([a * np.sqrt(gain)[None, :], bias_a, np.ones_like(bias_a)])
+    v = np.hstack([b * np.sqrt(gain)[None, :], np.ones_like(bias_b), bias_b])
+    return u.astype(np.float32), v.astype(np.float32)
 
 
 def whitening(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d r"]:

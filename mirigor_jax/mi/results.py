@@ -202,6 +202,22 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class FlowEstimate(Estimate):
+    """The Estimate of `flow_matching`, which reads all test pairs at once: it has no K, and no limit from it."""
+
+    @property
+    def limit_bits(self) -> float:
+        return math.inf
+
+    @property
+    def _what(self) -> str:
+        return self.name
+
+    def _rows(self) -> list[tuple[str, str]]:
+        return [row for row in super()._rows() if row[0] not in ("InfoNCE", "K", "ceiling")]
+
+
+@dataclass(frozen=True)
 class Curve:
     """An estimator's readings of one fitted critic on the test part, at several K.
 
