@@ -14,6 +14,7 @@ import pytest
 from small import batch_size, estimate_entry, image_report, quick_environment, reading
 from small import study as a_study
 
+import mirigor_jax.kinds  # noqa: F401  first, because its table keeps the `run` that tests here replace
 from mirigor_jax import config_files
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
