@@ -19,14 +19,14 @@ OnProgress = Callable[[int, int, str], None]  # (step, number of steps, a note o
 
 
 @dataclass
-class Told:
-    """Counts the steps of a job that are done, and tells on_progress."""
+class StepCounter:
+    """Counts the finished steps of a job, and reports each to on_progress."""
 
     on_progress: OnProgress | None
     steps: int
     done: int = 0
 
-    def one(self, note: str) -> None:
+    def count(self, note: str) -> None:
         self.done += 1
         if self.on_progress is not None:
             self.on_progress(self.done, self.steps, note)

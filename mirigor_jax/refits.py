@@ -1,4 +1,4 @@
-"""Prequential probes: linear probes of rows in an order, refitted whenever the number of earlier rows has doubled.
+"""Prequential probes: linear probes of rows in an order, refitted after N, 2N, 4N, ... rows.
 
 Each probe predicts later rows only.
 """
@@ -10,7 +10,9 @@ from jaxtyping import Float, Integer
 
 from mirigor_jax.softmax import LinearProbe, fit_linear
 
-SHARED = 8192  # rows up to which it takes less time to fit on rows without weight than to compile another program
+# Up to so many rows it takes less time to pad the rows of all fits to one length (by rows of weight 0) than to compile
+# a program for each length.
+SHARED = 8192
 
 
 def doublings(first: int, n: int) -> list[int]:

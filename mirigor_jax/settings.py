@@ -272,8 +272,8 @@ class Features:
     test: int | None = setting(8192, "Pairs that are read once, for the results.", least=2, none="all of a set")
     unseen: int | None = setting(
         None,
-        "Number of training images, among those that data.images leaves out, that are encoded too. Usable information "
-        "is measured on them.",
+        "Number of training images to encode among those that data.images leaves out. Usable information is measured "
+        "on these, too.",
         least=0,
         none="all that are left out",
     )
@@ -326,7 +326,7 @@ class Estimate:
     stream: bool = setting(
         False,
         "Whether to fit only the critic with the head's architecture, on fresh images; the InfoNCE certificate then "
-        "reads it.",
+        "uses this critic.",
     )
     extra_pairings: tuple[str, ...] = setting((), "Further pairings under which the encoder is measured.")
     confidence: float = _confidence("Confidence level of certificates and intervals.")
@@ -353,9 +353,9 @@ class Evaluate:
     seen: Seen | None = setting(
         None,
         "Images that the encoder was trained or chosen on, if you give a checkpoint or features: train (the set's "
-        "training part, with the validation images if the run splits them off from it), all or none. Nothing is "
-        "certified on them.",
-        none="train if the set has a test part of its own, else none",
+        "training part, and validation images that the run splits off from it), all or none. Nothing is certified on "
+        "images that the encoder has seen.",
+        none="as train if the set has a test part of its own, else as none",
     )
 
 
@@ -420,11 +420,12 @@ class Layers:
     pairing: str | None = setting(
         None,
         "Attributes that make the class, joined by +; see data.pairing.",
-        none="those that the run's pairs share; if they share the image or nothing, all of CDP's or a set's class",
+        none="the attributes that the run's pairs share; if the pairs are two views of one image, or share nothing: "
+        "all attributes for CDP, the class for a set",
     )
     images: int | None = setting(
         None,
-        "Largest number of images that are encoded of each part. The features of all stages are in memory at once, so "
+        "Largest number of images of each part to encode. The features of all stages are in memory at once, so "
         "a smaller number saves memory.",
         least=2,
         none="as many as in the run",

@@ -77,7 +77,8 @@ def fit_linear(
     The temperature is then chosen to minimize that log-loss. A fit ends after max_steps, or once the Newton decrement
     (Boyd and Vandenberghe 2004, section 9.5.1), with the Hessian at zero weights, is at most 1e-7 nats.
     l2: penalties to try, each 0 or more.
-    compiled_rows: rows of zeros and without weight are added up to so many. Fits of several parts then share a program.
+    compiled_rows: the data is padded to at least so many rows, by zero rows of weight 0. Fits of different numbers of
+        rows then share one compiled program.
     Raises InputError if lengths differ, a label is outside 0..num_classes-1, a feature is not finite in float32, l2 is
     empty or negative, or a fit diverges.
     """
@@ -145,7 +146,7 @@ def _path(
 ) -> tuple[Float[Array, "p d c"], Float[Array, "p c"]]:
     """Fit kernels and biases for each penalty in turn. Each fit starts from the parabola through the last three fits.
 
-    weights: 1/n for each of n rows; 0 for rows that fill up, which are zeros.
+    weights: 1/n for each of the n rows of data, and 0 for the zero rows that pad them.
     L-BFGS moves in coordinates in which the Hessian at zero kernels, x'x / (n c) + l2 for every class, is the identity.
     Correlated features then do not slow it, and half the squared gradient is the Newton decrement.
     """

@@ -350,7 +350,7 @@ def test_duplicates_across_the_split_withhold_the_certificate_and_a_few_are_left
     for view in (x, y):
         view[order[:4]] = view[order[-4:]]
     few = mi.estimate(x, y, **QUICK)
-    assert few.warnings == ("4 of 200 test rows are copies of others and were left out",)
+    assert few.warnings == ("4 of 200 test rows are copies of other rows and were left out",)
     assert (few.pairs, few.verdict) == (196, "bounded")
 
 

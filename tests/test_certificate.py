@@ -808,8 +808,8 @@ def test_conclusions_of_a_certified_run():
         "within 0.037 bits of it",
         "Theorem III.2",
         "at most 0.08 %",
-        "The estimate, 5.971 bits, [5.960, 5.982] by Clopper-Pearson of the classifier's errors, is the estimated "
-        "value of the lower bound of I(h_X;h_Y) that the classifier certificate proves",
+        "The estimate, 5.971 bits, [5.960, 5.982] by Clopper-Pearson of the classifier's errors, is the point estimate "
+        "of a lower bound of I(h_X;h_Y) (classifier certificate); the certified lower end is the lower confidence lim",
         "InfoNCE reads 5.800 bits at K = 256; its interval, [5.790, 5.810] by t over disjoint batches, is an approx",
         "not a bound: it may exceed I, and here passes the upper end by 0.003 bits",
         "only a larger K can raise it",
@@ -825,7 +825,7 @@ def test_conclusions_of_a_certified_run():
         (with_errors(50), "the classifier made 50 errors", "made no error"),
         (with_errors(1000), "it errs on at most 25.55 % of all images", "made no error"),  # beta.ppf(0.95, 1001, 3096)
         (read_by(), "one batch has no interval", "disjoint batches"),
-        ({"interval": None}, "The estimate, 5.971 bits, is the estimated value of the", "Clopper"),
+        ({"interval": None}, "The estimate, 5.971 bits, is the point estimate of a", "Clopper"),
         (read_by(info_nce=5.0), "0.811 below, which longer training", "larger K"),
         (read_by(nt_xent=5.9), "not a bound: it may exceed I.", "passes the upper end"),
         ({"certificate": "posterior"}, "(posterior certificate, 4,096 fresh pairs)", "(classifier"),

@@ -735,11 +735,11 @@ def test_labels_that_are_none_are_refused_by_name(given, message):
 def test_a_monitor_reads_the_same_images_at_every_call():
     images = clusters((0, 4, 8, 12), 0)
     stream = iter([(images[i : i + 800], C[i : i + 800]) for i in range(0, N, 800)])
-    know = monitor(lambda scale, x: scale * x, stream, **FAST)
+    monitored = monitor(lambda scale, x: scale * x, stream, **FAST)
     assert next(stream, None) is None  # read once, here
-    first, again = know(1.0), know(1.0)
+    first, again = monitored(1.0), monitored(1.0)
     assert first == again
-    assert first.value_bits > know(0.0).value_bits + 1
+    assert first.value_bits > monitored(0.0).value_bits + 1
     assert first.value_bits == pytest.approx(estimate_labels(images, C, **FAST).value_bits, abs=1e-3)
 
 
@@ -747,8 +747,10 @@ def test_a_monitor_of_two_views_estimates_their_information(monkeypatch):
     """The monitor encodes the views in order and passes its options on."""
     x, y = np.random.default_rng(0).normal(size=(2, 600, 2)).astype(np.float32)
     monkeypatch.setattr(api, "estimate", lambda *views, **options: (views, options))
-    know = monitor(lambda shift, images: images + shift, [(x[:400], y[:400]), (x[400:], y[400:])], num_batches=2, k=64)
-    (h_x, h_y), options = know(1.0)
+    monitored = monitor(
+        lambda shift, images: images + shift, [(x[:400], y[:400]), (x[400:], y[400:])], num_batches=2, k=64
+    )
+    (h_x, h_y), options = monitored(1.0)
     np.testing.assert_array_equal(h_x, x + 1)
     np.testing.assert_array_equal(h_y, y + 1)
     assert options == {"k": 64}

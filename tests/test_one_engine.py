@@ -100,8 +100,8 @@ def test_a_monitor_with_labels_is_estimate_labels(measured):
     h, labels = features(case)
     *_, k, seed = CASES[case]
     batches = [(h[rows], labels[rows]) for rows in np.split(np.arange(len(h)), [1000, 1500])]
-    know = mi.monitor(lambda scale, x: scale * x, batches, k=k, seed=seed, steps=STEPS)
-    assert know(np.float32(1)) == result
+    monitored = mi.monitor(lambda scale, x: scale * x, batches, k=k, seed=seed, steps=STEPS)
+    assert monitored(np.float32(1)) == result
 
 
 def test_measure_of_a_run_s_own_features_is_its_estimate(cdp_run):

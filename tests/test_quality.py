@@ -381,7 +381,7 @@ def test_an_order_comes_back_from_its_file_and_is_compared_with_accuracy(tmp_pat
         "In 1 of the 1 certified pairs, the linear accuracy of the encoder that holds more is below the other's" in text
     )
     assert "(x > y). z is left out: it was measured on other images." in text
-    assert "In 0 of the 1 certified pairs" in quality_order.text(again, {"x": 0.9, "y": 0.8}, {})
+    assert "In none of the 1 certified pairs" in quality_order.text(again, {"x": 0.9, "y": 0.8}, {})
 
 
 @pytest.mark.slow
@@ -411,7 +411,7 @@ def test_features_of_several_encoders_are_ranked(tmp_path, monkeypatch):
     ordered = text.partition("## Which encoder is proven to hold more\n\n")[2]
     assert "good and fair are not told apart" in ordered  # on 540 rows
     assert "certified: good > bad" in ordered
-    assert "In 0 of the 2 certified pairs, the linear accuracy of the encoder that holds more is below" in ordered
+    assert "In none of the 2 certified pairs, the linear accuracy of the encoder that holds more is below" in ordered
     assert (tmp_path / "x" / "figures" / "usable_order.png").is_file()
     for row in report:
         lower, value, upper = (row["metrics"][f"usable_{name}bits"] for name in ("lower_", "", "upper_"))

@@ -59,7 +59,7 @@ DEPENDENT = {
     "windows": (pairs(windows(noise(4015)), windows(noise(4015, seed=1))), "resemble"),
     "index columns": (
         pairs(np.hstack([INDEX, noise(2000, 2)]), np.hstack([INDEX, noise(2000, 2, seed=1)])),
-        "column 0 of x and column 0 of y both grow, or fall, from row to row",
+        "column 0 of x and column 0 of y are both sorted: each rises, or falls, from every row to the next",
     ),
     "tiled": (pairs(tiled(noise(500, 4), 1), tiled(noise(500, 4, seed=2), 3)), "800 of 800 test rows are copies"),
     "videos": (pairs(*np.repeat(noise(2, 100, 3), 20, axis=1) + noise(2, 2000, 3)), "resemble each other in x beyond"),
@@ -120,7 +120,7 @@ def test_a_few_copies_are_left_out():
     found = findings(pairs(x, y))
     np.testing.assert_array_equal(np.flatnonzero(found.copies), np.arange(7))
     assert found.contradiction == ""
-    assert found.warnings == ("7 of 400 test rows are copies of others and were left out",)
+    assert found.warnings == ("7 of 400 test rows are copies of other rows and were left out",)
 
 
 def test_what_no_order_says_is_a_warning_of_the_columns():
@@ -271,7 +271,7 @@ def test_a_run_on_augmented_images_that_are_copies_says_so(tmp_path):
         if verdict is None:
             assert report["lower_bits"] is not None
             assert report["certificates"]
-            assert report["warnings"] == ["4 of 200 test rows are copies of others and were left out"]
+            assert report["warnings"] == ["4 of 200 test rows are copies of other rows and were left out"]
         else:
             assert (report["verdict"], report["lower_bits"], report["certificates"]) == (verdict, None, {})
     again = ["--config=configs/estimate.py", f"--config.restore={tmp_path}/0.3", "--config.rows=independent"]

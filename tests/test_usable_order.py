@@ -111,11 +111,11 @@ def twenty():
 def test_the_sentence_of_twenty_encoders_counts_and_summarizes(twenty):
     text = str(twenty)
     # Of the differences of neighboring steps, 0.1, 0.1, 0.07 and 0.13, only the last is above 0.12.
-    assert "180 of 190 pairs of 20 encoders have a certified order, 153 of them even if the probes of the enc" in text
-    assert "level 1: e0x, e0y; level 2: e1x, e1y; " in text
+    assert "for 180 of the 190 pairs of encoders it is certified which holds more, for 153 of them even if" in text
+    assert "Level 1: e0x, e0y; level 2: e1x, e1y; " in text
     assert "10 pairs are not told apart; nearest to a proof are " in text
     assert text.count("(about 2,778 unseen rows needed)") == 3
-    assert "norms from 1 to 20, largest losses from 30 to 49 nats" in text
+    assert "The norms are 1 to 20; a row costs a probe at most 30 to 49 nats." in text
     assert len(text) < 1200
 
 

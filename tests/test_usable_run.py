@@ -272,7 +272,7 @@ def test_the_report_shows_value_ends_rows_and_probes():
     shown = image_report(usable=ENTRY)
     text = report.markdown(shown, report.IMAGE_FORM)
     for line in (
-        "| usable information, linear probes | 5.912 bits | of unseen images' H(C) = 6.000 bits (color, digit, posi",
+        "| usable information, linear probes | 5.912 bits | out of H(C) = 6.000 bits (color, digit, posi",
         "|   lies in | [5.876, 5.955] bits | certified at 95 %, 6,758 unseen images |",  # ends rounded outwards
         "## Usable information",
         ENTRY.sentence,

@@ -15,7 +15,7 @@ paper's numbers beside ours. ImageNet-100 takes its classes from --config.run.da
 It should print every metric of every encoder, with I_class at most H(C), the correlation of each metric with linear
 accuracy, with its interval, and which encoders are proven to hold more usable information. Encoders of Fashion-MNIST
 train on 12,000 images, so that 58,000 stay unseen: 48,000 of the training part, and the test part. The order is proven
-on 60 % of these unseen images; the probes are fitted on the other 40 %.
+on 60 % of these unseen images; the probes are fitted on all other encoded images.
 """
 
 from typing import Any
@@ -29,7 +29,8 @@ from mirigor_jax.fields import argument
 from mirigor_jax.files import local_path
 from mirigor_jax.outside import read_text
 
-# Training images, of 60,000. No encoder sees the others, so the ends of usable information are computed from them too.
+# Number of training images, out of 60,000. No encoder sees the other 48,000, so usable information is measured on them
+# and on the test images.
 TRAINED_ON = 12_000
 SMALL_NET = {"train.learning_rate": 1e-3}
 # Encoder → the settings of its own, on Fashion-MNIST. All share those of common.SETS["fashion"].

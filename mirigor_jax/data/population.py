@@ -57,7 +57,7 @@ class GeneratedPopulation:
 
     @property
     def is_one_sample(self) -> bool:
-        """Whether all parts were split off from one set. No: images of each part are drawn independently of others."""
+        """Whether all parts were split off from one set. No: each part is drawn independently of the others."""
         return False
 
     @property
@@ -119,7 +119,7 @@ class GeneratedPopulation:
         return self.sizes[part]
 
     def risk(self, pairing: Pairing) -> float:
-        """The part of a certificate's error probability that the pairs use: none."""
+        """The probability that a class runs out of images for pairs: 0, because generated images never run out."""
         del pairing
         return 0.0
 
@@ -246,9 +246,9 @@ class FinitePopulation:
         return len(self._rows(part, pairing))
 
     def risk(self, pairing: Pairing) -> float:
-        """The part of a certificate's error probability that the pairs use, as a class may run out of images.
+        """The largest probability with which a class runs out of images for pairs; 0 without classes.
 
-        Without classes it is 0.
+        It is subtracted from a certificate's error probability.
         """
         return 0.0 if pairing.by_class is None else self.depletion_risk
 

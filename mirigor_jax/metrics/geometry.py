@@ -102,7 +102,7 @@ def supervised_loss_bound_nats(loss_nats: float, *, k: int, temperature: float, 
     classifier gives class c the logit s_c = u·μ_c/τ: u is an image's unit row, μ_c is the mean of those of class c. At
     one temperature the bound ranks encoders as L does.
     loss_nats: L, an expectation over fresh pairs; `contrastive_loss_nats` of `class_pairs` estimates it.
-    temperature: τ. least_frequency: p, the frequency of the rarest class; 1/C if C classes are balanced.
+    temperature: τ. least_frequency: p, the frequency of the rarest class; 1/N if N classes are balanced.
     Proof. Given all classes, an anchor's loss is convex in its candidates, so replacing each candidate by its class
     mean does not raise the expected loss (Jensen). Then log Σ_j e^{s_j} >= log(2k - 1) + mean_j s_j. The right side has
     an expectation of at least log(2k - 1) + E Σ_c p_c s_c, because E s_C - E Σ_c p_c s_c = (E|μ_C|² - |E μ_C|²)/τ >= 0.

@@ -24,10 +24,10 @@ from mirigor_jax.mi.confidence import (
 
 @dataclass(frozen=True)
 class PosteriorCertificate:
-    """Lower end of I(h_X;h_Y) from a class posterior, and the statistic behind it; bits.
+    """Lower end of I(h_X;h_Y) from a class posterior, by Donsker and Varadhan's bound, and its point estimate; bits.
 
-    lower_bits: the statistic's lower limit at the confidence that was asked for.
-    value_bits: the statistic's own value, never below lower_bits.
+    lower_bits: the bound's lower confidence limit, at the confidence that was asked for.
+    value_bits: the bound's point estimate, never below lower_bits.
     influence_nats: for each pair, the value plus the pair's first-order effect on it. Their mean is the value in nats.
     """
 
@@ -129,7 +129,7 @@ def posterior_certificate(
     confidence: float,
     mixing: float = 1e-3,
 ) -> PosteriorCertificate:
-    """`posterior_lower_bits` and the statistic behind it, E_P f - log E_Q e^f with the sample's means.
+    """`posterior_lower_bits` and the point estimate of its bound, E_P f - log E_Q e^f with the sample's means.
 
     Arguments and errors are those of `posterior_lower_bits`.
     """

@@ -30,8 +30,8 @@ from mirigor_jax.mi.estimators import max_info_nce_bits
 from mirigor_jax.mi.prequential import Block, prequential_certificate
 
 LEAST_PAIRS = 16  # fewest pairs of the test part and of validation: eight batches of two
-# Share of the error probability 1 - confidence that is kept for a class running out of rows. It allows a quarter more
-# pairs than a share of 0.01.
+# Share of the error probability 1 - confidence that is spent on the event that a class runs out of rows. This share
+# allows a quarter more pairs than 0.01 would.
 DEPLETION_SHARE = 0.1
 
 Joint = Float[np.ndarray, "c c"] | None
@@ -42,9 +42,9 @@ Counts = dict[str, int]  # the counts that a certificate uses, by names such as 
 class Certified:
     """The result of one certificate of I(h_X;h_Y) on a part of the pairs; bits.
 
-    value_bits: the certificate's estimate of a lower bound of I. It is at least 0, and never below lower_bits. It is
-        convex in sample means, so its expectation may exceed that bound by O(1/n).
-    lower_bits: lower limit of that bound, and so of I, at the confidence that was asked for.
+    value_bits: the certificate's point estimate of a lower bound of I. It is at least 0, and never below lower_bits.
+        It is convex in sample means, so its expectation may exceed that bound by O(1/n).
+    lower_bits: lower confidence limit of that bound, and so of I, at the confidence that was asked for.
     interval: two-sided interval of that bound; None if there is none.
     counts: the numbers of pairs, batches or errors that it uses, by name.
     """
@@ -81,9 +81,9 @@ class HeldOut:
 
     scores: a critic's scores, in nats, of disjoint batches of the pairs; the diagonal holds the positives.
     classified: predictions of their classes; None if the pairing has no classes.
-    blocks: for the prequential certificate; empty if it does not apply. Of the test part: the blocks with their
-        refitted probes, whose pairs are not those of `scores`. Of validation: the same probes' posteriors for its
-        pairs.
+    blocks: for the prequential certificate; empty if it does not apply. In the test part these are the blocks to
+        certify on, which have pairs of their own, not those of `scores`. In validation, the same probes' posteriors for
+        the pairs of validation.
     """
 
     scores: Float[np.ndarray, "b k k"]
@@ -151,7 +151,7 @@ def _classifier(part: HeldOut, validation: HeldOut, joint: Joint, confidence: fl
 
 
 def _prequential(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Certified | None:
-    """As `Certificate.show`. It applies only if there are blocks, and there are none unless the views share a class."""
+    """As `Certificate.show`. It applies only if there are blocks, which needs views that always share their class."""
     if not part.blocks or joint is None:
         return None
     result = prequential_certificate(part.blocks, validation.blocks, joint.diagonal(), confidence=confidence)
@@ -255,7 +255,7 @@ def most_bits(certificates: Collection[str], k: int, common_frequencies: Float[n
 
 
 def value_ceiling_bits(certificate: str | None, shown: Certified, k: int) -> float:
-    """The most that a certificate's estimate can be: log2 of its pairs a batch; infinite if K does not limit it.
+    """The largest estimate that a certificate can give: log2 of the pairs in a batch; infinite if K does not limit it.
 
     certificate: its name; None for InfoNCE at k itself. shown: its result.
     """

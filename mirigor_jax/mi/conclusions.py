@@ -88,8 +88,8 @@ def _value(estimate: Estimate, certificate: str) -> str:
     """The estimate, its interval and its meaning."""
     interval = "" if estimate.interval is None else f", {shown_ends(estimate.interval)} by {estimate.interval.kind}"
     return (
-        f"The estimate, {estimate.value_bits:.3f} bits{interval}, is the estimated value of the lower bound of "
-        f"I(h_X;h_Y) that the {certificate} certificate proves: the certified lower end is its confidence limit."
+        f"The estimate, {estimate.value_bits:.3f} bits{interval}, is the point estimate of a lower bound of I(h_X;h_Y) "
+        f"({certificate} certificate); the certified lower end is the lower confidence limit of the same bound."
     )
 
 

@@ -142,9 +142,9 @@ def vector_mean_radius(squares: Float[np.ndarray, " n"], longest: float, confide
     """The radius of a ball around the mean of n independent vectors of one distribution. It contains their expectation.
 
     squares: the vectors' squared lengths. longest: the largest squared length possible.
-    confidence: in (0, 1), that it does.
-    Let s be such a vector. Half of the error probability 1 - confidence is for the limit v of E|s|², and δ is the other
-    half. With a betting bound v >= E|s|², m² = longest and l = ln(2/δ) / n. The radius is 2lm/3 + sqrt((2lm/3)² + 2lv).
+    confidence: in (0, 1). The probability with which the ball contains it.
+    Let s be such a vector, and v a betting limit with v >= E|s|². Half of the error probability 1 - confidence is spent
+    on v; the other half is δ. With m² = longest and l = ln(2/δ) / n, the radius is 2lm/3 + sqrt((2lm/3)² + 2lv).
     Source: Pinelis 1994, Theorem 3.4, in Bernstein's form (means of bounded vectors in Hilbert space).
     """
     second_moment = -mean_lower_bound(-squares, -longest, 0.0, (1 + confidence) / 2)

@@ -20,7 +20,8 @@ from mirigor_jax.softmax import Choice, LinearProbe, fit_linear, mean_and_scale
 
 LEAST_NORM = 1e-3  # of a family, if the first part's own probe is flat
 FLATTEST = 0.1  # added to the singular values of the pilot's weights, so that no direction of h is lost
-# L2 penalties that both probes of a linear family choose from. On few rows, smaller ones give overconfident probes.
+# L2 penalties of the pilot probe and of the second probe (`_linear`); validation chooses one for each. On few rows,
+# smaller ones give overconfident probes.
 PENALTIES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 ROOM = 1.2  # the family's norm over that of the first part's own probe
 RANGE_PRICE = 0.6  # nats, over validation's rows: log(1/risk) over the unseen rows, which are six times as many

@@ -53,11 +53,11 @@ def estimate_labels(
     independent draws with the population's frequencies, and each row is in one pair at most. The pairs do not use all
     test rows, so that no class runs out of rows; the fewer rows a class has, the fewer pairs there are.
     With at most 20,000 rows, and without copies among them, the prequential certificate also reads rows of the fit
-    part: probes are refitted whenever the number of earlier rows has doubled, and predict only later rows. So it reads
-    three to four times as many pairs as the test part has. The encoder must not have seen any of the rows.
-    No certificate reads validation, which chooses the best of them. The value is the chosen certificate's estimate of
-    the bound that it proves. The lower end is the lower confidence limit of that bound, so the value is never below the
-    lower end. The upper end is H(C). `info_nce` holds InfoNCE at K for comparison.
+    part: probes are refitted after N, 2N, 4N, ... rows, and predict only later rows. So it reads three to four times as
+    many pairs as the test part has. The encoder must not have seen any of the rows.
+    No certificate reads validation, which chooses the best of them. The value is the point estimate of the chosen
+    certificate's lower bound of I_class, such as Donsker and Varadhan's. The lower end is the lower confidence limit of
+    the same bound, so the value is never below it. The upper end is H(C). `info_nce` holds InfoNCE at K for comparison.
 
         print(mi.estimate_labels(h, labels))
 
@@ -153,8 +153,8 @@ def monitor(
     The batches are read here and kept. Every call then uses the same images, split and seed, and only the parameters
     change. Give images that training does not see.
 
-        know = mi.monitor(lambda params, x: model.apply(params, x), validation_batches)
-        for step in ...: print(know(state.params))
+        measure = mi.monitor(lambda params, x: model.apply(params, x), validation_batches)
+        for step in ...: print(measure(state.params))
 
     Args:
         apply: (params, images) → representations (n, d). It is jitted here, once.

@@ -185,8 +185,8 @@ class Measured:
 def measure(parts: Parts, options: Options) -> Measured:
     """Fit on the fit part, choose on validation, then read and certify on the test part.
 
-    Validation chooses the certificate. The value is its estimate of the bound that it proves. The lower end is the
-    lower confidence limit of that bound, so the value is never below the lower end. InfoNCE at k is reported beside it.
+    Validation chooses the certificate. The value is the point estimate of the certificate's lower bound of I. The lower
+    end is the lower confidence limit of the same bound, so the value is never below it. InfoNCE at k is reported too.
     Raises InputError as the fits and the certificates do.
     Source: Lee et al. 2023, §III-A (same-class sampling), Theorems III.1 and III.2.
     """
@@ -303,7 +303,7 @@ def _blocks(parts: Parts, options: Options) -> tuple[tuple[Block, ...], tuple[Bl
     p, held, none = parts.common_frequencies, parts.validation, ((), ())
     if p is None or not parts.one_sample or len(parts.fit) + len(parts.test.c) + len(held.c) > MOST_ROWS:
         return none
-    # Of validation alone: a map that is made on certified rows would depend on them.
+    # The centers and spreads are those of validation alone: on certified rows, the map would depend on these rows.
     by = center_and_spread(held.rows.astype(np.float64))
     rows = np.concatenate([parts.fit, parts.test.rows])
     c = np.concatenate([parts.fit_classes, parts.test.c])

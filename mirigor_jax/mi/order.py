@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from mirigor_jax import checks, settings
 from mirigor_jax.errors import InputError
-from mirigor_jax.fitting import OnProgress, Told
+from mirigor_jax.fitting import OnProgress, StepCounter
 from mirigor_jax.mi.confidence import ROWS, interval_of
 from mirigor_jax.mi.labeled import representations_of
 from mirigor_jax.mi.rows import Rows, check_labeled
@@ -48,7 +48,8 @@ def compare_many(
         encoders: name -> (n, d) numbers, representations of the same images in the same order. Two or more.
         labels: (n,) integers, strings or bools. The class of each image.
         seen: as in `usable_information`: the rows that any of the encoders was trained or chosen on.
-        confidence: in [0.5, 1). Confidence that all proven orders hold together; and each encoder's ends alone.
+        confidence: in [0.5, 1). Confidence that all proven orders hold together. Each encoder's two ends hold at the
+            same confidence, but not together with the orders or with other encoders' ends.
         rows: as in `usable_information`.
         on_progress: called as on_progress(step, steps, note) after every encoder and after every pair.
 
@@ -64,14 +65,15 @@ def compare_many(
     division = Division.of(labels, seen)
     # One encoder after the other, so that only one has a float64 copy.
     findings = [
-        check_labeled(h, division.classes, division.unseen, rows) for h in _each_representation(encoders, labels)
+        check_labeled(h, division.classes, division.unseen, rows, part="unseen")
+        for h in _each_representation(encoders, labels)
     ]
     unseen = division.without(np.any([found.copies for found in findings], axis=0))
-    told = Told(on_progress, len(encoders) * (len(encoders) + 1) // 2)
+    counter = StepCounter(on_progress, len(encoders) * (len(encoders) + 1) // 2)
     read = []
     for name, h in zip(encoders, _each_representation(encoders, labels), strict=True):
         read.append(read_unseen(h, division, unseen, fit_on(h, division, "linear"), confidence))
-        told.one(f"{name}: {read[-1].result.value_bits:.3f} bits")
+        counter.count(f"{name}: {read[-1].result.value_bits:.3f} bits")
     results = [division.allowed(found.applied_to(one.result)) for found, one in zip(findings, read, strict=True)]
     independent = all(result.lower_bits is not None for result in results)
     risk = (1 - confidence) / (len(read) * (len(read) - 1))
@@ -98,7 +100,7 @@ def compare_many(
                 rows_needed=None if larger is not None or math.isinf(needed) else math.ceil(needed),
             )
         )
-        told.one(pairs[-1].verdict)
+        counter.count(pairs[-1].verdict)
     return UsableOrder(dict(zip(encoders, results, strict=True)), tuple(pairs), confidence, len(unseen))
 
 
@@ -126,8 +128,8 @@ def prove(
     """Whether `one` holds more than the other, by a bet that validation chooses.
 
     If some probe of the other encoder has no larger mean loss on the unseen rows than the probe of `one`, the order
-    cannot be proven. With that probe the logarithm of the capital is at most the bet times the sum of its losses minus
-    those of `one`, which is not positive. Then no bet is made.
+    cannot be proven, and no bet is made. Against that probe, the logarithm of the capital is at most the bet times the
+    sum of the probe's losses minus those of `one`, so it is not positive.
     """
     best = _best(other)
     if np.mean(other.weights[classes] * best.losses - one.weights[classes] * one.losses) <= 0:
@@ -202,7 +204,7 @@ class Bet:
         if least >= self.target:
             doubled = self._least_capital(a, best, classes, other.weights, 2)
             return Proof(True, doubled >= self.target, needed)
-        # At this bet the logarithm of the capital grows with the number of rows.
+        # At this bet the logarithm of the capital is proportional to the number of rows.
         return Proof(False, False, max(needed, len(a) * self.target / least) if least > 0 else needed)
 
     def _least_capital(
@@ -213,10 +215,11 @@ class Bet:
         class_weights: Float[np.ndarray, " c"],
         times: int,
     ) -> float:
-        """The logarithm of the least capital over the other's family; certified from below if it reaches the target.
+        """The logarithm of the least capital over the other's family.
 
-        The solver stops once it is known to reach the target, or known not to.
-        best: of the other. times: the norm of its family is this many times its own.
+        A result that reaches the target is a certified lower bound of it. The solver stops as soon as it is known
+        whether the least capital reaches the target.
+        best: of the other. times: factor on the norm of the other's family.
         """
         family = replace(best.family, norm=times * best.family.norm)
         weights = class_weights[classes] / (1 - self.bet * a)

@@ -76,15 +76,16 @@ def prequential_certificate(
     *,
     confidence: float,
 ) -> PosteriorCertificate:
-    """Prequential certificate: lower end of I(h_X;h_Y) if both views always share their class, and its estimate.
+    """The prequential certificate's lower end of I(h_X;h_Y), and the point estimate of its lower bound.
 
+    Both views must always share their class.
     blocks: the blocks of n pairs in one order, fixed at random before looking. The pairs are independent; their classes
         are draws from `frequencies`. Each block's probe, with everything chosen for it, depends only on rows before the
         block and on rows that are in no pair. The blocks' own pairs follow one another; each block also holds all pairs
         after it.
     reference: for each block, the same probe's posteriors for pairs that are certified nowhere.
     frequencies: p(c), known exactly.
-    confidence: in (0, 1), one-sided; risk below is 1 - confidence.
+    confidence: in (0, 1), one-sided. Here 1 - confidence is called the risk.
 
     For each block t let q be its posterior, mixed with some of the uniform distribution, f = log Σ_c q_c(x) q_c(y)
     / p_c and Z_t = E_Q e^f = Σ_c (E q_c)² / p_c, with Q the product of the distributions of x and of y. Given the rows
@@ -102,8 +103,8 @@ def prequential_certificate(
     *Partition.* Given the rows before block t, all pairs from there on are independent and new to its probe. Let u_c be
     any distributions, fixed by the reference, and s = ((q_x + q_y) / 2 - u_c) / √p. As Σ_c p_c = Σ_c E q_c = 1,
     Z_t = 1 + |d|² with d = (E q - p) / √p = E s + (Σ_c p_c u_c - p) / √p. So Z_t <= 1 + (|d at the sample's mean| + r)²
-    if the mean of s is within r of its expectation, which `vector_mean_radius` gives for a share of the risk. u_c
-    approximates the mean of q in class c, which makes s short.
+    if the mean of s is within r of its expectation. `vector_mean_radius` gives an r for which this fails with at most a
+    share of the risk. u_c approximates the mean of q in class c, which makes s short.
 
     The lower end is the betting limit minus the largest of the upper limits of log Z_t.
     Source: Donsker & Varadhan 1983; Dawid 1984 (prequential); Waudby-Smith & Ramdas 2023, Theorem 3; Pinelis 1994.

@@ -114,7 +114,7 @@ class Estimate:
         return self._without_certificate("not-independent", reason)
 
     def of_seen_rows(self, reason: str) -> Self:
-        """The estimate without its certificate and interval. reason: words for rows that the encoder has seen."""
+        """The estimate without its certificate and interval. reason: the warning that the encoder has seen rows."""
         return self._without_certificate("seen", reason)
 
     def _without_certificate(self, verdict: Verdict, reason: str) -> Self:
@@ -245,8 +245,8 @@ class Curve:
 class LabelEstimate(Estimate):
     """The Estimate of I_class = I(h_X;h_Y): X and Y are independent images of one class C ~ p(c).
 
-    The value is the chosen certificate's estimate of the bound that it proves; `name` is the certificate's heading.
-    lower_bits is the lower confidence limit of that bound, so the value is never below it.
+    The value is the point estimate of the chosen certificate's lower bound; `name` is the certificate's heading.
+    lower_bits is the lower confidence limit of the same bound, so the value is never below it.
     entropy_bits: H(C), the most that I_class can be.
     """
 

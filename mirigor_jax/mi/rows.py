@@ -1,8 +1,8 @@
 """Checks that rows look like independent draws, which intervals and certificates assume. Findings are in words.
 
-An order is allowed: rows may be sorted by a class, or by a column of x or of y. One view may depend on the rows before
-it if the other view is fresh given it. Two things contradict independence: neighboring rows resemble each other in both
-views more than each view explains of the other, or rows are copies of each other.
+An order is allowed: rows may be sorted by a class, or by a column of one view. One view may be a time series if the
+rows of the other are independent draws given it. Two things contradict independence: neighboring rows resemble each
+other in both views more than each view explains of the other, or rows are copies of each other.
 """
 
 from collections.abc import Sequence
@@ -32,6 +32,7 @@ ANCHOR = 32  # the nearest neighbor's distance is judged by that of the 32nd
 COPY = 1e-7  # a neighbor is a copy if one so near has at most this probability
 CLUSTER = 4  # mean number of rows beside a copy above which there may be clusters instead
 FEW = 0.05  # share of the test rows: up to it copies are left out; more of them contradict independence
+TEST = "test"  # the word for the test rows in messages
 REFERENCE = 2048  # rows in which the 32nd neighbor is looked for
 FOLDS = 5  # folds that a fit is checked on
 RIDGE = 1e-8  # penalty of the fit, for columns of unit length
@@ -57,17 +58,25 @@ class Findings:
         return result.withheld(self.contradiction) if self.contradiction else result
 
     @classmethod
-    def of(cls, contradiction: str, copies: Bool[np.ndarray, " t"], warnings: Sequence[str], rows: Rows) -> "Findings":
+    def of(
+        cls,
+        contradiction: str,
+        copies: Bool[np.ndarray, " t"],
+        warnings: Sequence[str],
+        rows: Rows,
+        part: str = TEST,
+    ) -> "Findings":
         """The findings. If the caller states that rows are independent, only the warnings are left.
 
-        rows: the caller's statement. Raises InputError if it is not a word of `Rows`.
+        rows: the caller's statement. part: as in `check_labeled`.
+        Raises InputError if rows is not a word of `Rows`.
         """
         if rows not in ("checked", "independent"):
             raise InputError(f"rows = {rows!r}: expected 'checked', or 'independent' to state that they are")
         if rows == "independent":
             return cls("", np.zeros_like(copies), tuple(warnings))
         if copies.any() and not contradiction:
-            left_out = f"{copies.sum():,} of {len(copies):,} test rows are copies of others and were left out"
+            left_out = f"{copies.sum():,} of {len(copies):,} {part} rows are copies of other rows and were left out"
             return cls("", copies, (left_out, *warnings))
         return cls(contradiction, np.zeros_like(copies), tuple(warnings))
 
@@ -77,7 +86,7 @@ def check_pairs(
 ) -> Findings:
     """Check pairs of rows, in the order in which they were given.
 
-    x, y: row i of both is a pair. test: numbers of the test rows. rows: the caller's statement.
+    x, y: row i of both is a pair. test: indices of the test rows. rows: the caller's statement.
     Raises InputError as `Findings.of` does.
     """
     copies, contradiction = _copied(np.hstack([x, y]), test)
@@ -86,7 +95,8 @@ def check_pairs(
     growing = [_growing(view) for view in (x, y)]
     if all(map(len, growing)):
         contradiction = (
-            f"column {growing[0][0]} of x and column {growing[1][0]} of y both grow, or fall, from row to row"
+            f"column {growing[0][0]} of x and column {growing[1][0]} of y are both sorted: each rises, or falls, from "
+            "every row to the next"
         )
     else:
         warnings += [
@@ -106,13 +116,15 @@ def check_labeled(
     classes: Int[np.ndarray, " n"],
     test: Int[np.ndarray, " t"],
     rows: Rows = Arrays.rows,
+    part: str = TEST,
 ) -> Findings:
     """Check representations with classes, in the order in which they were given.
 
-    classes: of each row, from 0. test: numbers of the test rows. rows: the caller's statement.
+    classes: of each row, from 0. test: indices of the test rows. rows: the caller's statement.
+    part: the word for the test rows in messages, such as "unseen".
     Raises InputError as `Findings.of` does.
     """
-    copies, contradiction = _copied(h, test)
+    copies, contradiction = _copied(h, test, part)
     warnings: list[str] = []
     frequencies = np.bincount(classes) / len(classes)
     in_order = np.mean(np.diff(classes) != 0) < 0.5 * (1 - np.sum(frequencies**2))
@@ -133,7 +145,7 @@ def check_labeled(
             f"rows up to {lag} apart resemble each other within their class, and are of one class more often than the "
             "representations explain"
         )
-    return Findings.of(contradiction, copies, warnings, rows)
+    return Findings.of(contradiction, copies, warnings, rows, part)
 
 
 def check_copies(images: Float[np.ndarray, "n d"], test: Int[np.ndarray, " t"], rows: Rows = Arrays.rows) -> Findings:
@@ -283,7 +295,7 @@ def _hats(column: Float[np.ndarray, " m"], count: int) -> Float[np.ndarray, "m _
 
 
 def _some(count: int, most: int) -> Int[np.ndarray, " m"]:
-    """At most `most` numbers of rows or columns out of `count`, evenly spaced."""
+    """At most `most` indices of rows or columns out of `count`, evenly spaced."""
     return np.arange(count) if count <= most else np.linspace(0, count - 1, most).astype(int)
 
 
@@ -295,12 +307,17 @@ def hashes(rows: Float[np.ndarray, "n d"]) -> Shaped[np.ndarray, " n"]:
     return np.asarray(hashes)
 
 
-def _copied(rows: Float[np.ndarray, "n d"], test: Int[np.ndarray, " t"]) -> tuple[Bool[np.ndarray, " t"], str]:
-    """(which test rows have a copy outside of the test part, the contradiction if these are not few)."""
+def _copied(
+    rows: Float[np.ndarray, "n d"], test: Int[np.ndarray, " t"], part: str = TEST
+) -> tuple[Bool[np.ndarray, " t"], str]:
+    """(which test rows have a copy outside of their part, the contradiction if these are not few).
+
+    part: as in `check_labeled`.
+    """
     others = np.setdiff1d(np.arange(len(rows)), test)
     copies = _repeats(rows, test, others) | _near_repeats(rows, test, others)
     few = copies.sum() <= max(1, FEW * len(test))
-    found = f"{copies.sum():,} of {len(test):,} test rows are copies, or nearly, of rows outside of the test part"
+    found = f"{copies.sum():,} of {len(test):,} {part} rows are copies, or nearly, of rows outside of the {part} part"
     return copies, "" if few else found
 
 

@@ -15,7 +15,7 @@ from scipy.special import entr, log_softmax
 from mirigor_jax import checks, settings
 from mirigor_jax.data.draws import parts_of, row_keys
 from mirigor_jax.errors import InputError
-from mirigor_jax.fitting import OnProgress, Told
+from mirigor_jax.fitting import OnProgress, StepCounter
 from mirigor_jax.mi.confidence import fixed_bet_lower_bound, kl_lower_bound
 from mirigor_jax.mi.families import BoundedProbe, FirstPart, fit_probe
 from mirigor_jax.mi.labeled import LEAST_ROWS, classes_of, representations_of
@@ -54,14 +54,14 @@ def usable_information(
     fixed. The second part, the unseen rows, gives both ends, each for half of the error probability 1 - confidence. The
     lower end is a betting limit of the loss of the probe on z. The upper end bets against the best probe of V, which
     nobody knows: V's least possible gain on the unseen rows is a convex problem, and its minimum is certified. An upper
-    end is about V alone: other probes may use more. An MLP's loss is not convex, so that family has a lower end only.
+    end is about V alone: other probes may use more. An MLP's loss is not convex, so that family has only a lower end.
 
         print(mi.usable_information(h, labels))
 
     Args:
         h: (n, d) numbers, an array of any framework. At least 10 rows of every class.
         labels: (n,) integers, strings or bools. The class of each row.
-        family: "linear", or "mlp": three hidden layers; the lower end alone.
+        family: "linear", or "mlp": three hidden layers, with only a lower end.
         seen: (n,) bools: the rows that the encoder was trained or chosen on. They only help to fit the probe. Or one
             bool for all rows; if it has seen all, the ends are withheld.
         confidence: in [0.5, 1). Confidence that all ends hold.
@@ -82,10 +82,10 @@ def usable_information(
     checks.confidence(confidence)
     division = Division.of(labels, seen)
     [representations] = representations_of([h], labels)
-    found = check_labeled(representations, division.classes, division.unseen, rows)
-    told = Told(on_progress, 3)
-    told.one("rows checked")
-    result = read_checked(representations, division, confidence, family=family, copies=found.copies, told=told)
+    found = check_labeled(representations, division.classes, division.unseen, rows, part="unseen")
+    counter = StepCounter(on_progress, 3)
+    counter.count("rows checked")
+    result = read_checked(representations, division, confidence, family=family, copies=found.copies, counter=counter)
     return found.applied_to(result)
 
 
@@ -96,17 +96,18 @@ def read_checked(
     *,
     family: str = "linear",
     copies: Bool[np.ndarray, " u"] | None = None,
-    told: Told,
+    counter: StepCounter,
 ) -> UsableInformation:
     """The usable information of rows that are known to be independent.
 
-    copies: unseen rows to leave out; None: none. told: of the fit and of the reading.
+    copies: whether to leave out each unseen row; None if all are kept.
+    counter: counts the two steps of this function: the fit and the reading of the unseen rows.
     """
     unseen = division.unseen if copies is None else division.without(copies)
     probe = fit_on(h, division, family)
-    told.one("probe fitted")
+    counter.count("probe fitted")
     result = division.allowed(read_unseen(h, division, unseen, probe, confidence).result)
-    told.one(f"{result.value_bits:.3f} bits")
+    counter.count(f"{result.value_bits:.3f} bits")
     return result
 
 

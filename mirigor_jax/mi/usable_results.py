@@ -20,8 +20,9 @@ else:
 FEW = 4  # largest number of encoders whose pairs a sentence and a table list one by one
 NEAREST = 3  # largest number of pairs that are not told apart and that a sentence names
 RECIPE = (
-    "For each encoder, the linear probes act on a map of h. The map and the largest norm of their weights (at most 1.2 "
-    "times that of a fitted probe) come from rows that no end uses"
+    "Each encoder has its own family of linear probes. They read z = T(h), a linear map of h with clipped lengths, and "
+    "their weights have at most 1.2 times the norm of a fitted probe's. T and the norm are fixed on rows that no end "
+    "is computed from."
 )
 
 
@@ -41,9 +42,9 @@ class UsableInformation:
     frequencies: p(c) by class, for which all of it holds.
     norm, reach: of linear probes softmax(log p + W z): |w_k| <= norm, z = T(h) and |z| <= reach. None for others.
     largest_loss_nats: the most that a row can cost: any probe of V if V has an upper end, else the probe of value_bits.
-    rows: numbers of the unseen rows, from which value and ends are computed.
-    pointwise_bits: log2 q(c|h) / p(c) of each unseen row, by the probe of the first part. The lowest are hard rows, or
-        have wrong labels.
+    rows: indices of the unseen rows, from which value and ends are computed.
+    pointwise_bits: log2 [q(c|h) / p(c)] of each unseen row, by the probe of the first part. The lowest are hard rows,
+        or have wrong labels.
     predicted: the class that this probe finds most likely for each unseen row, as the labels name it.
     prediction_entropy_bits: entropy of the probe's q(.|h) of each unseen row: how unsure it is, whatever the label.
     note: the reason if V has no upper end.
@@ -85,16 +86,16 @@ class UsableInformation:
     def sentence(self) -> str:
         """The estimate, its ends and the family in words, without the warnings."""
         value = f"Usable information reads {self.value_bits:z.3f} of H(C) = {self.entropy_bits:.3f} bits"
-        read = f"{len(self.rows):,} unseen rows with {self.family}."
+        read = f"Measured on {len(self.rows):,} unseen rows, by {self.family}."
         if self.lower_bits is None:
-            return f"{value}; no end is certified. Measured on {read}"
+            return f"{value}; no end is certified. {read}"
         upper = f"; {self.note}"
         if self.upper_bits is not None:
             assert self.kl_upper_bits is not None  # both are known, or none
-            simple = f"by Hoeffding's inequality {round_up(self.kl_upper_bits):.3f}"
+            simple = f"a simpler bound, by Hoeffding's inequality, gives {round_up(self.kl_upper_bits):.3f}"
             upper = f" and at most {round_up(self.upper_bits):.3f} bits ({simple})"
         least = f"it is at least {round_down(self.lower_bits):.3f}{' bits' * (self.upper_bits is None)}"
-        return f"{value}; at {100 * self.confidence:.6g} % confidence {least}{upper}. Measured on {read}"
+        return f"{value}; at {100 * self.confidence:.6g} % confidence {least}{upper}. {read}"
 
     def to_dict(self) -> dict[str, Any]:
         """Every field and the sentence, for JSON. A number that is not finite becomes None."""
@@ -225,14 +226,14 @@ class UsableOrder:
                 f"{name}: ‖w_k‖ ≤ {one.norm:.3g}, {one.largest_loss_nats:.3g} nats"
                 for name, one in self.encoders.items()
             )
-            return f"{head}orders together: {verdicts}. {RECIPE} (norm, largest loss; {sizes})."
-        return f"{head}orders together: {self._counted} {self._levels_in_words}{self._nearest}{RECIPE} {self._sizes}."
+            return f"{head}orders together: {verdicts}. {RECIPE} Norm, and the most that a row costs a probe: {sizes}."
+        return f"{head}orders together: {self._counted} {self._levels_in_words}{self._nearest}{RECIPE} {self._sizes}"
 
     @property
     def _counted(self) -> str:
         twice = sum(pair.at_twice_the_norm for pair in self.pairs)
         return (
-            f"{len(self.proven)} of {len(self.pairs)} pairs of {len(self.encoders)} encoders have a certified order, "
+            f"for {len(self.proven)} of the {len(self.pairs)} pairs of encoders it is certified which holds more, for "
             f"{twice} of them even if the probes of the encoder that holds less may have twice the norm."
         )
 
@@ -242,8 +243,8 @@ class UsableOrder:
             return f"By value: {', '.join(self.ranking)}. "
         levels = "; ".join(f"level {at}: {', '.join(level)}" for at, level in enumerate(self.levels, 1))
         return (
-            f"Encoders by level: {levels}. From level 2 on, each encoder is certified to hold less than one of the "
-            "previous level. "
+            "From level 2 on, each encoder is certified to hold less than one of the previous level. No two of one "
+            f"level are told apart, and one of a later level may have the larger estimate. L{levels[1:]}. "
         )
 
     @property
@@ -263,8 +264,8 @@ class UsableOrder:
         norms = [one.norm for one in self.encoders.values() if one.norm is not None]
         losses = [one.largest_loss_nats for one in self.encoders.values()]
         return (
-            f"(norms from {min(norms):.3g} to {max(norms):.3g}, largest losses from {min(losses):.3g} to "
-            f"{max(losses):.3g} nats)"
+            f"The norms are {min(norms):.3g} to {max(norms):.3g}; a row costs a probe at most {min(losses):.3g} to "
+            f"{max(losses):.3g} nats."
         )
 
     def __str__(self) -> str:

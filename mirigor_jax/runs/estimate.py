@@ -228,7 +228,10 @@ def _by_posterior(job: Job, name: str, features: Features, others: dict[str, Cur
 
 
 def measure_by_class(job: Job, features: Features) -> ByClassMeasured:
-    """Measure pairs whose classes are known. The estimate warns if the images look dependent or are copies.
+    """Measure pairs whose classes are known.
+
+    If the images look dependent, or many are copies, the certificate and the interval are withheld. A few copies are
+    left out, with a warning.
 
     features: fit, validation and test parts, the last two in pairs.
     """

@@ -93,9 +93,9 @@ def _given(config: ConfigDict) -> bool:
 
 
 def _leaves_out_none(config: ConfigDict) -> bool:
-    """Whether `features.unseen` has nothing to count.
+    """Whether `features.unseen` has no effect.
 
-    Then no training image is left out, or the encoder may have seen those that are.
+    This is so if no training image is left out, or if the encoder may have seen those that are.
     """
     data, seen = config.data, SEEN_PARTS.get(config.evaluate.seen, SEEN_PARTS["train"])
     may_be_seen = _given(config) and "unseen" in seen

@@ -33,7 +33,7 @@ ADDED: dict[str, Any] = {
 def current(config: dict[str, Any]) -> dict[str, Any]:
     """A stored config with today's names.
 
-    Older versions used other names in the configs of runs on images, of runs on arrays and of studies only.
+    Only configs of three kinds had other names in older versions: runs on images, runs on arrays, and studies.
     """
     config = copy.deepcopy(config)
     for old, new in CONFIG_KEYS.items():

@@ -356,7 +356,10 @@ def _usable_rows(usable: UsableEntry, unit: str) -> list[Row]:
     name = "usable information, linear probes"
     if usable.value_bits is None:
         return [(name, "–", f"not measured: {usable.note}")]
-    entropy = f"of unseen {unit}s' H(C) = {tables.bits(usable.entropy_bits)} bits ({', '.join(usable.shared)})"
+    entropy = (
+        f"out of H(C) = {tables.bits(usable.entropy_bits)} bits ({', '.join(usable.shared)}), at the class frequencies "
+        f"of unseen {unit}s"
+    )
     rows = [(name, f"{tables.bits(usable.value_bits)} bits", entropy)]
     if usable.lower_bits is None or usable.upper_bits is None or usable.confidence is None:
         return [*rows, ("  lies in", "–", next(iter(usable.warnings), ""))]
@@ -394,7 +397,7 @@ def _usable(usable: UsableEntry, unit: str) -> list[str]:
             "bits. It is usually larger."
         )
     facts.append(
-        f"Each {unit}'s pointwise information log2 q(label|h) / p(label): [evaluate/pvi.csv](evaluate/pvi.csv). The "
+        f"Each {unit}'s pointwise information log2 [q(label|h) / p(label)]: [evaluate/pvi.csv](evaluate/pvi.csv). The "
         f"lowest are hard {unit}s, or have wrong labels."
     )
     return [usable.sentence, *(f"**Warning: {warning}.**" for warning in usable.warnings), _list(facts)]

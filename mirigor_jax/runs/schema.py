@@ -78,7 +78,7 @@ class EstimateEntry:
 
     name: name of the estimate's folder in estimates/.
     shared: the attributes that the two views share.
-    value_bits: the estimate of a lower bound of I; never below lower_bits.
+    value_bits: the point estimate of a lower bound of I; never below that bound's lower confidence limit, lower_bits.
     statistic: name of the statistic that gives value_bits.
     interval: interval of that bound, two-sided; approximate unless it is a classifier's.
     k: pairs in a batch of the test part at which InfoNCE is quoted.

@@ -16,7 +16,7 @@ from mirigor_jax.data.pairing import ByClass
 from mirigor_jax.data.sources import table
 from mirigor_jax.drawing import Figure, floats
 from mirigor_jax.errors import InputError
-from mirigor_jax.fitting import OnProgress, Told
+from mirigor_jax.fitting import OnProgress, StepCounter
 from mirigor_jax.mi import picture
 from mirigor_jax.mi.usable import Division, read_checked
 from mirigor_jax.mi.usable_results import UsableInformation
@@ -98,13 +98,13 @@ def information(job: Job, rows: UsableRows, h: Float[np.ndarray, "n d"]) -> Usab
     """Usable information of representations h of these rows. Raises InputError as `mi.usable_information` does."""
     e, labels = job.config.estimate, np.asarray(rows.names)[rows.labels]
     if table.find(job.config.data.source).is_generated:  # such images are drawn independently and need no check
-        return read_checked(h, Division.of(labels, rows.seen), e.confidence, told=Told(show_progress(2), 2))
+        return read_checked(h, Division.of(labels, rows.seen), e.confidence, counter=StepCounter(show_progress(2), 2))
     options = {"seen": rows.seen, "confidence": e.confidence, "rows": e.rows}
     return mi.usable_information(h, labels, **options, on_progress=show_progress(3))
 
 
 def show_progress(steps: int) -> OnProgress:
-    """Progress lines of `mi.usable_information`, where it takes seconds. The result is told after the last step."""
+    """Show the progress of `mi.usable_information`, but not its last step, after which the result is printed."""
     progress = Progress("usable information", steps, "steps")
     return lambda step, _, note: progress.update(step, note) if step < steps else None
 

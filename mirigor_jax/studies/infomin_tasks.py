@@ -44,8 +44,8 @@ def table(rows: Sequence[Row]) -> str:
 
         sections += [f"## {encoder}", matrix("accuracy, %", accuracy), matrix("I_class, bits", information)]
     legend = (
-        "I_class is the estimated value of the bound that the certificate proves; brackets have the certified "
-        "interval. The paper's heat maps (Lee et al. 2023, Figs. 6 and 7) have no numbers. In its words (§IV-C), the "
+        "I_class: each cell has the point estimate of the certificate's lower bound, and the interval certified for "
+        "I_class. The paper's heat maps (Lee et al. 2023, Figs. 6 and 7) have no numbers. In its words (§IV-C), the "
         "diagonal is high, all four tasks are high if training shares all attributes, and position is high after any "
         "training."
     )

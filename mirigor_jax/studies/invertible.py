@@ -192,12 +192,13 @@ def _invertible_legend(report: InvertibleReport) -> str:
     worst = _largest_errors(report)
     correlations = [f"{name} {value:+.2f}" for name, value in report.correlation.items() if tables.known(value)]
     sentences = [
-        f"InfoNCE is in bits, on test images and in training (the mean since the record before); its ceiling is "
+        f"InfoNCE is in bits, on test images and in training (the mean since the previous record); its ceiling is "
         f"{tables.bits(report.ceiling_bits)} bits",
-        "the accuracy is that of a linear probe on the top half; “usable” is the information about the class that "
-        "linear probes can use there, in bits, between its certified lower and upper end; log|det| is the sum of both "
-        "encoders' log |det J| in closed form, in nats; “error” is its largest difference from the log-determinant of "
-        "the Jacobian that automatic differentiation gives; “inverse” is the largest error of inverting the encoders",
+        "the accuracy is that of a linear probe of the encoded top half; “usable” is the information about the class "
+        "that linear probes can use in it, in bits; “certified” has the lower and upper end of that information; "
+        "log|det| is the sum of both encoders' log |det J| in closed form, in nats; “error” is the largest difference "
+        "between an encoder's log |det J| in closed form and by automatic differentiation; “inverse” is the largest "
+        "error of inverting the encoders",
         f"at every record these errors are at most {worst['log_det_error_nats']:.1e} and {worst['inverse_error']:.1e}: "
         + ("the maps are" if max(worst.values()) <= INVERTIBLE else "this does not show that the maps are")
         + " invertible, so that the true mutual information is the same at each",

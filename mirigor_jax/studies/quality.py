@@ -268,10 +268,11 @@ def table(rows: Sequence[Row]) -> str:
     legend = (
         f"MI is in bits, with InfoNCE at K = {max(row['k'] for row in rows):,}; accuracies are on test images. Usable "
         "information is the information about the class, in bits, that linear probes can use (mi.usable_information). "
-        "Each encoder's contrastive losses are at the temperature of its training. The bound is an upper bound of the "
-        "mean classifier's loss, computed from the class contrastive loss (after Bao et al. 2022). The bound and this "
-        "loss rank encoders that were trained at one temperature in the same order. A bound of log C or more says "
-        "nothing: a uniform guess has log C. "
+        "Each contrastive loss is at the temperature of the encoder's training. “Bound of supervised loss” is an upper "
+        "bound of the cross-entropy of the classifier whose weights are the class means. It is computed from the "
+        "contrastive loss of same-class pairs (after Bao et al. 2022), and for encoders trained at one temperature "
+        "both give the same ranking. A bound of log N or more, for N classes, says nothing: a uniform guess has that "
+        "loss. "
         f"I_class by InfoNCE is above H(C) for {', '.join(above) or 'no encoder'}."
     )
     sections = [tables.grid(header, lines), legend, "## Which metric ranks as accuracy does", *_correlated(rows)]
@@ -301,8 +302,8 @@ def _correlated(rows: Sequence[Row]) -> tuple[str, str]:
         "Correlation with linear accuracy. If less is better, the sign is turned, so +1 is always best. Brackets have "
         f"95 % percentile bootstrap intervals ({RESAMPLES:,} resamples, seed 0), which treat the encoders as a sample "
         "of all encoders and are too narrow if there are few. The paper's column has the least and the largest value "
-        "of its scenarios that have the metric, mostly six (Lee et al. 2023, Table II). The tightest analytic bound "
-        "that the paper tried had −0.409 and −0.182 (§IV-B)."
+        "of its scenarios that have the metric, mostly six (Lee et al. 2023, Table II). The paper's tightest analytic "
+        "bound of the supervised loss has ρ = −0.409 and τ = −0.182 (§IV-B)."
     )
     return tables.grid(header, lines), legend
 
@@ -318,10 +319,11 @@ def _compared(pairs: Sequence[Row]) -> tuple[str, str]:
         larger = pair["a"] if ends[0] > 0 else pair["b"] if ends[1] < 0 else "the data cannot tell"
         difference = _interval(pair["difference_bits"], ends)
         lines.append((pair["a"], pair["b"], difference, larger, f"{100 * pair['accuracy']:+.2f}"))
-    header = ("a", "b", "I_class of a − b, bits", "larger", "accuracy of a − b, points")
+    header = ("a", "b", "I_class, a minus b, bits", "larger", "accuracy, a minus b, points")
     legend = (
-        f"Differences of InfoNCE at K = {pairs[0]['k']:,} on the same test batches, each with its own paired 95 % "
-        "t-interval. They compare two lower bounds, each from its own critic, and not the two I_class themselves."
+        f"The differences are of InfoNCE at K = {pairs[0]['k']:,} on the same test batches. Brackets have paired "
+        "t-intervals; each holds at 95 % for its own line of the table, and all together hold with less. They compare "
+        "two lower bounds, each by its own critic, not the two values of I_class."
     )
     return tables.grid(header, lines), legend
 

@@ -34,7 +34,10 @@ class ImageSets(dict[str, ImageSet]):
 
     @property
     def whole(self) -> AttributeSpace | None:
-        """The attributes of that one set, from which pairings are made. None: the set has a test part of its own."""
+        """The attributes of the set that all parts were split off from; pairings are made from them.
+
+        None: the set has a test part of its own.
+        """
         if not self.is_split:
             return None
         held_out = (np.repeat(self[name].attributes, self.turns, axis=0) for name in ("validation", "test"))

@@ -159,8 +159,8 @@ def find(spec: str) -> Source:
 def left_out_is_unseen(rotations: bool, negatives: str) -> bool:
     """Whether training never sees the training images that a limit of their number leaves out.
 
-    With rotations, training may see such an image at another rotation. If the negatives come from a set of images,
-    training may see the image itself as a negative.
+    With rotations, training may see another rotation of an image that was left out. If the negatives come from a set of
+    images, training may see the left-out image itself as a negative.
     rotations, negatives: see `Request`.
     """
     return not rotations and negatives in ("", OWN, *NOISES)
