@@ -277,6 +277,8 @@ def test_values_are_scaled_by_their_quartiles_and_rare_ones_by_their_deviation()
     )
 
 
+@pytest.mark.slow
+@pytest.mark.compiles
 def test_the_base_claims_nothing_of_noise():
     """200 columns fitted to 600 rows correlate almost perfectly there; on validation they do not."""
     x, y = np.random.default_rng(0).normal(size=(2, 1000, 200))

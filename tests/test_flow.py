@@ -71,6 +71,8 @@ def test_the_result_says_that_it_is_no_bound(bivariate):
     assert seen[0][2].endswith("on validation")
 
 
+@pytest.mark.slow
+@pytest.mark.compiles
 def test_a_view_without_a_density_does_not_move():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 2000)

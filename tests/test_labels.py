@@ -423,6 +423,8 @@ def test_k_limits_what_is_certified_where_so_many_pairs_allow_no_larger_one(pair
     assert estimate.verdict == word
 
 
+@pytest.mark.slow
+@pytest.mark.compiles
 def test_perfect_representations_hold_all_of_the_class():
     x, _ = Discrete.same_class(CLASSES).sample(jax.random.key(0), 20 * N)
     c = np.asarray(x).argmax(axis=1)
@@ -524,6 +526,8 @@ def channel_bits(joint, separation):
     return float(np.sum(special.xlogy(pairs, pairs / independent)) / math.log(2) * (x[1] - x[0]) ** 2)
 
 
+@pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize("separation", [pytest.param(8.0, marks=pytest.mark.slow), 2.5])
 @pytest.mark.parametrize("joint", [[[0.42, 0.08], [0.08, 0.42]], [[0.45, 0.02], [0.25, 0.28]]], ids=["even", "uneven"])
 def test_classes_that_pass_through_a_channel_are_measured(joint, separation):
@@ -557,6 +561,8 @@ def test_classes_that_pass_through_a_channel_are_measured(joint, separation):
     assert estimate.entropy_bits == pytest.approx(stats.entropy(joint.sum(axis=1), base=2))
 
 
+@pytest.mark.slow
+@pytest.mark.compiles
 def test_an_offset_leaves_the_estimate_where_it_is():
     """The column that shows the class has an offset; in float32 the offset would take all digits."""
     h = clusters((0, 4, 8, 12), 0)
@@ -600,6 +606,8 @@ def test_unbalanced_classes_have_their_own_entropy():
     assert entropy - 0.35 < estimate.lower_bits < entropy
 
 
+@pytest.mark.slow
+@pytest.mark.compiles
 def test_labels_come_in_many_forms():
     strings = np.array(list("abcd"))[C]
     plain = labels.Design.of(C, 0, 0.95)
@@ -620,6 +628,8 @@ def test_labels_come_in_many_forms():
     assert values[0] == pytest.approx(values[1], abs=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.compiles
 def test_an_encoder_against_itself_makes_no_claim():
     h = clusters((0, 2, 4, 6), 0)
     result = compare(h, h, C, **FAST)

@@ -331,6 +331,8 @@ def test_training_resumed_from_any_checkpoint_is_training_uninterrupted(finished
     )
 
 
+@pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.usefixtures("undrawn")
 def test_a_finished_encoder_is_re_estimated_without_training(finished, capsys, monkeypatch):
     traced = []

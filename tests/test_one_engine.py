@@ -88,6 +88,8 @@ def assert_same(ours: dict, theirs: dict, tolerance: float) -> None:
         assert theirs[name] == expected, name
 
 
+@pytest.mark.slow
+@pytest.mark.compiles
 def test_a_run_on_features_is_estimate_labels(measured, tmp_path):
     """All fields agree, except for the last digit of H(C), which the two sum in different orders."""
     case, result = measured

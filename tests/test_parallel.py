@@ -72,6 +72,7 @@ assert statistics.median(faults() for _ in range(21)) < 100
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_a_steps_blocks_of_over_64_mib_are_kept_on_cpus():
     subprocess.run([sys.executable, "-c", STEPS], check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})

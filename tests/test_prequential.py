@@ -290,6 +290,8 @@ def parts_of_estimate(h, c, monkeypatch):
     return made[0]
 
 
+@pytest.mark.slow
+@pytest.mark.compiles
 def test_an_estimate_of_few_rows_is_certified_by_most_of_them():
     estimate = labels.estimate_labels(*clusters(1200), steps=10)
     shown = estimate.certificates["prequential"]

@@ -78,7 +78,9 @@ DEPENDENT = {
 }
 
 
-@pytest.mark.parametrize("name", DEPENDENT)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("windows", "walks") else name for name in DEPENDENT]
+)
 def test_dependent_rows_are_told_and_why_unless_the_caller_states_that_they_are_independent(name):
     made, expected = DEPENDENT[name]
     found = findings(made)
@@ -123,6 +125,7 @@ def test_a_few_copies_are_left_out():
     assert found.warnings == ("7 of 400 test rows are copies of other rows and were left out",)
 
 
+@pytest.mark.slow
 def test_what_no_order_says_is_a_warning_of_the_columns():
     marked = Y.copy()
     marked[::5, 1] = -9999

@@ -156,6 +156,8 @@ def test_a_set_without_parts_has_no_training_part_that_an_encoder_has_seen(tmp_p
     assert given.seen_parts == ("fit",)
 
 
+@pytest.mark.slow
+@pytest.mark.compiles
 def test_an_encoder_that_has_seen_the_test_images_is_not_certified(tmp_path, capsys):
     """Memorized random labels, as arrays and as features: I_class is 0 on other images."""
     rng = np.random.default_rng(0)
