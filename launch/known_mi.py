@@ -164,7 +164,8 @@ def defaults_figure(rows: list[Row]) -> Figure:
         for index, setting in enumerate(settings):
             chosen = [row for row in rows if row["n"] == n and row["setting"] == setting]
             errors = [np.mean(row["nats"]) - row["truth_nats"] for row in chosen]
-            ax.plot(np.full(len(errors), index), errors, "o", alpha=0.5, color="#0072B2", markeredgewidth=0)
+            spot = {"alpha": 0.5, "color": "#0072B2", "markeredgewidth": 0, "clip_on": False}
+            ax.plot(np.full(len(errors), index), errors, "o", **spot)
         ax.axhline(0, color="#333333", linewidth=1)
         ax.set_xticks(range(len(settings)), settings, rotation=40, ha="right", fontsize=8)
         ax.set_title(f"error in nats, n = {n:,}; a dot is a distribution", loc="left", fontsize=10)
