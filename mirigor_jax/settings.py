@@ -494,7 +494,7 @@ class Grid:
     name: str = setting(
         "",
         "Name of the study, which decides its table and figures.",
-        names=("batch_size", "infomin_tasks", "infomin_strength", "certified", "objectives", "negatives", "quality"),
+        names=_names("batch_size infomin_tasks infomin_strength certified objectives negatives quality anchor"),
         table="mirigor_jax.studies.table.STUDIES",
     )
     only: str = setting("", "The one run to make, for job arrays: 3/16 is the third of 16. Empty: all runs.")
@@ -506,6 +506,10 @@ class Grid:
     )
     estimates: tuple[dict[str, Any], ...] = setting(
         (), "Further estimates of each run, as configs/estimate.py makes them."
+    )
+    fits: tuple[dict[str, Any], ...] = setting(
+        (),
+        "Fits of critics that the study makes besides its runs. Each has a name and what the study asks for.",
     )
 
 
