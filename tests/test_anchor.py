@@ -147,7 +147,7 @@ def test_errors_by_their_definitions():
 def test_the_section_s_table_and_pictures_show_the_rows():
     made = anchor.section(rows_of(VALUES | {PERFECT: {2.0: (1.9, 1.9), 6.0: (5.2, 5.2)}}))
     lines = {line.split(" | ")[1]: line.strip("| ").split(" | ") for line in made.text.splitlines() if "| 64 |" in line}
-    assert lines[ANCHOR] == ["64", ANCHOR, "plug-in", "2.000", "6.100", "+0.050", "0.224", "0.150", "0.23"]
+    assert lines[ANCHOR] == ["64", ANCHOR, "plug-in", "2", "2.000", "6.100", "+0.050", "0.224", "0.150", "0.23"]
     assert lines[INFO_NCE][-1] == "1.00"
     (ax,) = made.figures["anchor"].axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}

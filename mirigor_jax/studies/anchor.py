@@ -11,6 +11,7 @@ from mirigor_jax import tables
 from mirigor_jax.drawing import (
     CEILING,
     ENTROPY,
+    GRID,
     INK,
     LOWER_BOUND,
     NO_BOUND,
@@ -99,7 +100,17 @@ def section(rows: Sequence[Row]) -> Section:
     texts = []
     for (data,), of_data in groups(rows, "data").items():
         bits = sorted({one["bits"] for one in of_data})
-        header = ("K", "estimator", "kind", *(f"{b:g}" for b in bits), "bias", "SD", "mean abs. error", "of InfoNCE's")
+        header = (
+            "K",
+            "estimator",
+            "kind",
+            "seeds",
+            *(f"{b:g}" for b in bits),
+            "bias",
+            "SD",
+            "mean abs. error",
+            "of InfoNCE's",
+        )
         lines = []
         for (k,), at_k in groups(of_data, "k").items():
             every = groups(at_k, "estimator")
@@ -111,6 +122,7 @@ def section(rows: Sequence[Row]) -> Section:
                         str(k),
                         name,
                         same[0]["kind"],
+                        str(len({one["seed"] for one in same})),
                         *(tables.bits(_mean_value(by_bits.get((b,), []))) for b in bits),
                         f"{off.bias:+z.3f}",
                         tables.bits(off.spread),
@@ -119,11 +131,10 @@ def section(rows: Sequence[Row]) -> Section:
                     )
                 )
         texts += [f"### {data}", tables.grid(header, lines)]
-    seeds = len({one["seed"] for one in rows})
     batches = {one["k"]: one["batch_size"] for one in rows}
     smaller = [f"at K = {k:,} in batches of {size:,}" for k, size in sorted(batches.items()) if size < k]
     legend = (
-        f"MI is in bits; columns 1, 2, … have the mean estimate over {seeds} seeds at that true MI. Bias, SD and mean "
+        "MI is in bits; columns 1, 2, … have the mean estimate over the seeds at that true MI. Bias, SD and mean "
         "absolute error are over all true MI; SD is that over seeds, each with pairs and critics of its own. A critic "
         "starts from random weights and is fitted by the estimator's own loss on batches of K pairs"
         f"{''.join(f', {words}' for words in smaller)}; ν of the anchor is 1 and its score log if not said otherwise. "
@@ -148,12 +159,12 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
         bits = floats(sorted({one["bits"] for one in same}))
         sizes = sorted({one["k"] for one in same})
         ax.plot(bits, bits, color=ENTROPY, linewidth=4, alpha=0.6, label="the truth")
-        for k, marker in zip(sizes, "os^v", strict=False):
+        for k, marker, dashes in zip(sizes, "os^v", ("--", "-.", ":", "--"), strict=False):
             at_k = groups([one for one in same if one["k"] == k], "estimator")
             if (PERFECT,) in at_k:
                 by_bits = groups(at_k[PERFECT,], "bits")
                 exact = floats([_mean_value(by_bits[b,]) for b in bits])
-                ax.plot(bits, exact, color=INK, linewidth=0.9, linestyle="--", label=f"{PERFECT}, K = {k:,}")
+                ax.plot(bits, exact, color=INK, linewidth=0.9, linestyle=dashes, label=f"{PERFECT}, K = {k:,}")
             drawn = [(INFO_NCE, LOWER_BOUND, "InfoNCE, fitted critic"), (ANCHOR, NO_BOUND, "anchor, plug-in")]
             for name, color, words in drawn:
                 if found := at_k.get((name,)):
@@ -182,7 +193,7 @@ def picture_of_errors(rows: Sequence[dict[str, Any]]) -> Figure:
         ax.set_xscale("log")
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
-        ax.grid(axis="both", color="#E5E5E5")
+        ax.grid(axis="both", color=GRID)
         ax.set_xlabel("mean |error| over the true MI and the seeds, bits")
     shared_legend(figure, axes)
     return figure
