@@ -158,29 +158,41 @@ def test_the_section_s_table_and_pictures_show_the_rows():
     assert ax.lines[0].get_xdata().tolist() == pytest.approx([0.65, 0.15, 0.45])
 
 
-def training(case: str, seed: int, accuracy: float) -> dict:
+def training(case: str, seed: int, accuracy: float, usable: float | None) -> dict:
+    lower, upper = (None, None) if usable is None else (usable - 0.0301, usable + 0.0101)
     return {
         "set": "fashion", "case": case, "seed": seed, "accuracy": accuracy, "value_bits": 2.0, "lower_bits": 1.9,
-        "entropy_bits": 3.3, "simclr_bits": 4.0,
+        "entropy_bits": 3.3, "simclr_bits": 4.0, "usable_bits": usable, "usable_lower_bits": lower,
+        "usable_upper_bits": upper,
     }  # fmt: skip
 
 
 def test_the_anchor_s_gain_is_told_seed_by_seed():
     (_, plain), (_, anchored) = anchor.TRAININGS.values()
     rows = [
-        training(plain, 0, 0.80),
-        training(plain, 1, 0.82),
-        training(anchored, 1, 0.825),
-        training(anchored, 0, 0.81),
+        training(plain, 0, 0.80, 2.0),
+        training(plain, 1, 0.82, 2.2),
+        training(anchored, 1, 0.825, 2.15),
+        training(anchored, 0, 0.81, 2.01),
     ]
     run = image_report({"seed": 0})
     encoder = {"set": "CDP", "case": "the encoder of the fits", **anchor.row(run, Path())}
     text = anchor.table([encoder, *rows])
-    assert "The anchor changes the accuracy by 0.75 ± 0.35 points" in text
-    assert f"| {plain} | 2 | 81.00 ± 1.41 |" in text
+    gains = "by 0.75 ± 0.35 points and usable information by -0.020 ± 0.042 bits, seed by seed"
+    assert f"The anchor changes the accuracy {gains}" in text
+    of_plain = next(line for line in text.splitlines() if line.startswith(f"| {plain} |"))
+    assert of_plain.startswith(f"| {plain} | 2 | 81.00 ± 1.41 |")
+    assert of_plain.endswith("| 2.100 ± 0.141 | [1.969, 2.211] |")  # ends rounded outward
     assert "encoder of the fits" not in text
     assert anchor.draw([encoder]) == {}
-    assert set(anchor.draw([encoder, *rows])) == {"anchor_training"}
+    accuracy, usable = anchor.draw([encoder, *rows])["anchor_training"].axes
+    assert [line.get_ydata().tolist() for line in accuracy.lines] == [[80, 81], [82, 82.5]]
+    drawn = [line.get_ydata().tolist() for line in usable.lines if "a line a seed" in line.get_label()]
+    assert drawn == [[2.0, 2.01], [2.2, 2.15]]
+    # With too few images for usable information, the accuracy alone is told.
+    few = anchor.table([one | dict.fromkeys([key for key in one if "usable" in key]) for one in rows])
+    assert "changes the accuracy by 0.75 ± 0.35 points, seed by seed" in few
+    assert few.count("| – | – |") == 2
 
 
 def test_the_shipped_study_fits_every_estimator_at_the_first_k_on_one_encoder_s_features():

@@ -10,9 +10,11 @@ import numpy as np
 from mirigor_jax import tables
 from mirigor_jax.drawing import (
     CEILING,
+    CERTIFIED,
     ENTROPY,
     GRID,
     INK,
+    LINEAR,
     LOWER_BOUND,
     NO_BOUND,
     Figure,
@@ -22,18 +24,21 @@ from mirigor_jax.drawing import (
     panels,
     shared_legend,
     style,
+    whiskers,
 )
 from mirigor_jax.files import AnyPath
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies import anchor_fits, cases
 from mirigor_jax.studies.anchor_fits import ANCHOR, INFO_NCE, PERFECT
-from mirigor_jax.studies.rows import Row, groups, mean
+from mirigor_jax.studies.rows import Row, groups, mean, usable_ends
 from mirigor_jax.studies.table import STUDIES, Fits, Section, Study
 
 # Name of a training, as in its cells' names → (train.objective, its words in the table).
 TRAININGS = {"simclr": ("simclr", "SimCLR"), "anchor": ("anchor", "SimCLR with an anchor")}
+SHIFT = 0.03  # of a seed's marks to the right of those of the seed before, so that whiskers don't cover each other
 CAPTIONS = {
-    "anchor_training": "Linear accuracy and I_class of encoders that were trained with and without an anchor class.",
+    "anchor_training": "Linear accuracy and usable information of encoders trained with and without an anchor class. A "
+    "line joins the two encoders of a seed, and whiskers are the certified ends.",
     "anchor": "InfoNCE and the anchor's plug-in against the true MI. InfoNCE of the true density ratio leaves the "
     "diagonal too, so no better critic and no more data would mend it.",
     "anchor_estimators": "Mean |error| of each estimator over the true MI and the seeds.",
@@ -41,9 +46,9 @@ CAPTIONS = {
 
 
 def row(done: ImageReport, folder: AnyPath) -> Row:
-    """A training's accuracy, I_class and I_SimCLR. Of the run that gives the features, the estimate alone."""
+    """A training's measurements. Of the run that gives the features, the estimate alone."""
     if done.estimates.get("class"):
-        return cases.row(done, folder)
+        return cases.row(done, folder) | usable_ends(done)
     return {"seed": done.run.config["seed"], "accuracy": None, "value_bits": done.estimate.value_bits}
 
 
@@ -51,28 +56,70 @@ def table(rows: Sequence[Row]) -> str:
     """A line for each training, and the difference that the anchor makes."""
     if not (trained := _trained(rows)):
         return "No training is finished."
-    percent = {(one["case"], one["seed"]): 100 * one["accuracy"] for one in trained}
-    (_, plain), (_, anchored) = TRAININGS.values()
-    seeds = [seed for case, seed in percent if case == plain and (anchored, seed) in percent]
-    gains = [percent[anchored, seed] - percent[plain, seed] for seed in seeds]
+    points, usable = [100 * gain for gain in _gains(trained, "accuracy")], _gains(trained, "usable_bits")
+    changes = [f"the accuracy by {mean(points, '.2f')} points"] if points else []
+    changes += [f"usable information by {mean(usable)} bits"] if usable else []
     legend = (
         "Both trainings see the same augmentations, and differ in the loss alone. The linear accuracy is that of the "
-        "encoder; MI is in bits; ± is the standard deviation over seeds. "
-        + (f"The anchor changes the accuracy by {mean(gains, '.2f')} points, seed by seed. " if gains else "")
+        "encoder; MI is in bits; ± is the standard deviation over seeds. Usable information is the information about "
+        "the class that linear probes can use (mi.usable_information); its ends are the outermost over the seeds. "
+        + (f"The anchor changes {' and '.join(changes)}, seed by seed. " if changes else "")
         + "In the paper's words (Ryu et al. 2025, abstract), “the anchor does not improve the downstream task "
         "performance”."
     )
-    return f"{cases.table('training', trained, {})}\n\n{legend}"
+    more = {"usable information": _usable, "its certified ends": _usable_ends}
+    return f"{cases.table('training', trained, {}, more)}\n\n{legend}"
 
 
 def draw(rows: Sequence[Row]) -> dict[str, Figure]:
     """The picture of the trainings, if one is finished."""
-    trained = _trained(rows)
-    return {"anchor_training": cases.picture(trained, {})} if trained else {}
+    return {"anchor_training": picture_of_trainings(trained)} if (trained := _trained(rows)) else {}
 
 
 def _trained(rows: Sequence[Row]) -> list[Row]:
     return [one for one in rows if one["accuracy"] is not None]
+
+
+def _measured(rows: Sequence[Row]) -> list[Row]:
+    """The rows whose run had enough images for usable information."""
+    return [one for one in rows if one["usable_bits"] is not None]
+
+
+def _usable(rows: Sequence[Row]) -> str:
+    return mean([one["usable_bits"] for one in found]) if (found := _measured(rows)) else "–"
+
+
+def _usable_ends(rows: Sequence[Row]) -> str:
+    if not (found := _measured(rows)):
+        return "–"
+    lower, upper = (floats([one[f"usable_{end}_bits"] for one in found]) for end in ("lower", "upper"))
+    return tables.ends(tables.round_down(lower.min()), tables.round_up(upper.max()))
+
+
+def _gains(trained: Sequence[Row], column: str) -> list[float]:
+    """What the anchor adds to a column, for each seed that both trainings have."""
+    (_, plain), (_, anchored) = TRAININGS.values()
+    known = {(one["case"], one["seed"]): one[column] for one in trained if one[column] is not None}
+    seeds = [seed for case, seed in known if case == plain and (anchored, seed) in known]
+    return [known[anchored, seed] - known[plain, seed] for seed in seeds]
+
+
+def picture_of_trainings(trained: Sequence[Row]) -> Figure:
+    """Draw the accuracy and the usable information of the trainings. A line joins the two trainings of a seed."""
+    figure, axes = panels("linear accuracy, %", "usable information about the class, bits")
+    cases_in_order = [words for _, words in TRAININGS.values()]
+    for (seed,), same in groups(trained, "seed").items():
+        place = floats([cases_in_order.index(one["case"]) for one in same]) + SHIFT * seed
+        percent = floats([100 * one["accuracy"] for one in same])
+        axes[0].plot(place, percent, "o-", color=LINEAR, label="linear accuracy, a line a seed")
+        value, lower, upper = (floats([one[f"usable_{end}bits"] for one in same]) for end in ("", "lower_", "upper_"))
+        axes[1].plot(place, value, "o-", color=LOWER_BOUND, label="usable information, a line a seed")
+        whiskers(axes[1], place, lower, upper, CERTIFIED)
+    for ax in axes:
+        ax.set_xticks(range(len(cases_in_order)), cases_in_order)
+        ax.set_xlim(-0.5, len(cases_in_order) - 0.5)
+    shared_legend(figure, axes)
+    return figure
 
 
 @dataclass(frozen=True)
