@@ -233,12 +233,13 @@ def fitting(monkeypatch):
     return made
 
 
-def own_study(folder: Path, *fits: str, name: str = "mine") -> list[str]:
+def own_study(folder: Path, *fits: str, name: str = "mine", cells: int = 0) -> list[str]:
     program = folder / "mine.py"
+    runs = [{"name": f"run-{number}", "run": {}} for number in range(cells)]
     specs = [{"name": fit, "value": number} for number, fit in enumerate(fits)]
     program.write_text(
         f"import common\ndef get_config(arg):\n    config = common.study({name!r}, 'laptop')\n"
-        f"    config.study.fits = tuple({specs})\n    return config\n"
+        f"    config.study.cells, config.study.fits = tuple({runs}), tuple({specs})\n    return config\n"
     )
     return [f"--config={program}", f"--workdir={folder / 'run'}"]
 
@@ -266,6 +267,35 @@ def test_fits_are_made_once_and_a_failed_one_is_made_by_the_next_command(fitting
     assert "1 of 2 fits finished." in (tmp_path / "run" / "study.md").read_text()
     assert main(command) == 0
     assert fitting == ["good", "bad", "bad", "good"]
+
+
+def test_a_job_of_one_run_makes_no_fits(fitting, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(grid.images, "run", lambda *_: None)
+    command = own_study(tmp_path, "good", cells=1)
+    assert main([*command, "--config.study.only=1/1"]) == 0
+    assert fitting == []
+    assert "0 of 1 fits finished." in (tmp_path / "run" / "study.md").read_text()
+    assert main(command) == 0
+    assert fitting == ["good"]
+
+
+def test_a_fit_that_another_process_has_finished_meanwhile_is_not_made_again(fitting, tmp_path, monkeypatch):
+    def make(spec, runs, folder):
+        fitting.append(spec["name"])
+        RunFolder(folder.path.parent / "second").write(grid.FIT, {"seconds": 1, "devices": "1 × gpu", "rows": []})
+        return [{"value": 3}]
+
+    monkeypatch.setitem(
+        STUDIES, "mine", Study(**vars(STUDIES["mine"]) | {"fits": Fits(make, lambda rows: Section("Fits", "", {}))})
+    )
+    assert main(own_study(tmp_path, "first", "second")) == 0
+    assert fitting == ["first"]
+    assert json.loads((tmp_path / "run" / "study.json").read_text())["fits"] == {
+        "asked": 2,
+        "finished": 2,
+        "rows": [{"value": 3}],
+    }
+    assert "in all, on 1 × gpu, " in (tmp_path / "run" / "study.md").read_text()
 
 
 def test_fits_of_a_study_that_makes_none_are_refused(tmp_path, capsys):
