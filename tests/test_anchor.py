@@ -308,10 +308,11 @@ SHRUNK = """
 from mirigor_jax.config_files import load_config
 def get_config(arg):
     config, _ = load_config(
-        "configs/studies/anchor.py:bits=1,k=16+64,pairs=400,images=256,test=64,steps=20,seeds=1,train_pairs=256"
+        "configs/studies/anchor.py:bits=1,k=16,pairs=400,images=256,test=64,steps=20,seeds=1,train_pairs=256"
     )
-    small, (encoder, *trainings) = {"encoder.name": "lenet5", "encoder.width": None} | SMALL, config.study.cells
-    for cell, own in [(encoder, CDP), *((training, SET) for training in trainings)]:
+    small, (encoder, *_, anchor) = {"encoder.name": "lenet5", "encoder.width": None} | SMALL, config.study.cells
+    config.study.cells = encoder, anchor
+    for cell, own in zip(config.study.cells, (CDP, SET)):
         cell["run"] = cell["run"] | small | own
     return config
 """
@@ -332,7 +333,7 @@ def test_a_study_of_an_older_version_has_no_fits_and_can_be_continued():
 @pytest.mark.slow
 @pytest.mark.compiles
 def test_the_shrunk_study_end_to_end(tmp_path):
-    """All of its parts, interrupted in its second fit; then a second start makes nothing again."""
+    """All but SimCLR's training, interrupted in its second fit; then a second start makes nothing again."""
     small = {key: ast.literal_eval(value) for key, value in IMAGES.items()}
     program = SHRUNK.replace("SMALL", repr(small)).replace("CDP", repr(OF_CDP)).replace("SET", repr(OF_SET))
     (tmp_path / "shrunk.py").write_text(program)
@@ -349,13 +350,13 @@ def test_the_shrunk_study_end_to_end(tmp_path):
         patch.setitem(STUDIES, "anchor", Study(**vars(STUDIES["anchor"]) | {"fits": Fits(make, anchor.section)}))
         assert main(command) == 130
         assert main(command) == 0
-        assert calls == ["Gaussian-k=16-seed=0", *2 * ["CDP-k=16-seed=0"], "Gaussian-k=64-seed=0", "CDP-k=64-seed=0"]
+        assert calls == ["Gaussian-k=16-seed=0", *2 * ["CDP-k=16-seed=0"]]
         assert main(command) == 0
-        assert len(calls) == 5
+        assert len(calls) == 3
     report = json.loads((tmp_path / "study" / "study.json").read_text())
-    assert (report["finished"], report["fits"]["finished"]) == (3, 4)
+    assert (report["finished"], report["fits"]["finished"]) == (2, 2)
     rows = report["fits"]["rows"]
-    assert len(rows) == 2 * (len(ESTIMATORS) + 1) + 2 * 3
+    assert len(rows) == 2 * (len(ESTIMATORS) + 1)
     assert all(math.isfinite(row["value_bits"]) for row in rows)
     # One bank of features serves all fits of a seed.
     assert [path.name for path in (tmp_path / "study" / "fits").glob("features*")] == ["features-seed=0"]
