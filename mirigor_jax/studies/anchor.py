@@ -196,7 +196,7 @@ def _mean_value(rows: Sequence[Row]) -> float | None:
 
 
 def picture(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Draw InfoNCE at each K, that of the true density ratio, and the anchor at the least K, against the true MI.
+    """Draw InfoNCE, that of the true density ratio, and the anchor's plug-in at each K, against the true MI.
 
     rows: of the fits, as `anchor_fits.make` returns them. Each kind of data has a panel. Lines are means over seeds.
     """
@@ -225,18 +225,20 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def picture_of_errors(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Draw the mean |error| of each estimator, a marker for each K. rows: as for `picture`."""
+    """Draw the mean |error| of each estimator: a marker for each K, a color for each kind. rows: as for `picture`."""
     names, of_data = list(dict.fromkeys(one["estimator"] for one in rows)), groups(rows, "data")
     figure = empty_figure(5.4 * max(len(of_data), 1.25), 1.6 + 0.3 * len(names))
     axes = figure.subplots(1, len(of_data), squeeze=False, sharey=True)[0]
     sizes = sorted({one["k"] for one in rows})
     for ax, ((data,), same) in zip(axes, of_data.items(), strict=True):
         style(ax, f"{data}: mean |error|, bits")
-        for k, marker, color in zip(sizes, "os^v", (LOWER_BOUND, NO_BOUND, CEILING, INK), strict=False):
-            of = groups([one for one in same if one["k"] == k], "estimator")
-            places = [names.index(name) for (name,) in of]
-            values = [errors(found).error for found in of.values()]
-            ax.plot(values, places, marker, color=color, label=f"K = {k:,}")
+        for k, marker in zip(sizes, "os^v", strict=False):
+            for (kind,), of_kind in groups([one for one in same if one["k"] == k], "kind").items():
+                of = groups(of_kind, "estimator")
+                places = [names.index(name) for (name,) in of]
+                values = [errors(found).error for found in of.values()]
+                color = LOWER_BOUND if kind == "lower bound" else NO_BOUND
+                ax.plot(values, places, marker, color=color, label=f"{kind}, K = {k:,}")
         ax.set_xscale("log")
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
