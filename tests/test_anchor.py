@@ -270,7 +270,7 @@ def test_fits_are_made_once_and_a_failed_one_is_made_by_the_next_command(fitting
 
 
 def test_a_job_of_one_run_makes_no_fits(fitting, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(grid.images, "run", lambda *_: None)
+    monkeypatch.setattr(grid, "_finish", lambda *_, **__: None)
     command = own_study(tmp_path, "good", cells=1)
     assert main([*command, "--config.study.only=1/1"]) == 0
     assert fitting == []
