@@ -10,11 +10,12 @@ launch/array.sh --config=configs/studies/STUDY.py [--config.KEY=VALUE …] [--wo
 The study's runs are spread over a SLURM array or over TPU VMs. OPTIONS are those of one of these lines:
 
   [--nodes=N] [--gpus-per-node=G] [--SBATCH-OPTION=VALUE …]
-        submit a SLURM array with one launch/slurm.sbatch job for each run, and a last job that makes the table
+        submit a SLURM array with one launch/slurm.sbatch job for each run, and a last job that makes the table, and
+        before it the fits of critics if the study has any
   --tpu=NAME,NAME,… [--zone=ZONE] [--project=PROJECT]
         start the runs on TPU VMs that launch/tpu_vm.sh has installed; each VM does its share, one run after another
   --tpu=NAME,NAME,… --table
-        fetch the results from the TPU VMs, do the missing runs here, and make the table
+        fetch the results from the TPU VMs, do the missing runs and the fits of critics here, and make the table
 
 The same command again does the missing runs. Works from this checkout's root. --dry-run prints the commands. Needs
 bash 4.4.

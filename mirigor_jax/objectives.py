@@ -21,6 +21,7 @@ from mirigor_jax import checks
 from mirigor_jax.data.preprocess import rotate
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.contrastive import nt_xent, unit_rows
+from mirigor_jax.mi.scoring import anchor_loss
 
 Batch = Mapping[str, Array]  # arrays of k rows by name: views and labels
 Keys = Callable[[], Sequence[Key[Array, " k"]]]  # () → for each view, a key an image, new at every step
@@ -43,8 +44,8 @@ class Objective:
     outputs: number of outputs of the head. None: the caller chooses it.
     bounds_mi: whether log(2k−1) − loss is the in-training MI (Lee et al. 2023, Eq. 4). That holds for NT-Xent alone,
         which finds one partner among 2k−1 views. With several partners, supcon's loss is at least the log of their
-        number. decoupled leaves the partner out of the candidates, so its loss may be negative. The other objectives
-        find an image's class.
+        number. decoupled leaves the partner out of the candidates, so its loss may be negative. anchor has a class
+        more. The other objectives find an image's class.
     has_temperature: whether the loss depends on the temperature.
     with_negatives: the same objective with separate images as negatives. None: there is no such objective.
     """
@@ -100,6 +101,12 @@ def decoupled_objective(*, temperature: float, num_classes: int | None, axis_nam
     return Objective(partial(decoupled, temperature=temperature, axis_name=axis_name))
 
 
+def anchor_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
+    """NT-Xent with an anchor class: the scores are log density ratios, with no factor left free."""
+    del num_classes
+    return Objective(partial(anchor, temperature=temperature, axis_name=axis_name))
+
+
 def cross_entropy_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
     """Supervised learning of the images' classes."""
     del temperature, axis_name
@@ -117,6 +124,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "simclr": simclr_objective,
     "supcon": supcon_objective,
     "decoupled": decoupled_objective,
+    "anchor": anchor_objective,
     "cross_entropy": cross_entropy_objective,
     "rotation": rotation_objective,
 }
@@ -225,6 +233,37 @@ def decoupled(
     negative = ~partner & (views != own_columns[:, None])
     positives = jnp.sum(jnp.where(partner, scores, 0), axis=1)
     return jnp.mean(logsumexp(jnp.where(negative, scores, -jnp.inf), axis=1) - positives)
+
+
+def anchor(
+    z_x: Float[Array, "k d"],
+    z_y: Float[Array, "k_y d_y"],
+    temperature: float | Float[Array, ""],
+    *,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """InfoNCE with an anchor class, in nats, over the candidates of NT-Xent: `mi.scoring.anchor_loss` with ν = 1.
+
+    With K pairs on all devices together, a view's negatives are the 2K−2 views of the other pairs. Beside its partner
+    it has one fewer, as both terms of the loss need equally many candidates. The one left out is the second view of the
+    pair before its own.
+    z_x, z_y: embeddings; this function normalizes them.
+    Raises InputError if all devices together have only one pair, and as `supcon` does.
+    Source: Ryu et al. 2025 (InfoNCE-anchor as an objective of representation learning); Lee et al. 2023, Eq. 2.
+    """
+    z, k = _unit(z_x, z_y), len(z_x)
+    scores, own_columns = _scores(z, z, temperature, axis_name)
+    pairs = scores.shape[1] // 2
+    if pairs == 1:
+        raise InputError("objective='anchor' has no negatives at k = 1; give 2 pairs or more")
+    # A device's columns are its first views, then its second views. Negatives are in the order of the pairs, so that
+    # the one left out is the same on any number of devices.
+    pair = own_columns // (2 * k) * k + own_columns % k
+    others = (pair[:, None, None] + jnp.arange(1, pairs)[None, :, None]) % pairs
+    columns = others // k * 2 * k + others % k + jnp.array([0, k])[None, None, :]
+    negatives = jnp.take_along_axis(scores, columns.reshape(2 * k, -1), axis=1)
+    positives = jnp.sum(z * jnp.roll(z, k, axis=0), axis=1) / temperature
+    return anchor_loss(positives, negatives, 1.0)
 
 
 def nce(

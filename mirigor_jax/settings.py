@@ -240,7 +240,7 @@ class Train:
     objective: str = setting(
         "simclr",
         "Loss that the training minimizes.",
-        names=("simclr", "supcon", "decoupled", "cross_entropy", "rotation"),
+        names=("simclr", "supcon", "decoupled", "anchor", "cross_entropy", "rotation"),
         table="mirigor_jax.objectives.OBJECTIVES",
     )
     temperature: float = setting(0.1, "Temperature of the contrastive losses, in training and in the metrics.", above=0)
@@ -291,7 +291,7 @@ class Estimate:
     estimators: tuple[str, ...] = setting(
         ("info_nce_symmetric", "nt_xent"),
         "Estimators that read the fitted critic. The first is info_nce_symmetric, which the fit maximizes.",
-        names=_names("info_nce info_nce_symmetric nt_xent dv mine nwj js js_nwj smile flo anchor"),
+        names=_names("info_nce info_nce_symmetric nt_xent dv mine nwj js js_nwj smile flo f_divergence anchor"),
         table="mirigor_jax.mi.ESTIMATORS",
     )
     k: int = setting(
@@ -495,7 +495,7 @@ class Grid:
     name: str = setting(
         "",
         "Name of the study, which decides its table and figures.",
-        names=("batch_size", "infomin_tasks", "infomin_strength", "certified", "objectives", "negatives", "quality"),
+        names=_names("batch_size infomin_tasks infomin_strength certified objectives negatives quality anchor"),
         table="mirigor_jax.studies.table.STUDIES",
     )
     only: str = setting("", "The one run to make, for job arrays: 3/16 is the third of 16. Empty: all runs.")
@@ -507,6 +507,10 @@ class Grid:
     )
     estimates: tuple[dict[str, Any], ...] = setting(
         (), "Further estimates of each run, as configs/estimate.py makes them."
+    )
+    fits: tuple[dict[str, Any], ...] = setting(
+        (),
+        "Fits of critics that the study makes besides its runs. Each has a name and what the study asks for.",
     )
 
 

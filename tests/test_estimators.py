@@ -52,6 +52,7 @@ def scores_for(estimator, f, u):
         ("nwj", LOG_R + 1),
         ("js", LOG_R),
         ("js_nwj", LOG_R),
+        ("f_divergence", LOG_R),
         ("smile", LOG_R),
         ("flo", LOG_R + SHIFT_OF_X),
     ],
@@ -142,11 +143,11 @@ def test_values_and_losses_by_their_formulas():
         "js_nwj": 1 + np.mean(positives) - np.mean(np.exp(negatives)),
         "smile": positives.mean() - np.log(clipped.mean()),
         "flo": np.mean(terms),
+        "f_divergence": positives.mean(),
         "anchor": positives.mean(),
     }
-    losses = {name: -value for name, value in values.items() if name != "anchor"} | dict.fromkeys(
-        ("js", "js_nwj", "smile"), js
-    )
+    losses = {name: -value for name, value in values.items() if name not in ("anchor", "f_divergence")}
+    losses |= dict.fromkeys(("js", "js_nwj", "smile"), js)
     for name, value in values.items():
         estimator = ESTIMATORS["smile"](tau=0.5) if name == "smile" else ESTIMATORS[name]()
         scores = [jnp.array(s) for s in (positives, negatives, u)][: 3 if estimator.needs_u else 2]
@@ -154,6 +155,38 @@ def test_values_and_losses_by_their_formulas():
         np.testing.assert_allclose(estimator.value(*scores), value, rtol=1e-12, err_msg=name)
         if name in losses:
             np.testing.assert_allclose(estimator.loss(estimator.carry, *scores)[0], losses[name], rtol=1e-12)
+
+
+# The generator φ(r), and its slope.
+GENERATORS = {
+    "kl": (lambda r: r * math.log(r), lambda r: math.log(r) + 1),
+    "reverse_kl": (lambda r: -math.log(r), lambda r: -1 / r),
+    "hellinger": (lambda r: (math.sqrt(r) - 1) ** 2, lambda r: 1 - 1 / math.sqrt(r)),
+    "pearson": (lambda r: (r - 1) ** 2, lambda r: 2 * (r - 1)),
+}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", GENERATORS)
+def test_an_f_divergence_by_its_generator_and_least_at_the_density_ratio(name):
+    generator, slope = GENERATORS[name]
+    estimator = estimators.f_divergence(name)
+    positives, negatives, _ = sample()
+    of_joint = [slope(math.exp(f)) for f in positives]
+    conjugate = [math.exp(f) * slope(math.exp(f)) - generator(math.exp(f)) for f in negatives.ravel()]
+    loss = jax.jit(lambda f, g: estimator.loss((), f, g)[0])
+    np.testing.assert_allclose(loss(positives, negatives), np.mean(conjugate) - np.mean(of_joint), rtol=1e-12)
+    divergence = np.sum(Q * np.vectorize(generator)(P / Q))
+    best, slopes = jax.value_and_grad(lambda f: loss(*population(f)))(jnp.asarray(LOG_R))
+    np.testing.assert_allclose(best, -divergence, rtol=1e-12)
+    np.testing.assert_allclose(slopes, 0, atol=1e-12)
+    for seed in range(5):
+        assert loss(*population(LOG_R + np.random.default_rng(seed).normal(size=LOG_R.shape))) > best
+
+
+def test_an_unknown_divergence_is_named():
+    with pytest.raises(InputError, match="unknown divergence 'tv'; choose one of kl, reverse_kl, hellinger, pearson"):
+        estimators.f_divergence("tv")
 
 
 @pytest.mark.usefixtures("float64")
@@ -265,9 +298,9 @@ def test_shuffled_negatives_cannot_pass_log_n(permutations):
 EXTREMES = list(itertools.product((1e4, -1e4, "both"), repeat=2))
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", [*ESTIMATORS, *GENERATORS])
 def test_scores_of_ten_thousand(name):
-    estimator = ESTIMATORS[name]()
+    estimator = estimators.f_divergence(name) if name in GENERATORS else ESTIMATORS[name]()
 
     @jax.jit
     def evaluate(*scores):

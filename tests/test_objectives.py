@@ -54,6 +54,18 @@ def decoupled_by_loop(z_x, z_y, c_x, c_y):
     return np.mean(losses)
 
 
+def anchor_by_loop(z_x, z_y, c_x, c_y):
+    ratios, losses, m = np.exp(cosines(z_x, z_y)), [], 2 * K - 2
+    for i in range(2 * K):
+        others = [a for a in range(2 * K) if a % K != i % K]
+        left_out = K + (i - 1) % K
+        positive = ratios[i, (i + K) % (2 * K)]
+        one_is = positive / (1 + positive + sum(ratios[i, a] for a in others if a != left_out))
+        none_is = 1 / (1 + sum(ratios[i, a] for a in others))
+        losses.append(-(m * math.log(one_is) + math.log(none_is)) / (m + 1))
+    return np.mean(losses)
+
+
 def cross_entropy_by_loop(z_x, z_y, c_x, c_y):
     probabilities = [np.exp(z) / np.exp(z).sum() for z in (*z_x, *z_y)]
     return np.mean([-math.log(p[c]) for p, c in zip(probabilities, (*c_x, *c_y), strict=True)])
@@ -72,6 +84,7 @@ def nce_by_loop(z_x, z_y, n_x, n_y):
 BY_LOOP = {
     "supcon": supcon_by_loop,
     "decoupled": decoupled_by_loop,
+    "anchor": anchor_by_loop,
     "cross_entropy": cross_entropy_by_loop,
 }
 
@@ -141,12 +154,13 @@ def test_unknown_objectives_and_missing_labels_or_negatives_are_named():
     with pytest.raises(InputError, match=r"'simsiam' is unknown; choose one of simclr, .*rotation"):
         make("simsiam", num_classes=None)
     for name in ("supcon", "cross_entropy"):
-        with pytest.raises(InputError, match=rf"='{name}' .* no labels; .* simclr, decoupled, rotation"):
+        with pytest.raises(InputError, match=rf"='{name}' .* no labels; .* simclr, decoupled, anchor, rotation"):
             make(name, num_classes=None)
         with pytest.raises(InputError, match=rf"='{name}' .* have 1; "):
             make(name, num_classes=1)
-    with pytest.raises(InputError, match=r"objective='decoupled' has no negatives at k = 1"):
-        make("decoupled", num_classes=None).loss(jnp.ones((1, 2)), jnp.ones((1, 2)))
+    for name in ("decoupled", "anchor"):
+        with pytest.raises(InputError, match=rf"objective='{name}' has no negatives at k = 1"):
+            make(name, num_classes=None).loss(jnp.ones((1, 2)), jnp.ones((1, 2)))
     with pytest.raises(
         InputError,
         match=r"objective='supcon' takes no separate set of negatives; leave it out, or choose one of simclr",

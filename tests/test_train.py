@@ -200,7 +200,7 @@ def test_turns_come_after_the_augmentation():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", ["supcon", "decoupled", "cross_entropy", "rotation", "negatives"])
+@pytest.mark.parametrize("name", ["supcon", "decoupled", "anchor", "cross_entropy", "rotation", "negatives"])
 def test_eight_devices_in_parts_learn_every_objective_as_one_device_at_once(name):
     batch = images(16, size=4)
     if name in ("supcon", "cross_entropy"):

@@ -135,6 +135,28 @@ def fresh_pairs(
     return sorted_rows[first[:, None] + np.arange(2)[None, :]]
 
 
+def rows_of_classes(
+    wanted: Int[np.ndarray, " n"], classes: Int[np.ndarray, " m"], rng: np.random.Generator
+) -> Int[np.ndarray, " n"]:
+    """For each class that is wanted, a random row of it. Each row is used at most once.
+
+    So if the rows are independent given their classes, the chosen ones are too.
+    wanted: (n,) classes. classes: (m,). Each row's class.
+    Raises InputError if a class has fewer rows than are wanted.
+    """
+    order = np.argsort(wanted, kind="stable")
+    rank = np.empty(len(wanted), int)
+    rank[order] = rank_in_class(wanted[order])
+    rows = by_class(np.arange(len(classes)), classes, rng)
+    short = rank >= np.bincount(classes, minlength=wanted.max(initial=-1) + 1)[wanted]
+    if short.any():
+        raise InputError(
+            f"class {wanted[short][0]} has too few of the {len(classes):,} rows for {len(wanted):,} draws; "
+            "give more rows, or another seed"
+        )
+    return rows[np.searchsorted(classes[rows], wanted) + rank]
+
+
 def random_words(seed: int, stream: int, start: int, stop: int) -> UInt32[np.ndarray, "n 8"]:
     """Eight random words for each index in [start, stop), by Philox (Salmon et al. 2011) keyed by (seed, stream)."""
     philox = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=start)

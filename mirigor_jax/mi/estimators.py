@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from typing import Any, Literal, ParamSpec, cast
+from typing import Any, Literal, ParamSpec, cast, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -24,11 +24,12 @@ from mirigor_jax.mi.contrastive import info_nce_from_embeddings, nt_xent_mi
 from mirigor_jax.mi.contrastive import nt_xent as nt_xent_loss
 from mirigor_jax.mi.critics import CosineCritic
 from mirigor_jax.mi.scoring import Rule, anchor_loss, log_score
-from mirigor_jax.mi.values import Anchors, LogSums, Nats, Negatives, Positives
+from mirigor_jax.mi.values import Anchors, Divergence, LogSums, Nats, Negatives, Positives
 
 P = ParamSpec("P")
 Loss = Callable[..., tuple[Nats, Any]]
 MAIN = "info_nce_symmetric"  # runs fit their critics by this one: a lower bound
+PLUG_IN = "consistent as the critic nears log dP/dQ; off either way until then"  # the note of every plug-in
 NT_XENT = "nt_xent"  # the estimate of Lee et al. 2023, Eq. 4
 
 
@@ -268,8 +269,7 @@ def js() -> Estimator:
 
     Source: Nowozin et al. 2016; Gosch 2020, Eq. 7.
     """
-    note = "consistent as the critic nears log dP/dQ; off either way until then"
-    return Estimator("js", "plug-in", note, values.plug_in, minimize(values.js_loss))
+    return Estimator("js", "plug-in", PLUG_IN, values.plug_in, minimize(values.js_loss))
 
 
 @_once
@@ -307,6 +307,21 @@ def flo() -> Estimator:
 
 
 @_once
+def f_divergence(divergence: Divergence = "hellinger") -> Estimator:
+    """The plug-in E_P f of a critic fitted by the variational form of an f-divergence. The best f is log dP/dQ.
+
+    divergence: as in `values.f_divergence_loss`. `js` is the same plug-in for Jensen–Shannon, and `nwj` is the bound
+        that "kl" maximizes.
+    Raises InputError for an unknown divergence.
+    Source: Nguyen et al. 2010; Nowozin et al. 2016; Letizia et al. 2024 (the plug-in).
+    """
+    if divergence not in (known := get_args(Divergence)):
+        raise InputError(f"unknown divergence '{divergence}'; choose one of {', '.join(known)}")
+    loss = partial(values.f_divergence_loss, divergence=divergence)
+    return Estimator("f_divergence", "plug-in", PLUG_IN, values.plug_in, minimize(loss))
+
+
+@_once
 def anchor(nu: float = 1.0, rule: Rule = log_score) -> Estimator:
     """The plug-in E_P f of a critic fitted by InfoNCE with an anchor class. The best f is log dP/dQ. Not a bound.
 
@@ -321,8 +336,7 @@ def anchor(nu: float = 1.0, rule: Rule = log_score) -> Estimator:
     def objective(positives: Positives, negatives: Negatives) -> Nats:
         return anchor_loss(positives, negatives, nu, rule)
 
-    note = "consistent as the critic nears log dP/dQ; off either way until then"
-    return Estimator("anchor", "plug-in", note, values.plug_in, minimize(objective))
+    return Estimator("anchor", "plug-in", PLUG_IN, values.plug_in, minimize(objective))
 
 
 ESTIMATORS: dict[str, Callable[..., Estimator]] = {
@@ -336,6 +350,7 @@ ESTIMATORS: dict[str, Callable[..., Estimator]] = {
     "js_nwj": js_nwj,
     "smile": smile,
     "flo": flo,
+    "f_divergence": f_divergence,
     "anchor": anchor,
 }
 

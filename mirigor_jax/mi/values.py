@@ -20,6 +20,7 @@ Nats = Float[Array, ""]
 LogSums = Float[Array | np.ndarray, "..."]
 Carry = tuple[Array | float, Array | float]
 Anchors = Literal["x", "both", "all"]
+Divergence = Literal["kl", "reverse_kl", "hellinger", "pearson"]
 
 
 def info_nce(scores: Float[Array, "k k"]) -> Nats:
@@ -128,6 +129,22 @@ def js_loss(positives: Positives, negatives: Negatives) -> Nats:
     return jnp.mean(jax.nn.softplus(-positives)) + jnp.mean(jax.nn.softplus(negatives))
 
 
+def f_divergence_loss(positives: Positives, negatives: Negatives, *, divergence: Divergence) -> Nats:
+    """E_Q[r φ'(r) − φ(r)] − E_P φ'(r) at r = e^f, least at f = log dP/dQ, where it is −D_φ(P‖Q).
+
+    divergence: φ(r) is r log r for "kl", −log r for "reverse_kl", (√r − 1)² for "hellinger", (r − 1)² for "pearson".
+    Source: Nguyen et al. 2010, Lemma 1; Nowozin et al. 2016, Table 6 (the generators).
+    """
+    positives, negatives = _wide(positives, negatives)
+    means = {
+        "kl": lambda: _mean_exp(negatives) - jnp.mean(positives) - 1,
+        "reverse_kl": lambda: _mean_exp(-positives) + jnp.mean(negatives) - 1,
+        "hellinger": lambda: _mean_exp(-positives / 2) + _mean_exp(negatives / 2) - 2,
+        "pearson": lambda: _mean_exp(2 * negatives) - 2 * _mean_exp(positives) + 1,
+    }
+    return means[divergence]()
+
+
 def flo(positives: Positives, negatives: Negatives, u: Positives) -> Nats:
     """E_P[1 − u(x,y) − e^{−u(x,y)} · mean_j e^{f(x,y_j) − f(x,y)}] over the m negatives y_j; best at u = −log dP/dQ.
 
@@ -190,6 +207,10 @@ def _wide(*scores: Array) -> list[Array]:
 
 def _log_mean_exp(a: Array, axis: int | None = None) -> Array:
     return logsumexp(a, axis=axis) - math.log(a.size if axis is None else a.shape[axis])
+
+
+def _mean_exp(a: Array) -> Array:
+    return _exp(_log_mean_exp(a))
 
 
 def _exp(a: Array) -> Array:

@@ -47,6 +47,8 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
         config.setdefault("seen", False)  # of a run on arrays
     if "run" in config:
         config["run"] = current(config["run"])
+    if grid := config.get("study"):
+        grid.setdefault("fits", [])
     for cell in config.get("study", {}).get("cells", ()):
         cell["run"] = {CONFIG_KEYS.get(key, key): value for key, value in cell["run"].items()}
     for asked in config.get("study", {}).get("estimates", ()):

@@ -1,6 +1,7 @@
-"""Code that the studies `objectives` and `negatives` share: each compares cases, beside the paper's accuracies."""
+"""Code that the studies `objectives`, `negatives` and `anchor` share: each compares cases, and may cite the paper's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from mirigor_jax import tables
@@ -24,13 +25,19 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
     }
 
 
-def table(heading: str, rows: Sequence[Row], paper: Mapping[str, float]) -> str:
+def table(
+    heading: str,
+    rows: Sequence[Row],
+    paper: Mapping[str, float],
+    more: Mapping[str, Callable[[Sequence[Row]], str]] = MappingProxyType({}),
+) -> str:
     """A line for each case.
 
     heading: heading of the column that names the cases.
     paper: case → the paper's accuracy, %.
+    more: heading of a further column → (the rows of a case → its cell).
     """
-    header = (heading, "seeds", "accuracy, %", "the paper's", "I_class", "certified", "I_SimCLR, InfoNCE")
+    header = (heading, "seeds", "accuracy, %", "the paper's", "I_class", "certified", "I_SimCLR, InfoNCE", *more)
     lines = [
         (
             case,
@@ -40,11 +47,12 @@ def table(heading: str, rows: Sequence[Row], paper: Mapping[str, float]) -> str:
             mean([row["value_bits"] for row in same]),
             f"[{tables.round_down(min(row['lower_bits'] for row in same)):.3f}, {same[0]['entropy_bits']:.3f}]",
             mean([row["simclr_bits"] for row in same]),
+            *(cell(same) for cell in more.values()),
         )
         for (case,), same in groups(rows, "case").items()
     ]
     if BEST_KNOWN in paper:
-        lines.append((BEST_KNOWN, "", "", f"{paper[BEST_KNOWN]:.1f}", "", "", ""))
+        lines.append((BEST_KNOWN, "", "", f"{paper[BEST_KNOWN]:.1f}", *[""] * (len(header) - 4)))
     return tables.grid(header, lines)
 
 

@@ -1,14 +1,15 @@
 """A study: a grid of runs, a table of the finished ones, and figures.
 
 Each run has an ordinary run folder inside the study's folder. The code of single runs makes, continues and re-estimates
-it; this module chooses, counts and reads the runs.
+it; this module chooses, counts and reads the runs. A study may also fit critics, each fit in a folder of its own.
 """
 
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,20 +23,23 @@ from mirigor_jax.manifest import DamagedError
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import duration
 from mirigor_jax.runs import images, knobs
-from mirigor_jax.runs.folder import RunFolder
+from mirigor_jax.runs.folder import RunFolder, provenance
 from mirigor_jax.runs.job import re_estimated
 from mirigor_jax.runs.lock import LockedError
 from mirigor_jax.runs.re_estimate import re_estimate
 from mirigor_jax.runs.report import pictures
 from mirigor_jax.runs.schema import ImageReport, read
+from mirigor_jax.studies.rows import Row
 from mirigor_jax.studies.table import STUDIES
+
+FIT = "fit.json"  # of a finished fit's folder: its rows, its seconds, and the devices
 
 
 @dataclass(frozen=True)
 class Cell:
     """One run of a study.
 
-    config: the run's settings; None if another study trained it.
+    config: the run's settings; None if another study trained it, or for a fit.
     tags: name → value. Facts about the run that its row shows beside its measurements.
     """
 
@@ -48,20 +52,39 @@ class Cell:
 def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
     """Run the study's unfinished cells, or only the cell that `study.only` names, and tabulate all finished cells.
 
-    Raises InputError if the study can't start, and at the end if a run failed.
+    The fits come after the runs, and are left out if `study.only` names a run.
+    Raises InputError if the study can't start, and at the end if a run or a fit failed.
     """
     folder = RunFolder.at(workdir or f"runs/studies-{name}")
     print(f"study folder: {folder}", flush=True)
     if config.study.name not in STUDIES:
         raise InputError(f"unknown study '{config.study.name}'; choose one of {', '.join(STUDIES)}")
-    cells = cells_of(config, folder)
-    chosen = _chosen(config.study.only, cells)
+    cells, fits = cells_of(config, folder), _fits_of(config, folder)
+    chosen, wanted = _chosen(config.study.only, cells), config.study.estimates
     with folder.claimed(_without_tags(config), wait=True):
         pass  # released at once: other processes may run cells of this study at the same time
-    errors = _work(cells, chosen, config.study.estimates, monitoring)
-    _tabulate(config, folder, cells, errors)
+    finish = partial(_finish, wanted=wanted, monitoring=monitoring)
+    errors = _work(cells, chosen, "run", lambda cell: finished(cell, wanted) is not None, finish)
+    if fits and not config.study.only:
+        finish_fit = partial(_finish_fit, config=config, runs={cell.name: cell.folder for cell in cells})
+        errors |= _work(fits, fits, "fit", lambda fit: _rows_of(fit) is not None, finish_fit)
+        chosen = [*chosen, *fits]
+    _tabulate(config, folder, cells, fits, errors)
     if errors:
-        raise InputError(f"{len(errors)} of {len(chosen)} runs failed, the others went on: see {folder / 'study.md'}")
+        what = "runs and fits" if fits else "runs"
+        raise InputError(f"{len(errors)} of {len(chosen)} {what} failed, the others went on: see {folder / 'study.md'}")
+
+
+def _fits_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
+    """The cells of the study's fits. Raises InputError if the study, or a job of several processes, makes no fits."""
+    if not config.study.fits:
+        return []
+    if STUDIES[config.study.name].fits is None:
+        raise InputError(f"study.fits: the study {config.study.name} fits no critics besides its runs; leave them out")
+    if jax.process_count() > 1 and not config.study.only:
+        raise InputError("the fits of a study are made in one process; start one, or give --config.study.only=1/N")
+    names = [f"fits/{fit['name']}" for fit in config.study.fits]
+    return [Cell(name, RunFolder(folder.path / name), None) for name in names]
 
 
 def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
@@ -169,23 +192,29 @@ def _names(report: ImageReport, wanted: Sequence[dict[str, Any]]) -> set[str]:
 
 
 def _work(
-    cells: Sequence[Cell], chosen: Sequence[Cell], wanted: Sequence[dict[str, Any]], monitoring: Monitoring
+    cells: Sequence[Cell],
+    chosen: Sequence[Cell],
+    what: str,
+    is_finished: Callable[[Cell], bool],
+    finish: Callable[[Cell], None],
 ) -> dict[str, str]:
     """Finish the chosen cells; a cell that another process holds comes after the others.
 
+    what: the word for a cell.
     Returns the name of each cell that failed → its error message.
     """
-    todo = [cell for cell in chosen if not finished(cell, wanted)]
-    print(f"{len(cells)} runs, {len(chosen)} asked for, {len(chosen) - len(todo)} of these finished before", flush=True)
+    todo = [cell for cell in chosen if not is_finished(cell)]
+    before = len(chosen) - len(todo)
+    print(f"{len(cells)} {what}s, {len(chosen)} asked for, {before} of these finished before", flush=True)
     errors: dict[str, str] = {}
     locked: list[Cell] = []
     began, done = time.monotonic(), 0
     for last, batch in ((False, todo), (True, locked)):
         for cell in batch:
             left = f"; about {duration((time.monotonic() - began) / done * (len(todo) - done))} left" if done else ""
-            print(f"\n=== run {cells.index(cell) + 1} of {len(cells)}: {cell.name}{left}", flush=True)
+            print(f"\n=== {what} {cells.index(cell) + 1} of {len(cells)}: {cell.name}{left}", flush=True)
             try:
-                _finish(cell, wanted, monitoring)
+                finish(cell)
                 done += 1
             except LockedError:
                 print(f"another process is running it: {'skipped' if last else 'tried again later'}", flush=True)
@@ -205,6 +234,29 @@ def _work(
     return errors
 
 
+def _finish_fit(cell: Cell, config: ConfigDict, runs: Mapping[str, RunFolder]) -> None:
+    study = STUDIES[config.study.name]
+    asked = next(fit for fit in config.study.fits if cell.name == f"fits/{fit['name']}")
+    with cell.folder.lock():
+        if _rows_of(cell) is not None:
+            print("finished by another process", flush=True)
+            return
+        assert study.fits is not None  # `_fits_of` has refused the others
+        began = time.monotonic()
+        rows = study.fits.make(asked, runs, cell.folder)
+        seconds, devices = round(time.monotonic() - began, 2), provenance()["devices"]
+        cell.folder.write(FIT, {"seconds": seconds, "devices": devices, "rows": rows})
+
+
+def _rows_of(fit: Cell) -> list[Row] | None:
+    """The rows of a fit; None if it is not finished, or damaged, so that it is made again."""
+    try:
+        contents = fit.folder.read(FIT)
+    except InputError:
+        return None
+    return None if contents is None else contents["rows"]
+
+
 def _finish(cell: Cell, wanted: Sequence[dict[str, Any]], monitoring: Monitoring) -> None:
     if finished(cell, wanted):
         print("finished by another process", flush=True)
@@ -215,17 +267,23 @@ def _finish(cell: Cell, wanted: Sequence[dict[str, Any]], monitoring: Monitoring
         re_estimate(cell.folder, monitoring, **asked)
 
 
-def _tabulate(config: ConfigDict, folder: RunFolder, cells: Sequence[Cell], failures: dict[str, str]) -> None:
-    """Write study.json, study.md and the figures from all finished runs, including those of other processes."""
+def _tabulate(
+    config: ConfigDict, folder: RunFolder, cells: Sequence[Cell], fits: Sequence[Cell], failures: dict[str, str]
+) -> None:
+    """Write study.json, study.md and the figures from all finished cells, including those of other processes."""
     wanted = config.study.estimates
     # The lock makes the process that writes last include the runs that all others have finished.
     with folder.lock(wait=True):
         reports = [(cell, finished(cell, wanted)) for cell in cells]
-        parallel.from_main(_write_table, config, folder, reports, failures)
+        parallel.from_main(_write_table, config, folder, reports, fits, failures)
 
 
 def _write_table(
-    config: ConfigDict, folder: RunFolder, reports: Sequence[tuple[Cell, ImageReport | None]], errors: dict[str, str]
+    config: ConfigDict,
+    folder: RunFolder,
+    reports: Sequence[tuple[Cell, ImageReport | None]],
+    fits: Sequence[Cell],
+    errors: dict[str, str],
 ) -> None:
     study, wanted = STUDIES[config.study.name], config.study.estimates
     rows: list[dict[str, Any]] = []
@@ -251,18 +309,28 @@ def _write_table(
     }
     drawn = study.draw(rows) if rows else {}
     runs = {cell.name: cell.folder for cell, _ in reports}
-    together = study.together(rows, runs, folder) if rows and study.together else None
-    folder.write_figures({**drawn, **(together.figures if together else {})})
+    fitted = {fit.name: made for fit in fits if (made := _rows_of(fit)) is not None}
+    fit_rows = [row for made in fitted.values() for row in made]
+    if fits:
+        document["fits"] = {"asked": len(fits), "finished": len(fitted), "rows": fit_rows}
+    more = [
+        *([study.together(rows, runs, folder)] if rows and study.together else []),
+        *([study.fits.section(fit_rows)] if fit_rows and study.fits else []),
+    ]
+    extra = [section for section in more if section is not None]
+    folder.write_figures({**drawn, **{name: figure for one in extra for name, figure in one.figures.items()}})
     counted = f"{len(rows)} of {len(reports)} runs finished" + (f"; missing: {', '.join(missing)}" if missing else "")
-    sections = [f"# {config.study.name}", f"{counted}."]
+    counted_fits = [f"{len(fitted)} of {len(fits)} fits finished."] if fits else []
+    sections = [f"# {config.study.name}", f"{counted}.", *counted_fits]
     sections += [f"- {name} failed: {message}" for name, message in errors.items()]
     if rows:
-        spent = duration(sum(row["seconds"] for row in rows))
         sections += [study.table(rows), *pictures([f"figures/{name}.png" for name in drawn], study.captions)]
-        if together:
-            files = [f"figures/{name}.png" for name in together.figures]
-            sections += [f"## {together.title}", together.text, *pictures(files, study.captions)]
-        sections += [f"{spent} in all, on {', '.join(sorted({row['devices'] for row in rows}))}."]
+    for one in extra:
+        files = [f"figures/{name}.png" for name in one.figures]
+        sections += [f"## {one.title}", one.text, *pictures(files, study.captions)]
+    if spent := [*rows, *(fit.folder.read(FIT) for fit in fits if fit.name in fitted)]:
+        total = duration(sum(one["seconds"] for one in spent))
+        sections += [f"{total} in all, on {', '.join(sorted({one['devices'] for one in spent}))}."]
     write_text(folder.path / "study.md", "\n\n".join(sections) + "\n")
     folder.write("study.json", document)
     print("\n" + "\n\n".join(sections[1:]) + f"\nstudy: {folder / 'study.md'}", flush=True)

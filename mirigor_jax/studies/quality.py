@@ -24,7 +24,7 @@ from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.settings import Estimate
 from mirigor_jax.studies import quality_order
-from mirigor_jax.studies.rows import Row
+from mirigor_jax.studies.rows import Row, usable_ends
 from mirigor_jax.studies.table import STUDIES, Study
 
 RESAMPLES = 2000
@@ -159,10 +159,7 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
         of = estimates.get(pairing)
         for name, field in (("bits", "info_nce_bits"), ("lower_bits", "lower_bits"), ("nt_xent_bits", "nt_xent_bits")):
             values[f"{pairing}_{name}"] = None if of is None else getattr(of, field)
-    for name in ("value", "lower", "upper"):
-        values["usable_bits" if name == "value" else f"usable_{name}_bits"] = (
-            None if done.usable is None else getattr(done.usable, f"{name}_bits")
-        )
+    values |= usable_ends(done)
     values["bound_nats"] = metrics.supervised_loss_bound_nats(
         measured["class_contrastive_loss_nats"],
         # the K that the metric used: at most half of the images of each class can be in pairs

@@ -44,6 +44,12 @@ def nt_xent(done: ImageReport, estimate: EstimateEntry) -> Curve:
     return estimate.curve[NT_XENT]
 
 
+def usable_ends(done: ImageReport) -> Row:
+    """A run's usable information and both of its certified ends; None if they were not measured."""
+    names = {"usable_bits": "value_bits", "usable_lower_bits": "lower_bits", "usable_upper_bits": "upper_bits"}
+    return {column: getattr(done.usable, name, None) for column, name in names.items()}
+
+
 def groups(rows: Sequence[Row], *keys: str) -> dict[tuple, list[Row]]:
     """Group the rows by the values of `keys`, in order of appearance: rows of one group may differ in their seeds."""
     groups: dict[tuple, list[Row]] = {}

@@ -8,6 +8,7 @@ alone can enter one too:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from mirigor_jax.drawing import Figure
 from mirigor_jax.files import AnyPath
@@ -26,6 +27,18 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Fits:
+    """The fits of critics that a study makes besides its runs, one for each entry of its config's `study.fits`.
+
+    make: (the entry, a cell's name → its run folder, the fit's own folder) → its rows, of plain values.
+    section: the rows of all finished fits → a section of the report.
+    """
+
+    make: Callable[[Mapping[str, Any], Mapping[str, RunFolder], RunFolder], list[Row]]
+    section: Callable[[Sequence[Row]], Section]
+
+
+@dataclass(frozen=True)
 class Study:
     """How a study turns its finished runs into rows, a table and figures.
 
@@ -37,6 +50,7 @@ class Study:
     tags: names of the tags that every cell of the study's config must have.
     together: (rows, a cell's name → its run folder, the study's folder) → a section that reads several runs at once;
         None if there is nothing to say. It may take minutes, so it keeps what it computes in the study's folder.
+    fits: how it makes the fits of its config; None: it makes none.
     """
 
     row: Callable[[ImageReport, AnyPath], Row]
@@ -45,6 +59,7 @@ class Study:
     captions: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     together: Callable[[Sequence[Row], Mapping[str, RunFolder], RunFolder], Section | None] | None = None
+    fits: Fits | None = None
 
 
 STUDIES: dict[str, Study] = {}
