@@ -49,7 +49,7 @@ from mirigor_jax import config_files, errors, files
 
 try:
     config, name, workdir, _ = config_files.parse(config_files.split_job_flags(sys.argv[1:])[0])
-    if "study" not in config:
+    if "sources" not in config.get("study", {}):
         raise errors.InputError(f"{name} is one run, expected a study; launch/slurm.sbatch and launch/tpu_vm.sh run it")
     read = []
     for source in filter(None, config.study.sources.split(",")):

@@ -158,6 +158,7 @@ def test_the_names_of_a_setting_are_those_of_its_table(key):
 OTHERS = {
     ("mi.critics.CosineCritic", "temperature"),
     ("mi.fit.FitConfig", "eval_every"),
+    ("mlp.fit_mlp", "learning_rate"),
     ("runs.job.re_estimated", "name"),
     *((name, "stage") for name in ("encoding.encode_step", "encoding.encode_pairs", "models.frozen.FrozenEncoder")),
 }
