@@ -599,7 +599,7 @@ class FreshPairs:
     )
     learning_rate: float = setting(5e-4, "Learning rate of Adam, which stays the same.", above=0)
     weight_decay: float = setting(0.0, "Weight decay, which Adam sees as a part of the gradient.", least=0)
-    epochs: int = setting(40, "Epochs of training; more if the values have not settled.", least=5)
+    epochs: int = setting(80, "Epochs of training; more if the values have not settled.", least=5)
     settled_nats: float = setting(
         0.1,
         "A training has settled if at no level the smoothed values of the first reader rise by this much over the last "

@@ -51,11 +51,11 @@ def _laptop() -> dict[str, dict[str, Any]]:
     """Cells with critics of one hidden layer of 64, or three if they are regularized, all at one rate."""
 
     def by_batch(negatives: str, *sizes: int) -> dict[str, dict[str, Any]]:
-        shared = {"negatives": negatives, "levels": (TOP,), "seeds": 2, "epochs": 40, "doublings": 1}
+        shared = {"negatives": negatives, "levels": (TOP,), "seeds": 2, "epochs": 160, "doublings": 1}
         return {f"nwj-{negatives}-{k}": {"k": k, **shared} for k in sizes}
 
-    every = {"negatives": "in-batch", "k": 64, "levels": (2.5, 10.0, TOP)}
-    some = {"estimator": "mine", "levels": (2.5, 5.0, 7.5, 10.0, 20.0, TOP)}
+    every = {"negatives": "in-batch", "k": 64, "levels": (2.5, 10.0, TOP), "epochs": 20}
+    some = {"estimator": "mine", "levels": (2.5, 5.0, 7.5, 10.0, 20.0, TOP), "epochs": 160}
     return {
         **by_batch("shuffle", 64, 128, 256, 512, 1024),
         **by_batch("derange", 64, 256, 1024),
