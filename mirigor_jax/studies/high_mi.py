@@ -317,20 +317,32 @@ def picture(rows: Sequence[dict[str, Any]], today: Sequence[dict[str, Any]], dim
         style(ax, f"critics trained by {estimator}: value, nats")
         own = [row for row in rows if row["estimator"] == estimator and len(row["levels"]) > 1]
         for at, row in enumerate(own):
-            label = f"{row['reader']}, {row['negatives']}, N = {row['k']:,}, {'×'.join(map(str, row['hidden']))}"
+            label = f"{row['reader']}, {row['negatives']}, N = {row['k']:,}, critic {_widths(row['hidden'])}"
             look: dict[str, Any] = {"color": f"C{at}", "label": label, "markersize": 4}
             ax.plot(floats(row["levels"]), floats(row["values"]), MARKS[row["negatives"]], **look)
         for k in sorted({row["k"] for row in own if MEETS_ITS_OWN[row["negatives"]]}):
             most = [high_mi_critics.most_of_permutations(nats, dimension, k) for nats in levels]
             look = {"color": ENTROPY, "label": f"most at N = {k:,}, shuffle", "zorder": 1.5}
             ax.plot(levels, most, linewidth=4, alpha=0.5, **look)
+        _limit(ax)
+    for ax in (by_batch, default):
+        _limit(ax)
     for ax in (default, *against):
         ax.plot(levels, levels, color=INK, linewidth=0.8, label="true MI")
         ax.set_xlabel("true MI, nats")
-    for ax in axes:
-        ax.set_ylim(*SHOWN)
     legends(*axes)
     return figure
+
+
+def _widths(hidden: Sequence[int]) -> str:
+    return "×".join(map(str, hidden))
+
+
+def _limit(ax: Axes) -> None:
+    """Show all that is drawn so far, but nothing beyond SHOWN."""
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines] or [np.zeros(1)])
+    low, high = np.nanmin(drawn) - 0.5, np.nanmax(drawn) + 1
+    ax.set_ylim(max(SHOWN[0], min(0.0, low)), min(SHOWN[1], max(1.0, high)))
 
 
 def _draw_by_batch(ax: Axes, rows: Sequence[dict[str, Any]], top: float) -> None:
@@ -346,7 +358,7 @@ def _draw_by_batch(ax: Axes, rows: Sequence[dict[str, Any]], top: float) -> None
     for at, ((estimator, negatives, hidden), values) in enumerate(series.items()):
         if len(values) > 1:
             k = sorted(values)
-            label = f"{estimator}, {negatives}, {'×'.join(map(str, hidden))}"
+            label = f"{estimator}, {negatives}, critic {_widths(hidden)}"
             ax.plot(k, floats([values[each] for each in k]), MARKS[negatives], color=f"C{at}", label=label)
     ax.set_xscale("log", base=2)
     ax.set_xticks(sizes, [f"{k:,}" for k in sizes])
@@ -379,7 +391,7 @@ def picture_curves(rows: Sequence[dict[str, Any]], curves: Mapping[str, Mapping[
             ax.plot(np.arange(1, len(curve) + 1), floats(curve), color=color, linewidth=1, label=label)
         for k in sorted({row["k"] for row in own}):
             ax.axhline(math.log(k), color=CEILING, linestyle=":", linewidth=1)
-        ax.set_ylim(*SHOWN)
+        _limit(ax)
         ax.set_xlabel("epoch")
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=7)
     for ax in places[len(groups) :]:
