@@ -49,10 +49,10 @@ from mirigor_jax import config_files, errors, files
 
 try:
     config, name, workdir, _ = config_files.parse(config_files.split_job_flags(sys.argv[1:])[0])
-    if "sources" not in config.get("study", {}):
+    if "study" not in config:
         raise errors.InputError(f"{name} is one run, expected a study; launch/slurm.sbatch and launch/tpu_vm.sh run it")
     read = []
-    for source in filter(None, config.study.sources.split(",")):
+    for source in filter(None, config.study.get("sources", "").split(",")):
         path = files.to_path(source) / "study.json"
         try:
             read.append(json.loads(path.read_text())["rows"])

@@ -607,7 +607,7 @@ class FreshPairs:
         above=0,
         unit="nats",
     )
-    doublings: int = setting(1, "How often the epochs of a training that has not settled are doubled.", least=0)
+    doublings: int = setting(0, "How often the epochs of a training that has not settled are doubled.", least=0)
     seeds: int = setting(1, "Critics of each level, each with its own start and pairs.", least=1)
 
 

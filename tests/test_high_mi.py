@@ -19,6 +19,7 @@ from mirigor_jax.mi.distributions import Gaussian
 from mirigor_jax.mi.estimators import resolve
 from mirigor_jax.mi.values import derange, shuffle
 from mirigor_jax.runs import report
+from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.settings import FreshPairs
 from mirigor_jax.studies import high_mi, high_mi_critics
 from mirigor_jax.studies.high_mi_critics import Training
@@ -162,7 +163,7 @@ def test_every_training_of_the_shipped_config_can_be_made(scale):
         batches.setdefault((own["estimator"], own["negatives"]), set()).add(own["k"])
     assert config.run.levels == tuple(2.5 * i for i in range(1, 13))
     assert {64, 128, 256, 512, 1024} <= batches["nwj", "shuffle"]
-    assert batches["nwj", "in-batch"] == {64}
+    assert batches["nwj", "in-batch"] == batches["mine", "in-batch"] == batches["js", "in-batch"] == {64}
     if scale == "paper":
         assert config.run.epochs == 1000
         assert batches["mine", "shuffle"] == {256, 512, 1024, 32_768}
@@ -177,7 +178,7 @@ def shrunk(tmp_path, monkeypatch):
         "dimension": 4,
         "pairs": 200,
         "run.epochs": 5,
-        "run.doublings": 0,
+        "run.seeds": 2,
         "run.activation": "relu",
         "run.levels": "(2.5, 30.0)",
     }
@@ -198,8 +199,8 @@ def test_a_killed_study_goes_on_to_the_same_report(shrunk, tmp_path, monkeypatch
     ]  # fmt: skip
     js = rows["js-shuffle-levels", "js"]
     curves = np.load(tmp_path / "whole/js-shuffle-levels/curves.npz")["js"]
-    assert curves.shape == (1, 2, 5)
-    np.testing.assert_allclose(js["values"], curves[0, :, -1], rtol=1e-6)
+    assert curves.shape == (2, 2, 5)
+    np.testing.assert_allclose(js["values"], curves[:, :, -1].mean(axis=0), rtol=1e-6)
     assert (js["epochs"], js["steps"], js["activation"]) == (5, 5, "relu")
     for row in whole["today"]:
         assert row["lower"] <= row["value"] <= row["ceiling"]
@@ -207,6 +208,17 @@ def test_a_killed_study_goes_on_to_the_same_report(shrunk, tmp_path, monkeypatch
     assert f"{js['values'][-1]:z.2f}" in output
     for name in ("high_mi", "high_mi_curves"):
         assert (tmp_path / f"whole/figures/{name}.png").stat().st_size > 10_000
+
+    third = "--config.study.only=3/3"
+    assert main([*shrunk, third, "--workdir=run"]) == 0
+    part = json.loads((tmp_path / "run/report.json").read_text())
+    assert (part["missing"], part["today"]) == (["nwj-shuffle-512", "nwj-shuffle-1024"], [])
+    assert part["trainings"] == whole["trainings"][2:]
+    with RunFolder(tmp_path / "run/nwj-shuffle-512").lock():
+        assert main([*shrunk, third, "--workdir=run"]) == 0
+    with RunFolder(tmp_path / "run/js-shuffle-levels").lock():
+        assert main([*shrunk, third, "--workdir=run"]) == 2
+    assert "another process is at work in 'run/js-shuffle-levels'" in capsys.readouterr().err
 
     train, calls = high_mi_critics.train, []
 
@@ -219,7 +231,8 @@ def test_a_killed_study_goes_on_to_the_same_report(shrunk, tmp_path, monkeypatch
     monkeypatch.setattr(high_mi_critics, "train", killed)
     assert main([*shrunk, "--workdir=run"]) == 130
     assert main([*shrunk, "--workdir=run"]) == 0
-    assert len(calls) == 4
+    assert len(calls) == 3
+    assert whole["run"]["seconds"].keys() == {*(cell for cell, _ in rows), "today", "total"}
     assert "nwj-shuffle-512: finished before, skipped" in capsys.readouterr().out
     again = json.loads((tmp_path / "run/report.json").read_text())
     assert (again["trainings"], again["today"]) == (whole["trainings"], whole["today"])
@@ -255,11 +268,25 @@ def test_a_setting_that_some_training_uses_is_taken():
     assert not kinds.RUN_KINDS["high_mi"].idle(config, ["run.epochs", "run.k", "seed"])
 
 
+def test_a_row_has_the_values_of_two_budgets_and_the_fall_from_the_largest():
+    config, _ = config_files.load_config("configs/studies/high_mi.py:only=js-shuffle-levels")
+    curve = np.zeros((2, 3, 40))
+    curve[:, :, 8:10] = [[[1.0], [3.0], [2.0]], [[1.0], [5.0], [6.0]]]  # the last fifth of the first ten epochs
+    curve[:, :, 32:] = [[[2.0], [7.0], [6.5]], [[2.0], [7.0], [6.0]]]  # the last fifth of all
+    [row] = high_mi._rows_of("cell", config.run, TRAINING, {"js": curve})
+    assert (row["values"], row["spread"]) == ([2, 7, 6.25], pytest.approx([0, 0, math.sqrt(0.125)]))
+    assert (row["quarter"], row["quarter_spread"]) == ([1, 4, 4], pytest.approx([0, math.sqrt(2), math.sqrt(8)]))
+    assert (row["fall"], row["fall_spread"]) == (0.75, pytest.approx(math.sqrt(0.125)))
+    [row] = high_mi._rows_of("cell", config.run, TRAINING, {"js": curve[:1]})
+    assert row["spread"] is row["quarter_spread"] is row["fall_spread"] is None
+
+
 def row(cell: str, **changes) -> dict:
     return {
         "cell": cell, "reader": "nwj", "estimator": "nwj", "negatives": "shuffle", "k": 512, "activation": "elu",
         "learning_rate": 5e-4, "seeds": 3, "hidden": [64], "dropout": [], "levels": [30.0], "epochs": 20, "steps": 2000,
-        "values": [6.011], "spread": [0.0312], "rise": [0.01], "settled": True,
+        "values": [6.011], "spread": [0.0312], "quarter": [5.5], "quarter_spread": [0.1], "fall": 0.0,
+        "fall_spread": 0.0, "rise": [0.01], "settled": True,
     } | changes  # fmt: skip
 
 
@@ -268,7 +295,7 @@ ROWS = [
     row("large"),
     row(
         "levels", estimator="js", reader="js", levels=[2.5, 30.0], values=[2.25, -5e6], spread=None,
-        rise=[0.3, math.nan], settled=False,
+        quarter=[1.5, 1.75], quarter_spread=None, fall=0.75, fall_spread=0.125, rise=[0.3, math.nan], settled=False,
     ),
 ]  # fmt: skip
 TODAY = [
@@ -284,10 +311,12 @@ def test_the_report_says_how_far_from_log_n_a_value_is():
     result.run.config["pairs"] = 10_000
     for form in (report.markdown, report.table):
         text = " ".join(form(result, high_mi.FORM).replace("|", " ").split())
-        assert "large nwj 512 6.24 30 6.01 ± 0.03 -0.23 +0.01 20 yes" in text
-        assert "levels js 512 6.24 30 -5e+06 -5e+06 – 20 no" in text
+        assert "large nwj 512 6.24 30 5.50 ± 0.10 6.01 ± 0.03 -0.23 – +0.01 20 yes" in text
+        assert "levels js 512 6.24 30 1.75 -5e+06 -5e+06 0.75 ± 0.12 – 20 no" in text
+        assert "levels: js at ¼ 1.50 1.75" in text
         assert "levels: js 2.25 -5e+06" in text
         assert "certified: at least 2.30 6.00" in text
+    assert "Trainings that are missing: other." in report.markdown(result, high_mi.FORM)
 
 
 def test_the_figures_show_the_rows():

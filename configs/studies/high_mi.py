@@ -42,37 +42,31 @@ def get_config(arg: str = "") -> ConfigDict:
             f"only={min(unknown)}: no training of {args.scale} scale; {did_you_mean(min(unknown), [*cells])}"
         )
     config.study.cells = tuple({"name": name, "run": cells[name]} for name in chosen)
-    if args.scale == "paper":
-        config.run.update({"epochs": 1000, "doublings": 0})
+    config.run.update({"epochs": 120, "seeds": 3} if args.scale == "laptop" else {"epochs": 1000})
     return config
 
 
 def _laptop() -> dict[str, dict[str, Any]]:
-    """Cells with critics of one hidden layer of 64, or three if they are regularized, all at one rate."""
+    """Cells at one rate. Critics have one hidden layer of 64, regularized ones three, and wide ones two of 128."""
 
-    def by_batch(negatives: str, *sizes: int) -> dict[str, dict[str, Any]]:
-        shared = {"negatives": negatives, "levels": (TOP,), "seeds": 2, "epochs": 160, "doublings": 1}
-        return {f"nwj-{negatives}-{k}": {"k": k, **shared} for k in sizes}
-
+    mine = {"estimator": "mine", "levels": (2.5, 5.0, 10.0, TOP)}
+    js = {"estimator": "js", "readers": JS}
+    deep = {"hidden": (64, 64, 64), "levels": (2.5, 10.0, 20.0, TOP), "epochs": 60}
+    every_level = {"seeds": 1, "epochs": 80}
     every = {"negatives": "in-batch", "k": 64, "levels": (2.5, 10.0, TOP), "epochs": 20}
-    some = {"estimator": "mine", "levels": (2.5, 5.0, 7.5, 10.0, 20.0, TOP)}
+    one = {"levels": (TOP,)}
     return {
-        **by_batch("shuffle", 64, 128, 256, 512, 1024),
-        **by_batch("derange", 64, 256, 1024),
-        **{f"mine-shuffle-{k}": some | {"k": k} for k in (64, 256, 1024)},
-        "nwj-shuffle-levels": {},
-        "js-shuffle-levels": {"estimator": "js", "readers": JS},
-        "nwj-derange-levels": {"negatives": "derange"},
-        "js-shuffle-regularized": {
-            "estimator": "js",
-            "readers": JS,
-            "levels": (2.5, 10.0, 20.0, TOP),
-            "hidden": (64, 64, 64),
-            **REGULARIZED,
-        },
+        **{f"nwj-shuffle-{k}": one | {"k": k, "doublings": 1} for k in (64, 128, 256, 512, 1024)},
+        **{f"nwj-derange-{k}": one | {"k": k, "negatives": "derange"} for k in (64, 256, 1024)},
+        **{f"mine-shuffle-{k}": mine | {"k": k} for k in (64, 256, 1024)},
+        "js-shuffle-levels": js | {"levels": (2.5, 5.0, 7.5, 10.0, 12.5, 15.0, 20.0, TOP)},
         "nwj-in-batch": every,
         "mine-in-batch": every | {"estimator": "mine"},
-        "js-in-batch": every | {"estimator": "js", "readers": JS},
+        "js-in-batch": every | js,
+        "js-shuffle-regularized": js | deep | REGULARIZED,
+        "nwj-shuffle-levels": every_level,
+        "nwj-derange-levels": every_level | {"negatives": "derange"},
+        "mine-shuffle-wide-64": mine | one | {"k": 64, "hidden": (128, 128), "epochs": 60},
     }
 
 

@@ -4,7 +4,7 @@ After Gosch 2020, section 3 and appendix D.2 and D.3, Figs. 1 to 3 and 10 to 13.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,7 +42,9 @@ from mirigor_jax.settings import FreshPairs
 from mirigor_jax.studies import grid, high_mi_critics
 from mirigor_jax.studies.high_mi_critics import Training
 
-CURVES, TODAY = "curves.npz", "today"
+CURVES, ESTIMATES = "curves.npz", "estimates.json"
+TODAY = "today"
+TAKEN = (TODAY, "figures")  # folders that belong to no training
 SHOWN = (-3.0, 33.0)  # nats; values beyond are not drawn
 MARKS = {"shuffle": "o-", "derange": "s--", "in-batch": "^-."}
 # Whether some x meet their own y among the negatives.
@@ -61,7 +63,7 @@ class HighMiReport(Report):
 
     trainings: a row for each finished training and reader, as `_rows_of` makes it.
     missing: names of the other trainings.
-    today: for each level the package's default estimate, as `_estimate_today` makes it.
+    today: for each level the package's default estimate, as `_estimate_today` makes it; empty if it is missing.
     """
 
     trainings: list[dict[str, Any]]
@@ -77,23 +79,36 @@ def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
 
 
 def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
-    """Train the critics of every cell that is missing, read the package's default, and write the report.
+    """Read the package's default, train the critics of every cell, and report all that is finished.
 
-    Raises InputError if a cell has a setting that it cannot have.
+    If `study.only` names a cell, its critics alone are trained. Several processes may do so at the same time, each for
+    a cell of its own.
+    Raises InputError if a cell has a setting that it cannot have, or if another process is at work on a cell.
     """
     del monitoring  # this kind of run has no stage that it shows
-    folder = RunFolder.at(workdir or f"runs/{name}")
-    print(f"run folder: {folder}", flush=True)
+    folder = RunFolder.at(workdir or f"runs/studies-{name}")
+    print(f"study folder: {folder}", flush=True)
     if not config.study.cells:
         raise InputError("study.cells=(): this study has no training; give one at least")
     names = [cell["name"] for cell in config.study.cells]
-    if twice := {each for each in names if names.count(each) > 1 or each == TODAY or "/" in each}:
+    if twice := {each for each in names if names.count(each) > 1 or each in TAKEN or "/" in each}:
         raise InputError(f"study.cells: the name '{min(twice)}' is taken, or no name of a folder; give another")
     chosen = grid.chosen_of(config.study.only, names)
     cells = dict(zip(names, grid.configs_of(config.run, config.study.cells), strict=True))
     trainings = {each: _training(each, cell, config) for each, cell in cells.items()}
-    with folder.claimed(config):
-        folder.mend(partial(_stages, config, folder, cells, trainings, chosen))
+    with folder.claimed(config, wait=True):
+        pass  # released at once, for the other processes
+    if not config.study.only:
+        itself = RunFolder(folder.path / TODAY)
+        with itself.lock():
+            itself.mend(partial(_today, config, itself, _levels(cells.values())))
+    for number, each in enumerate(chosen, 1):
+        print(f"training {number} of {len(chosen)}", flush=True)
+        itself = RunFolder(folder.path / each)
+        with itself.lock():
+            itself.mend(partial(_train, config, itself, cells[each], trainings[each]))
+    with folder.lock(wait=True):
+        _report(config, folder, cells, trainings)
 
 
 def _training(name: str, cell: ConfigDict, config: ConfigDict) -> Training:
@@ -122,30 +137,32 @@ def _training(name: str, cell: ConfigDict, config: ConfigDict) -> Training:
     )
 
 
-def _stages(
-    config: ConfigDict,
-    folder: RunFolder,
-    cells: Mapping[str, ConfigDict],
-    trainings: Mapping[str, Training],
-    chosen: Sequence[str],
-) -> None:
-    for number, name in enumerate(chosen, 1):
-        cell = cells[name]
-        with folder.stage(name, folder.exists(f"{name}/{CURVES}")) as work:
-            if work:
-                print(f"  training {number} of {len(chosen)}", flush=True)
-                how = {key: cell[key] for key in ("epochs", "doublings", "settled_nats")}
-                seeds = range(config.seed, config.seed + cell.seeds)
-                curves = high_mi_critics.train(
-                    trainings[name], cell.levels, seeds, **how, on_progress=_show_progress("epochs")
-                )
-                readers = (reader.name for reader in trainings[name].readers)
-                folder.write_arrays(f"{name}/{CURVES}", dict(zip(readers, curves, strict=True)))
-    levels = sorted({nats for cell in cells.values() for nats in cell.levels})
-    with folder.stage(TODAY, folder.exists(f"{TODAY}/estimates.json")) as work:
+def _train(config: ConfigDict, itself: RunFolder, cell: ConfigDict, training: Training) -> None:
+    """Train the critics of a cell, unless they are. itself: the cell's folder, which keeps each reader's values."""
+    with itself.stage(itself.name, itself.exists(CURVES)) as work:
         if work:
-            folder.write(f"{TODAY}/estimates.json", _estimate_today(config, levels))
-    _report(config, folder, cells, trainings)
+            how = {key: cell[key] for key in ("epochs", "doublings", "settled_nats")}
+            seeds = range(config.seed, config.seed + cell.seeds)
+            curves = high_mi_critics.train(training, cell.levels, seeds, **how, on_progress=_show_progress("epochs"))
+            names = (reader.name for reader in training.readers)
+            itself.write_arrays(CURVES, dict(zip(names, curves, strict=True)))
+        itself.arrays(CURVES)  # meets a damaged file here, where it can be made again
+
+
+def _today(config: ConfigDict, itself: RunFolder, levels: Sequence[float]) -> None:
+    """Read the package's default, unless the folder has it."""
+    with itself.stage(TODAY, itself.exists(ESTIMATES)) as work:
+        if work:
+            itself.write(ESTIMATES, _estimate_today(config, levels))
+        itself.read(ESTIMATES)
+
+
+def _notes(folder: RunFolder, names: Sequence[str]) -> dict[str, Any]:
+    """The notes that the folder of each stage has of it; a kill between a stage's result and its note leaves none."""
+    notes: dict[str, Any] = {}
+    for name in names:
+        notes |= RunFolder(folder.path / name).read("stages.json") or {}
+    return notes
 
 
 def _show_progress(unit: str) -> OnProgress:
@@ -182,13 +199,15 @@ def _estimate_today(config: ConfigDict, levels: Sequence[float]) -> list[dict[st
 def _rows_of(name: str, cell: ConfigDict, training: Training, curves: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """A row for each reader: the cell's settings, its values, and how far they rose at the end. Lists go by level.
 
-    A value is the mean over the last fifth of the epochs and over the seeds; its spread is the standard deviation over
-    seeds.
+    A value is the mean over the last fifth of the epochs and over the seeds; `quarter` is that of the first quarter of
+    the training. `fall` is how far the value of the last level is below the largest, as a mean over the seeds. A spread
+    is the standard deviation over seeds.
     """
     rows = []
     for reader, curve in curves.items():
         epochs = curve.shape[-1]
-        ends = np.mean(curve[..., high_mi_critics.last_fifth(epochs)], axis=-1)
+        ends, early = _ends(curve), _ends(curve[..., : epochs // 4])
+        fall = ends.max(axis=1) - ends[:, -1]
         rows.append(
             {
                 "cell": name,
@@ -200,7 +219,11 @@ def _rows_of(name: str, cell: ConfigDict, training: Training, curves: Mapping[st
                 "epochs": epochs,
                 "steps": epochs * training.steps,
                 "values": ends.mean(axis=0).tolist(),
-                "spread": ends.std(axis=0, ddof=1).tolist() if len(ends) > 1 else None,
+                "spread": _spread(ends),
+                "quarter": early.mean(axis=0).tolist(),
+                "quarter_spread": _spread(early),
+                "fall": float(fall.mean()),
+                "fall_spread": _spread(fall),
                 "rise": high_mi_critics.rise(curve).tolist(),
                 "settled": high_mi_critics.has_settled(curve, cell.settled_nats),
             }
@@ -208,57 +231,87 @@ def _rows_of(name: str, cell: ConfigDict, training: Training, curves: Mapping[st
     return rows
 
 
+def _ends(curve: np.ndarray) -> np.ndarray:
+    """The mean over the last fifth of the epochs, by seed and level."""
+    return np.mean(curve[..., high_mi_critics.last_fifth(curve.shape[-1])], axis=-1)
+
+
+def _spread(by_seed: np.ndarray) -> Any:
+    """The standard deviation over seeds, the first axis; None if there is one seed."""
+    return by_seed.std(axis=0, ddof=1).tolist() if len(by_seed) > 1 else None
+
+
 def _report(
     config: ConfigDict, folder: RunFolder, cells: Mapping[str, ConfigDict], trainings: Mapping[str, Training]
 ) -> None:
-    made = [name for name in cells if folder.exists(f"{name}/{CURVES}")]
-    curves = {name: folder.arrays(f"{name}/{CURVES}") for name in made}
-    rows = [row for name in made for row in _rows_of(name, cells[name], trainings[name], curves[name])]
-    missing = [name for name in cells if name not in made]
-    parts = {"trainings": rows, "missing": missing, "today": folder.read(f"{TODAY}/estimates.json")}
-    drawn = {
-        "high_mi": picture(rows, parts["today"], config.dimension),
-        "high_mi_curves": picture_curves(rows, curves),
-    }
+    """Report the finished cells, those of other processes included. The caller holds the study's lock."""
+    folders = {name: RunFolder(folder.path / name) for name in cells}
+    curves = {name: itself.arrays(CURVES) for name, itself in folders.items() if itself.exists(CURVES)}
+    rows = [row for name in curves for row in _rows_of(name, cells[name], trainings[name], curves[name])]
+    today = RunFolder(folder.path / TODAY).read(ESTIMATES) or []
+    parts = {"trainings": rows, "missing": [name for name in cells if name not in curves], "today": today}
+    drawn = {"high_mi": picture(rows, today, config.dimension), "high_mi_curves": picture_curves(rows, curves)}
+    folder.write("stages.json", _notes(folder, [TODAY, *cells]))
     publish(config, folder, parts, drawn, FORM, captions=CAPTIONS)
 
 
 def _at_top(report: HighMiReport) -> tuple[list[str], list[list[str]]]:
     """Header and rows: every training at its largest level."""
-    header = ["training", "read by", "N", "log N", "MI", "value", "− log N", "rise", "epochs", "settled"]
+    header = ["training", "read by", "N", "log N", "MI", "at ¼", "value", "− log N", "below largest", "rise", "epochs"]
     rows = []
     for row in report.trainings:
-        value, spread = row["values"][-1], row["spread"]
+        value, log_n = row["values"][-1], math.log(row["k"])
         rows.append(
             [
                 row["cell"],
                 row["reader"],
                 f"{row['k']:,}",
-                f"{math.log(row['k']):.2f}",
+                f"{log_n:.2f}",
                 f"{row['levels'][-1]:g}",
-                _nats(value) + (f" ± {_nats(spread[-1])}" if spread else ""),
-                _nats(value - math.log(row["k"]) if tables.known(value) else None, "+"),
+                _with_spread(row["quarter"][-1], row["quarter_spread"] and row["quarter_spread"][-1]),
+                _with_spread(value, row["spread"] and row["spread"][-1]),
+                _nats(value - log_n if tables.known(value) else None, "+"),
+                _with_spread(row["fall"], row["fall_spread"]) if len(row["levels"]) > 1 else "–",
                 _nats(row["rise"][-1], "+"),
                 f"{row['epochs']:,}",
                 "yes" if row["settled"] else "no",
             ]
         )
-    return header, rows
+    return [*header, "settled"], rows
 
 
 def _by_level(report: HighMiReport) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: the values of every training with several levels, and the package's default."""
-    levels = [row["level"] for row in report.today]
+    """Header and rows: the values of every training with several levels, and the package's default.
+
+    The first reader of a training also has its values after a quarter of the epochs.
+    """
+    levels = _levels(report.trainings)
+    found = {row["level"]: row for row in report.today}
+
+    def cells(row: Mapping[str, Any], values: str) -> list[str]:
+        at = dict(zip(row["levels"], row[values], strict=True))
+        return [_nats(at.get(nats)) for nats in levels]
+
     rows = []
     for row in report.trainings:
         if len(row["levels"]) > 1:
-            at = dict(zip(row["levels"], row["values"], strict=True))
-            rows.append([f"{row['cell']}: {row['reader']}", *(_nats(at.get(nats)) for nats in levels)])
-    rows += [
-        ["mi.estimate", *(_nats(row["value"]) for row in report.today)],
-        ["certified: at least", *(_nats(tables.down(row["lower"])) for row in report.today)],
-    ]
+            if row["reader"] == row["estimator"]:
+                rows.append([f"{row['cell']}: {row['reader']} at ¼", *cells(row, "quarter")])
+            rows.append([f"{row['cell']}: {row['reader']}", *cells(row, "values")])
+    if found:
+        rows.append(["mi.estimate", *(_nats(found[nats]["value"]) for nats in levels)])
+        rows.append(["certified: at least", *(_nats(tables.down(found[nats]["lower"])) for nats in levels)])
     return ["MI, nats", *(f"{nats:g}" for nats in levels)], rows
+
+
+def _levels(trainings: Iterable[Any]) -> list[float]:
+    """All levels of these trainings, which are rows of a report or configs of cells."""
+    return sorted({nats for training in trainings for nats in training["levels"]})
+
+
+def _with_spread(value: float | None, spread: float | None) -> str:
+    """The value, and ± its standard deviation over seeds if that is known."""
+    return _nats(value) + (f" ± {_nats(spread)}" if tables.known(spread) else "")
 
 
 def _nats(value: float | None, sign: str = "") -> str:
@@ -269,16 +322,23 @@ def _nats(value: float | None, sign: str = "") -> str:
 
 
 def _legend(report: HighMiReport) -> str:
-    first = report.today[0]
-    missing = f"Trainings that are missing: {', '.join(report.missing)}. " if report.missing else ""
-    return missing + (
+    sentences = [
         "All values are in nats. A value is the mean over the last fifth of the epochs, of batches that the critic has "
-        "not seen; ± is the standard deviation over seeds. “rise” is how far the smoothed value rises over that fifth. "
-        "shuffle: negatives by a permutation; derange: by one without fixed points; in-batch: all pairs. js is the "
-        "plug-in, js_nwj is NWJ at f + 1, and nwj of a JS critic is NWJ at its raw f. mi.estimate has its defaults, "
-        f"{report.run.config['pairs']:,} pairs, of which it reads K = {first['k']:,}, so that its ceiling is "
-        f"{first['ceiling']:.2f}; its lower end is certified at {100 * first['confidence']:g} %."
-    )
+        "not seen; “at ¼” is the same after a quarter of the epochs. ± is the standard deviation over seeds. “below "
+        "largest” is how far the value at the largest MI is below the largest value at any MI. “rise” is how far the "
+        "smoothed value rises over the last fifth. shuffle: negatives by a permutation; derange: by one without fixed "
+        "points; in-batch: all pairs. js is the plug-in, js_nwj is NWJ at f + 1, and nwj of a JS critic is NWJ at its "
+        "raw f."
+    ]
+    if report.missing:
+        sentences.append(f"Trainings that are missing: {', '.join(report.missing)}.")
+    for first in report.today[:1]:
+        sentences.append(
+            f"mi.estimate has its defaults and {report.run.config['pairs']:,} pairs, of which it reads K = "
+            f"{first['k']:,}, so that its ceiling is {first['ceiling']:.2f}; its lower end is certified at "
+            f"{100 * first['confidence']:g} %."
+        )
+    return " ".join(sentences)
 
 
 def _sections(report: HighMiReport) -> list[str]:
@@ -286,11 +346,9 @@ def _sections(report: HighMiReport) -> list[str]:
 
 
 def _lines(report: HighMiReport) -> list[str]:
-    return [
-        *tables.aligned(*_at_top(report), "<<>>>>>>>>"),
-        "",
-        *tables.aligned(*_by_level(report), "<" + ">" * len(report.today)),
-    ]
+    header, rows = _by_level(report)
+    sides = "<" + ">" * (len(header) - 1)
+    return [*tables.aligned(*_at_top(report), "<<" + ">" * 10), "", *tables.aligned(header, rows, sides)]
 
 
 def picture(rows: Sequence[dict[str, Any]], today: Sequence[dict[str, Any]], dimension: int) -> Figure:
@@ -308,11 +366,13 @@ def picture(rows: Sequence[dict[str, Any]], today: Sequence[dict[str, Any]], dim
         ax.remove()
     top = max(nats for row in rows for nats in row["levels"])
     _draw_by_batch(by_batch, [row for row in rows if row["levels"][-1] == top], top)
-    levels = floats([row["level"] for row in today])
+    levels = floats(_levels(rows))
     style(default, "mi.estimate with its defaults, nats")
-    default.plot(levels, floats([row["value"] for row in today]), "o-", color=LOWER_BOUND, label="estimate")
-    default.plot(levels, floats([row["lower"] for row in today]), "v-", color=CERTIFIED, label="certified: at least")
-    default.axhline(today[0]["ceiling"], color=CEILING, linestyle=":", label=f"ceiling log K, K = {today[0]['k']:,}")
+    if today:
+        known = floats([row["level"] for row in today])
+        default.plot(known, floats([row["value"] for row in today]), "o-", color=LOWER_BOUND, label="estimate")
+        default.plot(known, floats([row["lower"] for row in today]), "v-", color=CERTIFIED, label="certified: at least")
+        default.axhline(today[0]["ceiling"], color=CEILING, linestyle=":", label=f"ceiling log {today[0]['k']:,}")
     for ax, estimator in zip(against, estimators, strict=True):
         style(ax, f"critics trained by {estimator}: value, nats")
         own = [row for row in rows if row["estimator"] == estimator and len(row["levels"]) > 1]
