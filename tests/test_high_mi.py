@@ -152,6 +152,32 @@ def test_permuted_negatives_saturate_at_log_n_and_deranged_ones_do_not():
     assert math.log(16) + 1 < ends["derange"] < 10
 
 
+@pytest.mark.slow
+def test_mine_passes_log_n_in_batches_of_which_the_permutation_parts_all_pairs():
+    """The explanation of the page, small: 20 nats in five dimensions, batches of 16, log 16 = 2.77."""
+    training = dataclasses.replace(
+        TRAINING, critic=JointCritic((64,), "elu"), estimator=resolve("mine"), readers=(resolve("mine"),),
+        k=16, batches=10, dimension=5, learning_rate=2e-3,
+    )  # fmt: skip
+    one = level(20.0, 5)
+    roots, levels = jnp.arange(1), (one[0][None], one[1][None])
+    states = high_mi_critics.start_all(roots, levels, training)
+    for epoch in range(20):
+        states, _ = high_mi_critics.train_epoch(states, roots, jnp.int32(epoch), levels, training)
+    state = jax.tree.map(lambda leaf: leaf[0, 0], states)
+
+    def read(key):
+        partners = shuffle(jax.random.split(key, 3)[1], 16)[:, 0]
+        return high_mi_critics.train_step(state, key, one, training)[1][0], jnp.sum(partners == jnp.arange(16))
+
+    values, together = jax.jit(jax.vmap(read))(jax.random.split(jax.random.key(1), 4000))
+    apart = together == 0
+    assert np.mean(apart) == pytest.approx(math.exp(-1), abs=0.03)
+    assert np.mean(values) > math.log(16) + 0.2
+    assert np.mean(values[apart]) > math.log(16) + 1.5
+    assert np.mean(values[~apart]) < math.log(16)
+
+
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
 def test_every_training_of_the_shipped_config_can_be_made(scale):
     config, _ = config_files.load_config(f"configs/studies/high_mi.py:scale={scale}")
