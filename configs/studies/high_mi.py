@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
             f"only={min(unknown)}: no training of {args.scale} scale; {did_you_mean(min(unknown), [*cells])}"
         )
     config.study.cells = tuple({"name": name, "run": cells[name]} for name in chosen)
-    config.run.update({"epochs": 120, "seeds": 3} if args.scale == "laptop" else {"epochs": 1000})
+    config.run.update({"seeds": 3} if args.scale == "laptop" else {"epochs": 1000})
     return config
 
 
@@ -52,11 +52,10 @@ def _laptop() -> dict[str, dict[str, Any]]:
     mine = {"estimator": "mine", "levels": (2.5, 5.0, 10.0, TOP)}
     js = {"estimator": "js", "readers": JS}
     deep = {"hidden": (64, 64, 64), "levels": (2.5, 10.0, 20.0, TOP), "epochs": 60}
-    every_level = {"seeds": 1, "epochs": 80}
-    every = {"negatives": "in-batch", "k": 64, "levels": (2.5, 10.0, TOP), "epochs": 20}
+    every = {"negatives": "in-batch", "k": 64, "levels": (2.5, 10.0, TOP), "epochs": 12}
     one = {"levels": (TOP,)}
     return {
-        **{f"nwj-shuffle-{k}": one | {"k": k, "doublings": 1} for k in (64, 128, 256, 512, 1024)},
+        **{f"nwj-shuffle-{k}": one | {"k": k, "epochs": 120, "doublings": 1} for k in (64, 128, 256, 512, 1024)},
         **{f"nwj-derange-{k}": one | {"k": k, "negatives": "derange"} for k in (64, 256, 1024)},
         **{f"mine-shuffle-{k}": mine | {"k": k} for k in (64, 256, 1024)},
         "js-shuffle-levels": js | {"levels": (2.5, 5.0, 7.5, 10.0, 12.5, 15.0, 20.0, TOP)},
@@ -64,9 +63,9 @@ def _laptop() -> dict[str, dict[str, Any]]:
         "mine-in-batch": every | {"estimator": "mine"},
         "js-in-batch": every | js,
         "js-shuffle-regularized": js | deep | REGULARIZED,
-        "nwj-shuffle-levels": every_level,
-        "nwj-derange-levels": every_level | {"negatives": "derange"},
-        "mine-shuffle-wide-64": mine | one | {"k": 64, "hidden": (128, 128), "epochs": 60},
+        "nwj-shuffle-levels": {"seeds": 1},
+        "nwj-derange-levels": {"negatives": "derange", "seeds": 1},
+        "mine-shuffle-wide-64": mine | one | {"k": 64, "hidden": (128, 128), "epochs": 40},
     }
 
 
