@@ -347,7 +347,7 @@ def test_the_report_says_how_far_from_log_n_a_value_is():
 
 def test_the_figures_show_the_rows():
     figure = high_mi.picture(ROWS, TODAY, 20)
-    by_batch, default, nwj, js = figure.axes
+    by_batch, default, js = figure.axes  # no panel of nwj, as its critics have one level
     lines = {line.get_label(): line for line in by_batch.lines}
     np.testing.assert_allclose(lines["nwj, shuffle, critic 64"].get_xydata(), [(64, 4.012), (512, 6.011)])
     np.testing.assert_allclose(lines["log N"].get_ydata(), np.log([64, 512]))
@@ -355,7 +355,7 @@ def test_the_figures_show_the_rows():
     np.testing.assert_allclose(js.lines[0].get_ydata(), [2.25, -5e6])
     assert js.get_ylim()[0] == -3  # values below are not drawn
     assert js.lines[1].get_label() == "most at N = 512, shuffle"
-    assert nwj.get_title(loc="left").startswith("critics trained by nwj")
+    assert js.get_title(loc="left").startswith("critics trained by js")
     curves = {cell: {"nwj": np.full((1, 1, 20), 6.0)} for cell in ("small", "large")}
     curves["levels"] = {"js": np.stack([np.full((1, 20), 2.0), np.full((1, 20), 9.0)], axis=1)}
     figure = high_mi.picture_curves(ROWS, curves)

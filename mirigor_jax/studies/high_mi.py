@@ -51,7 +51,7 @@ MARKS = {"shuffle": "o-", "derange": "s--", "in-batch": "^-."}
 MEETS_ITS_OWN = {"shuffle": True, "derange": False, "in-batch": False}
 CAPTIONS = {
     "high_mi": "Values against the batch and against the true MI; dotted: log N; gray: the most that permuted "
-    "negatives can show.",
+    "negatives can show. Values below −3 or above 33 nats are not drawn.",
     "high_mi_curves": "Smoothed values over the epochs, a line a level, after Gosch 2020, Figs. 1 to 3 and 10 to 13; "
     "dotted: log N.",
 }
@@ -356,7 +356,7 @@ def picture(rows: Sequence[dict[str, Any]], today: Sequence[dict[str, Any]], dim
 
     rows: of trainings, as `_rows_of` makes them. today: as `_estimate_today` makes them. dimension: of x and of y.
     """
-    estimators = list(dict.fromkeys(row["estimator"] for row in rows))
+    estimators = list(dict.fromkeys(row["estimator"] for row in rows if len(row["levels"]) > 1))
     panels = 2 + len(estimators)
     height = -(-panels // 3)
     figure = empty_figure(14.4, 4.8 * height)
