@@ -53,7 +53,7 @@ try:
     if "study" not in config:
         raise errors.InputError(f"{name} is one run, expected a study; launch/slurm.sbatch and launch/tpu_vm.sh run it")
     read = []
-    for source in filter(None, config.study.sources.split(",")):
+    for source in filter(None, config.study.get("sources", "").split(",")):
         path = files.to_path(source) / "study.json"
         try:
             read.append(json.loads(path.read_text())["rows"])

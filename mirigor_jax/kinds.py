@@ -15,7 +15,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.runs import arrays, images, knobs, layers, re_estimate
 from mirigor_jax.settings import KINDS
-from mirigor_jax.studies import grid, invertible
+from mirigor_jax.studies import grid, high_mi, invertible
 
 
 def nothing_idle(config: ConfigDict, given: Sequence[str]) -> Mapping[str, str]:
@@ -48,6 +48,7 @@ RUN_KINDS: dict[str, RunKind] = {
     "arrays": RunKind(arrays.run, is_shared=False, is_watched=False, idle=arrays.idle),
     "study": RunKind(grid.run, idle=grid.idle),
     "invertible": RunKind(invertible.run, is_shared=False, idle=invertible.idle),
+    "high_mi": RunKind(high_mi.run, is_shared=False, is_watched=False, idle=high_mi.idle),
 }
 
 

@@ -13,7 +13,7 @@ Rows = Literal["checked", "independent"]
 Resident = Literal["auto", "always", "never"]
 Which = Literal["last", "best"]
 Seen = Literal["train", "all", "none"]
-KINDS_OF_RUNS = ("images", "restore", "layers", "arrays", "study", "invertible")
+KINDS_OF_RUNS = ("images", "restore", "layers", "arrays", "study", "invertible", "high_mi")
 CDP_SIDE = 64  # pixels, as the paper has it
 
 
@@ -569,8 +569,84 @@ class Invertible:
     seed: int = setting(0, "Seed of weights, batches and noise.", least=0)
 
 
+@dataclass(frozen=True)
+class FreshPairs:
+    """Critics that are trained on fresh pairs, at several levels of information at once."""
+
+    estimator: str = setting(
+        "nwj",
+        "Estimator whose loss trains the critics.",
+        names=of(Estimate, "estimators").names,
+        table="mirigor_jax.mi.ESTIMATORS",
+    )
+    readers: tuple[str, ...] = setting(
+        (),
+        "Estimators whose values are read from the scores of each batch before its step. Empty: the estimator alone.",
+        names=of(Estimate, "estimators").names,
+        table="mirigor_jax.mi.ESTIMATORS",
+    )
+    negatives: Literal["shuffle", "derange", "in-batch"] = setting(
+        "shuffle",
+        "Negatives: one for each x by a permutation, which leaves about one pair of a batch together (shuffle), one by "
+        "a permutation that parts all pairs (derange), or all other y of the batch (in-batch).",
+    )
+    levels: tuple[float, ...] = setting(
+        tuple(2.5 * i for i in range(1, 13)),
+        "True mutual information; each level has its own critic.",
+        above=0,
+        unit="nats",
+    )
+    k: int = setting(512, "Pairs in a batch.", least=2, unit="pairs")
+    hidden: tuple[int, ...] = setting((64,), "Widths of the critic's hidden layers.", least=1)
+    activation: Literal["relu", "elu"] = setting("elu", "Activation function of the hidden layers.")
+    dropout: tuple[float, ...] = setting(
+        (), "Dropout rate of each hidden layer in training. Empty: no dropout.", least=0, below=1, may_be_empty=True
+    )
+    learning_rate: float = setting(5e-4, "Learning rate of Adam, which stays the same.", above=0)
+    weight_decay: float = setting(0.0, "Weight decay, which Adam sees as a part of the gradient.", least=0)
+    epochs: int = setting(80, "Epochs of training; more if the values have not settled.", least=5)
+    settled_nats: float = setting(
+        0.1,
+        "A training has settled if at no level the smoothed values of the first reader rise by this much over the last "
+        "fifth of its epochs.",
+        above=0,
+        unit="nats",
+    )
+    doublings: int = setting(0, "How often the epochs of a training that has not settled are doubled.", least=0)
+    seeds: int = setting(1, "Critics of each level, each with its own start and pairs.", least=1)
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """The trainings of the study."""
+
+    only: str = setting("", "The one training to make: 3/16 is the third of 16. Empty: all of them.")
+    cells: tuple[dict[str, Any], ...] = setting(
+        (), "The trainings. Each has a name and a dict `run` of the keys that it sets."
+    )
+
+
+@dataclass(frozen=True)
+class HighMi:
+    """Estimators at high information: critics that see fresh pairs of Gaussians, and the package's default."""
+
+    kind: str = _kind("high_mi")
+    study: Trainings = Trainings()
+    run: FreshPairs = FreshPairs()
+    dimension: int = setting(20, "Components of x and of y, which share the information equally.", least=1)
+    batches: int = setting(
+        100, "Batches in an epoch if they have 512 pairs or more; an epoch of smaller ones has as many pairs.", least=1
+    )
+    pairs: int = setting(
+        10_000, "Pairs that mi.estimate gets at each level, with its defaults.", least=110, unit="pairs"
+    )
+    seed: int = setting(0, "Seed of starts, pairs and batches.", least=0)
+
+
 # Kind of run → the class of its settings.
-KINDS: dict[str, type] = dict(zip(KINDS_OF_RUNS, (Images, Restore, Layers, Arrays, Study, Invertible), strict=True))
+KINDS: dict[str, type] = dict(
+    zip(KINDS_OF_RUNS, (Images, Restore, Layers, Arrays, Study, Invertible, HighMi), strict=True)
+)
 
 
 def of_key(key: str, default: Any = ..., *, kind: type = Images) -> Setting:

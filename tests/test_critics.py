@@ -267,3 +267,20 @@ def test_equal_critics_have_equal_scorers():
 def test_a_joint_critic_needs_a_hidden_layer():
     with pytest.raises(InputError, match="hidden"):
         JointCritic(hidden=()).init(jax.random.key(0), *arrays(), method="scores")
+
+
+def test_each_layer_of_a_joint_critic_has_its_own_dropout_rate():
+    x, y = arrays()
+    params = init(JointCritic(hidden=(8, 8)), x, y)
+
+    def drawn(*rates: float) -> jax.Array:
+        critic, key = JointCritic(hidden=(8, 8), dropout=rates), jax.random.key(0)
+        return critic.apply(params, x, y, deterministic=False, method="scores", rngs={"dropout": key})
+
+    plain, first, last = drawn(0.0, 0.0), drawn(0.5, 0.0), drawn(0.0, 0.5)
+    np.testing.assert_allclose(plain, scored(JointCritic(hidden=(8, 8)), params, x, y), rtol=1e-5)
+    assert not np.allclose(plain, first)
+    assert not np.allclose(plain, last)
+    assert not np.allclose(first, last)
+    with pytest.raises(InputError, match="2 hidden layers, 1 dropout rates: expected one rate for each"):
+        drawn(0.5)

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("tpu_vm.sh", "slurm.sbatch", "array.sh")
 STUDY = "--config=configs/studies/batch_size.py:encoders=resnet18,k=2+8,seeds=2"  # four runs
+CRITICS = "--config=configs/studies/high_mi.py:only=nwj-in-batch+js-in-batch"  # trainings of another kind of study
 SSH = "gcloud compute tpus tpu-vm ssh"
 SCP = "gcloud compute tpus tpu-vm scp"
 FETCH = (
@@ -105,6 +106,21 @@ DRY = {
         "sbatch --parsable --gpus-per-node=1 --dependency=afterany:ARRAY --ntasks-per-node=1 launch/slurm.sbatch "
         f"{STUDY}",
         f"srun --kill-on-bad-exit=0 python -m mirigor_jax.main {STUDY}",
+    ],
+    f"array.sh {CRITICS} --gpus-per-node=1 --config.seed=1": [
+        "sbatch --parsable --gpus-per-node=1 --array=1-2 --ntasks-per-node=1 launch/slurm.sbatch "
+        f"--config.study.only=%a/2 {CRITICS} --config.seed=1",
+        f"srun --kill-on-bad-exit=0 python -m mirigor_jax.main --config.study.only=%a/2 {CRITICS} --config.seed=1",
+        "sbatch --parsable --gpus-per-node=1 --dependency=afterany:ARRAY --ntasks-per-node=1 launch/slurm.sbatch "
+        f"{CRITICS} --config.seed=1",
+        f"srun --kill-on-bad-exit=0 python -m mirigor_jax.main {CRITICS} --config.seed=1",
+    ],
+    f"array.sh {CRITICS} --tpu=a,b --table": [
+        "mkdir -p runs",
+        f"{SCP} --recurse a:mirigor_jax/runs/studies-high_mi-{CRITICS.partition(':')[2]} runs --worker=0",
+        "mkdir -p runs",
+        f"{SCP} --recurse b:mirigor_jax/runs/studies-high_mi-{CRITICS.partition(':')[2]} runs --worker=0",
+        f"'python' '-m' 'mirigor_jax.main' '{CRITICS}'",
     ],
     f"array.sh {STUDY} --tpu=a,b,c --zone=us-west4-a": [
         SHARE.format("a", "1/4 4/4"),

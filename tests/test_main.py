@@ -638,7 +638,7 @@ def test_a_kind_of_run_registered_in_a_config_file_is_run(tmp_path, monkeypatch,
     assert main([f"--config={mine}", "--profile"]) == 2
     assert "a job of kind mine has none" in capsys.readouterr().err
     assert main([f"--config={mine}:mien"]) == 2
-    known = "images, restore, layers, arrays, study, invertible, mine"
+    known = "images, restore, layers, arrays, study, invertible, high_mi, mine"
     assert f"unknown kind 'mien'; choose one of {known}" in capsys.readouterr().err
     monkeypatch.setattr(kinds.jax, "process_count", lambda: 2)
     with pytest.raises(InputError, match="a job of kind arrays runs in one process"):

@@ -94,11 +94,12 @@ class JointCritic(nn.Module):
     """score = MLP([x, y]), with at least one hidden layer.
 
     The first layer is W [x, y] + b = W_x x + W_y y + b, so n² pairs take 2n of its products, not n².
+    dropout: rate of every hidden layer, or the rates of all hidden layers.
     """
 
     hidden: tuple[int, ...]
     activation: Activation = "relu"
-    dropout: float = 0.0
+    dropout: float | tuple[float, ...] = 0.0
     window: Window = None
 
     @nn.compact
@@ -108,6 +109,7 @@ class JointCritic(nn.Module):
         if not self.hidden:
             raise InputError("a joint critic without hidden layers scores x and y apart; give it one, as hidden=(64,)")
         width, *rest = self.hidden
+        rate, *rates = _rates(self.dropout, len(self.hidden))
         d, wide = x.shape[1], jnp.promote_types(x.dtype, jnp.float32)
         # One kernel for x and y, so that its first values have the scale of the concatenation's fan-in.
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (d + y.shape[1], width), wide)
@@ -117,8 +119,8 @@ class JointCritic(nn.Module):
         h = _sums(hidden_x, hidden_y) if partners is None else hidden_x[:, None] + hidden_y[partners]
         pairs = h.shape[:2]
         h = getattr(nn, self.activation)(h.reshape(-1, width))  # flat: in 3-d XLA's CPU backend takes 1.5 times as long
-        h = nn.Dropout(self.dropout)(h, deterministic)
-        h = _MLP(tuple(rest), 1, self.activation, self.dropout, name="mlp")(h, deterministic)
+        h = nn.Dropout(rate)(h, deterministic)
+        h = _MLP(tuple(rest), 1, self.activation, tuple(rates), name="mlp")(h, deterministic)
         return _clip(h.reshape(pairs).astype(wide), self.window)
 
 
@@ -181,14 +183,22 @@ class _MLP(nn.Module):
     hidden: tuple[int, ...]
     features: int
     activation: Activation
-    dropout: float
+    dropout: float | tuple[float, ...]
 
     @nn.compact
     def __call__(self, h: Float[Array, "*n d"], deterministic: bool) -> Float[Array, "*n f"]:
-        for width in self.hidden:
+        for width, rate in zip(self.hidden, _rates(self.dropout, len(self.hidden)), strict=True):
             h = getattr(nn, self.activation)(_dense(h, width)(h))
-            h = nn.Dropout(self.dropout)(h, deterministic)
+            h = nn.Dropout(rate)(h, deterministic)
         return _dense(h, self.features)(h)
+
+
+def _rates(dropout: float | tuple[float, ...], layers: int) -> tuple[float, ...]:
+    """The dropout rate of each hidden layer. Raises InputError if there is not one for each."""
+    rates = dropout if isinstance(dropout, tuple) else (dropout,) * layers
+    if len(rates) != layers:
+        raise InputError(f"{layers} hidden layers, {len(rates)} dropout rates: expected one rate for each")
+    return rates
 
 
 def _dense(h: Array, features: int, name: str | None = None, use_bias: bool = True) -> nn.Dense:

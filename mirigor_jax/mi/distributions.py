@@ -72,21 +72,32 @@ class Gaussian:
         return self.dimension
 
     @property
-    def _correlation_and_noise(self) -> tuple[float, float]:
+    def correlation_and_noise(self) -> tuple[float, float]:
+        """ρ and √(1 − ρ²): a component of y is ρ times x's plus √(1 − ρ²) times independent noise."""
         exponent = -2 * self.mi_nats / self.dimension
         return math.sqrt(-math.expm1(exponent)), math.exp(exponent / 2)
 
     def sample(self, key: Array, n: int) -> tuple[Float[Array, "n dx"], Float[Array, "n dy"]]:
-        correlation, noise = self._correlation_and_noise
-        x, independent = jax.random.normal(key, (2, n, self.dimension))
-        return x, correlation * x + noise * independent
+        return correlated_normals(key, (n, self.dimension), *self.correlation_and_noise)
 
     def mutual_information(self) -> float:
         return float(self.mi_nats)
 
     def log_ratio(self, x: Float[Array, "n dx"], y: Float[Array, "n dy"]) -> Float[Array, " n"]:
-        correlation, noise = self._correlation_and_noise
+        correlation, noise = self.correlation_and_noise
         return self.mi_nats + 0.5 * jnp.sum(y**2 - ((y - correlation * x) / noise) ** 2, axis=1)
+
+
+def correlated_normals(
+    key: Array, shape: tuple[int, int], correlation: float | Float[Array, ""], noise: float | Float[Array, ""]
+) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+    """n pairs of `Gaussian`. The correlation may be an argument of a compiled program; the normals do not depend on it.
+
+    shape: (n, d), pairs and components.
+    correlation, noise: as `Gaussian.correlation_and_noise`.
+    """
+    x, independent = jax.random.normal(key, (2, *shape))
+    return x, correlation * x + noise * independent
 
 
 @dataclass(frozen=True, eq=False)

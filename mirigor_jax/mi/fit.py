@@ -267,6 +267,21 @@ class FitConfig:
         return apply({"params": params}, x, y, partners, deterministic=dropout is None)
 
 
+def draw_partners(negatives: Negatives, key: Array, n: int) -> Int[Array, "n 2"] | None:
+    """For each x of a batch, the numbers of the y that score it: its own, then a negative. None: all of the batch."""
+    if negatives == "in-batch":
+        return None
+    draw = {"derange": derange, "shuffle": shuffle}[negatives]
+    return jnp.concatenate([jnp.arange(n)[:, None], draw(key, n)], axis=1)
+
+
+def read_batch(
+    scores: Float[Array, "k _"], partners: Int[Array, "k 2"] | None, estimator: Estimator
+) -> tuple[Float[Array, " _"], Float[Array, "_ _"]]:
+    """Positives and negatives of a batch's scores, as the estimator takes them. partners: of `draw_partners`."""
+    return anchored(scores, estimator.anchors) if partners is None else (scores[:, 0], scores[:, 1:])
+
+
 def critic_step(
     state: CriticState, frozen: tuple[Pairs, CriticJob], rows: Int[Array, " k"], key: Array, *, fit_config: FitConfig
 ) -> tuple[CriticState, Array]:
@@ -293,20 +308,17 @@ def _objective(
     fit_config: FitConfig,
 ) -> tuple[Array, tuple[Any, ...]]:
     """(loss in nats, every estimator's carry) of one critic on a batch; only its own estimator's carry changes."""
-    shared, positives = fit_config.estimators[0], jnp.arange(len(pairs[0]))[:, None]
+    shared = fit_config.estimators[0]
     x, y = shared.views(*pairs)
-    partners = None
-    if fit_config.negatives != "in-batch":
-        draw = {"derange": derange, "shuffle": shuffle}[fit_config.negatives]
-        partners = jnp.concatenate([positives, draw(partner_key, len(positives))], axis=1)
+    partners = draw_partners(fit_config.negatives, partner_key, len(pairs[0]))
     scores = fit_config.scores(params["f"], x, y, partners, dropout)
     # The best u is -log dP/dQ, and a critic starts near log dP/dQ, so u is the negative of a critic's scores.
-    u = (-fit_config.scores(params["u"], x, y, positives, dropout)[:, 0],) if shared.needs_u else ()
+    own = jnp.arange(len(pairs[0]))[:, None]
+    u = (-fit_config.scores(params["u"], x, y, own, dropout)[:, 0],) if shared.needs_u else ()
 
     def loss(at: int, carries: tuple[Any, ...]) -> tuple[Array, tuple[Any, ...]]:
         estimator = fit_config.estimators[at]
-        read = anchored(scores, estimator.anchors) if partners is None else (scores[:, 0], scores[:, 1:])
-        value, after = estimator.loss(carries[at], *read, *u)
+        value, after = estimator.loss(carries[at], *read_batch(scores, partners, estimator), *u)
         return value, (*carries[:at], after, *carries[at + 1 :])
 
     return lax.switch(critic_job.estimator, [partial(loss, at) for at in range(len(fit_config.estimators))], carries)

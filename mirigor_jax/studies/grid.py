@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from ml_collections import ConfigDict
@@ -32,6 +32,7 @@ from mirigor_jax.runs.schema import ImageReport, read
 from mirigor_jax.studies.rows import Row
 from mirigor_jax.studies.table import STUDIES
 
+T = TypeVar("T")
 FIT = "fit.json"  # of a finished fit's folder: its rows, its seconds, and the devices
 
 
@@ -60,7 +61,7 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
     if config.study.name not in STUDIES:
         raise InputError(f"unknown study '{config.study.name}'; choose one of {', '.join(STUDIES)}")
     cells, fits = cells_of(config, folder), _fits_of(config, folder)
-    chosen, wanted = _chosen(config.study.only, cells), config.study.estimates
+    chosen, wanted = chosen_of(config.study.only, cells), config.study.estimates
     with folder.claimed(_without_tags(config), wait=True):
         pass  # released at once: other processes may run cells of this study at the same time
     finish = partial(_finish, wanted=wanted, monitoring=monitoring)
@@ -91,7 +92,7 @@ def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
     """The study's own runs, and the finished runs of the studies that `study.sources` names."""
     cells = [
         Cell(cell["name"], RunFolder(folder.path / cell["name"]), run_config, dict(cell.get("tags", {})))
-        for cell, run_config in zip(config.study.cells, _own_configs(config), strict=True)
+        for cell, run_config in zip(config.study.cells, configs_of(config.run, config.study.cells), strict=True)
     ]
     tags = STUDIES[config.study.name].tags
     for source in map(RunFolder.at, filter(None, config.study.sources.split(","))):
@@ -105,15 +106,15 @@ def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
     return cells
 
 
-def _own_configs(config: ConfigDict) -> list[ConfigDict]:
-    """The config of each of the study's own runs. Raises InputError for an unknown key."""
-    known, configs = flatten(config.run), []
-    for cell in config.study.cells:
+def configs_of(run: ConfigDict, cells: Sequence[Mapping[str, Any]]) -> list[ConfigDict]:
+    """The config of each cell's run: `run` with the keys that the cell sets. Raises InputError for an unknown key."""
+    known, configs = flatten(run), []
+    for cell in cells:
         if unknown := cell["run"].keys() - known.keys():
             raise InputError(
                 f"{cell['name']}: unknown config key '{min(unknown)}'; {did_you_mean(min(unknown), list(known))}"
             )
-        configs.append(ConfigDict(config.run.to_dict()))
+        configs.append(ConfigDict(run.to_dict()))
         configs[-1].update_from_flattened_dict(cell["run"])
     return configs
 
@@ -123,7 +124,7 @@ def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
     # The study also re-estimates each run, and an estimate may use a setting that the run itself does not.
     runs = [
         (cell["run"], [own, *(re_estimated(own, **asked)[0] for asked in config.study.estimates)])
-        for cell, own in zip(config.study.cells, _own_configs(config), strict=True)
+        for cell, own in zip(config.study.cells, configs_of(config.run, config.study.cells), strict=True)
     ]
     words = {key: _idle_words(key.removeprefix("run."), runs) for key in given if key.startswith("run.")}
     return {key: said for key, said in words.items() if said is not None}
@@ -166,8 +167,8 @@ def _finished_cells(source: RunFolder, tags: Sequence[str]) -> list[tuple[str, d
         raise InputError(f"study.sources: '{source}' is no study's folder; run that study first ({error})") from error
 
 
-def _chosen(only: str, cells: Sequence[Cell]) -> Sequence[Cell]:
-    """All cells, or the one cell that `only`, such as `3/16`, names."""
+def chosen_of(only: str, cells: Sequence[T]) -> Sequence[T]:
+    """All cells, or the one cell that `only`, such as `3/16`, names. Raises InputError if there is none."""
     if not only:
         return cells
     number, _, total = only.partition("/")

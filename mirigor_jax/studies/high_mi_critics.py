@@ -1,0 +1,185 @@
+"""Critics that are trained on fresh pairs of Gaussians: all seeds and all levels of information in one program.
+
+After Gosch 2020, section 3 and appendix C.1: every batch is drawn anew, so there is no validation, and the value of a
+batch before its step is one of a critic that has not seen it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float
+
+from mirigor_jax.fitting import CriticState, OnProgress, fresh, update
+from mirigor_jax.mi.critics import JointCritic
+from mirigor_jax.mi.distributions import Gaussian, correlated_normals
+from mirigor_jax.mi.estimators import Estimator
+from mirigor_jax.mi.fit import Negatives, draw_partners, read_batch
+
+NEIGHBORS = 10  # epochs on each side that a smoothed value averages over (appendix C.1)
+FULL = 512  # pairs a batch from which on all epochs have the same number of batches
+
+
+@dataclass(frozen=True)
+class Training:
+    """How critics are trained: by Adam at a constant rate, each from its own start and on its own pairs.
+
+    estimator: its loss trains the critic.
+    readers: estimators whose values are read from the same scores.
+    k: pairs a batch.
+    batches: batches an epoch, if k is at least FULL; smaller batches make as many pairs.
+    dimension: of x and of y.
+    weight_decay: is added to the gradient as `weight_decay` times the parameters.
+    """
+
+    critic: JointCritic
+    estimator: Estimator
+    readers: tuple[Estimator, ...]
+    negatives: Negatives
+    k: int
+    batches: int
+    dimension: int
+    learning_rate: float
+    weight_decay: float
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return max(self.batches, self.batches * FULL // self.k)
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        adam = optax.adam(self.learning_rate)
+        return optax.chain(optax.add_decayed_weights(self.weight_decay), adam) if self.weight_decay else adam
+
+
+def start(seed: Array, training: Training) -> CriticState:
+    """A fresh critic."""
+    rows = jnp.zeros((2, training.dimension))
+    params = training.critic.init(jax.random.key(seed), rows, rows, method="scores")["params"]
+    carry = jax.tree.map(jnp.float32, training.estimator.carry)
+    return fresh(params, training.optimizer, rows.dtype)._replace(carry=carry)
+
+
+def train_step(
+    state: CriticState, key: Array, level: tuple[Array, Array], training: Training
+) -> tuple[CriticState, Float[Array, " r"]]:
+    """Draw a batch, read it, and update the critic on it.
+
+    level: correlation and noise of the pairs, as `Gaussian.correlation_and_noise`.
+    Returns the next state and the value of each reader, in nats; dropout is off when they read.
+    """
+    pair_key, partner_key, dropout = jax.random.split(key, 3)
+    x, y = correlated_normals(pair_key, (training.k, training.dimension), *level)
+    partners = draw_partners(training.negatives, partner_key, training.k)
+
+    def scores(params: Any, deterministic: bool) -> Array:
+        apply: Any = partial(training.critic.apply, rngs={"dropout": dropout}, method="scores")
+        return apply({"params": params}, x, y, partners, deterministic=deterministic)
+
+    def loss(params: Any) -> tuple[Array, tuple[Any, Array]]:
+        trained = scores(params, not training.critic.dropout)
+        value, carry = training.estimator.loss(state.carry, *read_batch(trained, partners, training.estimator))
+        return value, (carry, trained)
+
+    (_, (carry, trained)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    read = scores(state.params, True) if training.critic.dropout else trained
+    values = jnp.stack([reader.value(*read_batch(read, partners, reader)) for reader in training.readers])
+    return update(state, training.optimizer, gradients)._replace(carry=carry), values
+
+
+@partial(jax.jit, static_argnames="training")
+def start_all(seeds: Array, levels: tuple[Array, Array], training: Training) -> CriticState:
+    """The states of all critics, by seed and level. Critics of one seed start alike."""
+    each = jax.vmap(lambda seed, level: start(seed, training), in_axes=(None, 0))
+    return jax.vmap(each, in_axes=(0, None))(seeds, levels)
+
+
+@partial(jax.jit, static_argnames="training")
+def train_epoch(
+    states: CriticState, seeds: Array, epoch: Array, levels: tuple[Array, Array], training: Training
+) -> tuple[CriticState, Float[Array, "s l r"]]:
+    """Train all critics for an epoch. Returns their states and each reader's mean value over the epoch's batches.
+
+    The critics of one seed see the same normal draws, which each level correlates in its own way.
+    """
+
+    def of_seed(states: CriticState, seed: Array) -> tuple[CriticState, Array]:
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), epoch + 1), training.steps)
+        step = jax.vmap(partial(train_step, training=training), in_axes=(0, None, 0))
+        states, values = lax.scan(lambda states, key: step(states, key, levels), states, keys)
+        return states, jnp.mean(values, axis=0)
+
+    return jax.vmap(of_seed)(states, seeds)
+
+
+def train(
+    training: Training,
+    levels: Sequence[float],
+    seeds: Sequence[int],
+    *,
+    epochs: int,
+    doublings: int,
+    settled_nats: float,
+    on_progress: OnProgress,
+) -> Float[np.ndarray, "r s l e"]:
+    """Train critics for each seed and level, and read every epoch.
+
+    levels: nats.
+    epochs: of the training; they are doubled, at most `doublings` times, until it `has_settled`.
+    on_progress: called as on_progress(epoch, epochs, note) after every epoch.
+    Returns the mean value of each reader over each epoch's batches, in nats.
+    """
+    mixing = zip(*(Gaussian(training.dimension, nats).correlation_and_noise for nats in levels), strict=True)
+    arrays = tuple(jnp.asarray(column, jnp.float32) for column in mixing)
+    roots, at = jnp.asarray(seeds, jnp.int32), (arrays[0], arrays[1])
+    states, doubled = start_all(roots, at, training), 0
+    curves: list[np.ndarray] = []
+    while len(curves) < epochs:
+        states, values = train_epoch(states, roots, jnp.int32(len(curves)), at, training)
+        curves.append(np.asarray(values))
+        on_progress(len(curves), epochs, f"{curves[-1][:, -1, 0].mean():z.2f} of {levels[-1]:g} nats")
+        is_over = len(curves) == epochs and doubled < doublings
+        if is_over and not has_settled(np.stack(curves, axis=-1)[:, :, 0], settled_nats):
+            epochs, doubled = 2 * epochs, doubled + 1
+    return np.moveaxis(np.stack(curves, axis=-1), 2, 0)
+
+
+def smoothed(curve: Float[np.ndarray, "*n e"]) -> Float[np.ndarray, "*n e"]:
+    """Averages over the epochs at a distance d of 10 at most, with weights (11 − d)/11. Source: Gosch 2020, C.1."""
+    distance = np.abs(np.subtract.outer(np.arange(curve.shape[-1]), np.arange(curve.shape[-1])))
+    weights = np.maximum(0, NEIGHBORS + 1 - distance) / (NEIGHBORS + 1)
+    return curve @ (weights / weights.sum(axis=0))
+
+
+def last_fifth(epochs: int) -> slice:
+    """The epochs of the last fifth of a training."""
+    return slice(epochs - max(1, epochs // 5), epochs)
+
+
+def rise(curve: Float[np.ndarray, "s l e"]) -> Float[np.ndarray, " l"]:
+    """How far the smoothed values rise over the last fifth of the epochs: the mean over seeds, in nats."""
+    smooth = smoothed(curve)
+    return np.mean(smooth[..., -1] - smooth[..., last_fifth(curve.shape[-1]).start - 1], axis=0)
+
+
+def has_settled(curve: Float[np.ndarray, "s l e"], settled_nats: float) -> bool:
+    """Whether the values rise by less than settled_nats at every level; not if one of them is not finite."""
+    return bool(np.all(rise(curve) < settled_nats))
+
+
+def most_of_permutations(nats: float, dimension: int, k: int) -> float:
+    """The most nats that NWJ, DV or the JS plug-in show, in expectation, if negatives come from a random permutation.
+
+    It leaves one pair of k together in the mean, so negatives follow Q' = (1 − 1/k) Q + P/k, and the best critic shows
+    KL(P ‖ Q') = E_P log r / (1 − 1/k + r/k) < log k, with r = dP/dQ. The mean is over 20,000 pairs.
+    """
+    gaussian = Gaussian(dimension, nats)
+    log_ratio = np.asarray(gaussian.log_ratio(*gaussian.sample(jax.random.key(0), 20_000)), np.float64)
+    return float(np.mean(log_ratio - np.logaddexp(np.log1p(-1 / k), log_ratio - np.log(k))))
