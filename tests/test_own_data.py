@@ -182,7 +182,7 @@ def test_a_stored_config_is_read_under_today_s_keys(tmp_path):
     assert current(old) == new == current(new)
     study = {"run": old, "study": {"cells": [{"name": "a", "run": {"data.jitter": 2, "seed": 1}}]}}
     cells = [{"name": "a", "run": {"data.cdp.jitter": 2, "seed": 1}}]
-    assert current(study) == {"run": new, "study": {"cells": cells}}
+    assert current(study) == {"run": new, "study": {"cells": cells, "fits": []}}  # studies had no fits
     assert old["data"]["colors"] == 2  # the stored one is left as it is
     (tmp_path / "config.json").write_text(json.dumps(old))
     folder = RunFolder(tmp_path)
