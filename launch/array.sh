@@ -10,8 +10,8 @@ launch/array.sh --config=configs/studies/STUDY.py [--config.KEY=VALUE …] [--wo
 The study's runs are spread over a SLURM array or over TPU VMs. OPTIONS are those of one of these lines:
 
   [--nodes=N] [--gpus-per-node=G] [--SBATCH-OPTION=VALUE …]
-        submit a SLURM array with one launch/slurm.sbatch job for each run, and a last job that makes the table, and
-        before it the fits of critics if the study has any
+        submit a SLURM array with one launch/slurm.sbatch job for each run, and a last job, which fits the
+        study's critics, if it has any, and makes the table
   --tpu=NAME,NAME,… [--zone=ZONE] [--project=PROJECT]
         start the runs on TPU VMs that launch/tpu_vm.sh has installed; each VM does its share, one run after another
   --tpu=NAME,NAME,… --table

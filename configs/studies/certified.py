@@ -1,4 +1,4 @@
-"""How much MI can be certified, when is the NT-Xent estimate certainly wrong, and what do reused test images "prove"?
+"""How much MI can be certified, when is the NT-Xent estimate proven wrong, and what do reused test images "prove"?
 
 python -m mirigor_jax.main --config=configs/studies/certified.py                batch_size and infomin_tasks
 python -m mirigor_jax.main --config=configs/studies/certified.py:scale=paper    the same two, run at scale=paper
