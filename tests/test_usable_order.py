@@ -115,7 +115,7 @@ def test_the_sentence_of_twenty_encoders_counts_and_summarizes(twenty):
     assert "Level 1: e0x, e0y; level 2: e1x, e1y; " in text
     assert "10 pairs are not told apart; nearest to a proof are " in text
     assert text.count("(about 2,778 unseen rows needed)") == 3
-    assert "The norms are 1 to 20; a row costs a probe at most 30 to 49 nats." in text
+    assert "The norms are 1 to 20; the largest possible log-loss of a row is 30 to 49 nats." in text
     assert len(text) < 1200
 
 

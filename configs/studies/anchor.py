@@ -5,8 +5,8 @@ python -m mirigor_jax.main --config=configs/studies/anchor.py:scale=paper      w
 
 It trains an encoder on CDP images, freezes it, and fits critics to its features of pairs of 1 to 6 bits, and to
 Gaussians of the same MI. It should print, at K = 64, that InfoNCE's mean error is several times the anchor's, and that
-InfoNCE of the true density ratio has the same error. Then it trains encoders of Fashion-MNIST with and without the
-anchor; their accuracies should be alike.
+most of it remains with the true density ratio. Then it trains encoders of Fashion-MNIST with and without the anchor;
+their accuracies should be alike.
 """
 
 from typing import Any

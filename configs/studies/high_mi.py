@@ -3,8 +3,9 @@
 python -m mirigor_jax.main --config=configs/studies/high_mi.py                        a laptop: layers of 64
 python -m mirigor_jax.main --config=configs/studies/high_mi.py:scale=paper            layers of 512, 1,000 epochs
 
-It should print NWJ values near log N at 30 nats if negatives come from a permutation, and other values if no negative
-is its own positive. mi.estimate should stay below its ceiling, and its certified lower end below the truth.
+It should print NWJ values near log N at 30 nats if negatives come from a random permutation, and from N = 256 on values
+above log N if no negative is a positive pair. mi.estimate should stay below its ceiling, and its certified lower end
+below the truth.
 """
 
 from dataclasses import replace

@@ -94,8 +94,8 @@ class BoundedLinear:
     def words(self) -> str:
         family = self.family
         return (
-            f"linear probes softmax(ln p + W z), ‖w_k‖ ≤ {family.norm:.3g}, on z = T(h), ‖z‖ ≤ {family.reach:.3g}: a "
-            f"row costs at most {family.largest_losses.max():.3g} nats"
+            f"linear probes softmax(ln p + W z), ‖w_k‖ ≤ {family.norm:.3g}, on z = T(h), ‖z‖ ≤ {family.reach:.3g}, "
+            f"with a log-loss of at most {family.largest_losses.max():.3g} nats a row"
         )
 
     @property
@@ -137,8 +137,8 @@ class BoundedMLP:
     def words(self) -> str:
         widths = ", ".join(map(str, self.probe.classifier.hidden))
         return (
-            f"MLPs of {widths} units on standardized h, with outputs from {-self.window:.3g} to {self.window:.3g}: a "
-            f"row costs at most {self.largest_losses.max():.3g} nats"
+            f"MLPs of {widths} units on standardized h, with outputs from {-self.window:.3g} to {self.window:.3g}, and "
+            f"a log-loss of at most {self.largest_losses.max():.3g} nats a row"
         )
 
     @property

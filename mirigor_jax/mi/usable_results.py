@@ -204,8 +204,8 @@ class UsableOrder:
     def levels(self) -> tuple[tuple[str, ...], ...]:
         """The encoders in levels. Within a level they are sorted by value, the largest first.
 
-        Every encoder from the second level on is proven to hold less than one of the previous level, and no two
-        encoders of one level are told apart.
+        Every encoder from the second level on is proven to hold less than at least one of the previous level, and no
+        two encoders of one level are told apart.
         """
         above = {name: {pair.larger for pair in self.proven if pair.smaller == name} for name in self.ranking}
         levels: list[tuple[str, ...]] = []
@@ -226,7 +226,7 @@ class UsableOrder:
                 f"{name}: ‖w_k‖ ≤ {one.norm:.3g}, {one.largest_loss_nats:.3g} nats"
                 for name, one in self.encoders.items()
             )
-            return f"{head}orders together: {verdicts}. {RECIPE} Norm, and the most that a row costs a probe: {sizes}."
+            return f"{head}orders together: {verdicts}. {RECIPE} Norm, and largest possible log-loss of a row: {sizes}."
         return f"{head}orders together: {self._counted} {self._levels_in_words}{self._nearest}{RECIPE} {self._sizes}"
 
     @property
@@ -243,8 +243,8 @@ class UsableOrder:
             return f"By value: {', '.join(self.ranking)}. "
         levels = "; ".join(f"level {at}: {', '.join(level)}" for at, level in enumerate(self.levels, 1))
         return (
-            "From level 2 on, each encoder is certified to hold less than one of the previous level. No two of one "
-            f"level are told apart, and one of a later level may have the larger estimate. L{levels[1:]}. "
+            "From level 2 on, each encoder is certified to hold less than at least one of the previous level. No two "
+            f"of one level are told apart, and one of a later level may have the larger estimate. L{levels[1:]}. "
         )
 
     @property
@@ -264,8 +264,8 @@ class UsableOrder:
         norms = [one.norm for one in self.encoders.values() if one.norm is not None]
         losses = [one.largest_loss_nats for one in self.encoders.values()]
         return (
-            f"The norms are {min(norms):.3g} to {max(norms):.3g}; a row costs a probe at most {min(losses):.3g} to "
-            f"{max(losses):.3g} nats."
+            f"The norms are {min(norms):.3g} to {max(norms):.3g}; the largest possible log-loss of a row is "
+            f"{min(losses):.3g} to {max(losses):.3g} nats."
         )
 
     def __str__(self) -> str:

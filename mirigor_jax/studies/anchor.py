@@ -156,7 +156,7 @@ def section(rows: Sequence[Row]) -> Section:
             "bias",
             "SD",
             "mean abs. error",
-            "of InfoNCE's",
+            "error / InfoNCE's",
         )
         lines = []
         for (k,), at_k in groups(of_data, "k").items():
@@ -181,11 +181,13 @@ def section(rows: Sequence[Row]) -> Section:
     batches = {one["k"]: one["batch_size"] for one in rows}
     smaller = [f"at K = {k:,} in batches of {size:,}" for k, size in sorted(batches.items()) if size < k]
     legend = (
-        "MI is in bits; columns 1, 2, … have the mean estimate over the seeds at that true MI. Bias, SD and mean "
-        "absolute error are over all true MI; SD is that over seeds, each with pairs and critics of its own. A critic "
-        "starts from random weights and is fitted by the estimator's own loss on batches of K pairs"
+        "MI is in bits; columns 1, 2, … have the mean estimate over the seeds at that true MI. Bias and mean absolute "
+        "error are means over all true MI and seeds; SD is the root mean over the true MI of the variance over seeds, "
+        "each with pairs and critics of its own. The last column is the mean absolute error divided by that of InfoNCE "
+        "at the same K. A critic starts from random weights and is fitted by the estimator's own loss on batches of K "
+        "pairs"
         f"{''.join(f', {words}' for words in smaller)}; ν of the anchor is 1 and its score log if not said otherwise. "
-        f"“{PERFECT}” is of no fit: only K biases it. It can't exceed log₂ K, and is short long before."
+        f"“{PERFECT}” needs no fit, so only K biases it. It can't exceed log₂ K, and is too low well below log₂ K."
     )
     figures = {"anchor": picture(rows), "anchor_estimators": picture_of_errors(rows)}
     return Section("Estimates of known mutual information", "\n\n".join([*texts, legend]), figures)

@@ -1,4 +1,4 @@
-"""Estimators at 2.5 to 30 nats: critics that see fresh pairs of Gaussians, and the package's default on as many levels.
+"""Estimators at 2.5 to 30 nats: critics that see fresh pairs of Gaussians, and `mi.estimate` with its defaults.
 
 After Gosch 2020, section 3 and appendix D.2 and D.3, Figs. 1 to 3 and 10 to 13.
 """
@@ -50,8 +50,8 @@ MARKS = {"shuffle": "o-", "derange": "s--", "in-batch": "^-."}
 # Whether some x meet their own y among the negatives.
 MEETS_ITS_OWN = {"shuffle": True, "derange": False, "in-batch": False}
 CAPTIONS = {
-    "high_mi": "Values against the batch and against the true MI; dotted: log N; gray: the most that permuted "
-    "negatives can show. Values below −3 or above 33 nats are not drawn.",
+    "high_mi": "Values against the batch and against the true MI; dotted: log N; gray: the best critic's value with "
+    "permuted negatives. Values below −3 or above 33 nats are not drawn.",
     "high_mi_curves": "Smoothed values over the epochs, a line a level, after Gosch 2020, Figs. 1 to 3 and 10 to 13; "
     "dotted: log N.",
 }
@@ -63,7 +63,7 @@ class HighMiReport(Report):
 
     trainings: a row for each finished training and reader, as `_rows_of` makes it.
     missing: names of the other trainings.
-    today: for each level the package's default estimate, as `_estimate_today` makes it; empty if it is missing.
+    today: for each level the estimate of `mi.estimate`, as `_estimate_today` makes it; empty if it is missing.
     """
 
     trainings: list[dict[str, Any]]
@@ -79,7 +79,7 @@ def idle(config: ConfigDict, given: Sequence[str]) -> dict[str, str]:
 
 
 def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitoring = NO_MONITORING) -> None:
-    """Read the package's default, train the critics of every cell, and report all that is finished.
+    """Run `mi.estimate`, train the critics of every cell, and report all that is finished.
 
     If `study.only` names a cell, its critics alone are trained. Several processes may do so at the same time, each for
     a cell of its own.
@@ -150,7 +150,7 @@ def _train(config: ConfigDict, itself: RunFolder, cell: ConfigDict, training: Tr
 
 
 def _today(config: ConfigDict, itself: RunFolder, levels: Sequence[float]) -> None:
-    """Read the package's default, unless the folder has it."""
+    """Run `mi.estimate` at every level, unless the folder has its results."""
     with itself.stage(TODAY, itself.exists(ESTIMATES)) as work:
         if work:
             itself.write(ESTIMATES, _estimate_today(config, levels))
@@ -158,7 +158,7 @@ def _today(config: ConfigDict, itself: RunFolder, levels: Sequence[float]) -> No
 
 
 def _notes(folder: RunFolder, names: Sequence[str]) -> dict[str, Any]:
-    """The notes that the folder of each stage has of it; a kill between a stage's result and its note leaves none."""
+    """What each stage's folder records about it. A stage that was killed between its result and its record has none."""
     notes: dict[str, Any] = {}
     for name in names:
         notes |= RunFolder(folder.path / name).read("stages.json") or {}
@@ -281,7 +281,7 @@ def _at_top(report: HighMiReport) -> tuple[list[str], list[list[str]]]:
 
 
 def _by_level(report: HighMiReport) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: the values of every training with several levels, and the package's default.
+    """Header and rows: the values of every training with several levels, and those of `mi.estimate`.
 
     The first reader of a training also has its values after a quarter of the epochs.
     """
@@ -326,9 +326,10 @@ def _legend(report: HighMiReport) -> str:
         "All values are in nats. A value is the mean over the last fifth of the epochs, of batches that the critic has "
         "not seen; “at ¼” is the same after a quarter of the epochs. ± is the standard deviation over seeds. “below "
         "largest” is how far the value at the largest MI is below the largest value at any MI. “rise” is how far the "
-        "smoothed value rises over the last fifth. shuffle: negatives by a permutation; derange: by one without fixed "
-        "points; in-batch: all pairs. js is the plug-in, js_nwj is NWJ at f + 1, and nwj of a JS critic is NWJ at its "
-        "raw f."
+        "smoothed value at the largest MI rises over the last fifth. “settled”: at no MI does the smoothed value rise "
+        f"by `settled_nats` (by default {FreshPairs.settled_nats:g}) or more; a value that falls has settled, too. "
+        "shuffle: negatives by a random permutation; derange: by one without fixed points; in-batch: all other pairs. "
+        "f is the critic's score. js is the plug-in, js_nwj is NWJ at f + 1, and nwj of a JS critic is NWJ at f itself."
     ]
     if report.missing:
         sentences.append(f"Trainings that are missing: {', '.join(report.missing)}.")
@@ -352,7 +353,7 @@ def _lines(report: HighMiReport) -> list[str]:
 
 
 def picture(rows: Sequence[dict[str, Any]], today: Sequence[dict[str, Any]], dimension: int) -> Figure:
-    """Draw values at the largest level against N, each estimator's values against the true MI, and the default's.
+    """Draw values at the largest level against N, and those of each estimator and of `mi.estimate` against the true MI.
 
     rows: of trainings, as `_rows_of` makes them. today: as `_estimate_today` makes them. dimension: of x and of y.
     """

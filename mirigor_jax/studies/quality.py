@@ -319,8 +319,8 @@ def _compared(pairs: Sequence[Row]) -> tuple[str, str]:
     header = ("a", "b", "I_class, a minus b, bits", "larger", "accuracy, a minus b, points")
     legend = (
         f"The differences are of InfoNCE at K = {pairs[0]['k']:,} on the same test batches. Brackets have paired "
-        "t-intervals; each holds at 95 % for its own line of the table, and all together hold with less. They compare "
-        "two lower bounds, each by its own critic, not the two values of I_class."
+        "t-intervals; each holds at 95 % for its own line of the table, and the confidence that all hold together is "
+        "lower. They compare two lower bounds, each by its own critic, not the two values of I_class."
     )
     return tables.grid(header, lines), legend
 

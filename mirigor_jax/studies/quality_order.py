@@ -124,10 +124,9 @@ def text(order: mi.UsableOrder, accuracies: Mapping[str, float], left_out: Mappi
     """
     against = [pair for pair in order.proven if accuracies[str(pair.larger)] < accuracies[str(pair.smaller)]]
     named = ", ".join(f"{pair.larger} > {pair.smaller}" for pair in against)
-    which = f"{len(against)} of" if against else "none of"
     agreement = (
-        f"In {which} the {len(order.proven)} certified pairs, the linear accuracy of the encoder that holds more is "
-        f"below the other's{f' ({named})' if named else ''}."
+        f"The encoder that holds more has the lower linear accuracy in {len(against) or 'none'} of the "
+        f"{len(order.proven)} certified pairs{f' ({named})' if named else ''}."
     )
     sentences = f"{order} {agreement} {_reasons(left_out)}".rstrip()
     return f"{sentences}\n\n{tables.grid(*order.table())}"
