@@ -510,7 +510,8 @@ class Grid:
     )
     fits: tuple[dict[str, Any], ...] = setting(
         (),
-        "Fits of critics that the study makes besides its runs. Each has a name and what the study asks for.",
+        "Fits of critics that the study makes besides its runs. Each has a name and the keys that the study's function "
+        "takes (for anchor: mirigor_jax.studies.anchor_fits.make).",
     )
 
 
@@ -587,8 +588,8 @@ class FreshPairs:
     )
     negatives: Literal["shuffle", "derange", "in-batch"] = setting(
         "shuffle",
-        "Negatives: one for each x by a permutation, which leaves about one pair of a batch together (shuffle), one by "
-        "a permutation that parts all pairs (derange), or all other y of the batch (in-batch).",
+        "Negatives: one for each x by a random permutation, which leaves one pair of a batch unchanged on average "
+        "(shuffle), one by a permutation without fixed points (derange), or all other y of the batch (in-batch).",
     )
     levels: tuple[float, ...] = setting(
         tuple(2.5 * i for i in range(1, 13)),
@@ -604,7 +605,9 @@ class FreshPairs:
     )
     learning_rate: float = setting(5e-4, "Learning rate of Adam, which stays the same.", above=0)
     weight_decay: float = setting(0.0, "Weight decay, which Adam sees as a part of the gradient.", least=0)
-    epochs: int = setting(80, "Epochs of training; more if the values have not settled.", least=5)
+    epochs: int = setting(
+        80, "Epochs of training. If it has not settled, they are doubled, at most run.doublings times.", least=5
+    )
     settled_nats: float = setting(
         0.1,
         "A training has settled if at no level the smoothed values of the first reader rise by this much over the last "
@@ -612,7 +615,9 @@ class FreshPairs:
         above=0,
         unit="nats",
     )
-    doublings: int = setting(0, "How often the epochs of a training that has not settled are doubled.", least=0)
+    doublings: int = setting(
+        0, "How often, at most, the epochs of a training that has not settled are doubled.", least=0
+    )
     seeds: int = setting(1, "Critics of each level, each with its own start and pairs.", least=1)
 
 
@@ -628,14 +633,17 @@ class Trainings:
 
 @dataclass(frozen=True)
 class HighMi:
-    """Estimators at high information: critics that see fresh pairs of Gaussians, and the package's default."""
+    """Estimators at high information: critics that see fresh pairs of Gaussians, and mi.estimate."""
 
     kind: str = _kind("high_mi")
     study: Trainings = Trainings()
     run: FreshPairs = FreshPairs()
     dimension: int = setting(20, "Components of x and of y, which share the information equally.", least=1)
     batches: int = setting(
-        100, "Batches in an epoch if they have 512 pairs or more; an epoch of smaller ones has as many pairs.", least=1
+        100,
+        "Batches in an epoch if a batch has 512 pairs or more. If it has fewer, an epoch has as many batches as give "
+        "512 pairs times this number.",
+        least=1,
     )
     pairs: int = setting(
         10_000, "Pairs that mi.estimate gets at each level, with its defaults.", least=110, unit="pairs"

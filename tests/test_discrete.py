@@ -1,4 +1,4 @@
-"""Information measures of discrete variables: loops over the definitions, and attacks on the certified ends."""
+"""Information measures of discrete variables: loops over the definitions, and hard cases for the certified ends."""
 
 import itertools
 import json
@@ -373,7 +373,7 @@ def test_what_is_no_number_of_rows_is_an_error(counts):
 
 def test_a_result_warns_of_values_that_no_row_shows():
     identities = discrete.of_samples(range(50), [0, 1] * 25)
-    assert "Warning: 100 % of the rows have values that no other row has together" in str(identities)
+    assert "Warning: 100 % of the rows have a combination of values that no other row has" in str(identities)
     assert (identities["I(X;Y)"].lower_bits, identities["I(X;Y)"].upper_bits) == (0, 1)
     assert not discrete.of_samples([0, 1] * 25, [0, 0, 1, 1, 1] * 10).warnings
 

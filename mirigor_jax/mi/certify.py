@@ -81,9 +81,9 @@ class HeldOut:
 
     scores: a critic's scores, in nats, of disjoint batches of the pairs; the diagonal holds the positives.
     classified: predictions of their classes; None if the pairing has no classes.
-    blocks: for the prequential certificate; empty if it does not apply. In the test part these are the blocks to
-        certify on, which have pairs of their own, not those of `scores`. In validation, the same probes' posteriors for
-        the pairs of validation.
+    blocks: for the prequential certificate; empty if it does not apply. Of the test part: the blocks of pairs
+        that this certificate reads, which are not the pairs of `scores`. Of validation: the posteriors of the same
+        probes for the pairs of validation.
     """
 
     scores: Float[np.ndarray, "b k k"]
@@ -232,7 +232,7 @@ def certify(validation: HeldOut, test: HeldOut, joint: Joint, confidence: float)
     chosen certificate's lower end holds at `confidence`. The prequential certificate is an exception: it also reads
     rows that the models were fitted on, and these models' values on validation decide the choice. If it is among the
     certificates, each lower end is computed for half of the error probability 1 - confidence. Then the prequential
-    lower end and the best of the others hold together at `confidence`.
+    lower end and that of the others' best on validation hold together at `confidence`.
     """
     if test.blocks:
         confidence = (1 + confidence) / 2

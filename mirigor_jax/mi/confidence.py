@@ -156,7 +156,7 @@ def vector_mean_radius(squares: Float[np.ndarray, " n"], longest: float, confide
 def relative_entropy_limit(cells: int, n: int, confidence: float) -> float:
     """Upper confidence limit of KL(p̂‖p), in nats: p̂ has the frequencies of n independent draws from any p on the cells.
 
-    It is the root x / n > (cells - 1) / n of exp(-x) (e x / (cells - 1))^(cells - 1) = 1 - confidence.
+    It is x / n for the root x > cells - 1 of exp(-x) (e x / (cells - 1))^(cells - 1) = 1 - confidence.
     Source: Agrawal 2020: at every n, the moment generating function is at most that of a gamma distribution of shape
     cells - 1 and rate n, so Chernoff's bound of that distribution holds.
     """

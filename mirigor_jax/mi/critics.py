@@ -94,7 +94,7 @@ class JointCritic(nn.Module):
     """score = MLP([x, y]), with at least one hidden layer.
 
     The first layer is W [x, y] + b = W_x x + W_y y + b, so n² pairs take 2n of its products, not n².
-    dropout: rate of every hidden layer, or the rates of all hidden layers.
+    dropout: one rate for all hidden layers, or a tuple with a rate for each.
     """
 
     hidden: tuple[int, ...]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 else:
     Figure = Any  # only drawing imports matplotlib
 
-CELLS = 1_000_000  # most cells of a table, which take seconds; fewer rows than cells say next to nothing
+CELLS = 1_000_000  # largest number of cells of a table, which takes seconds
 UNSEEN = 0.05  # largest share of the distribution that the rows may miss without a warning
 
 Terms = dict[tuple[int, ...], int]  # axes of a table -> the factor of the entropy of their variables
@@ -71,7 +71,7 @@ class DiscreteInformation:
     measures: name -> measure. Entropies come first, and the measure of all variables is the last.
     sizes: number of values of each variable: the lengths of the table's axes.
     rows: number of rows; None for a table of probabilities, whose measures are exact.
-    confidence: that a measure lies between its ends, of each measure alone.
+    confidence: probability with which the ends of one measure contain it; not that for all measures together.
     warnings: doubts about the data, in words.
     """
 
@@ -163,16 +163,16 @@ def of_counts(counts: Any, *, confidence: float = Arrays.confidence) -> Discrete
     """Estimate the measures of a joint distribution from a contingency table of independent rows.
 
     The value is the jackknife's: n times the plug-in value, minus n - 1 times its mean without one row. Like Miller and
-    Madow's correction it removes the bias of order 1/n, and it leaves less of a large alphabet's.
+    Madow's correction it removes the bias of order 1/n, and for a large alphabet it leaves less bias.
 
     The ends hold at every number of rows and for every distribution on the table's cells, also if variables are
     independent or one is a function of another. They suppose only that rows are independent and that the table has
     every value that can occur. With this confidence the rows' frequencies p̂ have KL(p̂‖p) <= r, and r is little more
-    than (cells - 1) / n (`relative_entropy_limit`). For any distributions q_T of sets T of variables, a measure
-    Σ f H(T) is E_p[-Σ f ln q_T] - Σ f KL(p_T‖q_T). With q_T near p̂_T, the ends limit the first term over all such p
-    exactly, and the second from above. The price is width: in simulations, they were 2 to 9 times as far apart as those
-    of a normal approximation for 4 to 16 cells, and 7 to 12 times for 100. If there are as many cells as rows, they
-    say next to nothing.
+    than (cells - 1) / n (`relative_entropy_limit`). A measure is Σ a_T H(T) over sets T of variables, with factors a_T.
+    For any distributions q_T it is E_p[-Σ a_T ln q_T] - Σ a_T KL(p_T‖q_T). With q_T near p̂_T, the ends use the exact
+    range of the first term over all such p, and upper limits of the divergences. The price is width: in simulations,
+    they were 2 to 9 times as far apart as those of a normal approximation for 4 to 16 cells, and 7 to 12 times for 100.
+    If there are as many cells as rows, they say hardly anything.
 
     Args:
         counts: (a,), (a, b) or (a, b, c) numbers of rows, whole, with sum n >= 2. Axes: X, Y, Z.
@@ -216,16 +216,16 @@ def of_samples(
 
     Args:
         columns: (n,) labels of each variable, integers, strings or bools, of any framework. n >= 2.
-        sizes: number of values that each variable can have, where rows may have missed some; the certified ends are for
-            these. None: the numbers of values in the columns.
+        sizes: number of values that each variable can have, if the rows may lack some. The certified ends hold for
+            variables of at most so many values. None: the numbers of values in the columns.
         confidence: in [0.5, 1). Of the ends of each measure alone.
 
     Returns:
         `DiscreteInformation`, in bits.
 
     Raises:
-        InputError: there are no columns or more than three; labels are missing or no classes; columns differ in length
-            or are short; a size is too small; the table would have too many cells; or as `of_counts`.
+        InputError: there are no columns or more than three; a label is missing or is no class, such as 1.5; columns
+            differ in length or are short; a size is too small; the table would have too many cells; or as `of_counts`.
     """
     if not 1 <= len(columns) <= 3:
         raise InputError(f"{len(columns)} columns: expected one to three, X, Y and Z")
@@ -327,8 +327,8 @@ def _reference(shares: Float[np.ndarray, "..."], radius: float) -> tuple[Float[n
     r ln r - r + 1, b(r) = r - 1 - ln r, and u the mass that p has on the unseen cells. Then
     Σ shares b(r) + u = KL(shares‖p) <= radius. As a / b grows with r, and b(r) <= radius / shares of each cell,
     Σ shares a(r) <= slope (radius - u), where slope is a / b at a limit of r. So
-    KL(p‖q) <= slope (radius - u) - u - (1 - u) ln(1 - w) + u ln(u unseen / w). This is convex in u; the limit is the
-    larger value, or more, of those at u = 0 and u = radius, which the choice of w makes equal.
+    KL(p‖q) <= slope (radius - u) - u - (1 - u) ln(1 - w) + u ln(u unseen / w). This is convex in u, so at most the
+    larger of its values at u = 0 and u = radius; the limit is that or more. w makes these equal, but is at most 0.5.
     """
     if shares.size == 1:
         return shares, 0.0
@@ -353,6 +353,6 @@ def _warnings(counts: Float[np.ndarray, "..."]) -> Iterator[str]:
     alone = float(np.sum(counts == 1) / counts.sum())
     if alone > UNSEEN:
         yield (
-            f"{100 * alone:.3g} % of the rows have values that no other row has together, so about as much of the "
-            "distribution is unseen, and the corrections are too small; the certified ends hold all the same"
+            f"{100 * alone:.3g} % of the rows have a combination of values that no other row has, so about as much of "
+            "the distribution is unseen, and the corrections are too small; the certified ends hold all the same"
         )

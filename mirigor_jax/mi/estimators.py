@@ -29,7 +29,7 @@ from mirigor_jax.mi.values import Anchors, Divergence, LogSums, Nats, Negatives,
 P = ParamSpec("P")
 Loss = Callable[..., tuple[Nats, Any]]
 MAIN = "info_nce_symmetric"  # runs fit their critics by this one: a lower bound
-PLUG_IN = "consistent as the critic nears log dP/dQ; off either way until then"  # the note of every plug-in
+PLUG_IN = "right if the critic is log dP/dQ; otherwise its error can have either sign"  # the note of every plug-in
 NT_XENT = "nt_xent"  # the estimate of Lee et al. 2023, Eq. 4
 
 
@@ -310,8 +310,8 @@ def flo() -> Estimator:
 def f_divergence(divergence: Divergence = "hellinger") -> Estimator:
     """The plug-in E_P f of a critic fitted by the variational form of an f-divergence. The best f is log dP/dQ.
 
-    divergence: as in `values.f_divergence_loss`. `js` is the same plug-in for Jensen–Shannon, and `nwj` is the bound
-        that "kl" maximizes.
+    divergence: as in `values.f_divergence_loss`. `js` is the same plug-in for Jensen–Shannon, and `js_nwj` is the bound
+        that "kl" maximizes: NWJ at f + 1.
     Raises InputError for an unknown divergence.
     Source: Nguyen et al. 2010; Nowozin et al. 2016; Letizia et al. 2024 (the plug-in).
     """

@@ -268,7 +268,7 @@ class FitConfig:
 
 
 def draw_partners(negatives: Negatives, key: Array, n: int) -> Int[Array, "n 2"] | None:
-    """For each x of a batch, the numbers of the y that score it: its own, then a negative. None: all of the batch."""
+    """For each x of a batch, the rows of the y to score it with: its own, then a negative. None: all of the batch."""
     if negatives == "in-batch":
         return None
     draw = {"derange": derange, "shuffle": shuffle}[negatives]

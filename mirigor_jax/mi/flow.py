@@ -75,8 +75,8 @@ def flow_matching(
 ) -> FlowEstimate:
     """Estimate I(X;Y) of n independent pairs of rows by flow matching (FMMI). The value is not a bound of I.
 
-    One view needs a density: its columns are continuous, and no column is a function of the others. That view moves; if
-    both have a density, the one with fewer columns does. The other view may be anything, for example labels.
+    One view needs a density and at most 256 columns: the columns are continuous, and none is a function of the others.
+    That view moves; if both can, the one with fewer columns does. The other view may be anything, for example labels.
     The pairs are split as in `estimate`: a network is fitted on the first part, the second (validation) chooses its
     step, and the third (test) is read once.
 
@@ -99,7 +99,8 @@ def flow_matching(
         part does not show.
 
     Raises:
-        InputError: no view has a density, the arrays do not allow an estimate, or an option is out of its limits.
+        InputError: no view has a density and at most 256 columns, the arrays do not allow an estimate, or an option is
+            out of its limits.
 
     Source: Butakov et al. 2025 (arXiv:2511.08552).
     """
@@ -150,7 +151,7 @@ class FlowFit:
 def _ends(whole: Split, columns_x: int, columns_y: int) -> tuple[list[Ends], Float[np.ndarray, " d"]]:
     """(fit, validation and test pairs, correlation of every coordinate of x with its partner). x is the moving view.
 
-    columns_x, columns_y: number of columns of each view. The first ones that critics read are their normal scores.
+    columns_x, columns_y: number of columns of each view. Each view of `whole` starts with their normal scores.
     """
     scores_x = [part[:, :columns_x].astype(np.float64) for part in whole.x]
     scores_y = [part[:, :columns_y].astype(np.float64) for part in whole.y]
@@ -158,7 +159,8 @@ def _ends(whole: Split, columns_x: int, columns_y: int) -> tuple[list[Ends], Flo
     lacks = {name: _lacks_density(name, parts[0][0]) for name, parts in moving.items()}
     able = sorted((parts[0][0].shape[1], name) for name, parts in moving.items() if not lacks[name])
     if not able:
-        raise InputError(f"{lacks['x']}; {lacks['y']}: flow matching needs a density of one view; use mi.estimate")
+        needs = f"flow matching needs one view with a density and at most {RANK} columns; use mi.estimate"
+        raise InputError(f"{lacks['x']}; {lacks['y']}: {needs}")
     moves, partners, read = moving[able[0][1]]
     varies = np.ptp(moves[0], axis=0) > 0
     copula = gaussian_copula([part[:, varies] for part in moves], partners)
@@ -282,7 +284,7 @@ def _gaussian_velocity(
 
 @partial(jax.jit, static_argnums=0)
 def _read(job: FlowFit, params: Any, test: Ends, rho: Float[Array, " d"], key: Array) -> Float[Array, " n"]:
-    """Each test row's −∫ div v dt in nats, whose mean is I(X;Y).
+    """Each test row's −∫ div v dt in nats. Their mean estimates I(X;Y).
 
     The divergence of the network is averaged over random directions e of ±1, as div = E eᵀ J e.
     Source: Hutchinson 1990.

@@ -217,8 +217,8 @@ class Bet:
     ) -> float:
         """The logarithm of the least capital over the other's family.
 
-        A result that reaches the target is a certified lower bound of it. The solver stops as soon as it is known
-        whether the least capital reaches the target.
+        If the result reaches the target, it is a certified lower bound of this logarithm. The solver stops as soon as
+        it is known whether the least capital reaches the target.
         best: of the other. times: factor on the norm of the other's family.
         """
         family = replace(best.family, norm=times * best.family.norm)

@@ -98,7 +98,7 @@ class Estimate:
     def limit_bits(self) -> float:
         """The most that the value, or a lower end from this many test pairs, can be.
 
-        Source: McAllester & Stratos 2020: n pairs certify ln n nats at most.
+        Source: McAllester & Stratos 2020: a lower end for any distribution grows at most like ln n with n pairs.
         """
         return min(self.ceiling_bits, math.log2(self._certified_pairs) if self.pairs else math.inf)
 
@@ -203,7 +203,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class FlowEstimate(Estimate):
-    """The Estimate of `flow_matching`, which reads all test pairs at once: it has no K, and no limit from it."""
+    """The Estimate of `flow_matching`, which reads all test pairs. `k` is their number, and limits nothing."""
 
     @property
     def limit_bits(self) -> float:

@@ -1,8 +1,8 @@
 """Checks that rows look like independent draws, which intervals and certificates assume. Findings are in words.
 
 An order is allowed: rows may be sorted by a class, or by a column of one view. One view may be a time series if the
-rows of the other are independent draws given it. Two things contradict independence: neighboring rows resemble each
-other in both views more than each view explains of the other, or rows are copies of each other.
+rows of the other are independent draws given it. Two things contradict independence: in both views, neighboring rows
+are still correlated after the part that the other view predicts is subtracted; or rows are copies of each other.
 """
 
 from collections.abc import Sequence

@@ -100,9 +100,9 @@ def derange(key: Array, n: int) -> Int[Array, "n 1"]:
 
 
 def shuffle(key: Array, n: int) -> Int[Array, "n 1"]:
-    """A partner for each of n rows by a random permutation, which leaves about one row with itself.
+    """A partner for each of n rows by a random permutation, which leaves one row with itself on average.
 
-    Negatives then follow (1−1/n) p(x)p(y) + p(x,y)/n, and no bound that is read on them can pass log n.
+    Negatives then follow (1−1/n) p(x)p(y) + p(x,y)/n, and NWJ on them has an expectation below log n.
     Source: Belghazi et al. 2018, Algorithm 1; Gosch 2020.
     """
     return jax.random.permutation(key, n)[:, None]

@@ -90,7 +90,7 @@ def _time(seconds: float) -> str:
 
 
 def scaling(rows: Sequence[Mapping[str, Any]], kind: str) -> Figure:
-    """Draw the efficiency in % against the number of chips, of training and of estimation or of the one that was swept.
+    """Draw the efficiency in % against the number of chips. Training and estimation have a panel each, if swept.
 
     rows: plan.json's `scaling`; rows that do not fit are not drawn.
     kind: the chips' kind, such as v5e.

@@ -51,13 +51,13 @@ ESTIMATORS: dict[str, Estimator] = {
     "Pearson": estimators.f_divergence("pearson"),
     "NWJ": estimators.nwj(),
 }
-# A name in tables too, of no fit: InfoNCE of the true density ratio, which is the best critic.
+# Also a name in tables, but of no fit: InfoNCE with the true log density ratio as its critic, which is the best.
 PERFECT = "InfoNCE of the true density ratio"
 CRITIC = SeparableCritic((64,), 32)
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-2
-SCORES = 2**22  # most scores by which the true density ratio's InfoNCE is read
+SCORES = 2**22  # largest number of scores that PERFECT is computed from
 IMPOSSIBLE = -1e4  # nats: the log density ratio of pairs that cannot occur
-SPARE = 5.0  # standard deviations by which a class has more images than pairs draw of it
+SPARE = 5.0  # spare images of a class, in standard deviations of (its images − the pairs that need one)
 
 Spec = Mapping[str, Any]
 Rows = Float[np.ndarray, "n d"]
@@ -68,7 +68,8 @@ class Sample(NamedTuple):
 
     bits: the mutual information.
     fit, validation, test: (x, y) of the pairs of each part. Those of validation and test are independent.
-    distribution: of pairs with the density ratio of the test pairs. of: (x, y) of pairs that it is the ratio of.
+    distribution: has the density ratio of the test pairs.
+    of: the arguments of this ratio: for Gaussians the test pairs, for CDP the one-hot classes of their images.
     """
 
     bits: float

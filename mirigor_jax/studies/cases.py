@@ -1,4 +1,4 @@
-"""Code that the studies `objectives`, `negatives` and `anchor` share: each compares cases, and may cite the paper's."""
+"""Code of the studies `objectives`, `negatives` and `anchor`: each compares cases, if possible with the paper's."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType

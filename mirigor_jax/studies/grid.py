@@ -83,7 +83,9 @@ def _fits_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
     if STUDIES[config.study.name].fits is None:
         raise InputError(f"study.fits: the study {config.study.name} fits no critics besides its runs; leave them out")
     if jax.process_count() > 1 and not config.study.only:
-        raise InputError("the fits of a study are made in one process; start one, or give --config.study.only=1/N")
+        raise InputError(
+            "the fits of a study need a single process; start one, or for runs alone give --config.study.only=1/N"
+        )
     names = [f"fits/{fit['name']}" for fit in config.study.fits]
     return [Cell(name, RunFolder(folder.path / name), None) for name in names]
 

@@ -23,17 +23,17 @@ from mirigor_jax.mi.estimators import Estimator
 from mirigor_jax.mi.fit import Negatives, draw_partners, read_batch
 
 NEIGHBORS = 10  # epochs on each side that a smoothed value averages over (appendix C.1)
-FULL = 512  # pairs a batch from which on all epochs have the same number of batches
+FULL = 512  # pairs a batch; with fewer, an epoch has more batches, so that its number of pairs stays the same
 
 
 @dataclass(frozen=True)
 class Training:
-    """How critics are trained: by Adam at a constant rate, each from its own start and on its own pairs.
+    """How critics are trained: by Adam at a constant rate. Those of one seed share their start and their normal draws.
 
     estimator: its loss trains the critic.
     readers: estimators whose values are read from the same scores.
     k: pairs a batch.
-    batches: batches an epoch, if k is at least FULL; smaller batches make as many pairs.
+    batches: batches an epoch, if k is at least FULL; if not, as many as give FULL times `batches` pairs.
     dimension: of x and of y.
     weight_decay: is added to the gradient as `weight_decay` times the parameters.
     """
@@ -175,10 +175,11 @@ def has_settled(curve: Float[np.ndarray, "s l e"], settled_nats: float) -> bool:
 
 
 def most_of_permutations(nats: float, dimension: int, k: int) -> float:
-    """The most nats that NWJ, DV or the JS plug-in show, in expectation, if negatives come from a random permutation.
+    """The best critic's value by NWJ, DV or the JS plug-in if a random permutation draws the negatives, in nats.
 
-    It leaves one pair of k together in the mean, so negatives follow Q' = (1 − 1/k) Q + P/k, and the best critic shows
-    KL(P ‖ Q') = E_P log r / (1 − 1/k + r/k) < log k, with r = dP/dQ. The mean is over 20,000 pairs.
+    It has one fixed point on average, so negatives follow Q' = (1 − 1/k) Q + P/k, and the best critic's value is
+    KL(P ‖ Q') = E_P log r / (1 − 1/k + r/k) < log k, with r = dP/dQ. The mean is over 20,000 pairs. No critic's NWJ has
+    a larger expectation; DV's mean over batches, and another critic's plug-in, may.
     """
     gaussian = Gaussian(dimension, nats)
     log_ratio = np.asarray(gaussian.log_ratio(*gaussian.sample(jax.random.key(0), 20_000)), np.float64)
