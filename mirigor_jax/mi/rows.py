@@ -2,7 +2,7 @@
 
 An order is allowed: rows may be sorted by a class, or by a column of one view. One view may be a time series if the
 rows of the other are independent draws given it. Two things contradict independence: in both views, neighboring rows
-are still correlated after the part that the other view predicts is subtracted; or rows are copies of each other.
+are still correlated after a fit to the other view is subtracted; or rows are copies of each other.
 """
 
 from collections.abc import Sequence
