@@ -203,12 +203,10 @@ def shrunk(tmp_path, monkeypatch):
         "batches": 1,
         "dimension": 4,
         "pairs": 200,
-        "run.epochs": 5,
         "run.seeds": 2,
         "run.activation": "relu",
-        "run.levels": "(2.5, 30.0)",
     }
-    only = "nwj-shuffle-512+nwj-shuffle-1024+js-shuffle-levels"
+    only = "nwj-shuffle-512+nwj-shuffle-1024+js-in-batch"
     return [f"{CONFIG}:only={only}", *(f"--config.{key}={value}" for key, value in keys.items())]
 
 
@@ -221,16 +219,16 @@ def test_a_killed_study_goes_on_to_the_same_report(shrunk, tmp_path, monkeypatch
     rows = {(row["cell"], row["reader"]): row for row in whole["trainings"]}
     assert list(rows) == [
         ("nwj-shuffle-512", "nwj"), ("nwj-shuffle-1024", "nwj"),
-        *(("js-shuffle-levels", reader) for reader in ("js", "js_nwj", "nwj")),
+        *(("js-in-batch", reader) for reader in ("js", "js_nwj", "nwj")),
     ]  # fmt: skip
-    js = rows["js-shuffle-levels", "js"]
-    curves = np.load(tmp_path / "whole/js-shuffle-levels/curves.npz")["js"]
-    assert curves.shape == (2, 2, 5)
-    np.testing.assert_allclose(js["values"], curves[:, :, -1].mean(axis=0), rtol=1e-6)
-    assert (js["epochs"], js["steps"], js["activation"]) == (5, 5, "relu")
+    js = rows["js-in-batch", "js"]
+    curves = np.load(tmp_path / "whole/js-in-batch/curves.npz")["js"]
+    assert curves.shape == (2, 3, 12)
+    np.testing.assert_allclose(js["values"], curves[:, :, -2:].mean(axis=(0, 2)), rtol=1e-6)
+    assert (js["epochs"], js["steps"], js["activation"]) == (12, 12 * 8, "relu")
     for row in whole["today"]:
         assert row["lower"] <= row["value"] <= row["ceiling"]
-    assert [row["level"] for row in whole["today"]] == [2.5, 30.0]
+    assert [row["level"] for row in whole["today"]] == js["levels"] == [2.5, 10, 30]
     assert f"{js['values'][-1]:z.2f}" in output
     for name in ("high_mi", "high_mi_curves"):
         assert (tmp_path / f"whole/figures/{name}.png").stat().st_size > 10_000
@@ -242,9 +240,9 @@ def test_a_killed_study_goes_on_to_the_same_report(shrunk, tmp_path, monkeypatch
     assert part["trainings"] == whole["trainings"][2:]
     with RunFolder(tmp_path / "run/nwj-shuffle-512").lock():
         assert main([*shrunk, third, "--workdir=run"]) == 0
-    with RunFolder(tmp_path / "run/js-shuffle-levels").lock():
+    with RunFolder(tmp_path / "run/js-in-batch").lock():
         assert main([*shrunk, third, "--workdir=run"]) == 2
-    assert "another process is at work in 'run/js-shuffle-levels'" in capsys.readouterr().err
+    assert "another process is at work in 'run/js-in-batch'" in capsys.readouterr().err
 
     train, calls = high_mi_critics.train, []
 
