@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("tpu_vm.sh", "slurm.sbatch", "array.sh")
+SCRIPTS = ("tpu_vm.sh", "slurm.sbatch", "array.sh", "paper_scale.sh")
 STUDY = "--config=configs/studies/batch_size.py:encoders=resnet18,k=2+8,seeds=2"  # four runs
 CRITICS = "--config=configs/studies/high_mi.py:only=nwj-in-batch+js-in-batch"  # trainings of another kind of study
+PAPER_TRAININGS = (
+    "scale=paper,only=fig1d-mine-512-shuffle-elu+fig3-js-512-0.0005-shuffle-elu+fig2a-nwj-512-0.0005-shuffle-elu+"
+    "fig1-mine-1024-shuffle-elu+fig1-mine-256-shuffle-elu+fig3-js-regularized-0.0005-shuffle-elu+"
+    "fig2b-nwj-256-shuffle-elu+fig2b-nwj-1024-shuffle-elu+fig2b-nwj-4096-shuffle-elu+fig2b-nwj-64-shuffle-elu"
+)
 SSH = "gcloud compute tpus tpu-vm ssh"
 SCP = "gcloud compute tpus tpu-vm scp"
 FETCH = (
@@ -137,6 +142,12 @@ DRY = {
     f"array.sh {STUDY} --tpu=a,b --table --workdir=gs://lab/study --tensorboard": [
         f"'python' '-m' 'mirigor_jax.main' '{STUDY}' '--workdir=gs://lab/study' '--tensorboard'",
     ],
+    "paper_scale.sh --minutes=20 --workdir=x": [
+        "timeout -s TERM 600 python -m mirigor_jax.main --config=configs/studies/batch_size.py:"
+        "scale=paper,encoders=resnet18,k=256+64+16,seeds=1 --workdir=x/batch_size",
+        f"timeout -s TERM 1200 python -m mirigor_jax.main --config=configs/studies/high_mi.py:{PAPER_TRAININGS} "
+        "--config.run.epochs=200 --workdir=x/high_mi",
+    ],
 }
 
 WRONG = {
@@ -157,6 +168,8 @@ WRONG = {
     f"array.sh {STUDY} --table": "--table goes with --tpu=",
     f"array.sh {STUDY} --tpu=a --nodes=2": "unknown option '--nodes=2'",
     "array.sh --config=configs/studies/certified.py --config.study.sources=nowhere": "no nowhere/study.json",
+    "paper_scale.sh --minutes=0": "--minutes=0, expected a whole number from 1 to 9999",
+    "paper_scale.sh --config=configs/cdp.py": "unexpected argument '--config=configs/cdp.py'",
 }
 
 
@@ -201,6 +214,20 @@ def test_a_job_goes_back_into_the_queue_only_if_it_was_stopped(tmp_path, ends, c
     done = launch(f"slurm.sbatch --nodes=2 {STUDY}", **inside)
     assert (done.returncode, done.stdout) == (2, "")
     assert "'--nodes=2' inside job 77" in done.stderr
+
+
+def test_the_papers_scale_writes_the_pages_of_what_its_time_allowed(tmp_path):
+    first = tmp_path / "x" / "batch_size" / "resnet18-k=256-seed=0" / "report.json"
+    first.parent.mkdir(parents=True)
+    first.touch()  # of the other study no training is finished
+    path = fake(tmp_path / "bin", timeout="exit 124", python='echo "$*"')
+    done = launch(f"paper_scale.sh --workdir={tmp_path}/x", PATH=path)
+    assert (done.returncode, done.stderr) == (0, "")
+    (page,) = done.stdout.splitlines()
+    assert page.endswith(f"seeds=1 --workdir={tmp_path}/x/batch_size --config.study.only=1/3")
+    path = fake(tmp_path / "bin", timeout='echo "$1 $2"; exit 2')
+    done = launch("paper_scale.sh", PATH=path)
+    assert (done.returncode, done.stdout) == (2, "-s TERM\n" * 2)  # a study that failed does not stop the other
 
 
 def test_the_table_waits_for_the_array(tmp_path):
