@@ -71,6 +71,12 @@ class Cdp:
     glyphs: str = setting(
         "font", "Shapes of the digits: font, or idx:PATH (handwritten digits from an IDX images file)."
     )
+    law: str = setting(
+        "independent",
+        "Joint distribution of an image's attributes: independent (and uniform); NAME+NAME=STRENGTH, such as "
+        "color+digit=0.5, which links two of color, digit and position at a strength of 0 to 1; or npy:PATH, "
+        "a table of probabilities (colors, digits, positions).",
+    )
 
 
 @dataclass(frozen=True)

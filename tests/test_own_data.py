@@ -17,7 +17,7 @@ from mirigor_jax.data.sources.table import SOURCES
 from mirigor_jax.errors import InputError
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import parse
-from mirigor_jax.runs.renamed import CONFIG_KEYS, current
+from mirigor_jax.runs.renamed import ADDED, CONFIG_KEYS, current
 
 OWN = '''
 import numpy as np
@@ -179,6 +179,7 @@ def test_a_stored_config_is_read_under_today_s_keys(tmp_path):
     old = json.loads(json.dumps(new))
     old["data"] |= old["data"].pop("cdp")
     assert old["data"]["jitter"] == 3
+    assert old["data"].pop("law") == "independent"  # older versions had no other
     assert current(old) == new == current(new)
     study = {"run": old, "study": {"cells": [{"name": "a", "run": {"data.jitter": 2, "seed": 1}}]}}
     cells = [{"name": "a", "run": {"data.cdp.jitter": 2, "seed": 1}}]
@@ -190,4 +191,4 @@ def test_a_stored_config_is_read_under_today_s_keys(tmp_path):
     folder.claim(config_files.parse(cdp("--config.data.cdp.jitter=3"))[0])
     with pytest.raises(InputError, match=r"data\.cdp\.jitter differ"):
         folder.claim(config_files.parse(cdp())[0])
-    assert set(CONFIG_KEYS.values()) >= {f"data.cdp.{knob}" for knob in SOURCES["cdp"].knobs}
+    assert {*CONFIG_KEYS.values(), *ADDED} >= {f"data.cdp.{knob}" for knob in SOURCES["cdp"].knobs}

@@ -8,6 +8,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt32
 
+from mirigor_jax.data.law import Law
+from mirigor_jax.errors import InputError
+
 Batch = dict[str, np.ndarray]
 Attributes = Int[np.ndarray, "n a"]
 # Eight random words for each of k pairs → the pairs' rows x and y in a finite set.
@@ -34,7 +37,9 @@ class AttributeSpace:
     title: the images' name in messages.
     names: names of the attributes.
     value_names: names of each attribute's values.
-    rows: (n, a). Rows of attributes with the population's frequencies. None: all combinations are equally frequent.
+    rows: (n, a). Rows of attributes with the population's frequencies. None: all combinations are equally frequent, or
+        as `law` says.
+    law: the joint distribution of a generated image's attributes. None: they are independent and uniform.
     main: names of the attributes that make up an image's class.
     is_generated: whether the images are generated; a channel can then be put between two views.
     shows_attributes: whether every image shows its attributes; the MI of two views is then that of their attributes.
@@ -44,6 +49,7 @@ class AttributeSpace:
     names: tuple[str, ...]
     value_names: tuple[tuple[str, ...], ...]
     rows: Attributes | None = None
+    law: Law | None = None
     main: tuple[str, ...] = ("class",)
     is_generated: bool = False
     shows_attributes: bool = False
@@ -55,9 +61,14 @@ class AttributeSpace:
 
     @cached_property
     def values(self) -> Attributes:
-        """Rows of attributes, int32 (n, a), with the population's frequencies."""
+        """Rows of attributes, int32 (n, a), with the population's frequencies.
+
+        Raises InputError if there is a law, because no list of rows has its frequencies.
+        """
         if self.rows is not None:
             return self.rows
+        if self.law is not None:
+            raise InputError(f"the {self.title} has a law of its attributes: pair its images by attributes")
         return np.indices(self.sizes, np.int32).reshape(len(self.sizes), -1).T
 
 

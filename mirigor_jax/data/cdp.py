@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Int, Int16, UInt8
+from jaxtyping import Float, Int, Int16, UInt8
 from numpy.lib.stride_tricks import as_strided
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mirigor_jax import fields, settings
+from mirigor_jax.data import law as laws
 from mirigor_jax.data.generated import GeneratedImages
+from mirigor_jax.data.law import Law
 from mirigor_jax.data.sources.backgrounds import backgrounds
 from mirigor_jax.data.sources.idx import read_labeled_idx
 from mirigor_jax.errors import InputError
@@ -47,7 +49,7 @@ BLENDED_AT_ONCE = 128  # images; the boxes of this many glyphs stay in cache
 
 @dataclass(frozen=True, eq=False)
 class CDP(GeneratedImages):
-    """A population of images with three independent, uniform attributes; `make` builds it.
+    """A population of images with three attributes, by default independent and uniform; `make` builds it.
 
     An image is a colored digit, alpha-blended into its cell over a dimmed background:
     pixel = a·color + (1 - a)·mixing·background. The nuisances are the background and its offset, the glyph's variant,
@@ -60,6 +62,7 @@ class CDP(GeneratedImages):
     backgrounds: strips; any `size` consecutive rows of one are a background, already multiplied by mixing.
     coverage: a, for each digit and variant, in units of 1/128, repeated for the three channels.
     palette: the colors.
+    law: the joint distribution of the attributes. None: they are independent and uniform.
     """
 
     names: ClassVar[tuple[str, ...]] = ("color", "digit", "position")
@@ -71,6 +74,7 @@ class CDP(GeneratedImages):
     backgrounds: UInt8[np.ndarray, "b rows s 3"]
     coverage: Int16[np.ndarray, "d v h w3"]
     palette: UInt8[np.ndarray, "c 3"]
+    law: Law | None = None
 
     def render(
         self, attributes: Int[np.ndarray, "n 3"], nuisances: Int[np.ndarray, "n 5"]
@@ -129,6 +133,7 @@ def make(
     jitter: int = Cdp.jitter,
     background: str = Cdp.background,
     glyphs: str = Cdp.glyphs,
+    law: str | Float[np.ndarray, "c d p"] = Cdp.law,
     seed: int = Data.seed,
 ) -> CDP:
     """CDP images of size×size pixels. By default, each attribute has the paper's four values, 2 bits.
@@ -141,6 +146,8 @@ def make(
     jitter: pixels by which a digit's place in its cell varies, down and to the right, besides its variant's own shift.
     background: see `backgrounds`.
     glyphs: "font", or "idx:PATH" for handwritten digits (see `read_labeled_idx`).
+    law: the joint distribution of the attributes. "independent"; "color+digit=0.5", which links two attributes at a
+        strength in [0, 1] (see `law.linked`); "npy:PATH"; or a table of probabilities (colors, digits, positions).
     seed: of the backgrounds and the glyphs' variants.
     Raises InputError for a value out of range, for cells that are too small for a digit, and for unreadable files.
     """
@@ -157,18 +164,25 @@ def make(
             f"{SMALLEST_CELL} pixels, for a legible digit: use fewer positions or larger images"
         )
 
+    value_names = (
+        tuple(list(COLORS)[:colors]),
+        tuple(str(digit) for digit in digits),
+        _position_names(*grid),
+    )
+    sizes = tuple(map(len, value_names))
+    the_law = laws.parse(law, CDP.names, sizes) if isinstance(law, str) else laws.of_table(law, sizes)
     height, width = -(-cell * 7 // 8), -(-cell * 11 // 16)  # 28×22 in a cell of 32×32: digits 24 to 27 pixels tall
     coverage = _coverage(glyphs, digits, height, width, np.random.default_rng(seed))
     strips = backgrounds(background, count=max(64, BANK_BYTES // (2 * size * size * 3)), size=size, seed=seed)
-    palette = dict(list(COLORS.items())[:colors])
     return CDP(
         size=size,
         grid=(grid[0], grid[1]),
         jitter=jitter,
-        value_names=(tuple(palette), tuple(str(digit) for digit in digits), _position_names(*grid)),
+        value_names=value_names,
         backgrounds=np.rint(mixing * np.arange(256)).astype(np.uint8)[strips],
         coverage=coverage,
-        palette=np.array(list(palette.values()), np.uint8),
+        palette=np.array([COLORS[name] for name in value_names[0]], np.uint8),
+        law=the_law,
     )
 
 

@@ -1,9 +1,9 @@
-"""Pairings of generated images with a chosen MI: the views' attributes pass through symmetric channels."""
+"""Pairings of generated images with a known MI: the views' attributes pass through symmetric channels."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy.special import entr
 from mirigor_jax.data.attributes import Attributes, AttributeSpace, Batch, Generator, Rows
 from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.draws import class_index, joint_values, rows_of_pairs
+from mirigor_jax.data.law import Law
 from mirigor_jax.errors import InputError
 
 
@@ -34,20 +35,23 @@ class Channel(NamedTuple):
 
 @dataclass(frozen=True)
 class ChannelPairing:
-    """A pairing with uniform attributes, each of which passes through its own symmetric channel.
+    """A pairing of generated images, each of whose attributes passes through its own symmetric channel.
 
     An attribute of m values keeps its value in the other view with probability 1 - epsilon; otherwise it takes one of
     the m - 1 others uniformly. At epsilon = 0 it is shared exactly (same-class sampling, Lee et al. 2023, §III-A); at
-    epsilon = (m - 1)/m the views' values are independent.
+    epsilon = (m - 1)/m the views' values are independent. Attributes that are not shared follow their law given the
+    view's own shared attributes, so that all MI of the views is that of their shared attributes.
 
     names, sizes, epsilon: each attribute's name, number of values, and epsilon.
     shows_attributes: whether every image shows its attributes; the MI of two views is then that of their attributes.
+    law: the joint distribution of a view's attributes, before the channels. None: they are independent and uniform.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     epsilon: tuple[float, ...]
     shows_attributes: bool = True
+    law: Law | None = None
     augmentation: Augmentation | None = None
     needs_encoder_in_step: bool = False
 
@@ -62,23 +66,40 @@ class ChannelPairing:
         return all(self.epsilon[a] == 0 for a in self._shared)
 
     @property
+    def makes_impossible(self) -> bool:
+        """Whether a view y may have shared attributes that no view x can have, by the law."""
+        if self.law is None or self.exact:
+            return False
+        marginal = self.law.marginal(self._shared)
+        return bool(np.any((marginal == 0) & (marginal @ self._channel() > 0)))
+
+    @property
     def by_class(self) -> "ChannelPairing":
         return self
 
     @property
     def num_classes(self) -> int:
-        """Number of joint values of the shared attributes; 1 if none is shared."""
-        return math.prod(self._radix)
+        """Number of possible joint values of the shared attributes; 1 if none is shared."""
+        return math.prod(self._radix) if self.law is None else len(self._possible)
 
     @property
     def entropy_bits(self) -> float:
         """H(C) of the shared attributes of one view, in bits."""
-        return math.fsum(math.log2(m) for m in self._radix)
+        if self.law is None:
+            return math.fsum(math.log2(m) for m in self._radix)
+        return _entropy_bits(self.frequencies)
 
     @property
     def mutual_information_bits(self) -> float:
-        """The exact MI of the views' attributes, in bits: the sum over the channels (Cover & Thomas 2006, eq. 7.23)."""
-        return math.fsum(_channel_mi_bits(self.sizes[a], self.epsilon[a]) for a in self._shared)
+        """The exact MI of the views' attributes, in bits.
+
+        That is H(C') - H(C'|C), and H(C'|C) is the sum of the channels' entropies, whatever the law. Without a law, it
+        is the sum over the channels (Cover & Thomas 2006, eq. 7.23).
+        """
+        if self.law is None:
+            return math.fsum(_channel_mi_bits(self.sizes[a], self.epsilon[a]) for a in self._shared)
+        lost = math.fsum(_channel_entropy_bits(self.sizes[a], self.epsilon[a]) for a in self._shared)
+        return max(0.0, _entropy_bits(self.law.marginal(self._shared) @ self._channel()) - lost)
 
     @property
     def truth_bits(self) -> float | None:
@@ -91,8 +112,10 @@ class ChannelPairing:
 
     @property
     def frequencies(self) -> Float[np.ndarray, " c"]:
-        """p(c) over the classes of one view."""
-        return np.full(self.num_classes, 1 / self.num_classes)
+        """p(c) over the classes of the view x. With a law and channels, p(c') of the view y differs from it."""
+        if self.law is None:
+            return np.full(self.num_classes, 1 / self.num_classes)
+        return self.law.marginal(self._shared)[self._possible]
 
     @property
     def common_frequencies(self) -> Float[np.ndarray, " c"] | None:
@@ -113,18 +136,27 @@ class ChannelPairing:
         return self
 
     def classes(self, attributes: Attributes) -> Int[np.ndarray, " n"]:
-        """The index, in [0, num_classes), of each row's shared attributes; the first attribute is most significant."""
-        return joint_values(attributes, self._shared, self.sizes)
+        """The index, in [0, num_classes), of each row's shared attributes; the first attribute is most significant.
+
+        Raises InputError for values that are impossible by the law.
+        """
+        joint = joint_values(attributes, self._shared, self.sizes)
+        if self.law is None:
+            return joint
+        index = np.searchsorted(self._possible, joint)
+        wrong = np.flatnonzero(self._possible[np.minimum(index, self.num_classes - 1)] != joint)
+        if wrong.size:
+            raise InputError(
+                f"{wrong.size} of {len(joint)} rows have attributes of probability 0 by the law, such as "
+                f"{attributes[wrong[0]].tolist()}: give images that were drawn by it"
+            )
+        return index.astype(joint.dtype)
 
     def joint(self) -> Float[np.ndarray, "c c"]:
         """p(c, c') over the classes of the two views, in float64."""
-        joint: np.ndarray = np.ones((1, 1))
-        for a in self._shared:
-            m, epsilon = self.sizes[a], self.epsilon[a]
-            channel = np.full((m, m), epsilon / (m - 1))
-            np.fill_diagonal(channel, 1 - epsilon)
-            joint = np.kron(joint, channel / m)
-        return joint
+        if self.law is not None and self.exact:
+            return np.diag(self.frequencies)
+        return self.frequencies[:, None] * self._channel()[np.ix_(self._possible, self._possible)]
 
     def partner(self, attributes: Attributes, uniforms: Float[np.ndarray, "n a"]) -> Attributes:
         """Draw the other view's attributes given this view's. uniforms: random numbers in [0, 1)."""
@@ -132,7 +164,15 @@ class ChannelPairing:
         others = np.maximum(sizes - 1, 1)
         # [0, epsilon) is cut into m - 1 equal parts. A uniform in one of them moves the value cyclically by 1 to m - 1.
         step = np.ceil((epsilon - uniforms) * others / np.where(epsilon > 0, epsilon, 1))
-        return (attributes + np.maximum(step, 0).astype(attributes.dtype)) % sizes.astype(attributes.dtype)
+        result = (attributes + np.maximum(step, 0).astype(attributes.dtype)) % sizes.astype(attributes.dtype)
+        free = [a for a in range(len(sizes)) if a not in self._shared]
+        if self.law is None or not free:
+            return result
+        # One number draws all attributes that are not shared; the others' numbers have served the channels.
+        cumulative = self._given_shared[joint_values(result, self._shared, self.sizes)]
+        drawn = np.sum(uniforms[:, free[0], None] >= cumulative, axis=1)
+        result[:, free] = np.stack(np.unravel_index(drawn, [self.sizes[a] for a in free]), axis=1)
+        return result
 
     def draw(self, images: Generator, seed: int, stream: int, start: int, stop: int) -> Batch:
         return images.pairs(self.partner, seed, stream, start, stop)
@@ -155,20 +195,43 @@ class ChannelPairing:
     def _radix(self) -> tuple[int, ...]:
         return tuple(self.sizes[a] for a in self._shared)
 
+    @cached_property
+    def _possible(self) -> Int[np.ndarray, " c"]:
+        """The joint values of the shared attributes that have a probability above 0, in ascending order."""
+        return np.arange(math.prod(self._radix)) if self.law is None else self.law.possible(self._shared)
+
+    @cached_property
+    def _given_shared(self) -> Float[np.ndarray, "c r"]:
+        assert self.law is not None
+        return self.law.given(self._shared)
+
+    def _channel(self) -> Float[np.ndarray, "c c"]:
+        """p(c'|c) of the shared attributes."""
+        channel: np.ndarray = np.ones((1, 1))
+        for a in self._shared:
+            m, epsilon = self.sizes[a], self.epsilon[a]
+            one = np.full((m, m), epsilon / (m - 1))
+            np.fill_diagonal(one, 1 - epsilon)
+            channel = np.kron(channel, one)
+        return channel
+
 
 def channels(
     shared: Sequence[str],
     names: Sequence[str],
     sizes: Sequence[int],
     channel: Channel | None = None,
+    *,
+    law: Law | None = None,
 ) -> ChannelPairing:
-    """The pairing of views that share some of their uniform attributes.
+    """The pairing of views that share some of their attributes.
 
     shared: names of the shared attributes.
     names, sizes: each attribute's name and number of values.
     channel: a channel for the shared attributes. None: they are equal in both views.
+    law: the joint distribution of the attributes. None: they are independent and uniform.
     Raises InputError if mi_bits is outside [0, H(C)], if an epsilon is outside [0, (m - 1)/m] or its attribute is not
-    shared, and if both mi_bits and epsilon are given.
+    shared, if both mi_bits and epsilon are given, and for a channel that makes values which the law makes impossible.
     """
     mi_bits, epsilon = channel or Channel()
     if mi_bits is not None and epsilon:
@@ -177,7 +240,13 @@ def channels(
 
     def pairing(**options: float) -> ChannelPairing:
         values = [options.get(n, 0.0) if n in shared else _independent(m) for n, m in zip(names, sizes, strict=True)]
-        return ChannelPairing(tuple(names), tuple(sizes), tuple(values))
+        made = ChannelPairing(tuple(names), tuple(sizes), tuple(values), law=law)
+        if made.makes_impossible:
+            raise InputError(
+                f"a channel of pairing {text!r} makes combinations of values that are impossible by the law: leave out "
+                "mi and epsilon, or choose a law in which every combination is possible, as at a strength below 1"
+            )
+        return made
 
     for name, value in (epsilon or {}).items():
         limit = _independent(sizes[names.index(name)])
@@ -214,5 +283,13 @@ def _independent(m: int) -> float:
 
 
 def _channel_mi_bits(m: int, epsilon: float) -> float:
-    lost_nats = entr(1 - epsilon) + (m - 1) * entr(epsilon / (m - 1))
-    return math.log2(m) - float(lost_nats) / math.log(2)
+    return math.log2(m) - _channel_entropy_bits(m, epsilon)
+
+
+def _channel_entropy_bits(m: int, epsilon: float) -> float:
+    """H(A'|A) of a symmetric channel over m values."""
+    return float(entr(1 - epsilon) + (m - 1) * entr(epsilon / (m - 1))) / math.log(2)
+
+
+def _entropy_bits(p: Float[np.ndarray, " c"]) -> float:
+    return float(entr(p).sum()) / math.log(2)

@@ -9,19 +9,22 @@ import numpy as np
 from mirigor_jax.data.attributes import AttributeSpace, Batch
 from mirigor_jax.data.draws import random_words
 from mirigor_jax.data.image_set import ImageSet
+from mirigor_jax.data.law import Law
 
 LIBRARY_STREAM = 7  # no other stream in `population.STREAMS` has this number
 
 
 class GeneratedImages(ABC):
-    """Images with independent, uniform attributes. A subclass implements `draw` and `render`.
+    """Images with attributes of a known law. A subclass implements `draw` and `render`.
 
     names: names of the attributes, eight at most.
     title: the name of a set of these images in messages.
     value_names: names of each attribute's values.
     size: pixels. The side of the square images.
+    law: the joint distribution of the attributes. None: they are independent and uniform, as `draw` makes them.
     """
 
+    law: Law | None = None
     names: ClassVar[tuple[str, ...]]
     title: ClassVar[str]
     value_names: tuple[tuple[str, ...], ...]
@@ -47,7 +50,13 @@ class GeneratedImages(ABC):
     def space(self) -> AttributeSpace:
         """The attributes from which pairings are made; all of them together are an image's class."""
         return AttributeSpace(
-            self.title, self.names, self.value_names, main=self.names, is_generated=True, shows_attributes=True
+            self.title,
+            self.names,
+            self.value_names,
+            law=self.law,
+            main=self.names,
+            is_generated=True,
+            shows_attributes=True,
         )
 
     def images(self, start: int, stop: int, *, seed: int = 0, stream: int = LIBRARY_STREAM) -> Batch:
@@ -56,7 +65,7 @@ class GeneratedImages(ABC):
         stream: the number of the stream. The default stream is used by no training and no part of a run.
         Image i depends on i, seed and stream only. Streams are independent of each other.
         """
-        attributes, nuisances = self.draw(random_words(seed, stream, start, stop))
+        attributes, nuisances = self._drawn(random_words(seed, stream, start, stop))
         return {"image": self.render(attributes, nuisances), "attributes": attributes}
 
     def pairs(
@@ -69,7 +78,7 @@ class GeneratedImages(ABC):
         not for both.
         """
         words = random_words(seed, stream, 2 * start, 2 * stop)
-        attributes_x, nuisances_x = self.draw(words[0::2])
+        attributes_x, nuisances_x = self._drawn(words[0::2])
         _, nuisances_y = self.draw(words[1::2])
         attributes_y = partner(attributes_x, words[1::2, : len(self.names)] / 2.0**32)
         return {
@@ -81,7 +90,7 @@ class GeneratedImages(ABC):
 
     def finite(self, seed: int, stream: int, n: int) -> ImageSet:
         """The set of the stream's first n images, which are rendered each time they are read."""
-        attributes, nuisances = self.draw(random_words(seed, stream, 0, n))
+        attributes, nuisances = self._drawn(random_words(seed, stream, 0, n))
         return ImageSet(
             title=self.title,
             names=self.names,
@@ -89,3 +98,8 @@ class GeneratedImages(ABC):
             attributes=attributes,
             read=lambda rows: self.render(attributes[rows], nuisances[rows]),
         )
+
+    def _drawn(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `draw`, but with attributes that follow the law. They depend on word 0 alone."""
+        attributes, nuisances = self.draw(words)
+        return attributes if self.law is None else self.law.draw(words[:, 0]), nuisances

@@ -284,7 +284,8 @@ def sharing(space: AttributeSpace, shared: Sequence[str], channel: Channel | Non
             known = f"{', '.join(PAIRINGS)}, or some of {'+'.join(space.names)}"
             raise InputError(f"unknown attribute {name!r} in the pairing: use {known}")
     if space.is_generated:
-        return replace(channels(shared, space.names, space.sizes, channel), shows_attributes=space.shows_attributes)
+        made = channels(shared, space.names, space.sizes, channel, law=space.law)
+        return replace(made, shows_attributes=space.shows_attributes)
     if channel.is_asked_for:
         raise InputError("mi_bits and epsilon are for CDP and other generated images, not for a set; leave them out")
     columns, sizes = tuple(map(space.names.index, shared)), space.sizes

@@ -256,7 +256,7 @@ class _Model:
             return np.asarray(mean_scores(self.scorer, self.fitted.params, *(in_batches(view, size) for view in views)))
 
         validation, test = (
-            replace(seen(part, self.probe, scores(views)), blocks=blocks)
+            replace(seen(part, self.probe, scores(views), parts.joint), blocks=blocks)
             for part, views, blocks in zip(
                 (parts.validation, parts.test), (self.validation, self.test), self.blocks, strict=True
             )
@@ -345,17 +345,39 @@ class _Inputs:
 
     def __call__(self, h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n _"]:
         p_x, p_y = self.joint.sum(axis=1), self.joint.sum(axis=0)
-        q = mix_posterior(softmax.class_posterior(self.probe, h), MIXING)
-        columns = [h, q / np.sqrt(p_x)[None, :]]
+        q = softmax.class_posterior(self.probe, h)
+        columns = [h, mix_posterior(q, MIXING) / np.sqrt(p_x)[None, :]]
         if self.sided:
             # Σ q(c|x) p(c,c') / (p(c) p(c')) q(c'|y): x brings q(c|x) / √p(c), and y the rest.
-            columns.append(q @ (self.joint / np.outer(np.sqrt(p_x), p_y)).T)
+            q_y = mix_posterior(partner_posterior(q, self.joint), MIXING)
+            columns.append(q_y @ (self.joint / np.outer(np.sqrt(p_x), p_y)).T)
         return np.hstack(columns).astype(np.float32)
 
 
-def seen(part: HeldOutPairs, probe: softmax.LinearProbe, scores: Float[np.ndarray, "b k k"]) -> HeldOut:
-    """The probe's and the critics' outputs for a part. scores: the critics' averaged scores of its pairs."""
-    q_x, q_y = softmax.class_posterior(probe, part.x), softmax.class_posterior(probe, part.y)
+def partner_posterior(q: Float[np.ndarray, "n c"], joint: Float[np.ndarray, "c c"]) -> Float[np.ndarray, "n c"]:
+    """Class probabilities of views y, by Bayes' rule, from those of a probe that was fitted on views x.
+
+    q: (n, c). The probe's class probabilities, at the class frequencies p(c) of x.
+    joint: p(c, c'). The frequencies p(c') of y differ from p(c) if channels change a law that isn't uniform.
+    """
+    p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
+    if np.allclose(p_x, p_y, rtol=1e-9, atol=0):
+        return q
+    weighted = q * (p_y / p_x)[None, :]
+    return weighted / weighted.sum(axis=1, keepdims=True)
+
+
+def seen(
+    part: HeldOutPairs,
+    probe: softmax.LinearProbe,
+    scores: Float[np.ndarray, "b k k"],
+    joint: Float[np.ndarray, "c c"],
+) -> HeldOut:
+    """The probe's and the critics' outputs for a part.
+
+    scores: the critics' averaged scores of its pairs. joint: p(c, c') of the pairs' classes.
+    """
+    q_x, q_y = softmax.class_posterior(probe, part.x), partner_posterior(softmax.class_posterior(probe, part.y), joint)
     predicted = probe.logits(part.rows).argmax(axis=1)
     return HeldOut(scores, Classified(q_x, q_y, part.c_x, part.c_y, predicted, part.c, part.stratified))
 

@@ -598,5 +598,8 @@ def certify_critic(
 
     parts = class_parts(job, features)
     probe = fit_probe(job, features, by_class)
-    validation = seen(parts.validation, probe, scores(features["validation"]))
-    return certify(validation, seen(parts.test, probe, scores(features["test"])), parts.joint, confidence)
+    validation, test = (
+        seen(part, probe, scores(features[name]), parts.joint)
+        for name, part in (("validation", parts.validation), ("test", parts.test))
+    )
+    return certify(validation, test, parts.joint, confidence)

@@ -25,6 +25,7 @@ CONFIG_KEYS: dict[str, str] = {
 ADDED: dict[str, Any] = {
     "estimate.estimators": ["info_nce_symmetric", "nt_xent"],
     "estimate.rows": "checked",
+    "data.cdp.law": "independent",
     "features.unseen": None,
     "evaluate.seen": None,
 }
@@ -40,8 +41,11 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
         _move(config, old, new)
     if "estimate" in config and "train" in config:
         for key, value in ADDED.items():
-            section, _, name = key.partition(".")
-            config[section].setdefault(name, value)
+            *sections, name = key.split(".")
+            section = config
+            for one in sections:
+                section = section.setdefault(one, {})
+            section.setdefault(name, value)
         _drop_idle_options(config["encoder"])
     if "labels" in config and "estimators" in config:
         config.setdefault("seen", False)  # of a run on arrays
