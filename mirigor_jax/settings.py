@@ -501,7 +501,9 @@ class Grid:
     name: str = setting(
         "",
         "Name of the study, which decides its table and figures.",
-        names=_names("batch_size infomin_tasks infomin_strength certified objectives negatives quality anchor"),
+        names=_names(
+            "batch_size infomin_tasks infomin_strength certified objectives negatives quality anchor label_noise"
+        ),
         table="mirigor_jax.studies.table.STUDIES",
     )
     only: str = setting("", "The one run to make, for job arrays: 3/16 is the third of 16. Empty: all runs.")
@@ -517,7 +519,7 @@ class Grid:
     fits: tuple[dict[str, Any], ...] = setting(
         (),
         "Fits of critics that the study makes besides its runs. Each has a name and the keys that the study's function "
-        "takes (for anchor: mirigor_jax.studies.anchor_fits.make).",
+        "takes (for anchor: mirigor_jax.studies.anchor_fits.make; for label_noise: label_noise_fits.make there).",
     )
 
 

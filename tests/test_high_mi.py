@@ -21,7 +21,7 @@ from mirigor_jax.mi.values import derange, shuffle
 from mirigor_jax.runs import report
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.settings import FreshPairs
-from mirigor_jax.studies import high_mi, high_mi_critics
+from mirigor_jax.studies import critic_steps, high_mi, high_mi_critics
 from mirigor_jax.studies.high_mi_critics import Training
 
 CONFIG = "--config=configs/studies/high_mi.py"
@@ -46,7 +46,7 @@ def level(nats: float, dimension: int) -> tuple[jax.Array, jax.Array]:
 @pytest.mark.parametrize("negatives", ["shuffle", "derange", "in-batch"])
 def test_a_step_reads_its_batch_as_the_papers_formulas_do(negatives):
     training = dataclasses.replace(TRAINING, negatives=negatives)
-    state, key = high_mi_critics.start(jnp.int32(3), training), jax.random.key(5)
+    state, key = critic_steps.start(jnp.int32(3), (3, 3), training), jax.random.key(5)
     after, values = high_mi_critics.train_step(state, key, level(4.0, 3), training)
 
     pair_key, partner_key, _ = jax.random.split(key, 3)

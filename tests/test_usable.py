@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from mirigor_jax import mi
+from mirigor_jax import mi, settings
 from mirigor_jax.data.draws import parts_of, row_keys
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import families
@@ -246,6 +246,25 @@ def test_dependent_rows_have_no_ends():
     assert "–" in result._repr_html_()
     assert result.figure().axes
     assert mi.usable_information(walk, np.sort(CLASSES), rows="independent").lower_bits is not None
+
+
+def test_the_steps_of_an_mlp_s_fit_are_its_option_alone(monkeypatch):
+    seen = []
+
+    def fit(*given, max_steps, **how):
+        seen.append(max_steps)
+        raise InputError("fitted")
+
+    monkeypatch.setattr(families, "fit_mlp", fit)
+    h, labels = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 2
+    for given, expected in (({"mlp_steps": 7}, 7), ({}, settings.Evaluate.mlp_steps)):
+        with pytest.raises(InputError, match="fitted"):
+            mi.usable_information(h, labels, family="mlp", **given)
+        assert seen.pop() == expected
+    with pytest.raises(InputError, match="mlp_steps = 0: expected 1 or more"):
+        mi.usable_information(h, labels, family="mlp", mlp_steps=0)
+    with pytest.raises(InputError, match="mlp_steps=7 is no option of family='linear'; leave it out"):
+        mi.usable_information(h, labels, mlp_steps=7)
 
 
 @pytest.mark.slow

@@ -3,16 +3,17 @@
 A family V holds the class frequencies p(c) themselves, so H(C) minus its least expected log-loss is not negative.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import log_softmax
 
-from mirigor_jax import settings
+from mirigor_jax import checks, settings
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.usable_fit import LinearFamily, clipped, row_losses, standardized
 from mirigor_jax.mlp import MLPProbe, fit_mlp
@@ -234,8 +235,12 @@ def _strength(family: LinearFamily, part: FirstPart, weights: Float[np.ndarray, 
     return float(minimize_scalar(cost_nats, bounds=(0, ROOM), method="bounded").x)
 
 
-def _mlp(part: FirstPart) -> BoundedMLP:
-    """An MLP that validation stops. Its window has the least mean loss on validation, with a price of range."""
+def _mlp(part: FirstPart, mlp_steps: int = settings.Evaluate.mlp_steps) -> BoundedMLP:
+    """An MLP that validation stops. Its window has the least mean loss on validation, with a price of range.
+
+    mlp_steps: largest number of steps of the fit.
+    """
+    checks.whole("mlp_steps", mlp_steps, 1)
     log_p, (mean, scale) = np.log(part.frequencies), mean_and_scale(part.h)
     x, judged = (standardized(rows, mean, scale) for rows in (part.h, part.validation))
     probe = fit_mlp(
@@ -244,7 +249,7 @@ def _mlp(part: FirstPart) -> BoundedMLP:
         len(part.frequencies),
         validation_features=judged,
         validation_labels=part.validation_classes,
-        max_steps=settings.Evaluate.mlp_steps,
+        max_steps=mlp_steps,
     )
     price = RANGE_PRICE / len(judged)
 
@@ -257,11 +262,15 @@ def _mlp(part: FirstPart) -> BoundedMLP:
 
 
 # Each family's name, and the function that fits one of its probes.
-FAMILIES: dict[str, Callable[[FirstPart], BoundedProbe]] = {"linear": _linear, "mlp": _mlp}
+# The function's keywords are the options of the fit.
+FAMILIES: dict[str, Callable[..., BoundedProbe]] = {"linear": _linear, "mlp": _mlp}
 
 
-def fit_probe(family: str, part: FirstPart) -> BoundedProbe:
-    """Fit a probe of this family. Raises InputError if there is no such family."""
+def fit_probe(family: str, part: FirstPart, **options: Any) -> BoundedProbe:
+    """Fit a probe of this family. Raises InputError if there is no such family, or if it has no such option."""
     if family not in FAMILIES:
         raise InputError(f"family = {family!r}: expected {' or '.join(map(repr, FAMILIES))}")
-    return FAMILIES[family](part)
+    for option, value in options.items():
+        if option not in inspect.signature(FAMILIES[family]).parameters:
+            raise InputError(f"{option}={value} is no option of family={family!r}; leave it out")
+    return FAMILIES[family](part, **options)

@@ -5,7 +5,9 @@ Source: Xu et al. 2020 (predictive V-information).
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +42,7 @@ def usable_information(
     seen: Any = settings.Arrays.seen,
     confidence: float = settings.Arrays.confidence,
     rows: Rows = settings.Arrays.rows,
+    mlp_steps: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> UsableInformation:
     """Estimate the information about the class that a family of probes can use, with certified ends.
@@ -68,6 +71,7 @@ def usable_information(
         rows: "checked": if rows look dependent given their class, as neighbors in a video or many copies do, the ends
             are withheld; a few copies are left out. "independent": you state that rows are independent draws,
             whatever they look like.
+        mlp_steps: largest number of steps of an MLP's fit. None: the family's own. Other families do not take it.
         on_progress: called as on_progress(step, steps, note) after the check of the rows, the fit and the reading.
 
     Returns:
@@ -85,7 +89,10 @@ def usable_information(
     found = check_labeled(representations, division.classes, division.unseen, rows, part="unseen")
     counter = StepCounter(on_progress, 3)
     counter.count("rows checked")
-    result = read_checked(representations, division, confidence, family=family, copies=found.copies, counter=counter)
+    options = {} if mlp_steps is None else {"mlp_steps": mlp_steps}
+    result = read_checked(
+        representations, division, confidence, family=family, options=options, copies=found.copies, counter=counter
+    )
     return found.applied_to(result)
 
 
@@ -95,16 +102,18 @@ def read_checked(
     confidence: float,
     *,
     family: str = "linear",
+    options: Mapping[str, Any] = MappingProxyType({}),
     copies: Bool[np.ndarray, " u"] | None = None,
     counter: StepCounter,
 ) -> UsableInformation:
     """The usable information of rows that are known to be independent.
 
+    options: of the family's fit.
     copies: whether to leave out each unseen row; None if all are kept.
     counter: counts the two steps of this function: the fit and the reading of the unseen rows.
     """
     unseen = division.unseen if copies is None else division.without(copies)
-    probe = fit_on(h, division, family)
+    probe = fit_on(h, division, family, **options)
     counter.count("probe fitted")
     result = division.allowed(read_unseen(h, division, unseen, probe, confidence).result)
     counter.count(f"{result.value_bits:.3f} bits")
@@ -171,11 +180,15 @@ class Division:
         return result.without_ends(ALL_SEEN) if self.all_seen else result
 
 
-def fit_on(h: Float[np.ndarray, "n d"], division: Division, family: str) -> BoundedProbe:
-    """A probe of this family, from the rows of the first part. Raises InputError if there is no such family."""
+def fit_on(h: Float[np.ndarray, "n d"], division: Division, family: str, **options: Any) -> BoundedProbe:
+    """A probe of this family, from the rows of the first part.
+
+    options: of the family's fit.
+    Raises InputError if there is no such family, or if it has no such option.
+    """
     fit, validation, classes = division.fit, division.validation, division.classes
     part = FirstPart(h[fit], classes[fit], h[validation], classes[validation], division.frequencies)
-    return fit_probe(family, part)
+    return fit_probe(family, part, **options)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
     with folder.claimed(_without_tags(config), wait=True):
         pass  # released at once: other processes may run cells of this study at the same time
     finish = partial(_finish, wanted=wanted, monitoring=monitoring)
-    errors = _work(cells, chosen, "run", lambda cell: finished(cell, wanted) is not None, finish)
+    errors = _work(cells, chosen, "run", lambda cell: finished(cell, wanted) is not None, finish) if cells else {}
     if fits and not config.study.only:
         finish_fit = partial(_finish_fit, config=config, runs={cell.name: cell.folder for cell in cells})
         errors |= _work(fits, fits, "fit", lambda fit: _rows_of(fit) is not None, finish_fit)
@@ -96,7 +96,13 @@ def cells_of(config: ConfigDict, folder: RunFolder) -> list[Cell]:
         Cell(cell["name"], RunFolder(folder.path / cell["name"]), run_config, dict(cell.get("tags", {})))
         for cell, run_config in zip(config.study.cells, configs_of(config.run, config.study.cells), strict=True)
     ]
-    tags = STUDIES[config.study.name].tags
+    study = STUDIES[config.study.name]
+    if study.row is None:
+        for name in ("cells", "sources", "only", "estimates"):
+            if given := config.study[name]:
+                words = f"the study {config.study.name} makes fits and has no runs; leave it out"
+                raise InputError(f"study.{name}={given!r}: {words}")
+    tags = study.tags
     for source in map(RunFolder.at, filter(None, config.study.sources.split(","))):
         cells += [
             Cell(f"{source.name.removeprefix('studies-')}/{name}", RunFolder(source.path / name), None, phrase)
@@ -294,6 +300,7 @@ def _write_table(
     for cell, done in reports:
         if done:
             try:
+                assert study.row is not None  # `cells_of` has refused runs without it
                 seconds, row = _seconds(cell, done, wanted), study.row(done, cell.folder.path)
             except DamagedError as damaged:  # the table leaves out this run alone
                 errors[cell.name] = str(damaged)
@@ -310,7 +317,7 @@ def _write_table(
         "failures": errors,
         "rows": rows,
     }
-    drawn = study.draw(rows) if rows else {}
+    drawn = study.draw(rows) if rows and study.draw else {}
     runs = {cell.name: cell.folder for cell, _ in reports}
     fitted = {fit.name: made for fit in fits if (made := _rows_of(fit)) is not None}
     fit_rows = [row for made in fitted.values() for row in made]
@@ -324,9 +331,9 @@ def _write_table(
     folder.write_figures({**drawn, **{name: figure for one in extra for name, figure in one.figures.items()}})
     counted = f"{len(rows)} of {len(reports)} runs finished" + (f"; missing: {', '.join(missing)}" if missing else "")
     counted_fits = [f"{len(fitted)} of {len(fits)} fits finished."] if fits else []
-    sections = [f"# {config.study.name}", f"{counted}.", *counted_fits]
+    sections = [f"# {config.study.name}", *([f"{counted}."] if reports else []), *counted_fits]
     sections += [f"- {name} failed: {message}" for name, message in errors.items()]
-    if rows:
+    if rows and study.table:
         sections += [study.table(rows), *pictures([f"figures/{name}.png" for name in drawn], study.captions)]
     for one in extra:
         files = [f"figures/{name}.png" for name in one.figures]

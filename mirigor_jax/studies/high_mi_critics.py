@@ -7,64 +7,37 @@ batch before its step is one of a critic that has not seen it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from mirigor_jax.fitting import CriticState, OnProgress, fresh, update
-from mirigor_jax.mi.critics import JointCritic
+from mirigor_jax.fitting import CriticState, OnProgress
 from mirigor_jax.mi.distributions import Gaussian, correlated_normals
-from mirigor_jax.mi.estimators import Estimator
-from mirigor_jax.mi.fit import Negatives, draw_partners, read_batch
+from mirigor_jax.studies import critic_steps
+from mirigor_jax.studies.critic_steps import CriticTraining
 
 NEIGHBORS = 10  # epochs on each side that a smoothed value averages over (appendix C.1)
 FULL = 512  # pairs a batch; with fewer, an epoch has more batches, so that its number of pairs stays the same
 
 
 @dataclass(frozen=True)
-class Training:
-    """How critics are trained: by Adam at a constant rate. Those of one seed share their start and their normal draws.
+class Training(CriticTraining):
+    """How critics are trained. Those of one seed share their start and their normal draws.
 
-    estimator: its loss trains the critic.
-    readers: estimators whose values are read from the same scores.
-    k: pairs a batch.
     batches: batches an epoch, if k is at least FULL; if not, as many as give FULL times `batches` pairs.
     dimension: of x and of y.
-    weight_decay: is added to the gradient as `weight_decay` times the parameters.
     """
 
-    critic: JointCritic
-    estimator: Estimator
-    readers: tuple[Estimator, ...]
-    negatives: Negatives
-    k: int
     batches: int
     dimension: int
-    learning_rate: float
-    weight_decay: float
 
     @property
     def steps(self) -> int:
         """Batches of an epoch."""
         return max(self.batches, self.batches * FULL // self.k)
-
-    @property
-    def optimizer(self) -> optax.GradientTransformation:
-        adam = optax.adam(self.learning_rate)
-        return optax.chain(optax.add_decayed_weights(self.weight_decay), adam) if self.weight_decay else adam
-
-
-def start(seed: Array, training: Training) -> CriticState:
-    """A fresh critic."""
-    rows = jnp.zeros((2, training.dimension))
-    params = training.critic.init(jax.random.key(seed), rows, rows, method="scores")["params"]
-    carry = jax.tree.map(jnp.float32, training.estimator.carry)
-    return fresh(params, training.optimizer, rows.dtype)._replace(carry=carry)
 
 
 def train_step(
@@ -75,29 +48,16 @@ def train_step(
     level: correlation and noise of the pairs, as `Gaussian.correlation_and_noise`.
     Returns the next state and the value of each reader, in nats; dropout is off when they read.
     """
-    pair_key, partner_key, dropout = jax.random.split(key, 3)
+    pair_key, *keys = jax.random.split(key, 3)
     x, y = correlated_normals(pair_key, (training.k, training.dimension), *level)
-    partners = draw_partners(training.negatives, partner_key, training.k)
-
-    def scores(params: Any, deterministic: bool) -> Array:
-        apply: Any = partial(training.critic.apply, rngs={"dropout": dropout}, method="scores")
-        return apply({"params": params}, x, y, partners, deterministic=deterministic)
-
-    def loss(params: Any) -> tuple[Array, tuple[Any, Array]]:
-        trained = scores(params, not training.critic.dropout)
-        value, carry = training.estimator.loss(state.carry, *read_batch(trained, partners, training.estimator))
-        return value, (carry, trained)
-
-    (_, (carry, trained)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-    read = scores(state.params, True) if training.critic.dropout else trained
-    values = jnp.stack([reader.value(*read_batch(read, partners, reader)) for reader in training.readers])
-    return update(state, training.optimizer, gradients)._replace(carry=carry), values
+    return critic_steps.step(state, x, y, (keys[0], keys[1]), training)
 
 
 @partial(jax.jit, static_argnames="training")
 def start_all(seeds: Array, levels: tuple[Array, Array], training: Training) -> CriticState:
     """The states of all critics, by seed and level. Critics of one seed start alike."""
-    each = jax.vmap(lambda seed, level: start(seed, training), in_axes=(None, 0))
+    widths = (training.dimension, training.dimension)
+    each = jax.vmap(lambda seed, level: critic_steps.start(seed, widths, training), in_axes=(None, 0))
     return jax.vmap(each, in_axes=(0, None))(seeds, levels)
 
 

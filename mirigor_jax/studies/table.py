@@ -43,7 +43,7 @@ class Study:
     """How a study turns its finished runs into rows, a table and figures.
 
     row: (a run's report, its folder) → its row, of plain values. The grid adds the cell's name, seconds, devices and
-        tags.
+        tags. `row`, `table` and `draw` are None in a study that trains no runs and only makes fits.
     table: rows → Markdown.
     draw: rows → (name → figure).
     captions: name of a figure → its caption, in the order of the report.
@@ -53,9 +53,9 @@ class Study:
     fits: how it makes the fits of its config; None: it makes none.
     """
 
-    row: Callable[[ImageReport, AnyPath], Row]
-    table: Callable[[Sequence[Row]], str]
-    draw: Callable[[Sequence[Row]], dict[str, Figure]]
+    row: Callable[[ImageReport, AnyPath], Row] | None = None
+    table: Callable[[Sequence[Row]], str] | None = None
+    draw: Callable[[Sequence[Row]], dict[str, Figure]] | None = None
     captions: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     together: Callable[[Sequence[Row], Mapping[str, RunFolder], RunFolder], Section | None] | None = None
