@@ -36,13 +36,14 @@ PAPER_ACCURACY = (99.15, 98.51, 97.92, 96.59, 94.25, 89.09, 81.51, 67.74, 46.13,
 # Table 7: MNIST without noise, nats; the largest value on validation.
 PAPER_NATS = {"mine": {"L0": 2.212, "L1": 2.227, "L2": 2.212}, "nwj": {"L0": 2.207, "L1": 2.213, "L2": 2.206}}
 PROBES = {"linear": "usable, linear probes", "mlp": "usable, MLP"}  # family → its name in tables
-SHIFT = 0.008  # of an estimator's marks to the right of those before, so that whiskers don't cover each other
+LOWEST = -0.6  # bits; curves below are not drawn
+SHIFT = 0.02  # of an estimator's marks to the right of those before, so that whiskers don't cover each other
 CAPTIONS = {
     "label_noise": "The information about the class in each layer against the share of noisy pixels. Marks are values "
     "on test rows, a mark a seed, with 95 % intervals; lines are means over seeds. The band lies between the certified "
     "ends of usable information for linear probes.",
     "label_noise_curves": "Values on validation over the epochs, as means over seeds; a line a share of noisy pixels. "
-    "After Gosch 2020, Figs. 8 and 9. The gray line is H(Y).",
+    f"After Gosch 2020, Figs. 8 and 9. The dotted line is H(Y); values below {LOWEST:g} are not drawn.",
 }
 
 
@@ -216,7 +217,7 @@ def picture_of_curves(rows: Sequence[Row]) -> Figure:
                 look = {"color": colors[share], "linewidth": 1.2, "label": f"share of noisy pixels {share:g}"}
                 ax.plot(np.arange(1, len(curve) + 1), floats(curve), **look)
             ax.axhline(rows[0]["entropy_bits"], color=ENTROPY, linestyle=":")
-            ax.set_ylim(-0.6, rows[0]["entropy_bits"] + 0.4)
+            ax.set_ylim(LOWEST, rows[0]["entropy_bits"] + 0.4)
     for ax in panels[-1]:
         ax.set_xlabel("epoch")
     shared_legend(figure, panels.ravel())
