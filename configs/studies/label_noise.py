@@ -1,7 +1,8 @@
 """Do estimators of I(e(X);Y) follow the noise of the images? After Gosch 2020, appendix D.1, Tables 6 and 7.
 
-python -m mirigor_jax.main --config=configs/studies/label_noise.py                   a laptop: narrow critics
-python -m mirigor_jax.main --config=configs/studies/label_noise.py:scale=paper       critics of width 512, 50 epochs
+python -m mirigor_jax.main --config=configs/studies/label_noise.py                        a laptop: narrow critics
+python -m mirigor_jax.main --config=configs/studies/label_noise.py:shares=0,epochs=64     four times the training
+python -m mirigor_jax.main --config=configs/studies/label_noise.py:scale=paper            critics of width 512
 
 It trains a LeNet-5 at each share of noisy pixels, and critics of each layer and the label. It should print values near
 the usable information of the layer without noise, and near 0 if all pixels are noise.
@@ -31,6 +32,7 @@ ARGUMENTS = {
     "scale": replace(common.SCALE, meaning="Images, critics and epochs: a laptop's, or the paper's."),
     "shares": argument(None, "Shares of noisy pixels.", kind=float, several=True, least=0, most=1, none="the scale's"),
     "seeds": common.seeds(3, "each share"),
+    "epochs": argument(None, "Epochs of the critics' training.", kind=int, least=1, none="the scale's"),
     "source": replace(of_key("source", kind=Invertible), key=""),
 }
 
@@ -41,8 +43,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config = common.study("label_noise", args.scale)
     own = dict(SCALES[args.scale])
     usual = own.pop("shares")
-    shares = args.shares or usual
-    ARGUMENTS["shares"].check("shares", tuple(shares))
+    shares = usual if args.shares is None else args.shares
+    own["epochs"] = own["epochs"] if args.epochs is None else args.epochs
+    for name, value in (("shares", tuple(shares)), ("epochs", own["epochs"])):
+        ARGUMENTS[name].check(name, value)
     config.study.fits = tuple(
         {
             "name": f"share={share:g}-seed={seed}",
