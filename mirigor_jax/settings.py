@@ -144,7 +144,8 @@ class Data:
     )
     images: int | None = setting(
         None,
-        "Number of training images, which the training reads again and again.",
+        "Number of training images, which the training reads again and again. With data.rotations, each of them is "
+        "there at all four turns.",
         least=1,
         none="cdp makes new images for every batch; other sources give all of theirs",
     )
@@ -251,10 +252,19 @@ class Train:
     )
     temperature: float = setting(0.1, "Temperature of the contrastive losses, in training and in the metrics.", above=0)
     optimizer: Literal["adamw", "sgd", "lars"] = setting(
-        "adamw", "Optimizer; the learning rate rises linearly, then falls along a cosine."
+        "adamw", "Optimizer; the learning rate rises linearly, then falls as train.schedule says."
     )
     learning_rate: float = setting(4e-3, "Largest learning rate.", above=0)
     warmup_steps: int = setting(20, "Updates during which the learning rate rises to its largest value.", least=0)
+    schedule: Literal["cosine", "steps"] = setting(
+        "cosine", "Fall of the learning rate: along a cosine to 0, or in steps, a tenth at each of train.drops."
+    )
+    drops: tuple[float, ...] = setting(
+        (0.5, 0.75),
+        "Shares of the updates after which train.schedule='steps' divides the learning rate by 10.",
+        above=0,
+        below=1,
+    )
     weight_decay: float = setting(1e-4, "Weight decay; it leaves out biases and norms.", least=0)
     global_batch_norm: bool = setting(
         True, "Whether BatchNorm uses the images of all devices. False: each device uses its own images."

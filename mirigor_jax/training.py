@@ -226,32 +226,48 @@ def init_state(
 
 
 def make_optimizer(
-    name: str, *, learning_rate: float, steps: int, warmup_steps: int, weight_decay: float
+    name: str,
+    *,
+    learning_rate: float,
+    steps: int,
+    warmup_steps: int,
+    weight_decay: float,
+    schedule: str = Train.schedule,
+    drops: Sequence[float] = Train.drops,
 ) -> optax.GradientTransformation:
-    """AdamW, SGD (Nesterov momentum 0.9) or LARS, with linear warm-up and cosine decay of the learning rate.
+    """AdamW, SGD (Nesterov momentum 0.9) or LARS, with linear warm-up and decay of the learning rate.
 
     name: "adamw", "sgd" or "lars".
-    learning_rate: the largest one, reached after `warmup_steps`. It decays to 0 at `steps`.
+    learning_rate: the largest one, reached after `warmup_steps`.
     weight_decay: of matrices and kernels only, not of biases and normalization parameters.
-    Raises InputError for another name.
+    schedule: "cosine": the rate decays to 0 at `steps`. "steps": it is divided by 10 after each of `drops`.
+    drops: shares of `steps`, for schedule="steps".
+    Raises InputError for another name or schedule, and for a share that is not between 0 and 1.
     """
-    warmup = max(0, min(warmup_steps, steps - 1))
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(1, steps))
+    fields.check(Train, {"optimizer": name, "schedule": schedule, "drops": tuple(drops)})
+    rate = _decay(schedule, learning_rate, steps, max(0, min(warmup_steps, steps - 1)), drops)
 
     def matrices(params):
         return jax.tree.map(lambda p: p.ndim > 1, params)
 
     builders = {
-        "adamw": lambda: optax.adamw(schedule, weight_decay=weight_decay, mask=matrices),
+        "adamw": lambda: optax.adamw(rate, weight_decay=weight_decay, mask=matrices),
         "sgd": lambda: optax.chain(
-            optax.add_decayed_weights(weight_decay, matrices), optax.sgd(schedule, momentum=0.9, nesterov=True)
+            optax.add_decayed_weights(weight_decay, matrices), optax.sgd(rate, momentum=0.9, nesterov=True)
         ),
         "lars": lambda: optax.lars(
-            schedule, weight_decay=weight_decay, weight_decay_mask=matrices, trust_ratio_mask=matrices, momentum=0.9
+            rate, weight_decay=weight_decay, weight_decay_mask=matrices, trust_ratio_mask=matrices, momentum=0.9
         ),
     }
-    fields.check(Train, {"optimizer": name})
     return builders[name]()
+
+
+def _decay(schedule: str, learning_rate: float, steps: int, warmup: int, drops: Sequence[float]) -> optax.Schedule:
+    if schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(1, steps))
+    falls = optax.piecewise_constant_schedule(learning_rate, {round(share * steps): 0.1 for share in drops})
+    rise = optax.linear_schedule(0.0, learning_rate, warmup)
+    return lambda step: jnp.where(step < warmup, rise(step), falls(step)) if warmup else falls(step)
 
 
 def train(
@@ -267,6 +283,8 @@ def train(
     learning_rate: float = Train.learning_rate,
     warmup_steps: int = Train.warmup_steps,
     weight_decay: float = Train.weight_decay,
+    schedule: str = Train.schedule,
+    drops: Sequence[float] = Train.drops,
     temperature: float = Train.temperature,
     head: nn.Module | None = None,
     augmentation: Augmentation | None = None,
@@ -291,7 +309,7 @@ def train(
     steps: number of updates.
     seed: of the initial weights and of every draw.
     optimizer: "adamw", "sgd" or "lars".
-    learning_rate, warmup_steps, weight_decay: see `make_optimizer`.
+    learning_rate, warmup_steps, weight_decay, schedule, drops: see `make_optimizer`.
     temperature: of the contrastive losses.
     head: the projection head. None: an MLP with one hidden layer of 128 units and as many outputs as the objective
         needs, or 64 if it takes any number.
@@ -317,7 +335,13 @@ def train(
     data = training_data(population, pairs, classes=labels, negatives=made.needs_negatives, resident=resident_images)
     mesh, size = parallel.make_mesh(k, devices), population.side
     updates = make_optimizer(
-        optimizer, learning_rate=learning_rate, steps=steps, warmup_steps=warmup_steps, weight_decay=weight_decay
+        optimizer,
+        learning_rate=learning_rate,
+        steps=steps,
+        warmup_steps=warmup_steps,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        drops=drops,
     )
     modules: tuple[Any, Any, Any] = (encoder, head or default_head(encoder, made), updates)
     step, arguments = make_step(

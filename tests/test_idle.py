@@ -60,6 +60,11 @@ IDLE = {
         "encoder.layout='timm' only affects public checkpoints, and encoder.path=''; leave it out, or give "
         "--config.encoder.path=FILE",
     ),
+    "drops": (
+        cdp("--config.train.drops=(0.3,)"),
+        "train.drops=(0.3,) only affects a learning rate that falls in steps, and train.schedule='cosine'; leave it "
+        "out, or give --config.train.schedule=steps",
+    ),
     "batch norm": (cdp("--config.train.global_batch_norm=False"), "=False only affects encoders with BatchNorm, and"),
     "MLP probe": (
         cdp("--config.evaluate.mlp_steps=9"),
@@ -82,11 +87,6 @@ IDLE = {
     ),
     "left out of a limit that a given encoder may not have had": (
         [*CHECKPOINT, "--config.data.images=99", "--config.features.unseen=9"], "=9 only affects training images that"
-    ),
-    "left out, but turned": (
-        ["--config=configs/images.py", "--config.data.images=99", "--config.data.rotations=True",
-         "--config.features.unseen=9"],
-        "data.rotations=True",
     ),
     "left out, but perhaps negatives": (
         ["--config=configs/images.py", "--config.data.images=99", "--config.data.negatives=classes:0+1",

@@ -257,6 +257,28 @@ def test_optimizers_without_decay_leave_what_has_no_gradient(name):
     np.testing.assert_array_equal(updates["kernel"], 0.0)
 
 
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_the_learning_rate_falls_to_a_tenth_at_each_drop(warmup):
+    """SGD's first update after k steps of gradient 1 is -rate, if the momentum's memory is taken off."""
+    shares, steps = (0.5, 137 / 182), 182
+    optimizer = training.make_optimizer(
+        "sgd", learning_rate=0.1, steps=steps, warmup_steps=warmup, weight_decay=0.0, schedule="steps", drops=shares
+    )
+    params = {"bias": jnp.ones(1)}
+    state, rates, memory = optimizer.init(params), [], 0.0
+    for _ in range(steps):
+        updates, state = optimizer.update({"bias": jnp.ones(1)}, state, params)
+        memory = 0.9 * memory + 1.0
+        rates.append(-float(updates["bias"][0]) / (1 + 0.9 * memory))  # Nesterov: gradient + 0.9 of the memory
+    expected = [0.1 * i / warmup for i in range(warmup)] + [0.1] * (91 - warmup) + [0.01] * 46 + [0.001] * 45
+    # The 92nd update, that of step 91 from 0, is the first after epoch 91.
+    np.testing.assert_allclose(rates, expected, rtol=1e-4, atol=1e-9)
+    with pytest.raises(InputError, match=r"drops=\(1.5,\)"):
+        training.make_optimizer(
+            "sgd", learning_rate=1.0, steps=9, warmup_steps=0, weight_decay=0.0, schedule="steps", drops=(1.5,)
+        )
+
+
 def test_unknown_optimizer_is_named():
     with pytest.raises(InputError, match=r"'adam'.*adamw"):
         training.make_optimizer("adam", learning_rate=1.0, steps=1, warmup_steps=0, weight_decay=0.0)

@@ -111,12 +111,27 @@ def test_a_trained_encoder_has_seen_the_fit_part_alone(images, tmp_path, limit, 
         assert sorted(map(bytes, read)) == sorted(map(bytes, everything))
 
 
-@pytest.mark.parametrize(
-    "more", [["--config.data.rotations=True"], ["--config.data.negatives=classes:dark"]], ids=["turned", "negatives"]
-)
-def test_images_that_training_may_see_in_another_way_are_not_called_unseen(images, tmp_path, more):
-    job = job_of(image_set(f"npz:{images}", tmp_path, "--config.data.images=250", *more))
-    assert job.images.unseen() is None
+def test_images_that_training_may_see_as_negatives_are_not_called_unseen(images, tmp_path):
+    more = ["--config.data.images=250", "--config.data.negatives=classes:dark"]
+    assert job_of(image_set(f"npz:{images}", tmp_path, *more)).images.unseen() is None
+
+
+def test_training_sees_every_turn_of_its_images_and_none_of_those_that_it_leaves_out(images, tmp_path):
+    """Images are told apart by their pixels, in any order: turns do not change these."""
+    job = job_of(image_set(f"npz:{images}", tmp_path, "--config.data.images=250", "--config.data.rotations=True"))
+    sets = {name: job.images.sets[name] for name in ("train", "unseen")}
+    pixels = {
+        name: [bytes(np.sort(image, axis=None)) for image in part.read(np.arange(len(part)))]
+        for name, part in sets.items()
+    }
+    assert len(sets["train"]) == 1000
+    assert all(pixels["train"].count(image) == 4 for image in set(pixels["train"]))
+    turn = sets["train"].names.index("rotation")
+    assert sets["train"].attributes[:, turn].tolist() == 250 * [0, 1, 2, 3]
+    assert len(pixels["unseen"]) == len(set(pixels["unseen"])) == 650
+    assert not set(pixels["train"]) & set(pixels["unseen"])
+    counts = np.bincount(sets["unseen"].attributes[:, turn], minlength=4)
+    assert np.abs(counts - 650 / 4).max() < 5 * np.sqrt(650 * 3 / 16)
 
 
 @pytest.mark.parametrize(

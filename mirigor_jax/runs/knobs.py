@@ -99,7 +99,7 @@ def _leaves_out_none(config: ConfigDict) -> bool:
     """
     data, seen = config.data, SEEN_PARTS.get(config.evaluate.seen, SEEN_PARTS["train"])
     may_be_seen = _given(config) and "unseen" in seen
-    return data.images is None or may_be_seen or not left_out_is_unseen(data.rotations, data.negatives)
+    return data.images is None or may_be_seen or not left_out_is_unseen(data.negatives)
 
 
 def _pairings(config: ConfigDict) -> tuple[str, ...]:
@@ -204,6 +204,13 @@ RULES = (
     Rule(TEMPERATURE, LOSSES, _both(_features, _without_metrics), ("data.source", "evaluate.metrics")),
     Rule(TEMPERATURE, LOSSES, _both(_checkpoint, _without_metrics), ("encoder.path", "evaluate.metrics")),
     Rule(TEMPERATURE, LOSSES, _both(_without_temperature, _without_metrics), ("train.objective", "evaluate.metrics")),
+    Rule(
+        ("train.drops",),
+        "a learning rate that falls in steps",
+        lambda c: c.train.schedule != "steps",
+        ("train.schedule",),
+        instead="--config.train.schedule=steps",
+    ),
     Rule(("train.global_batch_norm",), "encoders with BatchNorm", _without_batch_norm, ("encoder.name",)),
     Rule(
         ("evaluate.mlp_steps",),
@@ -231,7 +238,7 @@ RULES = (
         ("features.unseen",),
         "training images that are left out and that the encoder has not seen",
         _leaves_out_none,
-        ("data.images", "evaluate.seen", "data.rotations", "data.negatives"),
+        ("data.images", "evaluate.seen", "data.negatives"),
     ),
     Rule(OF_FITS, HEAD, _starts_from_posteriors, ("estimate.estimators",)),
     Rule(

@@ -28,6 +28,8 @@ ADDED: dict[str, Any] = {
     "data.cdp.law": "independent",
     "features.unseen": None,
     "evaluate.seen": None,
+    "train.schedule": "cosine",
+    "train.drops": [0.5, 0.75],
 }
 
 

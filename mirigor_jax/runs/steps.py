@@ -30,9 +30,9 @@ Modules = tuple[nn.Module, nn.Module, optax.GradientTransformation]  # encoder, 
 
 def _modules(job: Job, objective: Objective) -> Modules:
     config, t, encoder = job.config, job.config.train, job.encoder()
-    schedule = {name: t[name] for name in ("learning_rate", "steps", "warmup_steps", "weight_decay")}
+    names = ("learning_rate", "steps", "warmup_steps", "weight_decay", "schedule", "drops")
     head = training.default_head(encoder, objective, tuple(config.head.hidden), config.head.features)
-    return encoder, head, training.make_optimizer(t.optimizer, **schedule)
+    return encoder, head, training.make_optimizer(t.optimizer, **{name: t[name] for name in names})
 
 
 def init_state(job: Job, key: Key[Array, ""]) -> TrainState:

@@ -128,12 +128,16 @@ class FiniteSource:
         whole = sets.whole
         for stream, name in enumerate(("train", "fit", "validation", "test")):
             images, limit = sets["train" if name == "fit" else name], request.parts[name]
-            few = limit is not None and limit < len(images)
-            order = np.random.default_rng([request.data_seed, stream]).permutation(len(images))
-            if few and name == "train" and left_out_is_unseen(request.rotations, request.negatives):
+            turns = sets.turns if name == "train" else 1  # rows of one image, which are taken or left out together
+            few = limit is not None and limit < len(images) // turns
+            rng = np.random.default_rng([request.data_seed, stream])
+            order = rng.permutation(len(images) // turns)
+            if few and name == "train" and left_out_is_unseen(request.negatives):
                 left_out = np.sort(order[limit:][: request.unseen])
-                sets |= {"unseen": images.take(left_out)} if len(left_out) else {}
-            sets[name] = images.take(order[:limit]) if few else images
+                once = turns * left_out + rng.integers(turns, size=len(left_out))  # turns of one image are dependent
+                sets |= {"unseen": images.take(once)} if len(left_out) else {}
+            rows = (turns * order[:limit, None] + np.arange(turns)[None, :]).reshape(-1)
+            sets[name] = images.take(rows) if few else images
         if request.negatives:
             sets["negatives"] = _negatives(spec, request, sets["train"])
         split = sets.validates_on_training
@@ -156,14 +160,13 @@ def find(spec: str) -> Source:
     return source
 
 
-def left_out_is_unseen(rotations: bool, negatives: str) -> bool:
+def left_out_is_unseen(negatives: str) -> bool:
     """Whether training never sees the training images that a limit of their number leaves out.
 
-    With rotations, training may see another rotation of an image that was left out. If the negatives come from a set of
-    images, training may see the left-out image itself as a negative.
-    rotations, negatives: see `Request`.
+    If the negatives come from a set of images, training may see the left-out image itself as a negative.
+    negatives: see `Request`.
     """
-    return not rotations and negatives in ("", OWN, *NOISES)
+    return negatives in ("", OWN, *NOISES)
 
 
 def holds_features(spec: str) -> bool:
