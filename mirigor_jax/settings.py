@@ -512,7 +512,8 @@ class Grid:
         "",
         "Name of the study, which decides its table and figures.",
         names=_names(
-            "batch_size infomin_tasks infomin_strength certified objectives negatives quality anchor label_noise"
+            "batch_size infomin_tasks infomin_strength certified objectives negatives quality anchor label_noise "
+            "auxiliary_labels"
         ),
         table="mirigor_jax.studies.table.STUDIES",
     )

@@ -27,6 +27,7 @@ from mirigor_jax.progress import Progress
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import PARTS, UNSEEN, Job
 from mirigor_jax.runs.steps import make_encode_step, make_train_step
+from mirigor_jax.training import TrainState
 
 SHARD_BATCHES = 16  # batches per shard; a kill loses at most one shard
 IMAGES = {"image": "h", "x": "h_x", "y": "h_y"}
@@ -93,7 +94,12 @@ def freeze(job: Job, folder: RunFolder, mesh: Mesh) -> FrozenEncoder:
 
 
 def frozen_variables(job: Job, folder: RunFolder, mesh: Mesh, *, which: str = "last") -> dict:
-    """The trained encoder as a frozen tree {"params", "batch_stats"}, from a checkpoint in `folder`.
+    """The trained encoder as a frozen tree {"params", "batch_stats"}. Arguments and errors: see `trained_state`."""
+    return trained_state(job, folder, mesh, which=which).encoder_variables
+
+
+def trained_state(job: Job, folder: RunFolder, mesh: Mesh, *, which: str = "last") -> TrainState:
+    """The state of a training, encoder and head, from a checkpoint in `folder`.
 
     which: "last" or "best".
     Raises InputError if there is no checkpoint or the best one may be lost, DamagedError if the checkpoint is not as it
@@ -111,8 +117,7 @@ def frozen_variables(job: Job, folder: RunFolder, mesh: Mesh, *, which: str = "l
             raise InputError(
                 f"a checkpoint in '{folder}' was damaged, and may have been the best; remove the folder to train again"
             )
-        state = checkpoints.restore(step, abstract_state)
-    return state.encoder_variables
+        return checkpoints.restore(step, abstract_state)
 
 
 def _has_lost_one(folder: RunFolder) -> bool:
