@@ -190,13 +190,14 @@ def picture(rows: Sequence[Row]) -> Figure:
             line_of_means(left, x, floats([100 * one["accuracy"] for one in same]), color, marker, label=labeling)
             if not (known := _measured(same)):
                 continue
-            x = floats([STAGES.index(one["stage"]) for one in known])
+            shift = 0.08 * (place - 1)  # so that whiskers don't cover each other
+            x = shift + floats([STAGES.index(one["stage"]) for one in known])
             line_of_means(right, x, floats([one["usable_bits"] for one in known]), color, marker, label=labeling)
             ends = groups(known, "stage").values()
             lower = floats([min(one["usable_lower_bits"] for one in of) for of in ends])
             upper = floats([max(one["usable_upper_bits"] for one in of) for of in ends])
-            at = floats([STAGES.index(of[0]["stage"]) for of in ends]) + 0.08 * (place - 1)
-            whiskers(right, at, lower, upper, color)
+            at = floats([STAGES.index(of[0]["stage"]) for of in ends])
+            whiskers(right, shift + at, lower, upper, color)
         right.axhline(of_net[0]["entropy_bits"], color=ENTROPY, label="H(Y)", zorder=1.5)
         for ax in (left, right):
             ax.set_xticks(range(len(STAGES)), STAGES)
