@@ -24,6 +24,7 @@ from mirigor_jax.mi.confidence import BATCHES, interval_of
 from mirigor_jax.mi.critics import Activation, JointCritic
 from mirigor_jax.mi.estimators import Estimator, resolve
 from mirigor_jax.mi.fit import draw_partners, read_batch
+from mirigor_jax.mi.usable_fit import clipped
 from mirigor_jax.settings import Arrays
 from mirigor_jax.softmax import mean_and_scale, standardize
 from mirigor_jax.studies import critic_steps
@@ -129,10 +130,9 @@ def fit(
     Source: Gosch 2020, appendix D.1.
     """
     _check(parts, training.k)
-    mean, scale = mean_and_scale(parts.fit.h)
     width = parts.fit.h.shape[1]
     labels = _label_rows(len(frequencies), width)
-    arrays = [(jnp.asarray(standardize(part.h, mean, scale)), labels[part.classes]) for part in parts]
+    arrays = [(jnp.asarray(x), labels[part.classes]) for x, part in zip(_feature_rows(parts), parts, strict=True)]
     state = critic_steps.start(seed, (width, len(frequencies)), training)
     best, chosen, params = -math.inf, 0, state.params
     curves = []
@@ -159,6 +159,18 @@ def fit(
         value, ends = float(nats.mean()) / math.log(2), (interval.lower_bits, interval.upper_bits)
         result[reader.name] = Reading(curve, float(curve.max()), chosen, value, *ends)
     return result
+
+
+def _feature_rows(parts: Parts) -> list[Float[np.ndarray, "_ d"]]:
+    """The standardized features of each part. Rows longer than every fit row are shortened to the longest of these.
+
+    A feature that is nearly constant on the fit rows can make a single other row a hundred times as long. A critic may
+    give it any score, and one e^f then decides the mean.
+    """
+    mean, scale = mean_and_scale(parts.fit.h)
+    rows = [standardize(part.h, mean, scale) for part in parts]
+    longest = float(np.linalg.norm(rows[0], axis=1).max())
+    return [clipped(x, longest).astype(np.float32) for x in rows]
 
 
 def _label_rows(count: int, width: int) -> Float[Array, "c c"]:
