@@ -57,11 +57,11 @@ def section(rows: Sequence[Row]) -> Section:
     legend = (
         f"MI is in bits, and H(Y) = {first['entropy_bits']:.3f}. ± is the standard deviation over seeds. “largest on "
         "validation” is the paper's estimate: the largest value over the epochs, with shuffled labels as negatives, on "
-        "the rows that choose the epoch. “on test rows” is the value of that epoch's critic on other rows, with all "
-        "classes as negatives; in brackets are the outermost ends over the seeds of its "
-        f"{100 * Arrays.confidence:g} % interval, by t over batches. Critics of width {first['width']} are trained on "
-        f"{counts['fit']:,} rows for {first['epochs']} epochs; {counts['validation']:,} rows choose the epoch, and "
-        f"{counts['test']:,} are test rows. “usable” is what linear probes, or an MLP, can use: 40 % of the "
+        "the rows that choose the epoch. “on test rows” is the value on other rows, with all classes as negatives, of "
+        "the critic of the epoch at which its own objective is best; in brackets are the outermost ends over the seeds "
+        f"of its {100 * Arrays.confidence:g} % interval, by t over batches. Critics of width {first['width']} are "
+        f"trained on {counts['fit']:,} rows for {first['epochs']} epochs; {counts['validation']:,} rows choose the "
+        f"epoch, and {counts['test']:,} are test rows. “usable” is what linear probes, or an MLP, can use: 40 % of the "
         f"same {first['images']:,} rows fit the probe, the others read it. Its ends are certified at 95 %, and are "
         "the outermost over the seeds. The encoder has seen none of these rows."
     )
