@@ -1,6 +1,6 @@
-"""The non-linear probe: an MLP on frozen features, fitted until validation stops improving."""
+"""MLPs on frozen features, fitted until validation stops improving: the non-linear probe, and a map of vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,11 @@ from mirigor_jax.softmax import Classes, best_temperature, check_part, mean_and_
 
 BATCH = 512
 EVAL_EVERY = 100  # steps between evaluations on validation
+HIDDEN = (512, 512, 512)  # widths of the hidden layers
+RATE = 5e-4  # learning rate of Adam
+LAST = f"Dense_{len(HIDDEN)}"  # the last layer of an MLP of these widths, in its parameters
+
+Loss = Callable[[Array, Array], Array]  # (outputs, labels or targets) → its mean over the rows
 
 
 class Classifier(nn.Module):
@@ -62,9 +67,9 @@ def fit_mlp(
     *,
     validation_features: Float[np.ndarray | Array, "m d"],
     validation_labels: Classes,
-    hidden: Sequence[int] = (512, 512, 512),
+    hidden: Sequence[int] = HIDDEN,
     dropout: Sequence[float] = (0.5, 0.3, 0.2),
-    learning_rate: float = 5e-4,
+    learning_rate: float = RATE,
     weight_decay: float = 2.5e-5,
     max_steps: int = 20_000,
     patience: int = 2000,
@@ -107,13 +112,20 @@ def fit_mlp(
     state = fitting.fresh(
         classifier.init(init_key, part[0][:1])["params"], _adam(learning_rate, weight_decay), np.float32
     )
-    options = {"classifier": classifier, "learning_rate": learning_rate, "weight_decay": weight_decay}
-    while state.step < max_steps and state.step - state.best_step < patience:
-        state, looked = _chunk(state, part, validation, fit_key, **options)
-        fitting.check_finite(looked, ["the MLP probe"], int(state.step), learning_rate, int(state.best_step))
-        if on_progress is not None:
-            loss_nats = -float(looked["validation_nats"])
-            on_progress(min(int(state.step), max_steps), max_steps, f"log-loss {loss_nats:.3f} nats on validation")
+    state = _fit(
+        state,
+        part,
+        validation,
+        fit_key,
+        classifier=classifier,
+        loss=_cross_entropy,
+        words=("the MLP probe", "log-loss {:.3f} nats on validation"),
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        max_steps=max_steps,
+        patience=patience,
+        on_progress=on_progress,
+    )
     params = jax.device_get(state.best_params)
     logits = np.asarray(_scores(classifier, params, validation[0]))
     return MLPProbe(
@@ -127,11 +139,98 @@ def fit_mlp(
     )
 
 
+def fit_mlp_map(
+    features: Float[np.ndarray, "n d"],
+    targets: Float[np.ndarray, "n q"],
+    *,
+    validation_features: Float[np.ndarray, "m d"],
+    validation_targets: Float[np.ndarray, "m q"],
+    max_steps: int,
+    patience: int = 1000,
+    learning_rate: float = RATE,
+    seed: int = 0,
+    on_progress: fitting.OnProgress | None = None,
+) -> Callable[[Float[np.ndarray, "k d"]], Float[np.ndarray, "k q"]]:
+    """Minimize the mean squared error of an MLP's outputs by Adam, with 512 rows a step; no dropout, no weight decay.
+
+    At the start all outputs are 0. As in `fit_mlp`, the step with the least error on validation is kept, the start
+    included, and the fit ends `patience` steps after it, or at max_steps.
+    max_steps, patience, learning_rate, seed, on_progress: as in `fit_mlp`.
+    Returns the map, features → predicted targets in float64.
+    Raises InputError at the next evaluation if a loss is not finite.
+    """
+    mean, scale = mean_and_scale(features)
+    unit = float(np.sqrt(np.mean(np.square(targets)))) or 1.0
+    network = Classifier(targets.shape[1], HIDDEN, (0.0,) * len(HIDDEN))
+    part, validation = (
+        jax.device_put((standardize(x, mean, scale), (y / unit).astype(np.float32)))
+        for x, y in ((features, targets), (validation_features, validation_targets))
+    )
+    init_key, fit_key = jax.random.split(jax.random.key(seed))
+    params = network.init(init_key, part[0][:1])["params"]
+    params = {**params, LAST: jax.tree.map(jnp.zeros_like, params[LAST])}
+    state = fitting.fresh(params, _adam(learning_rate, 0.0), np.float32)
+    state = state._replace(best_nats=-_squared_error(jnp.zeros_like(validation[1]), validation[1]))
+    state = _fit(
+        state,
+        part,
+        validation,
+        fit_key,
+        classifier=network,
+        loss=_squared_error,
+        words=("the MLP map", "squared error {:.4g} on validation"),
+        learning_rate=learning_rate,
+        weight_decay=0.0,
+        max_steps=max_steps,
+        patience=patience,
+        on_progress=on_progress,
+    )
+    best = jax.device_get(state.best_params)
+    return lambda x: unit * np.asarray(_scores(network, best, standardize(x, mean, scale)), np.float64)
+
+
+def _cross_entropy(logits: Float[Array, "n c"], labels: Array) -> Float[Array, ""]:
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def _squared_error(outputs: Float[Array, "n q"], targets: Float[Array, "n q"]) -> Float[Array, ""]:
+    return jnp.mean((outputs - targets) ** 2)
+
+
+def _fit(
+    state: fitting.CriticState,
+    part: tuple[Array, Array],
+    validation: tuple[Array, Array],
+    key: Array,
+    *,
+    classifier: Classifier,
+    loss: Loss,
+    words: tuple[str, str],
+    learning_rate: float,
+    weight_decay: float,
+    max_steps: int,
+    patience: int,
+    on_progress: fitting.OnProgress | None,
+) -> fitting.CriticState:
+    """Advance until nothing has improved on validation for `patience` steps, or by max_steps.
+
+    words: the network's name in messages, and the note of an evaluation, with a place for its loss.
+    """
+    options = {"classifier": classifier, "loss": loss, "learning_rate": learning_rate, "weight_decay": weight_decay}
+    while state.step < max_steps and state.step - state.best_step < patience:
+        state, looked = _chunk(state, part, validation, key, **options)
+        fitting.check_finite(looked, [words[0]], int(state.step), learning_rate, int(state.best_step))
+        if on_progress is not None:
+            note = words[1].format(-float(looked["validation_nats"]))
+            on_progress(min(int(state.step), max_steps), max_steps, note)
+    return state
+
+
 def _adam(learning_rate: float | Array, weight_decay: float | Array) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate))
 
 
-@partial(jax.jit, static_argnames="classifier")
+@partial(jax.jit, static_argnames=("classifier", "loss"))
 def _chunk(
     state: fitting.CriticState,
     part: tuple[Array, Array],
@@ -139,24 +238,24 @@ def _chunk(
     key: Array,
     *,
     classifier: Classifier,
+    loss: Loss,
     learning_rate: float | Array,
     weight_decay: float | Array,
 ) -> tuple[fitting.CriticState, dict[str, Array]]:
-    """Take EVAL_EVERY steps on batches of the fit part (features, labels), then evaluate on validation."""
+    """Take EVAL_EVERY steps on batches of the fit part (features, targets), then evaluate on validation."""
 
-    def loss_nats(params, x, labels, dropout):
+    def loss_of(params, x, targets, dropout):
         rngs = {} if dropout is None else {"dropout": dropout}
-        logits = classifier.apply({"params": params}, x, dropout is None, rngs=rngs)
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+        return loss(classifier.apply({"params": params}, x, dropout is None, rngs=rngs), targets)
 
     def step(state, frozen, part, key):
         row_key, dropout = jax.random.split(key)
         rows = jax.random.randint(row_key, (BATCH,), 0, len(part[0]))
-        loss, gradients = jax.value_and_grad(loss_nats)(state.params, *(x[rows] for x in part), dropout)
-        return fitting.update(state, _adam(learning_rate, weight_decay), gradients), -loss
+        value, gradients = jax.value_and_grad(loss_of)(state.params, *(x[rows] for x in part), dropout)
+        return fitting.update(state, _adam(learning_rate, weight_decay), gradients), -value
 
-    def validate(params, x, labels):
-        return (-loss_nats(params, x, labels, None),)
+    def validate(params, x, targets):
+        return (-loss_of(params, x, targets, None),)
 
     keys = jax.random.split(jax.random.fold_in(key, state.step), EVAL_EVERY)
     return fitting.fit_chunk(state, {}, part, validation, keys, step=step, validate=validate, streamed=False)

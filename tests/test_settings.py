@@ -159,7 +159,6 @@ OTHERS = {
     ("mi.flow.flow_matching", "batch_size"),
     ("mi.critics.CosineCritic", "temperature"),
     ("mi.fit.FitConfig", "eval_every"),
-    ("mlp.fit_mlp", "learning_rate"),
     ("runs.job.re_estimated", "name"),
     *((name, "stage") for name in ("encoding.encode_step", "encoding.encode_pairs", "models.frozen.FrozenEncoder")),
 }

@@ -28,11 +28,12 @@ from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, Se
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator
 from mirigor_jax.mi.families import FAMILIES
 from mirigor_jax.mi.flow import flow_matching
+from mirigor_jax.mi.gaussian_usable import gaussian_v_information
 from mirigor_jax.mi.labels import compare, estimate_labels, monitor
 from mirigor_jax.mi.order import compare_many
 from mirigor_jax.mi.results import Comparison, Estimate, Estimates, FlowEstimate, LabelEstimate, Reading
 from mirigor_jax.mi.usable import usable_information
-from mirigor_jax.mi.usable_results import PairOrder, UsableInformation, UsableOrder
+from mirigor_jax.mi.usable_results import GaussianVInformation, PairOrder, UsableInformation, UsableOrder
 from mirigor_jax.mi.values import info_nce, info_nce_symmetric
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Estimates",
     "Estimator",
     "FlowEstimate",
+    "GaussianVInformation",
     "InfoNCECertificate",
     "InputError",
     "Interval",
@@ -71,6 +73,7 @@ __all__ = [
     "estimate_labels",
     "estimators",
     "flow_matching",
+    "gaussian_v_information",
     "info_nce",
     "info_nce_from_embeddings",
     "info_nce_lower_bits",

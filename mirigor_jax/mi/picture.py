@@ -119,6 +119,29 @@ def usable_information(result: Any) -> Figure:
     return figure
 
 
+def gaussian_v_information(result: Any) -> Figure:
+    """Draw Gaussian V-information with its interval, and the distribution of the rows' pointwise information. Bits.
+
+    result: a `GaussianVInformation`, or has its fields.
+    """
+    figure, (ax, rows) = panels("Gaussian V-information, bits", "rows by pointwise information, bits", ratios=(2, 3))
+    ax.grid(False)
+    ax.set(xlim=(-1, 1), xticks=[])
+    if result.interval is not None:
+        ends, label = interval_ends([result.interval]), f"{100 * result.confidence:g} % interval of its expectation"
+        ax.bar([0], ends[1] - ends[0], 0.6, ends[0], color=LOWER_BOUND, alpha=0.25, label=label)
+    ax.plot([0], [result.value_bits], "o", color=LOWER_BOUND, label="estimate, by a map fitted on other rows")
+    if result.in_sample_bits is not None:
+        ax.plot([0], [result.in_sample_bits], "v", color=NO_BOUND, label="fitted and read on the same rows")
+    ax.axhline(result.total_bits, color=CEILING, linestyle="--", label=f"tr Cov(y) = {result.total_bits:.3f}")
+    ax.axhline(0, color=INK, linewidth=0.8)
+    rows.hist(result.pointwise_bits, bins=60, color=LOWER_BOUND)
+    rows.axvline(0, color=INK, linestyle="--", label="no information: as far from φ(x) as from the mean of y")
+    rows.set(yscale="log", ylabel="test rows")
+    shared_legend(figure, [ax, rows])
+    return figure
+
+
 def usable_order(result: Any) -> Figure:
     """Draw each encoder's usable information with its ends, and the verdict of each pair in a triangle beside it. Bits.
 

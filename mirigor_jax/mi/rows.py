@@ -17,10 +17,10 @@ from scipy.special import ndtri
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.gaussian import center_and_spread, squash
 from mirigor_jax.mi.results import Estimate, FlowEstimate, LabelEstimate
-from mirigor_jax.mi.usable_results import UsableInformation
+from mirigor_jax.mi.usable_results import GaussianVInformation, UsableInformation
 from mirigor_jax.settings import Arrays, Rows
 
-E = TypeVar("E", Estimate, FlowEstimate, LabelEstimate, UsableInformation)
+E = TypeVar("E", Estimate, FlowEstimate, GaussianVInformation, LabelEstimate, UsableInformation)
 
 MOST_ROWS = 16384  # largest number of rows in which neighbors are compared
 MOST_COLUMNS = 64  # largest number of columns of a view that are compared

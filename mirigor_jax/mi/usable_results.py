@@ -1,4 +1,4 @@
-"""The results of measuring usable information: an encoder's value with its certified ends, orders, and sentences."""
+"""The results of measuring usable information: values with their ends, orders of encoders, and sentences."""
 
 import math
 from collections import Counter
@@ -116,6 +116,96 @@ class UsableInformation:
             f"at most, {percent}": bits(None if self.upper_bits is None else round_up(self.upper_bits)),
             "at most, by Hoeffding": bits(None if self.kl_upper_bits is None else round_up(self.kl_upper_bits)),
             "H(C)": bits(self.entropy_bits),
+            "rows": f"{len(self.rows):,}",
+        }
+        return html(list(cells), [list(cells.values())], [self.sentence, *self.warnings])
+
+
+@dataclass(frozen=True)
+class GaussianVInformation:
+    """The Gaussian V-information that x has about y, I_V(x->y). Bits: nats divided by ln 2. It depends on y's units.
+
+    family: the maps φ, in words.
+    value_bits: the estimate, by one map that was fitted on other rows. Its expectation is I_V minus the amount by which
+        this map's expected squared error exceeds the least in the family, so it is at most I_V. It may be below 0.
+    in_sample_bits: the estimate by the linear map with the least squared error on the rows that it is read on, which
+        are all rows. Its expectation is at least I_V of linear maps. None for other families.
+    total_bits: tr Cov(y), of the test rows: what a map that predicts y exactly would have.
+    interval: of the expectation of value_bits, an approximation; None if rows are not independent.
+    confidence: of the interval.
+    rows: indices of the test rows, from which the value is computed.
+    pointwise_bits: of each test row: its squared distance from the mean of y minus that from φ(x). Their mean is
+        value_bits.
+    warnings: doubts about the data, in words. If the interval is withheld, the reason comes first.
+    Source: Gosch 2020, eq. 14; Ethayarajh et al. 2022 (pointwise).
+    """
+
+    family: str
+    value_bits: float
+    in_sample_bits: float | None
+    total_bits: float
+    interval: Interval | None
+    confidence: float
+    rows: Int[np.ndarray, " n"]
+    pointwise_bits: Float[np.ndarray, " n"]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def value_nats(self) -> float:
+        """value_bits in nats: how much of tr Cov(y) the map explains."""
+        return self.value_bits * math.log(2)
+
+    @property
+    def share(self) -> float:
+        """The share of tr Cov(y) that the map explains, which has no unit; NaN if y is constant."""
+        return self.value_bits / self.total_bits if self.total_bits > 0 else math.nan
+
+    def withheld(self, contradiction: str) -> "GaussianVInformation":
+        """The estimate without its interval. contradiction: why its rows are not independent."""
+        reason = withheld_reason("the interval is withheld", contradiction)
+        return replace(self, interval=None, warnings=(reason, *self.warnings))
+
+    def __str__(self) -> str:
+        """The sentence and the warnings."""
+        return " ".join([self.sentence, *(f"Warning: {warning}." for warning in self.warnings)])
+
+    @property
+    def sentence(self) -> str:
+        """The estimate, its interval, what it is, and the family in words, without the warnings."""
+        of = f" ({100 * self.share:.1f} %)" if self.total_bits > 0 else ""
+        known = ""
+        if self.interval is not None:
+            both = ends(self.interval.lower_bits, self.interval.upper_bits)
+            known = f", {100 * self.confidence:.6g} % interval {both}"
+        upper = ""
+        if self.in_sample_bits is not None:
+            upper = f"; fitted and read on the same rows, it is {bits(self.in_sample_bits)}, too high in expectation"
+        return (
+            f"Gaussian V-information reads {bits(self.value_bits)} of tr Cov(y) = {bits(self.total_bits)} bits{of}"
+            f"{known}. In expectation it is too low, as its map was fitted on other rows{upper}. Bits here depend on "
+            f"the units of y. Measured on {len(self.rows):,} test rows, by {self.family}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, the derived numbers and the sentence, for JSON. A number that is not finite becomes None."""
+        derived = {"value_nats": self.value_nats, "share": self.share}
+        return dict(plain({**vars(self), **derived, "sentence": self.sentence}))
+
+    def figure(self) -> Figure:
+        """A matplotlib Figure of the estimate with its interval, and of the rows' pointwise information."""
+        from mirigor_jax.mi import picture
+
+        return picture.gaussian_v_information(self)
+
+    def _repr_html_(self) -> str:
+        """A table of one row, for notebooks."""
+        shown = None if self.interval is None else ends(self.interval.lower_bits, self.interval.upper_bits)
+        cells = {
+            "Gaussian V-information, bits": bits(self.value_bits),
+            f"interval, {100 * self.confidence:.6g} %": shown or "–",
+            "fitted and read on the same rows": bits(self.in_sample_bits),
+            "tr Cov(y)": bits(self.total_bits),
+            "share": "–" if math.isnan(self.share) else f"{100 * self.share:.1f} %",
             "rows": f"{len(self.rows):,}",
         }
         return html(list(cells), [list(cells.values())], [self.sentence, *self.warnings])
