@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -25,25 +25,26 @@ LAST = f"Dense_{len(HIDDEN)}"  # the last layer of an MLP of these widths, in it
 Loss = Callable[[Array, Array], Array]  # (outputs, labels or targets) → its mean over the rows
 
 
-class Classifier(nn.Module):
-    """Dense layers with ELU and dropout, then a linear layer: (n, d) → class scores (n, num_classes)."""
+class Network(nn.Module):
+    """Dense layers with an activation and dropout, then a linear layer: (n, d) → (n, outputs). No layers: affine."""
 
-    num_classes: int
+    outputs: int
     hidden: tuple[int, ...]
     dropout: tuple[float, ...]
+    activation: Literal["elu", "relu"] = "elu"
 
     @nn.compact
     def __call__(self, h: Float[Array, "n d"], deterministic: bool = True) -> Float[Array, "n c"]:
         for width, rate in zip(self.hidden, self.dropout, strict=True):
-            h = nn.Dropout(rate)(nn.elu(nn.Dense(width)(h)), deterministic)
-        return nn.Dense(self.num_classes)(h)
+            h = nn.Dropout(rate)(getattr(nn, self.activation)(nn.Dense(width)(h)), deterministic)
+        return nn.Dense(self.outputs)(h)
 
 
 @dataclass(frozen=True)
 class MLPProbe:
     """An MLP on features that are standardized by the fit part's mean and scale; `step`: its steps of training."""
 
-    classifier: Classifier
+    classifier: Network
     params: Any
     mean: Float[np.ndarray, " d"]
     scale: Float[np.ndarray, " d"]
@@ -53,7 +54,7 @@ class MLPProbe:
 
     @property
     def num_classes(self) -> int:
-        return self.classifier.num_classes
+        return self.classifier.outputs
 
     def logits(self, features: Float[np.ndarray | Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Class scores (n, c), before the temperature."""
@@ -104,13 +105,13 @@ def fit_mlp(
         checks.whole(name, steps, 1)
     checks.seed(seed)
     mean, scale = mean_and_scale(features)
-    classifier = Classifier(num_classes, tuple(hidden), tuple(dropout))
+    classifier = Network(num_classes, tuple(hidden), tuple(dropout))
     part = jax.device_put((standardize(features, mean, scale), np.asarray(labels).astype(np.int32)))
     truth = np.asarray(validation_labels).astype(np.int32)
     validation = jax.device_put((standardize(validation_features, mean, scale), truth))
     init_key, fit_key = jax.random.split(jax.random.key(seed))
     state = fitting.fresh(
-        classifier.init(init_key, part[0][:1])["params"], _adam(learning_rate, weight_decay), np.float32
+        classifier.init(init_key, part[0][:1])["params"], adam(learning_rate, weight_decay), np.float32
     )
     state = _fit(
         state,
@@ -146,7 +147,7 @@ def fit_mlp_map(
     validation_features: Float[np.ndarray, "m d"],
     validation_targets: Float[np.ndarray, "m q"],
     max_steps: int,
-    patience: int = 1000,
+    patience: int = 500,
     learning_rate: float = RATE,
     seed: int = 0,
     on_progress: fitting.OnProgress | None = None,
@@ -161,7 +162,7 @@ def fit_mlp_map(
     """
     mean, scale = mean_and_scale(features)
     unit = float(np.sqrt(np.mean(np.square(targets)))) or 1.0
-    network = Classifier(targets.shape[1], HIDDEN, (0.0,) * len(HIDDEN))
+    network = Network(targets.shape[1], HIDDEN, (0.0,) * len(HIDDEN))
     part, validation = (
         jax.device_put((standardize(x, mean, scale), (y / unit).astype(np.float32)))
         for x, y in ((features, targets), (validation_features, validation_targets))
@@ -169,7 +170,7 @@ def fit_mlp_map(
     init_key, fit_key = jax.random.split(jax.random.key(seed))
     params = network.init(init_key, part[0][:1])["params"]
     params = {**params, LAST: jax.tree.map(jnp.zeros_like, params[LAST])}
-    state = fitting.fresh(params, _adam(learning_rate, 0.0), np.float32)
+    state = fitting.fresh(params, adam(learning_rate, 0.0), np.float32)
     state = state._replace(best_nats=-_squared_error(jnp.zeros_like(validation[1]), validation[1]))
     state = _fit(
         state,
@@ -203,7 +204,7 @@ def _fit(
     validation: tuple[Array, Array],
     key: Array,
     *,
-    classifier: Classifier,
+    classifier: Network,
     loss: Loss,
     words: tuple[str, str],
     learning_rate: float,
@@ -226,7 +227,8 @@ def _fit(
     return state
 
 
-def _adam(learning_rate: float | Array, weight_decay: float | Array) -> optax.GradientTransformation:
+def adam(learning_rate: float | Array, weight_decay: float | Array) -> optax.GradientTransformation:
+    """Adam whose gradients have a weight decay added."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate))
 
 
@@ -237,7 +239,7 @@ def _chunk(
     validation: tuple[Array, Array],
     key: Array,
     *,
-    classifier: Classifier,
+    classifier: Network,
     loss: Loss,
     learning_rate: float | Array,
     weight_decay: float | Array,
@@ -252,7 +254,7 @@ def _chunk(
         row_key, dropout = jax.random.split(key)
         rows = jax.random.randint(row_key, (BATCH,), 0, len(part[0]))
         value, gradients = jax.value_and_grad(loss_of)(state.params, *(x[rows] for x in part), dropout)
-        return fitting.update(state, _adam(learning_rate, weight_decay), gradients), -value
+        return fitting.update(state, adam(learning_rate, weight_decay), gradients), -value
 
     def validate(params, x, targets):
         return (-loss_of(params, x, targets, None),)
@@ -262,6 +264,6 @@ def _chunk(
 
 
 @partial(jax.jit, static_argnames="classifier")
-def _scores(classifier: Classifier, params: Any, x: Float[np.ndarray | Array, "n d"]) -> Float[Array, "n c"]:
+def _scores(classifier: Network, params: Any, x: Float[np.ndarray | Array, "n d"]) -> Float[Array, "n c"]:
     logits: Any = classifier.apply({"params": params}, x)
     return logits

@@ -513,7 +513,7 @@ class Grid:
         "Name of the study, which decides its table and figures.",
         names=_names(
             "batch_size infomin_tasks infomin_strength certified objectives negatives quality anchor label_noise "
-            "auxiliary_labels"
+            "auxiliary_labels v_infomax"
         ),
         table="mirigor_jax.studies.table.STUDIES",
     )
@@ -529,8 +529,8 @@ class Grid:
     )
     fits: tuple[dict[str, Any], ...] = setting(
         (),
-        "Fits of critics that the study makes besides its runs. Each has a name and the keys that the study's function "
-        "takes (for anchor: mirigor_jax.studies.anchor_fits.make; for label_noise: label_noise_fits.make there).",
+        "Fits that the study makes besides its runs. Each has a name and the keys that the study's function takes: `make` "
+        "of anchor_fits, label_noise_fits, auxiliary_stages or v_infomax_fits in mirigor_jax.studies.",
     )
 
 

@@ -1,7 +1,7 @@
 """A study: a grid of runs, a table of the finished ones, and figures.
 
 Each run has an ordinary run folder inside the study's folder. The code of single runs makes, continues and re-estimates
-it; this module chooses, counts and reads the runs. A study may also fit critics, each fit in a folder of its own.
+it; this module chooses, counts and reads the runs. A study may also make fits of its own, each in its own folder.
 """
 
 import sys

@@ -28,7 +28,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Fits:
-    """The fits of critics that a study makes besides its runs, one for each entry of its config's `study.fits`.
+    """The fits, such as of critics, that a study makes besides its runs: one for each entry of its `study.fits`.
 
     make: (the entry, a cell's name → its run folder, the fit's own folder) → its rows, of plain values.
     section: the rows of all finished fits → a section of the report.
