@@ -31,7 +31,7 @@ class Network(nn.Module):
     outputs: int
     hidden: tuple[int, ...]
     dropout: tuple[float, ...]
-    activation: Literal["elu", "relu"] = "elu"
+    activation: Literal["elu", "relu"]
 
     @nn.compact
     def __call__(self, h: Float[Array, "n d"], deterministic: bool = True) -> Float[Array, "n c"]:
@@ -105,7 +105,7 @@ def fit_mlp(
         checks.whole(name, steps, 1)
     checks.seed(seed)
     mean, scale = mean_and_scale(features)
-    classifier = Network(num_classes, tuple(hidden), tuple(dropout))
+    classifier = Network(num_classes, tuple(hidden), tuple(dropout), "elu")
     part = jax.device_put((standardize(features, mean, scale), np.asarray(labels).astype(np.int32)))
     truth = np.asarray(validation_labels).astype(np.int32)
     validation = jax.device_put((standardize(validation_features, mean, scale), truth))
@@ -162,7 +162,7 @@ def fit_mlp_map(
     """
     mean, scale = mean_and_scale(features)
     unit = float(np.sqrt(np.mean(np.square(targets)))) or 1.0
-    network = Network(targets.shape[1], HIDDEN, (0.0,) * len(HIDDEN))
+    network = Network(targets.shape[1], HIDDEN, (0.0,) * len(HIDDEN), "elu")
     part, validation = (
         jax.device_put((standardize(x, mean, scale), (y / unit).astype(np.float32)))
         for x, y in ((features, targets), (validation_features, validation_targets))

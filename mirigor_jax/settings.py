@@ -529,8 +529,8 @@ class Grid:
     )
     fits: tuple[dict[str, Any], ...] = setting(
         (),
-        "Fits that the study makes besides its runs. Each has a name and the keys that the study's function takes: `make` "
-        "of anchor_fits, label_noise_fits, auxiliary_stages or v_infomax_fits in mirigor_jax.studies.",
+        "Fits that the study makes besides its runs. Each has a name and the keys that the study's function takes: "
+        "`make` of anchor_fits, label_noise_fits, auxiliary_stages or v_infomax_fits in mirigor_jax.studies.",
     )
 
 

@@ -31,7 +31,7 @@ class Affine(nn.Module):
 
 
 def job(features: int = 3, rate: float = 1e-2, decay: float = 0.0, pixels: int = 16) -> Job:
-    return Job(Affine(features), Network(pixels, (), ()), (rate, decay), (rate, decay), augmented=False)
+    return Job(Affine(features), Network(pixels, (), (), "elu"), (rate, decay), (rate, decay), augmented=False)
 
 
 def images(n: int, seed: int = 0, side: int = 4) -> np.ndarray:

@@ -44,16 +44,6 @@ CAPTIONS = {
 }
 
 
-def row(done: ImageReport, folder: AnyPath) -> Row:
-    """The columns of any run, for runs that a user's own config adds."""
-    return run_row(done)
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The linear accuracies of such runs."""
-    return tables.grid(["run", "accuracy"], [[one["cell"], f"{one['accuracy']}"] for one in rows])
-
-
 def section(rows: Sequence[Row]) -> Section:
     """The trainings: a table of the encoders after a quarter and at the end, and both pictures."""
     header = ["encoder", "trained", "decoder", "seeds", "epoch", "encoder steps", *COLUMNS]
@@ -181,4 +171,4 @@ def picture_of_information(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-STUDIES["v_infomax"] = Study(row, table, lambda rows: {}, CAPTIONS, fits=Fits(v_infomax_fits.make, section))
+STUDIES["v_infomax"] = Study(captions=CAPTIONS, fits=Fits(v_infomax_fits.make, section))
