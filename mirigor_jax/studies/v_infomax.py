@@ -17,10 +17,8 @@ from mirigor_jax.drawing import (
     shared_legend,
     style,
 )
-from mirigor_jax.files import AnyPath
-from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies import v_infomax_fits
-from mirigor_jax.studies.rows import Row, groups, mean, run_row
+from mirigor_jax.studies.rows import Row, groups, mean
 from mirigor_jax.studies.table import STUDIES, Fits, Section, Study
 
 # Columns of the table of encoders: heading → (key of a point, factor, format).
