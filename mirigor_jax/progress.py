@@ -2,6 +2,8 @@
 
 import time
 
+from mirigor_jax.fitting import OnProgress
+
 
 def duration(seconds: float) -> str:
     """Words for a duration: 75 → '1 min 15 s'."""
@@ -37,3 +39,14 @@ class Progress:
             line += f"  {rate:,.1f}/s" if rate < 100 else f"  {rate:,.0f}/s"
             line += f"  {duration((self.total - done) / rate)} left" if done < self.total else ""
         print(f"{line}  {note}".rstrip(), flush=True)
+
+
+def show_progress(label: str, unit: str) -> OnProgress:
+    """An `on_progress` that prints the lines of a `Progress`. The total may change on the way."""
+    progress = Progress(label, 0, unit)
+
+    def show(done: int, total: int, note: str) -> None:
+        progress.total = total
+        progress.update(done, note)
+
+    return show

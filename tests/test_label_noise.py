@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirigor_jax import config_files, kinds
+from mirigor_jax import config_files
 from mirigor_jax.errors import InputError
 from mirigor_jax.main import main
 from mirigor_jax.studies import critic_steps, label_critics, label_noise, label_noise_fits
 from mirigor_jax.studies.label_critics import Part, Parts
-from mirigor_jax.studies.table import STUDIES
 
 CONFIG = "--config=configs/studies/label_noise.py"
 
@@ -264,8 +263,3 @@ def test_a_bad_command_is_one_line_and_exit_code_2(given, message, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     assert main([*given.split(), "--workdir=run"]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_the_study_is_in_the_table_of_studies():
-    assert STUDIES["label_noise"].fits is not None
-    assert "study" in kinds.RUN_KINDS

@@ -29,12 +29,11 @@ from mirigor_jax.drawing import (
     style,
 )
 from mirigor_jax.errors import InputError
-from mirigor_jax.fitting import OnProgress
 from mirigor_jax.mi.critics import JointCritic
 from mirigor_jax.mi.distributions import Gaussian
 from mirigor_jax.mi.estimators import resolve
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
-from mirigor_jax.progress import Progress
+from mirigor_jax.progress import show_progress
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.report import Form, publish
 from mirigor_jax.runs.schema import Report
@@ -143,7 +142,9 @@ def _train(config: ConfigDict, itself: RunFolder, cell: ConfigDict, training: Tr
         if work:
             how = {key: cell[key] for key in ("epochs", "doublings", "settled_nats")}
             seeds = range(config.seed, config.seed + cell.seeds)
-            curves = high_mi_critics.train(training, cell.levels, seeds, **how, on_progress=_show_progress("epochs"))
+            curves = high_mi_critics.train(
+                training, cell.levels, seeds, **how, on_progress=show_progress("critics", "epochs")
+            )
             names = (reader.name for reader in training.readers)
             itself.write_arrays(CURVES, dict(zip(names, curves, strict=True)))
         itself.arrays(CURVES)  # meets a damaged file here, where it can be made again
@@ -165,22 +166,11 @@ def _notes(folder: RunFolder, names: Sequence[str]) -> dict[str, Any]:
     return notes
 
 
-def _show_progress(unit: str) -> OnProgress:
-    """An `on_progress` that prints."""
-    progress = Progress("critics", 0, unit)
-
-    def show(done: int, total: int, note: str) -> None:
-        progress.total = total
-        progress.update(done, note)
-
-    return show
-
-
 def _estimate_today(config: ConfigDict, levels: Sequence[float]) -> list[dict[str, Any]]:
     """For each level what `mi.estimate` says of `config.pairs` pairs with its defaults, in nats."""
     key = jax.random.key(config.seed)
     sets = [Gaussian(config.dimension, nats).sample(key, config.pairs) for nats in levels]
-    found = mi.estimate_all(sets, seed=config.seed, on_progress=_show_progress("steps"))
+    found = mi.estimate_all(sets, seed=config.seed, on_progress=show_progress("critics", "steps"))
     nats = math.log(2)
     return [
         {

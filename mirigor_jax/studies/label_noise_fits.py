@@ -19,10 +19,9 @@ from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.sources.table import labeled
 from mirigor_jax.encoding import encode
 from mirigor_jax.errors import InputError
-from mirigor_jax.fitting import OnProgress
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.models.heads import MLP
-from mirigor_jax.progress import Progress
+from mirigor_jax.progress import show_progress
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.studies import label_critics
 from mirigor_jax.studies.label_critics import Part, Parts, Reading
@@ -115,7 +114,7 @@ def _features(spec: Spec) -> dict[str, np.ndarray]:
         warmup_steps=0,
         weight_decay=0.0,
         head=head,
-        on_progress=_shown("train", "steps"),
+        on_progress=show_progress("train", "steps"),
     )
     features = {
         layer: encode(encoder, FrozenEncoder(encoder, state.encoder_variables, stage=stage), images.others)
@@ -139,7 +138,7 @@ def _row(spec: Spec, layer: str, h: Float[np.ndarray, "n d"], classes: Int[np.nd
             training,
             epochs=spec["epochs"],
             seed=spec["seed"],
-            on_progress=_shown(name, "epochs"),
+            on_progress=show_progress(name, "epochs"),
         )
     probes: Row = {}
     for family in spec["families"]:
@@ -161,14 +160,3 @@ def _row(spec: Spec, layer: str, h: Float[np.ndarray, "n d"], classes: Int[np.nd
         "estimates": {name: asdict(reading) | {"curve": reading.curve.tolist()} for name, reading in readings.items()},
         "usable": probes,
     }
-
-
-def _shown(label: str, unit: str) -> OnProgress:
-    """An `on_progress` that prints."""
-    progress = Progress(label, 0, unit)
-
-    def show(done: int, total: int, note: str) -> None:
-        progress.total = total
-        progress.update(done, note)
-
-    return show
