@@ -21,6 +21,7 @@ from mirigor_jax import checks
 from mirigor_jax.data.preprocess import rotate
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.contrastive import nt_xent, unit_rows
+from mirigor_jax.mi.mige import mige
 from mirigor_jax.mi.scoring import anchor_loss
 
 Batch = Mapping[str, Array]  # arrays of k rows by name: views and labels
@@ -45,7 +46,7 @@ class Objective:
     bounds_mi: whether log(2k−1) − loss is the in-training MI (Lee et al. 2023, Eq. 4). That holds for NT-Xent alone,
         which finds one partner among 2k−1 views. With several partners, supcon's loss is at least the log of their
         number. decoupled leaves the partner out of the candidates, so its loss may be negative. anchor has a class
-        more. The other objectives find an image's class.
+        more, and mige's value is no bound. The other objectives find an image's class.
     has_temperature: whether the loss depends on the temperature.
     with_negatives: the same objective with separate images as negatives. None: there is no such objective.
     """
@@ -107,6 +108,13 @@ def anchor_objective(*, temperature: float, num_classes: int | None, axis_name: 
     return Objective(partial(anchor, temperature=temperature, axis_name=axis_name))
 
 
+def mige_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
+    """The MI of noisy embeddings, by its own gradient (MIGE). Its noise has the temperature as standard deviation."""
+    del num_classes
+    loss = partial(noisy_mige, noise=temperature, axis_name=axis_name)
+    return Objective(loss, prepare=lambda batch, keys: tuple(keys()))
+
+
 def cross_entropy_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
     """Supervised learning of the images' classes."""
     del temperature, axis_name
@@ -125,6 +133,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "supcon": supcon_objective,
     "decoupled": decoupled_objective,
     "anchor": anchor_objective,
+    "mige": mige_objective,
     "cross_entropy": cross_entropy_objective,
     "rotation": rotation_objective,
 }
@@ -264,6 +273,32 @@ def anchor(
     negatives = jnp.take_along_axis(scores, columns.reshape(2 * k, -1), axis=1)
     positives = jnp.sum(z * jnp.roll(z, k, axis=0), axis=1) / temperature
     return anchor_loss(positives, negatives, 1.0)
+
+
+def noisy_mige(
+    z_x: Float[Array, "k d"],
+    z_y: Float[Array, "k_y d_y"],
+    keys_x: Key[Array, " k"],
+    keys_y: Key[Array, " k_y"],
+    noise: float | Float[Array, ""],
+    *,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """`mi.mige` of embeddings plus Gaussian noise, in nats: its gradient is minus that of their MI.
+
+    Without noise the MI of two views would be infinite if one determined the other.
+    z_x, z_y: embeddings; this function normalizes them. All devices together need 4d pairs.
+    keys_x, keys_y: for each embedding, the key of its noise.
+    noise: standard deviation of the noise in each coordinate.
+    Raises InputError if the views differ in shape, or if there are too few pairs.
+    Source: Wen et al. 2020, Eq. 8.
+    """
+    checks.views(z_x, z_y)
+
+    def noisy(z: Float[Array, "k d"], keys: Key[Array, " k"]) -> Float[Array, "k d"]:
+        return unit_rows(z) + noise * jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))(keys)
+
+    return mige(noisy(z_x, keys_x), noisy(z_y, keys_y), axis_name=axis_name)
 
 
 def nce(

@@ -247,10 +247,15 @@ class Train:
     objective: str = setting(
         "simclr",
         "Loss that the training minimizes.",
-        names=("simclr", "supcon", "decoupled", "anchor", "cross_entropy", "rotation"),
+        names=("simclr", "supcon", "decoupled", "anchor", "mige", "cross_entropy", "rotation"),
         table="mirigor_jax.objectives.OBJECTIVES",
     )
-    temperature: float = setting(0.1, "Temperature of the contrastive losses, in training and in the metrics.", above=0)
+    temperature: float = setting(
+        0.1,
+        "Temperature of the contrastive losses, in training and in the metrics. For the objective mige, the standard "
+        "deviation of the noise.",
+        above=0,
+    )
     optimizer: Literal["adamw", "sgd", "lars"] = setting(
         "adamw", "Optimizer; the learning rate rises linearly, then falls as train.schedule says."
     )

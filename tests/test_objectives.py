@@ -154,7 +154,7 @@ def test_unknown_objectives_and_missing_labels_or_negatives_are_named():
     with pytest.raises(InputError, match=r"'simsiam' is unknown; choose one of simclr, .*rotation"):
         make("simsiam", num_classes=None)
     for name in ("supcon", "cross_entropy"):
-        with pytest.raises(InputError, match=rf"='{name}' .* no labels; .* simclr, decoupled, anchor, rotation"):
+        with pytest.raises(InputError, match=rf"='{name}' .* no labels; .* simclr, decoupled, anchor, mige, rotation"):
             make(name, num_classes=None)
         with pytest.raises(InputError, match=rf"='{name}' .* have 1; "):
             make(name, num_classes=1)

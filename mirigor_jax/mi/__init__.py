@@ -30,6 +30,7 @@ from mirigor_jax.mi.families import FAMILIES
 from mirigor_jax.mi.flow import flow_matching
 from mirigor_jax.mi.gaussian_usable import gaussian_v_information
 from mirigor_jax.mi.labels import compare, estimate_labels, monitor
+from mirigor_jax.mi.mige import density_ratio_gradients, mige
 from mirigor_jax.mi.order import compare_many
 from mirigor_jax.mi.results import Comparison, Estimate, Estimates, FlowEstimate, LabelEstimate, Reading
 from mirigor_jax.mi.usable import usable_information
@@ -66,6 +67,7 @@ __all__ = [
     "compare",
     "compare_many",
     "critics",
+    "density_ratio_gradients",
     "discrete",
     "distributions",
     "estimate",
@@ -80,6 +82,7 @@ __all__ = [
     "info_nce_lower_bits_at",
     "info_nce_symmetric",
     "mean_lower_bound",
+    "mige",
     "monitor",
     "nt_xent",
     "nt_xent_mi",
