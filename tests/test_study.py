@@ -335,7 +335,7 @@ def shipped(name: str, arguments: str = "") -> list[grid.Cell]:
     return grid.cells_of(config, RunFolder(Path("x")))
 
 
-@pytest.mark.parametrize(("scale", "runs", "pairs"), [("laptop", 20, 20_480), ("paper", 32, 204_800)])
+@pytest.mark.parametrize(("scale", "runs", "pairs"), [("laptop", 28, 20_480), ("paper", 32, 204_800)])
 def test_every_batch_size_sees_as_many_pairs(scale, runs, pairs):
     cells = shipped("batch_size", f"scale={scale}")
     assert len({cell.name for cell in cells}) == runs

@@ -1,8 +1,8 @@
 """Does a small training batch limit what the encoder holds? After Lee et al. 2023, Fig. 4: CDP, H(C) = 6 bits.
 
-python -m mirigor_jax.main --config=configs/studies/batch_size.py                20 runs on a laptop
+python -m mirigor_jax.main --config=configs/studies/batch_size.py                28 runs on a laptop
 python -m mirigor_jax.main --config=configs/studies/batch_size.py:scale=paper    the paper's widths, every K_Tr
-python -m mirigor_jax.main --config=configs/studies/batch_size.py --config.study.only=3/20    the third run alone
+python -m mirigor_jax.main --config=configs/studies/batch_size.py --config.study.only=3/28    the third run alone
 
 It should print an in-training MI below log2(2K-1), and from K = 8 on a post-training MI of about 6 bits and an accuracy
 of at least 96 %. At K = 2 both may be lower.
@@ -34,7 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
     args = common.parse_arg(arg, ARGUMENTS)
     config = common.study("batch_size", args.scale)
     paper = args.scale == "paper"
-    batch_sizes = args.k or ((2, 4, 8, 16, 32, 64, 128, 256) if paper else (2, 8, 32, 128, 256))
+    batch_sizes = args.k or ((2, 4, 8, 16, 32, 64, 128, 256) if paper else (2, 4, 8, 16, 32, 128, 256))
     pairs = args.pairs or (204_800 if paper else 20_480)  # a multiple of every K_Tr, so all runs see the same number
     rate = {} if args.rate is None else {"train.learning_rate": args.rate}
     config.study.cells = tuple(
