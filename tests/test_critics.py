@@ -220,17 +220,20 @@ def posterior_inputs(joint, n=6, d=4):
 
 @pytest.mark.parametrize("joint", JOINTS.values(), ids=JOINTS)
 def test_a_posterior_critic_starts_at_the_density_ratio_of_the_classes(joint):
-    """log sum q(c|x) p(c,c') / (p(c) p(c')) q(c'|y), q mixed with the uniform distribution, by a loop."""
+    """log sum q(c|x) p(c,c') / (p(c) p(c')) q(c'|y), q mixed with the uniform distribution, by a loop.
+
+    The probe is fitted on views x, so Bayes' rule turns its q(c'|y) into that at the frequencies p(c') of y.
+    """
     (h_x, h_y), probe, inputs = posterior_inputs(joint)
     p_x, p_y = joint.sum(axis=1), joint.sum(axis=0)
 
-    def posterior(h):
+    def posterior(h, weights):
         logits = ((h - probe.mean) / probe.scale) @ probe.kernel + probe.bias
-        q = np.exp(logits / probe.temperature)
+        q = np.exp(logits / probe.temperature) * weights
         return 0.999 * q / q.sum() + 0.001 / 3
 
     def score(a, b):
-        q_a, q_b = posterior(a), posterior(b)
+        q_a, q_b = posterior(a, 1), posterior(b, p_y / p_x)
         terms = [q_a[i] * joint[i, j] / (p_x[i] * p_y[j]) * q_b[j] for i in range(3) for j in range(3)]
         return np.log(sum(terms))
 

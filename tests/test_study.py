@@ -297,7 +297,7 @@ def test_one_run_of_a_study_for_job_arrays(finished, replayed, tmp_path, capsys)
 
 BAD = {
     "other settings": (["--config.run.evaluate.l2=(0.1,)"], "made by another config.*run.evaluate.l2"),
-    "unknown study": (["--config.study.name=batchsize"], "unknown study 'batchsize'; choose one of anchor, batch_size"),
+    "unknown study": (["--config.study.name=batchsize"], "unknown study 'batchsize'; choose one of .*batch_size"),
     "no study to read": (
         ["--config.study.sources=nowhere"],
         r"'nowhere' is no study's folder; run that study first \(no study.json there\)",
