@@ -66,6 +66,10 @@ END
 ) || exit 2
 total=${found%% *} folder=${found#* }
 
+if ((total == 0)); then # a study of fits alone, which one process makes
+  [[ ! ${vms[*]} ]] || fail "this study has fits and no runs to spread; run it by launch/tpu_vm.sh run NAME"
+  exec launch/slurm.sbatch "${dry_run[@]}" --parsable "${options[@]}" "${arguments[@]}"
+fi
 if [[ ! ${vms[*]} ]]; then
   submit() { launch/slurm.sbatch "${dry_run[@]}" --parsable "${options[@]}" "$@" "${arguments[@]}"; }
   array=$(submit --array="1-$total" --config.study.only="%a/$total")

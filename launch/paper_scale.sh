@@ -41,13 +41,13 @@ study() {
   local command=(python -m mirigor_jax.main "--config=configs/studies/$name.py:scale=paper,$5" "${@:6}")
   command+=("--workdir=$folder/$name")
   if [[ $dry_run ]]; then
-    echo "timeout -s TERM $until ${command[*]}"
+    echo "timeout -k 30 -s TERM $until ${command[*]}"
     return
   fi
-  timeout -s TERM $((until > SECONDS ? until - SECONDS : 1)) "${command[@]}" || code=$?
+  timeout -k 30 -s TERM $((until > SECONDS ? until - SECONDS : 1)) "${command[@]}" || code=$?
   case $code in
     0) ;;
-    124 | 143) if [[ -e $folder/$name/$first/report.json ]]; then "${command[@]}" "--config.study.only=1/$total"; fi ;;
+    124 | 137 | 143) if [[ -e $folder/$name/$first/report.json ]]; then "${command[@]}" "--config.study.only=1/$total"; fi ;;
     130) exit 130 ;; # Ctrl-C
     *) failed=$code ;;
   esac

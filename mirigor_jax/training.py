@@ -1,6 +1,7 @@
 """Contrastive training of an encoder f_e and a projection head f_p: `train`, its state, its step and its optimizers."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -233,7 +234,7 @@ def make_optimizer(
     warmup_steps: int,
     weight_decay: float,
     schedule: str = Train.schedule,
-    drops: Sequence[float] = Train.drops,
+    drops: Sequence[float] | None = None,
 ) -> optax.GradientTransformation:
     """AdamW, SGD (Nesterov momentum 0.9) or LARS, with linear warm-up and decay of the learning rate.
 
@@ -241,10 +242,11 @@ def make_optimizer(
     learning_rate: the largest one, reached after `warmup_steps`.
     weight_decay: of matrices and kernels only, not of biases and normalization parameters.
     schedule: "cosine": the rate decays to 0 at `steps`. "steps": it is divided by 10 after each of `drops`.
-    drops: shares of `steps`, for schedule="steps".
-    Raises InputError for another name or schedule, and for a share that is not between 0 and 1.
+    drops: shares of `steps`, for schedule="steps" alone. None: a half and three quarters.
+    Raises InputError for another name or schedule, for shares that are not between 0 and 1 or given for "cosine", and
+    for a drop within the warm-up.
     """
-    fields.check(Train, {"optimizer": name, "schedule": schedule, "drops": tuple(drops)})
+    fields.check(Train, {"optimizer": name, "schedule": schedule})
     rate = _decay(schedule, learning_rate, steps, max(0, min(warmup_steps, steps - 1)), drops)
 
     def matrices(params):
@@ -262,10 +264,22 @@ def make_optimizer(
     return builders[name]()
 
 
-def _decay(schedule: str, learning_rate: float, steps: int, warmup: int, drops: Sequence[float]) -> optax.Schedule:
+def _decay(
+    schedule: str, learning_rate: float, steps: int, warmup: int, drops: Sequence[float] | None
+) -> optax.Schedule:
     if schedule == "cosine":
+        if drops is not None:
+            raise InputError(f"drops={tuple(drops)} are of schedule='steps'; leave them out for 'cosine'")
         return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(1, steps))
-    falls = optax.piecewise_constant_schedule(learning_rate, {round(share * steps): 0.1 for share in drops})
+    shares = Train.drops if drops is None else tuple(drops)
+    fields.check(Train, {"drops": shares})
+    at = Counter(round(share * steps) for share in shares)
+    if steps and at and min(at) <= warmup:
+        raise InputError(
+            f"drops={shares} of {steps} steps: the first, at step {min(at)}, is within the warm-up of {warmup} steps; "
+            "drop later, or warm up for fewer steps"
+        )
+    falls = optax.piecewise_constant_schedule(learning_rate, {step: 0.1**times for step, times in at.items()})
     rise = optax.linear_schedule(0.0, learning_rate, warmup)
     return lambda step: jnp.where(step < warmup, rise(step), falls(step)) if warmup else falls(step)
 
@@ -284,7 +298,7 @@ def train(
     warmup_steps: int = Train.warmup_steps,
     weight_decay: float = Train.weight_decay,
     schedule: str = Train.schedule,
-    drops: Sequence[float] = Train.drops,
+    drops: Sequence[float] | None = None,
     temperature: float = Train.temperature,
     head: nn.Module | None = None,
     augmentation: Augmentation | None = None,

@@ -120,6 +120,11 @@ DRY = {
         f"{CRITICS} --config.seed=1",
         f"srun --kill-on-bad-exit=0 python -m mirigor_jax.main {CRITICS} --config.seed=1",
     ],
+    "array.sh --config=configs/studies/label_noise.py --gpus-per-node=1": [
+        "sbatch --parsable --gpus-per-node=1 --ntasks-per-node=1 launch/slurm.sbatch "
+        "--config=configs/studies/label_noise.py",
+        "srun --kill-on-bad-exit=0 python -m mirigor_jax.main --config=configs/studies/label_noise.py",
+    ],
     f"array.sh {CRITICS} --tpu=a,b --table": [
         "mkdir -p runs",
         f"{SCP} --recurse a:mirigor_jax/runs/studies-high_mi-{CRITICS.partition(':')[2]} runs --worker=0",
@@ -143,9 +148,9 @@ DRY = {
         f"'python' '-m' 'mirigor_jax.main' '{STUDY}' '--workdir=gs://lab/study' '--tensorboard'",
     ],
     "paper_scale.sh --minutes=20 --workdir=x": [
-        "timeout -s TERM 600 python -m mirigor_jax.main --config=configs/studies/batch_size.py:"
+        "timeout -k 30 -s TERM 600 python -m mirigor_jax.main --config=configs/studies/batch_size.py:"
         "scale=paper,encoders=resnet18,k=256+64+16,seeds=1 --workdir=x/batch_size",
-        f"timeout -s TERM 1200 python -m mirigor_jax.main --config=configs/studies/high_mi.py:{PAPER_TRAININGS} "
+        f"timeout -k 30 -s TERM 1200 python -m mirigor_jax.main --config=configs/studies/high_mi.py:{PAPER_TRAININGS} "
         "--config.run.epochs=200 --workdir=x/high_mi",
     ],
 }
@@ -166,6 +171,7 @@ WRONG = {
     "array.sh": "give one --config=FILE",
     "array.sh --config=configs/cdp.py": "cdp is one run, expected a study",
     f"array.sh {STUDY} --table": "--table goes with --tpu=",
+    "array.sh --config=configs/studies/label_noise.py --tpu=a,b": "this study has fits and no runs to spread",
     f"array.sh {STUDY} --tpu=a --nodes=2": "unknown option '--nodes=2'",
     "array.sh --config=configs/studies/certified.py --config.study.sources=nowhere": "no nowhere/study.json",
     "paper_scale.sh --minutes=0": "--minutes=0, expected a whole number from 1 to 9999",
@@ -225,9 +231,9 @@ def test_the_papers_scale_writes_the_pages_of_what_its_time_allowed(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     (page,) = done.stdout.splitlines()
     assert page.endswith(f"seeds=1 --workdir={tmp_path}/x/batch_size --config.study.only=1/3")
-    path = fake(tmp_path / "bin", timeout='echo "$1 $2"; exit 2')
+    path = fake(tmp_path / "bin", timeout='echo "$1 $2 $3"; exit 2')
     done = launch("paper_scale.sh", PATH=path)
-    assert (done.returncode, done.stdout) == (2, "-s TERM\n" * 2)  # a study that failed does not stop the other
+    assert (done.returncode, done.stdout) == (2, "-k 30 -s\n" * 2)  # a study that failed does not stop the other
 
 
 def test_the_table_waits_for_the_array(tmp_path):

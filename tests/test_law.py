@@ -1,20 +1,24 @@
 """Dependent attributes: laws, their draws, and the exact MI of pairs against counts of draws."""
 
+import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import small
 from scipy.stats import chisquare
 
-from mirigor_jax import mi
+from mirigor_jax import config_files, mi
 from mirigor_jax.data import cdp, law, pairing
 from mirigor_jax.data.attributes import AttributeSpace
 from mirigor_jax.data.channels import Channel
 from mirigor_jax.data.draws import random_words
 from mirigor_jax.errors import InputError
+from mirigor_jax.main import main
 from mirigor_jax.mi.certify import Classified, HeldOut, shown
 from mirigor_jax.mi.measure import partner_posterior
+from mirigor_jax.runs import job
 
 NAMES = ("color", "digit", "position")
 
@@ -100,6 +104,24 @@ def test_a_dial_sets_the_mi_up_to_the_entropy():
         assert made.mutual_information_bits == pytest.approx(bits, abs=1e-9)
     with pytest.raises(InputError, match=r"can share 0 to 3\."):
         pairing.parse("all", space(the_law), mi_bits=entropy + 0.01)
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.3, 0.35, 0.6, 0.85])
+def test_all_of_the_entropy_can_be_asked_for(strength):
+    """The entropy of a law is a rounded sum: 4 bits may be 4 - 1e-15."""
+    linked = space(law.linked((4, 4, 4), 0, 1, strength))
+    assert pairing.parse("color+position", linked, mi_bits=4.0).exact
+    for seed in range(20):
+        zeros = space(any_law(seed, (3, 3, 2), zeros=7))
+        made = pairing.parse("all", zeros)
+        assert pairing.parse("all", zeros, mi_bits=made.entropy_bits).exact
+
+
+def test_an_attribute_at_its_limit_is_not_shared():
+    linked = space(law.linked((4, 4, 4), 0, 1, 0.5))
+    with pytest.raises(InputError, match=r"epsilon of 'color' is 0\.75, where it is not shared: leave it out"):
+        pairing.parse("all", linked, epsilon={"color": 0.75})
+    assert pairing.parse("all", space(any_law(0, (4, 4, 4))), mi_bits=0.0).mutual_information_bits == 0
 
 
 @pytest.mark.parametrize("sizes", [(4, 4), (4, 3), (2, 6), (5, 2)])
@@ -229,6 +251,9 @@ def test_wrong_tables_are_told(tmp_path):
             law.of_table(table, (2, 2))
     with pytest.raises(InputError, match="expected probabilities"):
         law.of_table(np.zeros((2, 2)), (2, 2))
+    for dtype in (str, complex):
+        with pytest.raises(InputError, match="expected real numbers"):
+            law.of_table(np.ones((2, 2)).astype(dtype), (2, 2))
     np.savez(tmp_path / "law.npz", a=np.ones((4, 4, 4)))
     with pytest.raises(InputError, match="is an archive; save the table alone"):
         cdp.make(size=32, law=f"npy:{tmp_path / 'law.npz'}")
@@ -243,3 +268,44 @@ def test_wrong_tables_are_told(tmp_path):
         noisy.classes(np.array([[0, 1, 0]], np.int32))
     with pytest.raises(InputError, match="has a law of its attributes"):
         pairing.same_class(locked, lambda a: a[:, 0], 4, shared=("color",))
+
+
+def parsed(*arguments):
+    return job.parse(config_files.parse(small.cdp(*arguments))[0])
+
+
+def test_a_run_knows_its_law(tmp_path):
+    """The table's contents belong to the run, and a config whose classes may lack images to fit on is refused."""
+    table = np.random.default_rng(0).exponential(size=(2, 4, 4)) + 0.2
+    np.save(tmp_path / "law.npy", table)
+    setting = f"--config.data.cdp.law=npy:{tmp_path}/law.npy"
+    one = parsed(setting, "--config.data.epsilon.color=0.1")
+    assert one.pairing.frequencies == pytest.approx(table.sum(axis=(1, 2)) / table.sum())
+    np.save(tmp_path / "law.npy", table[::-1])
+    other = parsed(setting, "--config.data.epsilon.color=0.1")
+    assert one.config.sha256["law"] != other.config.sha256["law"]
+    assert "law" not in parsed().config.get("sha256", {})
+    with pytest.raises(InputError, match=r"law gives the rarest of 8 classes .* features.fit=512 images; give"):
+        parsed("--config.data.cdp.law=color+digit=0.97", "--config.data.pairing=color+digit")
+
+
+@pytest.mark.slow
+def test_a_run_on_dependent_attributes_behind_a_channel(tmp_path):
+    """The views' class frequencies differ, and the certificate stays below the exact truth."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "law.npy", rng.exponential(size=(2, 4, 4)) * np.array([[[4.0]], [[1.0]]]) + 0.05)
+    command = small.cdp(
+        f"--config.data.cdp.law=npy:{tmp_path}/law.npy", "--config.data.epsilon.color=0.05",
+        "--config.features.test=1024", "--config.train.steps=20", f"--workdir={tmp_path}/run",
+    )  # fmt: skip
+    assert main(command) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    table = np.load(tmp_path / "law.npy")
+    p = table.sum(axis=(1, 2)) / table.sum()
+    joint = p[:, None] * np.array([[0.95, 0.05], [0.05, 0.95]])
+    assert abs(joint.sum(axis=0) - p).max() > 0.01
+    truth = mi.discrete.of_table(joint)["I(X;Y)"].value_bits
+    assert report["truth"]["mutual_information_bits"] == pytest.approx(truth, abs=1e-9)
+    estimate = report["estimate"]
+    assert 0.3 * truth < estimate["lower_bits"] <= truth
+    assert estimate["upper_bits"] == pytest.approx(truth, abs=1e-9)

@@ -273,10 +273,32 @@ def test_the_learning_rate_falls_to_a_tenth_at_each_drop(warmup):
     expected = [0.1 * i / warmup for i in range(warmup)] + [0.1] * (91 - warmup) + [0.01] * 46 + [0.001] * 45
     # The 92nd update, that of step 91 from 0, is the first after epoch 91.
     np.testing.assert_allclose(rates, expected, rtol=1e-4, atol=1e-9)
-    with pytest.raises(InputError, match=r"drops=\(1.5,\)"):
-        training.make_optimizer(
-            "sgd", learning_rate=1.0, steps=9, warmup_steps=0, weight_decay=0.0, schedule="steps", drops=(1.5,)
-        )
+
+
+def test_two_drops_at_one_step_divide_the_rate_twice():
+    options = {"learning_rate": 1.0, "steps": 8, "warmup_steps": 0, "weight_decay": 0.0}
+    optimizer = training.make_optimizer("sgd", **options, schedule="steps", drops=(0.5, 0.52))
+    params = {"bias": jnp.zeros(1)}
+    state, sizes = optimizer.init(params), []
+    for _ in range(8):
+        updates, state = optimizer.update({"bias": jnp.ones(1)}, state, params)
+        sizes.append(float(updates["bias"][0]))
+    assert sizes[4] / sizes[3] == pytest.approx(0.01, rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": "steps", "drops": (1.5,)}, r"drops=\(1.5,\)"),
+        ({"schedule": "cosine", "drops": (0.5,)}, r"drops=\(0.5,\) are of schedule='steps'; leave them out"),
+        ({"schedule": "steps", "drops": (0.5,), "warmup_steps": 5}, "step 4, is within the warm-up of 5 steps"),
+        ({"schedule": "steps", "drops": (0.01, 0.5)}, "step 0, is within the warm-up of 0 steps"),
+    ],
+)
+def test_drops_that_cannot_be_are_told(options, message):
+    usual = {"learning_rate": 1.0, "steps": 9, "warmup_steps": 0, "weight_decay": 0.0}
+    with pytest.raises(InputError, match=message):
+        training.make_optimizer("sgd", **(usual | options))
 
 
 def test_unknown_optimizer_is_named():

@@ -71,8 +71,10 @@ ARGUMENTS = {
     "scale": replace(common.SCALE, meaning="Images, encoders and epochs: a laptop's, or the paper's."),
     "nets": replace(common.ENCODERS, default=("resnet18", "plainnet18")),
     "seeds": common.seeds(3),
-    "images": argument(None, "Training images, before they are turned.", kind=int, none="as many as the scale has"),
-    "times": argument(1.0, "Factor of the trainings' epochs, to compare budgets."),
+    "images": argument(
+        None, "Training images, before they are turned.", kind=int, least=1, none="as many as the scale has"
+    ),
+    "times": argument(1.0, "Factor of the trainings' epochs, to compare budgets.", above=0),
 }
 
 

@@ -1,7 +1,8 @@
 """Must the decoder of an autoencoder be of the family that will read the representation? After Gosch 2020, section 5.1.
 
 python -m mirigor_jax.main --config=configs/studies/v_infomax.py                    on a laptop: Fashion-MNIST
-python -m mirigor_jax.main --config=configs/studies/v_infomax.py:scale=paper        MNIST, CIFAR-10 by TFDS
+python -m mirigor_jax.main --config=configs/studies/v_infomax.py:scale=paper        MNIST by TFDS
+python -m mirigor_jax.main --config=configs/studies/v_infomax.py:encoders=ResNet-18    with scale=paper, CIFAR-10
 
 It trains encoders to hold Gaussian V-information of images for a linear and for a non-linear decoder, in turn with the
 decoder and jointly, and measures what linear and non-linear probes find in them. By the paper, the decoder of a probe's
@@ -19,7 +20,7 @@ from mirigor_jax.studies.v_infomax_fits import DECODERS, SETUPS
 
 ARGUMENTS = {
     "scale": common.SCALE,
-    "encoders": argument(("MLP", "ResNet-18"), "Encoders to train: MLP, ResNet-18 or both."),
+    "encoders": argument(("MLP",), "Encoders to train: MLP, ResNet-18, or both by MLP+ResNet-18."),
     "images": argument(None, "Training images.", kind=int, least=128, none="the scale's"),
     "epochs": argument(
         None, "Epochs of each training; its encoder is measured after a quarter and after all.", kind=int, least=4,

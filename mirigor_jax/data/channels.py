@@ -16,6 +16,8 @@ from mirigor_jax.data.draws import class_index, joint_values, rows_of_pairs
 from mirigor_jax.data.law import Law
 from mirigor_jax.errors import InputError
 
+ROUNDING = 1e-9  # bits by which the entropy of a law may be rounded
+
 
 class Channel(NamedTuple):
     """A user's request for a channel between the views' shared attributes: one of the two fields, or neither.
@@ -39,8 +41,8 @@ class ChannelPairing:
 
     An attribute of m values keeps its value in the other view with probability 1 - epsilon; otherwise it takes one of
     the m - 1 others uniformly. At epsilon = 0 it is shared exactly (same-class sampling, Lee et al. 2023, §III-A); at
-    epsilon = (m - 1)/m the views' values are independent. Attributes that are not shared follow their law given the
-    view's own shared attributes, so that all MI of the views is that of their shared attributes.
+    epsilon = (m - 1)/m it is not shared. Attributes that are not shared follow their law given the view's own shared
+    attributes, so all MI of the views is that of their shared attributes.
 
     names, sizes, epsilon: each attribute's name, number of values, and epsilon.
     shows_attributes: whether every image shows its attributes; the MI of two views is then that of their attributes.
@@ -57,7 +59,7 @@ class ChannelPairing:
 
     @property
     def shared(self) -> tuple[str, ...]:
-        """Names of the attributes that are not independent between the views."""
+        """Names of the shared attributes. By a law, others may depend on them, and so on the other view."""
         return tuple(self.names[a] for a in self._shared)
 
     @property
@@ -252,6 +254,8 @@ def channels(
         limit = _independent(sizes[names.index(name)])
         if name not in shared:
             raise InputError(f"epsilon of {name!r} is given, but pairing {text!r} does not share it: add it there")
+        if law is not None and value == limit:
+            raise InputError(f"epsilon of {name!r} is {limit:.6g}, where it is not shared: leave it out of the pairing")
         if not 0 <= value <= limit:
             raise InputError(
                 f"epsilon of {name!r} is {value:g}, expected 0 to {limit:.6g}, where the views are independent: "
@@ -265,14 +269,16 @@ def channels(
     def redrawn(t: float) -> ChannelPairing:
         return pairing(**{n: t * _independent(m) for n, m in zip(names, sizes, strict=True)})
 
-    entropy_bits = redrawn(0.0).entropy_bits
-    if not 0 <= mi_bits <= entropy_bits:
+    exact = redrawn(0.0)
+    if not 0 <= mi_bits <= exact.entropy_bits + ROUNDING:
         raise InputError(
-            f"mi={mi_bits:g} bits asked for, but pairing {text!r} can share 0 to {entropy_bits:g}: "
+            f"mi={mi_bits:g} bits asked for, but pairing {text!r} can share 0 to {exact.entropy_bits:g}: "
             "ask for less, or share more or larger attributes"
         )
     if mi_bits == 0:
         return redrawn(1.0)
+    if mi_bits >= exact.entropy_bits - ROUNDING:
+        return exact
     excess = root_scalar(lambda t: redrawn(t).mutual_information_bits - mi_bits, bracket=(0, 1), xtol=1e-15)
     return redrawn(excess.root)
 

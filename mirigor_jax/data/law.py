@@ -7,13 +7,13 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float, Int, UInt32
+from jaxtyping import Float, Int, Shaped, UInt32
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import describe, io_errors, read_arrays, to_path
 
-INDEPENDENT = "independent"
-FORMS = f"{INDEPENDENT}, NAME+NAME=STRENGTH (such as color+digit=0.5), or npy:PATH"
+INDEPENDENT, NPY = "independent", "npy:"
+FORMS = f"{INDEPENDENT}, NAME+NAME=STRENGTH (such as color+digit=0.5), or {NPY}PATH"
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,16 @@ class Law:
         return np.rint(np.cumsum(np.array(self.probabilities)[self._possible])[:-1] * 2.0**32)
 
 
-def of_table(table: Float[np.ndarray, "..."], sizes: Sequence[int]) -> Law:
+def of_table(table: Shaped[np.ndarray, "..."], sizes: Sequence[int]) -> Law:
     """The law with these probabilities.
 
     table: an axis for each attribute, in their order. Nonnegative; it is divided by its sum.
     sizes: number of values of each attribute.
-    Raises InputError if the shape is not `sizes`, or if an entry is negative, NaN or infinite, or all are 0.
+    Raises InputError if the shape is not `sizes`, if the table has no real numbers, or if an entry is negative, NaN or
+    infinite, or all are 0.
     """
+    if np.asarray(table).dtype.kind not in "biuf":
+        raise InputError(f"law: a table of {np.asarray(table).dtype}, expected real numbers")
     table = np.asarray(table, np.float64)
     if table.shape != tuple(sizes):
         raise InputError(f"law: a table of shape {table.shape}, expected {tuple(sizes)}, an axis for each attribute")
@@ -114,6 +117,11 @@ def linked(sizes: Sequence[int], a: int, b: int, strength: float) -> Law:
     return of_table(np.moveaxis(table, range(len(sizes)), axes), sizes)
 
 
+def file_of(text: str) -> str:
+    """The file whose contents the law is; "" if it is none."""
+    return text.removeprefix(NPY) if text.startswith(NPY) else ""
+
+
 def parse(text: str, names: Sequence[str], sizes: Sequence[int]) -> Law | None:
     """The law that a text names: FORMS. None: the attributes are independent and uniform.
 
@@ -122,8 +130,8 @@ def parse(text: str, names: Sequence[str], sizes: Sequence[int]) -> Law | None:
     """
     if text == INDEPENDENT:
         return None
-    if text.startswith("npy:"):
-        path = to_path(text[4:])
+    if file := file_of(text):
+        path = to_path(file)
         try:
             table = read_arrays(path)
         except ValueError as error:

@@ -11,11 +11,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from ml_collections import ConfigDict
 
 from mirigor_jax import fields, models, objectives, parallel, training
 from mirigor_jax.config_files import flatten
+from mirigor_jax.data import law
 from mirigor_jax.data.augmentation import Augmentation
+from mirigor_jax.data.channels import ChannelPairing
 from mirigor_jax.data.pairing import ByClass, Pairing, SameImage, split
 from mirigor_jax.data.population import Population
 from mirigor_jax.data.sources import table
@@ -35,6 +38,7 @@ from mirigor_jax.settings import Images
 
 PARTS = ("fit", "validation", "test")
 UNSEEN = "unseen"  # the part of the images that training leaves out
+MISSING_CLASSES = 0.05  # expected number of a law's classes that may have no image to fit on
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,10 +334,19 @@ def critic_mesh(config: ConfigDict, pairs: int, validation: int, devices: Any = 
         ) from None
 
 
+def optimizer_of(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimizer of a run's training. Raises InputError as `training.make_optimizer` does."""
+    t = config.train
+    names = ("learning_rate", "steps", "warmup_steps", "weight_decay", "schedule")
+    drops = tuple(t.drops) if t.schedule == "steps" else None
+    return training.make_optimizer(t.optimizer, drops=drops, **{name: t[name] for name in names})
+
+
 def digests(config: ConfigDict) -> dict[str, str]:
-    """SHA-256 digests of the files of the encoder, the source and the negatives, as their contents may change later."""
+    """SHA-256 digests of the files of the encoder, the source, the negatives and the law: their contents may change."""
     d = config.data
     named = {"source": table.content_of(d.source), "negatives": table.content_of(d.negatives)}
+    named["law"] = law.file_of(d.cdp.law)
     files = {"encoder": config.encoder.path, **named}
     hashes = {}
     for name in (name for name, file in files.items() if file):
@@ -346,6 +359,7 @@ def _check_numbers(config: ConfigDict) -> None:
     """Raises InputError for a setting that is wrong whatever the images are."""
     t, f = config.train, config.features
     fields.check(Images, flatten(config))
+    optimizer_of(config)
     for part in PARTS:
         if f[part] is None and table.find(config.data.source).is_generated:
             raise InputError(f"features.{part}=None: images of '{config.data.source}' have no end; give a number")
@@ -412,8 +426,23 @@ def _check_pairs(job: Job, pairs: int, validation: int) -> None:
         raise InputError(
             f"{validation} validation pairs are too few to choose on; raise features.validation, or give images"
         )
+    _check_rare_classes(job)
     critic_mesh(job.config, pairs, validation)
     _estimators(job.config)
+
+
+def _check_rare_classes(job: Job) -> None:
+    """Raises InputError if a law makes classes so rare that some are likely to have no image of the part `fit`."""
+    pairing, fit = job.pairing, job.config.features.fit
+    if not isinstance(pairing, ChannelPairing) or pairing.law is None or fit is None:
+        return
+    p = pairing.frequencies
+    if (missing := float(((1 - p) ** fit).sum())) > MISSING_CLASSES:
+        enough = math.ceil(math.log(MISSING_CLASSES / len(p)) / math.log1p(-float(p.min())))
+        raise InputError(
+            f"data.cdp.law gives the rarest of {len(p)} classes a probability of {p.min():.2g}: {missing:.2g} classes "
+            f"are expected to have none of features.fit={fit:,} images; give {enough:,}, or a law without rare classes"
+        )
 
 
 def _pairing(config: ConfigDict, population: Population) -> Pairing:

@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 from mirigor_jax import models
+from mirigor_jax.errors import InputError
 
 # Old dotted key → today's dotted key.
 CONFIG_KEYS: dict[str, str] = {
@@ -37,11 +38,18 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
     """A stored config with today's names.
 
     Only configs of three kinds had other names in older versions: runs on images, runs on arrays, and studies.
+    Raises InputError if today's settings can't say what the older version did.
     """
     config = copy.deepcopy(config)
     for old, new in CONFIG_KEYS.items():
         _move(config, old, new)
     if "estimate" in config and "train" in config:
+        data = config["data"]
+        if "schedule" not in config["train"] and data.get("rotations") and data.get("images") is not None:
+            raise InputError(
+                "an older version made this run with data.rotations and data.images, and counted each turn of an image "
+                "as an image of its own: start again in another folder"
+            )
         for key, value in ADDED.items():
             *sections, name = key.split(".")
             section = config

@@ -19,7 +19,7 @@ from mirigor_jax.mi.critics import CosineCritic
 from mirigor_jax.mi.estimators import MAIN, Estimator
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.objectives import Objective
-from mirigor_jax.runs.job import Job, make_objective, validation_k
+from mirigor_jax.runs.job import Job, make_objective, optimizer_of, validation_k
 from mirigor_jax.training import TrainState
 
 WITHIN_BATCH = P(None, parallel.AXIS)  # (batches, pairs, …), with the pairs of every batch spread over the devices
@@ -29,10 +29,9 @@ Modules = tuple[nn.Module, nn.Module, optax.GradientTransformation]  # encoder, 
 
 
 def _modules(job: Job, objective: Objective) -> Modules:
-    config, t, encoder = job.config, job.config.train, job.encoder()
-    names = ("learning_rate", "steps", "warmup_steps", "weight_decay", "schedule", "drops")
+    config, encoder = job.config, job.encoder()
     head = training.default_head(encoder, objective, tuple(config.head.hidden), config.head.features)
-    return encoder, head, training.make_optimizer(t.optimizer, **{name: t[name] for name in names})
+    return encoder, head, optimizer_of(config)
 
 
 def init_state(job: Job, key: Key[Array, ""]) -> TrainState:

@@ -1,7 +1,6 @@
 """Usable information of a run's encoder: its rows, its result and its pointwise values."""
 
 import dataclasses
-import math
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -88,7 +87,7 @@ def _names(job: Job, classes: ByClass, labels: np.ndarray, attributes: np.ndarra
     population, names = job.images, [f"class {c}" for c in range(classes.num_classes)]
     if set(classes.shared) <= {*population.names}:
         columns = [population.names.index(name) for name in classes.shared]
-        if math.prod(len(population.value_names[a]) for a in columns) == classes.num_classes:
+        if len(np.unique(attributes[:, columns], axis=0)) == len(np.unique(labels)):
             for c, row in zip(*np.unique(labels, return_index=True), strict=True):
                 names[c] = ", ".join(population.value_names[a][attributes[row, a]] for a in columns)
     return tuple(names)

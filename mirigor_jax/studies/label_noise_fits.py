@@ -155,7 +155,8 @@ def _row(spec: Spec, layer: str, h: Float[np.ndarray, "n d"], classes: Int[np.nd
         **{key: spec[key] for key in ("share", "seed", "epochs", "width", "images")},
         "layer": layer,
         "features": h.shape[1],
-        "rows": dict(zip(Parts._fields, map(len, split), strict=True)),
+        # Only whole batches are read.
+        "rows": {name: len(rows) // spec["k"] * spec["k"] for name, rows in zip(Parts._fields, split, strict=True)},
         "entropy_bits": float(-frequencies @ np.log2(frequencies)),
         "estimates": {name: asdict(reading) | {"curve": reading.curve.tolist()} for name, reading in readings.items()},
         "usable": probes,

@@ -235,11 +235,16 @@ def _alternating_step(job: Job, state: State, batch: Batch) -> State:
     return lax.cond(of_decoder, partial(_decoder_step, job), partial(_encoder_step, job), state, batch)
 
 
-# A fit's `scheme` → (a step of it, the share of its steps that train the encoder).
-SCHEMES: dict[str, tuple[Callable[[Job, State, Batch], State], float]] = {
-    "decoder": (_decoder_step, 0.0),
-    "alternating": (_alternating_step, ENCODER_STEPS / (DECODER_STEPS + ENCODER_STEPS)),
-    "joint": (_joint_step, 1.0),
+def _encoder_steps_in_turn(steps: int) -> int:
+    rounds, rest = divmod(steps, DECODER_STEPS + ENCODER_STEPS)
+    return rounds * ENCODER_STEPS + max(0, rest - DECODER_STEPS)
+
+
+# A fit's `scheme` → (a step of it, a function from a number of its steps to that of the steps that train the encoder).
+SCHEMES: dict[str, tuple[Callable[[Job, State, Batch], State], Callable[[int], int]]] = {
+    "decoder": (_decoder_step, lambda steps: 0),
+    "alternating": (_alternating_step, _encoder_steps_in_turn),
+    "joint": (_joint_step, lambda steps: steps),
 }
 
 
@@ -326,7 +331,7 @@ def make(spec: Spec, runs: Mapping[str, RunFolder], folder: RunFolder) -> list[R
             raise InputError(f"{spec['name']}: the squared error is {losses[-1]} after epoch {epoch}; lower the rate")
         if epoch in spec["measured"]:
             features = {name: encode(job, state, part.x)[0] for name, part in parts.items()}
-            encoder_steps = round(int(state.step) * SCHEMES[spec["scheme"]][1])
+            encoder_steps = SCHEMES[spec["scheme"]][1](int(state.step))
             found = measure(features, parts, spec, spec["families"] if epoch == spec["epochs"] else ())
             own = found["total_bits"] - float(errors.mean()) / math.log(2)
             points.append({"epoch": epoch, "encoder_steps": encoder_steps, "own_bits": own, **found})
