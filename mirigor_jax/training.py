@@ -234,7 +234,7 @@ def make_optimizer(
     warmup_steps: int,
     weight_decay: float,
     schedule: str = Train.schedule,
-    drops: Sequence[float] | None = None,
+    drops: Sequence[float] = Train.drops,
 ) -> optax.GradientTransformation:
     """AdamW, SGD (Nesterov momentum 0.9) or LARS, with linear warm-up and decay of the learning rate.
 
@@ -242,7 +242,7 @@ def make_optimizer(
     learning_rate: the largest one, reached after `warmup_steps`.
     weight_decay: of matrices and kernels only, not of biases and normalization parameters.
     schedule: "cosine": the rate decays to 0 at `steps`. "steps": it is divided by 10 after each of `drops`.
-    drops: shares of `steps`, for schedule="steps" alone. None: a half and three quarters.
+    drops: shares of `steps`, for schedule="steps" alone.
     Raises InputError for another name or schedule, for shares that are not between 0 and 1 or given for "cosine", and
     for a drop within the warm-up.
     """
@@ -264,14 +264,12 @@ def make_optimizer(
     return builders[name]()
 
 
-def _decay(
-    schedule: str, learning_rate: float, steps: int, warmup: int, drops: Sequence[float] | None
-) -> optax.Schedule:
+def _decay(schedule: str, learning_rate: float, steps: int, warmup: int, drops: Sequence[float]) -> optax.Schedule:
     if schedule == "cosine":
-        if drops is not None:
+        if tuple(drops) != Train.drops:
             raise InputError(f"drops={tuple(drops)} are of schedule='steps'; leave them out for 'cosine'")
         return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(1, steps))
-    shares = Train.drops if drops is None else tuple(drops)
+    shares = tuple(drops)
     fields.check(Train, {"drops": shares})
     at = Counter(round(share * steps) for share in shares)
     if steps and at and min(at) <= warmup:
@@ -298,7 +296,7 @@ def train(
     warmup_steps: int = Train.warmup_steps,
     weight_decay: float = Train.weight_decay,
     schedule: str = Train.schedule,
-    drops: Sequence[float] | None = None,
+    drops: Sequence[float] = Train.drops,
     temperature: float = Train.temperature,
     head: nn.Module | None = None,
     augmentation: Augmentation | None = None,

@@ -127,6 +127,7 @@ OTHERS = {
     ("studies.quality", "class"),  # the estimates and metrics that its runs must have
     ("studies.quality", "class_alignment"),
     ("runs.knobs", "negatives"),  # keys of a config
+    ("runs.renamed", "images"),
     ("runs.re_estimate", "restore"),
 }
 

@@ -100,7 +100,7 @@ def test_defaults_are_the_command_line_s():
     config = config_files.parse(["--config=configs/cdp.py"])[0]
     base = config_files.load_config("configs/images.py")[0]
     ours = {name: p.default for name, p in inspect.signature(train).parameters.items()}
-    same = ("objective", "k", "optimizer", "warmup_steps", "weight_decay", "schedule", "temperature")
+    same = ("objective", "k", "optimizer", "warmup_steps", "weight_decay", "schedule", "drops", "temperature")
     for name in (*same, "accumulate"):
         assert ours.pop(name) == config.train[name], name
     assert ours.pop("learning_rate") == config.train.learning_rate

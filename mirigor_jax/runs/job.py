@@ -18,7 +18,6 @@ from mirigor_jax import fields, models, objectives, parallel, training
 from mirigor_jax.config_files import flatten
 from mirigor_jax.data import law
 from mirigor_jax.data.augmentation import Augmentation
-from mirigor_jax.data.channels import ChannelPairing
 from mirigor_jax.data.pairing import ByClass, Pairing, SameImage, split
 from mirigor_jax.data.population import Population
 from mirigor_jax.data.sources import table
@@ -337,9 +336,8 @@ def critic_mesh(config: ConfigDict, pairs: int, validation: int, devices: Any = 
 def optimizer_of(config: ConfigDict) -> optax.GradientTransformation:
     """The optimizer of a run's training. Raises InputError as `training.make_optimizer` does."""
     t = config.train
-    names = ("learning_rate", "steps", "warmup_steps", "weight_decay", "schedule")
-    drops = tuple(t.drops) if t.schedule == "steps" else None
-    return training.make_optimizer(t.optimizer, drops=drops, **{name: t[name] for name in names})
+    names = ("learning_rate", "steps", "warmup_steps", "weight_decay", "schedule", "drops")
+    return training.make_optimizer(t.optimizer, **{name: t[name] for name in names})
 
 
 def digests(config: ConfigDict) -> dict[str, str]:
@@ -433,10 +431,12 @@ def _check_pairs(job: Job, pairs: int, validation: int) -> None:
 
 def _check_rare_classes(job: Job) -> None:
     """Raises InputError if a law makes classes so rare that some are likely to have no image of the part `fit`."""
-    pairing, fit = job.pairing, job.config.features.fit
-    if not isinstance(pairing, ChannelPairing) or pairing.law is None or fit is None:
+    classes, fit = job.pairing.by_class, job.config.features.fit
+    if classes is None or fit is None or not table.find(job.config.data.source).is_generated:
         return
-    p = pairing.frequencies
+    p = classes.frequencies
+    if p.min() == p.max():  # there is no law
+        return
     if (missing := float(((1 - p) ** fit).sum())) > MISSING_CLASSES:
         enough = math.ceil(math.log(MISSING_CLASSES / len(p)) / math.log1p(-float(p.min())))
         raise InputError(
