@@ -179,7 +179,7 @@ def fit_mlp_map(
         fit_key,
         classifier=network,
         loss=_squared_error,
-        words=("the MLP map", "squared error {:.4g} on validation"),
+        words=("the MLP map", "squared error {:.4g} on validation, in units of the fit part's mean square"),
         learning_rate=learning_rate,
         weight_decay=0.0,
         max_steps=max_steps,

@@ -21,7 +21,7 @@ from mirigor_jax import checks
 from mirigor_jax.data.preprocess import rotate
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.contrastive import nt_xent, unit_rows
-from mirigor_jax.mi.mige import mige
+from mirigor_jax.mi.mige import ROWS_PER_COLUMN, mige
 from mirigor_jax.mi.scoring import anchor_loss
 
 Batch = Mapping[str, Array]  # arrays of k rows by name: views and labels
@@ -47,7 +47,9 @@ class Objective:
         which finds one partner among 2k−1 views. With several partners, supcon's loss is at least the log of their
         number. decoupled leaves the partner out of the candidates, so its loss may be negative. anchor has a class
         more, and mige's value is no bound. The other objectives find an image's class.
+    pairs_per_output: least number of pairs in a batch for each of the head's outputs. 0: there is none.
     has_temperature: whether the loss depends on the temperature.
+    has_noise: whether noise is added to the embeddings.
     with_negatives: the same objective with separate images as negatives. None: there is no such objective.
     """
 
@@ -58,7 +60,9 @@ class Objective:
     needs_negatives: bool = False
     outputs: int | None = None
     bounds_mi: bool = False
+    pairs_per_output: int = 0
     has_temperature: bool = True
+    has_noise: bool = False
     with_negatives: "Objective | None" = None
 
     @property
@@ -81,53 +85,72 @@ def _rotations(batch: Batch, keys: Keys) -> tuple[Array, ...]:
     return tuple(jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(view_keys) for view_keys in keys())
 
 
-def simclr_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
+def simclr_objective(
+    *, temperature: float, embedding_noise: float, num_classes: int | None, axis_name: str | None
+) -> Objective:
     """NT-Xent; its negatives are the batch's other pairs, or separate images (`with_negatives`)."""
-    del num_classes
+    del embedding_noise, num_classes
     options: Any = {"temperature": temperature, "axis_name": axis_name}
     other = Objective(partial(nce, **options), needs_negatives=True)
     return Objective(partial(nt_xent, **options), bounds_mi=True, with_negatives=other)
 
 
-def supcon_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
+def supcon_objective(
+    *, temperature: float, embedding_noise: float, num_classes: int | None, axis_name: str | None
+) -> Objective:
     """SupCon: all images of a class are positives of each other."""
-    del num_classes
+    del embedding_noise, num_classes
     loss = partial(supcon, temperature=temperature, axis_name=axis_name)
     return Objective(loss, prepare=_classes, needs_classes=True)
 
 
-def decoupled_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
+def decoupled_objective(
+    *, temperature: float, embedding_noise: float, num_classes: int | None, axis_name: str | None
+) -> Objective:
     """The decoupled contrastive loss."""
-    del num_classes
+    del embedding_noise, num_classes
     return Objective(partial(decoupled, temperature=temperature, axis_name=axis_name))
 
 
-def anchor_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
+def anchor_objective(
+    *, temperature: float, embedding_noise: float, num_classes: int | None, axis_name: str | None
+) -> Objective:
     """NT-Xent with an anchor class: the scores are log density ratios, with no factor left free."""
-    del num_classes
+    del embedding_noise, num_classes
     return Objective(partial(anchor, temperature=temperature, axis_name=axis_name))
 
 
-def mige_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
-    """The MI of noisy embeddings, by its own gradient (MIGE). Its noise has the temperature as standard deviation."""
-    del num_classes
-    loss = partial(noisy_mige, noise=temperature, axis_name=axis_name)
-    return Objective(loss, prepare=lambda batch, keys: tuple(keys()))
+def mige_objective(
+    *, temperature: float, embedding_noise: float, num_classes: int | None, axis_name: str | None
+) -> Objective:
+    """The MI of noisy embeddings, by its own gradient (MIGE)."""
+    del temperature, num_classes
+    return Objective(
+        partial(noisy_mige, noise=embedding_noise, axis_name=axis_name),
+        prepare=lambda batch, keys: tuple(keys()),
+        pairs_per_output=2 * ROWS_PER_COLUMN,
+        has_temperature=False,
+        has_noise=True,
+    )
 
 
-def cross_entropy_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
+def cross_entropy_objective(
+    *, temperature: float, embedding_noise: float, num_classes: int | None, axis_name: str | None
+) -> Objective:
     """Supervised learning of the images' classes."""
-    del temperature, axis_name
+    del temperature, embedding_noise, axis_name
     return Objective(cross_entropy, prepare=_classes, needs_classes=True, outputs=num_classes, has_temperature=False)
 
 
-def rotation_objective(*, temperature: float, num_classes: int | None, axis_name: str | None) -> Objective:
+def rotation_objective(
+    *, temperature: float, embedding_noise: float, num_classes: int | None, axis_name: str | None
+) -> Objective:
     """Each view is turned by a random multiple of 90°, and the head predicts this multiple."""
-    del temperature, num_classes, axis_name
+    del temperature, embedding_noise, num_classes, axis_name
     return Objective(cross_entropy, prepare=_rotations, transform=rotate, outputs=4, has_temperature=False)
 
 
-# Each function takes temperature, num_classes (None: the images have no labels) and axis_name by keyword.
+# Each function takes by keyword temperature, embedding_noise, num_classes (None: the images have no labels), axis_name.
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "simclr": simclr_objective,
     "supcon": supcon_objective,
@@ -140,21 +163,34 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 
 
 def make(
-    name: str, *, temperature: float, num_classes: int | None, axis_name: str | None, negatives: bool = False
+    name: str,
+    *,
+    temperature: float,
+    embedding_noise: float,
+    num_classes: int | None,
+    axis_name: str | None,
+    negatives: bool = False,
 ) -> Objective:
     """Build the objective of that name.
 
     temperature: of the contrastive losses.
+    embedding_noise: standard deviation of the noise that mige adds to the embeddings.
     num_classes: number of classes of the images. None: they have no labels.
     axis_name: the mapped axis that the batch is spread over. None: one device.
     negatives: whether the negatives are separate images instead of the batch's other pairs.
-    Raises InputError for an unknown name, if the temperature is not above 0, if the objective needs classes and there
-    are fewer than two, and if it cannot use separate negatives that are asked for.
+    Raises InputError for an unknown name, if the temperature or the noise is not above 0, if the objective needs
+    classes and there are fewer than two, and if it cannot use separate negatives that are asked for.
     """
     if name not in OBJECTIVES:
         raise InputError(f"objective='{name}' is unknown; choose one of {', '.join(OBJECTIVES)}")
     checks.temperature(temperature)
-    options = {"temperature": temperature, "num_classes": num_classes, "axis_name": axis_name}
+    checks.above_zero("embedding_noise", embedding_noise)
+    options = {
+        "temperature": temperature,
+        "embedding_noise": embedding_noise,
+        "num_classes": num_classes,
+        "axis_name": axis_name,
+    }
     made = OBJECTIVES[name](**options)
     if made.needs_classes and (num_classes or 0) < 2:
         free = [other for other, constructor in OBJECTIVES.items() if not constructor(**options).needs_classes]

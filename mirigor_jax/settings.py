@@ -252,8 +252,13 @@ class Train:
     )
     temperature: float = setting(
         0.1,
-        "Temperature of the contrastive losses, in training and in the metrics. For the objective mige, the standard "
-        "deviation of the noise.",
+        "Temperature of the contrastive losses, in training and in the metrics.",
+        above=0,
+    )
+    embedding_noise: float = setting(
+        0.1,
+        "Standard deviation of the Gaussian noise that train.objective='mige' adds to each coordinate of the "
+        "embeddings, which have length 1.",
         above=0,
     )
     optimizer: Literal["adamw", "sgd", "lars"] = setting(

@@ -64,6 +64,17 @@ def check_parts(k: int, accumulate: int) -> None:
         raise InputError(f"accumulate={accumulate} does not divide a device's {k} pairs; choose a divisor of {k}")
 
 
+def check_pairs(k: int, objective: Objective, name: str, features: int) -> None:
+    """Raises InputError if k pairs are too few for the objective of that name, if its head has so many outputs."""
+    each = objective.pairs_per_output
+    if k < each * features:
+        fewer = f", or lower head.features to {k // each}" if k >= each else ""
+        raise InputError(
+            f"k={k}: objective='{name}' needs {each} pairs for each of the head's outputs, and "
+            f"head.features={features}; raise it to {each * features}{fewer}"
+        )
+
+
 def train_step(
     state: TrainState,
     batch: dict[str, Array],
@@ -298,6 +309,7 @@ def train(
     schedule: str = Train.schedule,
     drops: Sequence[float] = Train.drops,
     temperature: float = Train.temperature,
+    embedding_noise: float = Train.embedding_noise,
     head: nn.Module | None = None,
     augmentation: Augmentation | None = None,
     accumulate: int = Train.accumulate,
@@ -323,6 +335,7 @@ def train(
     optimizer: "adamw", "sgd" or "lars".
     learning_rate, warmup_steps, weight_decay, schedule, drops: see `make_optimizer`.
     temperature: of the contrastive losses.
+    embedding_noise: standard deviation of the noise that objective="mige" adds to embeddings of length 1.
     head: the projection head. None: an MLP with one hidden layer of 128 units and as many outputs as the objective
         needs, or 64 if it takes any number.
     augmentation: the strengths, for a pairing with simclr. None: SimCLR's.
@@ -342,7 +355,13 @@ def train(
     pairs = pairing_of(population, pairing, augmentation)
     classes = told_apart(population, pairs)
     num_classes = None if classes is None else classes.num_classes
-    made = objectives.make(objective, temperature=temperature, num_classes=num_classes, axis_name=parallel.AXIS)
+    made = objectives.make(
+        objective,
+        temperature=temperature,
+        embedding_noise=embedding_noise,
+        num_classes=num_classes,
+        axis_name=parallel.AXIS,
+    )
     labels = classes if made.needs_classes else None
     data = training_data(population, pairs, classes=labels, negatives=made.needs_negatives, resident=resident_images)
     mesh, size = parallel.make_mesh(k, devices), population.side

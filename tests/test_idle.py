@@ -55,6 +55,16 @@ IDLE = {
         cdp("--config.train.objective=cross_entropy", "--config.train.temperature=0.5"),
         "=0.5 only affects contrastive losses and metrics, and train.objective='cross_entropy'",
     ),
+    "temperature of mige": (
+        cdp("--config.train.objective=mige", "--config.train.temperature=0.5"),
+        "=0.5 only affects contrastive losses and metrics, and train.objective='mige'",
+    ),
+    "noise of another loss": (
+        cdp("--config.train.embedding_noise=0.2"),
+        "train.embedding_noise=0.2 only affects an objective that adds noise to the embeddings, and "
+        "train.objective='simclr'; leave it out, or give --config.train.objective=mige",
+    ),
+    "noise without training": ([*FEATURES, "--config.train.embedding_noise=0.2"], f"=0.2 {TRAINING} {OF_FEATURES}"),
     "layout": (
         cdp("--config.encoder.layout=timm"),
         "encoder.layout='timm' only affects public checkpoints, and encoder.path=''; leave it out, or give "
@@ -151,6 +161,10 @@ USED = {
         "--config.data.augment.crop=0.5", "--config.estimate.extra_pairings=('simclr',)"
     ),
     "temperature of metrics": [*CHECKPOINT, "--config.train.temperature=0.5"],
+    "noise of mige": cdp("--config.train.objective=mige", "--config.train.embedding_noise=0.2"),
+    "temperature of mige's metrics": cdp(
+        "--config.train.objective=mige", "--config.train.temperature=0.5", "--config.evaluate.metrics=True"
+    ),
     "dtype and stage": [*CHECKPOINT, "--config.encoder.dtype=float32", "--config.encoder.stage=B2"],
     "images of a set that a critic is fitted on": [*CHECKPOINT, "--config.data.images=99"],
     "classes, of usable information": cdp("--config.evaluate.classes=color"),
@@ -225,9 +239,12 @@ def test_rules_are_of_keys_that_there_are():
         assert all(any(key == own or key.startswith(own) for key in keys) for own in rule.keys + rule.but)
 
 
-def test_objectives_say_whether_a_temperature_makes_a_difference():
-    made = {name: make(temperature=0.1, num_classes=2, axis_name=None) for name, make in OBJECTIVES.items()}
-    assert {name for name, objective in made.items() if not objective.has_temperature} == {"cross_entropy", "rotation"}
+def test_objectives_say_whether_a_temperature_or_noise_makes_a_difference():
+    options = {"temperature": 0.1, "embedding_noise": 0.1, "num_classes": 2, "axis_name": None}
+    made = {name: make(**options) for name, make in OBJECTIVES.items()}
+    without = {name for name, objective in made.items() if not objective.has_temperature}
+    assert without == {"mige", "cross_entropy", "rotation"}
+    assert {name for name, objective in made.items() if objective.has_noise} == {"mige"}
 
 
 def test_a_command_line_says_which_keys_it_gives():

@@ -50,6 +50,20 @@ def test_a_leaf_s_argument_is_named_by_its_key():
             parse(config_files.parse(cdp(f"--config.{key}={value}"))[0])
 
 
+def test_a_batch_too_small_for_the_objective_is_named_before_images_are_read():
+    arguments = ["--config=configs/images.py:data=npz:none.npz", "--config.train.objective=mige"]
+    message = (
+        "^train.k=128: objective='mige' needs 4 pairs for each of the head's outputs, and head.features=64; raise it "
+        "to 256, or lower head.features to 32$"
+    )
+    with pytest.raises(InputError, match=message):
+        parse(config_files.parse(arguments)[0])
+    with pytest.raises(InputError, match=r"train.k=2: .*; raise it to 4$"):
+        parse(config_files.parse([*arguments, "--config.train.k=2", "--config.head.features=1"])[0])
+    enough = cdp("--config.train.objective=mige", "--config.head.features=2")
+    assert parse(config_files.parse(enough)[0]).objective.has_noise
+
+
 def test_a_re_estimate_on_fewer_pairs_than_the_run_s_own_is_reported():
     run_config = config_files.parse(cdp())[0]
     fewer, _ = re_estimated(run_config, pairing="none", k=16, test=32)

@@ -101,7 +101,7 @@ def test_defaults_are_the_command_line_s():
     base = config_files.load_config("configs/images.py")[0]
     ours = {name: p.default for name, p in inspect.signature(train).parameters.items()}
     same = ("objective", "k", "optimizer", "warmup_steps", "weight_decay", "schedule", "drops", "temperature")
-    for name in (*same, "accumulate"):
+    for name in (*same, "embedding_noise", "accumulate"):
         assert ours.pop(name) == config.train[name], name
     assert ours.pop("learning_rate") == config.train.learning_rate
     assert ours.pop("global_batch_norm") == config.train.global_batch_norm

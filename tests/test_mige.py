@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.polynomial.hermite_e import hermegauss
+from scipy.stats import norm
 
-from mirigor_jax import mi, objectives
+from mirigor_jax import mi, models, objectives
 from mirigor_jax.errors import InputError
-from mirigor_jax.mi.mige import LEAST_EIGENVALUE, _normal_scores, spectral_score
+from mirigor_jax.mi.mige import LEAST_EIGENVALUE, NEIGHBORS, WIDTH, _normal_scores, spectral_score
+from mirigor_jax.models.heads import MLP
+from mirigor_jax.training import train
 
 
 def ssge_by_loop(x, base):
@@ -45,7 +48,7 @@ def test_the_spectral_score_is_the_paper_s_with_shrunk_coefficients():
 def test_columns_are_mapped_to_normal_ones_by_a_rising_map_whose_slopes_are_known():
     rng = np.random.default_rng(1)
     rows = np.stack([np.exp(rng.normal(size=2000)), rng.uniform(size=2000)], axis=1)
-    scores, slopes = map(np.asarray, _normal_scores(jnp.asarray(rows)))
+    scores, slopes = map(np.asarray, jax.jit(_normal_scores)(jnp.asarray(rows)))
     np.testing.assert_allclose(scores.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(scores.std(axis=0), 1, atol=0.05)
     np.testing.assert_allclose(np.mean(scores**4, axis=0), 3, atol=0.7)
@@ -55,6 +58,47 @@ def test_columns_are_mapped_to_normal_ones_by_a_rising_map_whose_slopes_are_know
         assert (slope > 0).all()
         # A rise is the integral of the slopes.
         np.testing.assert_allclose(np.sum((slope[1:] + slope[:-1]) / 2 * np.diff(x)), u[-1] - u[0], rtol=1e-3)
+
+
+def test_tied_values_have_the_map_s_slopes_and_constant_columns_have_none():
+    """A column of −1, 0 and 1 in equal shares, whose median is its middle value, and two constant columns."""
+    n = 60
+    x = np.stack([np.arange(n) % 3 - 1, np.full(n, 1e-25), np.full(n, 0.1)], axis=1).astype(np.float32)
+    scores, slopes = map(np.asarray, jax.jit(_normal_scores)(x))
+    quantiles = np.quantile(x[:, 0], (np.arange(n) + 0.5) / n)
+    above, below = np.minimum(np.arange(n) + NEIGHBORS, n - 1), np.maximum(np.arange(n) - NEIGHBORS, 0)
+    widths = np.maximum(WIDTH * (quantiles[above] - quantiles[below]) / (above - below), 1e-2 * x[:, 0].std() + 1e-6)
+    for at in (0, 1):  # the values −1 and 0
+        z = (x[at, 0] - quantiles) / widths
+        slope = np.mean(norm.pdf(z) / widths) / norm.pdf(norm.ppf(np.mean(norm.cdf(z))))
+        np.testing.assert_allclose(slopes[at::3, 0], slope, rtol=1e-3)
+    np.testing.assert_array_equal(scores[:, 1:], 0)
+    np.testing.assert_array_equal(slopes[:, 1:], 0)
+    y = np.random.default_rng(2).normal(size=(n, 2)).astype(np.float32) + x[:, :1]
+    gradient = np.asarray(jax.jit(jax.grad(mi.mige))(x, y))
+    np.testing.assert_array_equal(gradient[:, 1:], 0)
+    assert (np.abs(gradient[1::3, 0]) > 1e-6).mean() > 0.9  # of the rows at 0
+    assert np.isfinite(gradient).all()
+
+
+def test_the_noise_is_new_at_each_step_for_each_view_and_for_each_image(monkeypatch):
+    """Noise a thousand times as long as the embeddings, read where MIGE reads them; the loss compiles fast."""
+    read = []
+
+    def recorded(x, y, *, axis_name):
+        jax.debug.callback(lambda x, y: read.extend(np.asarray(one) / 1000 for one in (x, y)), x, y)
+        return jnp.mean(x * y)
+
+    monkeypatch.setattr(objectives, "mige", recorded)
+    images = np.random.default_rng(3).integers(0, 256, (40, 4, 4, 3)).astype(np.uint8)
+    options = {"objective": "mige", "k": 32, "steps": 2, "embedding_noise": 1000.0, "head": MLP((), 2)}
+    one = jax.local_devices()[:1]
+    state, _ = train(models.build("mlp"), (images, np.arange(40) % 2), pairing="class", devices=one, **options)
+    jax.block_until_ready(state)
+    noise = np.stack(read)
+    assert noise.shape == (4, 32, 2)  # two views at two steps
+    np.testing.assert_allclose(noise.std(axis=1), 1, atol=0.4)
+    assert np.abs(np.corrcoef(noise.reshape(4, -1)) - np.eye(4)).max() < 0.5  # 64 numbers: 4 standard errors
 
 
 def test_rows_that_can_t_be_used_are_named():
@@ -126,7 +170,7 @@ def test_the_residual_mends_what_a_gaussian_gets_wrong():
 def test_devices_share_the_rows_of_all():
     x, y = gaussian(jnp.full(3, 0.8), jax.random.key(0), 64)
     keys = jax.random.split(jax.random.key(1), (2, 64))
-    options = {"temperature": 0.2, "num_classes": None}
+    options = {"temperature": 0.1, "embedding_noise": 0.2, "num_classes": None}
 
     def loss(axis_name):
         return jax.value_and_grad(objectives.make("mige", axis_name=axis_name, **options).loss, argnums=(0, 1))

@@ -13,6 +13,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.mi.contrastive import nt_xent
 
 K, TEMPERATURE = 16, 0.3
+OPTIONS = {"temperature": TEMPERATURE, "embedding_noise": 0.1, "num_classes": 5, "axis_name": None}
 RNG = np.random.default_rng(0)
 Z_X, Z_Y = RNG.normal(size=(2, K, 5))
 # Three classes; where the views of a pair differ too, and one view of a class that nobody else has.
@@ -21,12 +22,12 @@ C_X[3] = 3
 
 
 def loss(name):
-    return objectives.make(name, temperature=TEMPERATURE, num_classes=5, axis_name=None).loss
+    return objectives.make(name, **OPTIONS).loss
 
 
 def targets_of(name):
     """The arguments that the objective takes from a batch with classes, beside the views."""
-    made = objectives.make(name, temperature=TEMPERATURE, num_classes=5, axis_name=None)
+    made = objectives.make(name, **OPTIONS)
     return made.prepare({"c_x": jnp.array(C_X), "c_y": jnp.array(C_Y)}, tuple)
 
 
@@ -105,7 +106,7 @@ def test_values_and_slopes_are_the_loop_s(name):
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_negatives_of_their_own_are_each_anchor_s_2k_minus_2_and_nt_xent_s_where_they_are_the_pairs():
-    made = objectives.make("simclr", temperature=TEMPERATURE, num_classes=None, axis_name=None, negatives=True)
+    made = objectives.make("simclr", **OPTIONS, negatives=True)
     assert (made.views, made.bounds_mi) == (("x", "y", "n_x", "n_y"), False)
     z = np.stack([Z_X, Z_Y, *np.random.default_rng(1).normal(size=(2, K, 5))])
     value, gradient = jax.jit(jax.value_and_grad(lambda z: made.loss(*z)))(jnp.array(z))
@@ -129,9 +130,8 @@ def test_supcon_is_nt_xent_where_only_partners_are_alike_and_nothing_where_no_vi
 def test_simclr_is_nt_xent_of_the_temperature_and_alone_in_standing_for_mi():
     z = jnp.array(Z_X, jnp.float32), jnp.array(Z_Y, jnp.float32)
     np.testing.assert_allclose(jax.jit(loss("simclr"))(*z), jax.jit(nt_xent)(*z, TEMPERATURE), rtol=1e-6)
-    options = {"temperature": TEMPERATURE, "num_classes": 5, "axis_name": None}
-    assert objectives.make("simclr", **options).bounds_mi
-    assert not any(objectives.make(name, **options).bounds_mi for name in (*BY_LOOP, "rotation"))
+    assert objectives.make("simclr", **OPTIONS).bounds_mi
+    assert not any(objectives.make(name, **OPTIONS).bounds_mi for name in (*BY_LOOP, "rotation"))
 
 
 @pytest.mark.parametrize("name", BY_LOOP)
@@ -142,7 +142,7 @@ def test_losses_are_finite_where_exponentials_overflow_and_sum_in_float32(name):
     value = jax.jit(loss(name))(*half, *classes)
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, BY_LOOP[name](*rounded, C_X, C_Y), rtol=1e-5)
-    cold = objectives.make(name, temperature=1e-4, num_classes=5, axis_name=None).loss
+    cold = objectives.make(name, **OPTIONS | {"temperature": 1e-4}).loss
     large = [jnp.asarray(1e3 * z, jnp.float32) for z in (Z_X, Z_Y)]
     value, slopes = jax.jit(jax.value_and_grad(cold, argnums=(0, 1)))(*large, *classes)
     assert np.isfinite(value)
@@ -150,7 +150,7 @@ def test_losses_are_finite_where_exponentials_overflow_and_sum_in_float32(name):
 
 
 def test_unknown_objectives_and_missing_labels_or_negatives_are_named():
-    make = partial(objectives.make, temperature=0.1, axis_name=None)
+    make = partial(objectives.make, temperature=0.1, embedding_noise=0.1, axis_name=None)
     with pytest.raises(InputError, match=r"'simsiam' is unknown; choose one of simclr, .*rotation"):
         make("simsiam", num_classes=None)
     for name in ("supcon", "cross_entropy"):

@@ -110,7 +110,7 @@ class Scale(nn.Module):
         return self.param("scale", nn.initializers.ones, ()) * h
 
 
-ROTATION = objectives.make("rotation", temperature=1.0, num_classes=None, axis_name=None)
+ROTATION = objectives.make("rotation", temperature=1.0, embedding_noise=1.0, num_classes=None, axis_name=None)
 
 
 class Seen:
@@ -214,7 +214,7 @@ def test_eight_devices_in_parts_learn_every_objective_as_one_device_at_once(name
 
     def after_a_step(devices, accumulate):
         optimizer = optax.sgd(1.0)  # whose update is the gradient itself
-        options = {"temperature": 0.5, "num_classes": 4, "axis_name": parallel.AXIS, **more}
+        options = {"temperature": 0.5, "embedding_noise": 0.5, "num_classes": 4, "axis_name": parallel.AXIS, **more}
         step = partial(
             training.train_step,
             encoder=Pixels("float64"),

@@ -92,13 +92,14 @@ def _normal_scores(rows: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Floa
     The map is the normal quantile of a smooth distribution function: the mean of normal ones at the column's quantiles,
     as wide as these are apart, so that tails are as smooth as the middle.
     A value far beyond the largest quantile still has a large score: at a kurtosis of thousands, take logarithms first.
+    A column of equal values has scores and slopes of 0, as nothing can be said of its density.
     """
     count = min(len(rows), CENTERS)
     centers = jnp.quantile(rows, (jnp.arange(count) + 0.5) / count, axis=0)
     above = jnp.minimum(jnp.arange(count) + NEIGHBORS, count - 1)
     below = jnp.maximum(jnp.arange(count) - NEIGHBORS, 0)
     widths = WIDTH * (centers[above] - centers[below]) / (above - below)[:, None]
-    # Equal values, and constant columns, have steps of width 0.
+    # Equal values have steps of width 0.
     least = 1e-2 * jnp.std(rows, axis=0) + 1e-6 * jnp.max(jnp.abs(rows), axis=0) + 1e-30
 
     def column(values, centers, widths):
@@ -106,13 +107,15 @@ def _normal_scores(rows: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Floa
             z = (values[:, None] - centers[None, :]) / widths[None, :]
             # Each tail from its own side, because 1 − p is rounded where p is close to 1.
             lower, upper = jnp.mean(ndtr(z), axis=1), jnp.mean(ndtr(-z), axis=1)
-            score = ndtri(jnp.maximum(jnp.minimum(lower, upper), 1e-30))
+            # Not minimum: where both are equal, it has the mean of their slopes, which is 0.
+            score = ndtri(jnp.maximum(jnp.where(lower < upper, lower, upper), 1e-30))
             return jnp.where(lower < upper, score, -score)
 
         return jax.jvp(score, (values,), (jnp.ones_like(values),))
 
     scores, slopes = jax.vmap(column, in_axes=1, out_axes=1)(rows, centers, jnp.maximum(widths, least[None, :]))
-    return scores - jnp.mean(scores, axis=0, keepdims=True), slopes
+    varies = (jnp.max(rows, axis=0) > jnp.min(rows, axis=0))[None, :]
+    return jnp.where(varies, scores - jnp.mean(scores, axis=0, keepdims=True), 0), jnp.where(varies, slopes, 0)
 
 
 def _whitening(rows: Float[Array, "n d"]) -> Float[Array, "d d"]:

@@ -14,7 +14,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.manifest import DamagedError
 from mirigor_jax.mi import picture
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
-from mirigor_jax.progress import Progress
+from mirigor_jax.progress import show_progress
 from mirigor_jax.runs import report, usable
 from mirigor_jax.runs.folder import RunFolder, digest
 from mirigor_jax.runs.schema import ArrayEntry, Truth, read
@@ -73,15 +73,11 @@ def _names(config: ConfigDict) -> list[str]:
 def _estimate(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarray) -> None:
     """Make the estimates that estimates/ lacks, all in one program. y: the partners of x's rows, or their labels."""
     missing = [name for name in _names(config) if _finished(folder, name) is None]
-    progress = Progress("critics", 0, "steps")
-
-    def show_progress(step: int, steps: int, note: str) -> None:
-        progress.total = steps
-        progress.update(step, note)
+    on_progress = show_progress("critics", "steps")
 
     def options(*names: str) -> dict[str, Any]:
         options = {name: config[name] for name in names if config[name] is not None}
-        return {**options, "num_critics": config.seeds, "on_progress": show_progress}
+        return {**options, "num_critics": config.seeds, "on_progress": on_progress}
 
     with folder.stage("estimate", not missing) as work:
         if not work:

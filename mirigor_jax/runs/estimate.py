@@ -46,7 +46,7 @@ from mirigor_jax.mi.results import Curve, Estimate, Reading, verdict
 from mirigor_jax.mi.rows import Findings, Rows, check_copies, check_labeled
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.monitoring import NO_MONITORING, NO_STAGE_MONITOR, Monitoring, StageMonitor
-from mirigor_jax.progress import Progress
+from mirigor_jax.progress import show_progress
 from mirigor_jax.runs import loop
 from mirigor_jax.runs.features import encode_stage, freeze, load
 from mirigor_jax.runs.folder import RunFolder
@@ -235,12 +235,7 @@ def measure_by_class(job: Job, features: Features) -> ByClassMeasured:
 
     features: fit, validation and test parts, the last two in pairs.
     """
-    e, progress = job.config.estimate, Progress("critic", 0, "steps")
-
-    def show_progress(step: int, steps: int, note: str) -> None:
-        progress.total = steps
-        progress.update(step, note)
-
+    e = job.config.estimate
     options = Options(
         k=e.k,
         seed=job.config.seed,
@@ -248,7 +243,7 @@ def measure_by_class(job: Job, features: Features) -> ByClassMeasured:
         batch_size=e.batch_size,
         confidence=e.confidence,
         tolerance_bits=e.tolerance_bits,
-        on_progress=show_progress,
+        on_progress=show_progress("critic", "steps"),
     )
     parts, findings = _checked(class_parts(job, features), e.rows)
     _check_left(job, len(parts.test.x))

@@ -23,7 +23,7 @@ from mirigor_jax.drawing import Figure
 from mirigor_jax.errors import InputError
 from mirigor_jax.history import TrainingHistory
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
-from mirigor_jax.progress import Progress
+from mirigor_jax.progress import show_progress
 from mirigor_jax.runs import figures, report, usable
 from mirigor_jax.runs.estimate import both_views, estimate_stage, finished_estimate, fit_probe
 from mirigor_jax.runs.features import encode_stage, load, own_features
@@ -156,19 +156,13 @@ def _metrics(job: Job, folder: RunFolder, features: Features) -> metrics.Evaluat
         if each.pairing.needs_encoder_in_step:
             view_features = (folder / "estimates" / each.name / "features").arrays("test.npz")
             parts["test"] |= {name: view_features[name] for name in ("h_x", "h_y")}
-    progress = Progress("MLP probe", 0, "steps")
-
-    def show_progress(step: int, steps: int, note: str) -> None:
-        progress.total = steps
-        progress.update(step, note)
-
     options = metrics.Options(
         l2=tuple(config.evaluate.l2),
         temperature=config.train.temperature,
         k=config.estimate.nt_xent_k,
         mlp_steps=config.evaluate.mlp_steps,
         seed=config.seed,
-        on_progress=show_progress,
+        on_progress=show_progress("MLP probe", "steps"),
     )
     return metrics.evaluate_parts(parts, options)
 

@@ -290,6 +290,7 @@ def make_objective(config: ConfigDict, num_classes: int | None) -> Objective:
         return objectives.make(
             train.objective,
             temperature=train.temperature,
+            embedding_noise=train.embedding_noise,
             num_classes=num_classes,
             axis_name=parallel.AXIS,
             negatives=bool(config.data.negatives),
@@ -361,9 +362,11 @@ def _check_numbers(config: ConfigDict) -> None:
     for part in PARTS:
         if f[part] is None and table.find(config.data.source).is_generated:
             raise InputError(f"features.{part}=None: images of '{config.data.source}' have no end; give a number")
-    with under("train."):
-        if not (config.encoder.path or table.holds_features(config.data.source)):
+    if not (config.encoder.path or table.holds_features(config.data.source)):
+        objective = make_objective(config, num_classes=2)  # their number is known once the images are read
+        with under("train."):
             training.check_parts(t.k // parallel.make_mesh(t.k).size, t.accumulate)
+            training.check_pairs(t.k, objective, t.objective, config.head.features)
     parallel.make_mesh(f.batch_size)
 
 

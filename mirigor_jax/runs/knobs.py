@@ -15,7 +15,7 @@ from mirigor_jax.data.pairing import shares_image, shares_nothing, split
 from mirigor_jax.data.sources.table import SEEN_PARTS, SOURCES, Request, holds_features, left_out_is_unseen
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.estimators import MAIN
-from mirigor_jax.objectives import OBJECTIVES
+from mirigor_jax.objectives import OBJECTIVES, Objective
 
 # Settings of finite sets of images, with their defaults.
 OF_SETS = {
@@ -128,12 +128,21 @@ def _both(one: Callable[[ConfigDict], bool], other: Callable[[ConfigDict], bool]
     return lambda config: one(config) and other(config)
 
 
-def _without_temperature(config: ConfigDict) -> bool:
-    make = OBJECTIVES.get(config.train.objective)
-    if make is None:
-        return False
+def _objective(config: ConfigDict) -> Objective | None:
+    """The training loss, to read what it uses; None if its name is unknown, which is an error elsewhere."""
+    make, t = OBJECTIVES.get(config.train.objective), config.train
     options: dict[str, Any] = {"num_classes": None, "axis_name": None}
-    return not make(temperature=config.train.temperature, **options).has_temperature
+    return make and make(temperature=t.temperature, embedding_noise=t.embedding_noise, **options)
+
+
+def _without_temperature(config: ConfigDict) -> bool:
+    objective = _objective(config)
+    return objective is not None and not objective.has_temperature
+
+
+def _without_noise(config: ConfigDict) -> bool:
+    objective = _objective(config)
+    return objective is not None and not objective.has_noise
 
 
 def _without_batch_norm(config: ConfigDict) -> bool:
@@ -204,6 +213,13 @@ RULES = (
     Rule(TEMPERATURE, LOSSES, _both(_features, _without_metrics), ("data.source", "evaluate.metrics")),
     Rule(TEMPERATURE, LOSSES, _both(_checkpoint, _without_metrics), ("encoder.path", "evaluate.metrics")),
     Rule(TEMPERATURE, LOSSES, _both(_without_temperature, _without_metrics), ("train.objective", "evaluate.metrics")),
+    Rule(
+        ("train.embedding_noise",),
+        "an objective that adds noise to the embeddings",
+        _without_noise,
+        ("train.objective",),
+        instead="--config.train.objective=mige",
+    ),
     Rule(
         ("train.drops",),
         "a learning rate that falls in steps",

@@ -31,6 +31,7 @@ ADDED: dict[str, Any] = {
     "evaluate.seen": None,
     "train.schedule": "cosine",
     "train.drops": [0.5, 0.75],
+    "train.embedding_noise": 0.1,
 }
 
 
