@@ -4,11 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 
 from mirigor_jax import mi, mlp
 from mirigor_jax.data.draws import parts_of, row_keys
 from mirigor_jax.errors import InputError
+from mirigor_jax.mi import rows as rows_module
 from mirigor_jax.mi.gaussian_usable import read_checked
+from mirigor_jax.mi.rows import check_pairs, check_regression, check_values
 from mirigor_jax.mi.usable_results import GaussianVInformation
 
 
@@ -162,6 +165,72 @@ def test_rows_in_a_series_have_no_interval():
     assert result.warnings[0].startswith("the interval is withheld, as ")
     stated = mi.gaussian_v_information(walk[:, 0], walk[:, 1], rows="independent")
     assert stated.interval is not None
+
+
+def stationary(n: int, coefficient: float, rng: np.random.Generator) -> np.ndarray:
+    """A series of variance 1: each value is the coefficient times the last one, plus noise."""
+    noise = rng.normal(size=n) * math.sqrt(1 - coefficient**2)
+    start = rng.normal() * coefficient  # the value before the first one
+    return lfilter([1], [1, -coefficient], noise, zi=[start])[0]
+
+
+def of_regimes(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Uncorrelated rows. In every second stretch of 200 rows, x varies more, so that it explains more of y."""
+    x = np.where(np.arange(n) // 200 % 2, 3.0, 0.3) * rng.normal(size=n)
+    return x, x + rng.normal(size=n)
+
+
+def test_the_interval_is_withheld_if_x_alone_y_alone_or_the_values_resemble_their_neighbors():
+    rng = np.random.default_rng(12)
+    series, free = stationary(3000, 0.99, rng), rng.normal(size=3000)
+    cases = {
+        "rows up to 1 apart resemble each other in x": (series, series + 0.5 * free),
+        "rows up to 1 apart resemble each other in y": (free, series),
+        "the values of test rows up to ": of_regimes(3000, rng),
+    }
+    for words, (x, y) in cases.items():
+        result = mi.gaussian_v_information(x, y)
+        assert result.interval is None
+        assert result.warnings[0].startswith(f"the interval is withheld, as {words}")
+        assert len(result.warnings) == 1
+        assert mi.gaussian_v_information(x, y, rows="independent").interval is not None
+
+
+def test_independent_rows_keep_their_interval(monkeypatch):
+    """In 200 samples of skewed, heavy-tailed, coarse and mostly equal columns; tests/test_rows.py has pairs' checks."""
+    monkeypatch.setattr(rows_module, "_of_pairs", lambda x, y, test: ("", np.zeros(len(test), bool), []))
+    withheld = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        x = np.stack([rng.normal(size=300), rng.standard_t(2, size=300)], axis=1)
+        y = np.stack([np.exp(x[:, 0] + rng.normal(size=300)), rng.integers(0, 3, 300), rng.random(300) < 0.05], axis=1)
+        withheld += bool(check_regression(x, y, parts(300)[2]).contradiction or check_values(y[:, 0]).contradiction)
+    assert withheld <= 2
+
+
+def test_what_is_said_of_columns_is_about_the_variance():
+    x = np.random.default_rng(13).normal(size=(500, 1))
+    assert "infinite" in check_pairs(x, x, parts(500)[2]).warnings[0]
+    result = mi.gaussian_v_information(x, x)
+    assert result.warnings == ()
+    assert result.share == pytest.approx(1)
+    of_all = np.var(x, ddof=1) / math.log(2)
+    assert result.in_sample_total_bits == pytest.approx(of_all)
+    assert f"on all rows, it is {of_all:.3f} of tr Cov(y) = {of_all:.3f} bits there" in str(result)
+
+
+def test_the_mlp_s_progress_has_the_fit_part_s_mean_square_as_unit(monkeypatch):
+    monkeypatch.setattr(mlp, "HIDDEN", (4, 4, 4))
+    rng, notes = np.random.default_rng(14), []
+    x = rng.normal(size=(60, 1))
+    y = 100 * np.hstack([x, x + 1])
+    given = {"validation_features": x[40:], "validation_targets": y[40:], "max_steps": 100}
+    predict = mlp.fit_mlp_map(x[:40], y[:40], **given, on_progress=lambda *message: notes.append(message))
+    error = np.mean((y[40:] - predict(x[40:])) ** 2) / np.mean(y[:40] ** 2)
+    [(_, _, note)] = notes
+    words, shown = note.split(" on validation, "), float(note.split()[2])
+    assert words == [f"squared error {shown:.4g}", "in units of the fit part's mean square"]
+    assert shown == pytest.approx(error, rel=1e-3)
 
 
 def test_the_result_as_a_sentence_a_table_and_a_picture():

@@ -21,7 +21,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import OnProgress
 from mirigor_jax.mi.api import LEAST, as_rows
 from mirigor_jax.mi.confidence import interval_of
-from mirigor_jax.mi.rows import Rows, check_pairs
+from mirigor_jax.mi.rows import Rows, check_regression, check_values
 from mirigor_jax.mi.usable_results import GaussianVInformation
 from mirigor_jax.mlp import HIDDEN, fit_mlp_map
 from mirigor_jax.settings import Arrays, Evaluate
@@ -54,7 +54,8 @@ def gaussian_v_information(
     penalty or its step, and the third (test) is read once. The test rows' sample covariance gives tr Cov(y) without
     bias, so the value is too low in expectation, by the excess error of the fitted φ. The interval is about that
     expectation; its lower end hence is an approximate lower limit of I_V too. For linear maps, the best one on all rows
-    gives a second value, which is too high in expectation.
+    gives a second value, with tr Cov(y) of all rows. It is too high in expectation. As the two are read on different
+    rows, either may be the larger one.
 
         print(mi.gaussian_v_information(h, images.reshape(len(images), -1) / 255))
 
@@ -64,8 +65,9 @@ def gaussian_v_information(
         family: "linear": affine maps. "mlp": the sum of an affine map and of an MLP with three hidden layers.
         confidence: in [0.5, 1). Of the interval.
         seed: seeds the MLP's start and its batches. Linear maps have no randomness.
-        rows: "checked": if rows look dependent, the interval is withheld; a few copies are left out. "independent": you
-            state that rows are independent draws.
+        rows: "checked": if rows look dependent, the interval is withheld; a few copies are left out. They look so if
+            neighbors, in the given order, resemble each other in x, in y or in pointwise information, also if the rows
+            are sorted. "independent": you state that rows are independent draws.
         on_progress: called as on_progress(step, steps, note) at every evaluation of the MLP on validation.
 
     Returns:
@@ -91,12 +93,13 @@ def gaussian_v_information(
             f"{len(given)} rows are too few to split into fit, validation and test parts; {LEAST} at least"
         )
     fitted, validation, test = parts_of(np.zeros(len(given), int), row_keys(len(given)))
-    found = check_pairs(given, targets, test, rows)
+    found = check_regression(given, targets, test, rows)
     test = test[~found.copies]
     result = read_checked(
         given, targets, (fitted, validation, test), family, confidence=confidence, seed=seed, on_progress=on_progress
     )
-    return found.applied_to(result)
+    result = found.applied_to(result)
+    return result if found.contradiction else check_values(result.pointwise_bits, rows).applied_to(result)
 
 
 def read_checked(
@@ -115,13 +118,16 @@ def read_checked(
     predict, words = kind.fit(fitted, validation, seed, on_progress)
     given, targets = test
     around = np.sum((targets - targets.mean(axis=0)) ** 2, axis=1) * len(targets) / (len(targets) - 1)
+    # Both terms are of the same rows, so that most of their noise cancels if x says little.
     nats = around - np.sum((targets - predict(given)) ** 2, axis=1)
     every = np.concatenate(parts)
     upper = None if kind.in_sample_nats is None else kind.in_sample_nats(x[every], y[every])
+    of_all = float(y[every].var(axis=0, ddof=1).sum())
     return GaussianVInformation(
         family=words,
         value_bits=float(nats.mean()) / math.log(2),
         in_sample_bits=None if upper is None else upper / math.log(2),
+        in_sample_total_bits=None if upper is None else of_all / math.log(2),
         total_bits=float(around.mean()) / math.log(2),
         interval=interval_of(nats, confidence, KIND),
         confidence=confidence,

@@ -132,8 +132,9 @@ def gaussian_v_information(result: Any) -> Figure:
         ax.bar([0], ends[1] - ends[0], 0.6, ends[0], color=LOWER_BOUND, alpha=0.25, label=label)
     ax.plot([0], [result.value_bits], "o", color=LOWER_BOUND, label="estimate, by a map fitted on other rows")
     if result.in_sample_bits is not None:
-        ax.plot([0], [result.in_sample_bits], "v", color=NO_BOUND, label="fitted and read on the same rows")
-    ax.axhline(result.total_bits, color=CEILING, linestyle="--", label=f"tr Cov(y) = {result.total_bits:.3f}")
+        ax.plot([0], [result.in_sample_bits], "v", color=NO_BOUND, label="fitted and read on all rows")
+    total = f"tr Cov(y) of the test rows = {result.total_bits:.3f}"
+    ax.axhline(result.total_bits, color=CEILING, linestyle="--", label=total)
     ax.axhline(0, color=INK, linewidth=0.8)
     rows.hist(result.pointwise_bits, bins=60, color=LOWER_BOUND)
     rows.axvline(0, color=INK, linestyle="--", label="no information: as far from φ(x) as from the mean of y")

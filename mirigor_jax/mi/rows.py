@@ -2,7 +2,8 @@
 
 An order is allowed: rows may be sorted by a class, or by a column of one view. One view may be a time series if the
 rows of the other are independent draws given it. Two things contradict independence: in both views, neighboring rows
-are still correlated after a fit to the other view is subtracted; or rows are copies of each other.
+are still correlated after a fit to the other view is subtracted; or rows are copies of each other. Where y is predicted
+from x, no order is allowed: neighboring rows must not be correlated in either view.
 """
 
 from collections.abc import Sequence
@@ -89,8 +90,43 @@ def check_pairs(
     x, y: row i of both is a pair. test: indices of the test rows. rows: the caller's statement.
     Raises InputError as `Findings.of` does.
     """
+    contradiction, copies, warnings = _of_pairs(x, y, test)
+    return Findings.of(contradiction, copies, [*_functions(x, y), *warnings], rows)
+
+
+def check_regression(
+    x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"], test: Int[np.ndarray, " t"], rows: Rows = Arrays.rows
+) -> Findings:
+    """Check rows of which y is predicted from x, in the order in which they were given.
+
+    Means over rows, such as a variance or a squared error, vary more if the rows of x alone, or of y alone, resemble
+    their neighbors. So this is a contradiction here, also if the order explains it, as that of sorted rows does.
+    x, y, test, rows, and errors: as in `check_pairs`.
+    """
+    contradiction, copies, warnings = _of_pairs(x, y, test)
+    at = _stretches(len(x))
+    for name, view in (("x", x), ("y", y)):
+        if not contradiction and (lag := _resemble(_columns(view[at], at), at=at)):
+            contradiction = f"rows up to {lag} apart resemble each other in {name}"
+    return Findings.of(contradiction, copies, warnings, rows)
+
+
+def check_values(values: Float[np.ndarray, " t"], rows: Rows = Arrays.rows) -> Findings:
+    """Check numbers whose mean is of interest, one of each test row, in the rows' order.
+
+    rows, and errors: as in `check_pairs`.
+    """
+    lag = _resemble(_scores(values[:, None]), at=np.arange(len(values)))
+    contradiction = f"the values of test rows up to {lag} apart resemble each other" if lag else ""
+    return Findings.of(contradiction, np.zeros(len(values), bool), (), rows)
+
+
+def _of_pairs(
+    x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"], test: Int[np.ndarray, " t"]
+) -> tuple[str, Bool[np.ndarray, " t"], list[str]]:
+    """(why pairs are not independent draws, the test rows that are copies, warnings about columns)."""
     copies, contradiction = _copied(np.hstack([x, y]), test)
-    warnings = [*_functions(x, y), *_sentinels(x, "x"), *_sentinels(y, "y")]
+    warnings = [*_sentinels(x, "x"), *_sentinels(y, "y")]
     counting = [_counting(view) for view in (x, y)]
     growing = [_growing(view) for view in (x, y)]
     if all(map(len, growing)):
@@ -104,11 +140,11 @@ def check_pairs(
         ]
     at = _stretches(len(x))
     a, b = (_columns(view[at], at) for view in (x, y))
-    if not contradiction and (lag := _both_resemble(_unexplained(a, b, at), _unexplained(b, a, at), at)):
+    if not contradiction and (lag := _resemble(_unexplained(a, b, at), _unexplained(b, a, at), at=at)):
         contradiction = (
             f"rows up to {lag} apart resemble each other in x beyond what y explains and in y beyond what x explains"
         )
-    return Findings.of(contradiction, copies, warnings, rows)
+    return contradiction, copies, warnings
 
 
 def check_labeled(
@@ -140,7 +176,7 @@ def check_labeled(
     within = a - means[classes[at]]
     codes = np.random.default_rng(0).normal(size=(len(counts), 8))[classes[at]]
     codes = codes - codes.mean(axis=0)
-    if not contradiction and (lag := _both_resemble(within, _unexplained(codes, a, at), at)):
+    if not contradiction and (lag := _resemble(within, _unexplained(codes, a, at), at=at)):
         contradiction = (
             f"rows up to {lag} apart resemble each other within their class, and are of one class more often than the "
             "representations explain"
@@ -214,10 +250,10 @@ def _likeness(columns: Float[np.ndarray, "m c"], at: Int[np.ndarray, " m"]) -> F
     return np.stack(results + [np.zeros_like(sums)] * (len(LAGS) - len(results)))
 
 
-def _both_resemble(a: Float[np.ndarray, "m c"], b: Float[np.ndarray, "m e"], at: Int[np.ndarray, " m"]) -> int | None:
-    """The smallest lag of LAGS up to which rows resemble each other in both residuals; None if there is none."""
-    both = [_likeness(_with_directions(residual), at).max(axis=1, initial=0) > 0 for residual in (a, b)]
-    return next((lag for (lag, _), found in zip(LAGS, both[0] & both[1], strict=True) if found), None)
+def _resemble(*views: Float[np.ndarray, "m _"], at: Int[np.ndarray, " m"]) -> int | None:
+    """The smallest lag of LAGS up to which rows resemble each other in every view; None if there is none."""
+    each = [_likeness(_with_directions(view), at).max(axis=1, initial=0) > 0 for view in views]
+    return next((lag for (lag, _), found in zip(LAGS, np.all(each, axis=0), strict=True) if found), None)
 
 
 def _with_directions(residual: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m e"]:

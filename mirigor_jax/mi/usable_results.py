@@ -130,12 +130,13 @@ class GaussianVInformation:
         this map's expected squared error exceeds the least in the family, so it is at most I_V. It may be below 0.
     in_sample_bits: the estimate by the linear map with the least squared error on the rows that it is read on, which
         are all rows. Its expectation is at least I_V of linear maps. None for other families.
+    in_sample_total_bits: tr Cov(y), of all rows. None for other families.
     total_bits: tr Cov(y), of the test rows: what a map that predicts y exactly would have.
     interval: of the expectation of value_bits, an approximation; None if rows are not independent.
     confidence: of the interval.
     rows: indices of the test rows, from which the value is computed.
-    pointwise_bits: of each test row: its squared distance from the mean of y minus that from φ(x). Their mean is
-        value_bits.
+    pointwise_bits: of each of the n test rows: n/(n − 1) times its squared distance from the mean of y on these rows,
+        minus its squared distance from φ(x). Their mean is value_bits.
     warnings: doubts about the data, in words. If the interval is withheld, the reason comes first.
     Source: Gosch 2020, eq. 14; Ethayarajh et al. 2022 (pointwise).
     """
@@ -143,6 +144,7 @@ class GaussianVInformation:
     family: str
     value_bits: float
     in_sample_bits: float | None
+    in_sample_total_bits: float | None
     total_bits: float
     interval: Interval | None
     confidence: float
@@ -179,11 +181,14 @@ class GaussianVInformation:
             known = f", {100 * self.confidence:.6g} % interval {both}"
         upper = ""
         if self.in_sample_bits is not None:
-            upper = f"; fitted and read on the same rows, it is {bits(self.in_sample_bits)}, too high in expectation"
+            upper = (
+                f". Fitted and read on all rows, it is {bits(self.in_sample_bits)} of tr Cov(y) = "
+                f"{bits(self.in_sample_total_bits)} bits there, too high in expectation"
+            )
         return (
             f"Gaussian V-information reads {bits(self.value_bits)} of tr Cov(y) = {bits(self.total_bits)} bits{of}"
-            f"{known}. In expectation it is too low, as its map was fitted on other rows{upper}. Bits here depend on "
-            f"the units of y. Measured on {len(self.rows):,} test rows, by {self.family}."
+            f"{known}, on {len(self.rows):,} test rows, by {self.family}. In expectation it is too low, as its map was "
+            f"fitted on other rows{upper}. Bits here depend on the units of y."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -203,10 +208,11 @@ class GaussianVInformation:
         cells = {
             "Gaussian V-information, bits": bits(self.value_bits),
             f"interval, {100 * self.confidence:.6g} %": shown or "–",
-            "fitted and read on the same rows": bits(self.in_sample_bits),
             "tr Cov(y)": bits(self.total_bits),
             "share": "–" if math.isnan(self.share) else f"{100 * self.share:.1f} %",
-            "rows": f"{len(self.rows):,}",
+            "test rows": f"{len(self.rows):,}",
+            "fitted and read on all rows": bits(self.in_sample_bits),
+            "tr Cov(y) of all rows": bits(self.in_sample_total_bits),
         }
         return html(list(cells), [list(cells.values())], [self.sentence, *self.warnings])
 
