@@ -23,6 +23,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.mi.contrastive import nt_xent, unit_rows
 from mirigor_jax.mi.mige import ROWS_PER_COLUMN, mige
 from mirigor_jax.mi.scoring import anchor_loss
+from mirigor_jax.settings import Train
 
 Batch = Mapping[str, Array]  # arrays of k rows by name: views and labels
 Keys = Callable[[], Sequence[Key[Array, " k"]]]  # () → for each view, a key an image, new at every step
@@ -166,9 +167,9 @@ def make(
     name: str,
     *,
     temperature: float,
-    embedding_noise: float,
     num_classes: int | None,
     axis_name: str | None,
+    embedding_noise: float = Train.embedding_noise,
     negatives: bool = False,
 ) -> Objective:
     """Build the objective of that name.
