@@ -175,9 +175,9 @@ def make(
     """Build the objective of that name.
 
     temperature: of the contrastive losses.
-    embedding_noise: standard deviation of the noise that mige adds to the embeddings.
     num_classes: number of classes of the images. None: they have no labels.
     axis_name: the mapped axis that the batch is spread over. None: one device.
+    embedding_noise: standard deviation of the noise that mige adds to the embeddings.
     negatives: whether the negatives are separate images instead of the batch's other pairs.
     Raises InputError for an unknown name, if the temperature or the noise is not above 0, if the objective needs
     classes and there are fewer than two, and if it cannot use separate negatives that are asked for.
