@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return _run(argv)
         except BaseException as error:
+            stopping.heard()
             # A library may have turned the exception of a stop into another one.
             if (number := stopping.asked() or stopping.number_of(error)) is not None:
                 print(stopping.said(number), file=sys.stderr)

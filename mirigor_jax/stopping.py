@@ -22,7 +22,7 @@ _imports = False  # whether `importing` is entered, so that a stop ends the proc
 _finishing = 0  # number of contexts that make a stop wait
 _saves: set[object] = set()  # saves under way in other threads
 _to_the_end = False  # whether the watcher may end the process
-_over = False  # whether `honored` is being left
+_over = False  # whether the work within `honored` has ended
 _again = False  # whether the next signal comes from the watcher
 _swallowed = False  # whether Python ignored the exception that the handler raised
 
@@ -59,7 +59,7 @@ def honored(*, to_the_end: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        _over = True  # a signal of the watcher that is still on its way then raises nothing in our handler
+        heard()  # a signal of the watcher may still be on its way
         sys.unraisablehook = hook
         signal.set_wakeup_fd(wakeup)
         os.close(writer)
@@ -104,6 +104,12 @@ def saving() -> Iterator[None]:
         yield
     finally:
         _saves.discard(save)
+
+
+def heard() -> None:
+    """The work of this context has ended: neither the watcher nor another signal raises in it from now on."""
+    global _over
+    _over = True
 
 
 def asked() -> int | None:

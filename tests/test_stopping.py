@@ -113,6 +113,22 @@ print("goes on", stopping.asked())
 
 
 @pytest.mark.parametrize(("number", "error", "code"), KINDS)
+def test_a_slow_terminal_does_not_break_the_stop(number, error, code, monkeypatch, capsys):
+    """The watcher repeats the signal, but not into the lines that tell the user about the stop."""
+    said = stopping.said
+
+    def slowly(number):
+        time.sleep(0.5)
+        return said(number)
+
+    monkeypatch.setattr(stopping, "AGAIN_S", 0.1)
+    monkeypatch.setattr(stopping, "said", slowly)
+    monkeypatch.setattr(command, "_run", lambda argv: os.kill(os.getpid(), number))
+    assert command.main([]) == code
+    assert capsys.readouterr().err.endswith("the same command goes on from here\n")
+
+
+@pytest.mark.parametrize(("number", "error", "code"), KINDS)
 def test_a_program_that_calls_main_goes_on_after_a_stop(number, error, code):
     done = subprocess.run(
         [sys.executable, "-c", CALLED.format(number.name)], capture_output=True, text=True, check=False
