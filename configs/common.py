@@ -1,8 +1,10 @@
 """Code that the configs share: their arguments (the part of --config behind the colon), and common settings."""
 
 import difflib
-from collections.abc import Mapping
+import glob
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -10,6 +12,8 @@ from ml_collections import ConfigDict
 from mirigor_jax.config_files import defaults
 from mirigor_jax.errors import InputError
 from mirigor_jax.fields import Setting, argument, either
+from mirigor_jax.files import local_path
+from mirigor_jax.outside import read_text
 from mirigor_jax.settings import Train, of_key
 
 
@@ -63,6 +67,7 @@ SCALE = argument("laptop", "Widths of the encoder and the head: a laptop's, or t
 SEED = of_key("seed")
 PAIRS = argument(None, "Pairs that each run sees.", kind=int, none="this study's own number")
 ENCODER = replace(of_key("encoder.name"), key="", default=None, none="this study's own choice")
+PATHS = argument(None, "File that lists the encoders, one a line: name,path or name,path,layout.", none="no file")
 ENCODERS = replace(ENCODER, default=("resnet18", "resnet50"), several=True, none="")
 
 
@@ -187,3 +192,55 @@ def study(name: str, scale: str) -> ConfigDict:
     config.study.name = name
     config.run.update_from_flattened_dict(at_scale(scale))
     return config
+
+
+def listed(paths: str, prefix: str = "") -> dict[str, dict[str, Any]]:
+    """The encoders that the file `paths` lists, for a study's cells: prefix + name → the settings that choose it.
+
+    Each line is name,path or name,path,layout. The path leads to a checkpoint, or is features:FILE.
+    Raises InputError if the file cannot be read, or for a line that is something else or repeats a name.
+    """
+    lines = [line for line in read_text(local_path(paths), f"paths={paths}").splitlines() if line.strip()]
+    cells: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        name, path, layout, *optional = [*(part.strip() for part in line.split(",")), "", ""]
+        if not name or not path or any(optional) or "/" in name or prefix + name in cells:
+            raise InputError(f"{paths}: '{line}' is not name,path or name,path,layout with a new name")
+        cells[prefix + name] = _chosen(path) | ({"encoder.layout": layout} if layout else {})
+    return cells
+
+
+def found(patterns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The encoders whose files match: name → the settings that choose it.
+
+    patterns: paths of checkpoints, or features:PATH of files of features; a path may have * and ? in place of letters.
+    Names are those of the files, without endings, and of as many folders as tell them apart.
+    Raises InputError if a pattern matches no file, or if two patterns match the same file.
+    """
+    paths: list[str] = []
+    for pattern in patterns:
+        prefix = "features:" if _holds_features(pattern) else ""
+        matched = sorted(glob.glob(pattern.removeprefix(prefix), recursive=True))
+        if not matched:
+            raise InputError(f"encoders: no file matches '{pattern}'; give a path, or a pattern with * and ? in quotes")
+        paths += [prefix + path for path in matched]
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise InputError(f"encoders: '{twice[0]}' is matched twice; leave one out")
+    parts = [Path(path.partition(":")[2] or path).with_suffix("").parts for path in paths]
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        names = ["-".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return {name: _chosen(path) for name, path in zip(names, paths, strict=True)}
+    if parts:
+        raise InputError("encoders: some files differ only in their endings; name each in a list and give paths=LIST")
+    return {}
+
+
+def _holds_features(path: str) -> bool:
+    from mirigor_jax.data.sources.table import holds_features  # importing it takes seconds, which most configs save
+
+    return holds_features(path)
+
+
+def _chosen(path: str) -> dict[str, Any]:
+    return {"data.source" if _holds_features(path) else "encoder.path": path}

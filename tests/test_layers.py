@@ -124,8 +124,8 @@ OTHERS = {
     ("data.sources.split", "all"),  # the classes of a set
     ("mi.estimators", "all"),  # the anchors of a score matrix
     ("studies.infomin_strength", "all"),  # a family of augmentations
-    ("studies.quality", "class"),  # the estimates and metrics that its runs must have
-    ("studies.quality", "class_alignment"),
+    ("studies.rank", "class"),  # the estimates and metrics that its runs must have
+    ("studies.rank", "class_alignment"),
     ("runs.knobs", "negatives"),  # keys of a config
     ("runs.renamed", "images"),
     ("runs.re_estimate", "restore"),

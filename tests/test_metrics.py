@@ -14,7 +14,7 @@ from mirigor_jax import config_files, metrics, probes
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.labels import Design
 from mirigor_jax.runs import report
-from mirigor_jax.studies import quality
+from mirigor_jax.studies import rank
 
 
 def unbalanced(seed=0):
@@ -266,7 +266,7 @@ def test_a_metric_registered_in_a_config_file_is_in_report_picture_and_ranking(t
     assert "error, % ↓" in report.table(image_report(settings, metrics=values.values), report.IMAGE_FORM)
     ticks = [" ".join(tick.get_text().split()) for ax in values.figure().axes for tick in ax.get_xticklabels()]
     assert {"mean length, m", "error, % ↓", "kNN accuracy, % ↑"} <= set(ticks)
-    assert (quality.ranked()["error"].sign, "norm" in quality.ranked()) == (-1, False)
+    assert (rank.ranked()["error"].sign, "norm" in rank.ranked()) == (-1, False)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,10 @@ python -m mirigor_jax.main --config=configs/studies/quality.py:set=imagenet100-t
 python -m mirigor_jax.main --config=configs/studies/quality.py:set=resnet50s,paths=FILE                      Table VI
 python -m mirigor_jax.main --config=configs/studies/quality.py:set=resnet50s,data=imagenet1k,paths=FILE      Table VII
 python -m mirigor_jax.main --config=configs/studies/quality.py:set=vits,paths=FILE                           Table VIII
-python -m mirigor_jax.main --config=configs/studies/quality.py:set=own,paths=FILE --config.run.data.source=folder:PATH
 
-FILE has one line for each encoder: `name,path` or `name,path,layout`. The path leads to a checkpoint, or is
-features:H.npz (see configs/encoder.py). If mirigor_jax/studies/paper_quality.csv has the name, the report shows the
-paper's numbers beside ours. ImageNet-100 takes its classes from --config.run.data.classes=file:PATH.
+FILE lists the paper's encoders, one a line, as for configs/rank.py, which ranks encoders of your own. If
+mirigor_jax/studies/paper_quality.csv has a name, the report shows the paper's numbers beside ours. ImageNet-100 takes
+its classes from --config.run.data.classes=file:PATH.
 
 It should print every metric of every encoder, with I_class at most H(C), the correlation of each metric with linear
 accuracy, with its interval, and which encoders are proven to hold more usable information. Encoders of Fashion-MNIST
@@ -18,16 +17,14 @@ train on 12,000 images, so that 58,000 stay unseen: 48,000 of the training part,
 on 60 % of these unseen images; the probes are fitted on all other encoded images.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import common
 from ml_collections import ConfigDict
 
-from mirigor_jax.data.sources.table import holds_features
 from mirigor_jax.errors import InputError
 from mirigor_jax.fields import argument
-from mirigor_jax.files import local_path
-from mirigor_jax.outside import read_text
 
 # Number of training images, out of 60,000. No encoder sees the other 48,000, so usable information is measured on them
 # and on the test images.
@@ -68,13 +65,11 @@ TEMPERATURES = {"cifar10-temperatures": (0.1, 0.3, 0.5), "imagenet100-temperatur
 ARGUMENTS = {
     "set": argument(
         "fashion",
-        "Encoders to compare: fashion trains twenty, a temperature set six; resnet50s, vits and own are checkpoints.",
-        choices=("fashion", *TEMPERATURES, "resnet50s", "vits", "own"),
+        "Encoders to compare: fashion trains twenty, a temperature set six; resnet50s and vits are checkpoints.",
+        choices=("fashion", *TEMPERATURES, "resnet50s", "vits"),
     ),
     "data": argument("imagenet100", "Images that resnet50s and vits are measured on.", choices=tuple(common.SETS)),
-    "paths": argument(
-        None, "File that lists the encoders, one a line; resnet50s, vits and own need it.", none="no file"
-    ),
+    "paths": replace(common.PATHS, meaning="File that lists the encoders, one a line; resnet50s and vits need it."),
     "pairs": common.PAIRS,
     "seed": common.SEED,
 }
@@ -99,14 +94,12 @@ def get_config(arg: str = "") -> ConfigDict:
             for encoder in ("resnet18", "resnet50")
             for t in TEMPERATURES[args.set]
         }
-    elif args.set in ("resnet50s", "vits"):
+    else:
         common.on_set(run, args.data)
         run.data.pairing = "class"
-        cells = _given(args.paths, f"{args.set}-{args.data}-")
-    else:
-        common.evaluate_images(run, 1024)
-        run.data.update({"pairing": "class", "size": None})
-        cells = _given(args.paths, "")
+        if not args.paths:
+            raise InputError("give paths=FILE with a line for each encoder: name,path or name,path,layout")
+        cells = common.listed(args.paths, f"{args.set}-{args.data}-")
     run.evaluate.classes = "class"
     config.study.cells = tuple({"name": name, "run": overrides} for name, overrides in cells.items())
     return config
@@ -118,18 +111,3 @@ def _small_batches(pairs: int) -> dict[str, dict[str, Any]]:
         f"{pairing}-k={k}": {"data.pairing": pairing, **common.at_batch_size(k, pairs)}
         for pairing, k in (("class", 2), ("simclr", 8))
     }
-
-
-def _given(paths: str | None, prefix: str) -> dict[str, dict[str, Any]]:
-    """A cell for each encoder that the file `paths` lists. Its name starts with `prefix`."""
-    if not paths:
-        raise InputError("give paths=FILE with a line for each encoder: name,path or name,path,layout")
-    lines = [line for line in read_text(local_path(paths), f"paths={paths}").splitlines() if line.strip()]
-    cells: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        name, path, layout, *optional = [*(part.strip() for part in line.split(",")), "", ""]
-        if not name or not path or any(optional) or "/" in name or prefix + name in cells:
-            raise InputError(f"{paths}: '{line}' is not name,path or name,path,layout with a new name")
-        key = "data.source" if holds_features(path) else "encoder.path"
-        cells[prefix + name] = {key: path, **({"encoder.layout": layout} if layout else {})}
-    return cells

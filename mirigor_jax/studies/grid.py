@@ -61,6 +61,8 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
     if config.study.name not in STUDIES:
         raise InputError(f"unknown study '{config.study.name}'; choose one of {', '.join(STUDIES)}")
     cells, fits = cells_of(config, folder), _fits_of(config, folder)
+    if not cells and not fits:
+        raise InputError(f"the study {config.study.name} has no runs; give its config's arguments, which --help lists")
     chosen, wanted = chosen_of(config.study.only, cells), config.study.estimates
     with folder.claimed(_without_tags(config), wait=True):
         pass  # released at once: other processes may run cells of this study at the same time
@@ -341,9 +343,13 @@ def _write_table(
     if spent := [*rows, *(fit.folder.read(FIT) for fit in fits if fit.name in fitted)]:
         total = duration(sum(one["seconds"] for one in spent))
         sections += [f"{total} in all, on {', '.join(sorted({one['devices'] for one in spent}))}."]
+    more_files = {name: text for one in extra for name, text in one.files.items()}
+    for name, text in more_files.items():
+        write_text(folder.path / name, text)
     write_text(folder.path / "study.md", "\n\n".join(sections) + "\n")
     folder.write("study.json", document)
-    print("\n" + "\n\n".join(sections[1:]) + f"\nstudy: {folder / 'study.md'}", flush=True)
+    written = ", ".join(str(folder / name) for name in ("study.md", *more_files))
+    print("\n" + "\n\n".join(sections[1:]) + f"\nstudy: {written}", flush=True)
 
 
 def _seconds(cell: Cell, done: ImageReport, wanted: Sequence[dict[str, Any]]) -> float:

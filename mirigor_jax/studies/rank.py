@@ -1,16 +1,15 @@
-"""The study `quality`: which metric ranks encoders as linear accuracy does?
+"""The study `rank`: every metric of each encoder, which encoder is proven to hold more, and which metric ranks alike.
 
-After Lee et al. 2023, Tables I, II and IV-IX. Their numbers are in paper_quality.csv.
+It writes rank.csv, and rank.html for a browser, beside the report that every study has. The study `quality` uses it.
 """
 
 import csv
 import hashlib
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -20,26 +19,19 @@ from mirigor_jax.drawing import INK, LOWER_BOUND, Figure, empty_figure, floats, 
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath
 from mirigor_jax.mi.confidence import t_interval
+from mirigor_jax.mi.usable_results import UsableOrder
+from mirigor_jax.runs import page
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.settings import Estimate
-from mirigor_jax.studies import quality_order
+from mirigor_jax.studies import rank_order
 from mirigor_jax.studies.rows import Row, usable_ends
-from mirigor_jax.studies.table import STUDIES, Study
+from mirigor_jax.studies.table import STUDIES, Section, Study
 
 RESAMPLES = 2000
 LEAST_BATCHES = 8  # the fewest test batches for a t-interval of a paired difference
-# Column of paper_quality.csv → our name of that metric.
-PAPERS = {
-    "class_alignment": "class_alignment",
-    "class_uniformity": "class_uniformity",
-    "class_tolerance": "class_tolerance",
-    "contrastive_loss": "augmentation_contrastive_loss_nats",
-    "simclr_bits": "simclr_nt_xent_bits",
-    "class_bits": "class_nt_xent_bits",
-}
 CAPTIONS = {
-    "quality": "Linear accuracy against each metric, a dot an encoder, after Lee et al. 2023, Tables I and II.",
+    "metrics": "Linear accuracy against each metric, a dot an encoder, after Lee et al. 2023, Tables I and II.",
     "usable_order": "Usable information of each encoder between its certified ends, and the pairs of certified order.",
 }
 
@@ -67,9 +59,11 @@ def _upper_end(value: float | None) -> str:
 
 
 ESTIMATES = {
+    "class_value_bits": Ranked("I_class, estimate ↑", 1, tables.bits),
     "class_bits": Ranked("I_class, InfoNCE ↑", 1, tables.bits),
     "class_lower_bits": Ranked("I_class, certified end ↑", 1, _lower_end),
     "class_nt_xent_bits": Ranked("I_class, NT-Xent ↑", 1, tables.bits),
+    "simclr_value_bits": Ranked("I_SimCLR, estimate ↑", 1, tables.bits),
     "simclr_bits": Ranked("I_SimCLR, InfoNCE ↑", 1, tables.bits),
     "simclr_lower_bits": Ranked("I_SimCLR, certified end ↑", 1, _lower_end),
     "simclr_nt_xent_bits": Ranked("I_SimCLR, NT-Xent ↑", 1, tables.bits),
@@ -144,10 +138,10 @@ def correlation(
 
 
 def row(done: ImageReport, folder: AnyPath) -> Row:
-    """An encoder's row: its metrics, the InfoNCE of its test batches under the class pairing, and the paper's row.
+    """An encoder's row: its metrics, and the InfoNCE of its test batches under the class pairing.
 
-    The paper's row is None if the paper does not have the encoder. Raises InputError if the run has no estimate `class`
-    or no metrics; configs/images.py and configs/encoder.py make both.
+    Raises InputError if the run has no estimate `class` or no metrics; configs/images.py and configs/encoder.py make
+    both.
     """
     estimates, measured, config = done.estimates, done.metrics, done.run.config
     if "class" not in estimates or "class_alignment" not in measured:
@@ -157,7 +151,8 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
     values = {name: measured.get(name) for name in ranked()}
     for pairing in ("class", "simclr"):
         of = estimates.get(pairing)
-        for name, field in (("bits", "info_nce_bits"), ("lower_bits", "lower_bits"), ("nt_xent_bits", "nt_xent_bits")):
+        fields = {"bits": "info_nce_bits"} | {name: name for name in ("value_bits", "lower_bits", "nt_xent_bits")}
+        for name, field in fields.items():
             values[f"{pairing}_{name}"] = None if of is None else getattr(of, field)
     values |= usable_ends(done)
     values["bound_nats"] = metrics.supervised_loss_bound_nats(
@@ -178,27 +173,7 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
         # The classes in order and the seed determine the pairs: encoders with equal values here have the same pairs.
         "test": hashlib.sha256(labels.tobytes()).hexdigest()[:12] + f"-seed={config['seed']}",
         "usable": None if done.usable is None or done.usable.value_bits is None else asdict(done.usable),
-        "paper": paper().get(folder.name),
     }
-
-
-@cache
-def paper() -> dict[str, Row]:
-    """The paper's rows: `TABLE-ENCODER`, the name of our cell → row. Accuracies are in 0..1.
-
-    Our text copy of Table IV lacks the 1 before the decimal point of five alignments. The csv has the 1, because with
-    it the alignments agree with the tolerances and the correlations of the table. Table VI gives `supervised` the
-    geometry of `moco`, seemingly by mistake.
-    Source: Lee et al. 2023, Tables IV-IX.
-    """
-    with (Path(__file__).parent / "paper_quality.csv").open() as file:
-        lines = list(csv.DictReader(file))
-    rows = {}
-    for line in lines:
-        of = {ours: float(line[papers]) if line[papers] else None for papers, ours in PAPERS.items()}
-        table, accuracy = line["table"], float(line["accuracy"]) / 100
-        rows[f"{table}-{line['encoder']}"] = {"table": table, "accuracy": accuracy, "metrics": of}
-    return rows
 
 
 def correlations(rows: Sequence[Row]) -> dict[str, Correlation | None]:
@@ -243,19 +218,29 @@ def neighbors(rows: Sequence[Row], confidence: float = Estimate.confidence) -> l
     return comparisons
 
 
-def _percent(accuracy: float) -> str:
+def percent(accuracy: float) -> str:
+    """An accuracy in 0..1 as text, in %."""
     return f"{100 * accuracy:.2f}"
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Every metric of every encoder, the correlations, the neighbors in the ranking, and the paper's numbers."""
+    """Every metric of every encoder, the correlations, and the neighbors in the ranking."""
+    return report(rows)
+
+
+def report(rows: Sequence[Row], paper: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The text of `table`.
+
+    paper: a metric's name → two texts for the table of correlations: Pearson's and Kendall's in the paper. None: no
+        such columns.
+    """
     ranking = sorted(rows, key=lambda row: -row["accuracy"])
     numbers = ranked()
     header = ("encoder", "accuracy, %", "H(C)", *(metric.title for metric in numbers.values()))
     lines = [
         (
             row["cell"],
-            _percent(row["accuracy"]),
+            percent(row["accuracy"]),
             f"{row['entropy_bits']:.3f}",
             *(metric.text(row["metrics"][name]) for name, metric in numbers.items()),
         )
@@ -272,35 +257,27 @@ def table(rows: Sequence[Row]) -> str:
         "loss. "
         f"I_class by InfoNCE is above H(C) for {', '.join(above) or 'no encoder'}."
     )
-    sections = [tables.grid(header, lines), legend, "## Which metric ranks as accuracy does", *_correlated(rows)]
+    sections = [tables.grid(header, lines), legend, "## Which metric ranks as accuracy does", *_correlated(rows, paper)]
     if pairs := neighbors(rows):
         sections += ["## Neighbors in the order of I_class", *_compared(pairs)]
-    if known := [row for row in ranking if row["paper"]]:
-        sections += ["## The paper's numbers beside ours", *_beside(known)]
     return "\n\n".join(sections)
 
 
-def _correlated(rows: Sequence[Row]) -> tuple[str, str]:
-    scenarios: dict[str, list[Row]] = {}
-    for of in paper().values():
-        scenarios.setdefault(of["table"], []).append(of)
-    papers = [correlations(of) for of in scenarios.values()]
+def _correlated(rows: Sequence[Row], paper: Mapping[str, Sequence[str]] | None) -> tuple[str, str]:
     lines, numbers = [], ranked()
-    for name, ours in correlations(rows).items():
-        theirs = [theirs_of for of in papers if (theirs_of := of[name])]
-        line = [numbers[name].title, "–" if ours is None else str(ours.n)]
-        for kind in ("pearson", "kendall"):
-            ranges = [getattr(known, kind) for known in theirs]
-            line.append("–" if ours is None else _interval(getattr(ours, kind), getattr(ours, f"{kind}_interval")))
-            line.append(f"{min(ranges):z.3f} to {max(ranges):z.3f}" if ranges else "–")
+    for name, found in correlations(rows).items():
+        line = [numbers[name].title, "–" if found is None else str(found.n)]
+        for at, kind in enumerate(("pearson", "kendall")):
+            line.append("–" if found is None else _interval(getattr(found, kind), getattr(found, f"{kind}_interval")))
+            if paper is not None:
+                line.append(paper[name][at] if name in paper else "–")
         lines.append(line)
-    header = ("metric", "encoders", "Pearson's ρ", "the paper's", "Kendall's τ", "the paper's")
+    beside = [] if paper is None else ["the paper's"]
+    header = ["metric", "encoders", "Pearson's ρ", *beside, "Kendall's τ", *beside]
     legend = (
         "Correlation with linear accuracy. If less is better, the sign is turned, so +1 is always best. Brackets have "
         f"95 % percentile bootstrap intervals ({RESAMPLES:,} resamples, seed 0), which treat the encoders as a sample "
-        "of all encoders and are too narrow if there are few. The paper's column has the least and the largest value "
-        "of its scenarios that have the metric, mostly six (Lee et al. 2023, Table II). The paper's tightest analytic "
-        "bound of the supervised loss has ρ = −0.409 and τ = −0.182 (§IV-B)."
+        "of all encoders and are too narrow if there are few."
     )
     return tables.grid(header, lines), legend
 
@@ -325,31 +302,15 @@ def _compared(pairs: Sequence[Row]) -> tuple[str, str]:
     return tables.grid(header, lines), legend
 
 
-def _beside(rows: Sequence[Row]) -> tuple[str, str]:
-    shown = {name: ranked()[name] for name in PAPERS.values()}
-    header = ("encoder", "accuracy, %", *(encoder.title for encoder in shown.values()))
-    lines = []
-    for row in rows:
-        theirs = row["paper"]
-        pairs = [
-            (encoder.text(row["metrics"][name]), encoder.text(theirs["metrics"][name]))
-            for name, encoder in shown.items()
-        ]
-        both = [(_percent(row["accuracy"]), _percent(theirs["accuracy"])), *pairs]
-        lines.append((row["cell"], *(f"{ours} / {papers}" for ours, papers in both)))
-    legend = "Ours / the paper's (Lee et al. 2023, Tables IV–IX)."
-    return tables.grid(header, lines), legend
-
-
 def draw(rows: Sequence[Row]) -> dict[str, Figure]:
-    """The figure `quality`: a panel for each metric that has a correlation, with accuracy against it."""
+    """The figure `metrics`: a panel for each metric that has a correlation, with accuracy against it."""
     by_metric = correlations(rows)
     panels = {}
     for name, number in ranked().items():
         if measured := by_metric[name]:
             title = f"{number.title}: ρ = {measured.pearson:z.2f}, τ = {measured.kendall:z.2f}"
             panels[title] = [row["metrics"][name] for row in rows]
-    return {"quality": picture(panels, [row["accuracy"] for row in rows])} if panels else {}
+    return {"metrics": picture(panels, [row["accuracy"] for row in rows])} if panels else {}
 
 
 def picture(panels: Mapping[str, Sequence[float | None]], accuracies: Sequence[float]) -> Figure:
@@ -372,4 +333,92 @@ def picture(panels: Mapping[str, Sequence[float | None]], accuracies: Sequence[f
     return figure
 
 
-STUDIES["quality"] = Study(row, table, draw, CAPTIONS, together=quality_order.section)
+def section(rows: Sequence[Row], runs: Mapping[str, RunFolder], folder: RunFolder) -> Section:
+    """The proven order of the encoders that were measured on the same images, and the files rank.csv and rank.html."""
+    text, order = rank_order.found(rows, runs, folder)
+    figures = {} if order is None else {"usable_order": order.figure()}
+    files = {"rank.csv": csv_text(rows), "rank.html": page_text(rows, text, order)}
+    return Section(rank_order.TITLE, text, figures, files)
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """A line for each encoder, the most accurate first, with every metric in full precision; "" where it has none."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["encoder", RANKED_BY, "entropy_bits", *ranked()])
+    for row in sorted(rows, key=lambda row: -row["accuracy"]):
+        values = [row["accuracy"], row["entropy_bits"], *(row["metrics"].get(name) for name in ranked())]
+        writer.writerow([row["cell"], *("" if value is None else value for value in values)])
+    return file.getvalue()
+
+
+# Columns of the page that show an estimate with its certified ends: title → (value, lower end, upper end).
+WITH_ENDS = {
+    "I_class, bits": ("class_value_bits", "class_lower_bits", "entropy_bits"),
+    "usable information, bits": ("usable_bits", "usable_lower_bits", "usable_upper_bits"),
+}
+
+
+def page_text(rows: Sequence[Row], text: str, order: UsableOrder | None) -> str:
+    """The page rank.html: a table that sorts, a plot of any two metrics, and the proven order as a graph.
+
+    text: the words of the order, in Markdown, whose first paragraph the page shows. order: None if there is none.
+    """
+    ranking = sorted(rows, key=lambda row: -row["accuracy"])
+    names = [row["cell"] for row in ranking]
+    columns = [_accuracies(ranking), *_with_ends(ranking), *_plain_columns(ranking)]
+    best = names[0]
+    blocks = [
+        page.paragraph(
+            f"{len(names)} encoders, measured on the same classes. {best} has the highest linear accuracy, "
+            f"{percent(ranking[0]['accuracy'])} %. MI is in bits; brackets have certified ends, at 95 % for each "
+            "encoder alone."
+        ),
+        page.table([page.Column("encoder", names), *columns]),
+        page.heading("Any two metrics"),
+        page.scatter(names, columns, min(2, len(columns) - 1), 0),
+        page.heading(rank_order.TITLE),
+    ]
+    if order is not None:
+        larger: dict[str, set[str]] = {name: set() for name in order.encoders}
+        for pair in order.proven:
+            larger[str(pair.smaller)].add(str(pair.larger))
+        hint = (
+            "A line leads from an encoder down to one that is certified to hold less. A click on an encoder marks all "
+            "that are certified to hold more, and all that are certified to hold less."
+        )
+        blocks += [page.order(order.levels, larger, hint), page.figure(order.figure(), CAPTIONS["usable_order"])]
+    blocks.append(page.paragraph(text.partition("\n\n")[0]))
+    return page.page("Encoders, ranked", blocks)
+
+
+def _accuracies(ranking: Sequence[Row]) -> page.Column:
+    accuracies = [row["accuracy"] for row in ranking]
+    return page.Column("linear accuracy, %", [percent(one) for one in accuracies], [100 * one for one in accuracies])
+
+
+def _with_ends(ranking: Sequence[Row]) -> list[page.Column]:
+    columns = []
+    for title, (value, lower, upper) in WITH_ENDS.items():
+        of = [{**row["metrics"], "entropy_bits": row["entropy_bits"]} for row in ranking]
+        ends = [(one[lower], one[upper]) for one in of]
+        texts = [
+            f"{tables.bits(one[value])} [{_lower_end(low)}, {_upper_end(high)}]" if tables.known(one[value]) else "–"
+            for one, (low, high) in zip(of, ends, strict=True)
+        ]
+        columns.append(page.Column(title, texts, [one[value] for one in of], ends))
+    return columns
+
+
+def _plain_columns(ranking: Sequence[Row]) -> list[page.Column]:
+    """The metrics that some encoder has and that no column with ends shows."""
+    shown = {name for names in WITH_ENDS.values() for name in names}
+    columns = []
+    for name, metric in ranked().items():
+        values = [row["metrics"].get(name) for row in ranking]
+        if name not in shown and any(value is not None for value in values):
+            columns.append(page.Column(metric.title, [metric.text(value) for value in values], values))
+    return columns
+
+
+STUDIES["rank"] = Study(row, table, draw, CAPTIONS, together=section)

@@ -19,7 +19,6 @@ from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import Job, parse
 from mirigor_jax.runs.usable import UsableRows, is_measured, rows_of
 from mirigor_jax.studies.rows import Row
-from mirigor_jax.studies.table import Section
 
 TITLE = "Which encoder is proven to hold more"
 CACHE = "usable_order.json"
@@ -30,15 +29,15 @@ NO_ROWS: dict[str, Any] = dict.fromkeys(BY_ROW, np.zeros(0, int)) | {
 }
 
 
-def section(rows: Sequence[Row], runs: Mapping[str, RunFolder], folder: RunFolder) -> Section | None:
-    """The section of the study's report, with the figure `usable_order`; None if fewer than two encoders were measured.
+def found(rows: Sequence[Row], runs: Mapping[str, RunFolder], folder: RunFolder) -> tuple[str, mi.UsableOrder | None]:
+    """The order in words, in Markdown, and the order; None if no two encoders were measured on the same images.
 
     rows: of the finished runs, with `cell`, `accuracy`, and `usable`, which changes if the run's features do.
     runs: a cell's name -> its run folder. folder: the study's, which keeps the order until a run has changed.
     """
     cells = [row["cell"] for row in rows if row["usable"] is not None]
     if len(cells) < 2:
-        return None
+        return "Fewer than two encoders have a measured usable information.", None
     known_as = [field.name for kind in (mi.UsableOrder, mi.UsableInformation, mi.PairOrder) for field in fields(kind)]
     key = hashlib.sha256(json.dumps([known_as, *([row["cell"], row["usable"]] for row in rows)]).encode()).hexdigest()
     known = folder.read(CACHE)
@@ -47,12 +46,10 @@ def section(rows: Sequence[Row], runs: Mapping[str, RunFolder], folder: RunFolde
         known = {"key": key, "left_out": left_out, "order": None if order is None else stored(order)}
         folder.write(CACHE, known)
     if known["order"] is None:
-        return Section(
-            TITLE, f"No two encoders were measured on the same images. {_reasons(known['left_out'])}".rstrip(), {}
-        )
+        return f"No two encoders were measured on the same images. {_reasons(known['left_out'])}".rstrip(), None
     order = restored(known["order"])
     accuracies = {row["cell"]: row["accuracy"] for row in rows}
-    return Section(TITLE, text(order, accuracies, known["left_out"]), {"usable_order": order.figure()})
+    return text(order, accuracies, known["left_out"]), order
 
 
 def _computed(cells: Sequence[str], runs: Mapping[str, RunFolder]) -> tuple[mi.UsableOrder | None, dict[str, str]]:

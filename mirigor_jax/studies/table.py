@@ -19,11 +19,15 @@ from mirigor_jax.studies.rows import Row
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a study's report: its title, its Markdown, and its figures by name."""
+    """A section of a study's report: its title, its Markdown, and its figures by name.
+
+    files: name → text of further files, which go into the study's folder.
+    """
 
     title: str
     text: str
     figures: Mapping[str, Figure]
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
