@@ -247,7 +247,7 @@ class Train:
     objective: str = setting(
         "simclr",
         "Loss that the training minimizes.",
-        names=("simclr", "supcon", "decoupled", "anchor", "mige", "cross_entropy", "rotation"),
+        names=_names("simclr supcon decoupled anchor mige cross_entropy rotation supervised_autoencoder masked"),
         table="mirigor_jax.objectives.OBJECTIVES",
     )
     temperature: float = setting(
@@ -260,6 +260,25 @@ class Train:
         "Standard deviation of the Gaussian noise that train.objective='mige' adds to each coordinate of the "
         "embeddings, which have length 1.",
         above=0,
+    )
+    decoder: Literal["linear", "mlp"] = setting(
+        "linear",
+        "Decoder of an objective that reconstructs images, from the encoder's features to pixels: a linear map, or an "
+        "MLP with three hidden layers.",
+    )
+    decoder_width: int = setting(512, "Width of the hidden layers of train.decoder='mlp'.", least=1, unit="units")
+    reconstruction: float | None = setting(
+        0.25,
+        "Weight λ that train.objective='supervised_autoencoder' gives to the squared error of a pixel on the scale "
+        "[-1, 1]; cross-entropy has weight 1.",
+        least=0,
+        none="reconstruction alone, λ = ∞",
+    )
+    masked: float = setting(
+        0.75, "Share of the patches that train.objective='masked' hides from the encoder.", above=0, below=1
+    )
+    patch: int = setting(
+        4, "Side of the patches of train.objective='masked', a divisor of the images' side.", least=1, unit="pixels"
     )
     optimizer: Literal["adamw", "sgd", "lars"] = setting(
         "adamw", "Optimizer; the learning rate rises linearly, then falls as train.schedule says."

@@ -34,16 +34,23 @@ def _modules(job: Job, objective: Objective) -> Modules:
     return encoder, head, optimizer_of(config)
 
 
+def _decoder(job: Job, objective: Objective) -> nn.Module | None:
+    t = job.config.train
+    options: Any = {"name": t.decoder, "width": t.decoder_width}
+    return training.make_decoder(job.encoder(), objective, job.config.data.size, **options)
+
+
 def init_state(job: Job, key: Key[Array, ""]) -> TrainState:
     """The state before the first step. Its encoder is the untrained encoder, whatever the number of classes is."""
-    modules = _modules(job, make_objective(job.config, job.num_classes or 2))
-    return training.init_state(*modules, job.config.data.size, key)
+    objective = make_objective(job.config, job.num_classes or 2)
+    modules, decoder = _modules(job, objective), _decoder(job, objective)
+    return training.init_state(*modules, job.config.data.size, key, decoder=decoder)
 
 
 def first_state(job: Job, like: Any) -> TrainState:
     """The state that a training begins with, on the devices. like: its abstract arrays, from `make_train_step`."""
-    modules = _modules(job, job.objective)
-    return training.first_state(*modules, job.config.data.size, seed=job.config.seed, like=like)
+    modules, decoder = _modules(job, job.objective), _decoder(job, job.objective)
+    return training.first_state(*modules, job.config.data.size, seed=job.config.seed, like=like, decoder=decoder)
 
 
 def make_train_step(job: Job, mesh: Mesh, resident_images: int = 0) -> tuple[Any, training.Abstract]:
@@ -59,6 +66,7 @@ def make_train_step(job: Job, mesh: Mesh, resident_images: int = 0) -> tuple[Any
         mesh=mesh,
         k=config.train.k,
         size=config.data.size,
+        decoder=_decoder(job, objective),
         accumulate=config.train.accumulate,
         augmentation=job.augmentation,
         seed=config.seed,
