@@ -114,6 +114,21 @@ def test_a_linear_decoder_learns_to_repeat_what_the_features_show():
     assert history.ending()["loss_nats"] < 0.05 * variance
 
 
+def test_the_encoder_sees_the_transformed_images_and_the_loss_those_before(monkeypatch):
+    """White images are black for this encoder, whose outputs are then 0, and white, 1, for the loss."""
+
+    def blind(options):
+        loss = lambda z_x, z_y, *keys, decoded, images: jnp.mean(images**2) + jnp.sum(z_x**2 + z_y**2)  # noqa: E731
+        keys = objectives.masked_objective(options).prepare
+        return objectives.Objective(loss, prepare=keys, transform=lambda x, keys: 0 * x, needs_decoder=True)
+
+    monkeypatch.setitem(objectives.OBJECTIVES, "blind", blind)
+    images = np.full((8, 8, 8, 3), 255, np.uint8)
+    options = {"pairing": "none", "k": 4, "steps": 1, "devices": jax.devices()[:1]}
+    _, history = training.train(models.build("mlp"), images, objective="blind", **options)
+    assert history.loss_nats[0] == pytest.approx(1.0, abs=1e-6)
+
+
 @pytest.mark.parametrize(("name", "layers"), [("linear", ["Dense_0"]), ("mlp", [f"Dense_{i}" for i in range(4)])])
 def test_the_decoder_maps_features_to_pixels_in_the_encoder_s_dtype(name, layers):
     encoder = models.build("mlp", dtype="bfloat16")

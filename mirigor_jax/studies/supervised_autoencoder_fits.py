@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
-from mirigor_jax import parallel, training
+from mirigor_jax import parallel
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data.preprocess import normalize
 from mirigor_jax.errors import InputError
@@ -19,6 +19,7 @@ from mirigor_jax.runs.features import trained_state
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import Job, parse
 from mirigor_jax.runs.schema import ImageReport, read
+from mirigor_jax.runs.steps import decoder_of
 from mirigor_jax.studies.auxiliary_stages import CLASS, critic_values, pretext_accuracies
 from mirigor_jax.studies.label_critics import Part, Parts
 from mirigor_jax.studies.rows import Row, usable_ends
@@ -75,9 +76,7 @@ def reconstruction(job: Job, run: RunFolder) -> float | None:
 
     Pixels count in units in which the training images have variance 1 in each channel, as in the paper.
     """
-    side = job.config.data.size
-    options: Any = {"name": job.config.train.decoder, "width": job.config.train.decoder_width}
-    decoder = training.make_decoder(job.encoder(), job.objective, side, **options)
+    decoder = decoder_of(job, job.objective)
     if decoder is None:
         return None
     mesh = parallel.make_mesh(job.config.train.k)
