@@ -3,21 +3,25 @@
 Each loss is the mean over this device's 2k views. With `axis_name`, these views are scored against the views of all
 devices. So `pmean` of the loss over the axis is the global batch's loss, and `pmean` of its gradients is the global
 gradient (as in mi/contrastive.py).
+
+The squared error of a pixel counts as nats, too: up to a constant, it is the negative log-likelihood of a Gaussian of
+variance 1/2 around the decoder's output.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from mirigor_jax import checks
+from mirigor_jax import checks, fields, siamese
 from mirigor_jax.data.preprocess import rotate
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.contrastive import nt_xent, unit_rows
@@ -35,7 +39,7 @@ def _no_targets(batch: Batch, keys: Keys) -> tuple[Array, ...]:
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss, the head and the batches that it needs, and the function that prepares a batch.
+    """A loss, the networks and the batches that it needs, and the function that prepares a batch.
 
     loss: (z of each view …, each target …) → nats, the mean over this device's views.
     prepare: (batch, keys) → the targets, arrays of k rows. keys() gives, for each view, a key an image.
@@ -47,10 +51,21 @@ class Objective:
     bounds_mi: whether log(2k−1) − loss is the in-training MI (Lee et al. 2023, Eq. 4). That holds for NT-Xent alone,
         which finds one partner among 2k−1 views. With several partners, supcon's loss is at least the log of their
         number. decoupled leaves the partner out of the candidates, so its loss may be negative. anchor has a class
-        more, and mige's value is no bound. The other objectives find an image's class.
+        more, and mige's value is no bound. The other losses are of classes or pixels, or have no unit.
     pairs_per_output: least number of pairs in a batch for each of the head's outputs. 0: there is none.
     has_temperature: whether the loss depends on the temperature.
     has_noise: whether noise is added to the embeddings.
+    needs_decoder: whether a decoder, from the encoder's features to pixels, is trained beside the head. The loss then
+        also gets, by keyword and as (views, k, s, s, 3), `decoded`, its output, and `images`: the views, normalized and
+        augmented, before the transform.
+    has_reconstruction: whether the loss depends on the weight of the reconstruction.
+    has_masks: whether the loss depends on the share of hidden patches.
+    patch: pixels. Side of the patches that the images are cut into. 0: they are not cut.
+    uses: names of the settings of one objective alone, such as "redundancy", that the loss depends on.
+    on_top: a module on top of the head, trained with it: rows (n, f) → (n, g), which are the loss's z. None: there is
+        none, and z are the head's outputs.
+    slow_share: if the loss also gets, after the targets, the outputs of a slow copy of encoder and head for each view:
+        (number of updates so far) → the share of the copy that stays at an update. None: there is no copy.
     with_negatives: the same objective with separate images as negatives. None: there is no such objective.
     """
 
@@ -64,6 +79,13 @@ class Objective:
     pairs_per_output: int = 0
     has_temperature: bool = True
     has_noise: bool = False
+    needs_decoder: bool = False
+    has_reconstruction: bool = False
+    has_masks: bool = False
+    patch: int = 0
+    uses: tuple[str, ...] = ()
+    on_top: nn.Module | None = None
+    slow_share: Callable[[Array], Float[Array, ""]] | None = None
     with_negatives: "Objective | None" = None
 
     @property
@@ -77,8 +99,48 @@ class Objective:
         return ("c_x", "c_y") if self.needs_classes else ()
 
 
+@dataclass(frozen=True)
+class Options:
+    """What an objective of the table is made for.
+
+    num_classes: number of classes of the images. None: they have no labels.
+    axis_name: the mapped axis that the batch is spread over. None: one device.
+    steps: number of updates of the training.
+    temperature: of the contrastive losses.
+    embedding_noise: standard deviation of the noise that is added to the embeddings.
+    reconstruction: weight λ of the squared error of a pixel. None: there is no other term (λ = ∞).
+    masked: share of the patches that are hidden.
+    patch: pixels. Side of the patches.
+    redundancy: weight λ of the squared correlations of different coordinates.
+    vicreg_weights: weights λ, μ and ν of invariance, variance and covariance.
+    target_decay: share of the target network's weights that stays at the first update.
+    prototypes: number of prototypes.
+    """
+
+    num_classes: int | None
+    axis_name: str | None
+    steps: int = Train.steps
+    temperature: float = Train.temperature
+    embedding_noise: float = Train.embedding_noise
+    reconstruction: float | None = Train.reconstruction
+    masked: float = Train.masked
+    patch: int = Train.patch
+    redundancy: float = Train.redundancy
+    vicreg_weights: tuple[float, float, float] = Train.vicreg_weights
+    target_decay: float = Train.target_decay
+    prototypes: int = Train.prototypes
+
+
+# Settings of training that only one objective has a use for, and that its `uses` names.
+OF_ONE_OBJECTIVE = ("redundancy", "vicreg_weights", "target_decay", "prototypes")
+
+
 def _classes(batch: Batch, keys: Keys) -> tuple[Array, ...]:
     return batch["c_x"], batch["c_y"]
+
+
+def _keys(batch: Batch, keys: Keys) -> tuple[Array, ...]:
+    return tuple(keys())
 
 
 def _rotations(batch: Batch, keys: Keys) -> tuple[Array, ...]:
@@ -86,73 +148,118 @@ def _rotations(batch: Batch, keys: Keys) -> tuple[Array, ...]:
     return tuple(jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(view_keys) for view_keys in keys())
 
 
-def simclr_objective(
-    *, temperature: float, embedding_noise: float, num_classes: int | None, axis_name: str | None
-) -> Objective:
+def simclr_objective(options: Options) -> Objective:
     """NT-Xent; its negatives are the batch's other pairs, or separate images (`with_negatives`)."""
-    del embedding_noise, num_classes
-    options: Any = {"temperature": temperature, "axis_name": axis_name}
-    other = Objective(partial(nce, **options), needs_negatives=True)
-    return Objective(partial(nt_xent, **options), bounds_mi=True, with_negatives=other)
+    given: Any = {"temperature": options.temperature, "axis_name": options.axis_name}
+    other = Objective(partial(nce, **given), needs_negatives=True)
+    return Objective(partial(nt_xent, **given), bounds_mi=True, with_negatives=other)
 
 
-def supcon_objective(
-    *, temperature: float, embedding_noise: float, num_classes: int | None, axis_name: str | None
-) -> Objective:
+def supcon_objective(options: Options) -> Objective:
     """SupCon: all images of a class are positives of each other."""
-    del embedding_noise, num_classes
-    loss = partial(supcon, temperature=temperature, axis_name=axis_name)
+    loss = partial(supcon, temperature=options.temperature, axis_name=options.axis_name)
     return Objective(loss, prepare=_classes, needs_classes=True)
 
 
-def decoupled_objective(
-    *, temperature: float, embedding_noise: float, num_classes: int | None, axis_name: str | None
-) -> Objective:
+def decoupled_objective(options: Options) -> Objective:
     """The decoupled contrastive loss."""
-    del embedding_noise, num_classes
-    return Objective(partial(decoupled, temperature=temperature, axis_name=axis_name))
+    return Objective(partial(decoupled, temperature=options.temperature, axis_name=options.axis_name))
 
 
-def anchor_objective(
-    *, temperature: float, embedding_noise: float, num_classes: int | None, axis_name: str | None
-) -> Objective:
+def anchor_objective(options: Options) -> Objective:
     """NT-Xent with an anchor class: the scores are log density ratios, with no factor left free."""
-    del embedding_noise, num_classes
-    return Objective(partial(anchor, temperature=temperature, axis_name=axis_name))
+    return Objective(partial(anchor, temperature=options.temperature, axis_name=options.axis_name))
 
 
-def mige_objective(
-    *, temperature: float, embedding_noise: float, num_classes: int | None, axis_name: str | None
-) -> Objective:
+def mige_objective(options: Options) -> Objective:
     """The MI of noisy embeddings, by its own gradient (MIGE)."""
-    del temperature, num_classes
     return Objective(
-        partial(noisy_mige, noise=embedding_noise, axis_name=axis_name),
-        prepare=lambda batch, keys: tuple(keys()),
+        partial(noisy_mige, noise=options.embedding_noise, axis_name=options.axis_name),
+        prepare=_keys,
         pairs_per_output=2 * ROWS_PER_COLUMN,
         has_temperature=False,
         has_noise=True,
     )
 
 
-def cross_entropy_objective(
-    *, temperature: float, embedding_noise: float, num_classes: int | None, axis_name: str | None
-) -> Objective:
+def cross_entropy_objective(options: Options) -> Objective:
     """Supervised learning of the images' classes."""
-    del temperature, embedding_noise, axis_name
-    return Objective(cross_entropy, prepare=_classes, needs_classes=True, outputs=num_classes, has_temperature=False)
+    return Objective(
+        cross_entropy, prepare=_classes, needs_classes=True, outputs=options.num_classes, has_temperature=False
+    )
 
 
-def rotation_objective(
-    *, temperature: float, embedding_noise: float, num_classes: int | None, axis_name: str | None
-) -> Objective:
+def rotation_objective(options: Options) -> Objective:
     """Each view is turned by a random multiple of 90°, and the head predicts this multiple."""
-    del temperature, embedding_noise, num_classes, axis_name
+    del options
     return Objective(cross_entropy, prepare=_rotations, transform=rotate, outputs=4, has_temperature=False)
 
 
-# Each function takes by keyword temperature, embedding_noise, num_classes (None: the images have no labels), axis_name.
-OBJECTIVES: dict[str, Callable[..., Objective]] = {
+def supervised_autoencoder_objective(options: Options) -> Objective:
+    """The head predicts the images' classes, and a decoder the images.
+
+    Without weight on the reconstruction this is `cross_entropy`. With weight on nothing else it needs no classes.
+    """
+    if options.reconstruction == 0:
+        return replace(cross_entropy_objective(options), has_reconstruction=True)
+    made = Objective(autoencoder, needs_decoder=True, has_temperature=False, has_reconstruction=True)
+    if options.reconstruction is None:
+        return made
+    loss = partial(supervised_autoencoder, reconstruction=options.reconstruction)
+    return replace(made, loss=loss, prepare=_classes, needs_classes=True, outputs=options.num_classes)
+
+
+def masked_objective(options: Options) -> Objective:
+    """Random patches of each image are hidden from the encoder, and a decoder predicts their pixels."""
+    masks: Any = {"share": options.masked, "patch": options.patch}
+    return Objective(
+        partial(masked, **masks),
+        prepare=_keys,
+        transform=partial(hide, **masks),
+        has_temperature=False,
+        needs_decoder=True,
+        has_masks=True,
+        patch=options.patch,
+    )
+
+
+def barlow_twins_objective(options: Options) -> Objective:
+    """The cross-correlation matrix of the views is to be the identity."""
+    loss = partial(siamese.barlow_twins, redundancy=options.redundancy, axis_name=options.axis_name)
+    return Objective(loss, has_temperature=False, uses=("redundancy",))
+
+
+def vicreg_objective(options: Options) -> Objective:
+    """The views are to be alike, and each view's coordinates to vary and to be uncorrelated."""
+    return Objective(
+        partial(siamese.vicreg, weights=options.vicreg_weights, axis_name=options.axis_name),
+        has_temperature=False,
+        uses=("vicreg_weights",),
+    )
+
+
+def byol_objective(options: Options) -> Objective:
+    """A predictor finds, from one view, a slow copy's output for the other view."""
+    return Objective(
+        siamese.byol,
+        has_temperature=False,
+        uses=("target_decay",),
+        on_top=siamese.Predictor(),
+        slow_share=partial(siamese.target_share, decay=options.target_decay, steps=options.steps),
+    )
+
+
+def swav_objective(options: Options) -> Objective:
+    """Each view's assignment to prototypes is predicted from the other view."""
+    return Objective(
+        partial(siamese.swav, temperature=options.temperature, axis_name=options.axis_name),
+        uses=("prototypes",),
+        on_top=siamese.Prototypes(options.prototypes),
+    )
+
+
+# Name → (what the objective is made for) → the objective.
+OBJECTIVES: dict[str, Callable[[Options], Objective]] = {
     "simclr": simclr_objective,
     "supcon": supcon_objective,
     "decoupled": decoupled_objective,
@@ -160,6 +267,12 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "mige": mige_objective,
     "cross_entropy": cross_entropy_objective,
     "rotation": rotation_objective,
+    "supervised_autoencoder": supervised_autoencoder_objective,
+    "masked": masked_objective,
+    "barlow_twins": barlow_twins_objective,
+    "vicreg": vicreg_objective,
+    "byol": byol_objective,
+    "swav": swav_objective,
 }
 
 
@@ -169,7 +282,15 @@ def make(
     temperature: float,
     num_classes: int | None,
     axis_name: str | None,
+    steps: int = Train.steps,
     embedding_noise: float = Train.embedding_noise,
+    reconstruction: float | None = Train.reconstruction,
+    masked: float = Train.masked,
+    patch: int = Train.patch,
+    redundancy: float = Train.redundancy,
+    vicreg_weights: tuple[float, float, float] = Train.vicreg_weights,
+    target_decay: float = Train.target_decay,
+    prototypes: int = Train.prototypes,
     negatives: bool = False,
 ) -> Objective:
     """Build the objective of that name.
@@ -177,24 +298,38 @@ def make(
     temperature: of the contrastive losses.
     num_classes: number of classes of the images. None: they have no labels.
     axis_name: the mapped axis that the batch is spread over. None: one device.
+    steps: number of updates of the training, for an objective that changes with them.
     embedding_noise: standard deviation of the noise that mige adds to the embeddings.
+    reconstruction: weight λ that supervised_autoencoder gives to the reconstruction. None: nothing else counts (λ = ∞).
+    masked, patch: the share of the patches that masked hides, and their side in pixels.
+    redundancy: weight λ that barlow_twins gives to the squared correlations of different coordinates.
+    vicreg_weights: weights λ, μ and ν that vicreg gives to invariance, variance and covariance.
+    target_decay: share of byol's target network that stays at the first update.
+    prototypes: number of prototypes of swav.
     negatives: whether the negatives are separate images instead of the batch's other pairs.
-    Raises InputError for an unknown name, if the temperature or the noise is not above 0, if the objective needs
-    classes and there are fewer than two, and if it cannot use separate negatives that are asked for.
+    Raises InputError for an unknown name, for an option out of its range, if the objective needs classes and there are
+    fewer than two, and if it cannot use separate negatives that are asked for.
     """
     if name not in OBJECTIVES:
         raise InputError(f"objective='{name}' is unknown; choose one of {', '.join(OBJECTIVES)}")
     checks.temperature(temperature)
     checks.above_zero("embedding_noise", embedding_noise)
-    options = {
-        "temperature": temperature,
-        "embedding_noise": embedding_noise,
-        "num_classes": num_classes,
-        "axis_name": axis_name,
+    given: dict[str, Any] = {
+        "reconstruction": reconstruction,
+        "masked": masked,
+        "patch": patch,
+        "redundancy": redundancy,
+        "vicreg_weights": tuple(vicreg_weights),
+        "target_decay": target_decay,
+        "prototypes": prototypes,
     }
-    made = OBJECTIVES[name](**options)
+    fields.check(Train, given)
+    if len(given["vicreg_weights"]) != 3:
+        raise InputError(f"vicreg_weights={given['vicreg_weights']}: expected three, as in {Train.vicreg_weights}")
+    options = Options(num_classes, axis_name, steps, temperature, embedding_noise, **given)
+    made = OBJECTIVES[name](options)
     if made.needs_classes and (num_classes or 0) < 2:
-        free = [other for other, constructor in OBJECTIVES.items() if not constructor(**options).needs_classes]
+        free = [other for other, constructor in OBJECTIVES.items() if not constructor(options).needs_classes]
         raise InputError(
             f"objective='{name}' needs images of two classes or more, and these have {num_classes or 'no labels'}; "
             f"give labeled images, or choose one of {', '.join(free)}"
@@ -202,7 +337,7 @@ def make(
     if not negatives:
         return made
     if made.with_negatives is None:
-        able = [other for other, constructor in OBJECTIVES.items() if constructor(**options).with_negatives]
+        able = [other for other, constructor in OBJECTIVES.items() if constructor(options).with_negatives]
         raise InputError(
             f"objective='{name}' takes no separate set of negatives; leave it out, or choose one of {', '.join(able)}"
         )
@@ -379,3 +514,119 @@ def cross_entropy(
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
     classes = jnp.concatenate([c_x, c_y])
     return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(z, classes))
+
+
+def autoencoder(
+    z_x: Float[Array, "k c"],
+    z_y: Float[Array, "k c"],
+    *,
+    decoded: Float[Array, "v k s s 3"],
+    images: Float[Array, "v k s s 3"],
+) -> Float[Array, ""]:
+    """Squared error of a pixel, the mean over both views.
+
+    z_x, z_y: of no use.
+    decoded: the decoder's outputs for both views.
+    images: both views, on the scale [-1, 1].
+    Source: Gosch 2020, eq. 16 with λ = ∞.
+    """
+    del z_x, z_y
+    return jnp.mean(_squared_errors(decoded, images))
+
+
+def supervised_autoencoder(
+    z_x: Float[Array, "k c"],
+    z_y: Float[Array, "k c"],
+    c_x: Int[Array, " k"],
+    c_y: Int[Array, " k"],
+    *,
+    decoded: Float[Array, "v k s s 3"],
+    images: Float[Array, "v k s s 3"],
+    reconstruction: float,
+) -> Float[Array, ""]:
+    """Cross-entropy of both views' classes, in nats, plus λ times the squared error of a pixel.
+
+    z_x, z_y, c_x, c_y: see `cross_entropy`.
+    decoded, images: see `autoencoder`.
+    reconstruction: λ.
+    Source: Gosch 2020, eq. 16. Its squared norm counts as a mean over pixels, because the errors in Table 3 are means.
+    """
+    return cross_entropy(z_x, z_y, c_x, c_y) + reconstruction * autoencoder(z_x, z_y, decoded=decoded, images=images)
+
+
+def masked(
+    z_x: Float[Array, "k c"],
+    z_y: Float[Array, "k c"],
+    keys_x: Key[Array, " k"],
+    keys_y: Key[Array, " k"],
+    *,
+    decoded: Float[Array, "v k s s 3"],
+    images: Float[Array, "v k s s 3"],
+    share: float,
+    patch: int,
+) -> Float[Array, ""]:
+    """Squared error of a hidden pixel, the mean over both views. Pixels that the encoder sees don't count.
+
+    The encoder sees images whose hidden patches `hide` has filled. It may be any encoder: unlike the vision transformer
+    of He et al., it computes on hidden patches too, and the decoder reads its features, not the patches' tokens.
+    z_x, z_y: of no use.
+    decoded, images: see `autoencoder`.
+    keys_x, keys_y, share, patch: see `hidden_pixels`.
+    Source: He et al. 2022 (masked autoencoders), section 3.
+    """
+    del z_x, z_y
+    drawn = [hidden_pixels(keys, side=images.shape[2], share=share, patch=patch) for keys in (keys_x, keys_y)]
+    hidden = jnp.stack(drawn)[..., None]
+    # Each image has equally many hidden pixels, so this is the mean over images, too.
+    return jnp.mean(_squared_errors(decoded, images), where=hidden)
+
+
+def hide(
+    images: Float[Array, "n s s 3"], keys: Key[Array, " n"], *, share: float, patch: int
+) -> Float[Array, "n s s 3"]:
+    """The images with a random share of their patches filled by 0, the middle of the scale [-1, 1].
+
+    keys, share, patch: see `hidden_pixels`.
+    """
+    hidden = hidden_pixels(keys, side=images.shape[1], share=share, patch=patch)
+    return jnp.where(hidden[..., None], jnp.zeros_like(images), images)
+
+
+def hidden_pixels(keys: Key[Array, " n"], *, side: int, share: float, patch: int) -> Bool[Array, "n s s"]:
+    """Whether each pixel is hidden: of each image equally many patches, drawn by its key.
+
+    keys: one an image.
+    side: pixels. The images' side.
+    share: of the patches that are hidden. Their number is rounded, but one patch at least is hidden, and one is not.
+    patch: pixels. The side of a patch.
+    Raises InputError as `patches_across` does.
+    """
+    across = patches_across(side, patch)
+    hidden = min(max(round(share * across**2), 1), across**2 - 1)
+
+    def patches(key: Key[Array, ""]) -> Bool[Array, " p"]:
+        return jax.random.permutation(key, across**2) < hidden
+
+    drawn = jax.vmap(patches)(keys).reshape(-1, across, across)
+    return jnp.repeat(jnp.repeat(drawn, patch, axis=1), patch, axis=2)
+
+
+def patches_across(side: int, patch: int) -> int:
+    """The number of patches along a side of an image.
+
+    side, patch: pixels. The sides of the image and of a patch.
+    Raises InputError if they are not whole patches, or only one.
+    """
+    if side % patch or side == patch:
+        fit = [size for size in range(1, side) if side % size == 0]
+        raise InputError(
+            f"patch={patch}: images of {side} pixels are not cut into whole patches, two or more along a side; "
+            f"choose one of {', '.join(map(str, fit))}"
+        )
+    return side // patch
+
+
+def _squared_errors(decoded: Float[Array, "v k s s 3"], images: Float[Array, "v k s s 3"]) -> Float[Array, "v k s s 3"]:
+    """Of every pixel, at least float32."""
+    dtype = jnp.promote_types(decoded.dtype, jnp.float32)
+    return (decoded.astype(dtype) - images.astype(dtype)) ** 2

@@ -247,7 +247,10 @@ class Train:
     objective: str = setting(
         "simclr",
         "Loss that the training minimizes.",
-        names=("simclr", "supcon", "decoupled", "anchor", "mige", "cross_entropy", "rotation"),
+        names=_names(
+            "simclr supcon decoupled anchor mige cross_entropy rotation supervised_autoencoder masked barlow_twins "
+            "vicreg byol swav"
+        ),
         table="mirigor_jax.objectives.OBJECTIVES",
     )
     temperature: float = setting(
@@ -260,6 +263,45 @@ class Train:
         "Standard deviation of the Gaussian noise that train.objective='mige' adds to each coordinate of the "
         "embeddings, which have length 1.",
         above=0,
+    )
+    decoder: Literal["linear", "mlp"] = setting(
+        "linear",
+        "Decoder of an objective that reconstructs images, from the encoder's features to pixels: a linear map, or an "
+        "MLP with three hidden layers.",
+    )
+    decoder_width: int = setting(512, "Width of the hidden layers of train.decoder='mlp'.", least=1, unit="units")
+    reconstruction: float | None = setting(
+        0.25,
+        "Weight λ that train.objective='supervised_autoencoder' gives to the squared error of a pixel on the scale "
+        "[-1, 1]; cross-entropy has weight 1.",
+        least=0,
+        none="reconstruction alone, λ = ∞",
+    )
+    masked: float = setting(
+        0.75, "Share of the patches that train.objective='masked' hides from the encoder.", above=0, below=1
+    )
+    patch: int = setting(
+        4, "Side of the patches of train.objective='masked', a divisor of the images' side.", least=1, unit="pixels"
+    )
+    redundancy: float = setting(
+        5e-3,
+        "Weight λ that train.objective='barlow_twins' gives to the squared correlations of different coordinates.",
+        least=0,
+    )
+    vicreg_weights: tuple[float, float, float] = setting(
+        (25.0, 25.0, 1.0),
+        "Weights λ, μ and ν that train.objective='vicreg' gives to invariance, variance and covariance.",
+        least=0,
+    )
+    target_decay: float = setting(
+        0.996,
+        "Share of the target network's weights that stays at the first update of train.objective='byol'; the share "
+        "rises to 1 along a cosine.",
+        least=0,
+        below=1,
+    )
+    prototypes: int = setting(
+        100, "Number of prototypes of train.objective='swav', more than there are classes.", least=2
     )
     optimizer: Literal["adamw", "sgd", "lars"] = setting(
         "adamw", "Optimizer; the learning rate rises linearly, then falls as train.schedule says."
@@ -523,7 +565,7 @@ class Grid:
         "Name of the study, which decides its table and figures.",
         names=_names(
             "batch_size infomin_tasks infomin_strength certified objectives negatives rank quality anchor label_noise "
-            "auxiliary_labels v_infomax"
+            "auxiliary_labels v_infomax supervised_autoencoder others"
         ),
         table="mirigor_jax.studies.table.STUDIES",
     )
@@ -540,7 +582,8 @@ class Grid:
     fits: tuple[dict[str, Any], ...] = setting(
         (),
         "Fits that the study makes besides its runs. Each has a name and the keys that the study's function takes: "
-        "`make` of anchor_fits, label_noise_fits, auxiliary_stages or v_infomax_fits in mirigor_jax.studies.",
+        "`make` of anchor_fits, label_noise_fits, auxiliary_stages, v_infomax_fits or supervised_autoencoder_fits in "
+        "mirigor_jax.studies.",
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ Advance = Callable[["TrainState"], tuple["TrainState", Metrics]]  # draws a batc
 Abstract = tuple[Any, dict[str, Any], Any]  # shapes, dtypes, layouts of (state, batch, resident images)
 
 FIRST_WEIGHTS = 0  # folded into the root key for the initial weights
+DECODER_LAYERS = {"linear": 0, "mlp": 3}  # hidden layers
 AUGMENTING, OF_OBJECTIVE = 2, 3  # folded into the root key for augmentations, and for an objective's draws
 
 
@@ -42,7 +43,7 @@ class TrainState:
     """Everything that a step updates.
 
     step: int32 scalar. Steps taken so far.
-    params: {"encoder", "head"}.
+    params: {"encoder", "head"}, and "decoder" if the objective needs one.
     batch_stats: the encoder's running BatchNorm statistics; {} without BatchNorm.
     opt_state: the optimizer's state.
     """
@@ -56,6 +57,16 @@ class TrainState:
     def encoder_variables(self) -> dict[str, Any]:
         """The encoder's current variables, as `encoder.apply` takes them."""
         return {"params": self.params["encoder"], "batch_stats": self.batch_stats}
+
+
+@struct.dataclass
+class SlowTrainState(TrainState):
+    """The state of a training with a slow copy. It is a class of its own because other checkpoints have no such field.
+
+    slow: {"encoder", "head"}. A moving average of their params.
+    """
+
+    slow: Any
 
 
 def check_parts(k: int, accumulate: int) -> None:
@@ -75,6 +86,32 @@ def check_pairs(k: int, objective: Objective, name: str, features: int) -> None:
         )
 
 
+def check_size(objective: Objective, size: int) -> None:
+    """Raises InputError if the objective cannot cut images of size×size pixels into its patches."""
+    if objective.patch:
+        objectives.patches_across(size, objective.patch)
+
+
+def check_used(objective: Objective, name: str, given: Mapping[str, Any]) -> None:
+    """Raises InputError for an option that is not at its default, and that the objective of that name does not use.
+
+    given: option → value, of `train`'s options that some objectives alone use.
+    """
+    used = {
+        "temperature": objective.has_temperature,
+        "embedding_noise": objective.has_noise,
+        "decoder": objective.needs_decoder,
+        "decoder_width": objective.needs_decoder and bool(DECODER_LAYERS.get(given["decoder"])),
+        "reconstruction": objective.has_reconstruction,
+        "masked": objective.has_masks,
+        "patch": objective.has_masks,
+        **{option: option in objective.uses for option in objectives.OF_ONE_OBJECTIVE},
+    }
+    for option, value in given.items():
+        if value != getattr(Train, option) and not used[option]:
+            raise InputError(f"{option}={value} has no effect on objective='{name}' as it is given; leave it out")
+
+
 def train_step(
     state: TrainState,
     batch: dict[str, Array],
@@ -84,6 +121,7 @@ def train_step(
     head: nn.Module,
     objective: Objective,
     optimizer: optax.GradientTransformation,
+    decoder: nn.Module | None = None,
     accumulate: int = Train.accumulate,
     augmentation: Augmentation | None = None,
     seed: int = Images.seed,
@@ -93,6 +131,7 @@ def train_step(
     batch: this device's k pairs. Each of the objective's views, such as "x" and "y", is uint8 images (k, s, s, 3), or
         int32 rows (k,) of resident_images. Each of the objective's labels is int32 (k,).
     resident_images: the images that every device holds; None if batches contain the images.
+    decoder: features (n, d) → pixels (n, 3s²), if the objective needs it; None: it does not.
     accumulate: number of parts in which the pairs go through the encoder, one part after the other. The loss is still
         that of the whole batch, with all its negatives. Only BatchNorm sees one part at a time; each part updates its
         running statistics. With the encoder's `axis_name`, BatchNorm's statistics span the parts of all devices.
@@ -114,18 +153,26 @@ def train_step(
     targets = objective.prepare(batch, partial(keys_for, OF_OBJECTIVE))
     shown = None if objective.transform is None else _in_parts(targets, accumulate)
     parts = Part(_in_parts([batch[name] for name in objective.views], accumulate), keys, shown)
-    modules: Any = {"encoder": encoder, "head": head, "objective": objective}
+    modules: Any = {"encoder": encoder, "head": head, "decoder": decoder, "objective": objective}
     embed = partial(embed_views, resident_images=resident_images, augmentation=augmentation, **modules)
 
-    def loss_of(z: Float[Array, "a m f"]) -> Float[Array, ""]:
-        """z: (parts, m, f). Each part holds all its images' first views, then their second views, and so on."""
-        by_view = jnp.moveaxis(z.reshape(accumulate, num_views, -1, z.shape[-1]), 1, 0)
-        return objective.loss(*by_view.reshape(num_views, k, -1), *targets)
+    def by_view(rows: Float[Array, "a m ..."]) -> Float[Array, "v k ..."]:
+        """Each of the a parts holds all its images' first views, then their second views, and so on."""
+        last = rows.shape[2:]
+        return jnp.moveaxis(rows.reshape(accumulate, num_views, -1, *last), 1, 0).reshape(num_views, k, *last)
+
+    def loss_of(outputs: Outputs) -> Float[Array, ""]:
+        pixels = {"decoded": outputs.decoded, "images": outputs.images}
+        given = {name: by_view(rows) for name, rows in pixels.items() if rows is not None}
+        return objective.loss(*by_view(outputs.z), *targets, **given)
+
+    if isinstance(state, SlowTrainState):
+        targets = (*targets, *by_view(_slow_outputs(embed, state, parts)))
 
     learn = gradients_at_once if accumulate == 1 else gradients_in_parts
     loss, gradients, batch_stats = learn(embed, loss_of, state.params, state.batch_stats, parts)
     loss, gradients, batch_stats = lax.pmean((loss, gradients, batch_stats), parallel.AXIS)
-    new_state = apply_gradients(state, gradients, batch_stats, optimizer)
+    new_state = apply_gradients(state, gradients, batch_stats, optimizer, objective)
     return new_state, {"loss_nats": loss, "gradient_norm": optax.tree.norm(gradients)}
 
 
@@ -142,6 +189,19 @@ class Part(NamedTuple):
     targets: Any
 
 
+class Outputs(NamedTuple):
+    """What the loss gets of m images. In a step, each array has a leading part axis.
+
+    z: (m, f). The head's outputs, at least float32.
+    decoded: (m, s, s, 3). The decoder's outputs, at least float32; None without a decoder.
+    images: (m, s, s, 3). What the decoder should find: the images before the transform; None without a decoder.
+    """
+
+    z: Float[Array, "m f"]
+    decoded: Float[Array, "m s s 3"] | None = None
+    images: Float[Array, "m s s 3"] | None = None
+
+
 def _in_parts(views_of_batch: Sequence[Array], accumulate: int) -> Array:
     """One (k, …) array a view → (accumulate, views·k/accumulate, …); each part holds one view after the other."""
     k = len(views_of_batch[0])
@@ -151,8 +211,8 @@ def _in_parts(views_of_batch: Sequence[Array], accumulate: int) -> Array:
     return jnp.moveaxis(parts, 0, 1).reshape(accumulate, -1, *parts.shape[3:])
 
 
-Embed = Callable[[Any, Any, Part], tuple[Float[Array, "m f"], Any]]  # (params, batch_stats, part) → (z, batch_stats)
-LossOf = Callable[[Float[Array, "a m f"]], Float[Array, ""]]
+Embed = Callable[[Any, Any, Part], tuple[Outputs, Any]]  # (params, batch_stats, part) → (outputs, batch_stats)
+LossOf = Callable[[Outputs], Float[Array, ""]]  # of outputs with a leading part axis
 Learned = tuple[Float[Array, ""], Any, Any]  # (loss, its gradient with respect to the parameters, running statistics)
 
 
@@ -164,26 +224,38 @@ def embed_views(
     resident_images: UInt8[Array, "n s s 3"] | None,
     encoder: nn.Module,
     head: nn.Module,
+    decoder: nn.Module | None,
     objective: Objective,
     augmentation: Augmentation | None,
-) -> tuple[Float[Array, "m f"], Any]:
-    """The head's outputs for a part's images, at least float32, and the updated running statistics of the encoder."""
+) -> tuple[Outputs, Any]:
+    """The outputs for a part's images, and the updated running statistics of the encoder."""
     variables = {"params": params["encoder"], "batch_stats": batch_stats}
     images = part.images if resident_images is None else resident_images[part.images]
-    x = views(images, part.keys, encoder.dtype, augmentation)
+    x = shown = views(images, part.keys, encoder.dtype, augmentation)
     if objective.transform is not None:
-        x = objective.transform(x, part.targets)
-    h, updates = encoder.apply(variables, x, train=True, mutable=["batch_stats"])
-    z: Any = head.apply({"params": params["head"]}, h)
-    return z.astype(jnp.promote_types(z.dtype, jnp.float32)), updates.get("batch_stats", {})
+        shown = objective.transform(x, part.targets)
+    h, updates = encoder.apply(variables, shown, train=True, mutable=["batch_stats"])
+    z = _output(head, params["head"], h)
+    if "on_top" in params:
+        assert objective.on_top is not None
+        z = _output(objective.on_top, params["on_top"], z)
+    outputs = Outputs(z)
+    if decoder is not None:
+        outputs = Outputs(z, _output(decoder, params["decoder"], h).reshape(x.shape), lax.stop_gradient(x))
+    return outputs, updates.get("batch_stats", {})
+
+
+def _output(module: nn.Module, params: Any, h: Float[Array, "m d"]) -> Float[Array, "m f"]:
+    out: Any = module.apply({"params": params}, h)
+    return out.astype(jnp.promote_types(out.dtype, jnp.float32))
 
 
 def gradients_at_once(embed: Embed, loss_of: LossOf, params: Any, batch_stats: Any, parts: Part) -> Learned:
     """The loss, its gradients and the running statistics for a batch of one part."""
 
     def loss(params):
-        z, new_stats = embed(params, batch_stats, jax.tree.map(lambda x: x[0], parts))
-        return loss_of(z[None]), new_stats
+        outputs, new_stats = embed(params, batch_stats, jax.tree.map(lambda x: x[0], parts))
+        return loss_of(jax.tree.map(lambda rows: rows[None], outputs)), new_stats
 
     (value, new_stats), gradients = jax.value_and_grad(loss, has_aux=True)(params)
     return value, gradients, new_stats
@@ -197,27 +269,45 @@ def gradients_in_parts(embed: Embed, loss_of: LossOf, params: Any, batch_stats: 
     """
 
     def forward(batch_stats, part):
-        z, batch_stats = embed(params, batch_stats, part)
-        return batch_stats, z
+        outputs, batch_stats = embed(params, batch_stats, part)
+        return batch_stats, outputs
 
-    def backward(gradients, part_and_dz):
-        part, dz = part_and_dz
-        # In training, z depends on the part's own statistics, so any running statistics may go in.
+    def backward(gradients, part_and_slopes):
+        part, slopes = part_and_slopes
+        # In training, outputs depend on the part's own statistics, so any running statistics may go in.
         _, pull_back = jax.vjp(lambda params: embed(params, batch_stats, part)[0], params)
-        return jax.tree.map(jnp.add, gradients, *pull_back(dz)), None
+        return jax.tree.map(jnp.add, gradients, *pull_back(slopes)), None
 
-    new_stats, z = lax.scan(forward, batch_stats, parts)
-    loss, dz = jax.value_and_grad(loss_of)(z)
-    gradients, _ = lax.scan(backward, jax.tree.map(jnp.zeros_like, params), (parts, dz))
+    new_stats, outputs = lax.scan(forward, batch_stats, parts)
+    loss, slopes = jax.value_and_grad(loss_of)(outputs)
+    gradients, _ = lax.scan(backward, jax.tree.map(jnp.zeros_like, params), (parts, slopes))
     return loss, gradients, new_stats
 
 
+def _slow_outputs(embed: Embed, state: SlowTrainState, parts: Part) -> Float[Array, "a m f"]:
+    """The outputs of the slow encoder and head, whose BatchNorms use the statistics of each part."""
+
+    def outputs(part: Part) -> Float[Array, "m f"]:
+        return embed(state.slow, state.batch_stats, part)[0].z
+
+    return lax.map(outputs, parts)
+
+
 def apply_gradients(
-    state: TrainState, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation
+    state: TrainState,
+    gradients: Any,
+    batch_stats: Any,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
 ) -> TrainState:
-    """The state after one update by the optimizer, with the new running statistics."""
+    """The state after one update by the optimizer, with the new running statistics and the new slow copy."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state)
+    params, more = optax.apply_updates(state.params, updates), {}
+    if isinstance(state, SlowTrainState):
+        assert objective.slow_share is not None
+        new = 1 - objective.slow_share(state.step)
+        more["slow"] = {name: optax.incremental_update(params[name], old, new) for name, old in state.slow.items()}
+    return state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, **more)
 
 
 def over_mesh(encoder: nn.Module, mesh: Mesh) -> nn.Module:
@@ -227,14 +317,28 @@ def over_mesh(encoder: nn.Module, mesh: Mesh) -> nn.Module:
 
 
 def init_state(
-    encoder: nn.Module, head: nn.Module, optimizer: optax.GradientTransformation, size: int, key: Key[Array, ""]
+    encoder: nn.Module,
+    head: nn.Module,
+    optimizer: optax.GradientTransformation,
+    size: int,
+    key: Key[Array, ""],
+    *,
+    objective: Objective,
+    decoder: nn.Module | None = None,
 ) -> TrainState:
     """The state before the first step: initial weights for images of size×size pixels, drawn from `key`."""
     encoder_key, head_key = jax.random.split(key)
     images = jnp.zeros((2, size, size, 3), encoder.dtype)
     h, variables = encoder.init_with_output(encoder_key, images, train=False)
-    params = {"encoder": variables["params"], "head": head.init(head_key, h)["params"]}
-    return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), optimizer.init(params))
+    z, of_head = head.init_with_output(head_key, h)
+    params = {"encoder": variables["params"], "head": of_head["params"]}
+    slow = jax.tree.map(jnp.copy, params)
+    if objective.on_top is not None:
+        params["on_top"] = objective.on_top.init(jax.random.fold_in(head_key, 2), z)["params"]
+    if decoder is not None:
+        params["decoder"] = decoder.init(jax.random.fold_in(head_key, 1), h)["params"]
+    parts = jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), optimizer.init(params)
+    return TrainState(*parts) if objective.slow_share is None else SlowTrainState(*parts, slow)
 
 
 def make_optimizer(
@@ -310,6 +414,15 @@ def train(
     drops: Sequence[float] = Train.drops,
     temperature: float = Train.temperature,
     embedding_noise: float = Train.embedding_noise,
+    decoder: str = Train.decoder,
+    decoder_width: int = Train.decoder_width,
+    reconstruction: float | None = Train.reconstruction,
+    masked: float = Train.masked,
+    patch: int = Train.patch,
+    redundancy: float = Train.redundancy,
+    vicreg_weights: tuple[float, float, float] = Train.vicreg_weights,
+    target_decay: float = Train.target_decay,
+    prototypes: int = Train.prototypes,
     head: nn.Module | None = None,
     augmentation: Augmentation | None = None,
     accumulate: int = Train.accumulate,
@@ -336,6 +449,14 @@ def train(
     learning_rate, warmup_steps, weight_decay, schedule, drops: see `make_optimizer`.
     temperature: of the contrastive losses.
     embedding_noise: standard deviation of the noise that objective="mige" adds to embeddings of length 1.
+    decoder, decoder_width: of objective="supervised_autoencoder" and "masked", see `make_decoder`.
+    reconstruction: weight λ that objective="supervised_autoencoder" gives to the squared error of a pixel on the scale
+        [-1, 1], beside cross-entropy. None: there is no cross-entropy (λ = ∞), and images need no labels.
+    masked, patch: the share of the patches that objective="masked" hides, and their side in pixels.
+    redundancy: weight λ that objective="barlow_twins" gives to the squared correlations of different coordinates.
+    vicreg_weights: weights λ, μ and ν that objective="vicreg" gives to invariance, variance and covariance.
+    target_decay: share of the target network of objective="byol" that stays at the first update.
+    prototypes: number of prototypes of objective="swav".
     head: the projection head. None: an MLP with one hidden layer of 128 units and as many outputs as the objective
         needs, or 64 if it takes any number.
     augmentation: the strengths, for a pairing with simclr. None: SimCLR's.
@@ -346,7 +467,8 @@ def train(
     on_progress: called as on_progress(step, steps, note) after every step.
     Returns the final state, which `encode` takes, and the history of the loss. The same arguments give the same
     numbers, and a run with these settings gives them too.
-    Raises InputError if arguments don't go together, if a step doesn't fit into memory, or if the training diverges.
+    Raises InputError if arguments don't go together, if one has no effect, if a step doesn't fit into memory, or if the
+        training diverges.
 
         state, history = mj.train(encoder, mj.cdp.make(size=64), k=64, steps=300, seed=0)
     """
@@ -355,13 +477,21 @@ def train(
     pairs = pairing_of(population, pairing, augmentation)
     classes = told_apart(population, pairs)
     num_classes = None if classes is None else classes.num_classes
-    made = objectives.make(
-        objective,
-        temperature=temperature,
-        embedding_noise=embedding_noise,
-        num_classes=num_classes,
-        axis_name=parallel.AXIS,
-    )
+    options: dict[str, Any] = {
+        "temperature": temperature,
+        "embedding_noise": embedding_noise,
+        "reconstruction": reconstruction,
+        "masked": masked,
+        "patch": patch,
+        "redundancy": redundancy,
+        "vicreg_weights": vicreg_weights,
+        "target_decay": target_decay,
+        "prototypes": prototypes,
+    }
+    made = objectives.make(objective, **options, steps=steps, num_classes=num_classes, axis_name=parallel.AXIS)
+    check_used(made, objective, {**options, "decoder": decoder, "decoder_width": decoder_width})
+    check_size(made, population.side)
+    to_pixels = make_decoder(encoder, made, population.side, name=decoder, width=decoder_width)
     labels = classes if made.needs_classes else None
     data = training_data(population, pairs, classes=labels, negatives=made.needs_negatives, resident=resident_images)
     mesh, size = parallel.make_mesh(k, devices), population.side
@@ -381,6 +511,7 @@ def train(
         mesh=mesh,
         k=k,
         size=size,
+        decoder=to_pixels,
         accumulate=accumulate,
         augmentation=pairs.augmentation,
         seed=seed,
@@ -389,7 +520,7 @@ def train(
     )
     compiled = compile_step(step, arguments, mesh, k=k, accumulate=accumulate)
     advance = stepper(compiled, data, arguments, mesh, threads=threads, workers=workers)
-    state = first_state(*modules, size, seed=seed, like=arguments[0])
+    state = first_state(*modules, size, seed=seed, like=arguments[0], objective=made, decoder=to_pixels)
     read = partial(read_row, k=k, objective=made, learning_rate=learning_rate)
 
     def tell(rows: list[Row]) -> None:
@@ -441,6 +572,25 @@ def default_head(
     return MLP(hidden, objective.outputs or features, encoder.dtype)
 
 
+def make_decoder(
+    encoder: Any,
+    objective: Objective,
+    size: int,
+    *,
+    name: str = Train.decoder,
+    width: int = Train.decoder_width,
+) -> MLP | None:
+    """The decoder, features → 3·size² pixels in the encoder's dtype; None if the objective needs none.
+
+    size: pixels. The images' side.
+    name: "linear": an affine map. "mlp": three hidden layers of `width` units with ELU.
+    Raises InputError for another name or width.
+    Source: Gosch 2020, Table 2 and appendix C.3.
+    """
+    fields.check(Train, {"decoder": name, "decoder_width": width})
+    return MLP((width,) * DECODER_LAYERS[name], 3 * size**2, encoder.dtype, "elu") if objective.needs_decoder else None
+
+
 def make_step(
     encoder: nn.Module,
     head: nn.Module,
@@ -450,6 +600,7 @@ def make_step(
     mesh: Mesh,
     k: int,
     size: int,
+    decoder: nn.Module | None = None,
     accumulate: int = Train.accumulate,
     augmentation: Augmentation | None = None,
     seed: int = Images.seed,
@@ -461,7 +612,7 @@ def make_step(
     The step donates the state that it is called with.
     k: pairs in the global batch.
     size: pixels. The images' side.
-    accumulate, augmentation, seed: see `train_step`.
+    decoder, accumulate, augmentation, seed: see `train_step`.
     resident_images: number of images that the devices hold; batches are then rows of these. 0: batches contain images.
     global_batch_norm: whether BatchNorm's statistics span the images of all devices, or only each device's own.
     """
@@ -472,13 +623,15 @@ def make_step(
         head=head,
         objective=objective,
         optimizer=optimizer,
+        decoder=decoder,
         accumulate=accumulate,
         augmentation=augmentation,
         seed=seed,
     )
     in_specs = (parallel.REPLICATED, parallel.SHARDED, parallel.REPLICATED)
     mapped = parallel.map_step(step, mesh, in_specs, (parallel.REPLICATED, parallel.REPLICATED), donate=(0,))
-    state = jax.eval_shape(partial(init_state, encoder, head, optimizer, size), jax.random.key(0))
+    modules: Any = (encoder, head, optimizer, size)
+    state = jax.eval_shape(partial(init_state, *modules, objective=objective, decoder=decoder), jax.random.key(0))
     shape, n = (size, size, 3), resident_images
     view = jax.ShapeDtypeStruct((k,), jnp.int32) if n else jax.ShapeDtypeStruct((k, *shape), jnp.uint8)
     images = jax.ShapeDtypeStruct((n, *shape), jnp.uint8) if n else None
@@ -489,11 +642,19 @@ def make_step(
 
 
 def first_state(
-    encoder: nn.Module, head: nn.Module, optimizer: optax.GradientTransformation, size: int, *, seed: int, like: Any
+    encoder: nn.Module,
+    head: nn.Module,
+    optimizer: optax.GradientTransformation,
+    size: int,
+    *,
+    seed: int,
+    like: Any,
+    objective: Objective,
+    decoder: nn.Module | None = None,
 ) -> TrainState:
     """The state before the first step, created on the devices. like: the abstract state that `make_step` returns."""
     start = jax.jit(
-        partial(init_state, encoder, head, optimizer, size),
+        partial(init_state, encoder, head, optimizer, size, objective=objective, decoder=decoder),
         out_shardings=parallel.layout(like),
         compiler_options=parallel.quick_compilation(runs_once=True),
     )

@@ -19,6 +19,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
 
 import jax
 import jaxtyping
+import numpy as np
 from matplotlib.figure import Figure
 from small import QUICK_FLAGS, cdp, quick_environment
 
@@ -70,6 +71,20 @@ def cdp_run(tmp_path_factory) -> Path:
 def undrawn(monkeypatch):
     """Make reports without drawing their figures into files, which takes longer than the rest of a report."""
     monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: file.write(b"undrawn"))
+
+
+@pytest.fixture
+def garments(tmp_path):
+    """A file of 800 small images of four classes, with 400 test images."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for ending, n in (("", 800), ("_test", 400)):
+        labels = np.arange(n) % 4
+        images = rng.integers(0, 60, (n, 8, 8), dtype=np.uint8)
+        images[np.arange(n), 2 * labels] += 150  # a bright row, whose place is the class
+        arrays |= {f"images{ending}": images, f"labels{ending}": labels}
+    np.savez(tmp_path / "set.npz", **arrays)
+    return f"npz:{tmp_path / 'set.npz'}"
 
 
 @pytest.fixture

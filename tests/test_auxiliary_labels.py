@@ -47,20 +47,6 @@ def test_information_between_labels_is_that_of_the_table_and_its_ends_hold_for_i
     assert of_flipped["mi_lower_bits"] < truth < of_flipped["mi_upper_bits"]
 
 
-@pytest.fixture
-def garments(tmp_path):
-    """A file of 800 small images of four classes, with 400 test images."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for ending, n in (("", 800), ("_test", 400)):
-        labels = np.arange(n) % 4
-        images = rng.integers(0, 60, (n, 8, 8), dtype=np.uint8)
-        images[np.arange(n), 2 * labels] += 150  # a bright row, whose place is the class
-        arrays |= {f"images{ending}": images, f"labels{ending}": labels}
-    np.savez(tmp_path / "set.npz", **arrays)
-    return f"npz:{tmp_path / 'set.npz'}"
-
-
 @pytest.mark.parametrize("labeling", [ROTATION, RANDOM])
 def test_neither_labeling_has_information_about_the_class(garments, tmp_path, labeling):
     config, *_ = config_files.parse([f"{CONFIG}:seeds=1,nets=resnet18"])

@@ -9,8 +9,8 @@ from small import IMAGES, batch_size, cdp, encoder, image_set, options
 from mirigor_jax import kinds
 from mirigor_jax.config_files import flatten, load_config, parse
 from mirigor_jax.main import main
-from mirigor_jax.objectives import OBJECTIVES
-from mirigor_jax.runs.knobs import RULES
+from mirigor_jax.objectives import OBJECTIVES, Options
+from mirigor_jax.runs.knobs import RULES, rule_of
 
 FEATURES = ["--config=configs/encoder.py", "--config.data.source=features:h.npz"]
 CHECKPOINT = ["--config=configs/encoder.py", "--config.data.source=npz:set.npz", "--config.encoder.path=x.pth"]
@@ -63,6 +63,28 @@ IDLE = {
         cdp("--config.train.embedding_noise=0.2"),
         "train.embedding_noise=0.2 only affects an objective that adds noise to the embeddings, and "
         "train.objective='simclr'; leave it out, or give --config.train.objective=mige",
+    ),
+    "weight of no reconstruction": (
+        cdp("--config.train.reconstruction=1.0"),
+        "train.reconstruction=1.0 only affects an objective that weighs the reconstruction, and "
+        "train.objective='simclr'; leave it out, or give --config.train.objective=supervised_autoencoder",
+    ),
+    "decoder of none": (
+        cdp("--config.train.decoder=mlp"),
+        "train.decoder='mlp' only affects an objective with a decoder, and train.objective='simclr'; leave it out, or",
+    ),
+    "decoder without weight": (
+        cdp("--config.train.objective=supervised_autoencoder", "--config.train.reconstruction=0.0",
+            "--config.train.decoder=mlp"),
+        "train.decoder='mlp' only affects reconstructions with a weight, and train.reconstruction=0.0; leave it out",
+    ),
+    "width of a linear decoder": (
+        cdp("--config.train.objective=masked", "--config.train.decoder_width=9"),
+        "train.decoder_width=9 only affects decoders with hidden layers, and train.decoder='linear'; leave it out, or",
+    ),
+    "masks of none": (
+        cdp("--config.train.objective=supervised_autoencoder", "--config.train.patch=2"),
+        "train.patch=2 only affects an objective that hides patches, and train.objective='supervised_autoencoder'",
     ),
     "noise without training": ([*FEATURES, "--config.train.embedding_noise=0.2"], f"=0.2 {TRAINING} {OF_FEATURES}"),
     "layout": (
@@ -162,6 +184,11 @@ USED = {
     ),
     "temperature of metrics": [*CHECKPOINT, "--config.train.temperature=0.5"],
     "noise of mige": cdp("--config.train.objective=mige", "--config.train.embedding_noise=0.2"),
+    "masks": cdp("--config.train.objective=masked", "--config.train.masked=0.5", "--config.train.patch=2"),
+    "decoder of masked": cdp(
+        "--config.train.objective=masked", "--config.train.decoder=mlp", "--config.train.decoder_width=9"
+    ),
+    "reconstruction": cdp("--config.train.objective=supervised_autoencoder", "--config.train.reconstruction=0.0"),
     "temperature of mige's metrics": cdp(
         "--config.train.objective=mige", "--config.train.temperature=0.5", "--config.evaluate.metrics=True"
     ),
@@ -239,12 +266,37 @@ def test_rules_are_of_keys_that_there_are():
         assert all(any(key == own or key.startswith(own) for key in keys) for own in rule.keys + rule.but)
 
 
-def test_objectives_say_whether_a_temperature_or_noise_makes_a_difference():
-    options = {"temperature": 0.1, "embedding_noise": 0.1, "num_classes": 2, "axis_name": None}
-    made = {name: make(**options) for name, make in OBJECTIVES.items()}
+# Losses without negatives, each with the settings that it alone uses.
+SIAMESE = {
+    "barlow_twins": ("redundancy",),
+    "vicreg": ("vicreg_weights",),
+    "byol": ("target_decay",),
+    "swav": ("prototypes",),
+}
+
+
+@pytest.mark.parametrize("objective", SIAMESE)
+def test_a_setting_of_one_objective_names_it_where_another_trains(objective):
+    config, key = load_config("configs/cdp.py")[0], f"train.{SIAMESE[objective][0]}"
+    rule = rule_of(config, key)
+    assert rule is not None
+    assert rule.words(config).endswith(
+        f"train.objective='simclr'; leave it out, or give --config.train.objective={objective}"
+    )
+    config.train.objective = objective
+    assert rule_of(config, key) is None
+
+
+def test_objectives_say_what_makes_a_difference_to_them():
+    made = {name: make(Options(num_classes=2, axis_name=None)) for name, make in OBJECTIVES.items()}
     without = {name for name, objective in made.items() if not objective.has_temperature}
-    assert without == {"mige", "cross_entropy", "rotation"}
+    assert without == {"mige", "cross_entropy", "rotation", "supervised_autoencoder", "masked", *SIAMESE} - {"swav"}
     assert {name for name, objective in made.items() if objective.has_noise} == {"mige"}
+    assert {name for name, objective in made.items() if objective.needs_decoder} == {"supervised_autoencoder", "masked"}
+    assert {name for name, objective in made.items() if objective.has_reconstruction} == {"supervised_autoencoder"}
+    assert {name for name, objective in made.items() if objective.has_masks} == {"masked"}
+    assert {name: made[name].uses for name in SIAMESE} == SIAMESE
+    assert not any(objective.uses for name, objective in made.items() if name not in SIAMESE)
 
 
 def test_a_command_line_says_which_keys_it_gives():

@@ -124,10 +124,10 @@ class Means(nn.Module):
         return {"prelogits": h} if stages else h
 
 
-def invariance(*, temperature, embedding_noise, num_classes, axis_name):
+def invariance(options):
     """The views of a pair and the class of each, as one loss."""
     def loss(z_x, z_y, c_x, c_y):
-        return jnp.mean((z_x - z_y) ** 2) / temperature + 0.0 * jnp.sum(c_x - c_y)
+        return jnp.mean((z_x - z_y) ** 2) / options.temperature + 0.0 * jnp.sum(c_x - c_y)
 
     prepare = lambda batch, keys: (batch["c_x"], batch["c_y"])
     return objectives.Objective(loss, prepare=prepare, needs_classes=True, outputs=3)

@@ -39,9 +39,9 @@ class Mean(nn.Module):
         return {"h": h} if stages else h
 
 
-def squared(*, temperature, embedding_noise, num_classes, axis_name):
+def squared(options):
     """The mean squared distance of a pair's outputs."""
-    del temperature, embedding_noise, num_classes, axis_name
+    del options
     return objectives.Objective(lambda z_x, z_y: jnp.mean(jnp.sum((z_x - z_y) ** 2, axis=1)))
 
 

@@ -22,7 +22,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.models.heads import MLP
 from mirigor_jax.models.resnet import STAGES, make_encoder
-from mirigor_jax.runs.features import frozen_variables
+from mirigor_jax.runs.features import frozen_variables, trained_state
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import Job, without_images
 from mirigor_jax.runs.steps import init_state, make_train_step
@@ -200,26 +200,34 @@ def test_turns_come_after_the_augmentation():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", ["supcon", "decoupled", "anchor", "cross_entropy", "rotation", "negatives"])
+@pytest.mark.parametrize(
+    "name",
+    ["supcon", "decoupled", "anchor", "cross_entropy", "rotation", "negatives", "supervised_autoencoder", "masked"],
+)
 def test_eight_devices_in_parts_learn_every_objective_as_one_device_at_once(name):
     batch = images(16, size=4)
-    if name in ("supcon", "cross_entropy"):
+    if name in ("supcon", "cross_entropy", "supervised_autoencoder"):
         batch |= dict(zip(("c_x", "c_y"), np.random.default_rng(1).integers(0, 3, (2, 16)), strict=True))
-    more = {"negatives": True} if name == "negatives" else {}
-    if more:
+    more = {"negatives": True} if name == "negatives" else {"patch": 2}
+    if name == "negatives":
         n_x, n_y = images(32, size=4)["x"].reshape(2, 16, 4, 4, 3)
         name, batch = "simclr", batch | {"n_x": n_x, "n_y": n_y}
     head = MLP((8,), 4, "float64")
-    params = {"encoder": {}, "head": head.init(jax.random.key(0), jnp.zeros((1, 48)))["params"]}
+    options = {"temperature": 0.5, "embedding_noise": 0.5, "num_classes": 4, "axis_name": parallel.AXIS, **more}
+    objective = objectives.make(name, **options)
+    decoder = training.make_decoder(Pixels("float64"), objective, 4, name="mlp", width=8)
+    modules = {"head": head} | ({} if decoder is None else {"decoder": decoder})
+    params = {"encoder": {}} | {
+        part: module.init(jax.random.key(0), jnp.zeros((1, 48)))["params"] for part, module in modules.items()
+    }
 
     def after_a_step(devices, accumulate):
         optimizer = optax.sgd(1.0)  # whose update is the gradient itself
-        options = {"temperature": 0.5, "embedding_noise": 0.5, "num_classes": 4, "axis_name": parallel.AXIS, **more}
         step = partial(
             training.train_step,
             encoder=Pixels("float64"),
-            head=head,
-            objective=objectives.make(name, **options),
+            **modules,
+            objective=objective,
             optimizer=optimizer,
             accumulate=accumulate,
         )
@@ -227,7 +235,7 @@ def test_eight_devices_in_parts_learn_every_objective_as_one_device_at_once(name
         specs = (parallel.REPLICATED, parallel.SHARDED, parallel.REPLICATED)
         state = training.TrainState(jnp.zeros((), int), params, {"none": jnp.zeros(())}, optimizer.init(params))
         state, metrics = parallel.map_step(step, mesh, specs, parallel.REPLICATED)(state, batch, None)
-        return jax.tree.map(np.asarray, (state.params["head"], metrics))
+        return jax.tree.map(np.asarray, (state.params, metrics))
 
     one = after_a_step(1, 1)
     assert one[1]["gradient_norm"] > 1e-3
@@ -470,14 +478,16 @@ def test_parts_must_divide_a_device_s_pairs(accumulate):
 
 
 @pytest.mark.usefixtures("shallow")
-def test_half_precision_keeps_parameters_statistics_gradients_and_loss_in_float32(monkeypatch):
+@pytest.mark.parametrize("objective", ["simclr", "masked", "byol"])
+def test_half_precision_keeps_parameters_statistics_gradients_and_loss_in_float32(monkeypatch, objective):
     def nt_xent(z_x, z_y, temperature, *, axis_name):
         assert z_x.dtype == z_y.dtype == jnp.float32  # before it is normalized
         return jnp.mean(z_x * z_y)
 
     monkeypatch.setattr(objectives, "nt_xent", nt_xent)
     # The momentum of SGD is made of gradients.
-    job = tiny("--config.encoder.dtype=bfloat16", "--config.train.optimizer=sgd")
+    options = ("--config.encoder.dtype=bfloat16", "--config.train.optimizer=sgd")
+    job = tiny(*options, f"--config.train.objective={objective}")
     step, abstract = make_train_step(job, parallel.make_mesh(1))
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(step, *abstract))}
     assert dtypes == {np.dtype("float32"), np.dtype("int32")}
@@ -507,8 +517,9 @@ def black_and_white(start, stop):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("stem_only")
-def test_stopped_at_any_step_a_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
-    options = ("objective=cross_entropy", "steps=9", "checkpoint_every=4", "warmup_steps=0", "optimizer=sgd")
+@pytest.mark.parametrize("objective", ["cross_entropy", "supervised_autoencoder", "byol"])
+def test_stopped_at_any_step_a_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, objective):
+    options = (f"objective={objective}", "steps=9", "checkpoint_every=4", "warmup_steps=0", "optimizer=sgd")
     job = tiny(*(f"--config.train.{one}" for one in options), num_classes=2)
     mesh = parallel.make_mesh(8, jax.devices()[:1])
     train(job, RunFolder(tmp_path / "whole"), streamed(black_and_white), mesh)
@@ -526,7 +537,7 @@ def test_stopped_at_any_step_a_training_goes_on_as_if_it_had_not_been(tmp_path, 
     train(job, RunFolder(tmp_path / "stopped"), streamed(black_and_white), mesh)
     for name in ("last", "best"):
         whole, stopped = (
-            frozen_variables(job, RunFolder(tmp_path / run), mesh, which=name) for run in ("whole", "stopped")
+            trained_state(job, RunFolder(tmp_path / run), mesh, which=name) for run in ("whole", "stopped")
         )
         jax.tree.map(np.testing.assert_array_equal, whole, stopped)
     assert read_rows(tmp_path / "whole" / "metrics.jsonl") == read_rows(tmp_path / "stopped" / "metrics.jsonl")

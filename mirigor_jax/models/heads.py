@@ -1,4 +1,6 @@
-"""The MLP: the projection head f_p in training, and a critic f_c of the same architecture in estimation."""
+"""The MLP: the projection head f_p in training, a critic f_c of the same architecture in estimation, and decoders."""
+
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ from jaxtyping import Array, Float
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between them: (n, d) → (n, features).
+    """Dense layers with an activation between them: (n, d) → (n, features).
 
     Source: the usual MLP projection head, Chen et al. 2020; Lee et al. 2023, §III-C, use the same for the critic.
     """
@@ -14,10 +16,11 @@ class MLP(nn.Module):
     hidden: tuple[int, ...]
     features: int
     dtype: str = "float32"
+    activation: Literal["relu", "elu"] = "relu"
 
     @nn.compact
     def __call__(self, h: Float[Array, "n d"]) -> Float[Array, "n f"]:
         param_dtype = jnp.promote_types(self.dtype, jnp.float32)
         for width in self.hidden:
-            h = nn.relu(nn.Dense(width, dtype=self.dtype, param_dtype=param_dtype)(h))
+            h = getattr(nn, self.activation)(nn.Dense(width, dtype=self.dtype, param_dtype=param_dtype)(h))
         return nn.Dense(self.features, dtype=self.dtype, param_dtype=param_dtype)(h)

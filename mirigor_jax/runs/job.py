@@ -204,7 +204,9 @@ def _parse(config: ConfigDict, population: Population) -> Job:
         population.task(config.evaluate.classes)
     num_classes = None if classes is None else classes.num_classes
     if not (config.encoder.path or has_features):
-        make_objective(config, num_classes)
+        objective = make_objective(config, num_classes)
+        with under("train."):
+            training.check_size(objective, d.size)
     others = tuple(_parse(more, population) for more in _further(config, population))
     job = Job(config, pairing, num_classes, population, others)
     seen = config.evaluate.seen
@@ -291,6 +293,11 @@ def make_objective(config: ConfigDict, num_classes: int | None) -> Objective:
             train.objective,
             temperature=train.temperature,
             embedding_noise=train.embedding_noise,
+            reconstruction=train.reconstruction,
+            masked=train.masked,
+            patch=train.patch,
+            **knobs.of_one_objective(train),
+            steps=train.steps,
             num_classes=num_classes,
             axis_name=parallel.AXIS,
             negatives=bool(config.data.negatives),

@@ -15,7 +15,8 @@ from mirigor_jax.data.pairing import shares_image, shares_nothing, split
 from mirigor_jax.data.sources.table import SEEN_PARTS, SOURCES, Request, holds_features, left_out_is_unseen
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.estimators import MAIN
-from mirigor_jax.objectives import OBJECTIVES, Objective
+from mirigor_jax.objectives import OBJECTIVES, OF_ONE_OBJECTIVE, Objective, Options
+from mirigor_jax.training import DECODER_LAYERS
 
 # Settings of finite sets of images, with their defaults.
 OF_SETS = {
@@ -128,21 +129,37 @@ def _both(one: Callable[[ConfigDict], bool], other: Callable[[ConfigDict], bool]
     return lambda config: one(config) and other(config)
 
 
+def of_one_objective(train: ConfigDict) -> dict[str, Any]:
+    """The settings of training that only one objective uses, by name. Stored configs have lists instead of tuples."""
+    return {name: tuple(x) if isinstance(x := train[name], list) else x for name in OF_ONE_OBJECTIVE}
+
+
 def _objective(config: ConfigDict) -> Objective | None:
     """The training loss, to read what it uses; None if its name is unknown, which is an error elsewhere."""
     make, t = OBJECTIVES.get(config.train.objective), config.train
-    options: dict[str, Any] = {"num_classes": None, "axis_name": None}
-    return make and make(temperature=t.temperature, embedding_noise=t.embedding_noise, **options)
+    given = {name: t[name] for name in ("temperature", "embedding_noise", "reconstruction", "masked", "patch")}
+    given |= of_one_objective(t)
+    return make and make(Options(num_classes=None, axis_name=None, **given))
 
 
-def _without_temperature(config: ConfigDict) -> bool:
-    objective = _objective(config)
-    return objective is not None and not objective.has_temperature
+def _objective_lacks(property_name: str) -> Callable[[ConfigDict], bool]:
+    """The condition that the training's objective does not have this property."""
+
+    def lacks(config: ConfigDict) -> bool:
+        objective = _objective(config)
+        return objective is not None and not getattr(objective, property_name)
+
+    return lacks
 
 
-def _without_noise(config: ConfigDict) -> bool:
-    objective = _objective(config)
-    return objective is not None and not objective.has_noise
+def _unused(name: str) -> Callable[[ConfigDict], bool]:
+    """The condition that the training's objective has no use for its setting of this name."""
+
+    def unused(config: ConfigDict) -> bool:
+        objective = _objective(config)
+        return objective is not None and name not in objective.uses
+
+    return unused
 
 
 def _without_batch_norm(config: ConfigDict) -> bool:
@@ -186,6 +203,7 @@ class Rule:
 
 OF_TRAINING = ("train.", "data.resident", "features.checkpoint")
 TEMPERATURE = ("train.temperature",)  # the metrics use it, too
+DECODER = ("train.decoder", "train.decoder_width")
 OF_FITS = ("estimate.learning_rate", "estimate.eval_every")
 HEAD = "the critic with the head's architecture"
 TRAINING, LOSSES = "runs that train an encoder", "contrastive losses and metrics"
@@ -212,13 +230,75 @@ RULES = (
     ),
     Rule(TEMPERATURE, LOSSES, _both(_features, _without_metrics), ("data.source", "evaluate.metrics")),
     Rule(TEMPERATURE, LOSSES, _both(_checkpoint, _without_metrics), ("encoder.path", "evaluate.metrics")),
-    Rule(TEMPERATURE, LOSSES, _both(_without_temperature, _without_metrics), ("train.objective", "evaluate.metrics")),
+    Rule(
+        TEMPERATURE,
+        LOSSES,
+        _both(_objective_lacks("has_temperature"), _without_metrics),
+        ("train.objective", "evaluate.metrics"),
+    ),
     Rule(
         ("train.embedding_noise",),
         "an objective that adds noise to the embeddings",
-        _without_noise,
+        _objective_lacks("has_noise"),
         ("train.objective",),
         instead="--config.train.objective=mige",
+    ),
+    Rule(
+        ("train.reconstruction",),
+        "an objective that weighs the reconstruction",
+        _objective_lacks("has_reconstruction"),
+        ("train.objective",),
+        instead="--config.train.objective=supervised_autoencoder",
+    ),
+    Rule(
+        DECODER,
+        "an objective with a decoder",
+        _both(_objective_lacks("needs_decoder"), _objective_lacks("has_reconstruction")),
+        ("train.objective",),
+        instead="--config.train.objective=supervised_autoencoder",
+    ),
+    Rule(DECODER, "reconstructions with a weight", _objective_lacks("needs_decoder"), ("train.reconstruction",)),
+    Rule(
+        ("train.decoder_width",),
+        "decoders with hidden layers",
+        lambda c: not DECODER_LAYERS.get(c.train.decoder),
+        ("train.decoder",),
+        instead="--config.train.decoder=mlp",
+    ),
+    Rule(
+        ("train.masked", "train.patch"),
+        "an objective that hides patches",
+        _objective_lacks("has_masks"),
+        ("train.objective",),
+        instead="--config.train.objective=masked",
+    ),
+    Rule(
+        ("train.redundancy",),
+        "an objective that weighs redundancy",
+        _unused("redundancy"),
+        ("train.objective",),
+        instead="--config.train.objective=barlow_twins",
+    ),
+    Rule(
+        ("train.vicreg_weights",),
+        "an objective that weighs invariance, variance and covariance",
+        _unused("vicreg_weights"),
+        ("train.objective",),
+        instead="--config.train.objective=vicreg",
+    ),
+    Rule(
+        ("train.target_decay",),
+        "an objective with a target network",
+        _unused("target_decay"),
+        ("train.objective",),
+        instead="--config.train.objective=byol",
+    ),
+    Rule(
+        ("train.prototypes",),
+        "an objective with prototypes",
+        _unused("prototypes"),
+        ("train.objective",),
+        instead="--config.train.objective=swav",
     ),
     Rule(
         ("train.drops",),

@@ -18,6 +18,7 @@ from mirigor_jax.mi import fit, read
 from mirigor_jax.mi.critics import CosineCritic
 from mirigor_jax.mi.estimators import MAIN, Estimator
 from mirigor_jax.models.frozen import FrozenEncoder
+from mirigor_jax.models.heads import MLP
 from mirigor_jax.objectives import Objective
 from mirigor_jax.runs.job import Job, make_objective, optimizer_of, validation_k
 from mirigor_jax.training import TrainState
@@ -34,16 +35,25 @@ def _modules(job: Job, objective: Objective) -> Modules:
     return encoder, head, optimizer_of(config)
 
 
+def decoder_of(job: Job, objective: Objective) -> MLP | None:
+    """The decoder that the job trains for this objective; None if it needs none."""
+    t = job.config.train
+    options: Any = {"name": t.decoder, "width": t.decoder_width}
+    return training.make_decoder(job.encoder(), objective, job.config.data.size, **options)
+
+
 def init_state(job: Job, key: Key[Array, ""]) -> TrainState:
     """The state before the first step. Its encoder is the untrained encoder, whatever the number of classes is."""
-    modules = _modules(job, make_objective(job.config, job.num_classes or 2))
-    return training.init_state(*modules, job.config.data.size, key)
+    objective = make_objective(job.config, job.num_classes or 2)
+    modules, decoder = _modules(job, objective), decoder_of(job, objective)
+    return training.init_state(*modules, job.config.data.size, key, objective=objective, decoder=decoder)
 
 
 def first_state(job: Job, like: Any) -> TrainState:
     """The state that a training begins with, on the devices. like: its abstract arrays, from `make_train_step`."""
-    modules = _modules(job, job.objective)
-    return training.first_state(*modules, job.config.data.size, seed=job.config.seed, like=like)
+    modules, decoder = _modules(job, job.objective), decoder_of(job, job.objective)
+    more: Any = {"seed": job.config.seed, "like": like, "objective": job.objective}
+    return training.first_state(*modules, job.config.data.size, decoder=decoder, **more)
 
 
 def make_train_step(job: Job, mesh: Mesh, resident_images: int = 0) -> tuple[Any, training.Abstract]:
@@ -59,6 +69,7 @@ def make_train_step(job: Job, mesh: Mesh, resident_images: int = 0) -> tuple[Any
         mesh=mesh,
         k=config.train.k,
         size=config.data.size,
+        decoder=decoder_of(job, objective),
         accumulate=config.train.accumulate,
         augmentation=job.augmentation,
         seed=config.seed,

@@ -66,11 +66,13 @@ def make(spec: Spec, runs: Mapping[str, RunFolder], folder: RunFolder) -> list[R
 def pretext_accuracies(job: Job, run: RunFolder) -> Row:
     """The share of images whose pretext label the trained head finds: of the training images, and of test images.
 
-    The network is in evaluation mode, with BatchNorm's running statistics. job: of the run in the folder `run`.
+    The network is in evaluation mode, with BatchNorm's running statistics, from the checkpoint that the run measures.
+    job: of the run in the folder `run`.
     """
     classes, head_config = job.pairing.by_class, job.config.head
     assert classes is not None  # the run was trained on them
-    state = trained_state(job, run / "train", parallel.make_mesh(job.config.train.k))
+    which = job.config.features.checkpoint
+    state = trained_state(job, run / "train", parallel.make_mesh(job.config.train.k), which=which)
     head = training.default_head(job.encoder(), job.objective, tuple(head_config.hidden), head_config.features)
     result = {}
     for name, part in (("fit", "fit"), ("held_out", "test")):
@@ -132,8 +134,6 @@ def _fit_critics(spec: Spec, job: Job, folder: RunFolder) -> None:
     stages, classes = folder / "layers", job.images.task(CLASS)
     columns = (stages / "features").read(layers.COLUMNS)
     done = folder.rows(CRITICS)
-    how = {"k": spec["k"], "learning_rate": spec["learning_rate"], "activation": "elu"}
-    critic = label_critics.training_of("js", spec["width"], **how)
     left = [stage for stage in columns if stage not in {row["stage"] for row in done}]
     if not left:
         return
@@ -145,8 +145,20 @@ def _fit_critics(spec: Spec, job: Job, folder: RunFolder) -> None:
 
     for stage in left:
         parts = Parts(*(of(part, slice(*columns[stage])) for part in Parts._fields))
-        options = {"epochs": spec["epochs"], "seed": job.config.seed}
-        found = label_critics.fit(parts, classes.frequencies, critic, **options, on_progress=lambda *_: None)["js"]
-        done.append({"stage": stage, "js_largest_bits": found.largest, "js_bits": found.value})
-        print(f"  {stage}: JS critic {found.value:.3f} bits on test images", flush=True)
+        done.append({"stage": stage, **critic_values(spec, parts, classes.frequencies, job.config.seed)})
+        print(f"  {stage}: JS critic {done[-1]['js_bits']:.3f} bits on test images", flush=True)
         folder.write_rows(CRITICS, done)
+
+
+def critic_values(spec: Spec, parts: Parts, frequencies: Float[np.ndarray, " c"], seed: int) -> Row:
+    """What a Jensen–Shannon critic of features and classes reads: `js_largest_bits` and `js_bits`, see `Reading`.
+
+    spec: of the critic width, k (pairs a batch), learning_rate and epochs.
+    frequencies: of the classes. seed: of the critic's fit.
+    Raises InputError as `label_critics.fit` does.
+    """
+    how = {"k": spec["k"], "learning_rate": spec["learning_rate"], "activation": "elu"}
+    critic = label_critics.training_of("js", spec["width"], **how)
+    options = {"epochs": spec["epochs"], "seed": seed}
+    found = label_critics.fit(parts, frequencies, critic, **options, on_progress=lambda *_: None)["js"]
+    return {"js_largest_bits": found.largest, "js_bits": found.value}
