@@ -220,7 +220,9 @@ def reference() -> str:
         if section is Study:
             lines += ["", "`run.*` are the settings of every run: those of a run on images, as above."]
     export = f"## python -m mirigor_jax.data.cdp: {sections_of(Export)['']}"
-    words = "It also takes `seed`, `data.size`, `data.pairing`, `data.mi`, `data.seed`, `data.epsilon.*` and `data.cdp.*`."
+    words = (
+        "It also takes `seed`, `data.size`, `data.pairing`, `data.mi`, `data.seed`, `data.epsilon.*` and `data.cdp.*`."
+    )
     lines += ["", export, "", *_table(settings_of(Export)), "", words]
     return "\n".join(lines) + "\n"
 
