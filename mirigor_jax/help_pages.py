@@ -10,7 +10,7 @@ from typing import Any
 
 from mirigor_jax import config_files
 from mirigor_jax.fields import Setting, either, sections_of, settings_of
-from mirigor_jax.settings import KINDS, Study
+from mirigor_jax.settings import KINDS, Export, Study
 
 WIDTH = 80  # columns
 COMMAND = "python -m mirigor_jax.main"
@@ -219,6 +219,11 @@ def reference() -> str:
             lines += ["", *([f"### {prefix}*: {title}", ""] if prefix else []), *_table(own)]
         if section is Study:
             lines += ["", "`run.*` are the settings of every run: those of a run on images, as above."]
+    export = f"## python -m mirigor_jax.data.cdp: {sections_of(Export)['']}"
+    words = (
+        "It also takes `seed`, `data.size`, `data.pairing`, `data.mi`, `data.seed`, `data.epsilon.*` and `data.cdp.*`."
+    )
+    lines += ["", export, "", *_table(settings_of(Export)), "", words]
     return "\n".join(lines) + "\n"
 
 

@@ -723,6 +723,20 @@ class HighMi:
     seed: int = setting(0, "Seed of starts, pairs and batches.", least=0)
 
 
+@dataclass(frozen=True)
+class Export:
+    """Export of CDP pairs to files for any framework."""
+
+    out: str = setting("", "Folder that is made; it must be new or empty. Must be given.")
+    format: Literal["npz", "folder", "array_record", "parquet"] = setting(
+        "npz",
+        "Format of the files: npz (one file of arrays), folder (PNG images in a folder for each class), array_record "
+        "(a set of TFDS, for tfds and grain) or parquet (a table, PNG images in its cells).",
+    )
+    pairs: int = setting(10_000, "Pairs of the part train.", least=1, unit="pairs")
+    test: int = setting(2_000, "Pairs of the part test. 0: there is no such part.", least=0, unit="pairs")
+
+
 # Kind of run → the class of its settings.
 KINDS: dict[str, type] = dict(
     zip(KINDS_OF_RUNS, (Images, Restore, Layers, Arrays, Study, Invertible, HighMi), strict=True)

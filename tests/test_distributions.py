@@ -18,6 +18,7 @@ from mirigor_jax.mi.distributions import (
     NORMAL_CDF,
     AdditiveUniform,
     Discrete,
+    Embeddings,
     Gaussian,
     MultivariateNormal,
     StudentT,
@@ -300,3 +301,58 @@ def test_impossible_parameters_are_the_users_mistake(build, message):
     with pytest.raises(InputError, match=message) as raised:
         build()
     assert "\n" not in str(raised.value)
+
+
+def test_embeddings_have_the_mi_of_their_bits():
+    """Against a table of all combinations of three bits, and its sum of p log ratio, by loops."""
+    sources, epsilon = 3, 0.11
+    law = Embeddings(sources, 8, epsilon)
+    total = 0.0
+    for flips in range(2**sources):
+        flipped = bin(flips).count("1")
+        p = epsilon**flipped * (1 - epsilon) ** (sources - flipped)
+        total += p * math.log(p / 0.5**sources)
+    assert law.mutual_information() == pytest.approx(total, rel=1e-12)
+    assert Embeddings(10, 8).mutual_information() == pytest.approx(10 * math.log(2))
+    assert Embeddings(10, 8, 0.5).mutual_information() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.2])
+def test_embeddings_show_fair_bits_that_the_channel_flips(epsilon):
+    n, law = 4000, Embeddings(10, 24, epsilon)
+    x, y = law.sample(jax.random.key(1), n)
+    assert x.shape == y.shape == (n, law.dim_x) == (n, 240)
+    np.testing.assert_allclose(np.linalg.norm(np.asarray(x).reshape(n, 10, 24), axis=2), 1, rtol=1e-5)
+    of_x, of_y = np.asarray(law.bits(x)), np.asarray(law.bits(y))
+    counts = stats.binomtest(int((of_x != of_y).sum()), of_x.size, epsilon)
+    assert counts.pvalue > 1e-3
+    assert stats.binomtest(int(of_x.sum()), of_x.size).pvalue > 1e-3
+    assert np.abs(np.corrcoef(of_x.T) - np.eye(10)).max() < 5 / math.sqrt(n)
+    ratio = np.asarray(law.log_ratio(x, y), np.float64)
+    error = 5 * ratio.std() / math.sqrt(n) + 1e-5
+    assert ratio.mean() == pytest.approx(law.mutual_information(), abs=error)
+    # Independent pairs: the mean of the ratio is 1.
+    independent = np.exp(np.asarray(law.log_ratio(x, jnp.roll(y, 1, axis=0)), np.float64))
+    assert independent.mean() == pytest.approx(1, abs=5 * independent.std() / math.sqrt(n))
+
+
+def test_embeddings_resemble_those_of_a_sentence_encoder():
+    """All have a common direction, variance falls over many components, and a linear rule reads the bit."""
+    n, law = 4000, Embeddings(1, 64)
+    x, _ = law.sample(jax.random.key(2), n)
+    rows, bits = np.asarray(x, np.float64), np.asarray(law.bits(x))[:, 0]
+    assert (rows[:100] @ rows[100:200].T).mean() > 0.3
+    variance = np.linalg.eigvalsh(np.cov(rows.T))[::-1]
+    assert variance[0] / variance.sum() < 0.35
+    assert variance[1] > 5 * variance[50]
+    half = n // 2
+    target = np.where(bits, 1.0, -1.0)
+    weights, *_ = np.linalg.lstsq(np.c_[rows[:half], np.ones(half)], target[:half], rcond=None)
+    read = np.c_[rows[half:], np.ones(half)] @ weights > 0
+    assert (read == bits[half:]).mean() > 0.98
+
+
+@pytest.mark.parametrize("wrong", [(0, 8, 0.1), (2, 2, 0.1), (2, 8, 0.6), (2, 8, -0.1), (2, 8, math.nan)])
+def test_embeddings_outside_their_limits_are_refused(wrong):
+    with pytest.raises(InputError, match="expected at least 1 source, at least 3 dim"):
+        Embeddings(*wrong)

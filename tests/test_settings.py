@@ -22,7 +22,8 @@ from mirigor_jax.settings import KINDS, Images
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mirigor_jax"
-ALL = {f"{kind}: {key}": one for kind, section in KINDS.items() for key, one in settings_of(section).items()}
+SECTIONS = {**KINDS, "export": settings.Export}
+ALL = {f"{kind}: {key}": one for kind, section in SECTIONS.items() for key, one in settings_of(section).items()}
 
 
 def page(capsys, *argv: str) -> list[str]:
@@ -205,6 +206,11 @@ def test_the_library_s_defaults_are_the_settings():
     of_cdp = keywords(cdp.make)
     assert {name: of_cdp[name] for name in settings_of(settings.Cdp)} == vars(settings.Cdp())
     assert (of_cdp["size"], of_cdp["seed"]) == (settings.Data.size, settings.Data.seed)
+    exported = keywords(cdp.export)
+    assert {name: exported[name] for name in settings_of(settings.Export).keys() - {"out"}}.items() <= vars(
+        settings.Export()
+    ).items()
+    assert (exported["pairing"], exported["mi"]) == (settings.Data.pairing, settings.Data.mi)
     assert vars(augmentation.Augmentation()) == vars(settings.Augment())
     trained = keywords(training.train)
     for name in settings_of(settings.Train).keys() - {"checkpoint_every"}:

@@ -1,9 +1,10 @@
 """Color-Digit-Position images (Lee et al. 2023, §III-B), rendered in batches; each is a function of its index."""
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int, Int16, UInt8
@@ -11,9 +12,11 @@ from numpy.lib.stride_tricks import as_strided
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mirigor_jax import fields, settings
+from mirigor_jax.data import export as exports
 from mirigor_jax.data import law as laws
 from mirigor_jax.data.generated import GeneratedImages
 from mirigor_jax.data.law import Law
+from mirigor_jax.data.pairing import parse
 from mirigor_jax.data.sources.backgrounds import backgrounds
 from mirigor_jax.data.sources.idx import read_labeled_idx
 from mirigor_jax.errors import InputError
@@ -186,6 +189,57 @@ def make(
     )
 
 
+def export(
+    folder: str | Path,
+    *,
+    pairs: int = settings.Export.pairs,
+    test: int = settings.Export.test,
+    format: str = settings.Export.format,
+    pairing: str = Data.pairing,
+    mi: float | None = Data.mi,
+    epsilon: Mapping[str, float] | None = None,
+    seed: int = 0,
+    data_seed: int = Data.seed,
+    command: str | None = None,
+    on_progress: Callable[[int, int, str], None] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Write CDP pairs to a new folder for any framework: both views, attributes, classes, and a card with the exact MI.
+
+        mj.cdp.export("pairs", pairs=100_000, format="folder", mi=3.3, size=32)
+
+    The pairs are those of no run of this package, so what is trained on them can be tested on a run's images.
+    If it is stopped, it leaves no folder of that name; a kill that can't be caught leaves .FOLDER.PROCESS.partial.
+
+    folder: the folder to make; it may exist if it is empty.
+    pairs, test: number of pairs of the parts `train` and `test`. If test is 0, there is no test part.
+    format: "npz", "folder" (of PNG files), "array_record" (a set of TFDS) or "parquet".
+    pairing, mi, epsilon: the joint distribution of the views' attributes, as `config.data` has it.
+    seed: of the pairs. data_seed: of the backgrounds and the glyphs' variants.
+    command: how the card says that the set was made. None: as a call of this function.
+    on_progress: called as on_progress(done, all, note) after each block of pairs.
+    options: further arguments of `make`, such as size, law, colors.
+    Returns the contents of card.json. `mi_bits` and `entropy_bits` are I(X;Y) and H(C), exact, in bits.
+    Raises InputError as `make`, `pairing.parse` and `export.write` do.
+    """
+    images = make(seed=data_seed, **options)
+    asked: dict[str, Any] = {"pairs": pairs, "test": test, "format": format, "pairing": pairing, "mi": mi}
+    asked |= {"epsilon": epsilon and dict(epsilon), "seed": seed, "data_seed": data_seed, **options}
+    texts = {name: "TABLE" if isinstance(value, np.ndarray) else repr(value) for name, value in asked.items()}
+    said = command or f"mirigor_jax.cdp.export(FOLDER, {', '.join(f'{name}={text}' for name, text in texts.items())})"
+    return exports.write(
+        folder,
+        images,
+        parse(pairing, images.space, mi_bits=mi, epsilon=epsilon),
+        seed=seed,
+        pairs=pairs,
+        test=test,
+        format=format,
+        made_by={"command": said, "settings": asked},
+        on_progress=on_progress,
+    )
+
+
 def _position_names(rows: int, columns: int) -> tuple[str, ...]:
     if (rows, columns) == (2, 2):
         return "upper left", "upper right", "lower left", "lower right"
@@ -235,3 +289,7 @@ def _fitted(ink: Image.Image, height: int, width: int, rng: np.random.Generator)
     y = margin - rng.uniform(0, zoom * height - (bottom - top))
     box = (x, y, x + zoom * width, y + zoom * height)
     return np.asarray(page.resize((width, height), Image.Resampling.BILINEAR, box))
+
+
+if __name__ == "__main__":
+    sys.exit(exports.main(export))

@@ -12,6 +12,7 @@ from mirigor_jax.errors import InputError
 
 VALIDATION, TEST = 2, 3  # streams for the pairs of these parts
 PREQUENTIAL = 8  # stream for the order of the prequential certificate; populations use 0 to 7
+EXPORT = 9  # stream for the pairs of an export, so that no run has their images
 
 
 def joint_values(

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import ndtr, ndtri
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 from scipy.special import digamma, gammaln, rel_entr
 
 from mirigor_jax.errors import InputError
+
+MARGIN, SPREAD = 0.2, 0.1  # of the bit's direction in `Embeddings`; all normal components together have length 1
 
 
 @runtime_checkable
@@ -322,6 +324,82 @@ class Discrete:
     @property
     def _independent(self) -> Float[np.ndarray, "a b"]:
         return np.outer(self.joint.sum(axis=1), self.joint.sum(axis=0))
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Views that are embeddings of sentences side by side, like a sentence encoder's; each sentence shows one bit.
+
+    Source s of a view has the bit b_s, and the other view's source s has the bit b_s, flipped with probability ε (a
+    binary symmetric channel). Bits and flips are fair and independent of each other, so I = S (log 2 − H_b(ε)) for S
+    sources, which is S bits if ε = 0.
+    The embedding of a sentence has length 1. Before that, it is a common direction, plus normal components whose
+    variance falls as 1/k, plus ±(margin + spread·|normal|) in one further direction, whose sign is the bit. All
+    directions are orthogonal, the same for all sentences, and rotated against the coordinates. So a view tells its bits
+    without error, although they are a small part of its variance.
+
+    sources: S. Number of sentences of a view.
+    dimension: numbers in the embedding of one sentence; a view has S times as many.
+    epsilon: ε.
+    Raises InputError unless S >= 1, dimension >= 3 and 0 <= ε <= ½.
+    Source: Lee & Rhee 2024 (several sources of one bit side by side, and the channel); the embeddings' law is ours.
+    """
+
+    sources: int
+    dimension: int
+    epsilon: float = 0.0
+
+    def __post_init__(self):
+        if self.sources < 1 or self.dimension < 3 or not 0 <= self.epsilon <= 0.5:
+            raise InputError(
+                f"{self.sources} sources of dimension {self.dimension}, epsilon {self.epsilon}: expected at least 1 "
+                "source, at least 3 dimensions and 0 <= epsilon <= 0.5"
+            )
+
+    @property
+    def dim_x(self) -> int:
+        return self.sources * self.dimension
+
+    @property
+    def dim_y(self) -> int:
+        return self.sources * self.dimension
+
+    def sample(self, key: Array, n: int) -> tuple[Float[Array, "n dx"], Float[Array, "n dy"]]:
+        bit_key, flip_key, *view_keys = jax.random.split(key, 4)
+        bits = jax.random.bernoulli(bit_key, 0.5, (n, self.sources))
+        flipped = bits ^ jax.random.bernoulli(flip_key, self.epsilon, bits.shape)
+        x, y = (self._embed(view_key, of_view) for view_key, of_view in zip(view_keys, (bits, flipped), strict=True))
+        return x, y
+
+    def bits(self, view: Float[Array, "n dx"]) -> Int[Array, "n s"]:
+        """The bit of each source of a view, 0 or 1: its labels."""
+        sentences = view.reshape(len(view), self.sources, self.dimension)
+        along = jnp.matmul(sentences, self._directions[1].astype(view.dtype), precision="highest")
+        return (along > 0).astype(jnp.int32)
+
+    def mutual_information(self) -> float:
+        return self.sources * Discrete.same_class(2, self.epsilon).mutual_information()
+
+    def log_ratio(self, x: Float[Array, "n dx"], y: Float[Array, "n dy"]) -> Float[Array, " n"]:
+        differs = self.bits(x) != self.bits(y)
+        flipped = math.log(2 * self.epsilon) if self.epsilon > 0 else -math.inf
+        return jnp.sum(jnp.where(differs, flipped, math.log(2 * (1 - self.epsilon))), axis=1)
+
+    @property
+    def _directions(self) -> Float[Array, "d d"]:
+        """Orthogonal directions, one a row: the common one, that of the bit, and those of the normal components."""
+        normals = np.random.default_rng(0).normal(size=(self.dimension, self.dimension))
+        return jnp.asarray(np.linalg.qr(normals)[0].T)
+
+    def _embed(self, key: Array, bits: Bool[Array, "n s"]) -> Float[Array, "n dx"]:
+        falling = 1 / np.sqrt(np.arange(1, self.dimension - 1))
+        z = jax.random.normal(key, (*bits.shape, self.dimension))
+        size = MARGIN + SPREAD * jnp.abs(z[..., 1])
+        others = z[..., 2:] * jnp.asarray(falling / np.linalg.norm(falling), z.dtype)[None, None, :]
+        parts = [jnp.ones_like(size)[..., None], jnp.where(bits, size, -size)[..., None], others]
+        whole = jnp.concatenate(parts, axis=-1)
+        whole = whole / jnp.linalg.norm(whole, axis=-1, keepdims=True)
+        return jnp.matmul(whole, self._directions.astype(z.dtype), precision="highest").reshape(len(bits), -1)
 
 
 @dataclass(frozen=True)
