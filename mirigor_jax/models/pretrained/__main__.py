@@ -6,7 +6,7 @@ import sys
 import jax
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.models.pretrained import READERS, convert
+from mirigor_jax.models.pretrained import convert
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m mirigor_jax.models.pretrained", description="Convert a public checkpoint to safetensors."
     )
-    parser.add_argument("checkpoint", help=f"one of {', '.join(READERS)}")
+    parser.add_argument("checkpoint", help="a .safetensors or .npz file, one of torch's, or the index of a sharded one")
     parser.add_argument("converted", help="the .safetensors file to write")
     arguments = parser.parse_args(argv)
     try:
