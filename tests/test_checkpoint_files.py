@@ -22,6 +22,7 @@ import safetensors.numpy
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.models.pretrained import convert, load
+from mirigor_jax.models.pretrained.__main__ import main
 from mirigor_jax.models.pretrained.finding import find
 from mirigor_jax.models.pretrained.layouts import LAYOUTS
 from mirigor_jax.models.pretrained.reading import PASSED_OVER, read_tensors
@@ -143,6 +144,20 @@ def test_of_two_encoders_it_is_said_which_was_taken(tmp_path, case, order):
         assert chosen.others == ()
     with pytest.raises(InputError, match="in 'nowhere' are not of any known layout"):
         load(path, place="nowhere")
+
+
+@pytest.mark.parametrize(("first", "second"), [("model/", "model_ema/"), ("encoder_q.", "encoder_k.")])
+def test_the_command_says_which_was_taken_and_takes_the_other(tmp_path, capsys, first, second):
+    path = written(tmp_path, under(first) | under(second, OTHER))
+    for i, (place, other, arrays) in enumerate(((first, second, PLAIN), (second, "", OTHER))):
+        converted = tmp_path / f"{i}.safetensors"
+        assert main([str(path), str(converted), *([f"--place={place}"] if i else [])]) == 0
+        out = capsys.readouterr().out
+        assert f"taken from '{place}'\n" in out
+        assert (f"another encoder is in '{other}'; --place takes it\n" in out) == bool(other)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert same(load(converted), arrays, tmp_path)
 
 
 def test_an_average_alone_is_taken(tmp_path):

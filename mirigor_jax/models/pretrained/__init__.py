@@ -38,19 +38,15 @@ def load(path: str | Path, *, layout: str | None = None, place: str | None = Non
     Raises InputError if the file is missing, cut off, or of an unknown format or layout, if it holds more than tensors
     and settings, and if a parameter is missing, unexpected, of the wrong shape or not finite.
     """
-    name, found, others = _recognize(Path(path), layout, place)
-    if others:
-        warnings.warn(
-            f"'{path}' holds {1 + len(others)} encoders: that in {_where(found.place)} is taken; choose the one in "
-            f"{some([_where(other) for other in others])} by its place",
-            stacklevel=2,
-        )
-    return _build(Path(path), name, found, others)
+    return _build(Path(path), *_recognize(Path(path), layout, place))
 
 
-def convert(path: str | Path, converted: str | Path) -> FrozenEncoder:
+def convert(
+    path: str | Path, converted: str | Path, *, layout: str | None = None, place: str | None = None
+) -> FrozenEncoder:
     """Load a checkpoint, then write its state dict to `converted` (.safetensors) with the same keys.
 
+    layout, place: see `load`. If `place` is given, only the encoder's own keys are written.
     Returns the loaded encoder.
     Raises InputError as `load` does, if `converted` exists, and if its name does not end in .safetensors.
     """
@@ -59,10 +55,12 @@ def convert(path: str | Path, converted: str | Path) -> FrozenEncoder:
         raise InputError(f"'{converted}' is to be a .safetensors file; name it so")
     if converted.exists():
         raise InputError(f"'{converted}' exists already; remove it or choose another name")
-    name, found, others = _recognize(Path(path), None, None)
+    name, found, others = _recognize(Path(path), layout, place)
     pretrained = _build(Path(path), name, found, others)
+    # If the place is asked for, other encoders in the same dictionary must not be found again.
+    keys = found.state if place is None else found.used
     # safetensors writes an array's memory as it is, so a transposed array must be copied into C order first.
-    arrays = {key: np.asarray(array, order="C") for key, array in found.state.items()}
+    arrays = {key: np.asarray(found.state[key], order="C") for key in keys}
     write_bytes(converted, safetensors.numpy.save(arrays))
     return pretrained
 
@@ -96,6 +94,12 @@ def _recognize(path: Path, layout: str | None, place: str | None) -> tuple[str, 
     if len({(each.mean, each.std) for each in fits.values()}) > 1:
         known = "; ".join(f"{name} ({each.source})" for name, each in fits.items())
         raise InputError(f"the keys of '{path}' don't tell how its images were normalized; name its layout: {known}")
+    if others:
+        warnings.warn(
+            f"'{path}' holds {1 + len(others)} encoders: that in {_where(found.place)} is taken; choose the one in "
+            f"{some([_where(other) for other in others])} by its place",
+            stacklevel=3,
+        )
     return next(iter(fits)), found, others
 
 
