@@ -190,7 +190,7 @@ class Encoder:
         none="recognized by the names",
         names=_names(
             "torchvision vissl swav dino barlow-twins moco moco-v3 supcon supcon-cifar10 sequential deit timm-vit "
-            "dino-vit moco-v3-vit cait pit swin swin-original"
+            "mae dino-vit moco-v3-vit torchvision-vit huggingface-vit huggingface-deit cait pit swin swin-original"
         ),
         table="mirigor_jax.models.pretrained.layouts.LAYOUTS",
     )

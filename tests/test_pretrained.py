@@ -317,12 +317,17 @@ def transformer(case):
         ("timm-vit", "model/", True),
         ("dino-vit", "teacher/backbone.", False),
         ("moco-v3-vit", "state_dict/module.base_encoder.", False),
+        ("mae", "model/", False),
     ],
 )
 def test_a_vit_s_source_is_asked_for_where_its_keys_don_t_tell(tmp_path, monkeypatch, layout, prefix, named):
     weights, images, features = transformer("deit")
     monkeypatch.setitem(vit.ENCODERS, "deit_ti", (vit.ViT, {"width": 16, "depth": 2, "heads": 2}))
-    path = saved(tmp_path, renamed(weights, prefix) | (head("teacher/head.mlp.0") if "teacher" in prefix else {}))
+    beside = {
+        "dino-vit": head("teacher/head.mlp.0"),
+        "mae": head("model/decoder_embed", "model/decoder_blocks.0.norm1"),
+    }
+    path = saved(tmp_path, renamed(weights, prefix) | beside.get(layout, {}))
     if named:
         with pytest.raises(InputError, match=r"name its layout: deit \(.*\); timm-vit \("):
             load(path)
@@ -354,3 +359,38 @@ def test_other_transformers_are_known_by_their_keys(tmp_path, monkeypatch, case,
     assert encoder.layout == layout
     h = encoder.encoder.apply(encoder.variables, jnp.asarray(images, jnp.float32), train=False)
     np.testing.assert_allclose(h, features, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("case", "layout", "prefix", "other"),
+    [
+        ("torchvision", "torchvision-vit", "", None),
+        ("torchvision", "torchvision-vit", "state_dict/model.backbone.", None),
+        ("huggingface", "huggingface-vit", "", "huggingface-deit"),
+        ("huggingface", "huggingface-deit", "vit.", "huggingface-vit"),
+    ],
+)
+def test_vits_of_torchvision_and_hugging_face(tmp_path, monkeypatch, case, layout, prefix, other):
+    monkeypatch.setitem(vit.ENCODERS, "vit_ti", (vit.ViT, {"width": 16, "depth": 2, "heads": 2}))
+    with np.load(GOLDEN / "vits.npz") as arrays:
+        weights = {
+            key.removeprefix(f"{case}/weights/"): arrays[key].astype(np.float32)
+            for key in arrays.files
+            if key.startswith(f"{case}/weights/")
+        }
+        images, features = arrays["images"], arrays[f"{case}/features"]
+    path = saved(tmp_path, renamed(weights, prefix))
+    if other:
+        with pytest.raises(InputError, match=r"name its layout: huggingface-vit .*; huggingface-deit"):
+            load(path)
+    encoder = load(path, layout=layout if other else None)
+    assert (encoder.layout, encoder.size) == (layout, 32)
+    assert encoder.mean == ((0.5,) * 3 if layout == "huggingface-vit" else IMAGENET[0])
+    ignored = {key.removeprefix(prefix.rpartition("/")[2]).split(".")[0] for key in encoder.ignored}
+    assert ignored == ({"heads"} if case == "torchvision" else {"pooler"})
+    h = encoder.encoder.apply(encoder.variables, jnp.asarray(images, jnp.float32), train=False)
+    np.testing.assert_allclose(h, features, atol=1e-4)
+    lacking = saved(tmp_path, {key: a for key, a in renamed(weights, prefix).items() if "key.bias" not in key})
+    if other:
+        with pytest.raises(InputError, match="nothing gives params/block0/attn/qkv/bias"):
+            load(lacking, layout=layout)

@@ -139,6 +139,7 @@ def _build(path: Path, name: str, found: Found, others: tuple[str, ...]) -> Froz
             leaves[leaf] = array if axes is None else array.transpose(axes)
     if faults:
         raise InputError(f"'{path}' is no {name} checkpoint: {some(faults)}")
+    parts, leaves = leaves, _joined(leaves)
     try:
         encoder, size = layout.architecture.encoder({leaf: array.shape for leaf, array in leaves.items()})
     except InputError as error:
@@ -147,11 +148,15 @@ def _build(path: Path, name: str, found: Found, others: tuple[str, ...]) -> Froz
         raise InputError(f"'{path}' ({name} layout) is of images of {size:,} pixels a side, over {MOST_SIDE:,}")
     expected = _shapes(encoder, size)
     for key, (leaf, transform) in found.used.items():
-        if leaf not in expected:
+        whole = leaf.partition("[")[0]
+        if whole not in expected:
             faults.append(f"{key} is unexpected")
-        elif leaves[leaf].shape != expected[leaf]:
+            continue
+        *first, last = expected[whole] or (1,)
+        wanted = expected[whole] if whole == leaf else (*first, last // 3)
+        if parts[leaf].shape != wanted:
             axes = AXES[transform]
-            shape = expected[leaf] if axes is None else tuple(expected[leaf][axes.index(i)] for i in range(len(axes)))
+            shape = wanted if axes is None else tuple(wanted[axes.index(i)] for i in range(len(axes)))
             faults.append(f"{key} has shape {found.state[key].shape}, not {shape}")
     faults += [f"nothing gives {leaf}" for leaf in expected if leaf not in leaves]
     faults += [f"{key} is unexpected" for key in found.unexpected]
@@ -170,6 +175,16 @@ def _build(path: Path, name: str, found: Found, others: tuple[str, ...]) -> Froz
         used=tuple(found.used),
         ignored=found.ignored,
     )
+
+
+def _joined(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays by path. Those of paths that end in [0], [1] and [2] are joined if they have one shape."""
+    joined = {leaf: array for leaf, array in leaves.items() if not leaf.endswith("]")}
+    for whole in dict.fromkeys(leaf[:-3] for leaf in leaves if leaf.endswith("]")):
+        parts = [leaves[f"{whole}[{i}]"] for i in range(3) if f"{whole}[{i}]" in leaves]
+        if len(parts) == 3 and len({part.shape for part in parts}) == 1:
+            joined[whole] = np.concatenate(parts, axis=-1)
+    return joined
 
 
 def _wrong(array: np.ndarray, leaf: str) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 import flax.linen as nn
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.models.pretrained.timm_keys import TIMM
+from mirigor_jax.models.pretrained.transformer_keys import FAMILIES
 from mirigor_jax.models.resnet import STAGES, make_encoder
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -68,9 +68,8 @@ UNSUPPORTED = {
     "a DINOv3 ViT": r"(?:rope_embed|storage_tokens|rope).*",
     "a ViT with LayerScale, as DINOv2's": r"blocks\.(?:\d+\.)+ls1\.gamma",
     "a ViT with register tokens": r"reg(?:ister)?_tokens?",
-    "a ViT with torchvision's keys": r"encoder\.layers\.encoder_layer_0\..*",
-    "a model with Hugging Face's keys": r"embeddings\.(?:patch_embeddings|cls_token|position_embeddings).*|"
-    r"embedder\.embedder\.convolution.*",
+    "a ResNet with Hugging Face's keys": r"embedder\.embedder\.convolution\..*",
+    "a DINOv2 or BEiT with Hugging Face's keys": r"encoder\.layer\.0\.(?:layer_scale1\.|lambda_1|norm1\.).*",
     "a ConvNeXt": r"stages\.0\.(?:blocks\.)?0\.(?:conv_dw|dwconv)\..*",
     "a ResNet with a stem of several convolutions": r"(?:conv1|stem)\.0\.weight",
     "a ResNet with squeeze and excitation": r"layer\d\.\d+\.se(?:_module)?\..*",
@@ -144,7 +143,8 @@ SEQUENTIAL_RESNET = Architecture(
 )
 
 
-VIT = Architecture(*TIMM["vit"])
+HUGGING_FACE_VIT = Architecture(*FAMILIES["huggingface-vit"])
+VIT = Architecture(*FAMILIES["vit"])
 _DINO = (r"(?:(?:teacher|student)/)?backbone\.", r"head\.(?:mlp|last_layer)\..*")
 LAYOUTS = {
     "torchvision": Layout(
@@ -173,10 +173,17 @@ LAYOUTS = {
     # Keys don't tell who trained a ViT, nor how its images were normalized, so users have to name the layout.
     "deit": Layout(VIT, "DeiT, distilled or not; timm's ViTs that are normalized alike"),
     "timm-vit": Layout(VIT, "timm's ViTs of AugReg", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    "mae": Layout(VIT, "MAE with its decoder", r"(?:model/)?", beside=r"decoder_(?:embed|pos_embed|blocks)\b.*"),
     "dino-vit": Layout(VIT, "DINO's full checkpoints of ViTs, the teacher", *_DINO),
     "moco-v3-vit": Layout(VIT, "MoCo v3's ViTs", r"(?:state_dict/)?base_encoder\."),
-    "cait": Layout(Architecture(*TIMM["cait"]), "CaiT"),
-    "pit": Layout(Architecture(*TIMM["pit"]), "PiT, distilled or not, with timm's keys or their authors'"),
-    "swin": Layout(Architecture(*TIMM["swin"]), "Swin with timm's keys"),
-    "swin-original": Layout(Architecture(*TIMM["swin-original"]), "Swin with its authors' keys"),
+    "torchvision-vit": Layout(Architecture(*FAMILIES["torchvision-vit"]), "torchvision's ViTs with its own keys"),
+    # As for timm's keys, users have to name one of these.
+    "huggingface-vit": Layout(
+        HUGGING_FACE_VIT, "Google's ViTs with Hugging Face's keys", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    ),
+    "huggingface-deit": Layout(HUGGING_FACE_VIT, "DeiT, DINO and MAE with Hugging Face's keys"),
+    "cait": Layout(Architecture(*FAMILIES["cait"]), "CaiT"),
+    "pit": Layout(Architecture(*FAMILIES["pit"]), "PiT, distilled or not, with timm's keys or their authors'"),
+    "swin": Layout(Architecture(*FAMILIES["swin"]), "Swin with timm's keys"),
+    "swin-original": Layout(Architecture(*FAMILIES["swin-original"]), "Swin with its authors' keys"),
 }
