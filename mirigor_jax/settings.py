@@ -189,10 +189,15 @@ class Encoder:
         "Library that the checkpoint's parameter names come from.",
         none="recognized by the names",
         names=_names(
-            "torchvision vissl swav dino barlow-twins moco moco-v3 supcon supcon-cifar10 deit timm-vit "
-            "dino-vit moco-v3-vit cait pit swin swin-original"
+            "torchvision vissl swav dino barlow-twins moco moco-v3 supcon supcon-cifar10 sequential deit timm-vit "
+            "mae dino-vit moco-v3-vit torchvision-vit huggingface-vit huggingface-deit cait pit swin swin-original"
         ),
         table="mirigor_jax.models.pretrained.layouts.LAYOUTS",
+    )
+    place: str | None = setting(
+        None,
+        "Where the encoder is in the checkpoint, if there are several: such as state_dict_ema, teacher or encoder_k.",
+        none="the most complete encoder, and rather the original than an average or a copy of it",
     )
     stage: str = setting(
         "",

@@ -1,6 +1,8 @@
 """Damaged and hostile files of every kind that the library reads. `corpus` writes them and runs nothing."""
 
+import argparse
 import gzip
+import importlib
 import io
 import json
 import os
@@ -9,6 +11,7 @@ import socket
 import struct
 import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -36,6 +39,16 @@ class Payload:
 
     def __reduce__(self):
         return os.mkdir, (self.path,)
+
+
+class Called:
+    """An object whose unpickling calls a function with arguments."""
+
+    def __init__(self, function, *arguments: object):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
 
 
 class Case(NamedTuple):
@@ -479,11 +492,18 @@ def torch_files(root: Path) -> Iterator[Case]:
         "expanded": {"a": one.bfloat16().expand(2**40)},
         "many": many,
         "circle": circle,
-        "path": {"a": one, "b": Path("x")},
+        "settings with code": {"a": one, "b": argparse.Namespace(c=[Payload(root / "ran")])},
+        "factory": {"a": one, "b": defaultdict(os.getcwd)},
+        "evaluated": {"a": one, "b": Called(eval, f"__import__('os').mkdir({str(root / 'ran')!r})")},
+        "attribute": {"a": one, "b": Called(getattr, {}, "clear")},
+        "imported": {"a": one, "b": Called(importlib.import_module, "antigravity")},
+        "settings": {"a": one, "b": argparse.Namespace(path=Path("x"), best=np.float64(1), parts={1})},
     }.items():
         path = root / "checkpoints" / f"torch {name}.pth"
-        torch.save(value, path)
-        yield Case("tensors", str(path))
+        for zip_file in (False, True):
+            old = path.with_suffix(".pth" if zip_file else ".old")
+            torch.save(value, old, _use_new_zipfile_serialization=zip_file)
+            yield Case("tensors", str(old), name != "settings")
         if name == "one":
             yield Case("tensors", put(root, "checkpoints/torch cut.pth", path.read_bytes()[:-40]))
 

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mirigor_jax.errors import InputError
 from mirigor_jax.models.convolution import convolution
-from mirigor_jax.models.pretrained.timm_keys import TIMM
+from mirigor_jax.models.pretrained.transformer_keys import FAMILIES
 from mirigor_jax.models.vit import ENCODERS, WindowAttention, make
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "transformers.npz")
@@ -42,7 +42,7 @@ def part(case, kind):
 
 def renamed(family, weights):
     """(The Flax tree of timm's weights, the keys that it leaves out)."""
-    rules, ignored, _ = TIMM[family]
+    rules, ignored, _ = FAMILIES[family]
     tree, left = {}, []
     for key, w in weights.items():
         matches = ((re.fullmatch(source, key), target, transform) for source, target, transform in rules)
@@ -104,7 +104,7 @@ def test_full_size_has_timm_s_number_of_parameters_and_is_known_by_its_shapes(na
     encoder = make(name, size=224, dtype="float32")
     variables = flatten_dict(abstract(encoder), sep="/")
     assert sum(leaf.size for leaf in variables.values()) == GOLDEN[f"parameters/{timm_s_name(name)}"]
-    _, _, recognize = TIMM[name.split("_")[0].replace("deit", "vit")]
+    _, _, recognize = FAMILIES[name.split("_")[0].replace("deit", "vit")]
     assert recognize({path: leaf.shape for path, leaf in variables.items()}) == (encoder, 224)
 
 
@@ -114,7 +114,7 @@ def test_full_size_has_timm_s_number_of_parameters_and_is_known_by_its_shapes(na
 def test_other_sizes_are_known_by_their_shapes(name, size, arguments):
     encoder = make(name, size=size, dtype="float32", **arguments)
     shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract(encoder), sep="/").items()}
-    assert TIMM[name.split("_")[0]][2](shapes) == (encoder, size)
+    assert FAMILIES[name.split("_")[0]][2](shapes) == (encoder, size)
 
 
 def test_shapes_of_no_published_encoder_are_named():
@@ -124,11 +124,11 @@ def test_shapes_of_no_published_encoder_are_named():
         if "block11" not in path
     }
     with pytest.raises(InputError, match="a ViT of width 192, depth 11, distilled False is none of vit_ti, "):
-        TIMM["vit"][2](shapes)
+        FAMILIES["vit"][2](shapes)
     with pytest.raises(InputError, match="pos_embed has 2 axes, not 3"):
-        TIMM["vit"][2]({**shapes, "params/pos_embed": (5, 192)})
+        FAMILIES["vit"][2]({**shapes, "params/pos_embed": (5, 192)})
     with pytest.raises(InputError, match="nothing gives stage0_block0/attn/relative_position_bias_table"):
-        TIMM["swin"][2](shapes)
+        FAMILIES["swin"][2](shapes)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ class FrozenEncoder:
     stage: the stage that gives the representation; "" for the last.
     size: pixels. The side of the images that a public checkpoint was trained on.
     layout: a public checkpoint's name in LAYOUTS.
+    place: where a public checkpoint has the encoder, "DICTIONARY/PREFIX."; "" for plain keys.
+    others: the places of further encoders in the same checkpoint.
     used, ignored: the keys in a public checkpoint's state dict; every key is in one of the two.
     """
 
@@ -31,6 +33,8 @@ class FrozenEncoder:
     stage: str = ""
     size: int | None = None
     layout: str = ""
+    place: str = ""
+    others: tuple[str, ...] = ()
     used: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 

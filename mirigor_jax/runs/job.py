@@ -159,7 +159,7 @@ class Job:
     def public_encoder(self) -> FrozenEncoder:
         """The encoder of the checkpoint that the config names. Raises InputError as `pretrained.load` does."""
         e, size = self.config.encoder, self.config.data.size
-        frozen = pretrained.load(local_path(e.path), layout=e.layout)
+        frozen = pretrained.load(local_path(e.path), layout=e.layout, place=e.place)
         if frozen.size != size and not models.takes_any_size(frozen.encoder):
             raise InputError(f"'{e.path}' takes images of {frozen.size} pixels, not {size}; give that size")
         encoder = frozen.encoder.clone(dtype=compute_dtype(e.dtype))

@@ -222,7 +222,7 @@ RULES = (
     Rule(tuple(f"encoder.{o}" for o in ("name", "width", "stem", "remat")), TRAINING, _checkpoint, ("encoder.path",)),
     Rule(("data.images",), TRAINING, lambda c: _checkpoint(c) and _generated(c), ("encoder.path",)),
     Rule(
-        ("encoder.layout",),
+        ("encoder.layout", "encoder.place"),
         "public checkpoints",
         lambda c: not _checkpoint(c),
         ("encoder.path",),

@@ -41,6 +41,7 @@ ADDED: dict[str, Any] = {
     "train.vicreg_weights": [25.0, 25.0, 1.0],
     "train.target_decay": 0.996,
     "train.prototypes": 100,
+    "encoder.place": None,
 }
 
 

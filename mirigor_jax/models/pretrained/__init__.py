@@ -1,19 +1,15 @@
 """Public checkpoints → frozen encoders.
 
-`load` takes .safetensors and .npz; if torch is installed, also .pth, .pt, .torch and .tar. To convert one of these:
+`load` takes .safetensors, .npz and the index of a sharded checkpoint; if torch is installed, also torch's own files
+(.pth, .pt, .ckpt, .bin, …). A file's format is told by its content. To convert one:
 
 python -m mirigor_jax.models.pretrained CHECKPOINT.pth ENCODER.safetensors
 """
 
-import os
 import re
-import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import warnings
 from functools import cache, partial
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,31 +19,34 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mirigor_jax.errors import InputError, shown
-from mirigor_jax.files import read_arrays, write_bytes
+from mirigor_jax.files import write_bytes
 from mirigor_jax.models.frozen import FrozenEncoder
-from mirigor_jax.models.pretrained.layouts import LAYOUTS, Layout
-from mirigor_jax.outside import check_unpacks
+from mirigor_jax.models.pretrained.finding import Found, find, plain
+from mirigor_jax.models.pretrained.layouts import LAYOUTS, UNSUPPORTED, Layout
+from mirigor_jax.models.pretrained.reading import read_tensors, some
 
 AXES = {"same": None, "conv": (2, 3, 1, 0), "dense": (1, 0)}
-SHOWN = 4  # largest number of keys or faults that a message lists
-LONGEST = 1000  # characters of a key
-MOST_ENTRIES = 20_000  # in all dictionaries of a file together
 MOST_SIDE = 4096  # pixels. The largest side of an encoder's images
 
 
-def load(path: str | Path, *, layout: str | None = None) -> FrozenEncoder:
+def load(path: str | Path, *, layout: str | None = None, place: str | None = None) -> FrozenEncoder:
     """Load the encoder in a public checkpoint.
 
     layout: a name in LAYOUTS. None: the keys in the checkpoint tell it.
-    Raises InputError if the file is missing, truncated, or of an unknown format or layout, if it holds more than
-    tensors, and if a parameter is missing, unexpected or of the wrong shape.
+    place: where the encoder is in the file, such as "state_dict_ema", "teacher" or "state_dict/momentum_encoder". None:
+        wherever there is one; a UserWarning says which was taken if there are several.
+    Raises InputError if the file is missing, cut off, or of an unknown format or layout, if it holds more than tensors
+    and settings, and if a parameter is missing, unexpected, of the wrong shape or not finite.
     """
-    return _build(Path(path), _recognize(Path(path), layout))
+    return _build(Path(path), *_recognize(Path(path), layout, place))
 
 
-def convert(path: str | Path, converted: str | Path) -> FrozenEncoder:
+def convert(
+    path: str | Path, converted: str | Path, *, layout: str | None = None, place: str | None = None
+) -> FrozenEncoder:
     """Load a checkpoint, then write its state dict to `converted` (.safetensors) with the same keys.
 
+    layout, place: see `load`. If `place` is given, only the encoder's own keys are written.
     Returns the loaded encoder.
     Raises InputError as `load` does, if `converted` exists, and if its name does not end in .safetensors.
     """
@@ -56,193 +55,113 @@ def convert(path: str | Path, converted: str | Path) -> FrozenEncoder:
         raise InputError(f"'{converted}' is to be a .safetensors file; name it so")
     if converted.exists():
         raise InputError(f"'{converted}' exists already; remove it or choose another name")
-    match = _recognize(Path(path), None)
-    pretrained = _build(Path(path), match)
+    name, found, others = _recognize(Path(path), layout, place)
+    pretrained = _build(Path(path), name, found, others)
+    # If the place is asked for, other encoders in the same dictionary must not be found again.
+    keys = found.state if place is None else found.used
     # safetensors writes an array's memory as it is, so a transposed array must be copied into C order first.
-    arrays = {key: np.asarray(array, order="C") for key, array in match.state.items()}
+    arrays = {key: np.asarray(found.state[key], order="C") for key in keys}
     write_bytes(converted, safetensors.numpy.save(arrays))
     return pretrained
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a checkpoint by key. A key in nested dictionaries is joined by `/`: "OUTER/INNER/KEY".
-
-    Raises InputError if the file is missing, truncated or of another format, or if it holds more than tensors.
-    """
-    if path.suffix not in READERS:
-        raise InputError(f"'{path}' is no checkpoint by its name; known are {', '.join(READERS)}")
-    if not os.path.isfile(path):  # also False for a name that no file can have
-        raise InputError(f"there is no checkpoint '{path}'; give the path of a file")
-    try:
-        tensors = READERS[path.suffix](path)
-    except InputError:
-        raise
-    except Exception as error:  # each library raises several types for a damaged file
-        raise _refused(path, _reason(error)) from None
-    if long := [key for key in tensors if len(key) > LONGEST]:
-        raise InputError(f"'{path}' is no checkpoint: a key has {len(long[0]):,} characters, and {LONGEST} is enough")
-    return tensors
+def _where(place: str) -> str:
+    return f"'{shown(place)}'" if place else "the file's own keys"
 
 
-def _refused(path: Path, reason: str) -> InputError:
-    return InputError(
-        f"'{path}' is truncated, or not a {path.suffix} file of tensors alone ({reason}); nothing in it was run. "
-        "If it holds more than tensors and you trust it, save its state dict alone and give that file"
-    )
+def _recognize(path: Path, layout: str | None, place: str | None) -> tuple[str, Found, tuple[str, ...]]:
+    """The name of the checkpoint's layout, its encoder, and the places of further ones.
 
-
-def _reason(error: Exception) -> str:
-    """The error in our words: torch's own message suggests to turn off its checks, which would run the file's code."""
-    text = str(error)
-    if match := re.search(r"GLOBAL:? ([\w.]+)", text):
-        return f"it holds {shown(match[1])}"
-    return type(error).__name__ if "weights_only" in text or "pickle" in text else f"{type(error).__name__}: {text}"
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        loaded = read_arrays(path)
-        if isinstance(loaded, np.ndarray):
-            raise InputError("it is one array without a name")
-        with loaded:
-            return dict(loaded)
-    except InputError as error:
-        raise _refused(path, str(error)) from None
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(
-            f"reading '{path}' takes torch: pip install 'mirigor-jax[torch]', or convert it once where torch is, "
-            f"with python -m mirigor_jax.models.pretrained {path} {path.stem}.safetensors"
-        ) from error
-
-    size, entries = path.stat().st_size, count()
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            check_unpacks(sum(info.file_size for info in file.infolist()), size, f"'{path}'")
-
-    def arrays(node: Any, outer: str) -> Iterator[tuple[str, np.ndarray]]:
-        for key, value in node.items():
-            if next(entries) > MOST_ENTRIES:  # a dictionary may contain itself
-                raise InputError(f"'{path}' is no checkpoint: it has over {MOST_ENTRIES:,} entries")
-            if isinstance(value, dict):
-                yield from arrays(value, f"{outer}{key}/")
-            elif isinstance(value, torch.Tensor):
-                if value.layout != torch.strided:
-                    raise InputError(f"'{path}': {outer}{key} is a sparse tensor; save its .to_dense()")
-                if value.numel() * value.element_size() > size:
-                    raise InputError(f"'{path}': {outer}{key} has shape {tuple(value.shape)}, and the file is shorter")
-                value = value.detach().float() if value.dtype == torch.bfloat16 else value.detach()
-                yield f"{outer}{key}", value.numpy()
-
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(loaded, dict):
-        raise InputError(f"'{path}' holds a {type(loaded).__name__}, not a dictionary of tensors; save a state dict")
-    return dict(arrays(loaded, ""))
-
-
-READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
-    ".safetensors": safetensors.numpy.load_file,
-    ".npz": _read_npz,
-    ".pth": _read_torch,
-    ".pt": _read_torch,
-    ".torch": _read_torch,
-    ".tar": _read_torch,
-}
-
-
-@dataclass(frozen=True)
-class _Match:
-    """A state dict as a layout reads it. used: key → (path in the Flax tree, transform)."""
-
-    layout: str
-    state: dict[str, np.ndarray]
-    used: dict[str, tuple[str, str]]
-    ignored: tuple[str, ...]
-    unexpected: tuple[str, ...]
-
-
-def _match(name: str, layout: Layout, state: dict[str, np.ndarray]) -> _Match:
-    """The keys of the state dict that the layout uses, those that it ignores, and those that it doesn't know."""
-    inside = layout.architecture
-    used = {}
-    for key in state:
-        for pattern, path, transform in inside.rules:
-            if match := re.fullmatch(layout.prefix + pattern, key):
-                path = re.sub(r"(\d+)\+1", lambda number: str(int(number[1]) + 1), match.expand(path))
-                used[key] = (path, transform)
-                break
-    left = (*layout.beside, *(layout.prefix + pattern for pattern in inside.ignored))
-    rest = [key for key in state if key not in used]
-    ignored = tuple(key for key in rest if any(re.fullmatch(pattern, key) for pattern in left))
-    return _Match(name, state, used, ignored, tuple(key for key in rest if key not in ignored))
-
-
-def _recognize(path: Path, layout: str | None) -> _Match:
-    """The layout and the state dict with the most used keys; among equals, those with the fewest unknown keys.
-
-    Raises InputError if layouts that are equal in both normalize their images differently, since keys don't tell which
-    one made the checkpoint.
+    Raises InputError if layouts that fit the encoder and its place normalize their images differently, since keys don't
+    tell which one made the checkpoint.
     """
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"unknown layout '{layout}'; choose one of {', '.join(LAYOUTS)}")
+    asked = {layout: LAYOUTS[layout]} if layout is not None else LAYOUTS
     tensors = read_tensors(path)
-    matches = []
-    for name in LAYOUTS if layout is None else [layout]:
-        for where in (*(f"{where}/" for where in LAYOUTS[name].where), ""):
-            inside = {key.removeprefix(where): array for key, array in tensors.items() if key.startswith(where)}
-            state = {key: array for key, array in inside.items() if "/" not in key}
-            matches.append(_match(name, LAYOUTS[name], state))
-    fit = [(len(match.used), -len(match.unexpected)) for match in matches]
-    best = matches[fit.index(max(fit))]
-    if not best.used:
+    found, others = find(tensors, dict.fromkeys(each.architecture for each in asked.values()), place)
+    if found is None or found.unexpected:
+        _check_supported(path, tensors)
+    if found is None:
         known = f"any known layout ({', '.join(LAYOUTS)})" if layout is None else f"the layout {layout}"
-        raise InputError(f"the keys of '{path}' are not of {known}; it holds {_some(list(tensors)) or 'nothing'}")
-    tied = {match.layout: LAYOUTS[match.layout] for match, of in zip(matches, fit, strict=True) if of == max(fit)}
-    if len({(candidate.mean, candidate.std) for candidate in tied.values()}) > 1:
-        known = "; ".join(f"{name} ({candidate.source})" for name, candidate in tied.items())
+        inside = "" if place is None else f" in '{place}'"
+        raise InputError(
+            f"the keys of '{path}'{inside} are not of {known}; it holds {some(list(tensors)) or 'nothing'}"
+        )
+    fits = {name: each for name, each in asked.items() if each.architecture is found.architecture}
+    named = {name: each for name, each in fits.items() if _is_from(each, found)}
+    fits = named or {name: each for name, each in fits.items() if layout is not None or each.place is None}
+    if len({(each.mean, each.std) for each in fits.values()}) > 1:
+        known = "; ".join(f"{name} ({each.source})" for name, each in fits.items())
         raise InputError(f"the keys of '{path}' don't tell how its images were normalized; name its layout: {known}")
-    return best
+    if others:
+        warnings.warn(
+            f"'{path}' holds {1 + len(others)} encoders: that in {_where(found.place)} is taken; choose the one in "
+            f"{some([_where(other) for other in others])} by its place",
+            stacklevel=3,
+        )
+    return next(iter(fits)), found, others
 
 
-def _build(path: Path, match: _Match) -> FrozenEncoder:
-    layout = LAYOUTS[match.layout]
+def _check_supported(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Raises InputError if the keys are of a family that is known by name alone."""
+    for family, pattern in UNSUPPORTED.items():
+        if any(re.fullmatch(rf"(?:.*[/.])?(?:{pattern})", plain(key)) for key in tensors):
+            raise InputError(
+                f"'{path}' holds {family}, which is not supported; encode your images by the code that it comes from, "
+                "and give the features as features:FILE"
+            )
+
+
+def _is_from(layout: Layout, found: Found) -> bool:
+    """Whether the encoder is where this layout, and no other of its architecture, has it."""
+    if layout.place is None or not re.fullmatch(layout.place, found.place):
+        return False
+    return layout.beside is None or any(re.fullmatch(layout.beside, plain(key)) for key in found.ignored)
+
+
+def _build(path: Path, name: str, found: Found, others: tuple[str, ...]) -> FrozenEncoder:
+    layout = LAYOUTS[name]
     leaves, faults = {}, []
-    for key, (leaf, transform) in match.used.items():
-        array, axes = match.state[key], AXES[transform]
+    for key, (leaf, transform) in found.used.items():
+        array, axes = found.state[key], AXES[transform]
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
             faults.append(f"{key} has dtype {array.dtype}")
         elif not array.size:
             faults.append(f"{key} has shape {array.shape}, and no value")
         elif axes is not None and array.ndim != len(axes):
             faults.append(f"{key} has shape {array.shape}, not {len(axes)} axes")
+        elif wrong := _wrong(array.astype(np.float32), leaf):
+            faults.append(f"{key} holds {wrong}")
         elif leaf in leaves:
             faults.append(f"{key} gives {leaf} a second time")
         else:
             leaves[leaf] = array if axes is None else array.transpose(axes)
     if faults:
-        raise InputError(f"'{path}' is no {match.layout} checkpoint: {_some(faults)}")
+        raise InputError(f"'{path}' is no {name} checkpoint: {some(faults)}")
+    parts, leaves = leaves, _joined(leaves)
     try:
         encoder, size = layout.architecture.encoder({leaf: array.shape for leaf, array in leaves.items()})
     except InputError as error:
-        raise InputError(f"'{path}' ({match.layout} layout): {error}") from error
+        raise InputError(f"'{path}' ({name} layout): {error}") from error
     if size > MOST_SIDE:
-        raise InputError(f"'{path}' ({match.layout} layout) is of images of {size:,} pixels a side, over {MOST_SIDE:,}")
+        raise InputError(f"'{path}' ({name} layout) is of images of {size:,} pixels a side, over {MOST_SIDE:,}")
     expected = _shapes(encoder, size)
-    for key, (leaf, transform) in match.used.items():
-        if leaf not in expected:
+    for key, (leaf, transform) in found.used.items():
+        whole = leaf.partition("[")[0]
+        if whole not in expected:
             faults.append(f"{key} is unexpected")
-        elif leaves[leaf].shape != expected[leaf]:
+            continue
+        *first, last = expected[whole] or (1,)
+        wanted = expected[whole] if whole == leaf else (*first, last // 3)
+        if parts[leaf].shape != wanted:
             axes = AXES[transform]
-            shape = expected[leaf] if axes is None else tuple(expected[leaf][axes.index(i)] for i in range(len(axes)))
-            faults.append(f"{key} has shape {match.state[key].shape}, not {shape}")
+            shape = wanted if axes is None else tuple(wanted[axes.index(i)] for i in range(len(axes)))
+            faults.append(f"{key} has shape {found.state[key].shape}, not {shape}")
     faults += [f"nothing gives {leaf}" for leaf in expected if leaf not in leaves]
-    faults += [f"{key} is unexpected" for key in match.unexpected]
+    faults += [f"{key} is unexpected" for key in found.unexpected]
     if faults:
-        raise InputError(f"'{path}' is no {type(encoder).__name__} in {match.layout} layout: {_some(faults)}")
+        raise InputError(f"'{path}' is no {type(encoder).__name__} in {name} layout: {some(faults)}")
     tree = {tuple(leaf.split("/")): jnp.asarray(array, jnp.float32) for leaf, array in leaves.items()}
     return FrozenEncoder(
         encoder,
@@ -250,10 +169,29 @@ def _build(path: Path, match: _Match) -> FrozenEncoder:
         layout.mean,
         layout.std,
         size=size,
-        layout=match.layout,
-        used=tuple(match.used),
-        ignored=match.ignored,
+        layout=name,
+        place=found.place,
+        others=others,
+        used=tuple(found.used),
+        ignored=found.ignored,
     )
+
+
+def _joined(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays by path. Those of paths that end in [0], [1] and [2] are joined if they have one shape."""
+    joined = {leaf: array for leaf, array in leaves.items() if not leaf.endswith("]")}
+    for whole in dict.fromkeys(leaf[:-3] for leaf in leaves if leaf.endswith("]")):
+        parts = [leaves[f"{whole}[{i}]"] for i in range(3) if f"{whole}[{i}]" in leaves]
+        if len(parts) == 3 and len({part.shape for part in parts}) == 1:
+            joined[whole] = np.concatenate(parts, axis=-1)
+    return joined
+
+
+def _wrong(array: np.ndarray, leaf: str) -> str:
+    """The values in an array that no trained encoder has; "" if there are none."""
+    if bad := int(array.size - np.isfinite(array).sum()):
+        return f"NaN or infinity ({bad:,} of {array.size:,} values)"
+    return "a negative variance" if leaf.endswith("/var") and array.min() < 0 else ""
 
 
 @cache
@@ -262,8 +200,3 @@ def _shapes(encoder: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     variables = jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), images)
     return {"/".join(path): leaf.shape for path, leaf in flatten_dict(variables).items()}
-
-
-def _some(items: list[str]) -> str:
-    more = f", … ({len(items)} in all)" if len(items) > SHOWN else ""
-    return ", ".join(shown(item) for item in items[:SHOWN]) + more

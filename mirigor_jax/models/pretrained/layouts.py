@@ -8,13 +8,14 @@ from functools import partial
 import flax.linen as nn
 
 from mirigor_jax.errors import InputError
-from mirigor_jax.models.pretrained.timm_keys import TIMM
+from mirigor_jax.models.pretrained.transformer_keys import FAMILIES
 from mirigor_jax.models.resnet import STAGES, make_encoder
 
 Shapes = Mapping[str, tuple[int, ...]]
+Channels = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Architecture:
     r"""A family of encoders: its keys in a state dict, and its module.
 
@@ -35,35 +36,69 @@ class Architecture:
 class Layout:
     """The checkpoints of an architecture from one source.
 
-    where: paths to the state dict in the file's nested dictionaries, with `/` between the names. The file itself is
-        tried as a state dict too.
-    prefix: regex of the text before the architecture's keys.
-    beside: regexes of the other keys in the state dict, such as heads, queues and the momentum encoder.
     source: the projects that publish these checkpoints.
+    place: regex of the encoder's whole place, "DICTIONARY/PREFIX.", without WRAPPERS. None: any place that no other
+        layout of the architecture names.
+    beside: regex of a key without WRAPPERS that the file has beside the encoder's. None: no such key is needed.
     mean, std: normalization of the images, for pixels in [0, 1].
     """
 
     architecture: Architecture
-    where: tuple[str, ...]
-    prefix: str
-    beside: tuple[str, ...]
     source: str
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    place: str | None = None
+    beside: str | None = None
+    mean: Channels = (0.485, 0.456, 0.406)
+    std: Channels = (0.229, 0.224, 0.225)
+
+
+# Parts of keys that torch's wrappers add anywhere: DataParallel, torch.compile, FSDP and activation checkpointing.
+WRAPPERS = r"(?<![^./])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+# The first parts of keys, beside an encoder's own, that belong to heads, queues and other networks.
+COMPANIONS = (
+    r"(?:fc|linear|classifier|head\w*|\w*_head|projector|projection\w*|predictor|prototypes\w*|queue\w*|decoder\w*|"
+    r"mask_token|bn|criterion|loss\w*|\w*momentum\w*|encoder_k|teacher\w*|student\w*|target\w*|\w*ema|ema_\w*)"
+)
+# Of several equal encoders, one whose place has such a word is taken last.
+SECOND = r"(?<![a-z])(?:ema|swa|averaged|momentum|encoder_k|key|target|student)(?![a-z])"
+
+
+# Families without a module here → a regex of a plain key that no other family has, after any prefix.
+UNSUPPORTED = {
+    "a CLIP or SigLIP model": r"visual\.(?:class_embedding|conv1\.|attnpool|trunk\.).*|logit_scale|vision_model\..*",
+    "a DINOv3 ViT": r"(?:rope_embed|storage_tokens|rope).*",
+    "a ViT with LayerScale, as DINOv2's": r"blocks\.(?:\d+\.)+ls1\.gamma",
+    "a ViT with register tokens": r"reg(?:ister)?_tokens?",
+    "a ResNet with Hugging Face's keys": r"embedder\.embedder\.convolution\..*",
+    "a DINOv2 or BEiT with Hugging Face's keys": r"encoder\.layer\.0\.(?:layer_scale1\.|lambda_1|norm1\.).*",
+    "a ConvNeXt": r"stages\.0\.(?:blocks\.)?0\.(?:conv_dw|dwconv)\..*",
+    "a ResNet with a stem of several convolutions": r"(?:conv1|stem)\.0\.weight",
+    "a ResNet with squeeze and excitation": r"layer\d\.\d+\.se(?:_module)?\..*",
+}
 
 
 def _resnet(shapes: Shapes, *, stem: str, size: int) -> tuple[nn.Module, int]:
-    widths: dict[tuple[int, int], int] = {}
+    inner: dict[tuple[int, int], int] = {}
     for path, shape in shapes.items():
         if match := re.fullmatch(r"params/stage(\d)_block(\d+)/conv1/kernel", path):
-            widths[int(match[1]), int(match[2])] = shape[-1]
-    depths = tuple(max((block for s, block in widths if s == stage), default=0) for stage in (1, 2, 3, 4))
+            inner[int(match[1]), int(match[2])] = shape[-1]
+    depths = tuple(max((block for s, block in inner if s == stage), default=0) for stage in (1, 2, 3, 4))
     kind = "bottleneck" if any(path.endswith("/conv3/kernel") for path in shapes) else "basic"
     name = next((name for name, known in STAGES.items() if known == (depths, kind)), None)
     if name is None:
         names = ", ".join(name for name, (_, block) in STAGES.items() if block != "plain")
         raise InputError(f"a ResNet of {depths} {kind} blocks is none of {names}")
-    width = next(width for (stage, _), width in widths.items() if stage == 1)
+    if stem == "imagenet" and shapes.get("params/stem/kernel", (7, 7))[:2] == (3, 3):
+        raise InputError(
+            "its first convolution is 3×3, a stem for small images, and its keys don't tell the padding (1 in lightly, "
+            "2 in solo-learn); encode your images by the code that trained it, and give the features as features:FILE"
+        )
+    width = next(width for (stage, _), width in inner.items() if stage == 1)
+    if kind == "bottleneck" and len(conv := shapes.get("params/stage1_block1/conv2/kernel", ())) == 4:
+        if conv[2] != conv[3]:
+            raise InputError(f"its 3×3 convolutions have {conv[3] // max(conv[2], 1)} groups, so it is a ResNeXt")
+        outer = shapes.get("params/stage1_block1/conv3/kernel", (4 * width,))[-1]
+        if outer != 4 * width:
+            raise InputError(f"its blocks are {4 * width / outer:g} times as wide inside as a {name}'s: a wide ResNet")
     return make_encoder(name, width=width, stem=stem, dtype="float32"), size
 
 
@@ -75,18 +110,18 @@ _NORM = (
 )
 
 
-def _resnet_rules(shortcut: str) -> tuple[tuple[str, str, str], ...]:
-    block = r"layer(\d)\.(\d+)\."
-    kernels = (
-        (r"conv1", r"stem"),
-        (block + r"conv(\d)", r"stage\1_block\2+1/conv\3"),
-        (block + shortcut + r"\.0", r"stage\1_block\2+1/shortcut"),
-    )
-    norms = (
-        (r"bn1", r"stem_norm"),
-        (block + r"bn(\d)", r"stage\1_block\2+1/norm\3"),
-        (block + shortcut + r"\.1", r"stage\1_block\2+1/shortcut_norm"),
-    )
+_STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
+def _resnet_rules(
+    shortcut: str, stem: tuple[str, str] = ("conv1", "bn1"), stages: tuple[str, ...] = _STAGES
+) -> tuple[tuple[str, str, str], ...]:
+    """shortcut, stem, stages: the names of the shortcuts, the first convolution and its BatchNorm, and the stages."""
+    kernels, norms = [(stem[0], "stem")], [(stem[1], "stem_norm")]
+    for number, stage in enumerate(stages, 1):
+        block, path = rf"{stage}\.(\d+)\.", rf"stage{number}_block\1+1/"
+        kernels += [(rf"{block}conv(\d)", rf"{path}conv\2"), (rf"{block}{shortcut}\.0", f"{path}shortcut")]
+        norms += [(rf"{block}bn(\d)", rf"{path}norm\2"), (rf"{block}{shortcut}\.1", f"{path}shortcut_norm")]
     return (
         *((rf"{key}\.weight", f"params/{path}/kernel", "conv") for key, path in kernels),
         *(
@@ -101,105 +136,54 @@ _HEAD_AND_COUNTERS = (r"fc\..*", r".*\.num_batches_tracked")
 RESNET = Architecture(_resnet_rules("downsample"), _HEAD_AND_COUNTERS, partial(_resnet, stem="imagenet", size=224))
 # Keys don't tell the padding of a 3×3 stem (1 in SupContrast, 2 elsewhere), so only SupContrast's own fit here.
 CIFAR_RESNET = Architecture(_resnet_rules("shortcut"), _HEAD_AND_COUNTERS, partial(_resnet, stem="cifar", size=32))
+SEQUENTIAL_RESNET = Architecture(
+    _resnet_rules("downsample", ("0", "1"), ("4", "5", "6", "7")),
+    _HEAD_AND_COUNTERS,
+    partial(_resnet, stem="imagenet", size=224),
+)
 
 
-def _timm(
-    family: str,
-    source: str,
-    *,
-    where: tuple[str, ...] = ("state_dict", "model"),
-    prefix: str = r"(?:module\.)?",
-    beside: tuple[str, ...] = (),
-    mean: tuple[float, float, float] = Layout.mean,
-    std: tuple[float, float, float] = Layout.std,
-) -> Layout:
-    return Layout(Architecture(*TIMM[family]), where, prefix, beside, source, mean, std)
-
-
+HUGGING_FACE_VIT = Architecture(*FAMILIES["huggingface-vit"])
+VIT = Architecture(*FAMILIES["vit"])
+_DINO = (r"(?:(?:teacher|student)/)?backbone\.", r"head\.(?:mlp|last_layer)\..*")
 LAYOUTS = {
     "torchvision": Layout(
         RESNET,
-        where=("state_dict", "model", "model_state_dict"),
-        prefix=r"(?:module\.)?",
-        beside=(),
-        source="torchvision; the bare backbones of Barlow Twins and DINO; VISSL's, converted to torchvision's keys",
+        "torchvision, also inside modules of Lightning, solo-learn and others; the bare backbones of Barlow Twins and "
+        "DINO; VISSL's, converted to torchvision's keys",
     ),
-    "vissl": Layout(
-        RESNET,
-        where=("classy_state_dict/base_model/model/trunk", "model_state_dict"),
-        prefix=r"_feature_blocks\.",
-        beside=(),
-        source="VISSL: PIRL, NPID, NPID++, ClusterFit, RotNet, Jigsaw, SimCLR, …",
-    ),
+    "vissl": Layout(RESNET, "VISSL: PIRL, NPID, NPID++, ClusterFit, RotNet, Jigsaw, SimCLR, …", r".*_feature_blocks\."),
     "swav": Layout(
-        RESNET,
-        where=("state_dict",),
-        prefix=r"module\.",
-        beside=(r"module\.(?:projection_head|prototypes)\..*",),
-        source="SwAV, DeepCluster-v2, SeLa",
+        RESNET, "SwAV, DeepCluster-v2, SeLa", r"(?:state_dict/)?", beside=r"(?:projection_head|prototypes)\..*"
     ),
-    "dino": Layout(
-        RESNET,
-        where=("teacher", "student"),
-        prefix=r"(?:module\.)?backbone\.",
-        beside=(r"(?:module\.)?head\..*",),
-        source="DINO's full checkpoints, the teacher",
-    ),
+    "dino": Layout(RESNET, "DINO's full checkpoints, the teacher", *_DINO),
     "barlow-twins": Layout(
-        RESNET,
-        where=("model",),
-        prefix=r"(?:module\.)?backbone\.",
-        beside=(r"(?:module\.)?(?:projector|bn)\..*",),
-        source="Barlow Twins' full checkpoints",
+        RESNET, "Barlow Twins' full checkpoints", r"(?:model/)?backbone\.", beside=r"(?:projector|bn)\..*"
     ),
-    "moco": Layout(
-        RESNET,
-        where=("state_dict",),
-        prefix=r"(?:module\.)?encoder_q\.",
-        beside=(r"(?:module\.)?(?:encoder_k\..*|queue|queue_ptr)",),
-        source="MoCo v1, v2",
-    ),
-    "moco-v3": Layout(
-        RESNET,
-        where=("state_dict",),
-        prefix=r"(?:module\.)?base_encoder\.",
-        beside=(r"(?:module\.)?(?:momentum_encoder|predictor)\..*",),
-        source="MoCo v3",
-    ),
-    "supcon": Layout(
-        RESNET,
-        where=("model",),
-        prefix=r"(?:module\.)?encoder\.(?:module\.)?",
-        beside=(r"(?:module\.)?(?:head|fc)\..*",),
-        source="SupContrast on ImageNet",
-    ),
+    "moco": Layout(RESNET, "MoCo v1, v2", r"(?:state_dict/)?encoder_q\."),
+    "moco-v3": Layout(RESNET, "MoCo v3", r"(?:state_dict/)?base_encoder\."),
+    "supcon": Layout(RESNET, "SupContrast on ImageNet", r"(?:model/)?encoder\."),
     "supcon-cifar10": Layout(
         CIFAR_RESNET,
-        where=("model",),
-        prefix=r"(?:module\.)?encoder\.(?:module\.)?",
-        beside=(r"(?:module\.)?(?:head|fc)\..*",),
+        "SupContrast on CIFAR-10: SupCon, SimCLR, cross-entropy",
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2023, 0.1994, 0.2010),
-        source="SupContrast on CIFAR-10: SupCon, SimCLR, cross-entropy",
     ),
+    "sequential": Layout(SEQUENTIAL_RESNET, "torchvision's layers in a torch.nn.Sequential, as in lightly's examples"),
     # Keys don't tell who trained a ViT, nor how its images were normalized, so users have to name the layout.
-    "deit": _timm("vit", "DeiT, distilled or not; timm's ViTs that are normalized alike"),
-    "timm-vit": _timm("vit", "timm's ViTs of AugReg", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-    "dino-vit": _timm(
-        "vit",
-        "DINO's full checkpoints of ViTs, the teacher",
-        where=("teacher", "student"),
-        prefix=r"(?:module\.)?backbone\.",
-        beside=(r"(?:module\.)?head\..*",),
+    "deit": Layout(VIT, "DeiT, distilled or not; timm's ViTs that are normalized alike"),
+    "timm-vit": Layout(VIT, "timm's ViTs of AugReg", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    "mae": Layout(VIT, "MAE with its decoder", r"(?:model/)?", beside=r"decoder_(?:embed|pos_embed|blocks)\b.*"),
+    "dino-vit": Layout(VIT, "DINO's full checkpoints of ViTs, the teacher", *_DINO),
+    "moco-v3-vit": Layout(VIT, "MoCo v3's ViTs", r"(?:state_dict/)?base_encoder\."),
+    "torchvision-vit": Layout(Architecture(*FAMILIES["torchvision-vit"]), "torchvision's ViTs with its own keys"),
+    # As for timm's keys, users have to name one of these.
+    "huggingface-vit": Layout(
+        HUGGING_FACE_VIT, "Google's ViTs with Hugging Face's keys", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
     ),
-    "moco-v3-vit": _timm(
-        "vit",
-        "MoCo v3's ViTs",
-        prefix=r"(?:module\.)?base_encoder\.",
-        beside=(r"(?:module\.)?(?:momentum_encoder|predictor)\..*",),
-    ),
-    "cait": _timm("cait", "CaiT"),
-    "pit": _timm("pit", "PiT, distilled or not, with timm's keys or their authors'"),
-    "swin": _timm("swin", "Swin with timm's keys"),
-    "swin-original": _timm("swin-original", "Swin with its authors' keys"),
+    "huggingface-deit": Layout(HUGGING_FACE_VIT, "DeiT, DINO and MAE with Hugging Face's keys"),
+    "cait": Layout(Architecture(*FAMILIES["cait"]), "CaiT"),
+    "pit": Layout(Architecture(*FAMILIES["pit"]), "PiT, distilled or not, with timm's keys or their authors'"),
+    "swin": Layout(Architecture(*FAMILIES["swin"]), "Swin with timm's keys"),
+    "swin-original": Layout(Architecture(*FAMILIES["swin-original"]), "Swin with its authors' keys"),
 }

@@ -1,9 +1,10 @@
-r"""The keys of timm's vision transformers, and the encoders that they belong to: data for reading checkpoints.
+r"""The keys of vision transformers, timm's and others', and the encoders that they belong to: data for reading them.
 
 A family is (rules, ignored, encoder).
 rules: (regex of the whole key, path in the Flax tree, transform); the first matching rule applies. In the path,
     `\g<name>` is a group of the regex, and `N+1` is the number after N. Transforms: `same`, `dense` (out, in → in,
-    out), `conv` (out, in, h, w → h, w, in, out).
+    out), `conv` (out, in, h, w → h, w, in, out). A path that ends in `[i]` is part i of three, which are joined along
+    the last axis.
 ignored: regexes of keys that are left out on purpose.
 encoder: shapes by path → (the module, the side of its images in pixels).
 """
@@ -125,8 +126,47 @@ def _of_swin(shapes: Shapes) -> tuple[nn.Module, int]:
     return _published(Swin, {"width": width, "depths": depths}, size=size, patch=patch, window=window)
 
 
+_TORCHVISION = r"encoder\.layers\.encoder_layer_(?P<block>\d+)"
+_HUGGING_FACE = r"encoder\.layer\.(?P<block>\d+)"
+_BLOCK = r"block\g<block>"
 _SWIN_LEFT = (*_HEADS, r".*\.relative_position_index", r".*\.attn_mask")
-TIMM: dict[str, Family] = {
+FAMILIES: dict[str, Family] = {
+    "torchvision-vit": (
+        (
+            ("class_token", "params/cls_token", "same"),
+            (r"encoder\.pos_embedding", "params/pos_embed", "same"),
+            *_layer("conv_proj", "patch_embed", "conv"),
+            *_layer(rf"{_TORCHVISION}\.ln_(?P<norm>[12])", rf"{_BLOCK}/norm\g<norm>", "same"),
+            (rf"{_TORCHVISION}\.self_attention\.in_proj_weight", f"params/{_BLOCK}/attn/qkv/kernel", "dense"),
+            (rf"{_TORCHVISION}\.self_attention\.in_proj_bias", f"params/{_BLOCK}/attn/qkv/bias", "same"),
+            *_layer(rf"{_TORCHVISION}\.self_attention\.out_proj", f"{_BLOCK}/attn/proj", "dense"),
+            *_layer(rf"{_TORCHVISION}\.mlp\.(?:0|linear_1)", f"{_BLOCK}/fc1", "dense"),
+            *_layer(rf"{_TORCHVISION}\.mlp\.(?:3|linear_2)", f"{_BLOCK}/fc2", "dense"),
+            *_layer(r"encoder\.ln", "norm", "same"),
+        ),
+        (r"heads\..*",),
+        _vit,
+    ),
+    "huggingface-vit": (
+        (
+            (r"embeddings\.cls_token", "params/cls_token", "same"),
+            (r"embeddings\.position_embeddings", "params/pos_embed", "same"),
+            *_layer(r"embeddings\.patch_embeddings\.projection", "patch_embed", "conv"),
+            *_layer(rf"{_HUGGING_FACE}\.layernorm_before", f"{_BLOCK}/norm1", "same"),
+            *_layer(rf"{_HUGGING_FACE}\.layernorm_after", f"{_BLOCK}/norm2", "same"),
+            *(
+                (rf"{_HUGGING_FACE}\.attention\.attention\.{name}\.{kind}", f"params/{_BLOCK}/attn/qkv/{leaf}[{i}]", to)
+                for i, name in enumerate(("query", "key", "value"))
+                for kind, leaf, to in (("weight", "kernel", "dense"), ("bias", "bias", "same"))
+            ),
+            *_layer(rf"{_HUGGING_FACE}\.attention\.output\.dense", f"{_BLOCK}/attn/proj", "dense"),
+            *_layer(rf"{_HUGGING_FACE}\.intermediate\.dense", f"{_BLOCK}/fc1", "dense"),
+            *_layer(rf"{_HUGGING_FACE}\.output\.dense", f"{_BLOCK}/fc2", "dense"),
+            *_layer("layernorm", "norm", "same"),
+        ),
+        (r"pooler\..*", r"embeddings\.mask_token"),
+        _vit,
+    ),
     "vit": ((_TOKENS, *_PATCHES, *_block(r"blocks\.(?P<block>\d+)", r"block\g<block>"), *_NORM), _HEADS, _vit),
     "cait": (
         (
