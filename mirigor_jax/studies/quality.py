@@ -6,6 +6,7 @@ After Lee et al. 2023, Tables I, II and IV-IX. Their numbers are in paper_qualit
 import csv
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -18,7 +19,8 @@ from jaxtyping import Float
 from mirigor_jax import metrics, tables
 from mirigor_jax.drawing import INK, LOWER_BOUND, Figure, empty_figure, floats, style
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import AnyPath
+from mirigor_jax.files import AnyPath, plain
+from mirigor_jax.metrics.table import Better, Group
 from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.schema import ImageReport
@@ -27,6 +29,7 @@ from mirigor_jax.studies import quality_order
 from mirigor_jax.studies.rows import Row, usable_ends
 from mirigor_jax.studies.table import STUDIES, Study
 
+COMPARED = "compared.json"  # the metrics that compare encoders, and the digests of their features
 RESAMPLES = 2000
 LEAST_BATCHES = 8  # the fewest test batches for a t-interval of a paired difference
 # Column of paper_quality.csv → our name of that metric.
@@ -49,13 +52,15 @@ class Ranked:
     """A metric that may rank encoders as linear accuracy does.
 
     title: its name in tables and pictures.
-    sign: 1 if more is better, -1 if less is better.
+    better: the direction of better values.
     text: value → its text; a dash for None.
+    table: title of the table that shows it.
     """
 
     title: str
-    sign: int
+    better: Better
     text: Callable[[float | None], str]
+    table: str
 
 
 def _lower_end(value: float | None) -> str:
@@ -66,18 +71,25 @@ def _upper_end(value: float | None) -> str:
     return tables.bits(None if value is None else tables.round_up(value))
 
 
-ESTIMATES = {
-    "class_bits": Ranked("I_class, InfoNCE ↑", 1, tables.bits),
-    "class_lower_bits": Ranked("I_class, certified end ↑", 1, _lower_end),
-    "class_nt_xent_bits": Ranked("I_class, NT-Xent ↑", 1, tables.bits),
-    "simclr_bits": Ranked("I_SimCLR, InfoNCE ↑", 1, tables.bits),
-    "simclr_lower_bits": Ranked("I_SimCLR, certified end ↑", 1, _lower_end),
-    "simclr_nt_xent_bits": Ranked("I_SimCLR, NT-Xent ↑", 1, tables.bits),
-    "usable_bits": Ranked("usable information ↑", 1, tables.bits),
-    "usable_lower_bits": Ranked("usable information, lower end ↑", 1, _lower_end),
-    "usable_upper_bits": Ranked("usable information, upper end ↑", 1, _upper_end),
+INFORMATION, PAIRS = "Information", "Pairs of representations"
+TABLES: dict[Group, str] = {
+    "augmentation": PAIRS,
+    "class": PAIRS,
+    "images": "Spectrum and closed-form scores",
+    "probes": "Probes",
 }
-BOUND = {"bound_nats": Ranked("bound of supervised loss, nats ↓", -1, tables.bits)}
+ESTIMATES = {
+    "class_bits": Ranked("I_class, InfoNCE ↑", "higher", tables.bits, INFORMATION),
+    "class_lower_bits": Ranked("I_class, certified end ↑", "higher", _lower_end, INFORMATION),
+    "class_nt_xent_bits": Ranked("I_class, NT-Xent ↑", "higher", tables.bits, INFORMATION),
+    "simclr_bits": Ranked("I_SimCLR, InfoNCE ↑", "higher", tables.bits, INFORMATION),
+    "simclr_lower_bits": Ranked("I_SimCLR, certified end ↑", "higher", _lower_end, INFORMATION),
+    "simclr_nt_xent_bits": Ranked("I_SimCLR, NT-Xent ↑", "higher", tables.bits, INFORMATION),
+    "usable_bits": Ranked("usable information ↑", "higher", tables.bits, INFORMATION),
+    "usable_lower_bits": Ranked("usable information, lower end ↑", "higher", _lower_end, INFORMATION),
+    "usable_upper_bits": Ranked("usable information, upper end ↑", "higher", _upper_end, INFORMATION),
+}
+BOUND = {"bound_nats": Ranked("bound of supervised loss, nats ↓", "lower", tables.bits, PAIRS)}
 RANKED_BY = "linear_accuracy"  # the metric whose ranking the others are compared with
 
 
@@ -87,7 +99,7 @@ def ranked() -> dict[str, Ranked]:
     These are the estimates, each metric of METRICS that says which values are better, and the bound.
     """
     measured = {
-        name: Ranked(metric.title, 1 if metric.better == "higher" else -1, metric.text)
+        name: Ranked(metric.title, metric.better, metric.text, TABLES[metric.group])
         for name, metric in metrics.METRICS.items()
         if metric.better and name != RANKED_BY
     }
@@ -204,13 +216,14 @@ def paper() -> dict[str, Row]:
 def correlations(rows: Sequence[Row]) -> dict[str, Correlation | None]:
     """For each metric, its correlation with accuracy over the encoders that have it.
 
-    The sign is turned if less is better. A metric without a correlation has None.
+    Values are turned so that more is better, as metrics.GOODNESS does. A metric without a correlation has None.
     """
     by_metric = {}
     for name, metric in ranked().items():
         known = [(row["metrics"][name], row["accuracy"]) for row in rows if row["metrics"].get(name) is not None]
         values, accuracies = np.array(known, float).reshape(-1, 2).T
-        by_metric[name] = correlation(metric.sign * values, accuracies)
+        good = metrics.GOODNESS[metric.better]
+        by_metric[name] = correlation(np.array([good(value) for value in values]), accuracies)
     return by_metric
 
 
@@ -250,20 +263,15 @@ def _percent(accuracy: float) -> str:
 def table(rows: Sequence[Row]) -> str:
     """Every metric of every encoder, the correlations, the neighbors in the ranking, and the paper's numbers."""
     ranking = sorted(rows, key=lambda row: -row["accuracy"])
-    numbers = ranked()
-    header = ("encoder", "accuracy, %", "H(C)", *(metric.title for metric in numbers.values()))
-    lines = [
-        (
-            row["cell"],
-            _percent(row["accuracy"]),
-            f"{row['entropy_bits']:.3f}",
-            *(metric.text(row["metrics"][name]) for name, metric in numbers.items()),
-        )
-        for row in ranking
-    ]
+    by_table: dict[str, dict[str, Ranked]] = {}
+    for name, metric in ranked().items():
+        if any(row["metrics"].get(name) is not None for row in rows):
+            by_table.setdefault(metric.table, {})[name] = metric
+    grids = [part for title, of in by_table.items() for part in (f"## {title}", _measured(ranking, of))]
     above = [row["cell"] for row in ranking if row["metrics"]["class_bits"] > row["entropy_bits"]]
     legend = (
-        f"MI is in bits, with InfoNCE at K = {max(row['k'] for row in rows):,}; accuracies are on test images. Usable "
+        f"MI is in bits, with InfoNCE at K = {max(row['k'] for row in rows):,}; accuracies are on test images. H(C) is "
+        f"{_range([row['entropy_bits'] for row in rows])} bits. Usable "
         "information is the information about the class, in bits, that linear probes can use (mi.usable_information). "
         "Each contrastive loss is at the temperature of the encoder's training. “Bound of supervised loss” is an upper "
         "bound of the cross-entropy of the classifier whose weights are the class means. It is computed from the "
@@ -272,12 +280,26 @@ def table(rows: Sequence[Row]) -> str:
         "loss. "
         f"I_class by InfoNCE is above H(C) for {', '.join(above) or 'no encoder'}."
     )
-    sections = [tables.grid(header, lines), legend, "## Which metric ranks as accuracy does", *_correlated(rows)]
+    sections = [*grids, legend, "## Which metric ranks as accuracy does", *_correlated(rows)]
     if pairs := neighbors(rows):
         sections += ["## Neighbors in the order of I_class", *_compared(pairs)]
     if known := [row for row in ranking if row["paper"]]:
         sections += ["## The paper's numbers beside ours", *_beside(known)]
     return "\n\n".join(sections)
+
+
+def _measured(ranking: Sequence[Row], shown: Mapping[str, Ranked]) -> str:
+    """A table of these metrics, by name."""
+    lines = [
+        (row["cell"], _percent(row["accuracy"]), *(one.text(row["metrics"].get(name)) for name, one in shown.items()))
+        for row in ranking
+    ]
+    return tables.grid(("encoder", "accuracy, %", *(one.title for one in shown.values())), lines)
+
+
+def _range(values: Sequence[float]) -> str:
+    """The least and the largest value; one number if they are printed alike."""
+    return " to ".join(dict.fromkeys(f"{value:.3f}" for value in (min(values), max(values))))
 
 
 def _correlated(rows: Sequence[Row]) -> tuple[str, str]:
@@ -296,7 +318,8 @@ def _correlated(rows: Sequence[Row]) -> tuple[str, str]:
         lines.append(line)
     header = ("metric", "encoders", "Pearson's ρ", "the paper's", "Kendall's τ", "the paper's")
     legend = (
-        "Correlation with linear accuracy. If less is better, the sign is turned, so +1 is always best. Brackets have "
+        "Correlation with linear accuracy. If less is better, the sign is turned, and for a metric that is best near 1 "
+        "its distance from 1 counts, so +1 is always best. Brackets have "
         f"95 % percentile bootstrap intervals ({RESAMPLES:,} resamples, seed 0), which treat the encoders as a sample "
         "of all encoders and are too narrow if there are few. The paper's column has the least and the largest value "
         "of its scenarios that have the metric, mostly six (Lee et al. 2023, Table II). The paper's tightest analytic "
@@ -372,4 +395,32 @@ def picture(panels: Mapping[str, Sequence[float | None]], accuracies: Sequence[f
     return figure
 
 
-STUDIES["quality"] = Study(row, table, draw, CAPTIONS, together=quality_order.section)
+def with_others(rows: Sequence[Row], runs: Mapping[str, RunFolder], folder: RunFolder) -> list[Row]:
+    """The rows with the metrics that compare an encoder with the others; see `metrics.evaluate_several`.
+
+    Only encoders of the same test images are compared, those that most of the encoders share; the others keep None. The
+    study's folder keeps the values until an encoder's features have changed. Of a pair, the first view is read.
+    rows, runs, folder: as in `Study.joined`.
+    """
+    [(test, count)] = Counter(row["test"] for row in rows).most_common(1)
+    if count < 2:
+        return [*rows]
+    features = {}
+    for row in rows:
+        if row["test"] == test:
+            arrays = runs[row["cell"]].arrays("features/test.npz")
+            features[row["cell"]] = arrays["h" if "h" in arrays else "h_x"]
+    digests = {cell: hashlib.sha256(np.ascontiguousarray(h).tobytes()).hexdigest() for cell, h in features.items()}
+    known = folder.read(COMPARED)
+    if known is None or known["digests"] != digests:
+        try:
+            values = metrics.evaluate_several(features)
+        except InputError as error:  # too few images; the other columns stand
+            print(f"encoders are not compared with each other: {error}", flush=True)
+            return [*rows]
+        known = {"digests": digests, "values": plain(values)}
+        folder.write(COMPARED, known)
+    return [{**row, "metrics": row["metrics"] | known["values"].get(row["cell"], {})} for row in rows]
+
+
+STUDIES["quality"] = Study(row, table, draw, CAPTIONS, together=quality_order.section, joined=with_others)
