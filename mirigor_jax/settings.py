@@ -416,7 +416,7 @@ class Evaluate:
     l2: tuple[float, ...] = _l2((1e-5, 1e-4, 1e-3, 1e-2))
     mlp_steps: int = setting(20_000, "Largest number of steps of the non-linear probe.", least=1)
     metrics: bool = setting(
-        False, "Whether to compute alignment, uniformity, tolerance, kNN, a non-linear probe and the other metrics too."
+        False, "Whether to compute alignment, RankMe, LogME, kNN, a non-linear probe and the other metrics too."
     )
     classes: str | None = setting(
         None,

@@ -9,8 +9,9 @@ from scipy.signal import lfilter
 from mirigor_jax import mi, mlp
 from mirigor_jax.data.draws import parts_of, row_keys
 from mirigor_jax.errors import InputError
+from mirigor_jax.mi import gaussian_pairs
 from mirigor_jax.mi import rows as rows_module
-from mirigor_jax.mi.gaussian_usable import read_checked
+from mirigor_jax.mi.gaussian_usable import PENALTIES, read_checked
 from mirigor_jax.mi.rows import check_pairs, check_regression, check_values
 from mirigor_jax.mi.usable_results import GaussianVInformation
 
@@ -260,3 +261,74 @@ def test_what_it_cannot_use_is_one_line(given, message):
     with pytest.raises(InputError) as error:
         mi.gaussian_v_information(**{"x": rng.normal(size=200), "y": rng.normal(size=200)} | given)
     assert str(error.value).startswith(message)
+
+
+def several(n=400):
+    """Encoders of one image: two of the same three numbers, one that has a third of them, noise, and a constant."""
+    rng = np.random.default_rng(5)
+    z = rng.normal(size=(n, 3))
+    return {
+        "all": z @ rng.normal(size=(3, 7)) + 5,
+        "more": np.hstack([z, rng.normal(size=(n, 2))]),
+        "part": z[:, :1] + 0.3 * rng.normal(size=(n, 1)),
+        "noise": rng.normal(size=(n, 4)),
+        "dead": np.ones((n, 2)),
+    }
+
+
+def share_by_hand(x, y, split):
+    """The share of the variance of y's test rows that ridge regression by the normal equations explains."""
+    fit, validation, test = split
+    mean, scale = x[fit].mean(axis=0), x[fit].std(axis=0)
+    z = (x - mean) / np.where(scale > 0, scale, 1.0)
+    center, n, errors = y[fit].mean(axis=0), len(fit), []
+    for penalty in PENALTIES:
+        inverse = np.zeros((z.shape[1],) * 2)
+        if np.isfinite(penalty):
+            inverse = np.linalg.pinv(z[fit].T @ z[fit] / n + penalty * np.eye(z.shape[1]), rcond=1e-10)
+        guess = center + z @ (inverse @ (z[fit].T @ (y[fit] - center) / n))
+        errors.append([np.mean(np.sum((y[part] - guess[part]) ** 2, axis=1)) for part in (validation, test)])
+    left = min(errors)[1]
+    return 1 - left / np.trace(np.atleast_2d(np.cov(y[test], rowvar=False)))
+
+
+def test_shares_of_all_pairs_are_those_of_ridge_regression_and_of_the_pairwise_function():
+    features = several()
+    shares = mi.gaussian_v_shares(features)
+    for a, x in enumerate(features.values()):
+        for b, y in enumerate(features.values()):
+            if a == b or y.std() == 0:
+                assert math.isnan(shares[a, b])
+            else:
+                assert shares[a, b] == pytest.approx(share_by_hand(x, y, parts(400)), rel=1e-5, abs=1e-7)
+                pairwise = mi.gaussian_v_information(x, y, rows="independent").share
+                assert shares[a, b] == pytest.approx(pairwise, rel=1e-5, abs=1e-6)
+    names = list(features)
+    assert shares[names.index("more"), names.index("all")] > 0.999
+    assert shares[names.index("all"), names.index("more")] == pytest.approx(3 / 5, abs=0.08)
+
+
+def test_the_programs_of_the_pairs_are_compiled_once():
+    features = several(300)
+    before = gaussian_pairs._share._cache_size(), gaussian_pairs._source._cache_size()
+    mi.gaussian_v_shares(features)
+    after = gaussian_pairs._share._cache_size(), gaussian_pairs._source._cache_size()
+    assert np.subtract(after, before).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"a": np.ones((200, 2))}, "1 encoder.*: expected two or more"),
+        (
+            {"a": np.ones((200, 2)), "b": np.ones((199, 2))},
+            "the encoders have 199 to 200 rows: expected the same images",
+        ),
+        (dict.fromkeys("ab", np.ones((9, 2))), "9 rows are too few"),
+        (dict.fromkeys("ab", np.full((200, 2), np.nan)), "a has 400 NaN"),
+    ],
+)
+def test_encoders_that_cannot_be_compared_are_refused_in_one_line(features, message):
+    with pytest.raises(InputError, match=message) as error:
+        mi.gaussian_v_shares(features)
+    assert "\n" not in str(error.value)

@@ -159,6 +159,8 @@ def test_every_metric_of_points_on_a_circle():
     uniformity = np.log((n * ive(0, 4) - 1) / (n - 1))  # the mean of e^{-4 + 4 cos}, itself left out
     quarter = np.mean([np.cos(angles[i] - angles[j]) for i in range(64) for j in range(64) if i != j])
     batch = [views[name][:64] for name in views]
+    closed = {name: values.pop(name) for name in ("lidar", "log_me", "h_score")}  # see test_spectrum.py
+    assert np.isfinite([*closed.values()]).all()
     assert values == {
         "augmentation_alignment": pytest.approx(2 - 2 * np.cos(0.1), rel=1e-4),
         "augmentation_uniformity": pytest.approx((uniformity + uniformity_y) / 2, abs=1e-5),
@@ -170,6 +172,10 @@ def test_every_metric_of_points_on_a_circle():
         "class_tolerance": pytest.approx(quarter, rel=1e-5),
         # uniform on the circle, log(2k - 1) + log of the mean of e^{2 cos}, less the positives' 2 cos; at k = 64
         "class_contrastive_loss_nats": pytest.approx(np.log(127 * ive(0, 2) * np.e**2) - 2 * quarter, abs=0.1),
+        "rank_me": pytest.approx(2, rel=1e-4),
+        "alpha_req": pytest.approx(np.nan, nan_ok=True),
+        "participation_ratio": pytest.approx(2, rel=1e-4),
+        "stable_rank": pytest.approx(2, rel=1e-4),
         "linear_accuracy": pytest.approx(1, abs=0.03),
         "knn_accuracy": pytest.approx(1, abs=0.03),
         "mlp_accuracy": pytest.approx(1, abs=0.03),
@@ -179,7 +185,8 @@ def test_every_metric_of_points_on_a_circle():
         "code_length_bits": pytest.approx(0.15, abs=0.1),
     }
     unlabeled = metrics.evaluate_parts({"test": views}, metrics.Options(temperature=0.5, k=64)).values
-    assert unlabeled == {name: value for name, value in values.items() if name.startswith("augmentation_")}
+    of_views = {name: value for name, value in values.items() if name.startswith("augmentation_")}
+    assert unlabeled == of_views | {"lidar": closed["lidar"]}
 
 
 @pytest.fixture
@@ -211,16 +218,18 @@ def test_evaluate_measures_the_test_rows_of_the_split_that_estimates_have(table)
         for name, rows in (("fit", design.fit), ("validation", design.validation), ("test", design.test))
     }
     parts["test"] |= {"h_x": views[0], "h_y": views[1]}
-    assert values == metrics.evaluate_parts(parts, metrics.Options(k=16, seed=2))
-    assert list(values.values) == list(table)
+    np.testing.assert_equal(values.values, metrics.evaluate_parts(parts, metrics.Options(k=16, seed=2)).values)
+    assert list(values.values) == [name for name in table if table[name].needs != ("others",)]
     assert values.values["class_tolerance"] == metrics.tolerance(h[design.test], design.classes[design.test])
     alone = metrics.evaluate(h, labels, k=16, seed=2).values
-    assert alone == {name: value for name, value in values.values.items() if not name.startswith("augmentation")}
+    of_labels = {name: value for name, value in values.values.items() if "views" not in table[name].needs}
+    np.testing.assert_equal(alone, of_labels)
     other = metrics.evaluate(h, labels, k=16, seed=3).values  # the seed is of the pairs, and moves no row
-    drawn = {"class_contrastive_loss_nats", "class_uniformity"}
+    drawn = {"class_contrastive_loss_nats", "class_uniformity", "alpha_req"}  # α of four columns is NaN
     assert {name for name in alone if alone[name] != other[name]} <= drawn
     assert alone["class_contrastive_loss_nats"] != other["class_contrastive_loss_nats"]
-    assert list(metrics.evaluate(h, views=views).values) == [n for n in table if n.startswith("augmentation")]
+    unlabeled = [name for name in table if set(table[name].needs) <= {"h", "views"}]
+    assert list(metrics.evaluate(h, views=views).values) == unlabeled
 
 
 def test_an_evaluation_prints_each_metric_with_unit_and_arrow():
@@ -261,12 +270,12 @@ def test_a_metric_registered_in_a_config_file_is_in_report_picture_and_ranking(t
     text = report.markdown(image_report(settings, metrics=values.values), report.IMAGE_FORM)
     pairs, probed = ([line for line in text.splitlines() if of in line] for of in ("mean length, m |", "| error, % ↓"))
     assert (len(pairs), len(probed)) == (1, 1)
-    assert f"| images | – | – | – | – | – | {values.values['norm']:.3f} |" in text
+    assert f" {values.values['norm']:.3f} |" in text.partition(pairs[0])[2].splitlines()[2]
     assert f"{100 * values.values['error']:.2f} |" in text.partition(probed[0])[2].splitlines()[2]
     assert "error, % ↓" in report.table(image_report(settings, metrics=values.values), report.IMAGE_FORM)
     ticks = [" ".join(tick.get_text().split()) for ax in values.figure().axes for tick in ax.get_xticklabels()]
     assert {"mean length, m", "error, % ↓", "kNN accuracy, % ↑"} <= set(ticks)
-    assert (rank.ranked()["error"].sign, "norm" in rank.ranked()) == (-1, False)
+    assert (rank.ranked()["error"].better, "norm" in rank.ranked()) == ("lower", False)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +314,7 @@ ROWS = np.ones((20, 2))
             r"3 of 3 classes have fewer rows than 10: 0 \(7\)",
         ),
         (lambda: metrics.evaluate(ROWS, views=(ROWS,)), r"views holds 1 array\(s\), expected two"),
-        (lambda: metrics.evaluate(ROWS), "no metric"),
+        (lambda: metrics.evaluate_parts({"test": {}}, metrics.Options()), "no metric can be computed without repr"),
     ],
 )
 def test_what_is_not_defined_is_refused_in_one_line(call, message):

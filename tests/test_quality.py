@@ -148,11 +148,17 @@ def test_neighbors_in_the_ranking_are_compared_on_the_same_batches(rows):
 
 def test_the_table_tells_encoders_correlations_neighbors_and_the_paper(rows):
     text = quality.table(rows)
-    encoders, correlated, compared, beside = (part.splitlines() for part in text.split("\n## "))
-    assert [line.split(" | ")[0] for line in encoders[2:6]] == ["| b", "| a", "| resnet50s-imagenet100-swav", "| d"]
-    assert encoders[2].startswith("| b | 90.00 | 1.000 | 0.710 | 0.700 | 0.599 | 0.800 | 0.710 | 7.000 |")
-    third = "| resnet50s-imagenet100-swav | 70.00 | 1.000 | 0.660 | 0.650 | 0.549 | 0.750 | – | – |"
-    assert encoders[4].startswith(third)
+    information, pairs, probed, correlated, compared, beside = (part.splitlines() for part in text.split("## ")[1:])
+    assert [part[0] for part in (information, pairs, probed)] == ["Information", "Pairs of representations", "Probes"]
+    lines = information[4:8]
+    assert [line.split(" | ")[0] for line in lines] == ["| b", "| a", "| resnet50s-imagenet100-swav", "| d"]
+    assert lines[0].startswith("| b | 90.00 | 0.710 | 0.700 | 0.599 | 0.800 | 0.710 | 7.000 |")
+    assert lines[2].startswith("| resnet50s-imagenet100-swav | 70.00 | 0.660 | 0.650 | 0.549 | 0.750 | – | – |")
+    assert pairs[2] == (
+        "| encoder | accuracy, % | alignment, class ↓ | uniformity, class ↓ | tolerance, class ↑ | "
+        "contrastive loss, class, nats ↓ | bound of supervised loss, nats ↓ |"
+    )
+    assert "H(C) is 1.000 bits" in text
     assert "I_class by InfoNCE is above H(C) for d." in text
     [line] = [line for line in correlated if line.startswith("| I_class, NT-Xent ↑ | 4 |")]
     assert "0.634 to 0.979" in line

@@ -1,7 +1,7 @@
 """`evaluate` computes every metric of some features; its result prints, plots and goes into a report."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.metrics import picture
 from mirigor_jax.metrics.table import ARRAYS, METRICS, PROBES, Inputs, Options, Parts, check_table, shown
 from mirigor_jax.mi import api
+from mirigor_jax.mi.gaussian_pairs import gaussian_v_shares
 from mirigor_jax.mi.labeled import classes_of
 from mirigor_jax.numerics import compact
 
@@ -101,11 +102,28 @@ def evaluate(
     return evaluate_parts(parts, options)
 
 
+def evaluate_several(features: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Compute the metrics that compare an encoder with others: encoder → name of the metric in METRICS → value.
+
+    features: name of an encoder → its representations (n, d), from any framework. Row i of each is the same image. The
+        widths d may differ. The encoders must not have been trained on these images.
+    Raises InputError as `mi.gaussian_v_shares` does.
+
+        print(evaluate_several({"A": h_a, "B": h_b, "C": h_c}))
+    """
+    shares = gaussian_v_shares(features)
+    others = {
+        name: {"test": {"others": np.delete(row, i)}}
+        for i, (name, row) in enumerate(zip(features, shares, strict=True))
+    }
+    return {name: evaluate_parts(parts, Options()).values for name, parts in others.items()}
+
+
 def evaluate_parts(parts: Parts, options: Options) -> Evaluation:
     """Compute every metric of the part "test" that the arrays allow, with probes fitted on "fit" and "validation".
 
     parts: part → array name → array. Every part may have h (n, d) and labels (n,). The test part may have h_x and h_y,
-        both (m, d): features of two augmentations of each image.
+        both (m, d): features of two augmentations of each image. It may have others (o,), as in `Inputs`.
     Raises InputError as the metrics do, and if METRICS has an entry that cannot be computed.
     """
     check_table()
@@ -115,20 +133,21 @@ def evaluate_parts(parts: Parts, options: Options) -> Evaluation:
         known |= PROBES.keys()
     allowed = {name: metric for name, metric in METRICS.items() if set(metric.needs) <= known}
     if not allowed:
-        raise InputError("no metric can be computed without labels or views; give one of them")
+        raise InputError("no metric can be computed without representations; give h, or two views")
     none = np.zeros((0, 0), np.float32)
     inputs = Inputs(
         h=test.get("h", none),
         labels=test.get("labels", np.zeros(0, np.int32)),
         h_x=test.get("h_x", none),
         h_y=test.get("h_y", none),
+        others=test.get("others", np.zeros(0)),
         probes={},
         options=options,
     )
     # Metrics without a fit come first, so that arrays of different lengths are refused at once.
-    values = {name: metric.compute(inputs) for name, metric in allowed.items() if metric.group != "probes"}
+    values = {name: metric.compute(inputs) for name, metric in allowed.items() if not metric.needs_probe}
     needed = {need for metric in allowed.values() for need in metric.needs}
     fitted = {name: fit(parts, options) for name, fit in PROBES.items() if name in needed}
     probed = dataclasses.replace(inputs, probes=fitted)
-    values |= {name: metric.compute(probed) for name, metric in allowed.items() if metric.group == "probes"}
+    values |= {name: metric.compute(probed) for name, metric in allowed.items() if metric.needs_probe}
     return Evaluation({name: float(values[name]) for name in allowed}, options.k, options.temperature)

@@ -1,25 +1,37 @@
 """The picture of an evaluation, made from its values alone."""
 
+import re
 import textwrap
 from collections.abc import Mapping
 
 import numpy as np
 
 from mirigor_jax.drawing import CERTIFIED, INK, LINEAR, LOWER_BOUND, NO_BOUND, Axes, Figure, floats, legends, panels
-from mirigor_jax.metrics.table import Group, grouped, row_name
+from mirigor_jax.metrics.table import Group, grouped, row_name, shown
 
+# Title of a panel → the groups of its metrics.
+PANELS: dict[str, tuple[Group, ...]] = {
+    "probes of the frozen encoder": ("probes",),
+    "geometry of the unit representations": ("class", "augmentation"),
+    "spectrum and closed-form scores": ("images",),
+}
 COLORS: dict[Group, str] = {"class": CERTIFIED, "augmentation": NO_BOUND, "images": LOWER_BOUND, "probes": LINEAR}
 
 
 def evaluation(values: Mapping[str, float]) -> Figure:
-    """Draw the probes' metrics at the left, and the other metrics at the right with one bar for each pairing.
+    """Draw a panel of the probes' metrics, one of the pairs' with a bar for each pairing, and one of the others.
 
-    values: of the metrics, by their names in METRICS.
+    values: of the metrics, by their names in METRICS. A panel without values is left out.
     """
-    figure, (left, right) = panels("probes of the frozen encoder", "geometry of the unit representations")
-    _bars(left, values, "probes")
-    _bars(right, values, "class", "augmentation", "images")
-    legends(right)
+    drawn = {metric.group for metric, _ in shown(values)}
+    titles = [title for title, groups in PANELS.items() if drawn & set(groups)]
+    # A column with two bars takes half as much width again.
+    contents = [grouped(values, *PANELS[title]) for title in titles]
+    figure, axes = panels(*titles, ratios=[len(columns) * (1 + len(rows)) for columns, rows in contents])
+    for ax, title in zip(axes, titles, strict=True):
+        _bars(ax, values, *PANELS[title])
+        if len(PANELS[title]) > 1:
+            legends(ax)
     return figure
 
 
@@ -36,9 +48,10 @@ def _bars(ax: Axes, values: Mapping[str, float], *groups: Group) -> None:
         texts = [metric.text(value) if np.isfinite(value) else "" for metric, value in zip(columns, row, strict=True)]
         ax.bar_label(bars, texts, padding=3, fontsize=7, color=INK)
     ax.axhline(0, color=INK, linewidth=0.8)
-    # A no-break space keeps an arrow beside its word.
+    # A no-break space keeps an arrow beside its words.
     headings = [
-        textwrap.fill(metric.column.replace(" ↑", "\u00a0↑").replace(" ↓", "\u00a0↓"), 12) for metric in columns
+        textwrap.fill(re.sub(r" (?=[↑↓→])|(?<=→) ", "\u00a0", metric.column), 9, break_long_words=False)
+        for metric in columns
     ]
-    ax.set_xticks(range(len(columns)), headings)
+    ax.set_xticks(range(len(columns)), headings, fontsize=7)
     ax.margins(y=0.15)

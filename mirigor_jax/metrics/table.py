@@ -7,6 +7,7 @@ To add a metric, add one entry, in a config file too:
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -14,12 +15,21 @@ from jaxtyping import Float, Integer
 
 from mirigor_jax import checks, fitting, probes, settings, tables
 from mirigor_jax.errors import InputError
-from mirigor_jax.metrics import geometry
+from mirigor_jax.metrics import geometry, spectrum, sufficiency, transfer
+from mirigor_jax.metrics.spectrum import Spectrum
 
 # Part ("fit", "validation" or "test") → array name → array; see `evaluate_parts`.
 Parts = Mapping[str, Mapping[str, np.ndarray]]
-ARRAYS = {"h": ("h",), "labels": ("h", "labels"), "views": ("h_x", "h_y")}  # the arrays that each need stands for
-ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+# The arrays that each need stands for
+ARRAYS = {"h": ("h",), "labels": ("h", "labels"), "views": ("h_x", "h_y"), "others": ("others",)}
+Better = Literal["higher", "lower", "near 1"]
+ARROWS: dict[Better | None, str] = {"higher": " ↑", "lower": " ↓", "near 1": " → 1", None: ""}
+# Direction → value → a number that is larger for a better value.
+GOODNESS: dict[Better, Callable[[float], float]] = {
+    "higher": lambda value: value,
+    "lower": lambda value: -value,
+    "near 1": lambda value: -abs(value - 1),
+}
 Group = Literal["augmentation", "class", "images", "probes"]
 GROUPS: dict[Group, str] = {"augmentation": "SimCLR", "class": "class", "images": "", "probes": ""}
 
@@ -65,6 +75,7 @@ class Inputs:
     h: (n, d). Features of images without augmentation.
     labels: (n,). Their classes, 0..c-1.
     h_x, h_y: (m, d). Features of two augmentations of each image.
+    others: (o,). The share of each other encoder's variance that maps of h predict; see `mi.gaussian_v_shares`.
     probes: the probes that some metric needs, by their names in PROBES.
     options: how metrics are computed.
     A missing array is empty; a metric is computed only if none of its needs is missing.
@@ -74,8 +85,14 @@ class Inputs:
     labels: Integer[np.ndarray, " n_labels"]
     h_x: Float[np.ndarray, "m d_x"]
     h_y: Float[np.ndarray, "m_y d_y"]
+    others: Float[np.ndarray, " o"]
     probes: Mapping[str, probes.Probe]
     options: Options = field(default_factory=Options)
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """The singular values of h, decomposed once for all metrics that read them."""
+        return Spectrum.of(self.h)
 
 
 @dataclass(frozen=True)
@@ -83,22 +100,31 @@ class Metric:
     """One number of an encoder's features.
 
     heading: its name in tables and pictures, without unit and arrow; unique among the metrics of its group.
-    better: "higher", "lower", or None if neither is better.
+    better: "higher", "lower", "near 1", or None if no value is better.
     unit: "%" (of a value in 0..1), "nats" and so on; "" for a plain number.
-    needs: any of "h", "labels" (with h), "views" and the names in PROBES.
+    needs: any of "h", "labels" (with h), "views", "others" and the names in PROBES.
     compute: `Inputs` → the value.
+    shown_with: its row in tables; None: the row that its needs imply.
     """
 
     heading: str
-    better: Literal["higher", "lower"] | None
+    better: Better | None
     unit: str
     needs: tuple[str, ...]
     compute: Callable[[Inputs], float]
+    shown_with: Group | None = None
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether a probe must be fitted for it."""
+        return bool(set(self.needs) & PROBES.keys())
 
     @property
     def group(self) -> Group:
         """The metric's row in a table: a pairing ("augmentation" or "class"), "images", or "probes"."""
-        if set(self.needs) & PROBES.keys():
+        if self.shown_with is not None:
+            return self.shown_with
+        if self.needs_probe:
             return "probes"
         return "augmentation" if "views" in self.needs else "class" if "labels" in self.needs else "images"
 
@@ -216,7 +242,8 @@ def _code_length(x: Inputs) -> float:
     return coded.code_bits / coded.rows
 
 
-# Source: Lee et al. 2023, Tables IV-IX; NMI: Gosch 2020; code length: Voita & Titov 2020.
+# Source: Lee et al. 2023, Tables IV-IX; NMI: Gosch 2020; code length: Voita & Titov 2020. The functions of spectrum.py,
+# transfer.py and sufficiency.py name theirs.
 METRICS: dict[str, Metric] = {
     "augmentation_alignment": Metric("alignment", "lower", "", ("views",), lambda x: geometry.alignment(x.h_x, x.h_y)),
     "augmentation_uniformity": Metric("uniformity", "lower", "", ("views",), _view_uniformity),
@@ -231,6 +258,18 @@ METRICS: dict[str, Metric] = {
     "class_uniformity": Metric("uniformity", "lower", "", ("labels",), lambda x: geometry.uniformity(x.h)),
     "class_tolerance": Metric("tolerance", "higher", "", ("labels",), lambda x: geometry.tolerance(x.h, x.labels)),
     "class_contrastive_loss_nats": Metric("contrastive loss", "lower", "nats", ("labels",), _class_loss),
+    "rank_me": Metric("RankMe", "higher", "", ("h",), lambda x: spectrum.rank_me(x.spectrum)),
+    "lidar": Metric("LiDAR", "higher", "", ("views",), lambda x: spectrum.lidar(x.h_x, x.h_y), "images"),
+    "alpha_req": Metric("α-ReQ", "near 1", "", ("h",), lambda x: spectrum.alpha_req(x.spectrum)),
+    "participation_ratio": Metric(
+        "participation ratio", "higher", "", ("h",), lambda x: spectrum.participation_ratio(x.spectrum)
+    ),
+    "stable_rank": Metric("stable rank", "higher", "", ("h",), lambda x: spectrum.stable_rank(x.spectrum)),
+    "information_sufficiency": Metric(
+        "information sufficiency", "higher", "%", ("others",), lambda x: sufficiency.information_sufficiency(x.others)
+    ),
+    "log_me": Metric("LogME", "higher", "nats", ("labels",), lambda x: transfer.log_me(x.spectrum, x.labels), "images"),
+    "h_score": Metric("H-score", "higher", "", ("labels",), lambda x: transfer.h_score(x.spectrum, x.labels), "images"),
     "linear_accuracy": Metric("linear accuracy", "higher", "%", ("linear",), _accuracy("linear")),
     "knn_accuracy": Metric("kNN accuracy", "higher", "%", ("knn",), _accuracy("knn")),
     "mlp_accuracy": Metric("MLP accuracy", "higher", "%", ("mlp",), _accuracy("mlp")),

@@ -28,6 +28,7 @@ from mirigor_jax.mi.critics import BilinearCritic, CosineCritic, JointCritic, Se
 from mirigor_jax.mi.estimators import ESTIMATORS, Estimator
 from mirigor_jax.mi.families import FAMILIES
 from mirigor_jax.mi.flow import flow_matching
+from mirigor_jax.mi.gaussian_pairs import gaussian_v_shares
 from mirigor_jax.mi.gaussian_usable import gaussian_v_information
 from mirigor_jax.mi.labels import compare, estimate_labels, monitor
 from mirigor_jax.mi.mige import density_ratio_gradients, mige
@@ -76,6 +77,7 @@ __all__ = [
     "estimators",
     "flow_matching",
     "gaussian_v_information",
+    "gaussian_v_shares",
     "info_nce",
     "info_nce_from_embeddings",
     "info_nce_lower_bits",

@@ -427,14 +427,16 @@ def _linear_rows(report: ImageReport) -> list[Row]:
 def _metric_rows(report: ImageReport) -> list[Row]:
     values = metrics.shown(report.metrics)
     return [
-        (metric.title, metric.text(value), "on test images" if metric.group == "probes" else "")
-        for metric, value in values
+        (metric.title, metric.text(value), "on test images" if metric.needs_probe else "") for metric, value in values
     ]
 
 
 def _metrics(report: ImageReport) -> list[str]:
-    """Tables of the metrics: one row per pairing, as in Lee et al. 2023, Table IV, and one row of the probes."""
-    columns, rows = metrics.grouped(report.metrics, "augmentation", "class", "images")
+    """Tables of the metrics: one row per pairing, as in Lee et al. 2023, Table IV, and one row each without a pairing.
+
+    A row without a pairing has metrics of the images' representations alone, or of the probes.
+    """
+    columns, rows = metrics.grouped(report.metrics, "augmentation", "class")
     lines = []
     for group, values in rows.items():
         of = report.estimates.get(report.measured.get(group) or "")
@@ -442,18 +444,24 @@ def _metrics(report: ImageReport) -> list[str]:
         lines.append(
             (metrics.row_name(group), mi_cell, *(metric.text(x) for metric, x in zip(columns, values, strict=True)))
         )
-    grids = [tables.grid(("pairing", "MI; certified, bits", *(metric.column for metric in columns)), lines)]
-    columns, rows = metrics.grouped(report.metrics, "probes")
-    for values in rows.values():
-        cells = [metric.text(value) for metric, value in zip(columns, values, strict=True)]
-        grids.append(tables.grid([metric.column for metric in columns], [cells]))
+    header = ("pairing", "MI; certified, bits", *(metric.column for metric in columns))
+    grids = [tables.grid(header, lines)] if lines else []
+    for alone in ("images", "probes"):
+        columns, rows = metrics.grouped(report.metrics, alone)
+        for values in rows.values():
+            cells = [metric.text(value) for metric, value in zip(columns, values, strict=True)]
+            grids.append(tables.grid([metric.column for metric in columns], [cells]))
     config = report.run.config
     k, temperature = config["estimate"]["nt_xent_k"], config["train"]["temperature"]
     legend = (
-        f"The contrastive loss is at K = {k} (or all pairs there are) and temperature {temperature:g}. Rows have unit "
-        "length; alignment is the mean squared distance of positive pairs, uniformity the log of the mean Gaussian "
-        "potential of all pairs (t = 2), tolerance the mean cosine within a class (Wang & Isola 2020, Wang & Liu "
-        "2021). NMI: I(h;C) / H(C), estimated from a probe's log-loss. "
+        f"The contrastive loss is at K = {k} (or all pairs there are) and temperature {temperature:g}. In the first "
+        "table rows have unit length; alignment is the mean squared distance of positive pairs, uniformity the log of "
+        "the mean Gaussian potential of all pairs (t = 2), tolerance the mean cosine within a class (Wang & Isola "
+        "2020, Wang & Liu 2021). RankMe, LiDAR, participation ratio and stable rank count dimensions that the "
+        "representations use (LiDAR: to tell images apart beyond their augmentations); RankMe compares runs of one "
+        "method only. α-ReQ: decay of the covariance's eigenvalues. LogME: log evidence of a Bayesian linear map to a "
+        "label. H-score: variance of the class means in units of all variance, summed over its axes. A dash: not "
+        "defined for these representations. NMI: I(h;C) / H(C), estimated from a probe's log-loss. "
         "Code length: mean number of bits for a label of the fit part, if each label is coded by a linear probe that "
         "was fitted on earlier images and labels (Voita & Titov 2020). The first labels (1/32 of all, at least 32) "
         "take log2 N bits each, for N classes."

@@ -311,6 +311,9 @@ def _write_table(
                 rows.append({**facts, **cell.tags, **row})
                 continue
         missing.append(cell.name)
+    runs = {cell.name: cell.folder for cell, _ in reports}
+    if rows and study.joined:
+        rows = study.joined(rows, runs, folder)
     document = {
         "study": config.study.name,
         "runs": len(reports),
@@ -320,7 +323,6 @@ def _write_table(
         "rows": rows,
     }
     drawn = study.draw(rows) if rows and study.draw else {}
-    runs = {cell.name: cell.folder for cell, _ in reports}
     fitted = {fit.name: made for fit in fits if (made := _rows_of(fit)) is not None}
     fit_rows = [row for made in fitted.values() for row in made]
     if fits:

@@ -88,4 +88,4 @@ def _beside(rows: Sequence[Row]) -> tuple[str, str]:
     return tables.grid(header, lines), legend
 
 
-STUDIES["quality"] = Study(row, table, rank.draw, rank.CAPTIONS, together=rank.section)
+STUDIES["quality"] = Study(row, table, rank.draw, rank.CAPTIONS, together=rank.section, joined=rank.with_others)

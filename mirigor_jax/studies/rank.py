@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -17,7 +18,8 @@ from jaxtyping import Float
 from mirigor_jax import metrics, tables
 from mirigor_jax.drawing import INK, LOWER_BOUND, Figure, empty_figure, floats, style
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import AnyPath
+from mirigor_jax.files import AnyPath, plain
+from mirigor_jax.metrics.table import Better, Group
 from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.mi.usable_results import UsableOrder
 from mirigor_jax.runs import page
@@ -28,6 +30,7 @@ from mirigor_jax.studies import rank_order
 from mirigor_jax.studies.rows import Row, usable_ends
 from mirigor_jax.studies.table import STUDIES, Section, Study
 
+COMPARED = "compared.json"  # the metrics that compare encoders, and the digests of their features
 RESAMPLES = 2000
 LEAST_BATCHES = 8  # the fewest test batches for a t-interval of a paired difference
 CAPTIONS = {
@@ -41,13 +44,15 @@ class Ranked:
     """A metric that may rank encoders as linear accuracy does.
 
     title: its name in tables and pictures.
-    sign: 1 if more is better, -1 if less is better.
+    better: the direction of better values.
     text: value → its text; a dash for None.
+    table: title of the table that shows it.
     """
 
     title: str
-    sign: int
+    better: Better
     text: Callable[[float | None], str]
+    table: str
 
 
 def _lower_end(value: float | None) -> str:
@@ -58,20 +63,27 @@ def _upper_end(value: float | None) -> str:
     return tables.bits(None if value is None else tables.round_up(value))
 
 
-ESTIMATES = {
-    "class_value_bits": Ranked("I_class, estimate ↑", 1, tables.bits),
-    "class_bits": Ranked("I_class, InfoNCE ↑", 1, tables.bits),
-    "class_lower_bits": Ranked("I_class, certified end ↑", 1, _lower_end),
-    "class_nt_xent_bits": Ranked("I_class, NT-Xent ↑", 1, tables.bits),
-    "simclr_value_bits": Ranked("I_SimCLR, estimate ↑", 1, tables.bits),
-    "simclr_bits": Ranked("I_SimCLR, InfoNCE ↑", 1, tables.bits),
-    "simclr_lower_bits": Ranked("I_SimCLR, certified end ↑", 1, _lower_end),
-    "simclr_nt_xent_bits": Ranked("I_SimCLR, NT-Xent ↑", 1, tables.bits),
-    "usable_bits": Ranked("usable information ↑", 1, tables.bits),
-    "usable_lower_bits": Ranked("usable information, lower end ↑", 1, _lower_end),
-    "usable_upper_bits": Ranked("usable information, upper end ↑", 1, _upper_end),
+INFORMATION, PAIRS = "Information", "Pairs of representations"
+TABLES: dict[Group, str] = {
+    "augmentation": PAIRS,
+    "class": PAIRS,
+    "images": "Spectrum and closed-form scores",
+    "probes": "Probes",
 }
-BOUND = {"bound_nats": Ranked("bound of supervised loss, nats ↓", -1, tables.bits)}
+ESTIMATES = {
+    "class_value_bits": Ranked("I_class, estimate ↑", "higher", tables.bits, INFORMATION),
+    "class_bits": Ranked("I_class, InfoNCE ↑", "higher", tables.bits, INFORMATION),
+    "class_lower_bits": Ranked("I_class, certified end ↑", "higher", _lower_end, INFORMATION),
+    "class_nt_xent_bits": Ranked("I_class, NT-Xent ↑", "higher", tables.bits, INFORMATION),
+    "simclr_value_bits": Ranked("I_SimCLR, estimate ↑", "higher", tables.bits, INFORMATION),
+    "simclr_bits": Ranked("I_SimCLR, InfoNCE ↑", "higher", tables.bits, INFORMATION),
+    "simclr_lower_bits": Ranked("I_SimCLR, certified end ↑", "higher", _lower_end, INFORMATION),
+    "simclr_nt_xent_bits": Ranked("I_SimCLR, NT-Xent ↑", "higher", tables.bits, INFORMATION),
+    "usable_bits": Ranked("usable information ↑", "higher", tables.bits, INFORMATION),
+    "usable_lower_bits": Ranked("usable information, lower end ↑", "higher", _lower_end, INFORMATION),
+    "usable_upper_bits": Ranked("usable information, upper end ↑", "higher", _upper_end, INFORMATION),
+}
+BOUND = {"bound_nats": Ranked("bound of supervised loss, nats ↓", "lower", tables.bits, PAIRS)}
 RANKED_BY = "linear_accuracy"  # the metric whose ranking the others are compared with
 
 
@@ -81,7 +93,7 @@ def ranked() -> dict[str, Ranked]:
     These are the estimates, each metric of METRICS that says which values are better, and the bound.
     """
     measured = {
-        name: Ranked(metric.title, 1 if metric.better == "higher" else -1, metric.text)
+        name: Ranked(metric.title, metric.better, metric.text, TABLES[metric.group])
         for name, metric in metrics.METRICS.items()
         if metric.better and name != RANKED_BY
     }
@@ -179,13 +191,14 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
 def correlations(rows: Sequence[Row]) -> dict[str, Correlation | None]:
     """For each metric, its correlation with accuracy over the encoders that have it.
 
-    The sign is turned if less is better. A metric without a correlation has None.
+    Values are turned so that more is better, as metrics.GOODNESS does. A metric without a correlation has None.
     """
     by_metric = {}
     for name, metric in ranked().items():
         known = [(row["metrics"][name], row["accuracy"]) for row in rows if row["metrics"].get(name) is not None]
         values, accuracies = np.array(known, float).reshape(-1, 2).T
-        by_metric[name] = correlation(metric.sign * values, accuracies)
+        good = metrics.GOODNESS[metric.better]
+        by_metric[name] = correlation(np.array([good(value) for value in values]), accuracies)
     return by_metric
 
 
@@ -235,20 +248,15 @@ def report(rows: Sequence[Row], paper: Mapping[str, Sequence[str]] | None = None
         such columns.
     """
     ranking = sorted(rows, key=lambda row: -row["accuracy"])
-    numbers = ranked()
-    header = ("encoder", "accuracy, %", "H(C)", *(metric.title for metric in numbers.values()))
-    lines = [
-        (
-            row["cell"],
-            percent(row["accuracy"]),
-            f"{row['entropy_bits']:.3f}",
-            *(metric.text(row["metrics"][name]) for name, metric in numbers.items()),
-        )
-        for row in ranking
-    ]
+    by_table: dict[str, dict[str, Ranked]] = {}
+    for name, metric in ranked().items():
+        if any(row["metrics"].get(name) is not None for row in rows):
+            by_table.setdefault(metric.table, {})[name] = metric
+    grids = [part for title, of in by_table.items() for part in (f"## {title}", _measured(ranking, of))]
     above = [row["cell"] for row in ranking if row["metrics"]["class_bits"] > row["entropy_bits"]]
     legend = (
-        f"MI is in bits, with InfoNCE at K = {max(row['k'] for row in rows):,}; accuracies are on test images. Usable "
+        f"MI is in bits, with InfoNCE at K = {max(row['k'] for row in rows):,}; accuracies are on test images. H(C) is "
+        f"{_range([row['entropy_bits'] for row in rows])} bits. Usable "
         "information is the information about the class, in bits, that linear probes can use (mi.usable_information). "
         "Each contrastive loss is at the temperature of the encoder's training. “Bound of supervised loss” is an upper "
         "bound of the cross-entropy of the classifier whose weights are the class means. It is computed from the "
@@ -257,10 +265,24 @@ def report(rows: Sequence[Row], paper: Mapping[str, Sequence[str]] | None = None
         "loss. "
         f"I_class by InfoNCE is above H(C) for {', '.join(above) or 'no encoder'}."
     )
-    sections = [tables.grid(header, lines), legend, "## Which metric ranks as accuracy does", *_correlated(rows, paper)]
+    sections = [*grids, legend, "## Which metric ranks as accuracy does", *_correlated(rows, paper)]
     if pairs := neighbors(rows):
         sections += ["## Neighbors in the order of I_class", *_compared(pairs)]
     return "\n\n".join(sections)
+
+
+def _measured(ranking: Sequence[Row], shown: Mapping[str, Ranked]) -> str:
+    """A table of these metrics, by name."""
+    lines = [
+        (row["cell"], percent(row["accuracy"]), *(one.text(row["metrics"].get(name)) for name, one in shown.items()))
+        for row in ranking
+    ]
+    return tables.grid(("encoder", "accuracy, %", *(one.title for one in shown.values())), lines)
+
+
+def _range(values: Sequence[float]) -> str:
+    """The least and the largest value; one number if they are printed alike."""
+    return " to ".join(dict.fromkeys(f"{value:.3f}" for value in (min(values), max(values))))
 
 
 def _correlated(rows: Sequence[Row], paper: Mapping[str, Sequence[str]] | None) -> tuple[str, str]:
@@ -275,7 +297,8 @@ def _correlated(rows: Sequence[Row], paper: Mapping[str, Sequence[str]] | None) 
     beside = [] if paper is None else ["the paper's"]
     header = ["metric", "encoders", "Pearson's ρ", *beside, "Kendall's τ", *beside]
     legend = (
-        "Correlation with linear accuracy. If less is better, the sign is turned, so +1 is always best. Brackets have "
+        "Correlation with linear accuracy. If less is better, the sign is turned, and for a metric that is best near 1 "
+        "its distance from 1 counts, so +1 is always best. Brackets have "
         f"95 % percentile bootstrap intervals ({RESAMPLES:,} resamples, seed 0), which treat the encoders as a sample "
         "of all encoders and are too narrow if there are few."
     )
@@ -331,6 +354,34 @@ def picture(panels: Mapping[str, Sequence[float | None]], accuracies: Sequence[f
     for ax in grid[:, 0]:
         ax.set_ylabel("linear accuracy, %", fontsize=9, color=INK)
     return figure
+
+
+def with_others(rows: Sequence[Row], runs: Mapping[str, RunFolder], folder: RunFolder) -> list[Row]:
+    """The rows with the metrics that compare an encoder with the others; see `metrics.evaluate_several`.
+
+    Only encoders of the same test images are compared, those that most of the encoders share; the others keep None. The
+    study's folder keeps the values until an encoder's features have changed. Of a pair, the first view is read.
+    rows, runs, folder: as in `Study.joined`.
+    """
+    [(test, count)] = Counter(row["test"] for row in rows).most_common(1)
+    if count < 2:
+        return [*rows]
+    features = {}
+    for row in rows:
+        if row["test"] == test:
+            arrays = runs[row["cell"]].arrays("features/test.npz")
+            features[row["cell"]] = arrays["h" if "h" in arrays else "h_x"]
+    digests = {cell: hashlib.sha256(np.ascontiguousarray(h).tobytes()).hexdigest() for cell, h in features.items()}
+    known = folder.read(COMPARED)
+    if known is None or known["digests"] != digests:
+        try:
+            values = metrics.evaluate_several(features)
+        except InputError as error:  # too few images; the other columns stand
+            print(f"encoders are not compared with each other: {error}", flush=True)
+            return [*rows]
+        known = {"digests": digests, "values": plain(values)}
+        folder.write(COMPARED, known)
+    return [{**row, "metrics": row["metrics"] | known["values"].get(row["cell"], {})} for row in rows]
 
 
 def section(rows: Sequence[Row], runs: Mapping[str, RunFolder], folder: RunFolder) -> Section:
@@ -421,4 +472,4 @@ def _plain_columns(ranking: Sequence[Row]) -> list[page.Column]:
     return columns
 
 
-STUDIES["rank"] = Study(row, table, draw, CAPTIONS, together=section)
+STUDIES["rank"] = Study(row, table, draw, CAPTIONS, together=section, joined=with_others)

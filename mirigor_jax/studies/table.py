@@ -55,6 +55,8 @@ class Study:
     together: (rows, a cell's name → its run folder, the study's folder) → a section that reads several runs at once;
         None if there is nothing to say. It may take minutes, so it keeps what it computes in the study's folder.
     fits: how it makes the fits of its config; None: it makes none.
+    joined: (rows, a cell's name → its run folder, the study's folder) → the rows, with columns that need several runs.
+        It comes before `table` and `draw`.
     """
 
     row: Callable[[ImageReport, AnyPath], Row] | None = None
@@ -64,6 +66,7 @@ class Study:
     tags: tuple[str, ...] = ()
     together: Callable[[Sequence[Row], Mapping[str, RunFolder], RunFolder], Section | None] | None = None
     fits: Fits | None = None
+    joined: Callable[[Sequence[Row], Mapping[str, RunFolder], RunFolder], list[Row]] | None = None
 
 
 STUDIES: dict[str, Study] = {}
