@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from small import image_report
 from test_gaussian_usable import several
 from test_quality import finished
 
 from mirigor_jax import metrics, mi
 from mirigor_jax.errors import InputError
-from mirigor_jax.metrics import METRICS, Spectrum
+from mirigor_jax.metrics import METRICS, Spectrum, picture
 from mirigor_jax.metrics.spectrum import CHUNK
+from mirigor_jax.runs import report
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.studies import quality
 
@@ -290,6 +292,16 @@ def test_an_evaluation_has_each_metric_that_its_arrays_allow():
     dead = metrics.evaluate(np.ones((100, 3)))
     assert "α-ReQ → 1" in str(dead)
     json.dumps(dead.to_dict())
+
+
+def test_a_metric_that_is_not_defined_is_null_in_json_and_a_dash_in_report_and_picture():
+    values = dict.fromkeys(METRICS, 0.25) | {"alpha_req": None, "log_me": None}
+    config = {"estimate": {"nt_xent_k": 64}, "train": {"temperature": 0.1}}
+    text = report.markdown(image_report(config, metrics=values), report.IMAGE_FORM)
+    assert "| 0.250 | 0.250 | – | 0.250 | 0.250 | 25.00 | – | 0.250 |" in text
+    assert "α-ReQ → 1" in report.table(image_report(config, metrics=values), report.IMAGE_FORM)
+    heights = [bar.get_height() for ax in picture.evaluation(values).axes for bar in ax.patches]
+    assert np.isnan(heights).sum() == 2
 
 
 def test_one_decomposition_serves_all_metrics(monkeypatch):

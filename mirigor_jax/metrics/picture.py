@@ -18,10 +18,11 @@ PANELS: dict[str, tuple[Group, ...]] = {
 COLORS: dict[Group, str] = {"class": CERTIFIED, "augmentation": NO_BOUND, "images": LOWER_BOUND, "probes": LINEAR}
 
 
-def evaluation(values: Mapping[str, float]) -> Figure:
+def evaluation(values: Mapping[str, float | None]) -> Figure:
     """Draw a panel of the probes' metrics, one of the pairs' with a bar for each pairing, and one of the others.
 
-    values: of the metrics, by their names in METRICS. A panel without values is left out.
+    values: of the metrics, by their names in METRICS; None for one that is not defined. A panel without values is left
+        out.
     """
     drawn = {metric.group for metric, _ in shown(values)}
     titles = [title for title, groups in PANELS.items() if drawn & set(groups)]
@@ -35,7 +36,7 @@ def evaluation(values: Mapping[str, float]) -> Figure:
     return figure
 
 
-def _bars(ax: Axes, values: Mapping[str, float], *groups: Group) -> None:
+def _bars(ax: Axes, values: Mapping[str, float | None], *groups: Group) -> None:
     """Draw the bars of each metric around its tick, one for each group that has the metric."""
     columns, rows = grouped(values, *groups)
     heights = np.array([floats(row) for row in rows.values()]).reshape(len(rows), len(columns))

@@ -155,18 +155,18 @@ def check_table() -> None:
             raise InputError(f"metrics '{other}' and '{name}' are both called '{metric.title}'; change one heading")
 
 
-def shown(values: Mapping[str, float]) -> list[tuple[Metric, float]]:
+def shown(values: Mapping[str, float | None]) -> list[tuple[Metric, float | None]]:
     """(metric, value) of each value. Values of metrics that are not in METRICS are left out."""
     return [(METRICS[name], value) for name, value in values.items() if name in METRICS]
 
 
-def grouped(values: Mapping[str, float], *groups: Group) -> tuple[list[Metric], dict[Group, list[float | None]]]:
+def grouped(values: Mapping[str, float | None], *groups: Group) -> tuple[list[Metric], dict[Group, list[float | None]]]:
     """The metrics of these groups as a table: (a metric for each column, group → the values in its row).
 
     A group without metrics has no row. If a group has no value for a column, it is None.
     """
     columns: dict[str, Metric] = {}
-    results: dict[Group, dict[str, float]] = {}
+    results: dict[Group, dict[str, float | None]] = {}
     for metric, value in shown(values):
         if metric.group in groups:
             columns.setdefault(metric.column, metric)

@@ -22,6 +22,7 @@ from mirigor_jax.data.preprocess import image_keys
 from mirigor_jax.drawing import Figure
 from mirigor_jax.errors import InputError
 from mirigor_jax.history import TrainingHistory
+from mirigor_jax.metrics import picture
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import show_progress
 from mirigor_jax.runs import figures, report, usable
@@ -213,8 +214,7 @@ def _draw(job: Job, folder: RunFolder, parts: dict[str, Any]) -> dict[str, Figur
         "critic": figures.critic(parts["estimate"]),
     }
     if parts["metrics"]:
-        options = job.config.estimate.nt_xent_k, job.config.train.temperature
-        drawn["metrics"] = metrics.Evaluation(parts["metrics"], *options).figure()
+        drawn["metrics"] = picture.evaluation(parts["metrics"])
     drawn |= usable.drawn(folder, parts["usable"])
     if parts["linear"]:
         drawn["linear"] = figures.linear(parts["linear"], chance)

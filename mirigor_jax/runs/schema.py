@@ -248,7 +248,7 @@ class ImageReport(Report):
     estimates: all estimates of this encoder by name, including the run's own.
     linear: accuracy of a linear probe on test images, by task.
     measured: the name of the estimate that is shown beside the metrics of `class` and of `augmentation`; None: none is.
-    metrics: the values that `metrics.evaluate` returns; empty if they were not asked for.
+    metrics: the values that `metrics.evaluate` returns, None for one that is not defined; empty if not asked for.
     usable: None if there are no labels of two classes, or if an older version evaluated the run.
     """
 
@@ -258,7 +258,7 @@ class ImageReport(Report):
     estimates: dict[str, EstimateEntry]
     linear: dict[str, float]
     measured: dict[str, str | None]
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     usable: UsableEntry | None = None
 
 

@@ -167,13 +167,15 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
         for name, field in fields.items():
             values[f"{pairing}_{name}"] = None if of is None else getattr(of, field)
     values |= usable_ends(done)
-    values["bound_nats"] = metrics.supervised_loss_bound_nats(
-        measured["class_contrastive_loss_nats"],
-        # the K that the metric used: at most half of the images of each class can be in pairs
-        k=min(config["estimate"]["nt_xent_k"], int(np.sum(sizes // 2))),
-        temperature=config["train"]["temperature"],
-        least_frequency=float(sizes.min() / len(labels)),
-    )
+    loss_nats = measured["class_contrastive_loss_nats"]
+    if loss_nats is not None:
+        values["bound_nats"] = metrics.supervised_loss_bound_nats(
+            loss_nats,
+            # the K that the metric used: at most half of the images of each class can be in pairs
+            k=min(config["estimate"]["nt_xent_k"], int(np.sum(sizes // 2))),
+            temperature=config["train"]["temperature"],
+            least_frequency=float(sizes.min() / len(labels)),
+        )
     batches = RunFolder(folder).arrays("estimates/class/batches.npz")
     k = max((int(k) for k, values in batches.items() if len(values) >= LEAST_BATCHES), default=None)
     return {
