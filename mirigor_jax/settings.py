@@ -11,8 +11,8 @@ from mirigor_jax.fields import Setting, of, setting, settings_of
 
 Rows = Literal["checked", "independent"]
 Resident = Literal["auto", "always", "never"]
-Which = Literal["last", "best"]
 Seen = Literal["train", "all", "none"]
+WHICH = ("last", "best")  # the checkpoints that a training always keeps
 KINDS_OF_RUNS = ("images", "restore", "layers", "arrays", "study", "invertible", "high_mi")
 CDP_SIDE = 64  # pixels, as the paper has it
 
@@ -285,6 +285,14 @@ class Train:
         least=1,
     )
     checkpoint_every: int = setting(100, "Steps between two checkpoints.", least=1, unit="steps")
+    keep_every: int | None = setting(
+        None,
+        "Steps between two checkpoints that are kept, so that they can be measured later; a multiple of "
+        "train.checkpoint_every. The last two checkpoints and the best one are kept in any case.",
+        least=1,
+        unit="steps",
+        none="no others are kept",
+    )
 
 
 @dataclass(frozen=True)
@@ -304,9 +312,12 @@ class Features:
         none="all that are left out",
     )
     batch_size: int = setting(256, "Images that are encoded at once.", least=1)
-    checkpoint: Which = setting(
+    checkpoint: str = setting(
         "last",
-        "Training checkpoint that is measured: the last, or the one with the least mean loss over its last 50 steps.",
+        "Training checkpoint that is measured: the last, the best (the least mean loss over its last 50 steps), or "
+        "that of a step which train.keep_every keeps.",
+        choices=WHICH,
+        or_number=True,
     )
 
 
@@ -431,8 +442,12 @@ class Restore:
         "Whether the critic is fitted on fresh images, which the encoder encodes in every step.",
         none="as in the run",
     )
-    checkpoint: Which | None = setting(
-        None, "Training checkpoint that is measured; see features.checkpoint.", none="as in the run"
+    checkpoint: str | None = setting(
+        None,
+        "Training checkpoint that is measured; see features.checkpoint.",
+        choices=WHICH,
+        or_number=True,
+        none="as in the run",
     )
     rows: Rows | None = _stated_rows()
 

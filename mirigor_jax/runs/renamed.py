@@ -32,6 +32,7 @@ ADDED: dict[str, Any] = {
     "train.schedule": "cosine",
     "train.drops": [0.5, 0.75],
     "train.embedding_noise": 0.1,
+    "train.keep_every": None,
 }
 
 
