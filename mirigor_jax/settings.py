@@ -538,7 +538,7 @@ class Grid:
         "Name of the study, which decides its table and figures.",
         names=_names(
             "batch_size infomin_tasks infomin_strength certified objectives negatives quality anchor label_noise "
-            "auxiliary_labels v_infomax"
+            "auxiliary_labels v_infomax width stability"
         ),
         table="mirigor_jax.studies.table.STUDIES",
     )
@@ -555,7 +555,8 @@ class Grid:
     fits: tuple[dict[str, Any], ...] = setting(
         (),
         "Fits that the study makes besides its runs. Each has a name and the keys that the study's function takes: "
-        "`make` of anchor_fits, label_noise_fits, auxiliary_stages or v_infomax_fits in mirigor_jax.studies.",
+        "`make` of anchor_fits, label_noise_fits, auxiliary_stages, v_infomax_fits or stability_fits in "
+        "mirigor_jax.studies.",
     )
 
 
