@@ -35,13 +35,6 @@ SCALES: dict[str, dict[str, Any]] = {
         "run": {"data.images": 30_000, "encoder.name": "resnet50", "features.fit": 10_000, "estimate.k": 512},
     },
 }  # fmt: skip
-SHARED: dict[str, Any] = {
-    "data.pairing": "class",
-    "estimate.extra_pairings": (),
-    "estimate.estimators": ("info_nce_symmetric",),
-    "estimate.k_curve": (64,),
-    "evaluate.metrics": False,
-}
 ARGUMENTS = {
     "scale": replace(common.SCALE, meaning="Images, encoder and training: a laptop's, or larger ones, as papers have."),
     "steps": argument(
@@ -63,7 +56,7 @@ def get_config(arg: str = "") -> ConfigDict:
         raise InputError(f"steps={steps}: expected a multiple of {PARTS}")
     training = {"train.steps": steps, "train.checkpoint_every": every, "train.keep_every": every}
     common.on_set(config.run, scale["set"])
-    config.run.update_from_flattened_dict(scale["run"] | SHARED | training)
+    config.run.update_from_flattened_dict(scale["run"] | common.SAME_CLASS | training)
     config.study.cells = tuple(
         {"name": f"steps={steps}-seed={seed}", "run": {"seed": seed}} for seed in range(args.seeds)
     )

@@ -37,13 +37,6 @@ SCALES: dict[str, dict[str, Any]] = {
         "run": {"data.images": 40_000},
     },
 }  # fmt: skip
-SHARED: dict[str, Any] = {
-    "data.pairing": "class",
-    "estimate.extra_pairings": (),
-    "estimate.estimators": ("info_nce_symmetric",),
-    "estimate.k_curve": (64,),
-    "evaluate.metrics": False,
-}
 ARGUMENTS = {
     "scale": replace(common.SCALE, meaning="Images, encoders and widths: a laptop's, or larger ones, as papers have."),
     "encoders": replace(common.ENCODERS, default=None, none="the scale's"),
@@ -61,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = common.study("width", args.scale)
     scale = SCALES[args.scale]
     common.on_set(config.run, scale["set"])
-    config.run.update_from_flattened_dict(scale["run"] | SHARED)
+    config.run.update_from_flattened_dict(scale["run"] | common.SAME_CLASS)
     grid = {name: tuple(args[name] or scale[name]) for name in ("encoders", "widths", "steps")}
     for name in ("widths", "steps"):
         ARGUMENTS[name].check(name, grid[name])

@@ -23,7 +23,7 @@ from mirigor_jax.drawing import (
 from mirigor_jax.files import AnyPath
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies import stability_fits
-from mirigor_jax.studies.rows import Row, groups, mean
+from mirigor_jax.studies.rows import Row, groups, mean, outermost
 from mirigor_jax.studies.stability_fits import FIT, PAIRS, STEP, USABLE
 from mirigor_jax.studies.table import STUDIES, Fits, Section, Study
 
@@ -113,7 +113,7 @@ def _by_step(rows: Sequence[Row]) -> str:
                 _spread(same, "value_bits", gap),
                 mean([one["usable_bits"] for one in same]),
                 _signed(changes[1]),
-                _usable_ends(same),
+                outermost(same, "usable"),
                 _spread(same, "usable_bits", usable_width),
                 mean([100 * one["accuracy"] for one in same], ".2f"),
             )
@@ -151,7 +151,7 @@ def _by_usable_rows(rows: Sequence[Row]) -> str:
             mean([one["usable_bits"] for one in same]),
             mean([one["usable_bits"] - one["usable_lower_bits"] for one in same]),
             mean([one["usable_upper_bits"] - one["usable_bits"] for one in same]),
-            _usable_ends(same),
+            outermost(same, "usable"),
             _spread(same, "usable_bits", usable_width),
         )
         for (steps, _), same in groups(rows, "steps", "share").items()
@@ -192,11 +192,6 @@ def _exponent(rows: Sequence[Row], distance: Callable[[Row], float], words: str)
 def _sizes(rows: Sequence[Row]) -> str:
     """The number of rows; the least and the largest one if the seeds differ."""
     return " to ".join(f"{size:,}" for size in sorted({min(one["at"] for one in rows), max(one["at"] for one in rows)}))
-
-
-def _usable_ends(rows: Sequence[Row]) -> str:
-    lower, upper = min(one["usable_lower_bits"] for one in rows), max(one["usable_upper_bits"] for one in rows)
-    return tables.ends(tables.round_down(lower), tables.round_up(upper))
 
 
 def _signed(changes: Sequence[float]) -> str:

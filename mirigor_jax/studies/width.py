@@ -25,7 +25,7 @@ from mirigor_jax.files import AnyPath
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies.quality import RESAMPLES, correlation
-from mirigor_jax.studies.rows import Row, groups, mean, usable_ends
+from mirigor_jax.studies.rows import Row, groups, mean, outermost, usable_ends
 from mirigor_jax.studies.table import STUDIES, Study
 
 # Color and marker of each line of the picture, in the order of the table.
@@ -108,9 +108,7 @@ def _usable(rows: Sequence[Row]) -> tuple[str, str]:
     """The mean usable information of the rows, and its outermost ends; dashes if a run could not measure it."""
     if any(one["usable_bits"] is None for one in rows):
         return "–", "–"
-    lower, upper = (floats([one[f"usable_{end}_bits"] for one in rows]) for end in ("lower", "upper"))
-    ends = tables.ends(tables.round_down(float(lower.min())), tables.round_up(float(upper.max())))
-    return mean([one["usable_bits"] for one in rows]), ends
+    return mean([one["usable_bits"] for one in rows]), outermost(rows, "usable")
 
 
 def _correlations(rows: Sequence[Row]) -> str:
