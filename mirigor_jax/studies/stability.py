@@ -225,7 +225,7 @@ def picture(rows: Sequence[Row]) -> Figure:
         if kind in (STEP, USABLE):
             _line(ax, same, "usable_bits", NO_BOUND, "s", label="usable information")
             for end in ("usable_lower_bits", "usable_upper_bits"):
-                _line(ax, same, end, CERTIFIED, "_", label="usable information, certified ends")
+                _line(ax, same, end, NO_BOUND, "_", label="usable information, certified ends")
         ax.axhline(_entropy(rows), color=ENTROPY, label="H(C)", zorder=1.5)
         ax.set_xscale("log", base=2)
         sizes = sorted({round(np.mean([one["at"] for one in of])) for of in _places(same).values()})
