@@ -89,7 +89,7 @@ def table(rows: Sequence[Row]) -> str:
             str(len(same)),
             mean([100 * one["accuracy"] for one in same], ".2f"),
             mean([one["value_bits"] for one in same]),
-            tables.ends(tables.round_down(min(one["lower_bits"] for one in same)), same[0]["upper_bits"]),
+            _certified(same),
             *_usable(same),
         )
         for (encoder, steps, width), same in groups(rows, "encoder", "steps", "width").items()
@@ -104,11 +104,24 @@ def table(rows: Sequence[Row]) -> str:
     return f"{tables.grid(header, lines)}\n\n{legend}\n\n{_correlations(rows)}"
 
 
+def _certified(rows: Sequence[Row]) -> str:
+    """The certified interval of the seed with the least lower end; a dash if a seed's certificate is withheld."""
+    if len(with_ends(rows, "lower_bits")) < len(rows):
+        return "–"
+    return tables.ends(tables.round_down(min(one["lower_bits"] for one in rows)), rows[0]["upper_bits"])
+
+
 def _usable(rows: Sequence[Row]) -> tuple[str, str]:
-    """The mean usable information of the rows, and its outermost ends; dashes if a run could not measure it."""
+    """The mean usable information of the rows, and its outermost ends; dashes if a seed has none."""
     if any(one["usable_bits"] is None for one in rows):
         return "–", "–"
-    return mean([one["usable_bits"] for one in rows]), outermost(rows, "usable")
+    known = with_ends(rows, "usable_lower_bits")
+    return mean([one["usable_bits"] for one in rows]), outermost(rows, "usable") if len(known) == len(rows) else "–"
+
+
+def with_ends(rows: Sequence[Row], name: str) -> list[Row]:
+    """The rows that have this end. A narrow encoder may give many images the same features: then none is certified."""
+    return [one for one in rows if one[name] is not None]
 
 
 def _correlations(rows: Sequence[Row]) -> str:
@@ -153,15 +166,11 @@ def picture(rows: Sequence[Row]) -> Figure:
         shift = 2 ** (0.08 * (place - (len(budgets) - 1) / 2))  # so that whiskers don't cover each other
         width = floats([one["width"] for one in runs])
         line_of_means(mi, shift * width, floats([one["value_bits"] for one in runs]), color, marker, label=label)
-        by_width = {size: same for (size,), same in groups(runs, "width").items()}
-        at, outermost = shift * floats([*by_width]), [*by_width.values()]
-        lower, mean_bits = (
-            floats([pick(one[name] for one in same) for same in outermost])
-            for pick, name in ((min, "lower_bits"), (lambda values: np.mean([*values]), "value_bits"))
-        )
-        whiskers(mi, at, lower, mean_bits, color)
-        known = [one for one in runs if one["usable_bits"] is not None]
-        if known:
+        if certified := groups(with_ends(runs, "lower_bits"), "width"):
+            lower = floats([min(one["lower_bits"] for one in same) for same in certified.values()])
+            mean_bits = floats([np.mean([one["value_bits"] for one in same]) for same in certified.values()])
+            whiskers(mi, shift * floats([size for (size,) in certified]), lower, mean_bits, color)
+        if known := with_ends(runs, "usable_lower_bits"):
             x, values = shift * floats([one["width"] for one in known]), floats([one["usable_bits"] for one in known])
             line_of_means(usable, x, values, color, marker, label=label)
             ends = groups(known, "width")
