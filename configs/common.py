@@ -186,6 +186,16 @@ def on_set(config: ConfigDict, name: str, pairs: int | None = None) -> None:
     config.update_from_flattened_dict(settings | training)
 
 
+# Settings of runs on a set that train on same-class pairs, and measure I_class and usable information alone.
+SAME_CLASS: dict[str, Any] = {
+    "data.pairing": "class",
+    "estimate.extra_pairings": (),
+    "estimate.estimators": ("info_nce_symmetric",),
+    "estimate.k_curve": (64,),
+    "evaluate.metrics": False,
+}
+
+
 def study(name: str, scale: str) -> ConfigDict:
     """A study that has no runs yet. All of its runs will have the settings of this scale."""
     config = defaults("study")

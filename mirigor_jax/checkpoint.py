@@ -17,25 +17,29 @@ _policies = ocp.training.preservation_policies
 
 
 class Checkpoints:
-    """The checkpoints in one folder: it keeps the last two, and the one with the highest score.
+    """The checkpoints in one folder: it keeps the last two, the one with the highest score, and every n-th step's.
 
     If the last checkpoint is damaged, a run continues from the one before it. This is a context manager; on exit it
     waits until a save in progress is complete.
     """
 
-    def __init__(self, folder: AnyPath, manifest: Manifest | None = None):
+    def __init__(self, folder: AnyPath, manifest: Manifest | None = None, *, keep_every: int | None = None):
         """manifest: the manifest of the run that owns the folder. It records the digests of the saved files.
+
+        keep_every: checkpoints of the multiples of this step are kept; None: none but the others.
 
         For a bucket no digests are recorded, since every file would have to be downloaded; buckets keep their own.
         """
         self._folder = folder
         self._manifest = manifest if isinstance(folder, Path) and parallel.is_main() else None
         self._noting: threading.Thread | None = None
+        kept: list[Any] = [_policies.LatestN(2)]
+        kept.append(_policies.BestN(get_metric_fn=lambda metrics: metrics["mi_bits"], n=1))
+        if keep_every is not None:
+            kept.append(_policies.EveryNSteps(keep_every))
         self._checkpointer = ocp.training.Checkpointer(
             folder.absolute() if isinstance(folder, Path) else folder,
-            preservation_policy=_policies.AnyPreservationPolicy(
-                [_policies.LatestN(2), _policies.BestN(get_metric_fn=lambda metrics: metrics["mi_bits"], n=1)]
-            ),
+            preservation_policy=_policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
 
@@ -53,6 +57,11 @@ class Checkpoints:
         """The step of the newest checkpoint; None if there is none. All processes must ask; process 0 answers."""
         latest = self._checkpointer.latest
         return parallel.from_main(getattr, latest, "step", None)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of all kept checkpoints, in order. All processes must ask; process 0 answers."""
+        return parallel.from_main(sorted, [c.step for c in self._checkpointer.checkpoints])
 
     @property
     def best(self) -> int | None:

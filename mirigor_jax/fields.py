@@ -25,6 +25,7 @@ class Setting:
     least, above, most, below: limits of a number, or of each number of a tuple; None: no limit.
     may_be_empty: whether a tuple with limits may be empty.
     choices: the allowed values; empty: any value of the type.
+    or_number: whether a text with choices may be a whole number instead, such as a step.
     names: if the value names an entry of a table, the entries that the package defines. A config file may add some.
     table: the table, as "module.NAME".
     unit: the unit of a number.
@@ -42,6 +43,7 @@ class Setting:
     below: int | float | None = None
     may_be_empty: bool = False
     choices: tuple[str, ...] = ()
+    or_number: bool = False
     names: tuple[str, ...] = ()
     table: str = ""
     unit: str = ""
@@ -53,8 +55,8 @@ class Setting:
         if value is None and self.none:
             return
         given = f"{name}={value!r}" if isinstance(value, str) else f"{name}={value}"
-        if self.choices and value not in self.choices:
-            raise InputError(f"{given}: expected {either(self.choices)}")
+        if self.choices and value not in self.choices and not (self.or_number and str(value).isdecimal()):
+            raise InputError(f"{given}: expected {either(self.values)}")
         if not self.limits:
             return
         numbers = tuple(value) if isinstance(value, tuple | list) else (value,)
@@ -73,6 +75,11 @@ class Setting:
                 and (self.below is None or number < self.below)
             )
         )
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The choices, and words for a number if it may be one."""
+        return (*self.choices, "a number") if self.or_number else self.choices
 
     @property
     def limits(self) -> str:

@@ -150,7 +150,7 @@ def _sentences(setting: Setting, several: str = "tuple of {}", *, names: bool = 
     said = [setting.meaning] if setting.meaning else []
     if setting.names and names:
         said.append(f"Names: {', '.join(setting.names)} ({setting.table}).")
-    facts = [either(setting.choices) or setting.kind.__name__]
+    facts = [either(setting.values) or setting.kind.__name__]
     if setting.several:
         facts = [several.format(facts[0])]
     if setting.limits:

@@ -11,8 +11,8 @@ from mirigor_jax.fields import Setting, of, setting, settings_of
 
 Rows = Literal["checked", "independent"]
 Resident = Literal["auto", "always", "never"]
-Which = Literal["last", "best"]
 Seen = Literal["train", "all", "none"]
+WHICH = ("last", "best")  # the checkpoints that a training always keeps
 KINDS_OF_RUNS = ("images", "restore", "layers", "arrays", "study", "invertible", "high_mi")
 CDP_SIDE = 64  # pixels, as the paper has it
 
@@ -332,6 +332,14 @@ class Train:
         least=1,
     )
     checkpoint_every: int = setting(100, "Steps between two checkpoints.", least=1, unit="steps")
+    keep_every: int | None = setting(
+        None,
+        "Steps between two checkpoints that are kept, so that they can be measured later; a multiple of "
+        "train.checkpoint_every. The last two checkpoints and the best one are kept in any case.",
+        least=1,
+        unit="steps",
+        none="no others are kept",
+    )
 
 
 @dataclass(frozen=True)
@@ -351,9 +359,12 @@ class Features:
         none="all that are left out",
     )
     batch_size: int = setting(256, "Images that are encoded at once.", least=1)
-    checkpoint: Which = setting(
+    checkpoint: str = setting(
         "last",
-        "Training checkpoint that is measured: the last, or the one with the least mean loss over its last 50 steps.",
+        "Training checkpoint that is measured: the last, the best (the least mean loss over its last 50 steps), or "
+        "that of a step which train.keep_every keeps.",
+        choices=WHICH,
+        or_number=True,
     )
 
 
@@ -478,8 +489,12 @@ class Restore:
         "Whether the critic is fitted on fresh images, which the encoder encodes in every step.",
         none="as in the run",
     )
-    checkpoint: Which | None = setting(
-        None, "Training checkpoint that is measured; see features.checkpoint.", none="as in the run"
+    checkpoint: str | None = setting(
+        None,
+        "Training checkpoint that is measured; see features.checkpoint.",
+        choices=WHICH,
+        or_number=True,
+        none="as in the run",
     )
     rows: Rows | None = _stated_rows()
 
@@ -570,7 +585,7 @@ class Grid:
         "Name of the study, which decides its table and figures.",
         names=_names(
             "batch_size infomin_tasks infomin_strength certified objectives negatives rank quality anchor label_noise "
-            "auxiliary_labels v_infomax supervised_autoencoder others"
+            "auxiliary_labels v_infomax supervised_autoencoder others width stability"
         ),
         table="mirigor_jax.studies.table.STUDIES",
     )
@@ -587,7 +602,8 @@ class Grid:
     fits: tuple[dict[str, Any], ...] = setting(
         (),
         "Fits that the study makes besides its runs. Each has a name and the keys that the study's function takes: "
-        "`make` of anchor_fits, label_noise_fits, auxiliary_stages, v_infomax_fits or supervised_autoencoder_fits in "
+        "`make` of anchor_fits, label_noise_fits, auxiliary_stages, v_infomax_fits, supervised_autoencoder_fits or "
+        "stability_fits in "
         "mirigor_jax.studies.",
     )
 

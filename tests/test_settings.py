@@ -213,7 +213,7 @@ def test_the_library_s_defaults_are_the_settings():
     assert (exported["pairing"], exported["mi"]) == (settings.Data.pairing, settings.Data.mi)
     assert vars(augmentation.Augmentation()) == vars(settings.Augment())
     trained = keywords(training.train)
-    for name in settings_of(settings.Train).keys() - {"checkpoint_every"}:
+    for name in settings_of(settings.Train).keys() - {"checkpoint_every", "keep_every"}:
         assert trained[name] == getattr(settings.Train, name)
     assert keywords(encoding.encode)["batch_size"] == settings.Features.batch_size
     assert keywords(metrics.evaluate)["mlp_steps"] == settings.Evaluate.mlp_steps
@@ -266,7 +266,7 @@ BAD = {
     "encoder.dtype='float16'": "expected auto, float32, bfloat16 or float64",
     "encoder.width=0": "expected at least 1",
     "head.hidden=(0,)": "expected at least 1",
-    "features.checkpoint='first'": "expected last or best",
+    "features.checkpoint='first'": "expected last, best or a number",
     "features.test=1": "expected at least 2",
     "estimate.confidence=1.0": "expected at least 0.5 and below 1",
     "estimate.rows='fine'": "expected checked or independent",
@@ -291,7 +291,7 @@ def test_a_value_out_of_its_limits_is_one_line_of_one_form(given, tmp_path, monk
         ("configs/arrays.py --config.x=x --config.y=y --config.seeds=0", "seeds=0: expected at least 1"),
         (
             "configs/estimate.py --config.restore=x --config.checkpoint=first",
-            "checkpoint='first': expected last or best",
+            "checkpoint='first': expected last, best or a number",
         ),
         ("configs/studies/batch_size.py --config.run.train.k=1", "run.train.k=1: expected at least 2"),
         (

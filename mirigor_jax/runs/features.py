@@ -27,6 +27,7 @@ from mirigor_jax.progress import Progress
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import PARTS, UNSEEN, Job
 from mirigor_jax.runs.steps import make_encode_step, make_train_step
+from mirigor_jax.settings import WHICH
 from mirigor_jax.training import TrainState
 
 SHARD_BATCHES = 16  # batches per shard; a kill loses at most one shard
@@ -101,15 +102,19 @@ def frozen_variables(job: Job, folder: RunFolder, mesh: Mesh, *, which: str = "l
 def trained_state(job: Job, folder: RunFolder, mesh: Mesh, *, which: str = "last") -> TrainState:
     """The state of a training, encoder and head, from a checkpoint in `folder`.
 
-    which: "last" or "best".
-    Raises InputError if there is no checkpoint or the best one may be lost, DamagedError if the checkpoint is not as it
-    was saved, and as `make_train_step` does.
+    which: "last", "best", or a step whose checkpoint is kept.
+    Raises InputError if there is no such checkpoint or the best one may be lost, DamagedError if the checkpoint is not
+    as it was saved, and as `make_train_step` does.
     """
     _, (abstract_state, *_) = make_train_step(job, mesh)
     with Checkpoints(folder.path) as checkpoints:
-        step = checkpoints.last if which == "last" else checkpoints.best
-        if step is None:
+        steps = checkpoints.steps
+        if not steps:
             raise InputError(f"no checkpoint in '{folder}'; run the training to its end first")
+        step = {"last": checkpoints.last, "best": checkpoints.best}[which] if which in WHICH else int(which)
+        if step not in steps:
+            kept = ", ".join(map(str, steps))
+            raise InputError(f"checkpoint='{which}': the training in '{folder}' kept {kept}; give one of these steps")
         path = folder.path / str(step)
         if (file := parallel.from_main(folder.manifest.damaged_in, path)) is not None:
             raise DamagedError(str(path), file)

@@ -33,7 +33,7 @@ from mirigor_jax.models.dtypes import compute_dtype
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.objectives import Objective
 from mirigor_jax.runs import knobs
-from mirigor_jax.settings import Images
+from mirigor_jax.settings import WHICH, Images
 
 PARTS = ("fit", "validation", "test")
 UNSEEN = "unseen"  # the part of the images that training leaves out
@@ -374,7 +374,29 @@ def _check_numbers(config: ConfigDict) -> None:
         with under("train."):
             training.check_parts(t.k // parallel.make_mesh(t.k).size, t.accumulate)
             training.check_pairs(t.k, objective, t.objective, config.head.features)
+        _check_kept(config)
     parallel.make_mesh(f.batch_size)
+
+
+def _check_kept(config: ConfigDict) -> None:
+    """Raises InputError if no checkpoint can be kept as often as asked, or if the one to measure is not kept."""
+    t, which = config.train, config.features.checkpoint
+    if t.keep_every is not None and t.keep_every % t.checkpoint_every:
+        raise InputError(
+            f"train.keep_every={t.keep_every}: expected a multiple of train.checkpoint_every={t.checkpoint_every}"
+        )
+    if which in WHICH or int(which) == t.steps:
+        return
+    if t.keep_every is None:
+        raise InputError(
+            f"features.checkpoint='{which}': the training keeps only the last two checkpoints and the best; give last "
+            "or best, or train with train.keep_every=N"
+        )
+    if int(which) % t.keep_every or not 0 < int(which) < t.steps:
+        raise InputError(
+            f"features.checkpoint='{which}': expected last, best, or a multiple of train.keep_every={t.keep_every} up "
+            f"to train.steps={t.steps}"
+        )
 
 
 def _check_encoder(job: Job) -> None:

@@ -44,6 +44,7 @@ class Task:
     evaluate: (step, state, metrics since the last row) → the row of a save, the first one at step 0. None: rows come
         from `row`.
     stride: steps that one `advance` takes.
+    keep_every: the checkpoints of the multiples of this step are kept; None: only the last two and the best.
     """
 
     label: str
@@ -59,6 +60,7 @@ class Task:
     row: Callable[[int, Any], Row] | None = None
     evaluate: Callable[[int, Any, Sequence[Any]], Row] | None = None
     stride: int = 1
+    keep_every: int | None = None
 
 
 def drive(
@@ -79,7 +81,10 @@ def drive(
     checkpoint before it stays.
     """
     whole = parallel.from_main(_whole_rows, folder, rows_file, checkpoints_folder, task.evaluate is not None)
-    with Checkpoints(checkpoints_folder.path, folder.manifest) as checkpoints, contextlib.ExitStack() as entered:
+    with (
+        Checkpoints(checkpoints_folder.path, folder.manifest, keep_every=task.keep_every) as checkpoints,
+        contextlib.ExitStack() as entered,
+    ):
         last = checkpoints.last
         if last and all(row["step"] != last for row in whole):  # in a bucket, no checkpoint is set aside
             raise _without_rows(folder, rows_file, checkpoints_folder)

@@ -42,6 +42,7 @@ ADDED: dict[str, Any] = {
     "train.target_decay": 0.996,
     "train.prototypes": 100,
     "encoder.place": None,
+    "train.keep_every": None,
 }
 
 

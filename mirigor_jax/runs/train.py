@@ -115,6 +115,7 @@ def train(
         label="train",
         steps=t.steps,
         save_every=t.checkpoint_every,
+        keep_every=t.keep_every,
         begin=partial(first_state, job, arguments[0]),
         like=arguments[0],
         open=steps_from,

@@ -18,7 +18,7 @@ from mirigor_jax.drawing import (
 from mirigor_jax.files import AnyPath
 from mirigor_jax.runs.schema import ImageReport
 from mirigor_jax.studies import auxiliary_stages
-from mirigor_jax.studies.rows import Row, groups, mean
+from mirigor_jax.studies.rows import Row, groups, mean, outermost
 from mirigor_jax.studies.table import STUDIES, Fits, Section, Study
 
 # Name of a labeling, as in its cells' names → its words in tables.
@@ -95,7 +95,6 @@ def _pretext(rows: Sequence[Row]) -> str:
     lines = []
     for (net, labeling), same in groups(rows, *TAGS).items():
         seeds = [stages[0] for stages in groups(same, "run").values()]
-        lower, upper = (floats([one[f"mi_{end}_bits"] for one in seeds]) for end in ("lower", "upper"))
         lines.append(
             (
                 net,
@@ -105,7 +104,7 @@ def _pretext(rows: Sequence[Row]) -> str:
                 mean([100 * one["held_out_accuracy"] for one in seeds], ".2f"),
                 mean([one["table_bits"] for one in seeds], ".4f"),
                 mean([one["mi_bits"] for one in seeds], ".4f"),
-                tables.ends(tables.round_down(lower.min()), tables.round_up(upper.max())),
+                outermost(seeds, "mi"),
                 f"{seeds[0]['mi_rows']:,}",
             )
         )
@@ -130,9 +129,7 @@ def _usable(rows: Sequence[Row]) -> str:
     known = _measured(rows)
     if not known:
         return "–"
-    lower, upper = (floats([one[f"usable_{end}_bits"] for one in known]) for end in ("lower", "upper"))
-    ends = tables.ends(tables.round_down(lower.min()), tables.round_up(upper.max()))
-    return f"{mean([one['usable_bits'] for one in known])} {ends}"
+    return f"{mean([one['usable_bits'] for one in known])} {outermost(known, 'usable')}"
 
 
 def _measured(rows: Sequence[Row]) -> list[Row]:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from mirigor_jax import tables
+from mirigor_jax.drawing import floats
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.estimators import NT_XENT
 from mirigor_jax.mi.results import Curve
@@ -48,6 +50,12 @@ def usable_ends(done: ImageReport) -> Row:
     """A run's usable information and both of its certified ends; None if they were not measured."""
     names = {"usable_bits": "value_bits", "usable_lower_bits": "lower_bits", "usable_upper_bits": "upper_bits"}
     return {column: getattr(done.usable, name, None) for column, name in names.items()}
+
+
+def outermost(rows: Sequence[Row], name: str) -> str:
+    """The outermost certified ends over the rows, as text: of their columns `name`_lower_bits and `name`_upper_bits."""
+    lower, upper = (floats([row[f"{name}_{end}_bits"] for row in rows]) for end in ("lower", "upper"))
+    return tables.ends(tables.round_down(float(lower.min())), tables.round_up(float(upper.max())))
 
 
 def groups(rows: Sequence[Row], *keys: str) -> dict[tuple, list[Row]]:
