@@ -57,11 +57,33 @@ class Cdp:
     digits: tuple[int, ...] = setting((2, 3, 4, 5), "Digits that are drawn, without duplicates.", least=0, most=9)
     grid: tuple[int, int] = setting((2, 2), "Rows and columns of positions; a cell needs at least 10 pixels.", least=1)
     mixing: float = setting(0.45, "Weight of the background; 0 makes it black.", least=0, most=1)
-    jitter: int = setting(
-        0,
-        "Largest random shift of a digit in its cell. A larger value makes its shape slower to learn.",
+    jitter: float = setting(
+        0.0,
+        "Strength of the digit's random shift: the largest shift, as a share of the longer way that a digit can move "
+        "in its cell. A larger value makes its shape slower to learn.",
         least=0,
-        unit="pixels",
+        most=1,
+    )
+    clutter: float = setting(
+        0.0,
+        "Strength of the clutter: the probability of each of four pieces of digits a cell, which lie behind the digit "
+        "anywhere in the image.",
+        least=0,
+        most=1,
+    )
+    blur: float = setting(
+        0.0,
+        "Strength of the blur: the largest standard deviation of an image's Gaussian blur, in eighths of a cell's "
+        "side. Each image has its own, uniform from 0.",
+        least=0,
+        most=1,
+    )
+    noise: float = setting(
+        0.0,
+        "Strength of the noise: the standard deviation of Gaussian noise on each value of a pixel, in units of 128; "
+        "sums are clipped to 0 to 255.",
+        least=0,
+        most=1,
     )
     background: str = setting(
         "spectrum",
@@ -585,7 +607,7 @@ class Grid:
         "Name of the study, which decides its table and figures.",
         names=_names(
             "batch_size infomin_tasks infomin_strength certified objectives negatives rank quality anchor label_noise "
-            "auxiliary_labels v_infomax supervised_autoencoder others width stability"
+            "auxiliary_labels v_infomax supervised_autoencoder others width stability nuisance"
         ),
         table="mirigor_jax.studies.table.STUDIES",
     )

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import itertools
 import math
@@ -7,9 +8,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
-from scipy.stats import chi2_contingency, chisquare, f_oneway, spearmanr
+from scipy.ndimage import gaussian_filter
+from scipy.stats import chi2_contingency, chisquare, f_oneway, norm, spearmanr
 
 from mirigor_jax.data import cdp, pairing
+from mirigor_jax.data.cdp_oracle import read as read_attributes
+from mirigor_jax.data.draws import random_words
 from mirigor_jax.data.sources.backgrounds import backgrounds
 from mirigor_jax.data.sources.idx import read_labeled_idx
 from mirigor_jax.errors import InputError
@@ -90,9 +94,9 @@ def test_an_image_shows_a_digit_blended_over_its_background(options):
     rng = np.random.default_rng(0)
     cell_height, cell_width = size // images.grid[0], size // columns
     ranges = [len(strips), size // 2, variants, cell_height - height + 1, cell_width - width + 1]
-    attributes, nuisances = rng.integers(0, images.sizes, (6, 3)), rng.integers(0, ranges, (6, 5))
+    attributes, nuisances = rng.integers(0, images.sizes, (6, 3)), rng.integers(0, [*ranges, 1, 1], (6, 7))
     rendered = images.render(attributes, nuisances)
-    for n, ((color, digit, position), (strip, offset, variant, down, right)) in enumerate(
+    for n, ((color, digit, position), (strip, offset, variant, down, right, *_)) in enumerate(
         zip(attributes, nuisances, strict=True)
     ):
         expected = 0.6 * strips[strip, offset : offset + size].astype(float)
@@ -102,6 +106,132 @@ def test_an_image_shows_a_digit_blended_over_its_background(options):
             a = images.coverage[digit, variant, i, 3 * j] / 128
             expected[row, column, channel] = a * ink[channel] + (1 - a) * expected[row, column, channel]
         assert np.abs(rendered[n] - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("jitter", "pixels"), [(0.0, 0), (0.3, 3), (1.0, 10)])
+def test_without_other_nuisances_the_images_are_those_of_earlier_versions(jitter, pixels):
+    """Bit for bit, from the words that an image's index gives, as versions up to e40c5db made them."""
+    images = cdp.make(jitter=jitter)
+    words = random_words(4, 2, 10, 40)
+    expected = []
+    steps = [min(4, pixels), min(10, pixels)]  # a digit's box is 28×22 in a cell of 32×32
+    ranges = [4, 4, 4, len(images.backgrounds), 64, 16, steps[0] + 1, steps[1] + 1]
+    for row in words.tolist():
+        color, digit, position, strip, offset, variant, down, right = (
+            word * values >> 32 for word, values in zip(row, ranges, strict=True)
+        )
+        image = images.backgrounds[strip, offset : offset + 64].astype(int)
+        top, left = position // 2 * 32 + down + (4 - steps[0]) // 2, position % 2 * 32 + right + (10 - steps[1]) // 2
+        box = image[top : top + 28, left : left + 22]
+        a = images.coverage[digit, variant, :, ::3].astype(int)[..., None]
+        box += ((np.array(cdp.COLORS[images.value_names[0][color]]) - box) * a + 64) // 128
+        expected.append(image)
+    np.testing.assert_array_equal(images.images(10, 40, seed=4, stream=2)["image"], expected)
+
+
+@pytest.mark.parametrize("name", ["clutter", "blur", "noise"])
+def test_a_nuisance_keeps_attributes_and_every_other_draw(name):
+    """Another strength of one nuisance changes what it does, not what is drawn; it grows with the strength."""
+    changes = []
+    for strength in (0.0, 0.3, 1.0):
+        batch = cdp.make(size=32, **{name: strength}).images(3, 203)
+        changes.append(batch)
+    for one in changes[1:]:
+        np.testing.assert_array_equal(one["attributes"], changes[0]["attributes"])
+    weak, strong = (np.abs(one["image"].astype(float) - changes[0]["image"]).mean() for one in changes[1:])
+    assert 0 < weak < strong
+
+
+@pytest.mark.parametrize("name", ["clutter", "blur", "noise", "jitter"])
+def test_an_image_with_a_nuisance_depends_on_its_index_alone(name):
+    images = cdp.make(size=32, **{name: 1.0})
+    whole = images.images(0, 300, seed=5, stream=2)["image"]
+    for start, stop in ((0, 1), (127, 129), (250, 300)):
+        np.testing.assert_array_equal(images.images(start, stop, seed=5, stream=2)["image"], whole[start:stop])
+    rows = np.array([250, 3, 128])
+    np.testing.assert_array_equal(images.finite(5, 2, 300).read(rows), whole[rows])
+    assert (images.images(0, 300, seed=5, stream=3)["image"] != whole).any()
+
+
+@pytest.mark.parametrize("name", ["clutter", "blur", "noise"])
+def test_where_attributes_may_be_hidden_their_mi_is_an_upper_end_only(name):
+    for strength, truth in ((0.0, 3.3), (0.1, None)):
+        space = cdp.make(size=32, **{name: strength}).space
+        shared, noisy = pairing.parse("all", space), pairing.parse("all", space, mi_bits=3.3)
+        assert (shared.truth_bits, shared.upper_bits) == (None if truth is None else 6.0, 6.0)
+        assert noisy.truth_bits == (None if truth is None else pytest.approx(truth))
+        assert noisy.upper_bits == pytest.approx(3.3)
+    assert pairing.parse("all", cdp.make(size=32, jitter=1.0).space).truth_bits == 6.0
+
+
+def test_noise_is_gaussian_and_of_its_strength():
+    """On a gray that is never clipped, values minus gray have the stated deviation and a Gaussian's quantiles."""
+    images = cdp.make(size=32, noise=0.25)
+    gray = dataclasses.replace(
+        images, coverage=np.zeros_like(images.coverage), backgrounds=np.full_like(images.backgrounds, 128)
+    )
+    values = gray.images(0, 400)["image"].astype(float) - 128
+    assert values.std() == pytest.approx(32, rel=0.01)
+    assert abs(values.mean()) < 0.2
+    np.testing.assert_allclose(
+        np.quantile(values, [0.1, 0.25, 0.75, 0.9]), 32 * norm.ppf([0.1, 0.25, 0.75, 0.9]), atol=1
+    )
+    flat = values.reshape(400, -1)
+    # Neighboring values, and the same value of two images, are not correlated.
+    for one, other in ((flat[:, :-1], flat[:, 1:]), (flat[:-1], flat[1:]), (flat[::2], flat[1::2])):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 4 / math.sqrt(one.size)
+
+
+def test_blur_is_gaussian_and_as_wide_as_stated():
+    """Each image is scipy's Gaussian filter, at one of sixteen widths up to an eighth of the cell, of the sharp one."""
+    sharp = cdp.make(size=32).images(0, 60)["image"].astype(float)
+    blurred = cdp.make(size=32, blur=1.0).images(0, 60)["image"]
+    widths = 2.0 * (np.arange(16) + 0.5) / 16
+    chosen = []
+    for before, after in zip(sharp, blurred, strict=True):
+        errors = [np.abs(gaussian_filter(before, (width, width, 0), mode="nearest") - after).max() for width in widths]
+        chosen.append(int(np.argmin(errors)))
+        assert min(errors) <= 1.5
+    assert len(set(chosen)) > 10
+
+
+def test_clutter_lies_behind_the_digit_and_follows_its_strength():
+    """On black, a pixel of a digit shows a share 1 - a of what lies behind; each of 16 pieces has the probability."""
+    for strength in (0.25, 1.0):
+        plain, cluttered = (cdp.make(size=32, mixing=0.0, clutter=c) for c in (0.0, strength))
+        before, after = (one.images(0, 400)["image"].astype(float) for one in (plain, cluttered))
+        a = before.max(3, keepdims=True) / 255  # each of the four colors has a channel at 255
+        assert (after >= before - 1).all()
+        assert (after <= before + (1 - a) * 255 + 1).all()
+        piece = (cluttered.pieces[..., ::3] > 0).mean() * 7 * 5 / 32**2  # a piece's share of the image
+        shown = (after.max(3) > 0)[a[..., 0] == 0].mean()
+        assert shown == pytest.approx(1 - (1 - strength * piece) ** 16, rel=0.15)
+
+
+def test_pieces_and_noise_do_not_depend_on_attributes():
+    """With all nuisances, the corner opposite to the digit has one distribution for every digit and color."""
+    images = cdp.make(size=32, clutter=0.7, blur=0.5, noise=0.3)
+    batch = images.images(0, 8000, seed=2, stream=0)
+    chosen = batch["attributes"][:, 2] == 0
+    opposite = batch["image"][chosen, 24:, 24:].reshape(chosen.sum(), -1)
+    for values in (opposite.mean(1), opposite.std(1)):
+        for a in (0, 1):
+            of_value = batch["attributes"][chosen, a]
+            assert f_oneway(*[values[of_value == value] for value in range(4)]).pvalue > 0.01
+
+
+@pytest.mark.parametrize(("name", "most"), [("mixing", 0), ("clutter", 0), ("blur", 4), ("noise", 4), ("jitter", 0)])
+def test_an_oracle_reads_the_attributes_at_every_nuisance_s_full_strength(name, most):
+    images = cdp.make(size=32, **{name: 1.0})
+    batch = images.images(0, 512)
+    assert (read_attributes(images, batch["image"]) != batch["attributes"]).any(1).sum() <= most
+
+
+@pytest.mark.parametrize("options", [{"size": 32, "grid": (3, 3)}, {"size": 48, "grid": (1, 3), "colors": 12}])
+def test_the_oracle_reads_other_alphabets_and_grids(options):
+    images = cdp.make(**options)
+    batch = images.images(0, 200)
+    assert (read_attributes(images, batch["image"]) != batch["attributes"]).any(1).mean() <= 0.02
 
 
 @pytest.mark.parametrize("options", [{}, {"size": 32, "grid": (3, 3)}, {"size": 64, "grid": (1, 4)}, {"size": 46}])
@@ -337,6 +467,10 @@ def test_a_broken_idx_file_is_named(tmp_path):
         ({"size": 32, "grid": (4, 4)}, r"grid \(4, 4\) on 32 pixels: .*at least 10 pixels"),
         ({"grid": (0, 2)}, r"grid \(0, 2\)"),
         ({"mixing": 1.5}, "mixing=1.5"),
+        ({"clutter": -0.1}, "clutter=-0.1: expected 0 to 1"),
+        ({"blur": 1.5}, "blur=1.5: expected 0 to 1"),
+        ({"noise": math.nan}, "noise=nan: expected 0 to 1"),
+        ({"jitter": 3.0}, "jitter=3.0: expected 0 to 1"),
         ({"background": "photos"}, "unknown background 'photos': use spectrum, folder:PATH or tfds:NAME"),
         ({"background": "folder:"}, "unknown background 'folder:'"),
         ({"glyphs": "comic"}, "unknown glyphs 'comic': use font or idx:PATH"),

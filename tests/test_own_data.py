@@ -175,20 +175,24 @@ def test_the_shipped_defaults_are_the_source_s_own():
 
 
 def test_a_stored_config_is_read_under_today_s_keys(tmp_path):
-    new = json.loads(config_files.parse(cdp("--config.data.cdp.jitter=3"))[0].to_json())
+    # Images of 32 pixels have cells of 16, and boxes of 14×11: a digit can move by 5 pixels at most.
+    new = json.loads(config_files.parse(cdp("--config.data.cdp.jitter=0.6"))[0].to_json())
     old = json.loads(json.dumps(new))
-    old["data"] |= old["data"].pop("cdp")
-    assert old["data"]["jitter"] == 3
-    assert old["data"].pop("law") == "independent"  # older versions had no other
+    knobs = old["data"].pop("cdp") | {"jitter": 3}
+    # Older versions had no other law, and none of these nuisances.
+    assert [knobs.pop(name) for name in ("law", "clutter", "blur", "noise")] == ["independent", 0, 0, 0]
+    old["data"] |= knobs
     assert current(old) == new == current(new)
-    study = {"run": old, "study": {"cells": [{"name": "a", "run": {"data.jitter": 2, "seed": 1}}]}}
-    cells = [{"name": "a", "run": {"data.cdp.jitter": 2, "seed": 1}}]
+    study = {"run": old, "study": {"cells": [{"name": "a", "run": {"data.mixing": 0.2, "seed": 1}}]}}
+    cells = [{"name": "a", "run": {"data.cdp.mixing": 0.2, "seed": 1}}]
     assert current(study) == {"run": new, "study": {"cells": cells, "fits": []}}  # studies had no fits
     assert old["data"]["colors"] == 2  # the stored one is left as it is
     (tmp_path / "config.json").write_text(json.dumps(old))
     folder = RunFolder(tmp_path)
     assert folder.config() == new
-    folder.claim(config_files.parse(cdp("--config.data.cdp.jitter=3"))[0])
+    folder.claim(config_files.parse(cdp("--config.data.cdp.jitter=0.6"))[0])
     with pytest.raises(InputError, match=r"data\.cdp\.jitter differ"):
         folder.claim(config_files.parse(cdp())[0])
+    old["data"]["jitter"] = 9  # beyond what the cell has room for
+    assert current(old)["data"]["cdp"]["jitter"] == 1.0
     assert {*CONFIG_KEYS.values(), *ADDED} >= {f"data.cdp.{knob}" for knob in SOURCES["cdp"].knobs}

@@ -20,7 +20,7 @@ from mirigor_jax.metrics import METRICS, Spectrum, picture
 from mirigor_jax.metrics.spectrum import CHUNK
 from mirigor_jax.runs import report
 from mirigor_jax.runs.folder import RunFolder
-from mirigor_jax.studies import quality
+from mirigor_jax.studies import rank
 
 
 def rows(n=500, d=40, seed=0):
@@ -321,35 +321,35 @@ def test_the_ranking_compares_encoders_of_the_same_images(tmp_path, monkeypatch,
         done = finished(tmp_path / name, strict=0.5, accuracy=0.5)
         np.savez(tmp_path / name / "features" / "test.npz", h=h, labels=labels[:, None])
         folders[name] = RunFolder(tmp_path / name)
-        results.append({"cell": name, **quality.row(done, tmp_path / name)})
+        results.append({"cell": name, **rank.row(done, tmp_path / name)})
     results[-1]["test"] = "others"
-    filled = quality.with_others(results, folders, RunFolder(tmp_path))
+    filled = rank.with_others(results, folders, RunFolder(tmp_path))
     expected = metrics.evaluate_several({name: features[name] for name in list(features)[:-1]})
     for row in filled[:-1]:
         assert row["metrics"]["information_sufficiency"] == expected[row["cell"]]["information_sufficiency"]
     assert filled[-1]["metrics"]["information_sufficiency"] is None
-    text = quality.table(filled)
+    text = rank.table(filled)
     assert "| encoder | accuracy, % | information sufficiency, % ↑ |" in text
     assert (
         "| information sufficiency, % ↑ | 4 |"
-        in quality._correlated([row | {"accuracy": i / 9} for i, row in enumerate(filled)])[0]
+        in rank._correlated([row | {"accuracy": i / 9} for i, row in enumerate(filled)], None)[0]
     )
     # The folder keeps the values until features change; one encoder alone has none.
     monkeypatch.setattr(metrics, "evaluate_several", None)
-    assert quality.with_others(results, folders, RunFolder(tmp_path)) == filled
+    assert rank.with_others(results, folders, RunFolder(tmp_path)) == filled
     monkeypatch.undo()
-    assert quality.with_others(results[-1:], folders, RunFolder(tmp_path)) == results[-1:]
+    assert rank.with_others(results[-1:], folders, RunFolder(tmp_path)) == results[-1:]
     for name in folders:
         np.savez(tmp_path / name / "features" / "test.npz", h=features[name][:50], labels=labels[:50, None])
-    assert quality.with_others(results, folders, RunFolder(tmp_path)) == results
+    assert rank.with_others(results, folders, RunFolder(tmp_path)) == results
     assert "encoders are not compared with each other: 50 rows are too few" in capsys.readouterr().out
 
 
 def test_a_metric_that_is_best_near_one_is_ranked_by_its_distance_from_one():
-    numbers = quality.ranked()
+    numbers = rank.ranked()
     assert (numbers["alpha_req"].better, numbers["rank_me"].better) == ("near 1", "higher")
     results = [
         {"accuracy": accuracy, "metrics": {"alpha_req": alpha, "knn_accuracy": None}}
         for accuracy, alpha in ((0.9, 1.0), (0.8, 1.2), (0.7, 0.7), (0.6, 2.0))
     ]
-    assert quality.correlations(results)["alpha_req"].kendall == pytest.approx(1)
+    assert rank.correlations(results)["alpha_req"].kendall == pytest.approx(1)

@@ -1,5 +1,6 @@
 """Color-Digit-Position images (Lee et al. 2023, §III-B), rendered in batches; each is a function of its index."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,13 +8,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int, Int16, UInt8
+from jaxtyping import Float, Float32, Int, Int16, UInt8, UInt32
 from numpy.lib.stride_tricks import as_strided
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from scipy.special import ndtri
 
 from mirigor_jax import fields, settings
 from mirigor_jax.data import export as exports
 from mirigor_jax.data import law as laws
+from mirigor_jax.data.draws import keyed_words
 from mirigor_jax.data.generated import GeneratedImages
 from mirigor_jax.data.law import Law
 from mirigor_jax.data.pairing import parse
@@ -47,7 +50,12 @@ SMALLEST_CELL = 10  # pixels; 9×7 is the smallest legible digit
 BANK_BYTES = 2**24  # size of the backgrounds: many, yet they fit a CPU's last-level cache
 FONT_VARIANTS, HANDWRITTEN_VARIANTS = 16, 1024  # of each digit
 OPAQUE = 128  # full coverage; so color difference × coverage + rounding just fits int16
-BLENDED_AT_ONCE = 128  # images; the boxes of this many glyphs stay in cache
+AT_ONCE = 128  # images that are rendered at once; the boxes of this many glyphs stay in cache
+PIECES, PIECES_PER_CELL = 256, 4  # pieces of digits: in the bank, and in each cell of an image at clutter 1
+BLURS = 16  # widths of the blur
+WIDEST_BLUR = 1 / 8  # of a cell's side. The standard deviation of the widest blur at strength 1
+LOUDEST = 128  # standard deviation of the noise at strength 1, in the units of a pixel
+KERNEL = 2**12  # the sum of a blur's integer weights; float32 then holds every sum of both passes exactly
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +63,10 @@ class CDP(GeneratedImages):
     """A population of images with three attributes, by default independent and uniform; `make` builds it.
 
     An image is a colored digit, alpha-blended into its cell over a dimmed background:
-    pixel = a·color + (1 - a)·mixing·background. The nuisances are the background and its offset, the glyph's variant,
-    and the glyph's place in the cell; they are uniform and independent of everything else.
+    pixel = a·color + (1 - a)·mixing·background. Pieces of digits may lie between the background and the digit; then the
+    image may be blurred, and then noise may be added. The nuisances are the background and its offset, the glyph's
+    variant and its place in the cell, the pieces, the width of the blur, and the noise. They are independent of
+    everything else.
 
     size: pixels. The side of the images.
     grid: rows and columns of positions.
@@ -65,6 +75,11 @@ class CDP(GeneratedImages):
     backgrounds: strips; any `size` consecutive rows of one are a background, already multiplied by mixing.
     coverage: a, for each digit and variant, in units of 1/128, repeated for the three channels.
     palette: the colors.
+    clutter: probability with which each of an image's PIECES_PER_CELL·cells pieces is there.
+    pieces: the pieces' a, in the same units.
+    blurs: for each width of the blur, the matrix by which it multiplies each column, and each row, of an image. Its
+        rows sum to KERNEL. No matrices: no blur.
+    noise: the equally likely values of the noise. No values: no noise.
     law: the joint distribution of the attributes. None: they are independent and uniform.
     """
 
@@ -77,44 +92,80 @@ class CDP(GeneratedImages):
     backgrounds: UInt8[np.ndarray, "b rows s 3"]
     coverage: Int16[np.ndarray, "d v h w3"]
     palette: UInt8[np.ndarray, "c 3"]
+    clutter: float
+    pieces: Int16[np.ndarray, "p i j3"]
+    blurs: Float32[np.ndarray, "w s s"]
+    noise: Int16[np.ndarray, " l"]
     law: Law | None = None
 
     def render(
-        self, attributes: Int[np.ndarray, "n 3"], nuisances: Int[np.ndarray, "n 5"]
+        self, attributes: Int[np.ndarray, "n 3"], nuisances: Int[np.ndarray, "n 7"]
     ) -> UInt8[np.ndarray, "n s s 3"]:
         """Render the images with these attributes and nuisances.
 
-        nuisances: strip, first row in the strip, variant, and the glyph's place in its cell in pixels down and right.
+        nuisances: strip, first row in the strip, variant, the glyph's place in its cell in pixels down and right, and
+            the two words of a Philox key, from which the pieces, the blur's width and the noise are drawn.
         """
         n, size, row = len(attributes), self.size, 3 * self.size
-        height, width3 = self.coverage.shape[2:]
         color, digit, position = attributes.T
-        strip, offset, variant, down, right = nuisances.T
+        strip, offset, variant, down, right = nuisances[:, :5].T
 
         # View any `size` consecutive rows of the backgrounds as a row of a matrix; an image is then a contiguous copy.
         rows = self.backgrounds.shape[1]
         windows = as_strided(self.backgrounds, (len(self.backgrounds) * rows - size + 1, size * row), (row, 1))
         images = windows[strip * rows + offset]
 
-        # View the images by the corner of a box, so one indexing operation gathers all boxes and another scatters them.
-        corners = (n, size - height + 1, size - width3 // 3 + 1, height, width3)
-        boxes = as_strided(images, corners, (size * row, row, 3, row, 1))
         top = position // self.grid[1] * (size // self.grid[0]) + down
         left = position % self.grid[1] * (size // self.grid[1]) + right
-        inks = np.tile(self.palette.astype(np.int16), width3 // 3)[:, None]
-        for first in range(0, n, BLENDED_AT_ONCE):
-            part = np.arange(first, min(first + BLENDED_AT_ONCE, n))
-            box = boxes[part, top[part], left[part]]
-            change = inks[color[part]] - box
-            change *= self.coverage[digit[part], variant[part]]
-            change += OPAQUE // 2  # rounds the division to nearest
-            change //= OPAQUE
-            change += box
-            boxes[part, top[part], left[part]] = change
+        boxes, inks = _boxes(images, self.coverage.shape[2:]), self._inks(self.coverage)
+        of_pieces, piece_inks = _boxes(images, self.pieces.shape[1:]), self._inks(self.pieces)
+        for first in range(0, n, AT_ONCE):
+            part = np.arange(first, min(first + AT_ONCE, n))
+            words = self._words(nuisances[part, 5:])
+            if self.clutter:
+                for which, top_left, piece, ink in self._pieces_of(words[:, 2 : 2 + self._piece_words]):
+                    _blend(of_pieces, (part[which], *top_left), self.pieces[piece], piece_inks[ink])
+            _blend(boxes, (part, top[part], left[part]), self.coverage[digit[part], variant[part]], inks[color[part]])
+            if len(self.blurs):
+                level = (words[:, 0].astype(np.uint64) * np.uint64(len(self.blurs))) >> np.uint64(32)
+                images[part] = _blurred(images[part].reshape(-1, size, size, 3), self.blurs[level])
+            if len(self.noise):
+                values = self.noise[words[:, 2 + self._piece_words :].view(np.uint8)[:, : size * row]]
+                images[part] = np.clip(images[part] + values, 0, 255)
         return images.reshape(n, size, size, 3)
 
+    @property
+    def shows_attributes(self) -> bool:
+        """No if there is clutter, blur or noise. The MI of the attributes is then an upper end of the images' MI."""
+        return not (self.clutter or len(self.blurs) or len(self.noise))
+
+    @property
+    def _piece_words(self) -> int:
+        """Random words an image for its pieces: whether each is there, which it is, and its place down and right."""
+        return 4 * PIECES_PER_CELL * self.grid[0] * self.grid[1]
+
+    def _words(self, keys: Int[np.ndarray, "n 2"]) -> UInt32[np.ndarray, "n w"]:
+        """Random words of each image: two for the blur's width, then those of the pieces, then those of the noise."""
+        if not (self.clutter or len(self.blurs) or len(self.noise)):
+            return np.empty((len(keys), 0), np.uint32)
+        noise_words = -(-3 * self.size**2 // 8) * 2 if len(self.noise) else 0  # a byte a value, in words of 64 bits
+        return keyed_words(keys, 2 + self._piece_words + noise_words)
+
+    def _inks(self, coverage: Int16[np.ndarray, "... w3"]) -> Int16[np.ndarray, "c 1 w3"]:
+        """For each color, a row of pixels of that color, as long as those of the coverage."""
+        return np.tile(self.palette.astype(np.int16), coverage.shape[-1] // 3)[:, None]
+
+    def _pieces_of(self, words: UInt32[np.ndarray, "n w"]) -> Iterator[tuple[np.ndarray, Any, np.ndarray, np.ndarray]]:
+        """(The images that have it, its tops and lefts, its kinds, its colors) for each of the pieces of n images."""
+        _, height, width3 = self.pieces.shape
+        ranges = (2**32, len(self.pieces) * len(self.palette), self.size - height + 1, self.size - width3 // 3 + 1)
+        drawn = (words.reshape(len(words), -1, 4) * np.array(ranges, np.uint64)) >> np.uint64(32)
+        for there, kind, top, left in drawn.transpose(1, 2, 0).astype(np.int64):
+            which = np.flatnonzero(there < self.clutter * 2.0**32)
+            yield which, (top[which], left[which]), *np.divmod(kind[which], len(self.palette))
+
     def draw(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Turn random words, eight an image, into uniform attributes int32 (n, 3) and nuisances int64 (n, 5)."""
+        """Turn random words, eight an image, into uniform attributes int32 (n, 3) and nuisances int64 (n, 7)."""
         strips, rows = self.backgrounds.shape[:2]
         _, variants, height, width3 = self.coverage.shape
         rooms = np.array([self.size // self.grid[0] - height, self.size // self.grid[1] - width3 // 3])
@@ -123,7 +174,21 @@ class CDP(GeneratedImages):
         values = (words * np.array(ranges, np.uint64)) >> np.uint64(32)
         attributes, nuisances = values[:, :3].astype(np.int32), values[:, 3:].astype(np.int64)
         nuisances[:, 3:] += (rooms - steps)[None, :] // 2  # centered in the cell
-        return attributes, nuisances
+        # The key holds none of the words that attributes are made of, so what it draws is independent of them.
+        key = np.ascontiguousarray(words[:, 3:7]).view(np.int64)
+        return attributes, np.concatenate([nuisances, key], axis=1)
+
+
+def room(size: int, grid: tuple[int, int]) -> tuple[int, int]:
+    """Pixels by which a digit can move in its cell, down and to the right. size: pixels. The side of the images."""
+    height, width = _box(size, grid)
+    return size // grid[0] - height, size // grid[1] - width
+
+
+def _box(size: int, grid: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of pixels of a digit's box: 28×22 in a cell of 32×32, for digits 24 to 27 pixels tall."""
+    cell = size // max(grid)
+    return -(-cell * 7 // 8), -(-cell * 11 // 16)
 
 
 def make(
@@ -133,7 +198,10 @@ def make(
     digits: Sequence[int] = Cdp.digits,
     grid: tuple[int, int] = Cdp.grid,
     mixing: float = Cdp.mixing,
-    jitter: int = Cdp.jitter,
+    jitter: float = Cdp.jitter,
+    clutter: float = Cdp.clutter,
+    blur: float = Cdp.blur,
+    noise: float = Cdp.noise,
     background: str = Cdp.background,
     glyphs: str = Cdp.glyphs,
     law: str | Float[np.ndarray, "c d p"] = Cdp.law,
@@ -145,8 +213,12 @@ def make(
     colors: number of colors, the first ones of COLORS.
     digits: the digits, from 0 to 9.
     grid: rows and columns of positions.
-    mixing: weight of the background.
-    jitter: pixels by which a digit's place in its cell varies, down and to the right, besides its variant's own shift.
+    mixing, jitter, clutter, blur, noise: strengths of nuisances, in [0, 1]; 0 is none. mixing is the weight of the
+        background. jitter is the digit's random shift, in shares of the longer way that it can move in its cell; it
+        comes on top of its variant's own shift. clutter is the probability of each of four pieces of digits a cell,
+        which lie behind the digit anywhere in the image. blur is the largest standard deviation of an image's Gaussian
+        blur, in eighths of a cell's side; each image has its own, uniform from 0. noise is the standard deviation of
+        Gaussian noise of each value, in units of 128; sums are clipped to 0 to 255.
     background: see `backgrounds`.
     glyphs: "font", or "idx:PATH" for handwritten digits (see `read_labeled_idx`).
     law: the joint distribution of the attributes. "independent"; "color+digit=0.5", which links two attributes at a
@@ -158,10 +230,11 @@ def make(
         raise InputError(f"image size {size}: expected an even number of at least 32")
     if size > LARGEST:
         raise InputError(f"image size {size:,}: expected at most {LARGEST:,} pixels, for the backgrounds' memory")
-    fields.check(Cdp, {"colors": colors, "mixing": mixing, "jitter": jitter})
+    strengths = {"mixing": mixing, "jitter": jitter, "clutter": clutter, "blur": blur, "noise": noise}
+    fields.check(Cdp, {"colors": colors, **strengths})
     if not digits or len(set(digits)) < len(digits) or not set(digits) <= set(range(10)):
         raise InputError(f"digits {tuple(digits)}: expected one or more of 0 to 9, each once")
-    if min(grid) < 1 or (cell := size // max(grid)) < SMALLEST_CELL:
+    if min(grid) < 1 or size // max(grid) < SMALLEST_CELL:
         raise InputError(
             f"grid {tuple(grid)} on {size} pixels: expected at least one row and column, and cells of at least "
             f"{SMALLEST_CELL} pixels, for a legible digit: use fewer positions or larger images"
@@ -174,17 +247,20 @@ def make(
     )
     sizes = tuple(map(len, value_names))
     the_law = laws.parse(law, CDP.names, sizes) if isinstance(law, str) else laws.of_table(law, sizes)
-    height, width = -(-cell * 7 // 8), -(-cell * 11 // 16)  # 28×22 in a cell of 32×32: digits 24 to 27 pixels tall
-    coverage = _coverage(glyphs, digits, height, width, np.random.default_rng(seed))
+    coverage = _coverage(glyphs, digits, *_box(size, grid), np.random.default_rng(seed))
     strips = backgrounds(background, count=max(64, BANK_BYTES // (2 * size * size * 3)), size=size, seed=seed)
     return CDP(
         size=size,
         grid=(grid[0], grid[1]),
-        jitter=jitter,
+        jitter=round(jitter * max(room(size, grid))),
         value_names=value_names,
         backgrounds=np.rint(mixing * np.arange(256)).astype(np.uint8)[strips],
         coverage=coverage,
         palette=np.array([COLORS[name] for name in value_names[0]], np.uint8),
+        clutter=clutter,
+        pieces=_pieces(coverage, np.random.default_rng([seed, 1])),
+        blurs=_blurs(size, blur * WIDEST_BLUR * (size // max(grid))),
+        noise=_noise_values(noise * LOUDEST),
         law=the_law,
     )
 
@@ -289,6 +365,73 @@ def _fitted(ink: Image.Image, height: int, width: int, rng: np.random.Generator)
     y = margin - rng.uniform(0, zoom * height - (bottom - top))
     box = (x, y, x + zoom * width, y + zoom * height)
     return np.asarray(page.resize((width, height), Image.Resampling.BILINEAR, box))
+
+
+def _boxes(images: UInt8[np.ndarray, "n p"], shape: tuple[int, ...]) -> UInt8[np.ndarray, "n t l h w3"]:
+    """A view of flat square images by the corner of a box, so that one indexing gathers, or scatters, all boxes."""
+    height, width3 = shape
+    size = math.isqrt(images.shape[1] // 3)
+    corners = (len(images), size - height + 1, size - width3 // 3 + 1, height, width3)
+    return as_strided(images, corners, (3 * size * size, 3 * size, 3, 3 * size, 1))
+
+
+def _blend(
+    boxes: UInt8[np.ndarray, "n t l h w3"],
+    where: tuple[np.ndarray, np.ndarray, np.ndarray],
+    coverage: Int16[np.ndarray, "k h w3"],
+    inks: Int16[np.ndarray, "k 1 w3"],
+) -> None:
+    """Blend k shapes of these inks into boxes of different images, in place. where: the images, tops and lefts."""
+    box = boxes[where]
+    change = inks - box
+    change *= coverage
+    change += OPAQUE // 2  # rounds the division to nearest
+    change //= OPAQUE
+    change += box
+    boxes[where] = change
+
+
+def _pieces(coverage: Int16[np.ndarray, "d v h w3"], rng: np.random.Generator) -> Int16[np.ndarray, "p i j3"]:
+    """Random pieces of the glyphs, half as tall and half as wide as their boxes."""
+    digits, variants, height, width3 = coverage.shape
+    rows, columns = height // 2, width3 // 6
+    chosen = rng.integers((digits, variants, height - rows + 1, width3 // 3 - columns + 1), size=(PIECES, 4)).tolist()
+    return np.array([coverage[d, v, i : i + rows, 3 * j : 3 * (j + columns)] for d, v, i, j in chosen])
+
+
+def _blurs(size: int, widest: float) -> Float32[np.ndarray, "w s s"]:
+    """Matrices that blur the columns of an image: Gaussian kernels of equally spaced widths, rounded to integers.
+
+    widest: pixels. The largest standard deviation; 0 gives no matrices. Outside the image, its edge continues.
+    """
+    rows = np.arange(size)[:, None]
+    blurs = []
+    for width in widest * (np.arange(BLURS) + 0.5) / BLURS if widest else ():
+        reach = int(4 * width) + 1
+        taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+        weights = np.rint(KERNEL * taps / taps.sum())
+        weights[reach] += KERNEL - weights.sum()
+        matrix = np.zeros((size, size), np.float32)
+        inside = np.clip(rows + np.arange(-reach, reach + 1)[None, :], 0, size - 1)
+        np.add.at(matrix, (rows, inside), weights.astype(np.float32)[None, :])
+        blurs.append(matrix)
+    return np.array(blurs, np.float32).reshape(-1, size, size)
+
+
+def _blurred(images: UInt8[np.ndarray, "n s s 3"], blurs: Float32[np.ndarray, "n s s"]) -> UInt8[np.ndarray, "n p"]:
+    """Each image blurred by its own matrix. Sums are integers that float32 holds, so their order changes nothing."""
+    matrices = blurs[:, None]  # one for the three channels
+    down = np.rint(np.matmul(matrices, np.moveaxis(images, 3, 1).astype(np.float32)) / (KERNEL / 16))  # 16·255 at most
+    across = np.rint(np.matmul(down, matrices.swapaxes(2, 3)) / (KERNEL * 16))
+    return np.moveaxis(across.astype(np.uint8), 1, 3).reshape(len(images), -1)
+
+
+def _noise_values(deviation: float) -> Int16[np.ndarray, " l"]:
+    """256 equally likely values, with this standard deviation, at quantiles of a Gaussian; none if it is 0."""
+    if not deviation:
+        return np.empty(0, np.int16)
+    quantiles = ndtri((np.arange(256) + 0.5) / 256)
+    return np.rint(deviation * quantiles / quantiles.std()).astype(np.int16)
 
 
 if __name__ == "__main__":

@@ -162,3 +162,18 @@ def random_words(seed: int, stream: int, start: int, stop: int) -> UInt32[np.nda
     """Eight random words for each index in [start, stop), by Philox (Salmon et al. 2011) keyed by (seed, stream)."""
     philox = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=start)
     return philox.random_raw(4 * (stop - start)).view(np.uint32).reshape(-1, 8)
+
+
+def keyed_words(keys: Int[np.ndarray, "n 2"], count: int) -> UInt32[np.ndarray, "n c"]:
+    """An even number of random words for each key, by Philox (Salmon et al. 2011). A larger count continues the words.
+
+    keys: int64, two for each row, such as random words.
+    """
+    words = np.empty((len(keys), count // 2), np.uint64)
+    philox = np.random.Philox(key=0)
+    state = philox.state
+    for row, key in zip(words, np.ascontiguousarray(keys).view(np.uint64), strict=True):
+        state["state"]["key"] = key
+        philox.state = state  # a new key in the first state is much faster than a new generator
+        row[:] = philox.random_raw(count // 2)
+    return words.view(np.uint32)

@@ -47,6 +47,11 @@ class GeneratedImages(ABC):
         return tuple(len(values) for values in self.value_names)
 
     @property
+    def shows_attributes(self) -> bool:
+        """Whether every image shows its attributes, so that the MI of two views is known: that of their attributes."""
+        return True
+
+    @property
     def space(self) -> AttributeSpace:
         """The attributes from which pairings are made; all of them together are an image's class."""
         return AttributeSpace(
@@ -56,7 +61,7 @@ class GeneratedImages(ABC):
             law=self.law,
             main=self.names,
             is_generated=True,
-            shows_attributes=True,
+            shows_attributes=self.shows_attributes,
         )
 
     def images(self, start: int, stop: int, *, seed: int = 0, stream: int = LIBRARY_STREAM) -> Batch:

@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 from mirigor_jax import models
+from mirigor_jax.data import cdp
 from mirigor_jax.errors import InputError
 
 # Old dotted key → today's dotted key.
@@ -27,6 +28,9 @@ ADDED: dict[str, Any] = {
     "estimate.estimators": ["info_nce_symmetric", "nt_xent"],
     "estimate.rows": "checked",
     "data.cdp.law": "independent",
+    "data.cdp.clutter": 0.0,
+    "data.cdp.blur": 0.0,
+    "data.cdp.noise": 0.0,
     "features.unseen": None,
     "evaluate.seen": None,
     "train.schedule": "cosine",
@@ -62,6 +66,7 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
                 "an older version made this run with data.rotations and data.images, and counted each turn of an image "
                 "as an image of its own: start again in another folder"
             )
+        _measure_jitter_in_shares(data)
         for key, value in ADDED.items():
             *sections, name = key.split(".")
             section = config
@@ -81,6 +86,14 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
         if "curve" in asked:
             asked["k_curve"] = asked.pop("curve")
     return config
+
+
+def _measure_jitter_in_shares(data: dict[str, Any]) -> None:
+    """Turn data.cdp.jitter into a strength. Versions without data.cdp.clutter stored it in pixels."""
+    knobs = data.get("cdp", {})
+    if knobs.get("jitter") and "clutter" not in knobs:
+        longest = max(cdp.room(data["size"], tuple(knobs["grid"])))
+        knobs["jitter"] = min(knobs["jitter"], longest) / longest
 
 
 def _drop_idle_options(encoder: dict[str, Any]) -> None:

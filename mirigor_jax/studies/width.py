@@ -24,7 +24,7 @@ from mirigor_jax.drawing import (
 from mirigor_jax.files import AnyPath
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.schema import ImageReport
-from mirigor_jax.studies.quality import RESAMPLES, correlation
+from mirigor_jax.studies.rank import RESAMPLES, correlation
 from mirigor_jax.studies.rows import Row, groups, mean, outermost, usable_ends
 from mirigor_jax.studies.table import STUDIES, Study
 
