@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,7 +21,7 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mirigor_jax import checks, fields
+from mirigor_jax import checks, fields, siamese
 from mirigor_jax.data.preprocess import rotate
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.contrastive import nt_xent, unit_rows
@@ -50,7 +51,7 @@ class Objective:
     bounds_mi: whether log(2k−1) − loss is the in-training MI (Lee et al. 2023, Eq. 4). That holds for NT-Xent alone,
         which finds one partner among 2k−1 views. With several partners, supcon's loss is at least the log of their
         number. decoupled leaves the partner out of the candidates, so its loss may be negative. anchor has a class
-        more, and mige's value is no bound. The other objectives find an image's class.
+        more, and mige's value is no bound. The other losses are of classes or pixels, or have no unit.
     pairs_per_output: least number of pairs in a batch for each of the head's outputs. 0: there is none.
     has_temperature: whether the loss depends on the temperature.
     has_noise: whether noise is added to the embeddings.
@@ -60,6 +61,11 @@ class Objective:
     has_reconstruction: whether the loss depends on the weight of the reconstruction.
     has_masks: whether the loss depends on the share of hidden patches.
     patch: pixels. Side of the patches that the images are cut into. 0: they are not cut.
+    uses: names of the settings of one objective alone, such as "redundancy", that the loss depends on.
+    on_top: a module on top of the head, trained with it: rows (n, f) → (n, g), which are the loss's z. None: there is
+        none, and z are the head's outputs.
+    slow_share: if the loss also gets, after the targets, the outputs of a slow copy of encoder and head for each view:
+        (number of updates so far) → the share of the copy that stays at an update. None: there is no copy.
     with_negatives: the same objective with separate images as negatives. None: there is no such objective.
     """
 
@@ -77,6 +83,9 @@ class Objective:
     has_reconstruction: bool = False
     has_masks: bool = False
     patch: int = 0
+    uses: tuple[str, ...] = ()
+    on_top: nn.Module | None = None
+    slow_share: Callable[[Array], Float[Array, ""]] | None = None
     with_negatives: "Objective | None" = None
 
     @property
@@ -96,20 +105,34 @@ class Options:
 
     num_classes: number of classes of the images. None: they have no labels.
     axis_name: the mapped axis that the batch is spread over. None: one device.
+    steps: number of updates of the training.
     temperature: of the contrastive losses.
     embedding_noise: standard deviation of the noise that is added to the embeddings.
     reconstruction: weight λ of the squared error of a pixel. None: there is no other term (λ = ∞).
     masked: share of the patches that are hidden.
     patch: pixels. Side of the patches.
+    redundancy: weight λ of the squared correlations of different coordinates.
+    vicreg_weights: weights λ, μ and ν of invariance, variance and covariance.
+    target_decay: share of the target network's weights that stays at the first update.
+    prototypes: number of prototypes.
     """
 
     num_classes: int | None
     axis_name: str | None
+    steps: int = Train.steps
     temperature: float = Train.temperature
     embedding_noise: float = Train.embedding_noise
     reconstruction: float | None = Train.reconstruction
     masked: float = Train.masked
     patch: int = Train.patch
+    redundancy: float = Train.redundancy
+    vicreg_weights: tuple[float, ...] = Train.vicreg_weights
+    target_decay: float = Train.target_decay
+    prototypes: int = Train.prototypes
+
+
+# Settings of training that only one objective has a use for, and that its `uses` names.
+OF_ONE_OBJECTIVE = ("redundancy", "vicreg_weights", "target_decay", "prototypes")
 
 
 def _classes(batch: Batch, keys: Keys) -> tuple[Array, ...]:
@@ -200,6 +223,41 @@ def masked_objective(options: Options) -> Objective:
     )
 
 
+def barlow_twins_objective(options: Options) -> Objective:
+    """The cross-correlation matrix of the views is to be the identity."""
+    loss = partial(siamese.barlow_twins, redundancy=options.redundancy, axis_name=options.axis_name)
+    return Objective(loss, has_temperature=False, uses=("redundancy",))
+
+
+def vicreg_objective(options: Options) -> Objective:
+    """The views are to be alike, and each view's coordinates to vary and to be uncorrelated."""
+    return Objective(
+        partial(siamese.vicreg, weights=options.vicreg_weights, axis_name=options.axis_name),
+        has_temperature=False,
+        uses=("vicreg_weights",),
+    )
+
+
+def byol_objective(options: Options) -> Objective:
+    """A predictor finds, from one view, a slow copy's output for the other view."""
+    return Objective(
+        siamese.byol,
+        has_temperature=False,
+        uses=("target_decay",),
+        on_top=siamese.Predictor(),
+        slow_share=partial(siamese.target_share, decay=options.target_decay, steps=options.steps),
+    )
+
+
+def swav_objective(options: Options) -> Objective:
+    """Each view's assignment to prototypes is predicted from the other view."""
+    return Objective(
+        partial(siamese.swav, temperature=options.temperature, axis_name=options.axis_name),
+        uses=("prototypes",),
+        on_top=siamese.Prototypes(options.prototypes),
+    )
+
+
 # Name → (what the objective is made for) → the objective.
 OBJECTIVES: dict[str, Callable[[Options], Objective]] = {
     "simclr": simclr_objective,
@@ -211,6 +269,10 @@ OBJECTIVES: dict[str, Callable[[Options], Objective]] = {
     "rotation": rotation_objective,
     "supervised_autoencoder": supervised_autoencoder_objective,
     "masked": masked_objective,
+    "barlow_twins": barlow_twins_objective,
+    "vicreg": vicreg_objective,
+    "byol": byol_objective,
+    "swav": swav_objective,
 }
 
 
@@ -220,10 +282,15 @@ def make(
     temperature: float,
     num_classes: int | None,
     axis_name: str | None,
+    steps: int = Train.steps,
     embedding_noise: float = Train.embedding_noise,
     reconstruction: float | None = Train.reconstruction,
     masked: float = Train.masked,
     patch: int = Train.patch,
+    redundancy: float = Train.redundancy,
+    vicreg_weights: tuple[float, ...] = Train.vicreg_weights,
+    target_decay: float = Train.target_decay,
+    prototypes: int = Train.prototypes,
     negatives: bool = False,
 ) -> Objective:
     """Build the objective of that name.
@@ -231,9 +298,14 @@ def make(
     temperature: of the contrastive losses.
     num_classes: number of classes of the images. None: they have no labels.
     axis_name: the mapped axis that the batch is spread over. None: one device.
+    steps: number of updates of the training, for an objective that changes with them.
     embedding_noise: standard deviation of the noise that mige adds to the embeddings.
     reconstruction: weight λ that supervised_autoencoder gives to the reconstruction. None: nothing else counts (λ = ∞).
     masked, patch: the share of the patches that masked hides, and their side in pixels.
+    redundancy: weight λ that barlow_twins gives to the squared correlations of different coordinates.
+    vicreg_weights: weights λ, μ and ν that vicreg gives to invariance, variance and covariance.
+    target_decay: share of byol's target network that stays at the first update.
+    prototypes: number of prototypes of swav.
     negatives: whether the negatives are separate images instead of the batch's other pairs.
     Raises InputError for an unknown name, for an option out of its range, if the objective needs classes and there are
     fewer than two, and if it cannot use separate negatives that are asked for.
@@ -242,8 +314,19 @@ def make(
         raise InputError(f"objective='{name}' is unknown; choose one of {', '.join(OBJECTIVES)}")
     checks.temperature(temperature)
     checks.above_zero("embedding_noise", embedding_noise)
-    fields.check(Train, {"reconstruction": reconstruction, "masked": masked, "patch": patch})
-    options = Options(num_classes, axis_name, temperature, embedding_noise, reconstruction, masked, patch)
+    given: dict[str, Any] = {
+        "reconstruction": reconstruction,
+        "masked": masked,
+        "patch": patch,
+        "redundancy": redundancy,
+        "vicreg_weights": tuple(vicreg_weights),
+        "target_decay": target_decay,
+        "prototypes": prototypes,
+    }
+    fields.check(Train, given)
+    if len(given["vicreg_weights"]) != 3:
+        raise InputError(f"vicreg_weights={given['vicreg_weights']}: expected three, as in {Train.vicreg_weights}")
+    options = Options(num_classes, axis_name, steps, temperature, embedding_noise, **given)
     made = OBJECTIVES[name](options)
     if made.needs_classes and (num_classes or 0) < 2:
         free = [other for other, constructor in OBJECTIVES.items() if not constructor(options).needs_classes]

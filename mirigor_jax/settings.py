@@ -247,7 +247,10 @@ class Train:
     objective: str = setting(
         "simclr",
         "Loss that the training minimizes.",
-        names=_names("simclr supcon decoupled anchor mige cross_entropy rotation supervised_autoencoder masked"),
+        names=_names(
+            "simclr supcon decoupled anchor mige cross_entropy rotation supervised_autoencoder masked barlow_twins "
+            "vicreg byol swav"
+        ),
         table="mirigor_jax.objectives.OBJECTIVES",
     )
     temperature: float = setting(
@@ -279,6 +282,26 @@ class Train:
     )
     patch: int = setting(
         4, "Side of the patches of train.objective='masked', a divisor of the images' side.", least=1, unit="pixels"
+    )
+    redundancy: float = setting(
+        5e-3,
+        "Weight λ that train.objective='barlow_twins' gives to the squared correlations of different coordinates.",
+        least=0,
+    )
+    vicreg_weights: tuple[float, float, float] = setting(
+        (25.0, 25.0, 1.0),
+        "Weights λ, μ and ν that train.objective='vicreg' gives to invariance, variance and covariance.",
+        least=0,
+    )
+    target_decay: float = setting(
+        0.996,
+        "Share of the target network's weights that stays at the first update of train.objective='byol'; the share "
+        "rises to 1 along a cosine.",
+        least=0,
+        below=1,
+    )
+    prototypes: int = setting(
+        100, "Number of prototypes of train.objective='swav', more than there are classes.", least=2
     )
     optimizer: Literal["adamw", "sgd", "lars"] = setting(
         "adamw", "Optimizer; the learning rate rises linearly, then falls as train.schedule says."
@@ -542,7 +565,7 @@ class Grid:
         "Name of the study, which decides its table and figures.",
         names=_names(
             "batch_size infomin_tasks infomin_strength certified objectives negatives quality anchor label_noise "
-            "auxiliary_labels v_infomax supervised_autoencoder"
+            "auxiliary_labels v_infomax supervised_autoencoder others"
         ),
         table="mirigor_jax.studies.table.STUDIES",
     )

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -59,6 +60,16 @@ class TrainState:
         return {"params": self.params["encoder"], "batch_stats": self.batch_stats}
 
 
+@struct.dataclass
+class SlowTrainState(TrainState):
+    """The state of a training with a slow copy. It is a class of its own because other checkpoints have no such field.
+
+    slow: {"encoder", "head"}. A moving average of their params.
+    """
+
+    slow: Any
+
+
 def check_parts(k: int, accumulate: int) -> None:
     """Raises InputError if a device's k pairs cannot be split into `accumulate` equal parts."""
     if accumulate < 1 or k % accumulate:
@@ -95,6 +106,7 @@ def check_used(objective: Objective, name: str, given: Mapping[str, Any]) -> Non
         "reconstruction": objective.has_reconstruction,
         "masked": objective.has_masks,
         "patch": objective.has_masks,
+        **{option: option in objective.uses for option in objectives.OF_ONE_OBJECTIVE},
     }
     for option, value in given.items():
         if value != getattr(Train, option) and not used[option]:
@@ -155,10 +167,13 @@ def train_step(
         given = {name: by_view(rows) for name, rows in pixels.items() if rows is not None}
         return objective.loss(*by_view(outputs.z), *targets, **given)
 
+    if isinstance(state, SlowTrainState):
+        targets = (*targets, *by_view(_slow_outputs(embed, state, parts)))
+
     learn = gradients_at_once if accumulate == 1 else gradients_in_parts
     loss, gradients, batch_stats = learn(embed, loss_of, state.params, state.batch_stats, parts)
     loss, gradients, batch_stats = lax.pmean((loss, gradients, batch_stats), parallel.AXIS)
-    new_state = apply_gradients(state, gradients, batch_stats, optimizer)
+    new_state = apply_gradients(state, gradients, batch_stats, optimizer, objective)
     return new_state, {"loss_nats": loss, "gradient_norm": optax.tree.norm(gradients)}
 
 
@@ -222,6 +237,9 @@ def embed_views(
         shown = objective.transform(x, part.targets)
     h, updates = encoder.apply(variables, shown, train=True, mutable=["batch_stats"])
     z = _output(head, params["head"], h)
+    if "on_top" in params:
+        assert objective.on_top is not None
+        z = _output(objective.on_top, params["on_top"], z)
     outputs = Outputs(z)
     if decoder is not None:
         outputs = Outputs(z, _output(decoder, params["decoder"], h).reshape(x.shape), lax.stop_gradient(x))
@@ -267,12 +285,30 @@ def gradients_in_parts(embed: Embed, loss_of: LossOf, params: Any, batch_stats: 
     return loss, gradients, new_stats
 
 
+def _slow_outputs(embed: Embed, state: SlowTrainState, parts: Part) -> Float[Array, "a m f"]:
+    """The outputs of the slow encoder and head, whose BatchNorms use the statistics of each part."""
+
+    def outputs(part: Part) -> Float[Array, "m f"]:
+        return embed(state.slow, state.batch_stats, part)[0].z
+
+    return lax.map(outputs, parts)
+
+
 def apply_gradients(
-    state: TrainState, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation
+    state: TrainState,
+    gradients: Any,
+    batch_stats: Any,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
 ) -> TrainState:
-    """The state after one update by the optimizer, with the new running statistics."""
+    """The state after one update by the optimizer, with the new running statistics and the new slow copy."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state)
+    params, more = optax.apply_updates(state.params, updates), {}
+    if isinstance(state, SlowTrainState):
+        assert objective.slow_share is not None
+        new = 1 - objective.slow_share(state.step)
+        more["slow"] = {name: optax.incremental_update(params[name], old, new) for name, old in state.slow.items()}
+    return replace(state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, **more)
 
 
 def over_mesh(encoder: nn.Module, mesh: Mesh) -> nn.Module:
@@ -288,16 +324,22 @@ def init_state(
     size: int,
     key: Key[Array, ""],
     *,
+    objective: Objective,
     decoder: nn.Module | None = None,
 ) -> TrainState:
     """The state before the first step: initial weights for images of size×size pixels, drawn from `key`."""
     encoder_key, head_key = jax.random.split(key)
     images = jnp.zeros((2, size, size, 3), encoder.dtype)
     h, variables = encoder.init_with_output(encoder_key, images, train=False)
-    params = {"encoder": variables["params"], "head": head.init(head_key, h)["params"]}
+    z, of_head = head.init_with_output(head_key, h)
+    params = {"encoder": variables["params"], "head": of_head["params"]}
+    slow = jax.tree.map(jnp.copy, params)
+    if objective.on_top is not None:
+        params["on_top"] = objective.on_top.init(jax.random.fold_in(head_key, 2), z)["params"]
     if decoder is not None:
         params["decoder"] = decoder.init(jax.random.fold_in(head_key, 1), h)["params"]
-    return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), optimizer.init(params))
+    parts = jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), optimizer.init(params)
+    return TrainState(*parts) if objective.slow_share is None else SlowTrainState(*parts, slow)
 
 
 def make_optimizer(
@@ -378,6 +420,10 @@ def train(
     reconstruction: float | None = Train.reconstruction,
     masked: float = Train.masked,
     patch: int = Train.patch,
+    redundancy: float = Train.redundancy,
+    vicreg_weights: tuple[float, ...] = Train.vicreg_weights,
+    target_decay: float = Train.target_decay,
+    prototypes: int = Train.prototypes,
     head: nn.Module | None = None,
     augmentation: Augmentation | None = None,
     accumulate: int = Train.accumulate,
@@ -408,6 +454,10 @@ def train(
     reconstruction: weight λ that objective="supervised_autoencoder" gives to the squared error of a pixel on the scale
         [-1, 1], beside cross-entropy. None: there is no cross-entropy (λ = ∞), and images need no labels.
     masked, patch: the share of the patches that objective="masked" hides, and their side in pixels.
+    redundancy: weight λ that objective="barlow_twins" gives to the squared correlations of different coordinates.
+    vicreg_weights: weights λ, μ and ν that objective="vicreg" gives to invariance, variance and covariance.
+    target_decay: share of the target network of objective="byol" that stays at the first update.
+    prototypes: number of prototypes of objective="swav".
     head: the projection head. None: an MLP with one hidden layer of 128 units and as many outputs as the objective
         needs, or 64 if it takes any number.
     augmentation: the strengths, for a pairing with simclr. None: SimCLR's.
@@ -418,7 +468,8 @@ def train(
     on_progress: called as on_progress(step, steps, note) after every step.
     Returns the final state, which `encode` takes, and the history of the loss. The same arguments give the same
     numbers, and a run with these settings gives them too.
-    Raises InputError if arguments don't go together, if a step doesn't fit into memory, or if the training diverges.
+    Raises InputError if arguments don't go together, if one has no effect, if a step doesn't fit into memory, or if the
+        training diverges.
 
         state, history = mj.train(encoder, mj.cdp.make(size=64), k=64, steps=300, seed=0)
     """
@@ -433,8 +484,12 @@ def train(
         "reconstruction": reconstruction,
         "masked": masked,
         "patch": patch,
+        "redundancy": redundancy,
+        "vicreg_weights": vicreg_weights,
+        "target_decay": target_decay,
+        "prototypes": prototypes,
     }
-    made = objectives.make(objective, **options, num_classes=num_classes, axis_name=parallel.AXIS)
+    made = objectives.make(objective, **options, steps=steps, num_classes=num_classes, axis_name=parallel.AXIS)
     check_used(made, objective, {**options, "decoder": decoder, "decoder_width": decoder_width})
     check_size(made, population.side)
     to_pixels = make_decoder(encoder, made, population.side, name=decoder, width=decoder_width)
@@ -466,7 +521,7 @@ def train(
     )
     compiled = compile_step(step, arguments, mesh, k=k, accumulate=accumulate)
     advance = stepper(compiled, data, arguments, mesh, threads=threads, workers=workers)
-    state = first_state(*modules, size, seed=seed, like=arguments[0], decoder=to_pixels)
+    state = first_state(*modules, size, seed=seed, like=arguments[0], objective=made, decoder=to_pixels)
     read = partial(read_row, k=k, objective=made, learning_rate=learning_rate)
 
     def tell(rows: list[Row]) -> None:
@@ -576,7 +631,8 @@ def make_step(
     )
     in_specs = (parallel.REPLICATED, parallel.SHARDED, parallel.REPLICATED)
     mapped = parallel.map_step(step, mesh, in_specs, (parallel.REPLICATED, parallel.REPLICATED), donate=(0,))
-    state = jax.eval_shape(partial(init_state, encoder, head, optimizer, size, decoder=decoder), jax.random.key(0))
+    modules: Any = (encoder, head, optimizer, size)
+    state = jax.eval_shape(partial(init_state, *modules, objective=objective, decoder=decoder), jax.random.key(0))
     shape, n = (size, size, 3), resident_images
     view = jax.ShapeDtypeStruct((k,), jnp.int32) if n else jax.ShapeDtypeStruct((k, *shape), jnp.uint8)
     images = jax.ShapeDtypeStruct((n, *shape), jnp.uint8) if n else None
@@ -594,11 +650,12 @@ def first_state(
     *,
     seed: int,
     like: Any,
+    objective: Objective,
     decoder: nn.Module | None = None,
 ) -> TrainState:
     """The state before the first step, created on the devices. like: the abstract state that `make_step` returns."""
     start = jax.jit(
-        partial(init_state, encoder, head, optimizer, size, decoder=decoder),
+        partial(init_state, encoder, head, optimizer, size, objective=objective, decoder=decoder),
         out_shardings=parallel.layout(like),
         compiler_options=parallel.quick_compilation(runs_once=True),
     )

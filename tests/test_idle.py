@@ -10,7 +10,7 @@ from mirigor_jax import kinds
 from mirigor_jax.config_files import flatten, load_config, parse
 from mirigor_jax.main import main
 from mirigor_jax.objectives import OBJECTIVES, Options
-from mirigor_jax.runs.knobs import RULES
+from mirigor_jax.runs.knobs import RULES, rule_of
 
 FEATURES = ["--config=configs/encoder.py", "--config.data.source=features:h.npz"]
 CHECKPOINT = ["--config=configs/encoder.py", "--config.data.source=npz:set.npz", "--config.encoder.path=x.pth"]
@@ -266,14 +266,37 @@ def test_rules_are_of_keys_that_there_are():
         assert all(any(key == own or key.startswith(own) for key in keys) for own in rule.keys + rule.but)
 
 
+# Losses without negatives, each with the settings that it alone uses.
+SIAMESE = {
+    "barlow_twins": ("redundancy",),
+    "vicreg": ("vicreg_weights",),
+    "byol": ("target_decay",),
+    "swav": ("prototypes",),
+}
+
+
+@pytest.mark.parametrize("objective", SIAMESE)
+def test_a_setting_of_one_objective_names_it_where_another_trains(objective):
+    config, key = load_config("configs/cdp.py")[0], f"train.{SIAMESE[objective][0]}"
+    rule = rule_of(config, key)
+    assert rule is not None
+    assert rule.words(config).endswith(
+        f"train.objective='simclr'; leave it out, or give --config.train.objective={objective}"
+    )
+    config.train.objective = objective
+    assert rule_of(config, key) is None
+
+
 def test_objectives_say_what_makes_a_difference_to_them():
     made = {name: make(Options(num_classes=2, axis_name=None)) for name, make in OBJECTIVES.items()}
     without = {name for name, objective in made.items() if not objective.has_temperature}
-    assert without == {"mige", "cross_entropy", "rotation", "supervised_autoencoder", "masked"}
+    assert without == {"mige", "cross_entropy", "rotation", "supervised_autoencoder", "masked", *SIAMESE} - {"swav"}
     assert {name for name, objective in made.items() if objective.has_noise} == {"mige"}
     assert {name for name, objective in made.items() if objective.needs_decoder} == {"supervised_autoencoder", "masked"}
     assert {name for name, objective in made.items() if objective.has_reconstruction} == {"supervised_autoencoder"}
     assert {name for name, objective in made.items() if objective.has_masks} == {"masked"}
+    assert {name: made[name].uses for name in SIAMESE} == SIAMESE
+    assert not any(objective.uses for name, objective in made.items() if name not in SIAMESE)
 
 
 def test_a_command_line_says_which_keys_it_gives():

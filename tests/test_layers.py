@@ -27,7 +27,7 @@ LAYERS = (
     ("data", "models"),
     ("probes",),
     ("mi",),
-    ("objectives", "history", "encoding", "training", "metrics"),
+    ("siamese", "objectives", "history", "encoding", "training", "metrics"),
     ("runs",),
     ("studies", "plan"),
     ("kinds",),

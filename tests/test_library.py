@@ -78,9 +78,13 @@ def test_images_that_are_new_train_as_in_a_run(tmp_path):
         ("supervised_autoencoder", {"decoder": "mlp", "decoder_width": 16, "reconstruction": 2.0}),
         ("supervised_autoencoder", {"reconstruction": None}),
         ("masked", {"masked": 0.5, "patch": 8, "accumulate": 2}),
+        ("barlow_twins", {"redundancy": 0.1}),
+        ("vicreg", {"vicreg_weights": (5.0, 5.0, 2.0)}),
+        ("byol", {"target_decay": 0.5, "accumulate": 2}),
+        ("swav", {"prototypes": 7}),
     ],
 )
-def test_objectives_with_a_decoder_train_as_in_a_run(tmp_path, objective, more):
+def test_objectives_with_further_networks_or_settings_train_as_in_a_run(tmp_path, objective, more):
     given = {"steps": 3, "learning_rate": 0.001, "objective": objective, **more}
     run = cdp_run(*(f"--config.train.{name}={value}" for name, value in given.items()))
     assert_trains_as_a_run(run, tmp_path, source=TINY, pairing="color", k=8, **given)
@@ -116,8 +120,9 @@ def test_defaults_are_the_command_line_s():
     base = config_files.load_config("configs/images.py")[0]
     ours = {name: p.default for name, p in inspect.signature(train).parameters.items()}
     same = ("objective", "k", "optimizer", "warmup_steps", "weight_decay", "schedule", "drops", "temperature")
+    siamese = ("redundancy", "vicreg_weights", "target_decay", "prototypes")
     decoding = ("decoder", "decoder_width", "reconstruction", "masked", "patch")
-    for name in (*same, *decoding, "embedding_noise", "accumulate"):
+    for name in (*same, *decoding, *siamese, "embedding_noise", "accumulate"):
         assert ours.pop(name) == config.train[name], name
     assert ours.pop("learning_rate") == config.train.learning_rate
     assert ours.pop("global_batch_norm") == config.train.global_batch_norm

@@ -478,7 +478,7 @@ def test_parts_must_divide_a_device_s_pairs(accumulate):
 
 
 @pytest.mark.usefixtures("shallow")
-@pytest.mark.parametrize("objective", ["simclr", "masked"])
+@pytest.mark.parametrize("objective", ["simclr", "masked", "byol"])
 def test_half_precision_keeps_parameters_statistics_gradients_and_loss_in_float32(monkeypatch, objective):
     def nt_xent(z_x, z_y, temperature, *, axis_name):
         assert z_x.dtype == z_y.dtype == jnp.float32  # before it is normalized
@@ -517,7 +517,7 @@ def black_and_white(start, stop):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("stem_only")
-@pytest.mark.parametrize("objective", ["cross_entropy", "supervised_autoencoder"])
+@pytest.mark.parametrize("objective", ["cross_entropy", "supervised_autoencoder", "byol"])
 def test_stopped_at_any_step_a_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, objective):
     options = (f"objective={objective}", "steps=9", "checkpoint_every=4", "warmup_steps=0", "optimizer=sgd")
     job = tiny(*(f"--config.train.{one}" for one in options), num_classes=2)

@@ -296,6 +296,8 @@ def make_objective(config: ConfigDict, num_classes: int | None) -> Objective:
             reconstruction=train.reconstruction,
             masked=train.masked,
             patch=train.patch,
+            **knobs.of_one_objective(train),
+            steps=train.steps,
             num_classes=num_classes,
             axis_name=parallel.AXIS,
             negatives=bool(config.data.negatives),

@@ -15,7 +15,7 @@ from mirigor_jax.data.pairing import shares_image, shares_nothing, split
 from mirigor_jax.data.sources.table import SEEN_PARTS, SOURCES, Request, holds_features, left_out_is_unseen
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.estimators import MAIN
-from mirigor_jax.objectives import OBJECTIVES, Objective, Options
+from mirigor_jax.objectives import OBJECTIVES, OF_ONE_OBJECTIVE, Objective, Options
 from mirigor_jax.training import DECODER_LAYERS
 
 # Settings of finite sets of images, with their defaults.
@@ -129,10 +129,16 @@ def _both(one: Callable[[ConfigDict], bool], other: Callable[[ConfigDict], bool]
     return lambda config: one(config) and other(config)
 
 
+def of_one_objective(train: ConfigDict) -> dict[str, Any]:
+    """The settings of training that only one objective uses, by name. Stored configs have lists instead of tuples."""
+    return {name: tuple(x) if isinstance(x := train[name], list) else x for name in OF_ONE_OBJECTIVE}
+
+
 def _objective(config: ConfigDict) -> Objective | None:
     """The training loss, to read what it uses; None if its name is unknown, which is an error elsewhere."""
     make, t = OBJECTIVES.get(config.train.objective), config.train
     given = {name: t[name] for name in ("temperature", "embedding_noise", "reconstruction", "masked", "patch")}
+    given |= of_one_objective(t)
     return make and make(Options(num_classes=None, axis_name=None, **given))
 
 
@@ -144,6 +150,16 @@ def _objective_lacks(property_name: str) -> Callable[[ConfigDict], bool]:
         return objective is not None and not getattr(objective, property_name)
 
     return lacks
+
+
+def _unused(name: str) -> Callable[[ConfigDict], bool]:
+    """The condition that the training's objective has no use for its setting of this name."""
+
+    def unused(config: ConfigDict) -> bool:
+        objective = _objective(config)
+        return objective is not None and name not in objective.uses
+
+    return unused
 
 
 def _without_batch_norm(config: ConfigDict) -> bool:
@@ -255,6 +271,34 @@ RULES = (
         _objective_lacks("has_masks"),
         ("train.objective",),
         instead="--config.train.objective=masked",
+    ),
+    Rule(
+        ("train.redundancy",),
+        "an objective that weighs redundancy",
+        _unused("redundancy"),
+        ("train.objective",),
+        instead="--config.train.objective=barlow_twins",
+    ),
+    Rule(
+        ("train.vicreg_weights",),
+        "an objective that weighs invariance, variance and covariance",
+        _unused("vicreg_weights"),
+        ("train.objective",),
+        instead="--config.train.objective=vicreg",
+    ),
+    Rule(
+        ("train.target_decay",),
+        "an objective with a target network",
+        _unused("target_decay"),
+        ("train.objective",),
+        instead="--config.train.objective=byol",
+    ),
+    Rule(
+        ("train.prototypes",),
+        "an objective with prototypes",
+        _unused("prototypes"),
+        ("train.objective",),
+        instead="--config.train.objective=swav",
     ),
     Rule(
         ("train.drops",),

@@ -37,6 +37,10 @@ ADDED: dict[str, Any] = {
     "train.reconstruction": 0.25,
     "train.masked": 0.75,
     "train.patch": 4,
+    "train.redundancy": 5e-3,
+    "train.vicreg_weights": [25.0, 25.0, 1.0],
+    "train.target_decay": 0.996,
+    "train.prototypes": 100,
 }
 
 

@@ -46,13 +46,14 @@ def init_state(job: Job, key: Key[Array, ""]) -> TrainState:
     """The state before the first step. Its encoder is the untrained encoder, whatever the number of classes is."""
     objective = make_objective(job.config, job.num_classes or 2)
     modules, decoder = _modules(job, objective), decoder_of(job, objective)
-    return training.init_state(*modules, job.config.data.size, key, decoder=decoder)
+    return training.init_state(*modules, job.config.data.size, key, objective=objective, decoder=decoder)
 
 
 def first_state(job: Job, like: Any) -> TrainState:
     """The state that a training begins with, on the devices. like: its abstract arrays, from `make_train_step`."""
     modules, decoder = _modules(job, job.objective), decoder_of(job, job.objective)
-    return training.first_state(*modules, job.config.data.size, seed=job.config.seed, like=like, decoder=decoder)
+    more: Any = {"seed": job.config.seed, "like": like, "objective": job.objective}
+    return training.first_state(*modules, job.config.data.size, decoder=decoder, **more)
 
 
 def make_train_step(job: Job, mesh: Mesh, resident_images: int = 0) -> tuple[Any, training.Abstract]:
