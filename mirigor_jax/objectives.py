@@ -126,7 +126,7 @@ class Options:
     masked: float = Train.masked
     patch: int = Train.patch
     redundancy: float = Train.redundancy
-    vicreg_weights: tuple[float, float, float] = Train.vicreg_weights
+    vicreg_weights: tuple[float, ...] = Train.vicreg_weights
     target_decay: float = Train.target_decay
     prototypes: int = Train.prototypes
 
@@ -288,7 +288,7 @@ def make(
     masked: float = Train.masked,
     patch: int = Train.patch,
     redundancy: float = Train.redundancy,
-    vicreg_weights: tuple[float, float, float] = Train.vicreg_weights,
+    vicreg_weights: tuple[float, ...] = Train.vicreg_weights,
     target_decay: float = Train.target_decay,
     prototypes: int = Train.prototypes,
     negatives: bool = False,

@@ -70,7 +70,7 @@ def vicreg(
     z_x: Float[Array, "k d"],
     z_y: Float[Array, "k_y d_y"],
     *,
-    weights: tuple[float, float, float],
+    weights: tuple[float, ...],
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """λ s(Z, Z') + μ (v(Z) + v(Z')) + ν (c(Z) + c(Z')): invariance, variance and covariance.

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -307,7 +308,7 @@ def apply_gradients(
         assert objective.slow_share is not None
         new = 1 - objective.slow_share(state.step)
         more["slow"] = {name: optax.incremental_update(params[name], old, new) for name, old in state.slow.items()}
-    return state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, **more)
+    return replace(state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, **more)
 
 
 def over_mesh(encoder: nn.Module, mesh: Mesh) -> nn.Module:
@@ -420,7 +421,7 @@ def train(
     masked: float = Train.masked,
     patch: int = Train.patch,
     redundancy: float = Train.redundancy,
-    vicreg_weights: tuple[float, float, float] = Train.vicreg_weights,
+    vicreg_weights: tuple[float, ...] = Train.vicreg_weights,
     target_decay: float = Train.target_decay,
     prototypes: int = Train.prototypes,
     head: nn.Module | None = None,
