@@ -14,7 +14,7 @@ from mirigor_jax import fields, settings
 from mirigor_jax.data import law as laws
 from mirigor_jax.data.generated import GeneratedImages
 from mirigor_jax.data.law import Law
-from mirigor_jax.data.sources.backgrounds import backgrounds
+from mirigor_jax.data.sources.backgrounds import BANK_BYTES, backgrounds, windows
 from mirigor_jax.data.sources.idx import read_labeled_idx
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import local_path
@@ -41,7 +41,6 @@ COLORS = {
 }
 LARGEST = 1024  # pixels of a side; at this size, making the backgrounds takes 3 GiB
 SMALLEST_CELL = 10  # pixels; 9×7 is the smallest legible digit
-BANK_BYTES = 2**24  # size of the backgrounds: many, yet they fit a CPU's last-level cache
 FONT_VARIANTS, HANDWRITTEN_VARIANTS = 16, 1024  # of each digit
 OPAQUE = 128  # full coverage; so color difference × coverage + rounding just fits int16
 BLENDED_AT_ONCE = 128  # images; the boxes of this many glyphs stay in cache
@@ -63,9 +62,9 @@ class CDP(GeneratedImages):
     coverage: a, for each digit and variant, in units of 1/128, repeated for the three channels.
     palette: the colors.
     law: the joint distribution of the attributes. None: they are independent and uniform.
+    names: names of the attributes.
     """
 
-    names: ClassVar[tuple[str, ...]] = ("color", "digit", "position")
     title: ClassVar[str] = "CDP set"
     size: int
     grid: tuple[int, int]
@@ -75,6 +74,7 @@ class CDP(GeneratedImages):
     coverage: Int16[np.ndarray, "d v h w3"]
     palette: UInt8[np.ndarray, "c 3"]
     law: Law | None = None
+    names: tuple[str, ...] = ("color", "digit", "position")
 
     def render(
         self, attributes: Int[np.ndarray, "n 3"], nuisances: Int[np.ndarray, "n 5"]
@@ -88,10 +88,7 @@ class CDP(GeneratedImages):
         color, digit, position = attributes.T
         strip, offset, variant, down, right = nuisances.T
 
-        # View any `size` consecutive rows of the backgrounds as a row of a matrix; an image is then a contiguous copy.
-        rows = self.backgrounds.shape[1]
-        windows = as_strided(self.backgrounds, (len(self.backgrounds) * rows - size + 1, size * row), (row, 1))
-        images = windows[strip * rows + offset]
+        images = windows(self.backgrounds, size)[strip * self.backgrounds.shape[1] + offset]
 
         # View the images by the corner of a box, so one indexing operation gathers all boxes and another scatters them.
         corners = (n, size - height + 1, size - width3 // 3 + 1, height, width3)
