@@ -23,13 +23,14 @@ __all__ = [
     "mi",
     "models",
     "objectives",
+    "patches",
     "probes",
     "train",
 ]
 
 if TYPE_CHECKING:  # type checkers and editors read this; Python reads _HOMES
     from mirigor_jax import metrics, mi, models, objectives, probes
-    from mirigor_jax.data import cdp
+    from mirigor_jax.data import cdp, patches
     from mirigor_jax.encoding import encode
     from mirigor_jax.errors import InputError
     from mirigor_jax.metrics import evaluate
@@ -47,6 +48,7 @@ else:
         "mi": "mirigor_jax.mi",
         "models": "mirigor_jax.models",
         "objectives": "mirigor_jax.objectives",
+        "patches": "mirigor_jax.data.patches",
         "probes": "mirigor_jax.probes",
         "train": "mirigor_jax.training:train",
     }

@@ -102,6 +102,22 @@ class Cdp:
 
 
 @dataclass(frozen=True)
+class Patches:
+    """Images of binary patches (data.source=patches): each of several independent bits lights one patch."""
+
+    bits: int = setting(10, "Number of independent bits, each shown as a patch.", least=1, most=16, unit="bits")
+    grid: tuple[int, int] = setting((4, 4), "Rows and columns of cells; a cell needs at least 4 pixels.", least=1)
+    channels: int = setting(1, "Patches in a cell: 1, which is gray, or 3, one in each color channel.", least=1, most=3)
+    mixing: float = setting(0.45, "Weight of the background; 0 makes it black.", least=0, most=0.9)
+    jitter: int = setting(0, "Largest random shift of all patches of an image in their cells.", least=0, unit="pixels")
+    background: str = setting(
+        "spectrum",
+        "Content of the background: spectrum (noise with the spectrum of natural scenes), folder:PATH (crops of the "
+        "images in it) or tfds:NAME (crops of that set's images).",
+    )
+
+
+@dataclass(frozen=True)
 class Epsilon:
     """Probability that an attribute differs between the two views of a CDP pair; takes the place of data.mi."""
 
@@ -129,9 +145,9 @@ class Data:
 
     source: str = setting(
         "cdp",
-        "Source of the images: cdp renders them; tfds:NAME, folder:PATH, idx:PATH, "
+        "Source of the images: cdp and patches render them; tfds:NAME, folder:PATH, idx:PATH, "
         "npz:PATH and fashion_mnist are labeled sets; features:PATH holds representations.",
-        names=("cdp", "tfds", "folder", "idx", "npz", "fashion_mnist", "features"),
+        names=("cdp", "patches", "tfds", "folder", "idx", "npz", "fashion_mnist", "features"),
         table="mirigor_jax.data.sources.table.SOURCES",
     )
     size: int | None = setting(
@@ -139,9 +155,10 @@ class Data:
         "Side of the square images; images of a set are resized to it.",
         least=1,
         unit="pixels",
-        none="the set's own side (cdp needs a number)",
+        none="the set's own side (cdp and patches need a number)",
     )
     cdp: Cdp = Cdp()
+    patches: Patches = Patches()
     pairing: str = setting(
         "all",
         "Attributes that the two views of a pair share: all, none, or some joined by +, such as "
@@ -152,7 +169,8 @@ class Data:
     )
     mi: float | None = setting(
         None,
-        "True mutual information of a CDP pair: each shared attribute passes through a symmetric channel.",
+        "True mutual information of a pair of rendered images: each shared attribute passes through a symmetric "
+        "channel.",
         least=0,
         unit="bits",
         none="attributes are shared exactly",
@@ -169,7 +187,7 @@ class Data:
         "Number of training images, which the training reads again and again. With data.rotations, each of them is "
         "there at all four turns.",
         least=1,
-        none="cdp makes new images for every batch; other sources give all of theirs",
+        none="cdp and patches make new images for every batch; other sources give all of theirs",
     )
     resident: Resident = setting(
         "auto", "Whether the devices hold a finite set of images in their memory; auto: if it fits."

@@ -285,7 +285,7 @@ def test_a_run_knows_its_law(tmp_path):
     other = parsed(setting, "--config.data.epsilon.color=0.1")
     assert one.config.sha256["law"] != other.config.sha256["law"]
     assert "law" not in parsed().config.get("sha256", {})
-    with pytest.raises(InputError, match=r"law gives the rarest of 8 classes .* features.fit=512 images; give"):
+    with pytest.raises(InputError, match=r"the rarest of 8 classes .* features.fit=512 images; give"):
         parsed("--config.data.cdp.law=color+digit=0.97", "--config.data.pairing=color+digit")
 
 

@@ -14,7 +14,7 @@ from small import cdp as cdp_run
 
 from mirigor_jax import config_files, encoding, fields, help_pages, metrics, mi, settings, training
 from mirigor_jax.config_files import flatten, shipped_configs
-from mirigor_jax.data import augmentation, cdp
+from mirigor_jax.data import augmentation, cdp, patches
 from mirigor_jax.errors import InputError
 from mirigor_jax.fields import of, settings_of
 from mirigor_jax.main import main
@@ -212,6 +212,8 @@ def test_the_library_s_defaults_are_the_settings():
     ).items()
     assert (exported["pairing"], exported["mi"]) == (settings.Data.pairing, settings.Data.mi)
     assert vars(augmentation.Augmentation()) == vars(settings.Augment())
+    of_patches = keywords(patches.make)
+    assert {name: of_patches[name] for name in settings_of(settings.Patches)} == vars(settings.Patches())
     trained = keywords(training.train)
     for name in settings_of(settings.Train).keys() - {"checkpoint_every", "keep_every"}:
         assert trained[name] == getattr(settings.Train, name)

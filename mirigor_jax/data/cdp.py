@@ -20,7 +20,7 @@ from mirigor_jax.data.draws import keyed_words
 from mirigor_jax.data.generated import GeneratedImages
 from mirigor_jax.data.law import Law
 from mirigor_jax.data.pairing import parse
-from mirigor_jax.data.sources.backgrounds import backgrounds
+from mirigor_jax.data.sources.backgrounds import BANK_BYTES, backgrounds, windows
 from mirigor_jax.data.sources.idx import read_labeled_idx
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import local_path
@@ -47,7 +47,6 @@ COLORS = {
 }
 LARGEST = 1024  # pixels of a side; at this size, making the backgrounds takes 3 GiB
 SMALLEST_CELL = 10  # pixels; 9×7 is the smallest legible digit
-BANK_BYTES = 2**24  # size of the backgrounds: many, yet they fit a CPU's last-level cache
 FONT_VARIANTS, HANDWRITTEN_VARIANTS = 16, 1024  # of each digit
 OPAQUE = 128  # full coverage; so color difference × coverage + rounding just fits int16
 AT_ONCE = 128  # images that are rendered at once; the boxes of this many glyphs stay in cache
@@ -81,9 +80,9 @@ class CDP(GeneratedImages):
         rows sum to KERNEL. No matrices: no blur.
     noise: the equally likely values of the noise. No values: no noise.
     law: the joint distribution of the attributes. None: they are independent and uniform.
+    names: names of the attributes.
     """
 
-    names: ClassVar[tuple[str, ...]] = ("color", "digit", "position")
     title: ClassVar[str] = "CDP set"
     size: int
     grid: tuple[int, int]
@@ -97,6 +96,7 @@ class CDP(GeneratedImages):
     blurs: Float32[np.ndarray, "w s s"]
     noise: Int16[np.ndarray, " l"]
     law: Law | None = None
+    names: tuple[str, ...] = ("color", "digit", "position")
 
     def render(
         self, attributes: Int[np.ndarray, "n 3"], nuisances: Int[np.ndarray, "n 7"]
@@ -110,10 +110,7 @@ class CDP(GeneratedImages):
         color, digit, position = attributes.T
         strip, offset, variant, down, right = nuisances[:, :5].T
 
-        # View any `size` consecutive rows of the backgrounds as a row of a matrix; an image is then a contiguous copy.
-        rows = self.backgrounds.shape[1]
-        windows = as_strided(self.backgrounds, (len(self.backgrounds) * rows - size + 1, size * row), (row, 1))
-        images = windows[strip * rows + offset]
+        images = windows(self.backgrounds, size)[strip * self.backgrounds.shape[1] + offset]
 
         top = position // self.grid[1] * (size // self.grid[0]) + down
         left = position % self.grid[1] * (size // self.grid[1]) + right
@@ -121,7 +118,7 @@ class CDP(GeneratedImages):
         of_pieces, piece_inks = _boxes(images, self.pieces.shape[1:]), self._inks(self.pieces)
         for first in range(0, n, AT_ONCE):
             part = np.arange(first, min(first + AT_ONCE, n))
-            words = self._words(nuisances[part, 5:])
+            words = self._nuisance_words(nuisances[part, 5:])
             if self.clutter:
                 for which, top_left, piece, ink in self._pieces_of(words[:, 2 : 2 + self._piece_words]):
                     _blend(of_pieces, (part[which], *top_left), self.pieces[piece], piece_inks[ink])
@@ -144,7 +141,7 @@ class CDP(GeneratedImages):
         """Random words an image for its pieces: whether each is there, which it is, and its place down and right."""
         return 4 * PIECES_PER_CELL * self.grid[0] * self.grid[1]
 
-    def _words(self, keys: Int[np.ndarray, "n 2"]) -> UInt32[np.ndarray, "n w"]:
+    def _nuisance_words(self, keys: Int[np.ndarray, "n 2"]) -> UInt32[np.ndarray, "n w"]:
         """Random words of each image: two for the blur's width, then those of the pieces, then those of the noise."""
         if not (self.clutter or len(self.blurs) or len(self.noise)):
             return np.empty((len(keys), 0), np.uint32)

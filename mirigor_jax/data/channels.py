@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import entr
 
+from mirigor_jax.data.attribute_classes import AttributeClasses, of_table
 from mirigor_jax.data.attributes import Attributes, AttributeSpace, Batch, Generator, Rows
 from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.draws import class_index, joint_values, rows_of_pairs
@@ -160,6 +161,19 @@ class ChannelPairing:
             return np.diag(self.frequencies)
         return self.frequencies[:, None] * self._channel()[np.ix_(self._possible, self._possible)]
 
+    def by_attribute(self) -> AttributeClasses | None:
+        """The classes as combinations of the shared attributes; None for channels of attributes with a law.
+
+        For more than some thousand classes, `joint` does not fit a machine's memory.
+        """
+        if self.law is not None and not self.exact:
+            return None
+        values = np.stack(np.unravel_index(self._possible, self._radix), axis=1)
+        if self.law is not None:
+            return of_table(values, self.frequencies)
+        joints = tuple(_symmetric(self.sizes[a], self.epsilon[a]) / self.sizes[a] for a in self._shared)
+        return AttributeClasses(values, self.frequencies, joints, exact=self.exact, independent=True)
+
     def partner(self, attributes: Attributes, uniforms: Float[np.ndarray, "n a"]) -> Attributes:
         """Draw the other view's attributes given this view's. uniforms: random numbers in [0, 1)."""
         sizes, epsilon = np.array(self.sizes), np.array(self.epsilon)
@@ -211,10 +225,7 @@ class ChannelPairing:
         """p(c'|c) of the shared attributes."""
         channel: np.ndarray = np.ones((1, 1))
         for a in self._shared:
-            m, epsilon = self.sizes[a], self.epsilon[a]
-            one = np.full((m, m), epsilon / (m - 1))
-            np.fill_diagonal(one, 1 - epsilon)
-            channel = np.kron(channel, one)
+            channel = np.kron(channel, _symmetric(self.sizes[a], self.epsilon[a]))
         return channel
 
 
@@ -286,6 +297,13 @@ def channels(
 def _independent(m: int) -> float:
     """The epsilon at which the input and the output of a symmetric channel over m values are independent."""
     return (m - 1) / m
+
+
+def _symmetric(m: int, epsilon: float) -> Float[np.ndarray, "m m"]:
+    """p(a'|a) of a symmetric channel over m values."""
+    channel = np.full((m, m), epsilon / max(m - 1, 1))
+    np.fill_diagonal(channel, 1 - epsilon)
+    return channel
 
 
 def _channel_mi_bits(m: int, epsilon: float) -> float:

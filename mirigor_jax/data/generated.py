@@ -17,7 +17,7 @@ LIBRARY_STREAM = 7  # no other stream in `population.STREAMS` has this number
 class GeneratedImages(ABC):
     """Images with attributes of a known law. A subclass implements `draw` and `render`.
 
-    names: names of the attributes, eight at most.
+    names: names of the attributes.
     title: the name of a set of these images in messages.
     value_names: names of each attribute's values.
     size: pixels. The side of the square images.
@@ -25,21 +25,26 @@ class GeneratedImages(ABC):
     """
 
     law: Law | None = None
-    names: ClassVar[tuple[str, ...]]
+    names: tuple[str, ...]
     title: ClassVar[str]
     value_names: tuple[tuple[str, ...], ...]
     size: int
 
     @abstractmethod
     def draw(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Turn random words uint32 (n, 8), eight an image, into attributes int32 (n, a) and nuisances (n, …).
+        """Turn random words uint32 (n, w) into attributes int32 (n, a) and nuisances (n, …). w: see `words`.
 
-        Attribute j must be uniform, and a function of word j alone.
+        Attribute j must be uniform, and a function of word j alone. Nuisances are functions of the other words.
         """
 
     @abstractmethod
     def render(self, attributes: np.ndarray, nuisances: np.ndarray) -> np.ndarray:
         """Render the images uint8 (n, s, s, 3) with these attributes and nuisances."""
+
+    @property
+    def words(self) -> int:
+        """Number of random words that an image is drawn by, a multiple of 8; more than there are attributes."""
+        return 8
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -70,7 +75,7 @@ class GeneratedImages(ABC):
         stream: the number of the stream. The default stream is used by no training and no part of a run.
         Image i depends on i, seed and stream only. Streams are independent of each other.
         """
-        attributes, nuisances = self._drawn(random_words(seed, stream, start, stop))
+        attributes, nuisances = self._drawn(self._words(seed, stream, start, stop))
         return {"image": self.render(attributes, nuisances), "attributes": attributes}
 
     def pairs(
@@ -82,7 +87,7 @@ class GeneratedImages(ABC):
         partner(attributes_x, uniforms). So the views' nuisances are independent. Use a stream for images or for pairs,
         not for both.
         """
-        words = random_words(seed, stream, 2 * start, 2 * stop)
+        words = self._words(seed, stream, 2 * start, 2 * stop)
         attributes_x, nuisances_x = self._drawn(words[0::2])
         _, nuisances_y = self.draw(words[1::2])
         attributes_y = partner(attributes_x, words[1::2, : len(self.names)] / 2.0**32)
@@ -95,7 +100,7 @@ class GeneratedImages(ABC):
 
     def finite(self, seed: int, stream: int, n: int) -> ImageSet:
         """The set of the stream's first n images, which are rendered each time they are read."""
-        attributes, nuisances = self._drawn(random_words(seed, stream, 0, n))
+        attributes, nuisances = self._drawn(self._words(seed, stream, 0, n))
         return ImageSet(
             title=self.title,
             names=self.names,
@@ -103,6 +108,11 @@ class GeneratedImages(ABC):
             attributes=attributes,
             read=lambda rows: self.render(attributes[rows], nuisances[rows]),
         )
+
+    def _words(self, seed: int, stream: int, start: int, stop: int) -> np.ndarray:
+        """The random words uint32 (n, w) of images [start, stop)."""
+        eights = self.words // 8
+        return random_words(seed, stream, eights * start, eights * stop).reshape(stop - start, self.words)
 
     def _drawn(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `draw`, but with attributes that follow the law. They depend on word 0 alone."""

@@ -156,10 +156,38 @@ def posterior_certificate(
     possible = log_ratio[joint > 0]
     excess = np.log(np.sum(q_x @ ratio * q_y, axis=1)) - log_ratio[c_x, c_y]
     window = float(f_low - possible.max()), float(f_high - possible.min())
-    truth, least = float(np.sum(joint * log_ratio)), float(corners.min())
-    partition = partition_function(q_x, q_y, c_x, c_y, joint)
-    lower = truth + mean_lower_bound(excess, *window, 1 - 0.9 * risk)
-    lower -= math.log(max(partition_upper_bound(q_x, q_y, c_x, c_y, joint, confidence=1 - 0.1 * risk), least))
+    return certificate_of_excess(
+        excess,
+        window,
+        partition_function(q_x, q_y, c_x, c_y, joint),
+        truth=float(np.sum(joint * log_ratio)),
+        partition_upper=partition_upper_bound(q_x, q_y, c_x, c_y, joint, confidence=1 - 0.1 * risk),
+        least=float(corners.min()),
+        confidence=1 - 0.9 * risk,
+    )
+
+
+def certificate_of_excess(
+    excess: Float[np.ndarray, " n"],
+    window: tuple[float, float],
+    partition: "Partition",
+    *,
+    truth: float,
+    partition_upper: float,
+    least: float,
+    confidence: float,
+) -> PosteriorCertificate:
+    """Donsker and Varadhan's bound of a critic f, from the pairs' f - log W, of expectation E_P f - I(C;C'); nats.
+
+    excess: f - log W of each pair. window: it holds every value of it.
+    partition: the estimate of E_Q e^f.
+    truth: I(C;C') of the classes.
+    partition_upper: the upper confidence limit of E_Q e^f.
+    least: the least value of e^f.
+    confidence: of the excess's limit; it does not count the risk of `partition_upper`.
+    """
+    lower = truth + mean_lower_bound(excess, *window, confidence)
+    lower -= math.log(max(partition_upper, least))
     at_least, slope = max(partition.value, least), partition.influence if partition.value > least else 0.0
     influence = truth + excess - math.log(at_least) - slope / at_least
     lower_bits, value_bits = (max(0.0, nats) / math.log(2) for nats in (lower, float(influence.mean())))

@@ -6,10 +6,13 @@ All of it serves any pairing. It takes the models' posteriors, predictions and s
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from mirigor_jax.data.attribute_classes import AttributeClasses
+from mirigor_jax.mi.by_attribute import Posteriors, attribute_certificate
 from mirigor_jax.mi.certificates import (
     classifier_lower_bits,
     fano_bits,
@@ -34,7 +37,8 @@ LEAST_PAIRS = 16  # fewest pairs of the test part and of validation: eight batch
 # allows a quarter more pairs than 0.01 would.
 DEPLETION_SHARE = 0.1
 
-Joint = Float[np.ndarray, "c c"] | None
+# p(c, c') of the pairs' classes; None if the pairing has no classes.
+Joint = Float[np.ndarray, "c c"] | AttributeClasses | None
 Counts = dict[str, int]  # the counts that a certificate uses, by names such as "errors"
 
 
@@ -59,15 +63,16 @@ class Certified:
 class Classified:
     """Predictions for the classes of held-out rows, by models that were fitted on other images, and the true classes.
 
-    q_x, q_y: class posteriors of the n pairs' two views.
+    q_x, q_y: class posteriors of the n pairs' two views; or each attribute's own, if there are many classes.
     c_x, c_y: the pairs' true classes.
-    predicted: a classifier's class for each of m independent rows. The rows may be images of the pairs.
+    predicted: a classifier's class for each of m independent rows, or -1 for none that exists. The rows may be images
+        of the pairs.
     c: the rows' true classes.
     stratified: whether the number of rows of each class was fixed rather than drawn.
     """
 
-    q_x: Float[np.ndarray, "n c"]
-    q_y: Float[np.ndarray, "n c"]
+    q_x: Float[np.ndarray, "n c"] | Posteriors
+    q_y: Float[np.ndarray, "n c"] | Posteriors
     c_x: Int[np.ndarray, " n"]
     c_y: Int[np.ndarray, " n"]
     predicted: Int[np.ndarray, " m"]
@@ -115,14 +120,32 @@ class Certificate:
     theorem: Callable[[Counts, float], str] | None = None
 
 
+def common_frequencies(joint: Joint) -> Float[np.ndarray, " c"] | None:
+    """p(c) of the class that both views always share; None if their classes may differ, or if there are none."""
+    if joint is None:
+        return None
+    if isinstance(joint, AttributeClasses):
+        return joint.common_frequencies
+    return joint.diagonal() if np.all(joint == np.diag(joint.diagonal())) else None
+
+
 def _posterior(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Certified | None:
+    """As `Certificate.show`. A product posterior needs independent attributes."""
     del validation
     seen = part.classified
     if seen is None or joint is None:
         return None
-    result = posterior_certificate(seen.q_x, seen.q_y, seen.c_x, seen.c_y, joint, confidence=confidence)
+    if isinstance(joint, AttributeClasses):
+        if not joint.independent:
+            return None
+        a_x, a_y = joint.values[seen.c_x], joint.values[seen.c_y]
+        q_x, q_y = cast(Posteriors, seen.q_x), cast(Posteriors, seen.q_y)  # the probes are those of the attributes
+        result = attribute_certificate(q_x, q_y, a_x, a_y, joint.joints, confidence=confidence)
+    else:
+        whole = cast(np.ndarray, seen.q_x), cast(np.ndarray, seen.q_y)
+        result = posterior_certificate(*whole, seen.c_x, seen.c_y, joint, confidence=confidence)
     interval = interval_of(result.influence_nats, confidence, PAIRS)
-    counts = {"pairs": len(seen.q_x)}
+    counts = {"pairs": len(seen.c_x)}
     return Certified(result.value_bits, result.lower_bits, interval and interval.positive_part, counts)
 
 
@@ -130,9 +153,9 @@ def _classifier(part: HeldOut, validation: HeldOut, joint: Joint, confidence: fl
     """As `Certificate.show`. It applies only if the views always share their class."""
     del validation
     seen = part.classified
-    if seen is None or joint is None or not np.all(joint == np.diag(joint.diagonal())):
+    if seen is None or (frequencies := common_frequencies(joint)) is None:
         return None
-    wrong, images, frequencies = seen.predicted != seen.c, len(seen.c), joint.diagonal()
+    wrong, images = seen.predicted != seen.c, len(seen.c)
     errors, rate, stretch = int(wrong.sum()), float(wrong.mean()), np.ones(1)
     if seen.stratified:
         counts = np.bincount(seen.c, minlength=len(frequencies))
@@ -152,9 +175,9 @@ def _classifier(part: HeldOut, validation: HeldOut, joint: Joint, confidence: fl
 
 def _prequential(part: HeldOut, validation: HeldOut, joint: Joint, confidence: float) -> Certified | None:
     """As `Certificate.show`. It applies only if there are blocks, which needs views that always share their class."""
-    if not part.blocks or joint is None:
+    if not part.blocks or (frequencies := common_frequencies(joint)) is None:
         return None
-    result = prequential_certificate(part.blocks, validation.blocks, joint.diagonal(), confidence=confidence)
+    result = prequential_certificate(part.blocks, validation.blocks, frequencies, confidence=confidence)
     interval = interval_of(result.influence_nats, confidence, PAIRS)
     counts = {"pairs": len(part.blocks[0].c), "blocks": len(part.blocks)}
     return Certified(result.value_bits, result.lower_bits, interval and interval.positive_part, counts)

@@ -33,6 +33,24 @@ def classes_of(labels: Any) -> tuple[Int[np.ndarray, " n"], str]:
     return classes, rare
 
 
+def classes_of_attributes(labels: Any) -> tuple[Any, Int[np.ndarray, "c a"] | None]:
+    """(a class for each row, the attributes of each class); (labels, None) if each row has one label.
+
+    labels: (n, a). A column for each attribute, or (n,). A class is a combination of values that occurs; its name joins
+        them. Classes are in ascending order of their names, as in `classes_of`, and values are numbered in each column.
+    Raises InputError as `checks.labels` does for a column.
+    """
+    if np.ndim(labels) != 2 or np.shape(labels)[1] == 1:
+        return labels, None
+    given = checks.to_numpy(labels, "labels")
+    columns = [np.unique(checks.labels(column, "a column of labels"), return_inverse=True) for column in given.T]
+    rows = np.stack([index for _, index in columns], axis=1)
+    values, classes = np.unique(rows, axis=0, return_inverse=True)
+    joined = [", ".join(str(names[v]) for (names, _), v in zip(columns, row, strict=True)) for row in values]
+    order = np.argsort(joined)
+    return np.array(joined)[classes.ravel()], values[order]
+
+
 def representations_of(several: list[Any], labels: Any) -> list[Float[np.ndarray, "n _"]]:
     """Each encoder's representations as float64 rows. Raises InputError if there is not one label a row."""
     arrays = [api.as_rows(h, "h") for h in several]

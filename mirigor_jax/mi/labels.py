@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from scipy.special import entr
 
 from mirigor_jax import checks, settings
+from mirigor_jax.data.attribute_classes import AttributeClasses, are_many, of_table
 from mirigor_jax.data.draws import TEST, VALIDATION, fresh_pairs, parts_of, row_keys
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import OnProgress
@@ -23,7 +24,7 @@ from mirigor_jax.mi import api
 from mirigor_jax.mi.certify import DEPLETION_SHARE, LEAST_PAIRS
 from mirigor_jax.mi.confidence import interval_of
 from mirigor_jax.mi.estimators import max_info_nce_bits
-from mirigor_jax.mi.labeled import classes_of, representations_of
+from mirigor_jax.mi.labeled import classes_of, classes_of_attributes, representations_of
 from mirigor_jax.mi.measure import STEPS, WHOLE, HeldOutPairs, Measured, Options, Parts, measure
 from mirigor_jax.mi.order import compare_many
 from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate
@@ -63,7 +64,9 @@ def estimate_labels(
 
     Args:
         h: (n, d) numbers, an array of any framework. At least 10 rows of every class.
-        labels: (n,) integers, strings or bools. The class of each row.
+        labels: (n,) integers, strings or bools. The class of each row. Or (n, a): a column for each attribute; a class
+            is then a combination of their values. Of more than 64 classes, each attribute has a linear probe, and the
+            class posterior is the product of theirs; no critic is fitted.
         k: pairs a batch at which InfoNCE is read, at least 2. None: all test pairs, up to 4,096.
         seed: seeds the pairs and the critics.
         num_critics: number of critics, at least 1. The test part is read by their averaged scores.
@@ -203,6 +206,7 @@ class Design:
     frequencies: p(c).
     fit, validation, test: the rows of each part.
     pairs: (validation's, test's) pairs of rows. Their classes are independent draws from `frequencies`.
+    attributes: how many classes are made of attributes; None for few classes, and for labels without attributes.
     """
 
     classes: Int[np.ndarray, " n"]
@@ -211,12 +215,14 @@ class Design:
     validation: Int[np.ndarray, " v"]
     test: Int[np.ndarray, " t"]
     pairs: tuple[Int[np.ndarray, "_ 2"], Int[np.ndarray, "_ 2"]]
+    attributes: AttributeClasses | None
 
     @classmethod
     def of(cls, labels: Any, seed: int, confidence: float) -> "Design":
         checks.confidence(confidence)
         checks.seed(seed)
-        classes, rare = classes_of(labels)
+        named, values = classes_of_attributes(labels)
+        classes, rare = classes_of(named)
         fitted, validation, test = parts_of(classes, row_keys(len(classes)))
         frequencies, risk = np.bincount(classes) / len(classes), DEPLETION_SHARE * (1 - confidence)
 
@@ -230,7 +236,9 @@ class Design:
                 f"{rare}: only {fewest} test pairs can be drawn before a class runs out, expected {LEAST_PAIRS}; give "
                 "more rows of every class, or drop or merge rare classes"
             )
-        return cls(classes, frequencies, fitted, validation, test, pairs)
+        many = values is not None and are_many(*values.shape)
+        made = of_table(values, frequencies) if many and values is not None else None
+        return cls(classes, frequencies, fitted, validation, test, pairs, made)
 
     def check_k(self, k: int | None) -> int:
         """k, or its default for None. Raises InputError if the test part has too few pairs for it."""
@@ -261,7 +269,7 @@ def _measure(
             fit_classes=design.classes[design.fit],
             validation=held_out(h, design.validation, design.pairs[0]),
             test=held_out(h, design.test, design.pairs[1]).without(copies),
-            joint=np.diag(design.frequencies),
+            joint=np.diag(design.frequencies) if design.attributes is None else design.attributes,
             upper_bits=float(entr(design.frequencies).sum()) / math.log(2),
             risk=DEPLETION_SHARE * (1 - options.confidence),
             one_sample=not copies.any(),  # if test rows have copies, rows of the fit part may have some too

@@ -17,10 +17,12 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import entr
 
 from mirigor_jax import checks, settings, softmax
+from mirigor_jax.data.attribute_classes import AttributeClasses
 from mirigor_jax.data.draws import PREQUENTIAL, fresh_pairs, parts_of
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import Evaluation, OnProgress, in_batches
 from mirigor_jax.mi import fit
+from mirigor_jax.mi.by_attribute import AttributeCritic, AttributeProbes, critic_rows, fit_attributes
 from mirigor_jax.mi.certificates import mix_posterior
 from mirigor_jax.mi.certify import (
     CERTIFICATES,
@@ -29,6 +31,7 @@ from mirigor_jax.mi.certify import (
     HeldOut,
     batch_rows,
     certify,
+    common_frequencies,
     most_bits,
     shown,
     value_ceiling_bits,
@@ -38,7 +41,7 @@ from mirigor_jax.mi.critics import CosineCritic, PosteriorCritic, Scorer
 from mirigor_jax.mi.estimators import max_info_nce_bits
 from mirigor_jax.mi.gaussian import center_and_spread, squash
 from mirigor_jax.mi.prequential import Block, balanced
-from mirigor_jax.mi.read import independent_values, mean_scores, read_by_sums
+from mirigor_jax.mi.read import independent_values, mean_scores, pair_values, read_by_sums
 from mirigor_jax.mi.results import LabelEstimate, Reading, verdict
 from mirigor_jax.mi.rows import hashes
 from mirigor_jax.mi.values import info_nce_of_sums
@@ -106,7 +109,7 @@ class Parts:
 
     fit, fit_classes: single representations and their classes; every class occurs.
     validation, test: held-out pairs.
-    joint: p(c, c') of the classes of a pair.
+    joint: p(c, c') of the classes of a pair; or, of many classes, how they are made of attributes.
     upper_bits: a known upper bound of I(h_X;h_Y).
     risk: a bound of the probability that the test pairs depend on each other. The certificate's confidence is raised
         by it.
@@ -118,7 +121,7 @@ class Parts:
     fit_classes: Int[np.ndarray, " f"]
     validation: HeldOutPairs
     test: HeldOutPairs
-    joint: Float[np.ndarray, "c c"]
+    joint: Float[np.ndarray, "c c"] | AttributeClasses
     upper_bits: float
     risk: float = 0.0
     one_sample: bool = False
@@ -126,12 +129,12 @@ class Parts:
     @cached_property
     def frequencies(self) -> Float[np.ndarray, " c"]:
         """p(c) of one view."""
-        return self.joint.sum(axis=1)
+        return self.joint.frequencies if isinstance(self.joint, AttributeClasses) else self.joint.sum(axis=1)
 
     @cached_property
     def common_frequencies(self) -> Float[np.ndarray, " c"] | None:
         """p(c) of the class that both views always share; None if their classes may differ."""
-        return self.frequencies if np.all(self.joint == np.diag(self.joint.diagonal())) else None
+        return common_frequencies(self.joint)
 
     def squashed(self) -> "Parts":
         """The parts with shorter tails: a one-to-one map of each column, by the fit part's quartiles, in float64."""
@@ -237,7 +240,7 @@ class _Model:
     blocks: as from `_blocks`.
     """
 
-    probe: softmax.LinearProbe
+    probe: softmax.LinearProbe | AttributeProbes
     scorer: Scorer
     fitted: fit.Fitted
     validation: tuple[Float[np.ndarray, "n _"], ...]
@@ -268,6 +271,8 @@ def _fit(parts: Parts, options: Options, blocks: tuple[tuple[Block, ...], tuple[
     for name in ("num_critics", "steps", "batch_size"):
         checks.whole(name, getattr(options, name), 1)
     checks.not_negative("tolerance_bits", options.tolerance_bits, "0.1")
+    if isinstance(parts.joint, AttributeClasses):
+        return _fit_attributes(parts, parts.joint, options)
     chosen_on, classes = parts.validation.images
     probe = softmax.fit_linear(
         parts.fit,
@@ -291,6 +296,37 @@ def _fit(parts: Parts, options: Options, blocks: tuple[tuple[Block, ...], tuple[
     return _Model(probe, Scorer(critic), fitted, validation, test, blocks)
 
 
+def _fit_attributes(parts: Parts, classes: AttributeClasses, options: Options) -> _Model:
+    """The model of many classes: a probe of each attribute, and the critic that their posteriors give.
+
+    No critic is fitted: of 2^d classes, the fit part has too few images of each to draw pairs from.
+    """
+    if options.num_critics > 1:
+        raise InputError(
+            f"num_critics = {options.num_critics}: of {len(classes.values):,} classes, told apart by their attributes, "
+            "no critic is fitted; give 1"
+        )
+    chosen_on, of_them = parts.validation.images
+    probes = fit_attributes(
+        parts.fit,
+        classes.values[parts.fit_classes],
+        classes.sizes,
+        l2=L2,
+        validation_features=chosen_on,
+        validation_attributes=classes.values[of_them],
+    )
+    validation, test = (
+        tuple(critic_rows(probes.posteriors(h), classes, MIXING) for h in (part.x, part.y))
+        for part in (parts.validation, parts.test)
+    )
+    scorer, params = Scorer(AttributeCritic(classes.sizes)), {"trust": np.ones(1, np.float32)}
+    batch = min(len(validation[0]), 2 * options.batch_size)
+    scores = mean_scores(scorer, params, *(in_batches(view, batch) for view in validation))
+    nats = float(np.mean([values.mean() for values in map(pair_values, np.asarray(scores))]))
+    fitted = fit.Fitted(params, 0, (Evaluation(0, nats, nats),))
+    return _Model(probes, scorer, fitted, validation, test, ((), ()))
+
+
 def _blocks(parts: Parts, options: Options) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
     """The blocks of the prequential certificate: (to rehearse it on validation, to certify); both empty without one.
 
@@ -301,7 +337,9 @@ def _blocks(parts: Parts, options: Options) -> tuple[tuple[Block, ...], tuple[Bl
     certified pair.
     """
     p, held, none = parts.common_frequencies, parts.validation, ((), ())
-    if p is None or not parts.one_sample or len(parts.fit) + len(parts.test.c) + len(held.c) > MOST_ROWS:
+    if p is None or isinstance(parts.joint, AttributeClasses) or not parts.one_sample:
+        return none
+    if len(parts.fit) + len(parts.test.c) + len(held.c) > MOST_ROWS:
         return none
     # The centers and spreads are those of validation alone: on certified rows, the map would depend on these rows.
     by = center_and_spread(held.rows.astype(np.float64))
@@ -369,14 +407,20 @@ def partner_posterior(q: Float[np.ndarray, "n c"], joint: Float[np.ndarray, "c c
 
 def seen(
     part: HeldOutPairs,
-    probe: softmax.LinearProbe,
+    probe: softmax.LinearProbe | AttributeProbes,
     scores: Float[np.ndarray, "b k k"],
-    joint: Float[np.ndarray, "c c"],
+    joint: Float[np.ndarray, "c c"] | AttributeClasses,
 ) -> HeldOut:
     """The probe's and the critics' outputs for a part.
 
     scores: the critics' averaged scores of its pairs. joint: p(c, c') of the pairs' classes.
     """
+    if isinstance(joint, AttributeClasses):
+        assert isinstance(probe, AttributeProbes)  # both come from the same attributes
+        of_views = probe.posteriors(part.x), probe.posteriors(part.y)
+        predicted = joint.index(probe.predicted(part.rows))
+        return HeldOut(scores, Classified(*of_views, part.c_x, part.c_y, predicted, part.c, part.stratified))
+    assert isinstance(probe, softmax.LinearProbe)
     q_x, q_y = softmax.class_posterior(probe, part.x), partner_posterior(softmax.class_posterior(probe, part.y), joint)
     predicted = probe.logits(part.rows).argmax(axis=1)
     return HeldOut(scores, Classified(q_x, q_y, part.c_x, part.c_y, predicted, part.c, part.stratified))

@@ -5,7 +5,7 @@ Source: Xu et al. 2020 (predictive V-information).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -118,6 +118,71 @@ def read_checked(
     result = division.allowed(read_unseen(h, division, unseen, probe, confidence).result)
     counter.count(f"{result.value_bits:.3f} bits")
     return result
+
+
+def read_attributes(
+    h: Float[np.ndarray, "n d"],
+    attributes: Int[np.ndarray, "n a"],
+    value_names: Sequence[Sequence[str]],
+    confidence: float,
+    *,
+    counter: StepCounter,
+) -> UsableInformation:
+    """The usable information of independent attributes by the product of their probes.
+
+    The rows are known to be independent draws, which the encoder has not seen.
+
+    V holds the products of one linear probe for each attribute. The log-loss of a product is the sum of the probes'
+    log-losses, so I_V is the sum of the attributes' usable information. Each of d attributes has ends at the confidence
+    1 - (1 - confidence) / d, so all of them, and their sums, hold together at `confidence`.
+
+    attributes: from 0. value_names: of each attribute's values, which the class's name joins by ", ".
+    counter: counts one step for each attribute.
+    Raises InputError for a value of fewer than LEAST_ROWS rows.
+    """
+    n, each = len(attributes), 1 - (1 - confidence) / attributes.shape[1]
+    # One split for all attributes, so that each row's pointwise information is a sum over attributes.
+    split = parts_of(np.zeros(n, int), row_keys(n), validation=VALIDATION, test=UNSEEN)
+    parts, frequencies = [], np.ones(1)
+    for a, names in zip(attributes.T, value_names, strict=True):
+        counts = np.bincount(a, minlength=len(names))
+        if (
+            min(counts.min(), *(np.bincount(a[of], minlength=len(names)).min() * LEAST_ROWS for of in split))
+            < LEAST_ROWS
+        ):
+            raise InputError(
+                f"value {names[int(counts.argmin())]!r} of an attribute has {counts.min()} rows, expected {LEAST_ROWS} "
+                "or more of every value; give more rows"
+            )
+        division = Division(list(names), a, counts / n, *split, all_seen=False)
+        probe = fit_on(h, division, "linear")
+        parts.append(read_unseen(h, division, division.unseen, probe, each).result)
+        frequencies = np.outer(frequencies, division.frequencies).ravel()
+        counter.count(f"{sum(part.value_bits for part in parts):.3f} bits")
+
+    def total(name: str) -> Any:
+        return sum(getattr(part, name) for part in parts)
+
+    occurring = np.unique(attributes, axis=0)
+    sizes = [len(names) for names in value_names]
+    joined = (", ".join(names[v] for names, v in zip(value_names, row, strict=True)) for row in occurring)
+    return UsableInformation(
+        family=f"products of {len(parts)} linear probes, one for each attribute",
+        value_bits=total("value_bits"),
+        lower_bits=total("lower_bits"),
+        upper_bits=total("upper_bits"),
+        kl_upper_bits=total("kl_upper_bits"),
+        confidence=confidence,
+        entropy_bits=total("entropy_bits"),
+        frequencies=dict(zip(joined, frequencies[np.ravel_multi_index(occurring.T, sizes)].tolist(), strict=True)),
+        norm=None,
+        reach=None,
+        largest_loss_nats=total("largest_loss_nats"),
+        rows=split[2],
+        pointwise_bits=total("pointwise_bits"),
+        predicted=np.array([", ".join(row) for row in zip(*(part.predicted for part in parts), strict=True)]),
+        prediction_entropy_bits=total("prediction_entropy_bits"),
+    )
 
 
 @dataclass(frozen=True)

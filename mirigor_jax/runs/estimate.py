@@ -18,14 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from mirigor_jax import parallel, probes
+from mirigor_jax.data.attribute_classes import AttributeClasses, are_many
+from mirigor_jax.data.channels import ChannelPairing
 from mirigor_jax.data.pairing import ByClass
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.data.population import Features
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import check_finite, in_batches
 from mirigor_jax.mi import fit
+from mirigor_jax.mi.by_attribute import AttributeProbes, fit_attributes
 from mirigor_jax.mi.certify import (
     CERTIFICATES,
     Certified,
@@ -180,6 +184,13 @@ class HeadCritic:
     batch_bits: dict[int, np.ndarray]
 
 
+def joint_of(pairing: ByClass) -> Float[np.ndarray, "c c"] | AttributeClasses:
+    """p(c, c') of the pairing's classes; or how they are made of attributes, if generated images have many of them."""
+    many = isinstance(pairing, ChannelPairing) and are_many(pairing.num_classes, len(pairing.shared))
+    made = pairing.by_attribute() if many and isinstance(pairing, ChannelPairing) else None
+    return pairing.joint() if made is None else made
+
+
 def class_parts(job: Job, features: Features) -> Parts:
     """Turn features, with validation and test in pairs, into the parts that `mi.measure` takes."""
     pairing = job.pairing.by_class
@@ -201,7 +212,7 @@ def class_parts(job: Job, features: Features) -> Parts:
         pairing.classes(fit_part["labels"]),
         held_out("validation"),
         held_out("test"),
-        pairing.joint(),
+        joint_of(pairing),
         upper_bits=upper,
         risk=job.images.risk(pairing),
         one_sample=job.images.is_one_sample and not job.seen_parts,
@@ -555,17 +566,30 @@ def both_views(pairs: dict[str, np.ndarray], pairing: ByClass) -> tuple[np.ndarr
     return h, pairing.classes(attributes)
 
 
-def fit_probe(job: Job, features: Features, pairing: ByClass) -> probes.LinearProbe:
-    """The linear probe of the pairing's class. The fit part fits it, and validation chooses its penalty."""
+def fit_probe(job: Job, features: Features, pairing: ByClass) -> probes.LinearProbe | AttributeProbes:
+    """The linear probe of the pairing's class, or those of its attributes if there are many classes.
+
+    The fit part fits it, and validation chooses its penalty.
+    """
     h, classes = both_views(features["validation"], pairing)
-    return probes.fit_linear(
-        features["fit"]["h"],
-        pairing.classes(features["fit"]["labels"]),
-        pairing.num_classes,
-        l2=tuple(job.config.evaluate.l2),
-        validation_features=h,
-        validation_labels=classes,
-    )
+    fit_h, fit_classes = features["fit"]["h"], pairing.classes(features["fit"]["labels"])
+    l2 = tuple(job.config.evaluate.l2)
+    if isinstance(made := joint_of(pairing), AttributeClasses):
+        of_fit, of_validation = made.values[fit_classes], made.values[classes]
+        held_out = {"validation_features": h, "validation_attributes": of_validation}
+        return fit_attributes(fit_h, of_fit, made.sizes, l2=l2, **held_out)
+    held_out = {"validation_features": h, "validation_labels": classes}
+    return probes.fit_linear(fit_h, fit_classes, pairing.num_classes, l2=l2, **held_out)
+
+
+def linear_accuracy(job: Job, features: Features, pairing: ByClass) -> float:
+    """Share of the test images whose class the linear probe of `fit_probe` predicts."""
+    probe, (h, classes) = fit_probe(job, features, pairing), both_views(features["test"], pairing)
+    if isinstance(probe, AttributeProbes):
+        made = joint_of(pairing)
+        assert isinstance(made, AttributeClasses)  # `fit_probe` fitted probes of the attributes
+        return float(np.mean(made.index(probe.predicted(h)) == classes))
+    return probes.accuracy(probe, h, classes)
 
 
 def certify_critic(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from mirigor_jax import metrics, parallel, probes
+from mirigor_jax import metrics, parallel
 from mirigor_jax.config_files import flatten
 from mirigor_jax.data import augment
 from mirigor_jax.data.pairing import PAIRINGS, shares_image
@@ -26,7 +26,7 @@ from mirigor_jax.metrics import picture
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import show_progress
 from mirigor_jax.runs import figures, report, usable
-from mirigor_jax.runs.estimate import both_views, estimate_stage, finished_estimate, fit_probe
+from mirigor_jax.runs.estimate import both_views, estimate_stage, finished_estimate, linear_accuracy
 from mirigor_jax.runs.features import encode_stage, load, own_features
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import PARTS, UNSEEN, Job, estimate_name, parse, precision
@@ -131,9 +131,7 @@ def _has_parts(features: RunFolder, parts: Sequence[str] = PARTS) -> bool:
 def _evaluate(job: Job, folder: RunFolder, features: Features) -> None:
     accuracies = {}
     for task in job.images.tasks:
-        classes = job.images.task(task)
-        probe = fit_probe(job, features, classes)
-        accuracies[task] = probes.accuracy(probe, *both_views(features["test"], classes))
+        accuracies[task] = linear_accuracy(job, features, job.images.task(task))
         print(f"  {task}: {100 * accuracies[task]:.2f} % of test images", flush=True)
     if usable.is_measured(job):
         usable.measure(job, folder)

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from mirigor_jax import fields, models, objectives, parallel, training
 from mirigor_jax.config_files import flatten
 from mirigor_jax.data import law
+from mirigor_jax.data.attribute_classes import are_many
 from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.pairing import ByClass, Pairing, SameImage, split
 from mirigor_jax.data.population import Population
@@ -462,18 +463,23 @@ def _check_pairs(job: Job, pairs: int, validation: int) -> None:
 
 
 def _check_rare_classes(job: Job) -> None:
-    """Raises InputError if a law makes classes so rare that some are likely to have no image of the part `fit`."""
-    classes, fit = job.pairing.by_class, job.config.features.fit
+    """Raises InputError if some classes of generated images are likely to have no image of the part `fit`.
+
+    This matters to a probe of all classes, and to a critic that draws pairs of this part by class.
+    """
+    classes, e, fit = job.pairing.by_class, job.config.estimate, job.config.features.fit
     if classes is None or fit is None or not table.find(job.config.data.source).is_generated:
         return
-    p = classes.frequencies
-    if p.min() == p.max():  # there is no law
+    p, many = classes.frequencies, are_many(classes.num_classes, len(classes.shared))
+    draws = not e.stream and tuple(e.estimators) != (MAIN,)
+    if not draws if many else p.min() == p.max():  # without a law, a few classes always have images
         return
     if (missing := float(((1 - p) ** fit).sum())) > MISSING_CLASSES:
         enough = math.ceil(math.log(MISSING_CLASSES / len(p)) / math.log1p(-float(p.min())))
+        leave = f", or leave all but '{MAIN}' out of estimate.estimators" if many else ", or a law without rare classes"
         raise InputError(
-            f"data.cdp.law gives the rarest of {len(p)} classes a probability of {p.min():.2g}: {missing:.2g} classes "
-            f"are expected to have none of features.fit={fit:,} images; give {enough:,}, or a law without rare classes"
+            f"the rarest of {len(p):,} classes has a probability of {p.min():.2g}: {missing:.2g} classes "
+            f"are expected to have none of features.fit={fit:,} images; give {enough:,}{leave}"
         )
 
 

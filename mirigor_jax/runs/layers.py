@@ -9,21 +9,23 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from jaxtyping import Float
 from ml_collections import ConfigDict
 from numpy import ndarray
+from scipy.special import entr
 
-from mirigor_jax import metrics, parallel, probes, stopping, tables
+from mirigor_jax import metrics, parallel, stopping, tables
+from mirigor_jax.data.attribute_classes import AttributeClasses
 from mirigor_jax.data.pairing import shares_image, shares_nothing, split
 from mirigor_jax.data.population import Features
 from mirigor_jax.data.sources import table
 from mirigor_jax.encoding import stage_columns
 from mirigor_jax.errors import InputError
+from mirigor_jax.mi.by_attribute import AttributeProbes
 from mirigor_jax.mi.usable_results import UsableInformation
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs import figures, knobs, report, usable
-from mirigor_jax.runs.estimate import both_views, certified, fit_probe, measure_by_class
+from mirigor_jax.runs.estimate import both_views, certified, fit_probe, joint_of, linear_accuracy, measure_by_class
 from mirigor_jax.runs.features import encode, freeze, load, parts_to_encode
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import Job, precision, re_estimated
@@ -156,7 +158,12 @@ def _entry(
     estimate = certified(job, measure_by_class(job, job.images.paired(features, job.pairing)).estimate)
     probe = fit_probe(job, features, classes)
     h, c = both_views(features["test"], classes)
-    logits: Float[ndarray, "n c"] = probe.logits(h) / probe.temperature
+    if isinstance(probe, AttributeProbes):
+        made = joint_of(classes)
+        assert isinstance(made, AttributeClasses)  # `fit_probe` fitted probes of the attributes
+        nmi = 1 - float(probe.losses(h, made.values[c]).mean()) / float(entr(made.frequencies).sum())
+    else:
+        nmi = metrics.label_nmi(probe.logits(h) / probe.temperature, c)
     return LayerEntry(
         stage=stage,
         width=h.shape[1],
@@ -168,8 +175,8 @@ def _entry(
         usable_upper_bits=None if found is None else found.upper_bits,
         unseen_rows=0 if found is None else len(found.rows),
         entropy_bits=None if found is None else found.entropy_bits,
-        nmi=metrics.label_nmi(logits, c),
-        accuracy=probes.accuracy(probe, h, c),
+        nmi=nmi,
+        accuracy=linear_accuracy(job, features, classes),
         warnings=tuple(dict.fromkeys((*estimate.warnings, *warnings, *(() if found is None else found.warnings)))),
     )
 

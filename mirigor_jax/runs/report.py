@@ -381,12 +381,14 @@ def _usable(usable: UsableEntry, unit: str) -> list[str]:
         if len(shares) <= SHARES_SHOWN
         else f"{len(shares)} classes, from {min(shares.values()):.4f} to {max(shares.values()):.4f}"
     )
+    limits = f"Each attribute has its own ({usable.family})"
+    if usable.norm is not None:
+        limits = f"‖w_k‖ ≤ {usable.norm:.3g}, ‖z‖ ≤ {usable.reach:.3g}"
     facts = [
         f"The class is {', '.join(usable.shared)}. H(C) = {tables.bits(usable.entropy_bits)} bits and both certified "
         f"ends hold for the class frequencies p(c) of the {unit}s that the encoder has not seen: {frequencies}.",
         f"The probes: softmax(ln p + W z) on z = T(h). The map T was fitted on {unit}s that the ends do not use. "
-        f"‖w_k‖ ≤ {usable.norm:.3g}, ‖z‖ ≤ {usable.reach:.3g}; the largest loss is "
-        f"{usable.largest_loss_nats:.3g} nats. Other probes may use more information.",
+        f"{limits}; the largest loss is {usable.largest_loss_nats:.3g} nats. Other probes may use more information.",
         f"Number of {unit}s from which the ends are computed, by part: "
         + ", ".join(f"{part} {count:,}" for part, count in usable.rows.items()),
     ]

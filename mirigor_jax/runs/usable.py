@@ -11,16 +11,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from mirigor_jax import mi
+from mirigor_jax.data.attribute_classes import AttributeClasses
 from mirigor_jax.data.pairing import ByClass
 from mirigor_jax.data.sources import table
 from mirigor_jax.drawing import Figure, floats
 from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import OnProgress, StepCounter
 from mirigor_jax.mi import picture
-from mirigor_jax.mi.usable import Division, read_checked
+from mirigor_jax.mi.usable import Division, read_attributes, read_checked
 from mirigor_jax.mi.usable_results import UsableInformation
 from mirigor_jax.progress import Progress
 from mirigor_jax.runs import figures
+from mirigor_jax.runs.estimate import joint_of
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import PARTS, UNSEEN, Job
 from mirigor_jax.runs.schema import UsableEntry, read
@@ -43,6 +45,7 @@ class UsableRows:
     h: Float[np.ndarray, "n d"]
     labels: Int[np.ndarray, " n"]
     names: tuple[str, ...]
+    attributes: Int[np.ndarray, "n a"]
     seen: Bool[np.ndarray, " n"]
     parts: Shaped[np.ndarray, " n"]
     index: Int[np.ndarray, " n"]
@@ -76,17 +79,23 @@ def rows_of(job: Job, folder: RunFolder) -> UsableRows:
         h=np.concatenate([h for h, _ in loaded.values()]),
         labels=labels,
         names=_names(job, classes, labels, attributes),
+        attributes=attributes[:, _columns(job, classes)],
         seen=np.isin(parts, job.seen_parts),
         parts=parts,
         index=np.concatenate([np.arange(n) for n in sizes]),
     )
 
 
+def _columns(job: Job, classes: ByClass) -> list[int]:
+    """The columns of the attributes that the classes share, if they are attributes."""
+    return [job.images.names.index(name) for name in classes.shared if name in job.images.names]
+
+
 def _names(job: Job, classes: ByClass, labels: np.ndarray, attributes: np.ndarray) -> tuple[str, ...]:
     """The names of the classes: the values of the shared attributes, if each class has its own values of them."""
     population, names = job.images, [f"class {c}" for c in range(classes.num_classes)]
     if set(classes.shared) <= {*population.names}:
-        columns = [population.names.index(name) for name in classes.shared]
+        columns = _columns(job, classes)
         if len(np.unique(attributes[:, columns], axis=0)) == len(np.unique(labels)):
             for c, row in zip(*np.unique(labels, return_index=True), strict=True):
                 names[c] = ", ".join(population.value_names[a][attributes[row, a]] for a in columns)
@@ -96,6 +105,12 @@ def _names(job: Job, classes: ByClass, labels: np.ndarray, attributes: np.ndarra
 def information(job: Job, rows: UsableRows, h: Float[np.ndarray, "n d"]) -> UsableInformation:
     """Usable information of representations h of these rows. Raises InputError as `mi.usable_information` does."""
     e, labels = job.config.estimate, np.asarray(rows.names)[rows.labels]
+    classes = job.evaluated_classes
+    made = None if classes is None else joint_of(classes)
+    if classes is not None and isinstance(made, AttributeClasses) and made.independent:
+        values = [job.images.value_names[a] for a in _columns(job, classes)]
+        counter = StepCounter(show_progress(len(values)), len(values))
+        return read_attributes(h, rows.attributes, values, e.confidence, counter=counter)
     if table.find(job.config.data.source).is_generated:  # such images are drawn independently and need no check
         return read_checked(h, Division.of(labels, rows.seen), e.confidence, counter=StepCounter(show_progress(2), 2))
     options = {"seen": rows.seen, "confidence": e.confidence, "rows": e.rows}

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from mirigor_jax import mi, parallel, probes
+from mirigor_jax import mi, parallel
 from mirigor_jax.data.population import Features
 from mirigor_jax.errors import InputError
-from mirigor_jax.runs.estimate import both_views, certified, fit_probe, measure_by_class
+from mirigor_jax.runs.estimate import certified, linear_accuracy, measure_by_class
 from mirigor_jax.runs.features import encode, freeze, parts_to_encode
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import UNSEEN, Job, re_estimated
@@ -99,8 +99,7 @@ def _of_step(job: Job, features: Features) -> Row:
     """What the features of one checkpoint hold: I_class, usable information and linear accuracy."""
     classes = job.pairing.by_class
     assert classes is not None  # the run was trained on them
-    probe = fit_probe(job, features, classes)
-    accuracy = probes.accuracy(probe, *both_views(features["test"], classes))
+    accuracy = linear_accuracy(job, features, classes)
     return {**_class_information(job, features), **_usable(job, *unseen_rows(job, features)), "accuracy": accuracy}
 
 

@@ -1,10 +1,11 @@
-"""Backgrounds of CDP images: procedural ones, or crops of photographs."""
+"""Backgrounds of generated images: procedural ones, or crops of photographs."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
+from numpy.lib.stride_tricks import as_strided
 from PIL import Image
 
 from mirigor_jax.data.sources.decode import open_rgb
@@ -12,6 +13,8 @@ from mirigor_jax.data.sources.folders import PHOTOGRAPHS, photographs
 from mirigor_jax.data.sources.tfds import open_part, open_set
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import local_path
+
+BANK_BYTES = 2**24  # size of the backgrounds: many, yet they fit a CPU's last-level cache
 
 
 def backgrounds(kind: str, *, count: int, size: int, seed: int) -> UInt8[np.ndarray, "count rows size 3"]:
@@ -32,6 +35,15 @@ def backgrounds(kind: str, *, count: int, size: int, seed: int) -> UInt8[np.ndar
     if name == "tfds" and argument:
         return _tfds(argument, count, size, rng)
     raise InputError(f"unknown background {kind!r}: use spectrum, folder:PATH or tfds:NAME")
+
+
+def windows(strips: UInt8[np.ndarray, "b rows s 3"], size: int) -> UInt8[np.ndarray, "w p"]:
+    """A view of the backgrounds: any `size` consecutive rows of a strip are one row of the result, b·rows + first row.
+
+    So gathering backgrounds is a contiguous copy of each.
+    """
+    count, rows, row = *strips.shape[:2], 3 * size
+    return as_strided(strips, (count * rows - size + 1, size * row), (row, 1))
 
 
 def _spectrum(count: int, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mirigor_jax import fields
-from mirigor_jax.data import cdp
+from mirigor_jax.data import cdp, patches
 from mirigor_jax.data.generated import GeneratedImages
 from mirigor_jax.data.image_set import ROTATIONS, ImageSet
 from mirigor_jax.data.population import STREAMS, FinitePopulation, GeneratedPopulation, Population
@@ -297,6 +297,7 @@ def _read_fashion_mnist(
 # Name before the colon in `data.source` → source.
 SOURCES: dict[str, Source] = {
     "cdp": GeneratedSource(cdp.make),
+    "patches": GeneratedSource(patches.make),
     "tfds": FiniteSource(read_tfds, argument="NAME"),
     "folder": FiniteSource(read_folder),
     "idx": FiniteSource(read_idx_folder),
