@@ -26,7 +26,6 @@ LINEAR, NON_LINEAR = "linear", "non-linear"  # decoders, in tables
 NO_DECODER, BOTH = "–", "either"  # of λ = 0; labels of λ = ∞
 WEIGHTS = (0.0, 0.25, 1.0, None)  # λ; None: ∞
 TAGS = ("net", "labeling", "decoder", "weight")
-MEASURES = ("linear_accuracy", "mlp_accuracy", "reconstruction", "held_out_accuracy")
 # (encoder, labels, decoder, λ) → the paper's linear accuracy (%), non-linear accuracy (%), reconstruction loss,
 # accuracy on the pretext task (%) and NMI; None: not in its tables. Gosch 2020, Tables 3 and 4, CIFAR-10.
 PAPER: dict[tuple[str, str, str, float | None], tuple[float | None, ...]] = {
@@ -90,59 +89,74 @@ def draw(rows: Sequence[Row]) -> dict[str, Figure]:
 
 
 def section(rows: Sequence[Row]) -> Section:
-    """A table of all trainings beside the paper's numbers for each encoder, and the picture."""
+    """Tables of all trainings for each encoder, beside the paper's numbers, and the picture."""
     texts = []
     for (net,), of_net in groups(rows, "net").items():
-        texts += [f"### {net}: accuracies, reconstruction and NMI", _beside_the_paper(net, of_net)]
-        texts += [f"### {net}: usable information about the class, and the chosen epoch", _usable(of_net)]
+        for title, cells in TABLES.items():
+            texts += [f"### {net}: {title}", _beside_the_paper(net, of_net, cells)]
     texts.append(_legend(rows))
     return Section("What the last stage holds", "\n\n".join(texts), {"supervised_autoencoder": picture(rows)})
 
 
-def _cell(rows: Sequence[Row], key: str, factor: float = 100.0) -> str:
-    values = [factor * one[key] for one in rows if one[key] is not None]
-    return mean(values, ".2f") if values else "–"
+def _values(key: str, form: str = ".3f", factor: float = 1.0) -> Callable[[Sequence[Row]], str]:
+    """Rows of one training → the mean of a field that the seeds have; a dash if none has it."""
+
+    def cell(rows: Sequence[Row]) -> str:
+        values = [factor * one[key] for one in rows if one[key] is not None]
+        return mean(values, form) if values else "–"
+
+    return cell
 
 
-def _nmi(rows: Sequence[Row], key: str) -> str:
-    values = [one[key] / one["entropy_bits"] for one in rows if one[key] is not None]
-    return mean(values, ".2f") if values else "–"
+def _nmi(key: str) -> Callable[[Sequence[Row]], str]:
+    return lambda rows: _values("nmi", ".2f")(
+        [{"nmi": None if one[key] is None else one[key] / one["entropy_bits"]} for one in rows]
+    )
 
 
-def _beside_the_paper(net: str, rows: Sequence[Row]) -> str:
-    """A line for each training, and the paper's numbers below it if it has some."""
+def _ends(rows: Sequence[Row]) -> str:
+    """The outermost certified ends of usable information over the seeds."""
+    lower, upper = (floats([one[f"usable_{end}_bits"] for one in rows]) for end in ("lower", "upper"))
+    return tables.ends(tables.round_down(lower.min()), tables.round_up(upper.max()))
+
+
+def _epoch(rows: Sequence[Row]) -> str:
+    return f"{_values('chosen_epoch', '.1f')(rows)} of {rows[0]['last_epoch']:.0f}"
+
+
+# The columns of a table: (heading, the rows of a training → its cell, the place of the paper's number in PAPER).
+Cells = Sequence[tuple[str, Callable[[Sequence[Row]], str], int | None]]
+TABLES: dict[str, Cells] = {
+    "probes of the class, and the reconstruction": (
+        ("linear, %", _values("linear_accuracy", ".2f", 100.0), 0),
+        ("MLP, %", _values("mlp_accuracy", ".2f", 100.0), 1),
+        ("error of a pixel", _values("reconstruction"), 2),
+    ),
+    "information about the class": (
+        ("usable, bits", _values("usable_bits"), None),
+        ("certified ends", _ends, None),
+        ("NMI", _nmi("js_largest_bits"), 4),
+        ("NMI, test", _nmi("js_bits"), None),
+    ),
+    "the pretext task": (
+        ("training accuracy, %", _values("fit_accuracy", ".2f", 100.0), None),
+        ("test accuracy, %", _values("held_out_accuracy", ".2f", 100.0), 3),
+        ("chosen epoch", _epoch, None),
+    ),
+}
+
+
+def _beside_the_paper(net: str, rows: Sequence[Row], cells: Cells) -> str:
+    """A line for each training, and below it the paper's numbers if it has some."""
     lines = []
     for (labeling, decoder, weight), same in groups(rows, "labeling", "decoder", "weight").items():
-        lines.append(
-            (
-                labeling,
-                decoder,
-                shown(weight),
-                *(_cell(same, key, 1.0 if key == "reconstruction" else 100.0) for key in MEASURES),
-                _nmi(same, "js_largest_bits"),
-                _nmi(same, "js_bits"),
-            )
-        )
-        if paper := PAPER.get((net, labeling, decoder, weight)):
-            cells = ("–" if value is None else f"{value:.2f}" for value in paper)
-            lines.append(("  the paper's", decoder, shown(weight), *cells, "–"))
-    header = ("labels", "decoder", "λ", "linear, %", "MLP, %", "error", "pretext, %", "NMI", "NMI, test")
-    return tables.grid(header, lines)
-
-
-def _usable(rows: Sequence[Row]) -> str:
-    """A line for each training: usable information with its outermost ends, the epoch that was chosen, memorizing."""
-    lines = []
-    for (labeling, decoder, weight), same in groups(rows, "labeling", "decoder", "weight").items():
-        lower, upper = (floats([one[f"usable_{end}_bits"] for one in same]) for end in ("lower", "upper"))
-        ends = tables.ends(tables.round_down(lower.min()), tables.round_up(upper.max()))
-        epochs = f"{_cell(same, 'chosen_epoch', 1.0)} of {same[0]['last_epoch']:.0f}"
-        trained = _cell(same, "fit_accuracy")
-        lines.append(
-            (labeling, decoder, shown(weight), str(len(same)), _cell(same, "usable_bits", 1.0), ends, epochs, trained)
-        )
-    header = ("labels", "decoder", "λ", "seeds", "usable, bits", "ends", "epoch", "trained, %")
-    return tables.grid(header, lines)
+        of = labeling.removesuffix(" labels"), decoder, shown(weight)
+        lines.append((*of, *(cell(same) for _, cell, _ in cells)))
+        paper = PAPER.get((net, labeling, decoder, weight), (None,) * 5)
+        numbers = [None if place is None else paper[place] for *_, place in cells]
+        if any(number is not None for number in numbers):
+            lines.append(("the paper's", *of[1:], *("–" if x is None else f"{x:.2f}" for x in numbers)))
+    return tables.grid(("labels", "decoder", "λ", *(heading for heading, *_ in cells)), lines)
 
 
 def _legend(rows: Sequence[Row]) -> str:
@@ -152,11 +166,10 @@ def _legend(rows: Sequence[Row]) -> str:
     return (
         "± is the standard deviation over seeds. Accuracies are those of probes of the class, on test images. The "
         "error is the squared error of a test image's pixel, in units in which each channel of the training images has "
-        "variance 1. Pretext is the trained head's accuracy on test images, and trained that on training images. λ = 0 "
-        "has no decoder, and λ = ∞ no pretext task: one training stands for both labels. NMI is I(h;Y) / H(Y) of the "
-        "class Y by a Jensen–Shannon critic: its largest value on validation, the paper's estimate, which is biased "
-        "up, and its value read once on test images. Usable information is that of linear probes "
-        "(mi.usable_information): the mean over the seeds, and the outermost ends, certified on "
+        "variance 1. λ = 0 has no decoder, and λ = ∞ no pretext task: one training stands for both labels. NMI is "
+        "I(h;Y) / H(Y) of the class Y by a Jensen–Shannon critic: its largest value on validation, the paper's "
+        "estimate, which is biased up, and its value read once on test images. Usable information is that of linear "
+        "probes (mi.usable_information): the mean over the seeds, and the outermost ends, certified on "
         f"{counts} images that the encoder has not seen. The chosen epoch has the least training loss, both of its "
         "terms, over the 50 steps before it; no held-out image chooses. The paper chooses the epoch of the best "
         "accuracy on the pretext task, and for λ = ∞ of the least reconstruction loss. Its images are CIFAR-10."
