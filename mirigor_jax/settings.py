@@ -541,7 +541,7 @@ class Grid:
         "Name of the study, which decides its table and figures.",
         names=_names(
             "batch_size infomin_tasks infomin_strength certified objectives negatives quality anchor label_noise "
-            "auxiliary_labels v_infomax"
+            "auxiliary_labels v_infomax patches"
         ),
         table="mirigor_jax.studies.table.STUDIES",
     )
