@@ -625,7 +625,7 @@ class Grid:
         "Name of the study, which decides its table and figures.",
         names=_names(
             "batch_size infomin_tasks infomin_strength certified objectives negatives rank quality anchor label_noise "
-            "auxiliary_labels v_infomax supervised_autoencoder others width stability nuisance"
+            "auxiliary_labels v_infomax supervised_autoencoder others width stability nuisance patches"
         ),
         table="mirigor_jax.studies.table.STUDIES",
     )

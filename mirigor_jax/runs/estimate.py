@@ -22,7 +22,6 @@ from jaxtyping import Float
 
 from mirigor_jax import parallel, probes
 from mirigor_jax.data.attribute_classes import AttributeClasses, are_many
-from mirigor_jax.data.channels import ChannelPairing
 from mirigor_jax.data.pairing import ByClass
 from mirigor_jax.data.pipeline import batches
 from mirigor_jax.data.population import Features
@@ -186,8 +185,8 @@ class HeadCritic:
 
 def joint_of(pairing: ByClass) -> Float[np.ndarray, "c c"] | AttributeClasses:
     """p(c, c') of the pairing's classes; or how they are made of attributes, if generated images have many of them."""
-    many = isinstance(pairing, ChannelPairing) and are_many(pairing.num_classes, len(pairing.shared))
-    made = pairing.by_attribute() if many and isinstance(pairing, ChannelPairing) else None
+    by_attribute: Any = getattr(pairing, "by_attribute", None)  # a pairing of one's own need not have it
+    made = by_attribute() if by_attribute and are_many(pairing.num_classes, len(pairing.shared)) else None
     return pairing.joint() if made is None else made
 
 
