@@ -136,7 +136,7 @@ def test_of_two_encoders_it_is_said_which_was_taken(tmp_path, case, order):
     assert f"that in '{plain[0]}' is taken; choose the one in '{plain[1]}' by its place" in str(told[0].message)
     assert (encoder.place, encoder.others) == (plain[0], (plain[1],))
     assert same(encoder, PLAIN, tmp_path)
-    for place in (other, other.rstrip("./"), plain[1]):
+    for place in (other, other.rstrip("./"), plain[1]) if order == 1 else ():
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             chosen = load(path, place=place)
