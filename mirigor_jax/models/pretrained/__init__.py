@@ -131,7 +131,7 @@ def _build(path: Path, name: str, found: Found, others: tuple[str, ...]) -> Froz
             faults.append(f"{key} has shape {array.shape}, and no value")
         elif axes is not None and array.ndim != len(axes):
             faults.append(f"{key} has shape {array.shape}, not {len(axes)} axes")
-        elif wrong := _wrong(array.astype(np.float32), leaf):
+        elif wrong := _wrong(array, leaf):
             faults.append(f"{key} holds {wrong}")
         elif leaf in leaves:
             faults.append(f"{key} gives {leaf} a second time")
@@ -189,6 +189,8 @@ def _joined(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _wrong(array: np.ndarray, leaf: str) -> str:
     """The values in an array that no trained encoder has; "" if there are none."""
+    with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite here, too
+        array = array.astype(np.float32)
     if bad := int(array.size - np.isfinite(array).sum()):
         return f"NaN or infinity ({bad:,} of {array.size:,} values)"
     return "a negative variance" if leaf.endswith("/var") and array.min() < 0 else ""
