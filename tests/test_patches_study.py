@@ -59,4 +59,4 @@ def test_a_shrunk_study(tmp_path):
     assert [one["bits"] for one in rows] == [1, 2]
     for one in rows:
         assert one["lower_bits"] <= one["bits"]
-        assert one["at_k"].keys() == {"64", "256", "1024"}  # the NT-Xent estimate is read at 256
+        assert one["at_k"].keys() == {"64", "256", "1024"}  # NT-Xent is read at 256
