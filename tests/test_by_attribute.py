@@ -194,7 +194,7 @@ def test_a_run_on_patches(tmp_path):
     assert main(arguments) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     [found] = report["estimates"].values()
-    assert report["truth"]["true_bits"] == found["upper_bits"] == 7
+    assert report["truth"]["mutual_information_bits"] == found["upper_bits"] == 7
     assert 0 < found["lower_bits"] <= found["value_bits"] <= 7 + 1e-9
     assert {*found["certificates"]} == {"posterior", "classifier", "infonce"}
     usable = report["usable"]

@@ -31,7 +31,7 @@ def row(done: ImageReport, folder: AnyPath) -> Row:
     estimate, training = done.estimate, done.in_training
     reading = nt_xent(done, estimate)
     return {
-        "bits": done.truth.true_bits,
+        "bits": done.truth.mutual_information_bits,
         "seed": done.run.config["seed"],
         "in_training_bits": None if training is None else training.mi_bits,
         "value_bits": estimate.value_bits,

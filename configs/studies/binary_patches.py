@@ -1,7 +1,7 @@
 """What do InfoNCE, the NT-Xent estimate and the certificate show of 2 to 10 known bits?
 
-python -m mirigor_jax.main --config=configs/studies/patches.py                  on a laptop: 32 pixels, a narrow ResNet
-python -m mirigor_jax.main --config=configs/studies/patches.py:scale=paper      the paper's encoder, 64 pixels
+python -m mirigor_jax.main --config=configs/studies/binary_patches.py                on a laptop: 32 pixels
+python -m mirigor_jax.main --config=configs/studies/binary_patches.py:scale=paper    the paper's encoder, 64 pixels
 
 It trains an encoder for each number of bits, on images of binary patches, and reads InfoNCE at K from 64 to 65,536. The
 certified end should stay within 0.15 bits of the truth, and InfoNCE below log2 K.
