@@ -154,7 +154,7 @@ def test_the_geometry_stands_in_the_order_of_its_legend_around_each_tick():
     values = {"class": (0.1, -3.0, 0.8), "augmentation": (0.2, -2.0, 0.7)}
     names = ("alignment", "uniformity", "tolerance")
     results = {f"{key}_{name}": one for key in values for name, one in zip(names, values[key], strict=True)}
-    right = picture.evaluation(results).axes[1]
+    [right] = picture.evaluation(results).axes
     handles, labels = right.get_legend_handles_labels()
     assert labels == ["T_class", "T_SimCLR"]
     for bars, heights, beside in zip(handles, values.values(), (-0.2, 0.2), strict=True):

@@ -126,6 +126,7 @@ OTHERS = {
     ("studies.infomin_strength", "all"),  # a family of augmentations
     ("studies.rank", "class"),  # the estimates and metrics that its runs must have
     ("studies.rank", "class_alignment"),
+    ("studies.nuisance", "nuisance"),  # a column of its rows
     ("runs.knobs", "negatives"),  # keys of a config
     ("runs.renamed", "images"),
     ("runs.re_estimate", "restore"),

@@ -161,6 +161,7 @@ OTHERS = {
     ("mi.critics.CosineCritic", "temperature"),
     ("mi.fit.FitConfig", "eval_every"),
     ("runs.job.re_estimated", "name"),
+    ("models.vit.Swin", "patch"),  # of the network, not of the objective that hides patches
     *((name, "stage") for name in ("encoding.encode_step", "encoding.encode_pairs", "models.frozen.FrozenEncoder")),
 }
 

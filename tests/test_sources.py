@@ -410,7 +410,7 @@ def test_an_unprepared_set_comes_with_its_command(tmp_path, tfds_dir, monkeypatc
         (
             "photos",
             {},
-            "unknown image set 'photos': use cdp, tfds:NAME, .*, fashion_mnist or features:PATH",
+            "unknown image set 'photos': use cdp, patches, tfds:NAME, .*, fashion_mnist or features:PATH",
         ),
         ("npz:", {}, "unknown image set 'npz:'"),
         ("npz:{}/none.npz", {}, "none.npz cannot be read"),

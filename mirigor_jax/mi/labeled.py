@@ -38,11 +38,15 @@ def classes_of_attributes(labels: Any) -> tuple[Any, Int[np.ndarray, "c a"] | No
 
     labels: (n, a). A column for each attribute, or (n,). A class is a combination of values that occurs; its name joins
         them. Classes are in ascending order of their names, as in `classes_of`, and values are numbered in each column.
-    Raises InputError as `checks.labels` does for a column.
+    Raises InputError as `checks.labels` does for a column. One-hot rows and lists of several lengths are left to it.
     """
+    if isinstance(labels, list | tuple) and len({np.size(row) for row in labels}) > 1:
+        return labels, None
     if np.ndim(labels) != 2 or np.shape(labels)[1] == 1:
         return labels, None
     given = checks.to_numpy(labels, "labels")
+    if given.dtype.kind in "biuf" and np.all((given == 0) | (given == 1)) and np.all(given.sum(axis=1) == 1):
+        return labels, None
     columns = [np.unique(checks.labels(column, "a column of labels"), return_inverse=True) for column in given.T]
     rows = np.stack([index for _, index in columns], axis=1)
     values, classes = np.unique(rows, axis=0, return_inverse=True)

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from mirigor_jax import mi, tables
 from mirigor_jax.data.cdp import CDP
 from mirigor_jax.data.cdp_oracle import read as read_attributes
-from mirigor_jax.data.population import GeneratedPopulation
 from mirigor_jax.drawing import (
     CEILING,
     CERTIFIED,
@@ -82,10 +81,11 @@ def _oracle(config: ConfigDict, images: int, done: ImageReport) -> Row:
     """The oracle's errors on new images of the run's population, and the MI of the views that they prove."""
     job = parse(config)
     population, frequencies = job.population, job.pairing.common_frequencies
-    if not isinstance(population, GeneratedPopulation) or not isinstance(population.data, CDP) or frequencies is None:
+    data = getattr(population, "data", None)
+    if not isinstance(data, CDP) or frequencies is None:
         raise InputError("the oracle of the study nuisance reads CDP images whose pairs share their attributes exactly")
-    batch = population.data.images(FIRST, FIRST + images, seed=config.seed)
-    found = read_attributes(population.data, batch["image"])
+    batch = data.images(FIRST, FIRST + images, seed=config.seed)
+    found = read_attributes(data, batch["image"])
     columns = [population.names.index(name) for name in done.truth.shared]
     errors = int((found != batch["attributes"])[:, columns].any(axis=1).sum())
     confidence = done.estimate.confidence

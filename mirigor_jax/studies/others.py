@@ -6,8 +6,6 @@ After Lee et al. 2023, section V-A.
 from collections.abc import Sequence
 from typing import Any
 
-from scipy.stats import kendalltau
-
 from mirigor_jax import tables
 from mirigor_jax.drawing import ENTROPY, Figure, panels, shared_legend
 from mirigor_jax.files import AnyPath
@@ -55,6 +53,8 @@ def kendall(rows: Sequence[Row], column: str) -> float | None:
     known = [row for row in rows if row["steps"] and tables.known(row[column])]
     if len(known) < 3:
         return None
+    from scipy.stats import kendalltau  # imported here because it takes a second
+
     return float(kendalltau([row["accuracy"] for row in known], [row[column] for row in known]).statistic)
 
 
