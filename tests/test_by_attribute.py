@@ -110,6 +110,7 @@ def rows(n, bits, noise, seed=0):
     return (2 * labels - 1) + noise * rng.normal(size=(n, bits)), labels
 
 
+@pytest.mark.slow
 def test_labels_may_be_attributes():
     """7 bits are 128 classes, so each attribute has a probe; 2 bits are four classes, as their names would be."""
     h, labels = rows(12_000, 7, 0.2)

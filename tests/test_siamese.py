@@ -165,6 +165,7 @@ def test_the_share_that_stays_rises_to_one_along_a_cosine():
 
 
 @pytest.mark.compiles
+@pytest.mark.slow
 def test_the_target_network_is_a_moving_average_and_other_objectives_have_none():
     images = np.random.default_rng(2).integers(0, 256, (32, 4, 4, 3)).astype(np.uint8)
     options = {"pairing": "simclr", "k": 8, "warmup_steps": 0, "devices": jax.local_devices()[:1]}

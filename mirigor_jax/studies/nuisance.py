@@ -80,13 +80,13 @@ def make(asked: Mapping[str, Any], runs: Mapping[str, RunFolder], folder: RunFol
 def _oracle(config: ConfigDict, images: int, done: ImageReport) -> Row:
     """The oracle's errors on new images of the run's population, and the MI of the views that they prove."""
     job = parse(config)
-    population, frequencies = job.population, job.pairing.common_frequencies
-    data = getattr(population, "data", None)
+    frequencies = job.pairing.common_frequencies
+    data = getattr(job.population, "data", None)
     if not isinstance(data, CDP) or frequencies is None:
         raise InputError("the oracle of the study nuisance reads CDP images whose pairs share their attributes exactly")
     batch = data.images(FIRST, FIRST + images, seed=config.seed)
     found = read_attributes(data, batch["image"])
-    columns = [population.names.index(name) for name in done.truth.shared]
+    columns = [data.names.index(name) for name in done.truth.shared]
     errors = int((found != batch["attributes"])[:, columns].any(axis=1).sum())
     confidence = done.estimate.confidence
     return {
