@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -133,14 +134,12 @@ def symmetric_bits(classes, error):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [60, 1000])
-@pytest.mark.parametrize("error", [0.0, 0.02, 0.3])
-@pytest.mark.parametrize("certificate", ["classifier", "posterior"])
-def test_the_ends_hold_if_the_attributes_err_together(certificate, error, n):
+@pytest.mark.parametrize(("error", "n"), [(0.0, 60), (0.02, 1000), (0.3, 60)])
+def test_the_ends_hold_if_the_attributes_err_together(error, n):
     """Whole rows are confused, so errors are correlated over attributes; the truth is a closed form."""
     bits = 8
     made = pairing.parse("all", patches.make(size=16, bits=bits).space).by_attribute()
-    truth, failures = symmetric_bits(2**bits, error), 0
+    truth, failures = symmetric_bits(2**bits, error), Counter[str]()
     for repeat in range(300):
         rng = np.random.default_rng([repeat, n])
         c = rng.integers(2**bits, size=n)
@@ -150,13 +149,15 @@ def test_the_ends_hold_if_the_attributes_err_together(certificate, error, n):
             tuple(np.where(a[:, None] == np.arange(2), trust, 1 - trust) for a in made.values[view].T) for view in views
         )
         part = HeldOut(np.zeros((16, 2, 2)), Classified(q_x, q_y, c, c, views[0], c))
-        failures += shown(part, part, made, 0.95)[certificate].lower_bits > truth + 1e-9
-    assert binomtest(failures, 300, 0.05, alternative="greater").pvalue > 0.01
+        found = shown(part, part, made, 0.95)
+        for certificate in ("classifier", "posterior"):
+            failures[certificate] += found[certificate].lower_bits > truth + 1e-9
+    for count in failures.values():
+        assert binomtest(count, 300, 0.05, alternative="greater").pvalue > 0.01
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [60, 1000])
-@pytest.mark.parametrize("sharpness", [0.3, 2.0, 6.0])
+@pytest.mark.parametrize(("sharpness", "n"), [(0.3, 60), (2.0, 1000), (6.0, 60)])
 def test_the_posterior_s_end_is_below_its_own_bound(sharpness, n):
     """Weak and overconfident posteriors. The population's bound is read from 200,000 pairs."""
     made = pairing.parse("all", patches.make(size=16, bits=6).space, mi_bits=4.5).by_attribute()
