@@ -47,6 +47,7 @@ def test_every_setting_of_every_shipped_config_is_explained_on_its_page(name, ca
     known = settings_of(KINDS[loaded.config.kind])
     values = flatten(loaded.config)
     assert values.keys() == known.keys()
+    fields.check(KINDS[loaded.config.kind], values)  # as each run does
     flat = " ".join(" ".join(lines).split())
     for key, value in values.items():
         assert known[key].meaning in flat

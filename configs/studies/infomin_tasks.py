@@ -2,7 +2,7 @@
 
 python -m mirigor_jax.main --config=configs/studies/infomin_tasks.py               a laptop: 8 runs, 3 re-estimates each
 python -m mirigor_jax.main --config=configs/studies/infomin_tasks.py:scale=paper   the paper's widths
-python -m mirigor_jax.main --config=configs/studies/infomin_tasks.py --config.run.data.cdp.jitter=4    harder digits
+python -m mirigor_jax.main --config=configs/studies/infomin_tasks.py --config.run.data.cdp.jitter=0.4    harder digits
 
 The tasks are to tell color, digit, position, or all three. It should print a high accuracy and an I_class (MI of
 same-class pairs) equal to H(C) for a task if the training pairs shared its attributes: on the diagonal of the table,
@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
     args = common.parse_arg(arg, ARGUMENTS)
     config = common.study("infomin_tasks", args.scale)
     # Even an untrained encoder tells digits apart that keep their place. Digits that move have to be learned.
-    config.run.data.cdp.jitter = 2
+    config.run.data.cdp.jitter = 0.2
     paper = args.scale == "paper"
     config.study.cells = tuple(
         {
