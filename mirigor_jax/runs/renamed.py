@@ -97,9 +97,9 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
 def _measure_jitter_in_shares(data: dict[str, Any]) -> None:
     """Turn data.cdp.jitter into a strength. Versions without data.cdp.clutter stored it in pixels."""
     knobs = data.get("cdp", {})
-    if knobs.get("jitter") and "clutter" not in knobs:
+    if "jitter" in knobs and "clutter" not in knobs:
         longest = max(cdp.room(data["size"], tuple(knobs["grid"])))
-        knobs["jitter"] = min(knobs["jitter"], longest) / longest
+        knobs["jitter"] = min(knobs["jitter"], longest) / max(longest, 1)
 
 
 def _drop_idle_options(encoder: dict[str, Any]) -> None:
