@@ -107,6 +107,14 @@ def numbers(folder: Path) -> dict[str, float]:
     return {name: x for name, x in flat(report).items() if isinstance(x, int | float)}
 
 
+def check_alike(found: dict[str, float], expected: dict[str, float]) -> None:
+    """All numbers are equal up to rounding. An accuracy counts images, and one that is almost a tie may turn."""
+    image = 1.01 / (2 * 136)
+    for name in found.keys() | expected.keys():
+        most = image if "linear" in name or "accuracy" in name else 1e-3
+        assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=most), name
+
+
 def flat(value, name: str = "") -> dict:
     """Dotted path → leaf, for all leaves of nested dictionaries and lists."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -116,7 +124,7 @@ def flat(value, name: str = "") -> dict:
 def test_two_processes_end_with_the_numbers_of_one(tmp_path):
     """In training and encoding each view has its own key, so it doesn't matter which process has an image."""
     augmented = "--config.data.pairing=color+simclr"
-    assert run(2, tmp_path / "run", augmented) == pytest.approx(run(1, tmp_path / "one", augmented), rel=1e-3, abs=1e-3)
+    check_alike(run(2, tmp_path / "run", augmented), run(1, tmp_path / "one", augmented))
     first, *others = logs(tmp_path / "run")
     assert "linear accuracy" in first
     assert not any("encode" in other for other in others)  # process 0 alone reports
@@ -140,7 +148,7 @@ def test_a_study_in_four_processes_has_the_runs_and_the_table_of_one(tmp_path):
         shown = {name: x for name, x in rows.items() if isinstance(x, int | float) and "seconds" not in name}
         results.append(runs | shown)
     one, four = results
-    assert four == pytest.approx(one, rel=1e-3, abs=1e-3)
+    check_alike(four, one)
 
 
 def test_one_told_to_stop_stops_all_at_the_same_step_and_another_number_goes_on(tmp_path):
