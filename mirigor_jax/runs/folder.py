@@ -289,7 +289,10 @@ def _rows(file: IO[bytes]) -> list[dict[str, Any]]:
 
 
 def _table(file: IO[bytes]) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.TextIOWrapper(file, "utf-8", newline="")))
+    text = io.TextIOWrapper(file, "utf-8", newline="")
+    rows = list(csv.DictReader(text))
+    text.detach()  # who opened the file closes it
+    return rows
 
 
 def _arrays(file: IO[bytes]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The study `patches`: what do InfoNCE, the NT-Xent estimate and the certificate show of 2 to 10 known bits?"""
+"""The study `patches`: what do estimators, critics and the certificate show of 2 to 10 known bits?"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,12 +17,14 @@ from mirigor_jax.drawing import (
 )
 from mirigor_jax.files import AnyPath
 from mirigor_jax.runs.schema import ImageReport
+from mirigor_jax.studies import patches_fits
 from mirigor_jax.studies.rows import Row, nt_xent, usable_ends
-from mirigor_jax.studies.table import STUDIES, Study
+from mirigor_jax.studies.table import STUDIES, Fits, Study
 
 CAPTIONS = {
     "patches": "Left: what each estimate shows of the true MI. Right: InfoNCE against the batch size K for each true "
     "MI, and the most that any critic reaches in expectation.",
+    patches_fits.FIGURE: patches_fits.CAPTION,
 }
 
 
@@ -103,4 +105,4 @@ def draw(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
     return {"patches": figure}
 
 
-STUDIES["patches"] = Study(row, table, draw, CAPTIONS)
+STUDIES["patches"] = Study(row, table, draw, CAPTIONS, fits=Fits(patches_fits.make, patches_fits.section))
