@@ -8,6 +8,7 @@ import ctypes
 import importlib.util
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -19,6 +20,14 @@ KNOWS_EIGEN = ((0, 10), (0, 13))
 ACCELERATORS = ("accel*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd", "dxg")  # in /dev: TPUs; GPUs of NVIDIA, AMD, and in WSL
 
 keeps_freed_memory = False  # whether `keep_freed_memory` has set malloc
+
+
+def command() -> str | None:
+    """The command line of this process, if it is this package's own; None if other Python code calls the package."""
+    module = "mirigor_jax.main"
+    if module not in sys.orig_argv:
+        return None
+    return shlex.join(["python", "-m", module, *sys.orig_argv[sys.orig_argv.index(module) + 1 :]])
 
 
 def keep_compiled_programs() -> None:

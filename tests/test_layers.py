@@ -31,7 +31,7 @@ LAYERS = (
     ("runs",),
     ("studies", "plan"),
     ("kinds",),
-    ("main",),
+    ("main", "report"),
 )
 ALLOWED: set[tuple[str, str]] = set()  # imports that go up all the same: (module, what it imports)
 NO_CONFIG = "ConfigDict"
@@ -130,6 +130,7 @@ OTHERS = {
     ("runs.knobs", "negatives"),  # keys of a config
     ("runs.renamed", "images"),
     ("runs.re_estimate", "restore"),
+    ("runs.side_by_side", "study"),
 }
 
 

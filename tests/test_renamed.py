@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mirigor_jax.main import main
+from mirigor_jax.runs import renamed
 
 MADE = Path(__file__).parent / "data" / "run_of_53dad59.tar.xz"
 
@@ -28,6 +29,14 @@ def read(folder: Path) -> dict:
 def nt_xent(estimate: dict) -> dict[str, float]:
     """K → the NT-Xent estimate from the critic with the head's architecture, in bits."""
     return {k: reading["bits"] for k, reading in estimate["curve"]["nt_xent"]["at"].items()}
+
+
+@pytest.mark.parametrize(("size", "share"), [(64, 0.3), (None, 0.0)])
+def test_a_jitter_in_pixels_becomes_a_share_which_other_images_do_not_have(old_run, size, share):
+    config = json.loads((old_run / "config.json").read_text())
+    config["data"]["jitter"] = 3
+    config["data"]["size"] = size  # None: that of a set of images
+    assert renamed.current(config)["data"]["cdp"]["jitter"] == pytest.approx(share)
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def test_table_fits_a_terminal_and_ends_with_the_path():
     run = replace(make_report().run, seconds={f"stage{i}": 1234.5 for i in range(9)})
     text = report.table(replace(make_report(), run=run), FORM)
     assert max(map(len, text.splitlines())) <= 100
-    assert text.splitlines()[-1] == "report: runs/cdp/report.md"
+    assert text.splitlines()[-1] == "report: runs/cdp/report.md, report.html"
 
 
 def test_markdown_opens_with_the_headline_and_lists_the_rest():
@@ -182,7 +182,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch, file, 
         report.write(RunFolder(tmp_path), make_report(info_nce_bits=1.0), FORM)
     # report.json, which says that the run is finished, is never newer than report.md
     assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in (file, *others)} == old
-    assert sorted(os.listdir(tmp_path)) == ["manifest.json", "report.json", "report.md"]
+    assert sorted(os.listdir(tmp_path)) == ["manifest.json", "report.html", "report.json", "report.md"]
 
 
 def test_pictures_that_exist_are_shown(tmp_path):

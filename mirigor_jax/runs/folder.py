@@ -328,6 +328,8 @@ def _read_config(folder: RunFolder) -> dict[str, Any] | None:
     path = folder.path / "config.json"
     try:
         config = folder._read("config.json", json.load, None) if path.is_file() else None
+        if config is not None and not isinstance(config, dict):
+            raise ValueError("it is no table of settings")
         return None if config is None else current(config)
     except DamagedError:
         raise InputError(
@@ -343,8 +345,9 @@ def digest(array: np.ndarray) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """The machine and software of this process: devices, cores, instructions, XLA flags, versions, revision."""
+    """This process: its command, devices, cores, instructions, XLA flags, versions, revision."""
     return {
+        "command": starting.command(),
         "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
         "cores": _cores(),
         "instructions": sorted(starting.cpu_features() & INSTRUCTIONS),

@@ -98,6 +98,9 @@ def _measure_jitter_in_shares(data: dict[str, Any]) -> None:
     """Turn data.cdp.jitter into a strength. Versions without data.cdp.clutter stored it in pixels."""
     knobs = data.get("cdp", {})
     if "jitter" in knobs and "clutter" not in knobs:
+        if data["size"] is None:  # images of another source, or features: the setting has no effect
+            knobs["jitter"] = 0.0
+            return
         longest = max(cdp.room(data["size"], tuple(knobs["grid"])))
         knobs["jitter"] = min(knobs["jitter"], longest) / max(longest, 1)
 

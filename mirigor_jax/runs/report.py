@@ -1,4 +1,5 @@
-"""A run's report in three forms: report.json for programs, report.md for readers, and a table for the terminal."""
+"""A run's report in four forms: report.json for programs, report.md for readers, report.html for a browser, and a table
+for the terminal."""
 
 import dataclasses
 import json
@@ -13,6 +14,7 @@ from mirigor_jax import metrics, tables
 from mirigor_jax.drawing import Figure
 from mirigor_jax.files import write_text
 from mirigor_jax.mi.results import Curve, shown_ends
+from mirigor_jax.runs import report_page
 from mirigor_jax.runs.folder import SAME_NUMBERS, RunFolder, provenance
 from mirigor_jax.runs.schema import (
     ArrayEntry,
@@ -61,14 +63,16 @@ CAPTIONS = {
 
 
 def write(folder: RunFolder, report: Report, form: Form, captions: Mapping[str, str] = CAPTIONS) -> None:
-    """Write report.md, with the pictures found in the folder's figures/, and report.json.
+    """Write report.md, with the pictures found in the folder's figures/, report.html, and report.json.
 
     Each file replaces its predecessor in one step, so a crash leaves the old one whole. NaN and infinities become null.
     captions: stem of a picture's file → its caption, in the order of the report.
     """
     figures = [match.path.relative_to(folder.path).as_posix() for match in folder.matches("figures/*.png")]
     # report.json comes last: it marks the run as finished.
-    write_text(folder.path / f"{form.stem}.md", markdown(report, form, figures, captions))
+    text = markdown(report, form, figures, captions)
+    write_text(folder.path / f"{form.stem}.md", text)
+    write_text(folder.path / f"{form.stem}.html", report_page.html(text, folder.path, report_page.bars_of(report)))
     folder.write(f"{form.stem}.json", dataclasses.asdict(report))
 
 
@@ -96,6 +100,7 @@ def publish(
         cores=last.get("cores"),
         instructions=last.get("instructions"),
         xla_flags=last.get("xla_flags"),
+        command=last.get("command"),
         same_numbers=SAME_NUMBERS,
         stages=stages,
         config=json.loads(config.to_json()),
@@ -118,6 +123,7 @@ def markdown(report: Report, form: Form, figures: Sequence[str] = (), captions: 
     if figures:
         sections += ["## Figures", *pictures(figures, captions)]
     facts = [
+        *([] if run.command is None else [f"command: `{run.command}`"]),
         _seconds(run.seconds),
         f"devices: {run.devices}{cores}; peak memory {run.peak_memory_gib:.2f} GiB",
         f"seed: {run.seed}",
@@ -130,7 +136,7 @@ def markdown(report: Report, form: Form, figures: Sequence[str] = (), captions: 
 
 
 def table(report: Report, form: Form) -> str:
-    """The table that a run prints at its end: plain text, with the path of report.md on the last line.
+    """The table that a run prints at its end: plain text, with the paths of report.md and report.html on the last line.
 
     It has at most 100 columns if the values of the estimators are below 10 bits.
     """
@@ -138,7 +144,7 @@ def table(report: Report, form: Form) -> str:
     lines = form.lines(report)
     title = f"{report.name}, seed {run.seed}, on {run.devices}"
     time = textwrap.fill(_seconds(run.seconds), width=100)
-    return "\n".join([title, "", *lines, "", time, f"report: {report.workdir}/{form.stem}.md"])
+    return "\n".join([title, "", *lines, "", time, f"report: {report.workdir}/{form.stem}.md, {form.stem}.html"])
 
 
 def _image_sections(report: ImageReport) -> list[str]:

@@ -213,6 +213,7 @@ class Run:
     cores: number of CPU cores that the process may use.
     instructions: those instructions of the CPU that change how XLA computes.
     xla_flags: the value of XLA_FLAGS. It, cores and instructions are None if an older version made the run.
+    command: the command line that made its last stage; None if Python code did, or an older version.
     same_numbers: the conditions under which the same config gives the same numbers, and the differences otherwise.
     """
 
@@ -227,6 +228,7 @@ class Run:
     cores: int | None = None
     instructions: list[str] | None = None
     xla_flags: str | None = None
+    command: str | None = None
     same_numbers: str = ""
 
 

@@ -22,7 +22,7 @@ from mirigor_jax.files import io_errors, write_text
 from mirigor_jax.manifest import DamagedError
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import duration
-from mirigor_jax.runs import images, knobs
+from mirigor_jax.runs import images, knobs, report_page, side_by_side
 from mirigor_jax.runs.folder import RunFolder, provenance
 from mirigor_jax.runs.job import re_estimated
 from mirigor_jax.runs.lock import LockedError
@@ -281,7 +281,7 @@ def _finish(cell: Cell, wanted: Sequence[dict[str, Any]], monitoring: Monitoring
 def _tabulate(
     config: ConfigDict, folder: RunFolder, cells: Sequence[Cell], fits: Sequence[Cell], failures: dict[str, str]
 ) -> None:
-    """Write study.json, study.md and the figures from all finished cells, including those of other processes."""
+    """Write study.json, study.md, study.html and the figures from all finished cells, also of other processes."""
     wanted = config.study.estimates
     # The lock makes the process that writes last include the runs that all others have finished.
     with folder.lock(wait=True):
@@ -348,9 +348,12 @@ def _write_table(
     more_files = {name: text for one in extra for name, text in one.files.items()}
     for name, text in more_files.items():
         write_text(folder.path / name, text)
-    write_text(folder.path / "study.md", "\n\n".join(sections) + "\n")
+    text = "\n\n".join(sections) + "\n"
+    write_text(folder.path / "study.md", text)
+    found = [side_by_side.Found(cell.folder, cell.name, cell.folder.config() or {}, done) for cell, done in reports]
+    write_text(folder.path / "study.html", report_page.html(text, folder.path, more=side_by_side.section(found)))
     folder.write("study.json", document)
-    written = ", ".join(str(folder / name) for name in ("study.md", *more_files))
+    written = ", ".join(str(folder / name) for name in ("study.md", "study.html", *more_files))
     print("\n" + "\n\n".join(sections[1:]) + f"\nstudy: {written}", flush=True)
 
 
