@@ -73,9 +73,4 @@ def _run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    if stopping.asked() is not None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        stopping.leave(code)
-    sys.exit(code)
+    stopping.leave_after(main())

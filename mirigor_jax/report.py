@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mirigor_jax import stopping
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, write_text
 from mirigor_jax.history import TrainingHistory
@@ -75,5 +74,4 @@ def running(folder: RunFolder, config: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    with stopping.honored(to_the_end=True):
-        sys.exit(main())
+    sys.exit(main())

@@ -24,10 +24,12 @@ keeps_freed_memory = False  # whether `keep_freed_memory` has set malloc
 
 def command() -> str | None:
     """The command line of this process, if it is this package's own; None if other Python code calls the package."""
-    module = "mirigor_jax.main"
-    if module not in sys.orig_argv:
-        return None
-    return shlex.join(["python", "-m", module, *sys.orig_argv[sys.orig_argv.index(module) + 1 :]])
+    for place, word in enumerate(sys.orig_argv):
+        if word == "mirigor_jax.main":
+            return shlex.join(["python", "-m", word, *sys.orig_argv[place + 1 :]])
+        if Path(word).name == "mirigor":
+            return shlex.join(["mirigor", *sys.orig_argv[place + 1 :]])
+    return None
 
 
 def keep_compiled_programs() -> None:

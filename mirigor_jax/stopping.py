@@ -171,6 +171,15 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def leave_after(code: int) -> NoReturn:
+    """End the process of a command with this code; after a stop, without Python's cleanup."""
+    if asked() is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        leave(code)
+    sys.exit(code)
+
+
 def _end(number: int) -> NoReturn:
     os.write(2, f"{said(number)}\n".encode())
     leave(128 + number)

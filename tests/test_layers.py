@@ -32,6 +32,7 @@ LAYERS = (
     ("studies", "plan"),
     ("kinds",),
     ("main", "report"),
+    ("command",),
 )
 ALLOWED: set[tuple[str, str]] = set()  # imports that go up all the same: (module, what it imports)
 NO_CONFIG = "ConfigDict"
