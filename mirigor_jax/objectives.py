@@ -53,15 +53,11 @@ class Objective:
         number. decoupled leaves the partner out of the candidates, so its loss may be negative. anchor has a class
         more, and mige's value is no bound. The other losses are of classes or pixels, or have no unit.
     pairs_per_output: least number of pairs in a batch for each of the head's outputs. 0: there is none.
-    has_temperature: whether the loss depends on the temperature.
-    has_noise: whether noise is added to the embeddings.
     needs_decoder: whether a decoder, from the encoder's features to pixels, is trained beside the head. The loss then
         also gets, by keyword and as (views, k, s, s, 3), `decoded`, its output, and `images`: the views, normalized and
         augmented, before the transform.
-    has_reconstruction: whether the loss depends on the weight of the reconstruction.
-    has_masks: whether the loss depends on the share of hidden patches.
     patch: pixels. Side of the patches that the images are cut into. 0: they are not cut.
-    uses: names of the settings of one objective alone, such as "redundancy", that the loss depends on.
+    uses: names of the SETTINGS that the loss depends on.
     on_top: a module on top of the head, trained with it: rows (n, f) → (n, g), which are the loss's z. None: there is
         none, and z are the head's outputs.
     slow_share: if the loss also gets, after the targets, the outputs of a slow copy of encoder and head for each view:
@@ -77,11 +73,7 @@ class Objective:
     outputs: int | None = None
     bounds_mi: bool = False
     pairs_per_output: int = 0
-    has_temperature: bool = True
-    has_noise: bool = False
     needs_decoder: bool = False
-    has_reconstruction: bool = False
-    has_masks: bool = False
     patch: int = 0
     uses: tuple[str, ...] = ()
     on_top: nn.Module | None = None
@@ -131,8 +123,19 @@ class Options:
     prototypes: int = Train.prototypes
 
 
-# Settings of training that only one objective has a use for, and that its `uses` names.
-OF_ONE_OBJECTIVE = ("redundancy", "vicreg_weights", "target_decay", "prototypes")
+# Settings of training, and options of `Options`, that some objectives depend on and others do not.
+SETTINGS = (
+    "temperature",
+    "embedding_noise",
+    "reconstruction",
+    "masked",
+    "patch",
+    "redundancy",
+    "vicreg_weights",
+    "target_decay",
+    "prototypes",
+)
+TEMPERATURE = ("temperature",)
 
 
 def _classes(batch: Batch, keys: Keys) -> tuple[Array, ...]:
@@ -151,24 +154,26 @@ def _rotations(batch: Batch, keys: Keys) -> tuple[Array, ...]:
 def simclr_objective(options: Options) -> Objective:
     """NT-Xent; its negatives are the batch's other pairs, or separate images (`with_negatives`)."""
     given: Any = {"temperature": options.temperature, "axis_name": options.axis_name}
-    other = Objective(partial(nce, **given), needs_negatives=True)
-    return Objective(partial(nt_xent, **given), bounds_mi=True, with_negatives=other)
+    other = Objective(partial(nce, **given), needs_negatives=True, uses=TEMPERATURE)
+    return Objective(partial(nt_xent, **given), bounds_mi=True, uses=TEMPERATURE, with_negatives=other)
 
 
 def supcon_objective(options: Options) -> Objective:
     """SupCon: all images of a class are positives of each other."""
     loss = partial(supcon, temperature=options.temperature, axis_name=options.axis_name)
-    return Objective(loss, prepare=_classes, needs_classes=True)
+    return Objective(loss, prepare=_classes, needs_classes=True, uses=TEMPERATURE)
 
 
 def decoupled_objective(options: Options) -> Objective:
     """The decoupled contrastive loss."""
-    return Objective(partial(decoupled, temperature=options.temperature, axis_name=options.axis_name))
+    loss = partial(decoupled, temperature=options.temperature, axis_name=options.axis_name)
+    return Objective(loss, uses=TEMPERATURE)
 
 
 def anchor_objective(options: Options) -> Objective:
     """NT-Xent with an anchor class: the scores are log density ratios, with no factor left free."""
-    return Objective(partial(anchor, temperature=options.temperature, axis_name=options.axis_name))
+    loss = partial(anchor, temperature=options.temperature, axis_name=options.axis_name)
+    return Objective(loss, uses=TEMPERATURE)
 
 
 def mige_objective(options: Options) -> Objective:
@@ -177,22 +182,19 @@ def mige_objective(options: Options) -> Objective:
         partial(noisy_mige, noise=options.embedding_noise, axis_name=options.axis_name),
         prepare=_keys,
         pairs_per_output=2 * ROWS_PER_COLUMN,
-        has_temperature=False,
-        has_noise=True,
+        uses=("embedding_noise",),
     )
 
 
 def cross_entropy_objective(options: Options) -> Objective:
     """Supervised learning of the images' classes."""
-    return Objective(
-        cross_entropy, prepare=_classes, needs_classes=True, outputs=options.num_classes, has_temperature=False
-    )
+    return Objective(cross_entropy, prepare=_classes, needs_classes=True, outputs=options.num_classes)
 
 
 def rotation_objective(options: Options) -> Objective:
     """Each view is turned by a random multiple of 90°, and the head predicts this multiple."""
     del options
-    return Objective(cross_entropy, prepare=_rotations, transform=rotate, outputs=4, has_temperature=False)
+    return Objective(cross_entropy, prepare=_rotations, transform=rotate, outputs=4)
 
 
 def supervised_autoencoder_objective(options: Options) -> Objective:
@@ -201,8 +203,8 @@ def supervised_autoencoder_objective(options: Options) -> Objective:
     Without weight on the reconstruction this is `cross_entropy`. With weight on nothing else it needs no classes.
     """
     if options.reconstruction == 0:
-        return replace(cross_entropy_objective(options), has_reconstruction=True)
-    made = Objective(autoencoder, needs_decoder=True, has_temperature=False, has_reconstruction=True)
+        return replace(cross_entropy_objective(options), uses=("reconstruction",))
+    made = Objective(autoencoder, needs_decoder=True, uses=("reconstruction",))
     if options.reconstruction is None:
         return made
     loss = partial(supervised_autoencoder, reconstruction=options.reconstruction)
@@ -216,24 +218,22 @@ def masked_objective(options: Options) -> Objective:
         partial(masked, **masks),
         prepare=_keys,
         transform=partial(hide, **masks),
-        has_temperature=False,
         needs_decoder=True,
-        has_masks=True,
         patch=options.patch,
+        uses=("masked", "patch"),
     )
 
 
 def barlow_twins_objective(options: Options) -> Objective:
     """The cross-correlation matrix of the views is to be the identity."""
     loss = partial(siamese.barlow_twins, redundancy=options.redundancy, axis_name=options.axis_name)
-    return Objective(loss, has_temperature=False, uses=("redundancy",))
+    return Objective(loss, uses=("redundancy",))
 
 
 def vicreg_objective(options: Options) -> Objective:
     """The views are to be alike, and each view's coordinates to vary and to be uncorrelated."""
     return Objective(
         partial(siamese.vicreg, weights=options.vicreg_weights, axis_name=options.axis_name),
-        has_temperature=False,
         uses=("vicreg_weights",),
     )
 
@@ -242,7 +242,6 @@ def byol_objective(options: Options) -> Objective:
     """A predictor finds, from one view, a slow copy's output for the other view."""
     return Objective(
         siamese.byol,
-        has_temperature=False,
         uses=("target_decay",),
         on_top=siamese.Predictor(),
         slow_share=partial(siamese.target_share, decay=options.target_decay, steps=options.steps),
@@ -253,7 +252,7 @@ def swav_objective(options: Options) -> Objective:
     """Each view's assignment to prototypes is predicted from the other view."""
     return Objective(
         partial(siamese.swav, temperature=options.temperature, axis_name=options.axis_name),
-        uses=("prototypes",),
+        uses=("temperature", "prototypes"),
         on_top=siamese.Prototypes(options.prototypes),
     )
 

@@ -98,16 +98,9 @@ def check_used(objective: Objective, name: str, given: Mapping[str, Any]) -> Non
 
     given: option → value, of `train`'s options that some objectives alone use.
     """
-    used = {
-        "temperature": objective.has_temperature,
-        "embedding_noise": objective.has_noise,
-        "decoder": objective.needs_decoder,
-        "decoder_width": objective.needs_decoder and bool(DECODER_LAYERS.get(given["decoder"])),
-        "reconstruction": objective.has_reconstruction,
-        "masked": objective.has_masks,
-        "patch": objective.has_masks,
-        **{option: option in objective.uses for option in objectives.OF_ONE_OBJECTIVE},
-    }
+    used = {option: option in objective.uses for option in objectives.SETTINGS}
+    used["decoder"] = objective.needs_decoder
+    used["decoder_width"] = objective.needs_decoder and bool(DECODER_LAYERS.get(given["decoder"]))
     for option, value in given.items():
         if value != getattr(Train, option) and not used[option]:
             raise InputError(f"{option}={value} has no effect on objective='{name}' as it is given; leave it out")

@@ -1,6 +1,7 @@
 """A setting without effect is an error on the command line, which names its use; in a config file it is no error."""
 
 import json
+from dataclasses import fields
 
 import pytest
 from ml_collections import ConfigDict
@@ -9,7 +10,7 @@ from small import IMAGES, batch_size, cdp, encoder, image_set, options
 from mirigor_jax import kinds
 from mirigor_jax.config_files import flatten, load_config, parse
 from mirigor_jax.main import main
-from mirigor_jax.objectives import OBJECTIVES, Options
+from mirigor_jax.objectives import OBJECTIVES, SETTINGS, Options
 from mirigor_jax.runs.knobs import RULES, rule_of
 
 FEATURES = ["--config=configs/encoder.py", "--config.data.source=features:h.npz"]
@@ -289,14 +290,20 @@ def test_a_setting_of_one_objective_names_it_where_another_trains(objective):
 
 def test_objectives_say_what_makes_a_difference_to_them():
     made = {name: make(Options(num_classes=2, axis_name=None)) for name, make in OBJECTIVES.items()}
-    without = {name for name, objective in made.items() if not objective.has_temperature}
-    assert without == {"mige", "cross_entropy", "rotation", "supervised_autoencoder", "masked", *SIAMESE} - {"swav"}
-    assert {name for name, objective in made.items() if objective.has_noise} == {"mige"}
+    contrastive = dict.fromkeys(("simclr", "supcon", "decoupled", "anchor"), ("temperature",))
+    assert {name: objective.uses for name, objective in made.items()} == {
+        **contrastive,
+        **SIAMESE,
+        "swav": ("temperature", "prototypes"),
+        "mige": ("embedding_noise",),
+        "cross_entropy": (),
+        "rotation": (),
+        "supervised_autoencoder": ("reconstruction",),
+        "masked": ("masked", "patch"),
+    }
     assert {name for name, objective in made.items() if objective.needs_decoder} == {"supervised_autoencoder", "masked"}
-    assert {name for name, objective in made.items() if objective.has_reconstruction} == {"supervised_autoencoder"}
-    assert {name for name, objective in made.items() if objective.has_masks} == {"masked"}
-    assert {name: made[name].uses for name in SIAMESE} == SIAMESE
-    assert not any(objective.uses for name, objective in made.items() if name not in SIAMESE)
+    assert {setting for objective in made.values() for setting in objective.uses} == set(SETTINGS)
+    assert set(SETTINGS) == {field.name for field in fields(Options)} - {"num_classes", "axis_name", "steps"}
 
 
 def test_a_command_line_says_which_keys_it_gives():

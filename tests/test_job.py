@@ -61,7 +61,7 @@ def test_a_batch_too_small_for_the_objective_is_named_before_images_are_read():
     with pytest.raises(InputError, match=r"train.k=2: .*; raise it to 4$"):
         parse(config_files.parse([*arguments, "--config.train.k=2", "--config.head.features=1"])[0])
     enough = cdp("--config.train.objective=mige", "--config.head.features=2")
-    assert parse(config_files.parse(enough)[0]).objective.has_noise
+    assert parse(config_files.parse(enough)[0]).objective.uses == ("embedding_noise",)
 
 
 def test_a_re_estimate_on_fewer_pairs_than_the_run_s_own_is_reported():

@@ -292,12 +292,7 @@ def make_objective(config: ConfigDict, num_classes: int | None) -> Objective:
     with under("train."):
         return objectives.make(
             train.objective,
-            temperature=train.temperature,
-            embedding_noise=train.embedding_noise,
-            reconstruction=train.reconstruction,
-            masked=train.masked,
-            patch=train.patch,
-            **knobs.of_one_objective(train),
+            **knobs.of_objectives(train),
             steps=train.steps,
             num_classes=num_classes,
             axis_name=parallel.AXIS,

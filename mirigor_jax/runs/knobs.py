@@ -15,7 +15,7 @@ from mirigor_jax.data.pairing import shares_image, shares_nothing, split
 from mirigor_jax.data.sources.table import SEEN_PARTS, SOURCES, Request, holds_features, left_out_is_unseen
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.estimators import MAIN
-from mirigor_jax.objectives import OBJECTIVES, OF_ONE_OBJECTIVE, Objective, Options
+from mirigor_jax.objectives import OBJECTIVES, SETTINGS, Objective, Options
 from mirigor_jax.training import DECODER_LAYERS
 
 # Settings of finite sets of images, with their defaults.
@@ -129,31 +129,24 @@ def _both(one: Callable[[ConfigDict], bool], other: Callable[[ConfigDict], bool]
     return lambda config: one(config) and other(config)
 
 
-def of_one_objective(train: ConfigDict) -> dict[str, Any]:
-    """The settings of training that only one objective uses, by name. Stored configs have lists instead of tuples."""
-    return {name: tuple(x) if isinstance(x := train[name], list) else x for name in OF_ONE_OBJECTIVE}
+def of_objectives(train: ConfigDict) -> dict[str, Any]:
+    """The settings of training that objectives depend on, by name. Stored configs have lists instead of tuples."""
+    return {name: tuple(x) if isinstance(x := train[name], list) else x for name in SETTINGS}
 
 
 def _objective(config: ConfigDict) -> Objective | None:
     """The training loss, to read what it uses; None if its name is unknown, which is an error elsewhere."""
-    make, t = OBJECTIVES.get(config.train.objective), config.train
-    given = {name: t[name] for name in ("temperature", "embedding_noise", "reconstruction", "masked", "patch")}
-    given |= of_one_objective(t)
-    return make and make(Options(num_classes=None, axis_name=None, **given))
+    make = OBJECTIVES.get(config.train.objective)
+    return make and make(Options(num_classes=None, axis_name=None, **of_objectives(config.train)))
 
 
-def _objective_lacks(property_name: str) -> Callable[[ConfigDict], bool]:
-    """The condition that the training's objective does not have this property."""
-
-    def lacks(config: ConfigDict) -> bool:
-        objective = _objective(config)
-        return objective is not None and not getattr(objective, property_name)
-
-    return lacks
+def _without_decoder(config: ConfigDict) -> bool:
+    objective = _objective(config)
+    return objective is not None and not objective.needs_decoder
 
 
 def _unused(name: str) -> Callable[[ConfigDict], bool]:
-    """The condition that the training's objective has no use for its setting of this name."""
+    """The condition that the training's objective does not depend on its setting of this name."""
 
     def unused(config: ConfigDict) -> bool:
         objective = _objective(config)
@@ -233,31 +226,31 @@ RULES = (
     Rule(
         TEMPERATURE,
         LOSSES,
-        _both(_objective_lacks("has_temperature"), _without_metrics),
+        _both(_unused("temperature"), _without_metrics),
         ("train.objective", "evaluate.metrics"),
     ),
     Rule(
         ("train.embedding_noise",),
         "an objective that adds noise to the embeddings",
-        _objective_lacks("has_noise"),
+        _unused("embedding_noise"),
         ("train.objective",),
         instead="--config.train.objective=mige",
     ),
     Rule(
         ("train.reconstruction",),
         "an objective that weighs the reconstruction",
-        _objective_lacks("has_reconstruction"),
+        _unused("reconstruction"),
         ("train.objective",),
         instead="--config.train.objective=supervised_autoencoder",
     ),
     Rule(
         DECODER,
         "an objective with a decoder",
-        _both(_objective_lacks("needs_decoder"), _objective_lacks("has_reconstruction")),
+        _both(_without_decoder, _unused("reconstruction")),
         ("train.objective",),
         instead="--config.train.objective=supervised_autoencoder",
     ),
-    Rule(DECODER, "reconstructions with a weight", _objective_lacks("needs_decoder"), ("train.reconstruction",)),
+    Rule(DECODER, "reconstructions with a weight", _without_decoder, ("train.reconstruction",)),
     Rule(
         ("train.decoder_width",),
         "decoders with hidden layers",
@@ -268,7 +261,7 @@ RULES = (
     Rule(
         ("train.masked", "train.patch"),
         "an objective that hides patches",
-        _objective_lacks("has_masks"),
+        _unused("masked"),
         ("train.objective",),
         instead="--config.train.objective=masked",
     ),
