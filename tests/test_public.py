@@ -44,6 +44,8 @@ def test_a_name_is_imported_at_its_first_use():
 
 def test_the_version_is_the_installed_one():
     assert mj.__version__ == version("mirigor-jax")
+    cited = (Path(__file__).parents[1] / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {mj.__version__}\n" in cited
 
 
 def test_the_public_names_of_mi_are_there():
