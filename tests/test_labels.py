@@ -867,14 +867,8 @@ def test_a_monitor_takes_labels_of_every_form_and_of_several_attributes(monkeypa
     x, c = np.random.default_rng(0).normal(size=(60, 4, 4, 3)), np.arange(60) % 3
     pooled = lambda params, images: images.mean(axis=(1, 2)) if images.ndim == 4 else images  # noqa: E731
     names = np.array(["a", "b", "c"])
-    for form in (
-        c,
-        c[:, None],
-        c.astype(float)[:, None],
-        list(names[c]),
-        c.astype(object),
-        [2**63 + int(i) for i in c],
-    ):
+    far = [2**63 + int(i) for i in c]
+    for form in (c, c[:, None], c.astype(float)[:, None], list(names[c]), c.astype(object), far):
         measured = monitor(pooled, [(x[:40], form[:40]), (x[40:], form[40:])])(None)
         np.testing.assert_array_equal(measured.classes, c)
     both = np.stack([names[c], (c > 0).astype(str)], axis=1)
