@@ -1,11 +1,15 @@
 """Tables, folders, images and IDX files as people have them: each is read rightly, or refused in one helpful line."""
 
+import gzip
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mirigor_jax.data import array_files
+from mirigor_jax.data.sources.table import labeled
 from mirigor_jax.errors import InputError
 
 ROWS = np.random.default_rng(0).normal(size=(20, 2)).round(3)
@@ -113,3 +117,168 @@ def test_labels_of_a_table_are_kept_apart(tmp_path, lines, expected):
     assert len(read) == 6
     assert sorted(set(read)) == expected
     assert said == ([] if lines[0] != ",label" else [f"labels='{tmp_path}/y.csv': {LEFT_OUT}"])
+
+
+def classes_of(spec: str) -> tuple[list[str], dict[str, list[int]]]:
+    """(names of the classes, the number of images of each class in each part)."""
+    parts = labeled(spec, size=4)
+    names = list(parts["train"].value_names[0])
+    return names, {
+        name: np.bincount(part.attributes[:, 0], minlength=len(names)).tolist() for name, part in parts.items()
+    }
+
+
+def fill(root: Path, *folders: str) -> None:
+    """Write ten images into each folder."""
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(np.full((4, 4), i, np.uint8)).save(root / folder / f"{i}.png")
+
+
+def under(*parts: str, classes: str = "ab") -> list[str]:
+    return [f"{part}/{name}" for part in parts for name in classes]
+
+
+TESTED = {"train": [9, 9], "validation": [1, 1], "test": [10, 10]}
+SPLIT = {"train": [6, 6], "validation": [2, 2], "test": [2, 2]}
+THREE = {"train": [10, 10], "validation": [10, 10], "test": [10, 10]}
+FOLDERS = {
+    "Training, Testing": (under("Training", "Testing"), TESTED),
+    "valid": (under("train", "valid"), TESTED),
+    "dev": (under("train", "dev"), TESTED),
+    "upper case": (under("TRAIN", "TEST", "Val"), THREE),
+    "sets": (under("training_set", "test_set"), TESTED),
+    "data": (under("data/train", "data/test"), TESTED),
+    "twice": (under("seg_train/seg_train", "seg_test/seg_test"), TESTED),
+    "images in parts": (under("train/images", "test/images"), TESTED),
+    "images": (under("images"), SPLIT),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_parts_and_classes_are_found_under_their_usual_names(tmp_path, case):
+    folders, counts = FOLDERS[case]
+    fill(tmp_path, *folders)
+    found, said = told(classes_of, f"folder:{tmp_path}")
+    assert found == (["a", "b"], counts)
+    assert said == []
+
+
+def test_classes_may_have_the_names_of_parts(tmp_path):
+    fill(tmp_path, "train", "car", "test")
+    assert classes_of(f"folder:{tmp_path}")[0] == ["car", "test", "train"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (under("train", "val", "valid"), r"has val, valid, which are one part: keep one, or join them"),
+        (under("Test", "valid"), r"has Test, valid, but no part for training: name one train"),
+    ],
+)
+def test_parts_that_are_none_are_refused(tmp_path, folders, message):
+    fill(tmp_path, *folders)
+    with pytest.raises(InputError, match=message):
+        classes_of(f"folder:{tmp_path}")
+
+
+def test_what_a_folder_passes_over_is_counted_and_said(tmp_path):
+    fill(tmp_path, *under("train", "test"), "extra/c")
+    for name in ("train/0.png", "train/a/x.gif", "train/a/y.heic", "train/b/.DS_Store", "notes.txt", "train/b/README"):
+        (tmp_path / name).write_bytes(b"x")
+    found, [said] = told(classes_of, f"folder:{tmp_path}")
+    assert found == (["a", "b"], TESTED)
+    for count in ("1 .gif files", "1 .heic files", "1 .txt files", "1 files without a suffix", "1 hidden files",
+                  "1 folders beside the parts (extra)", "1 images beside the folders"):  # fmt: skip
+        assert count in said
+    (tmp_path / "round").symlink_to("round")  # a link to itself
+    assert told(classes_of, f"folder:{tmp_path}")[0] == (["a", "b"], TESTED)
+    (tmp_path / "empty" / "a").mkdir(parents=True)
+    (tmp_path / "empty" / "a" / "x.heic").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"holds no image \(it has 1 .heic files\): give one with .bmp"):
+        classes_of(f"folder:{tmp_path}/empty")
+
+
+def test_folders_inside_classes_are_said_to_be_perhaps_the_classes(tmp_path):
+    fill(tmp_path, "a/abbey", "a/airport", "b/bar")
+    (names, _), [said] = told(classes_of, f"folder:{tmp_path}")
+    assert names == ["a", "b"]
+    assert "its classes a, b hold folders alone (a/abbey, a/airport, b/bar); if those are the classes" in said
+
+
+GRAY = np.tile(np.array([0, 257, 4096, 65535], np.uint16), (4, 1))
+SHOWN = {
+    "16-bit.png": (Image.fromarray(GRAY), [0, 1, 16, 255]),
+    "16-bit.tif": (Image.fromarray(GRAY), [0, 1, 16, 255]),
+    "1-bit.png": (Image.fromarray(GRAY > 300), [0, 0, 255, 255]),
+    "1-bit.pbm": (Image.fromarray(GRAY > 300), [0, 0, 255, 255]),
+    "photograph.jfif": (Image.new("RGB", (4, 4), (90, 90, 90)), [90] * 4),
+    "clear.png": (Image.new("RGBA", (4, 4), (200, 30, 90, 0)), [255] * 4),
+    "half clear.png": (Image.new("LA", (4, 4), (55, 128)), [155] * 4),
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_pixels_of_every_depth_and_opacity_become_8_bits(tmp_path, name):
+    image, expected = SHOWN[name]
+    (tmp_path / "a").mkdir()
+    image.save(tmp_path / "a" / name, {".jfif": "JPEG", ".pbm": "PPM"}.get(Path(name).suffix))
+    read = labeled(f"folder:{tmp_path}", size=4)["train"].read(np.arange(1))
+    np.testing.assert_array_equal(read[0, 0], np.repeat(np.array(expected)[:, None], 3, axis=1))
+
+
+def test_arrays_of_1_and_16_bits_are_scaled_and_others_refused(tmp_path):
+    for name, images, level in (("a", GRAY, [0, 1, 16, 255]), ("b", GRAY > 300, [0, 0, 255, 255])):
+        np.savez(tmp_path / f"{name}.npz", images=np.tile(images, (10, 1, 1)), labels=np.zeros(10, int))
+        read = labeled(f"npz:{tmp_path}/{name}.npz")["train"].read(np.arange(1))
+        assert read[0, 0, :, 1].tolist() == level
+    np.savez(tmp_path / "c.npz", images=np.zeros((9, 3, 4, 4), np.uint8), labels=np.zeros(9, int))
+    with pytest.raises(InputError, match=r"expected uint8 .*; save .transpose\(0, 2, 3, 1\)"):
+        labeled(f"npz:{tmp_path}/c.npz")
+
+
+def idx(array: np.ndarray, code: int = 8, dtype: str = "u1") -> bytes:
+    return bytes([0, 0, code, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(dtype).tobytes()
+
+
+DIGITS = np.arange(40) % 4
+IMAGES = idx(np.repeat(DIGITS, 16).reshape(40, 4, 4))
+OF_QMNIST = idx(np.stack([DIGITS, *np.full((7, 40), 9)], axis=1), 12, ">i4")
+IDX = {
+    "{}-images-idx3-ubyte": "{}-labels-idx1-ubyte",
+    "emnist-letters-{}-images-idx3-ubyte.gz": "emnist-letters-{}-labels-idx1-ubyte.gz",
+    "{}-images.idx3-ubyte": "{}-labels.idx1-ubyte",
+    "qmnist-{}-images-idx3-ubyte": "qmnist-{}-labels-idx2-int.gz",
+}
+
+
+@pytest.mark.parametrize("images", IDX)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_idx_files_are_found_under_the_names_of_every_set(tmp_path, images, zipped):
+    """Their content tells whether they are gzipped, not their names."""
+    for part in ("train", "test" if "-{}" in images else "t10k"):
+        for name, content in ((images, IMAGES), (IDX[images], OF_QMNIST if "idx2" in IDX[images] else idx(DIGITS))):
+            (tmp_path / name.format(part)).write_bytes(gzip.compress(content) if zipped else content)
+    sets = labeled(f"idx:{tmp_path}")
+    assert {name: len(part) for name, part in sets.items()} == {"train": 36, "validation": 4, "test": 40}
+    for part in sets.values():
+        assert part.value_names == (("0", "1", "2", "3"),)
+        np.testing.assert_array_equal(part.attributes[:, 0], part.read(np.arange(len(part)))[:, 0, 0, 0])
+
+
+def test_idx_files_of_several_sets_or_none_are_listed(tmp_path):
+    with pytest.raises(InputError, match=r"no IDX file of training images in .*; it holds nothing"):
+        labeled(f"idx:{tmp_path}")
+    for name in ("digits", "letters"):
+        (tmp_path / f"emnist-{name}-train-images-idx3-ubyte").write_bytes(IMAGES)
+        (tmp_path / f"emnist-{name}-train-labels-idx1-ubyte").write_bytes(idx(DIGITS))
+    with pytest.raises(
+        InputError, match=r"images of 2 sets: give one, as idx:.*/emnist-digits-, idx:.*/emnist-letters-$"
+    ):
+        labeled(f"idx:{tmp_path}")
+    sets, [said] = told(labeled, f"idx:{tmp_path}/emnist-letters-")
+    assert said.endswith("has no file of a test part: it is split off from emnist-letters-train-images-idx3-ubyte")
+    assert [len(part) for part in sets.values()] == [24, 8, 8]
+    with pytest.raises(InputError, match=r"no IDX file .*/nothing, and no images of IDX in .* begin so"):
+        labeled(f"idx:{tmp_path}/nothing")

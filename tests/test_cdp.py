@@ -359,7 +359,8 @@ def test_backgrounds_from_a_folder_of_photographs(tmp_path):
     Image.new("RGB", (90, 60), (200, 0, 0)).save(tmp_path / "red.png")
     Image.new("L", (40, 90), 100).save(tmp_path / "deep" / "gray.JPG", "jpeg")
     (tmp_path / "notes.txt").write_text("not an image")
-    images = cdp.make(size=32, background=f"folder:{tmp_path}", mixing=0.5)
+    with pytest.warns(UserWarning, match="left out 1 .txt files"):
+        images = cdp.make(size=32, background=f"folder:{tmp_path}", mixing=0.5)
     colors, counts = np.unique(images.backgrounds[:, ::15, ::15].reshape(-1, 3), axis=0, return_counts=True)
     assert colors.tolist() == [[50, 50, 50], [100, 0, 0]]
     assert counts[0] == counts[1]
