@@ -214,6 +214,18 @@ def test_the_config_reaches_the_library_and_what_is_missing_alone_is_done(folder
     assert [call["estimators"] for call in asked] == [["nwj", "mine", "anchor"], ["mine"]]
 
 
+def test_what_a_table_passes_over_is_written_into_the_report(folder, asked):
+    x, _ = pairs()
+    lines = [f"{i},{row}" for i, row in enumerate(x.tolist())]
+    Path("x.csv").write_text("\n".join([",a", *lines]))
+    with pytest.warns(UserWarning, match="it is left out"):
+        assert main(["--config=configs/arrays.py", "--config.x=x.csv", "--config.y=y.csv", "--workdir=run"]) == 0
+    note = "x='x.csv': its first column has no title and counts the rows; it is left out"
+    assert json.loads(Path("run/report.json").read_text())["run"]["notes"] == [note]
+    assert f"- note: {note}" in Path("run/report.md").read_text()
+    assert asked[0]["pairs"][0][0].shape == (400, 1)
+
+
 def test_other_data_under_the_same_name_are_refused(folder, asked, capsys):
     command = [CONFIG, "--config.x=x.npy", "--config.y=y.npz", "--workdir=run"]
     assert main(command) == 0

@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small import encoder
 
+from mirigor_jax import config_files, models
 from mirigor_jax.data import array_files
 from mirigor_jax.data.sources.table import labeled
 from mirigor_jax.errors import InputError
+from mirigor_jax.models.frozen import FrozenEncoder
+from mirigor_jax.runs.job import Job, parse
 
 ROWS = np.random.default_rng(0).normal(size=(20, 2)).round(3)
 LINES = [f"{a},{b}" for a, b in ROWS.tolist()]
@@ -128,12 +132,12 @@ def classes_of(spec: str) -> tuple[list[str], dict[str, list[int]]]:
     }
 
 
-def fill(root: Path, *folders: str) -> None:
-    """Write ten images into each folder."""
+def fill(root: Path, *folders: str, count: int = 10) -> None:
+    """Write so many images into each folder."""
     for folder in folders:
         (root / folder).mkdir(parents=True)
-        for i in range(10):
-            Image.fromarray(np.full((4, 4), i, np.uint8)).save(root / folder / f"{i}.png")
+        for i in range(count):
+            Image.fromarray(np.full((4, 4), i % 256, np.uint8)).save(root / folder / f"{i}.png")
 
 
 def under(*parts: str, classes: str = "ab") -> list[str]:
@@ -282,3 +286,20 @@ def test_idx_files_of_several_sets_or_none_are_listed(tmp_path):
     assert [len(part) for part in sets.values()] == [24, 8, 8]
     with pytest.raises(InputError, match=r"no IDX file .*/nothing, and no images of IDX in .* begin so"):
         labeled(f"idx:{tmp_path}/nothing")
+
+
+def test_a_job_keeps_for_its_report_what_its_files_pass_over(tmp_path, monkeypatch):
+    """The files of a folder, and the keys of a checkpoint that no encoder has."""
+    fill(tmp_path / "set", "a", "b", count=300)
+    (tmp_path / "set" / "a" / ".hidden.png").touch()
+    (tmp_path / "x.pth").touch()
+    given = FrozenEncoder(models.build("mlp", size=16), {}, ignored=tuple(f"head.{i}" for i in range(7)))
+    monkeypatch.setattr(Job, "public_encoder", lambda job: given)
+    more = (f"--config.encoder.path={tmp_path}/x.pth", "--config.data.size=16")
+    config = config_files.parse(encoder(f"folder:{tmp_path}/set", tmp_path, *more))[0]
+    job, said = told(parse, config)
+    counted = f"image folder {tmp_path}/set: left out 1 hidden files"
+    assert said == [counted]
+    keys = f"encoder '{tmp_path}/x.pth': 7 keys are ignored: head.0, head.1, head.2, head.3, head.4, … (7 in all)"
+    assert job.notes == (counted, keys)
+    assert job.of(config).notes == job.notes

@@ -213,6 +213,7 @@ class Run:
     cores: number of CPU cores that the process may use.
     instructions: those instructions of the CPU that change how XLA computes.
     xla_flags: the value of XLA_FLAGS. It, cores and instructions are None if an older version made the run.
+    notes: what was passed over in the files of the images, the arrays and the encoder, such as hidden files and keys.
     same_numbers: the conditions under which the same config gives the same numbers, and the differences otherwise.
     """
 
@@ -228,6 +229,7 @@ class Run:
     instructions: list[str] | None = None
     xla_flags: str | None = None
     same_numbers: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
