@@ -192,8 +192,8 @@ def _on_host(values: Any, name: str) -> Any:
     if isinstance(values, list | tuple) and len(values) and hasattr(values[0], "detach"):
         return [_on_host(row, name) for row in values]
     if hasattr(values, "detach"):  # a torch tensor
-        if str(values.layout) != "torch.strided":
-            raise InputError(f"{name} is sparse ({values.layout}): expected a dense array; give {name}.to_dense()")
+        if (layout := str(getattr(values, "layout", "torch.strided"))) != "torch.strided":
+            raise InputError(f"{name} is sparse ({layout}): expected a dense array; give {name}.to_dense()")
         values = values.detach().cpu()
         return values.double() if values.is_floating_point() else values
     if hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):

@@ -128,7 +128,11 @@ def test_metrics_and_neighbors_do_not_see_the_scale_of_rows(scale):
         (partial(checks.whole, "k", "30", 1), "k = '30': expected a whole number"),
         (partial(checks.whole, "k", True, 1), "k = True: expected a whole number"),
         (partial(checks.number, "a", np.True_), "a = True: expected a finite number"),
-        (partial(probes.fit_knn, Z[0], C[:, None], 4), r"shape \(16, 1\), expected \(n,\) integers or bools"),
+        (
+            partial(probes.fit_knn, Z[0], C[:, None] + [[0, 1]], 4),
+            r"labels are of shape \(16, 2\): expected",
+        ),
+        (partial(probes.fit_knn, Z[0], C.astype(str), 4), r"strings, .* give numpy.unique\(labels, return_inverse"),
         (partial(checks.number, "t", np.ones(2)), "t = .*: expected a finite number"),
     ],
 )
