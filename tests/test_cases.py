@@ -211,10 +211,10 @@ def test_folders_inside_classes_are_said_to_be_perhaps_the_classes(tmp_path):
     assert "its classes a, b hold folders alone (a/abbey, a/airport, b/bar); if those are the classes" in said
 
 
-GRAY = np.tile(np.array([0, 257, 4096, 65535], np.uint16), (4, 1))
+GRAY = np.tile(np.array([0, 257, 65280, 65535], np.uint16), (4, 1))
 SHOWN = {
-    "16-bit.png": (Image.fromarray(GRAY), [0, 1, 16, 255]),
-    "16-bit.tif": (Image.fromarray(GRAY), [0, 1, 16, 255]),
+    "16-bit.png": (Image.fromarray(GRAY), [0, 1, 254, 255]),
+    "16-bit.tif": (Image.fromarray(GRAY), [0, 1, 254, 255]),
     "1-bit.png": (Image.fromarray(GRAY > 300), [0, 0, 255, 255]),
     "1-bit.pbm": (Image.fromarray(GRAY > 300), [0, 0, 255, 255]),
     "photograph.jfif": (Image.new("RGB", (4, 4), (90, 90, 90)), [90] * 4),
@@ -233,7 +233,7 @@ def test_pixels_of_every_depth_and_opacity_become_8_bits(tmp_path, name):
 
 
 def test_arrays_of_1_and_16_bits_are_scaled_and_others_refused(tmp_path):
-    for name, images, level in (("a", GRAY, [0, 1, 16, 255]), ("b", GRAY > 300, [0, 0, 255, 255])):
+    for name, images, level in (("a", GRAY, [0, 1, 254, 255]), ("b", GRAY > 300, [0, 0, 255, 255])):
         np.savez(tmp_path / f"{name}.npz", images=np.tile(images, (10, 1, 1)), labels=np.zeros(10, int))
         read = labeled(f"npz:{tmp_path}/{name}.npz")["train"].read(np.arange(1))
         assert read[0, 0, :, 1].tolist() == level
