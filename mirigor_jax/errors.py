@@ -1,5 +1,7 @@
 """`InputError`, the one exception that a user sees as a sentence and not as a traceback."""
 
+from collections.abc import Sequence
+
 MOST = 4000  # largest number of characters of a message
 
 
@@ -11,6 +13,12 @@ class InputError(ValueError):
 
     def __init__(self, message: str):
         super().__init__(shown(message, MOST))
+
+
+def listed(names: Sequence[str], most: int = 30) -> str:
+    """The first names, and their number if there are more than `most`, for a message."""
+    more = f", … ({len(names):,} in all)" if len(names) > most else ""
+    return ", ".join(shown(name) for name in names[:most]) + more
 
 
 def shown(text: str, most: int = 200) -> str:

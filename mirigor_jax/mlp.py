@@ -90,8 +90,8 @@ def fit_mlp(
     range, and at the next evaluation if a loss is not finite.
     Source: Gosch 2020, C.2. Those fits last 1000 epochs, and none of their steps is chosen on validation.
     """
-    check_part(features, labels, num_classes, "fit")
-    check_part(validation_features, validation_labels, num_classes, "validation")
+    classes = check_part(features, labels, num_classes, "fit")
+    truth = check_part(validation_features, validation_labels, num_classes, "validation")
     if len(hidden) != len(dropout):
         raise InputError(f"{len(hidden)} hidden layers, {len(dropout)} dropout rates: expected one rate for each")
     for width in hidden:
@@ -106,8 +106,7 @@ def fit_mlp(
     checks.seed(seed)
     mean, scale = mean_and_scale(features)
     classifier = Network(num_classes, tuple(hidden), tuple(dropout), "elu")
-    part = jax.device_put((standardize(features, mean, scale), np.asarray(labels).astype(np.int32)))
-    truth = np.asarray(validation_labels).astype(np.int32)
+    part = jax.device_put((standardize(features, mean, scale), classes))
     validation = jax.device_put((standardize(validation_features, mean, scale), truth))
     init_key, fit_key = jax.random.split(jax.random.key(seed))
     state = fitting.fresh(

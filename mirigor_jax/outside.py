@@ -166,7 +166,10 @@ def _read_npy(file: IO[bytes], size: int, what: str) -> np.ndarray:
     """The array of an open .npy of `size` bytes. Raises InputError if it is not a whole array of numbers or strings."""
     shape, dtype, begin = _read_header(file, what)
     if dtype.hasobject:
-        raise InputError(f"{what} holds pickled objects, which are not read: save an array of numbers")
+        raise InputError(
+            f"{what} holds pickled objects, which are not read, since they may contain code: save .astype(str) of "
+            "names, and .astype(float) of numbers"
+        )
     if dtype.kind not in KINDS or not dtype.itemsize:
         bfloat16 = "; bfloat16, as NumPy saves it: save .astype(numpy.float32)" if dtype.str == "|V2" else ""
         raise InputError(f"{what} is of dtype {shown(str(dtype), 80)}, not of numbers or strings{bfloat16}")

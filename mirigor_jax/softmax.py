@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax import lax
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Float, Int, Integer
 from scipy.special import log_softmax, softmax
 
 from mirigor_jax import checks, parallel
@@ -19,7 +19,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.numerics import CHUNK
 
 Choice = Literal["accuracy", "log_loss", "one_standard_error"]  # by which validation chooses a penalty
-Classes = Integer[np.ndarray | Array, " _"] | Bool[np.ndarray | Array, " _"]
+Classes: TypeAlias = Any  # (n,) class numbers from 0, of any kind that `checks.labels` takes
 
 
 @runtime_checkable
@@ -82,15 +82,15 @@ def fit_linear(
     Raises InputError if lengths differ, a label is outside 0..num_classes-1, a feature is not finite in float32, l2 is
     empty or negative, or a fit diverges.
     """
-    check_part(features, labels, num_classes, "fit")
-    check_part(validation_features, validation_labels, num_classes, "validation")
+    classes = check_part(features, labels, num_classes, "fit")
+    truth = check_part(validation_features, validation_labels, num_classes, "validation")
     if len(l2) == 0 or min(checks.number("l2", penalty) for penalty in l2) < 0:
         raise InputError(f"l2 = {list(l2)}: expected at least one penalty, none negative")
     checks.whole("max_steps", max_steps, 1)
     mean, scale = mean_and_scale(features)
     path = sorted(map(float, l2), reverse=True)  # each fit starts close, from fits of stronger penalties
     n = len(features)
-    rows: list[np.ndarray] = [standardize(features, mean, scale), np.asarray(labels).astype(np.int32)]
+    rows: list[np.ndarray] = [standardize(features, mean, scale), classes]
     rows.append(np.full(n, 1 / n, np.float32))
     if compiled_rows > n:
         rows = [np.pad(one, [(0, compiled_rows - n)] + [(0, 0)] * (one.ndim - 1)) for one in rows]
@@ -106,7 +106,6 @@ def fit_linear(
         )
     validation = standardize(validation_features, mean, scale)
     logits = validation @ kernels + biases[:, None, :]
-    truth = np.asarray(validation_labels).astype(np.int32)
     accuracies = np.mean(logits.argmax(axis=2) == truth[None, :], axis=1)
     losses = [_losses(each, truth) for each in logits]
     best = _chosen(accuracies, losses, chosen_by)
@@ -249,23 +248,27 @@ def _losses(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray, " n"])
     return -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
 
 
-def check_part(features, labels, num_classes: int, part: str) -> None:
-    """Raise InputError if a part has no images, unequal numbers of rows and labels, labels that are not integers or
-    bools in 0..num_classes-1, or a value that is not finite in float32.
+def check_part(features, labels, num_classes: int, part: str) -> Int[np.ndarray, " n"]:
+    """The classes of a part's rows, in 0..num_classes-1.
+
+    Raises InputError if the part has no images or unequal numbers of rows and labels, if labels are no class numbers,
+    or if a value is not finite in float32.
     """
     if len(features) != len(labels) or len(labels) == 0:
         raise InputError(
             f"{part} part: {len(features)} feature rows for {len(labels)} labels, expected equal numbers, not 0"
         )
-    given = np.asarray(labels)
-    if given.dtype.kind not in "biu" or given.ndim != 1:
+    classes = checks.labels(labels, f"{part} part: labels")
+    if classes.dtype.kind not in "biu":
         raise InputError(
-            f"{part} part: labels of dtype {given.dtype}, shape {given.shape}, expected (n,) integers or bools"
+            f"{part} part: labels are strings, such as '{classes[0]}', expected class numbers; give "
+            "numpy.unique(labels, return_inverse=True)[1]"
         )
-    low, high = int(np.min(labels)), int(np.max(labels))
+    low, high = int(np.min(classes)), int(np.max(classes))
     if low < 0 or high >= num_classes:
         raise InputError(f"{part} part: labels from {low} to {high}, expected 0 to {num_classes - 1}")
     checks.finite(np.asarray(features), f"{part} part: features")
+    return classes.astype(np.int32)
 
 
 def _all_finite(weights: np.ndarray) -> bool:

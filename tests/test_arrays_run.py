@@ -82,8 +82,10 @@ def test_what_a_file_holds_is_read(folder):
     np.savez("two.npz", x=values, other=values[:, 0], names=np.array(["a", "b"]))
     Path("header.csv").write_text("left,right\n0,1\n\n2,3\n4,5\n")
     Path("plain.csv").write_text('\ufeff"0","1"\r\n2, 3\r\n4,5e0\r\n')
-    for source in ("a.npy", "one.npz", "two.npz", "two.npz:x", str(folder / "two.npz:x"), "header.csv", "plain.csv"):
+    for source in ("a.npy", "one.npz", "two.npz", "two.npz:x", str(folder / "two.npz:x"), "header.csv"):
         np.testing.assert_array_equal(array_files.read(source, "x"), values)
+    with pytest.warns(UserWarning, match="plain.csv': its first line, '0,1', is taken for a sample; delete it if"):
+        np.testing.assert_array_equal(array_files.read("plain.csv", "x"), values)
     np.testing.assert_array_equal(array_files.read("two.npz:other", "x"), values[:, :1])
     np.testing.assert_array_equal(array_files.read_labels("two.npz:other"), [0, 2, 4])
     assert array_files.read_labels("two.npz:other").dtype == np.int64
@@ -99,7 +101,7 @@ BAD = {  # what is written, and the one line that says what is wrong with it
     "gap.csv": ("1,2\n3,\n", "x='gap.csv'.*line 2"),
     "ragged.csv": ("a,b\n1,2\n\n3,4,5\n", "x='ragged.csv'.*line 4 has 3 cells, but line 2 has 2"),
     "header.csv": ("a,b\n", r"x='header.csv' has shape \(0,\).*a row for each sample"),
-    "latin.csv": (b"1,2\n\xff,3\n", "x='latin.csv' cannot be read: 'utf-8'"),
+    "latin.csv": (b"1,2\n\xff,3\n", "x='latin.csv' cannot be read: it is no text of UTF-8"),
     "objects.npy": (np.array([{}, None], object), "x='objects.npy'.*pickled objects"),
     "text.npy": ("1 2 3\n", "x='text.npy'.*no NumPy file"),
     "cut.npy": (b"\x93NUMPY\x01\x00", "x='cut.npy' cannot be read"),
@@ -210,6 +212,18 @@ def test_the_config_reaches_the_library_and_what_is_missing_alone_is_done(folder
     (folder / "run/estimates/mine/estimate.json").unlink()
     assert main([*command, "--config.y=y.csv"]) == 0  # the same numbers from another file
     assert [call["estimators"] for call in asked] == [["nwj", "mine", "anchor"], ["mine"]]
+
+
+def test_what_a_table_passes_over_is_written_into_the_report(folder, asked):
+    x, _ = pairs()
+    lines = [f"{i},{row}" for i, row in enumerate(x.tolist())]
+    Path("x.csv").write_text("\n".join([",a", *lines]))
+    with pytest.warns(UserWarning, match="it is left out"):
+        assert main(["--config=configs/arrays.py", "--config.x=x.csv", "--config.y=y.csv", "--workdir=run"]) == 0
+    note = "x='x.csv': its first column has no title and counts the rows; it is left out"
+    assert json.loads(Path("run/report.json").read_text())["run"]["notes"] == [note]
+    assert f"- note: {note}" in Path("run/report.md").read_text()
+    assert asked[0]["pairs"][0][0].shape == (400, 1)
 
 
 def test_other_data_under_the_same_name_are_refused(folder, asked, capsys):

@@ -359,7 +359,8 @@ def test_backgrounds_from_a_folder_of_photographs(tmp_path):
     Image.new("RGB", (90, 60), (200, 0, 0)).save(tmp_path / "red.png")
     Image.new("L", (40, 90), 100).save(tmp_path / "deep" / "gray.JPG", "jpeg")
     (tmp_path / "notes.txt").write_text("not an image")
-    images = cdp.make(size=32, background=f"folder:{tmp_path}", mixing=0.5)
+    with pytest.warns(UserWarning, match="left out 1 .txt files"):
+        images = cdp.make(size=32, background=f"folder:{tmp_path}", mixing=0.5)
     colors, counts = np.unique(images.backgrounds[:, ::15, ::15].reshape(-1, 3), axis=0, return_counts=True)
     assert colors.tolist() == [[50, 50, 50], [100, 0, 0]]
     assert counts[0] == counts[1]
@@ -480,3 +481,15 @@ def test_bad_options_are_explained(options, message):
     with pytest.raises(InputError, match=message) as error:
         cdp.make(**options)
     assert "\n" not in str(error.value)
+
+
+def test_black_digits_on_black_are_not_shown():
+    """Without a background, all images of a black digit are equal, so they do not show their digit."""
+    shown = {(mixing, colors): cdp.make(size=32, mixing=mixing, colors=colors).shows_attributes
+             for mixing in (0.0, 0.001, 0.5) for colors in (10, 11)}  # fmt: skip
+    assert [key for key, value in shown.items() if not value] == [(0.0, 11), (0.001, 11)]
+    hidden = cdp.make(size=32, mixing=0.0, colors=11)
+    attributes, nuisances = hidden.draw(np.random.default_rng(0).integers(2**32, size=(64, 8), dtype=np.uint32))
+    attributes[:, 0] = 10
+    assert not hidden.render(attributes, nuisances).any()
+    assert pairing.parse("all", hidden.space).truth_bits is None

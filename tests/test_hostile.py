@@ -259,8 +259,12 @@ def test_parts_that_are_links_to_each_other_are_refused(tmp_path):
 def test_copies_that_notebooks_and_macs_leave_are_not_read(tmp_path):
     fill(tmp_path / "a")
     fill(tmp_path / "a" / ".ipynb_checkpoints", 30)
+    fill(tmp_path / "a" / "b" / ".hidden" / "c", 90)
     fill(tmp_path / "__MACOSX" / "a", 60)
-    assert seen(tmp_path) == [*range(12)]
+    for name in ("3-checkpoint.png", "new-checkpoint.png"):  # of the second there is no original
+        files.write_bytes(tmp_path / "a" / name, png(np.full((4, 4), 200, np.uint8)))
+    with pytest.warns(UserWarning, match="left out 1 copies of notebooks, 36 hidden files$"):
+        assert seen(tmp_path) == [*range(12), 200]
 
 
 def test_names_of_any_characters_are_shown_on_one_line(tmp_path):

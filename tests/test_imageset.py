@@ -82,7 +82,7 @@ def test_same_class_sampling_has_the_sets_own_frequencies():
 
 def test_a_class_is_named_by_its_values_where_it_lacks_images():
     images = blank([0, 0, 1, 2], [0, 1, 1, 0])
-    with pytest.raises(InputError, match=r"2 of 6 classes have no image in the blank set \(the first: 'a1', 'b0'\)"):
+    with pytest.raises(InputError, match=r"2 of 6 classes have no image in the blank set \('a1', 'b0', "):
         images.same_class("all")
     with pytest.raises(InputError, match=r"unknown attribute 'c' in the pairing: use class, all, .* or some of a"):
         images.same_class("a+c")

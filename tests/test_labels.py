@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from decimal import Decimal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from mirigor_jax import probes
 from mirigor_jax.data import array_files
 from mirigor_jax.data.draws import parts_of, row_keys
 from mirigor_jax.data.sources.table import labeled
@@ -674,6 +676,12 @@ FORMS = {
     "far integers": lambda c: c + 2**60,
     "a list": lambda c: c.tolist(),
     "an array of JAX": jnp.asarray,
+    "half floats": lambda c: c.astype(np.float16),
+    "names of variable width": lambda c: np.array(["a", "b", "c"])[c].astype(np.dtypes.StringDType()),
+    "decimals": lambda c: [Decimal(int(x)) for x in c],
+    "arrays without axes": lambda c: [np.asarray(x) for x in c],
+    "integers beyond 64 bits": lambda c: [10**30 + int(x) for x in c],
+    "integers of both ends of 64 bits": lambda c: np.array([-5, 2**63, 2**63 + 1], object)[c],
 }
 
 
@@ -681,9 +689,15 @@ FORMS = {
 def test_labels_of_any_form_are_the_same_classes_by_every_door(tmp_path, form):
     classes = np.random.default_rng(0).integers(0, 3, 60)
     given = FORMS[form](classes)
-    np.testing.assert_array_equal(labels.classes_of(given)[0], classes)
+    h = 4 * np.eye(3, dtype=np.float32)[classes]
+    np.testing.assert_array_equal(labels.classes_of(given).classes, classes)
     array = np.asarray(given)
-    if array.dtype.kind == "O":
+    for fit in (probes.fit_knn, probes.fit_linear):
+        if form in ("whole floats", "objects", "one column", "half floats", "a list"):
+            more = {} if fit is probes.fit_knn else {"l2": [1.0], "validation_features": h, "validation_labels": given}
+            probe = fit(h, given, 3, **more)
+            assert probes.accuracy(probe, h, given) == 1
+    if array.dtype.kind in "OT":
         return  # of which files hold pickles, which are not read
     np.save(tmp_path / "labels.npy", array)
     of_file = array_files.read_labels(f"{tmp_path}/labels.npy")
@@ -726,13 +740,23 @@ def test_missing_labels_of_a_csv_are_counted(tmp_path):
     [
         ([1, None, 2, None], "labels has 2 missing values, the first at row 1; drop those rows"),
         (["cat", "dog", float("nan"), "cat"], "labels has 1 missing values, the first at row 2"),
-        ([1, "1", 2], "labels are of dtype object"),
+        (
+            [1, "1", 2],
+            "labels are of several kinds: row 0 is a number, 1, and row 1 a string, '1'; give all as strings",
+        ),
         (np.array([0, 1, np.nan, 1]), "labels has 1 missing values, the first at row 2"),
         (np.eye(3)[[0, 1, 2, 0]], r"shape \(4, 3\): .*; one-hot\? give labels.argmax\(axis=1\)"),
         ([[1, 2], [3]], "labels are lists of several lengths"),
-        (np.array(["a", 1.5, True], object), "labels are of dtype object"),
+        (np.array(["a", 1.5, True], object), "labels are of several kinds: row 0 is a string, 'a', and row 1 a number"),
+        ([1, {2}, 1], r"labels: row 1 is \{2\} \(set\)"),
+        (np.array(["a", "nan", ""]), "labels has 2 missing values, the first, 'nan', at row 1; .* or rename the class"),
+        (np.float64(2) ** 53 + np.array([0, 2, 4]), r"labels has 2 floats beyond 2\^53, .* give integers or strings"),
+        (np.array([0, 1, np.inf]), "labels has 1 values that are no whole numbers, the first, inf, at row 2"),
+        (np.arange(3).astype("M8[D]"), r"labels are of dtype datetime64\[D\].*; give labels.astype\(str\)"),
+        ({"a": 1}, "labels are of type dict: expected .*; give an array or a list"),
+        (np.arange(4)[None], r"labels are of shape \(1, 4\): .*; give its one row"),
         (np.ma.masked_equal([0, 1, 1], 0), "labels has 1 masked values"),
-        (np.repeat(np.arange(12), [9] * 11 + [99]), r"11 of 12 classes have fewer rows than 10: 0 \(9\), 1 \(9\), .*"),
+        (np.repeat(np.arange(12), [9] * 11 + [99]), r"11 of 12 classes have fewer than 10 rows: 0 \(9\), 1 \(9\), .*"),
     ],
 )
 def test_labels_that_are_none_are_refused_by_name(given, message):
@@ -796,7 +820,8 @@ BAD = {
     "lengths": ((H[:-1], C), {}, "h has 3,999 rows and labels 4,000"),
     "not finite": ((poisoned(), C), {}, r"2 NaN or infinite values, the first at \[7, 2\]"),
     "complex": ((H * 1j, C), {}, "h is of dtype complex128"),
-    "objects": ((H.astype(object), C), {}, "h is of dtype object"),
+    "objects": ((np.where(np.arange(N)[:, None] == 5, "a", H.astype(object)), C), {}, r"h\[5, 0\] is 'a' \(str\)"),
+    "missing numbers": ((np.where(np.arange(N)[:, None] == 5, None, H), C), {}, r"missing values, .* at \[5, 0\]"),
     "images": ((H.reshape(N, 2, 2), C), {}, r"h has shape \(4000, 2, 2\)"),
     "one class": ((H, np.zeros(N, int)), {}, r"labels hold 1 class: H\(C\) is 0"),
     "no labels": ((H[:0], C[:0]), {}, "labels hold 0 class"),
@@ -833,3 +858,34 @@ def test_the_certificate_holds_over_fresh_samples():
     estimate = [estimate_labels(clusters(means, seed, c), c, seed=seed, steps=100) for seed in range(100)]
     assert np.mean([one.lower_bits <= truth for one in estimate]) >= 0.95
     assert np.median([one.lower_bits for one in estimate]) > 0.1
+
+
+def test_a_monitor_takes_labels_of_every_form_and_of_several_attributes(monkeypatch):
+    """Rows of labels are told from views by their shape and dtype; batches are joined as they are."""
+    monkeypatch.setattr(labels, "estimate_labels", lambda h, given, **options: labels.classes_of(given))
+    monkeypatch.setattr(api, "estimate", lambda *views, **options: views)
+    x, c = np.random.default_rng(0).normal(size=(60, 4, 4, 3)), np.arange(60) % 3
+    pooled = lambda params, images: images.mean(axis=(1, 2)) if images.ndim == 4 else images  # noqa: E731
+    names = np.array(["a", "b", "c"])
+    far = [2**63 + int(i) for i in c]
+    for form in (c, c[:, None], c.astype(float)[:, None], list(names[c]), c.astype(object), far):
+        measured = monitor(pooled, [(x[:40], form[:40]), (x[40:], form[40:])])(None)
+        np.testing.assert_array_equal(measured.classes, c)
+    both = np.stack([names[c], (c > 0).astype(str)], axis=1)
+    measured = monitor(pooled, [(x[:40], both[:40]), (x[40:], both[40:])])(None)
+    assert measured.names.tolist() == ["a, False", "b, True", "c, True"]
+    assert measured.attributes.tolist() == [[0, 0], [1, 1], [2, 1]]
+    assert len(monitor(pooled, [(x[:, 0, 0], x[:, 0, :2, 0])])(None)) == 2  # floats are a view
+    with pytest.raises(InputError, match=r"one-hot\? give"):
+        monitor(pooled, [(x, np.eye(3)[c])])(None)
+    with pytest.raises(InputError, match="labels of batch 0 has 1 missing values, the first at row 2"):
+        monitor(pooled, [(x, [0, 1, None, *c[3:]])])
+
+
+@pytest.mark.slow
+def test_encoders_are_compared_by_classes_of_several_attributes():
+    attributes = np.stack([C // 2, C % 2], axis=1)
+    h = clusters((0, 4, 8, 12), 0)
+    by_attributes, by_class = (compare(h, h / 2, given, **FAST) for given in (attributes, C))
+    assert by_attributes.difference_bits == by_class.difference_bits
+    assert by_attributes.usable.pairs[0].difference_bits == by_class.usable.pairs[0].difference_bits

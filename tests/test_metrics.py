@@ -311,7 +311,7 @@ ROWS = np.ones((20, 2))
         (lambda: metrics.evaluate(ROWS, np.arange(30) % 2), "h has 20 rows and labels 30: expected one label a row"),
         (
             lambda: metrics.evaluate(ROWS, np.arange(20) % 3),
-            r"3 of 3 classes have fewer rows than 10: 0 \(7\)",
+            r"3 of 3 classes have fewer than 10 rows: 0 \(7\)",
         ),
         (lambda: metrics.evaluate(ROWS, views=(ROWS,)), r"views holds 1 array\(s\), expected two"),
         (lambda: metrics.evaluate_parts({"test": {}}, metrics.Options()), "no metric can be computed without repr"),

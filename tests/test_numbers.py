@@ -128,7 +128,11 @@ def test_metrics_and_neighbors_do_not_see_the_scale_of_rows(scale):
         (partial(checks.whole, "k", "30", 1), "k = '30': expected a whole number"),
         (partial(checks.whole, "k", True, 1), "k = True: expected a whole number"),
         (partial(checks.number, "a", np.True_), "a = True: expected a finite number"),
-        (partial(probes.fit_knn, Z[0], C[:, None], 4), r"shape \(16, 1\), expected \(n,\) integers or bools"),
+        (
+            partial(probes.fit_knn, Z[0], C[:, None] + [[0, 1]], 4),
+            r"labels are of shape \(16, 2\): expected",
+        ),
+        (partial(probes.fit_knn, Z[0], C.astype(str), 4), r"strings, .* give numpy.unique\(labels, return_inverse"),
         (partial(checks.number, "t", np.ones(2)), "t = .*: expected a finite number"),
     ],
 )
@@ -253,9 +257,10 @@ def test_arrays_of_other_frameworks_are_read_or_refused_in_words():
     half = X.astype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(checks.to_numpy(half, "x"), half.astype(np.float64))
     np.testing.assert_array_equal(checks.to_numpy(Tensor(half), "x"), half.astype(np.float64))
+    np.testing.assert_array_equal(checks.to_numpy(X.astype(object), "x"), X)
     for values, message in (
         (half.view("V2"), "x is of dtype |V2: expected numbers .*; save it as float32"),
-        (X.astype(object), r"x is of dtype object: .*; give x.astype\(float\)"),
+        (X.astype(str).astype(object), r"x\[0, 0\] is .* \(str\): expected numbers; encode it"),
         ([[1, 2], [3]], "x is no array: expected rows of numbers, all of one length"),
         (scipy.sparse.csr_matrix(X), r"x is sparse \(csr_matrix\).*; give x.toarray\(\)"),
     ):

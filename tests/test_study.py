@@ -216,6 +216,21 @@ def test_a_failed_run_is_listed_and_the_others_go_on(error, replayed, tmp_path, 
     assert [row["cell"] for row in read(folder)["rows"]] == [CELLS[1]]
 
 
+def test_runs_that_share_a_fault_share_its_message(replayed, tmp_path, monkeypatch, capsys):
+    def fail(config, name, workdir, *watch):
+        raise InputError("no such data set")
+
+    monkeypatch.setattr(images, "run", fail)
+    assert main(batch_size(tmp_path / "study")) == 2
+    said = capsys.readouterr().err
+    assert said.count("no such data set") == 1
+    assert f"failed: as {CELLS[0]}" in said
+    assert read(tmp_path / "study")["failures"] == dict.fromkeys(CELLS, "InputError: no such data set")
+    text = (tmp_path / "study" / "study.md").read_text()
+    assert text.count("no such data set") == 1
+    assert f"- {CELLS[0]}, {CELLS[1]} failed: InputError: no such data set" in text
+
+
 def test_a_run_is_finished_once_it_has_every_estimate_that_is_wanted(finished):
     cell = grid.Cell(CELLS[0], RunFolder(finished / CELLS[0]), None)
     assert grid.finished(cell, [])

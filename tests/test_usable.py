@@ -369,7 +369,10 @@ def test_constant_rows_have_no_information():
     [
         ({"h": np.zeros((799, D))}, "h has 799 rows and labels 800: expected one label a row"),
         ({"labels": np.zeros(800, int)}, "labels hold 1 class: H(C) is 0"),
-        ({"labels": np.arange(800) // 9}, "expected 10 or more of every class; drop or merge rare classes"),
+        (
+            {"labels": np.arange(800) // 9},
+            "expected 10 or more of every class; give more, or drop",
+        ),
         ({"confidence": 1.0}, "confidence = 1.0: expected in [0.5, 1); 0.95 is usual"),
         ({"rows": "fine"}, "rows = 'fine': expected 'checked', or 'independent'"),
         ({"family": "tree"}, "family = 'tree': expected 'linear' or 'mlp'"),

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -133,8 +134,17 @@ class CDP(GeneratedImages):
 
     @property
     def shows_attributes(self) -> bool:
-        """No if there is clutter, blur or noise. The MI of the attributes is then an upper end of the images' MI."""
-        return not (self.clutter or len(self.blurs) or len(self.noise))
+        """No if there is clutter, blur or noise, or if a color is that of an even background.
+
+        The MI of the attributes is then an upper end of the images' MI.
+        """
+        return not (self.clutter or len(self.blurs) or len(self.noise) or self._hides_a_color)
+
+    @cached_property
+    def _hides_a_color(self) -> bool:
+        """Whether all backgrounds are of one gray, black at mixing 0, that is also one of the colors."""
+        gray = self.backgrounds.reshape(-1)[0]
+        return bool(np.all(self.palette == gray, axis=1).any() and np.all(self.backgrounds == gray))
 
     @property
     def _piece_words(self) -> int:
@@ -211,11 +221,12 @@ def make(
     digits: the digits, from 0 to 9.
     grid: rows and columns of positions.
     mixing, jitter, clutter, blur, noise: strengths of nuisances, in [0, 1]; 0 is none. mixing is the weight of the
-        background. jitter is the digit's random shift, in shares of the longer way that it can move in its cell; it
-        comes on top of its variant's own shift. clutter is the probability of each of four pieces of digits a cell,
-        which lie behind the digit anywhere in the image. blur is the largest standard deviation of an image's Gaussian
-        blur, in eighths of a cell's side; each image has its own, uniform from 0. noise is the standard deviation of
-        Gaussian noise of each value, in units of 128; sums are clipped to 0 to 255.
+        background; at 0 it is black, and hides black digits. jitter is the digit's random shift, in shares of the
+        longer way that it can move in its cell; it comes on top of its variant's own shift. clutter is the probability
+        of each of four pieces of digits a cell, which lie behind the digit anywhere in the image. blur is the largest
+        standard deviation of an image's Gaussian blur, in eighths of a cell's side; each image has its own, uniform
+        from 0. noise is the standard deviation of Gaussian noise of each value, in units of 128; sums are clipped to 0
+        to 255.
     background: see `backgrounds`.
     glyphs: "font", or "idx:PATH" for handwritten digits (see `read_labeled_idx`).
     law: the joint distribution of the attributes. "independent"; "color+digit=0.5", which links two attributes at a

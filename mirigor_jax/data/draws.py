@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt32
 from scipy.special import bdtrc
 
-from mirigor_jax.errors import InputError
+from mirigor_jax.errors import InputError, listed
 
 VALIDATION, TEST = 2, 3  # streams for the pairs of these parts
 PREQUENTIAL = 8  # stream for the order of the prequential certificate; populations use 0 to 7
@@ -46,8 +46,8 @@ def class_index(classes: Int[np.ndarray, " n"], joint: Float[np.ndarray, "c c"])
     sizes = np.bincount(classes, minlength=len(joint))
     if (empty := np.flatnonzero(sizes == 0)).size:
         raise InputError(
-            f"{empty.size} of {len(joint)} classes have none of the {len(classes):,} rows (the first: class "
-            f"{empty[0]}); give more images or rows, so that each class has some"
+            f"{empty.size} of {len(joint)} classes have none of the {len(classes):,} rows (classes "
+            f"{listed(list(map(str, empty.tolist())))}); give more images or rows, so that each class has some"
         )
     cumulative = np.cumsum(joint, axis=1) / joint.sum(axis=1, keepdims=True)
     cumulative[:, -1] = 1.0

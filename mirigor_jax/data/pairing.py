@@ -15,7 +15,7 @@ from mirigor_jax.data.attributes import Attributes, AttributeSpace, Batch, Gener
 from mirigor_jax.data.augmentation import Augmentation
 from mirigor_jax.data.channels import Channel, channels
 from mirigor_jax.data.draws import ClassIndex, class_index, fresh_pairs, joint_values, rows_of_pairs
-from mirigor_jax.errors import InputError
+from mirigor_jax.errors import InputError, listed
 
 CERTIFICATES = ("posterior", "classifier", "infonce")
 
@@ -172,7 +172,7 @@ class ClassPairing:
         if (empty := np.flatnonzero(result._counts == 0)).size:
             raise InputError(
                 f"{empty.size} of {self.num_classes} classes have no image in the {space.title} "
-                f"(the first: {self.class_name(int(empty[0]))}): give some, or leave these classes out"
+                f"({listed([self.class_name(c) for c in empty.tolist()])}): give some, or leave these classes out"
             )
         return result
 

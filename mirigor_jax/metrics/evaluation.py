@@ -90,7 +90,7 @@ def evaluate(
     if labels is None:
         parts["test"]["h"] = rows
     else:
-        classes, _ = classes_of(labels)
+        classes = classes_of(labels).classes
         if len(classes) != len(rows):
             raise InputError(f"h has {len(rows):,} rows and labels {len(classes):,}: expected one label a row")
         for name, part in zip(PARTS, parts_of(classes, row_keys(len(classes))), strict=True):

@@ -6,12 +6,13 @@ its own partner. Code that does not normalize rows, or takes t = 1, gives other 
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Int
 from scipy.special import entr, log_softmax
 
 from mirigor_jax import checks
@@ -34,7 +35,7 @@ def alignment(
     return float(np.mean(np.linalg.norm(unit_rows(h_x) - unit_rows(h_y), axis=1) ** alpha))
 
 
-def class_alignment(h: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndarray | Array, " n_labels"]) -> float:
+def class_alignment(h: Float[np.ndarray | Array, "n d"], labels: Any) -> float:
     """`alignment` of two distinct images of a class, averaged over all such pairs; a class weighs by its images.
 
     It takes O(n d), by sums over classes. A class of one image has no pair, and is left out.
@@ -45,7 +46,7 @@ def class_alignment(h: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndar
     return float(2 - 2 * np.average(cosines, weights=sizes))
 
 
-def tolerance(h: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndarray | Array, " n_labels"]) -> float:
+def tolerance(h: Float[np.ndarray | Array, "n d"], labels: Any) -> float:
     """Mean cosine over all pairs of distinct images with the same label, at most 1, which is best.
 
     It takes O(n d), by sums over classes. A class weighs by its pairs; in `class_alignment` it weighs by its images.
@@ -68,7 +69,7 @@ def uniformity(h: Float[np.ndarray | Array, "n d"]) -> float:
     return float(_uniformity(_on_device(h)))
 
 
-def class_pairs(labels: Integer[np.ndarray | Array, " n"], seed: int = 0) -> Int[np.ndarray, "m 2"]:
+def class_pairs(labels: Any, seed: int = 0) -> Int[np.ndarray, "m 2"]:
     """Rows of random same-class pairs, in random order: as many pairs as possible with each row in one at most."""
     rng, labels = np.random.default_rng(seed), np.unique(checks.labels(labels), return_inverse=True)[1]
     rows = by_class(np.arange(len(labels)), labels, rng)
@@ -123,7 +124,7 @@ def supervised_loss_bound_nats(loss_nats: float, *, k: int, temperature: float, 
     return loss_nats - math.log(least_frequency * (2 * k - 1)) + gap
 
 
-def label_nmi(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray | Array, " n"]) -> float:
+def label_nmi(logits: Float[np.ndarray, "n c"], labels: Any) -> float:
     """A probe's estimate of I(h;Y)/H(Y): 1 - E[-log q(Y|h)] / H(Y), at most 1.
 
     logits: (n, c). Those of q, a probe's posterior, for images that the probe was not fitted on. In expectation the
@@ -151,7 +152,7 @@ def _on_device(h: Float[np.ndarray | Array, "n d"]) -> Float[Array, "n d"]:
 
 
 def _class_cosines(
-    h: Float[np.ndarray | Array, "n d"], labels: Integer[np.ndarray | Array, " n_labels"]
+    h: Float[np.ndarray | Array, "n d"], labels: Any
 ) -> tuple[Int[np.ndarray, " c"], Float[np.ndarray, " c"]]:
     """(number of images, mean cosine of two distinct images) of each class with at least two images."""
     if len(h) != len(labels):

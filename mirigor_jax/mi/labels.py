@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from scipy.special import entr
 
 from mirigor_jax import checks, settings
@@ -24,7 +24,7 @@ from mirigor_jax.mi import api
 from mirigor_jax.mi.certify import DEPLETION_SHARE, LEAST_PAIRS
 from mirigor_jax.mi.confidence import interval_of
 from mirigor_jax.mi.estimators import max_info_nce_bits
-from mirigor_jax.mi.labeled import classes_of, classes_of_attributes, representations_of
+from mirigor_jax.mi.labeled import classes_of, representations_of
 from mirigor_jax.mi.measure import STEPS, WHOLE, HeldOutPairs, Measured, Options, Parts, measure
 from mirigor_jax.mi.order import compare_many
 from mirigor_jax.mi.results import Comparison, Estimate, LabelEstimate
@@ -118,7 +118,7 @@ def compare(
     Args:
         h_a: (n, d) numbers. Encoder A's representations.
         h_b: (n, e) numbers. Encoder B's representations of the same images, in the same order.
-        labels: (n,) integers, strings or bools. The class of each image.
+        labels: as in `estimate_labels`. The class of each image.
         k, seed, num_critics, steps, confidence, tolerance_bits, rows, on_progress: as in `estimate_labels`.
 
     Returns:
@@ -162,7 +162,8 @@ def monitor(
     Args:
         apply: (params, images) → representations (n, d). It is jitted here, once.
         batches: pairs (images_x, images_y) of two views, for `estimate`; or pairs (images, labels), for
-            `estimate_labels`.
+            `estimate_labels`. Labels are (n,) of any kind, or (n, 1) or (n, a) integers, strings or bools with rows
+            of another shape than the images.
         num_batches: number of batches to read. None: all.
         options: keyword arguments of `estimate` or `estimate_labels`, `on_progress` among them.
 
@@ -177,7 +178,7 @@ def monitor(
     cached = list(islice(batches, num_batches))
     if len(cached) < (num_batches or 1):
         raise InputError(f"the iterator gave {len(cached)} batches, expected {num_batches or 'some'}; give a fresh one")
-    has_labels = np.ndim(cached[0][1]) == 1
+    has_labels = _are_labels(*cached[0])
     signature(estimate_labels if has_labels else api.estimate).bind(None, None, **options)
     encode = jax.jit(apply)
 
@@ -193,9 +194,26 @@ def monitor(
         return np.concatenate(parts)
 
     if has_labels:
-        labels = np.concatenate([np.asarray(batch[1]) for batch in cached])
+        labels = _concatenated([batch[1] for batch in cached])
         return lambda params: estimate_labels(represent(params, 0), labels, **options)
     return lambda params: api.estimate(represent(params, 0), represent(params, 1), **options)
+
+
+def _are_labels(images: Any, second: Any) -> bool:
+    """Whether the second array of a batch has labels of the images, not another view of them."""
+    shape = np.shape(second)
+    if len(shape) != 2 or shape[1:] == np.shape(images)[1:]:
+        return len(shape) == 1
+    columns = checks.columns_of_labels(second)
+    return shape[1] == 1 or columns is None or columns.dtype.kind not in "fc"
+
+
+def _concatenated(batches: Sequence[Any]) -> Shaped[np.ndarray, "..."]:
+    """The labels of all batches. Raises InputError as `checks.labels` does."""
+    several = [columns for labels in batches if (columns := checks.columns_of_labels(labels)) is not None]
+    if len(several) == len(batches):
+        return np.concatenate([columns.astype(object) for columns in several])
+    return checks.joined_labels([checks.labels(labels, f"labels of batch {i}") for i, labels in enumerate(batches)])
 
 
 @dataclass(frozen=True)
@@ -221,8 +239,8 @@ class Design:
     def of(cls, labels: Any, seed: int, confidence: float) -> "Design":
         checks.confidence(confidence)
         checks.seed(seed)
-        named, values = classes_of_attributes(labels)
-        classes, rare = classes_of(named)
+        given = classes_of(labels)
+        classes, values = given.classes, given.attributes
         fitted, validation, test = parts_of(classes, row_keys(len(classes)))
         frequencies, risk = np.bincount(classes) / len(classes), DEPLETION_SHARE * (1 - confidence)
 
@@ -233,8 +251,8 @@ class Design:
         pairs = fresh(validation, VALIDATION), fresh(test, TEST)
         if (fewest := min(map(len, pairs))) < LEAST_PAIRS:
             raise InputError(
-                f"{rare}: only {fewest} test pairs can be drawn before a class runs out, expected {LEAST_PAIRS}; give "
-                "more rows of every class, or drop or merge rare classes"
+                f"{given.rare}: only {fewest} test pairs can be drawn before a class runs out, expected {LEAST_PAIRS}; "
+                "give more rows of every class, or drop or merge rare classes"
             )
         many = values is not None and are_many(*values.shape)
         made = of_table(values, frequencies) if many and values is not None else None

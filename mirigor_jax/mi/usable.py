@@ -20,7 +20,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.fitting import OnProgress, StepCounter
 from mirigor_jax.mi.confidence import fixed_bet_lower_bound, kl_lower_bound
 from mirigor_jax.mi.families import BoundedProbe, FirstPart, fit_probe
-from mirigor_jax.mi.labeled import LEAST_ROWS, classes_of, representations_of
+from mirigor_jax.mi.labeled import LEAST_ROWS, check_rows, classes_of, representations_of
 from mirigor_jax.mi.rows import Rows, check_labeled
 from mirigor_jax.mi.usable_fit import LinearFamily, Minimum, Problem, bends_of, minimize, minorant, row_losses
 from mirigor_jax.mi.usable_results import UsableInformation
@@ -206,8 +206,8 @@ class Division:
     @classmethod
     def of(cls, labels: Any, seen: Any) -> "Division":
         """Raises InputError for labels of few rows or one class, and for `seen` of another length or type."""
-        classes, _ = classes_of(labels)
-        names = np.unique(checks.labels(labels)).tolist()
+        named = classes_of(labels)
+        classes, names = named.classes, named.names.tolist()
         given = checks.to_numpy(seen, "seen")
         if given.dtype.kind != "b" or given.shape not in ((), classes.shape):
             raise InputError(
@@ -217,12 +217,7 @@ class Division:
         known = np.zeros(len(classes), bool) if all_seen else np.broadcast_to(given, classes.shape)
         own = np.flatnonzero(~known)
         counts = np.bincount(classes[own], minlength=len(names))
-        least = int(counts.argmin())
-        if counts[least] < LEAST_ROWS:
-            raise InputError(
-                f"class {names[least]!r} has {counts[least]} rows that the encoder has not seen, expected {LEAST_ROWS} "
-                "or more of every class; give more, or drop or merge rare classes"
-            )
+        check_rows(named.names, counts, "that the encoder has not seen")
         parts = parts_of(classes[own], row_keys(len(classes))[own], validation=VALIDATION, test=UNSEEN)
         fit, validation, unseen = (own[part] for part in parts)
         fit = np.union1d(fit, np.flatnonzero(known))
@@ -232,12 +227,7 @@ class Division:
         """The unseen rows that are no copies. Raises InputError if a class has none."""
         kept = self.unseen[~copies]
         counts = np.bincount(self.classes[kept], minlength=len(self.names))
-        if counts.min() == 0:
-            name = self.names[int(counts.argmin())]
-            raise InputError(
-                f"class {name!r} has 0 unseen rows that are no copies of others: expected 1 or more; give more rows of "
-                "it, or drop it"
-            )
+        check_rows(np.array(self.names), counts, "that are unseen and no copies of others", 1)
         return kept
 
     def allowed(self, result: UsableInformation) -> UsableInformation:

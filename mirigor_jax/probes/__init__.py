@@ -29,5 +29,5 @@ __all__ = [
 
 def accuracy(probe: Probe, features: Float[np.ndarray | Array, "n d"], labels: Classes) -> float:
     """Share of images, in 0..1, that the probe classifies as labeled. Raises InputError as `fit_linear` does."""
-    check_part(features, labels, probe.num_classes, "test")
-    return float(np.mean(probe.logits(features).argmax(axis=1) == np.asarray(labels)))
+    classes = check_part(features, labels, probe.num_classes, "test")
+    return float(np.mean(probe.logits(features).argmax(axis=1) == classes))

@@ -51,11 +51,11 @@ def fit_knn(
     Raises InputError as `fit_linear` does, and if k is not a whole number of at least 1 or tau is not above 0.
     Source: Wu et al. 2018, section 3.4 (k = 200, tau = 0.07).
     """
-    check_part(features, labels, num_classes, "fit")
+    classes = check_part(features, labels, num_classes, "fit")
     checks.whole("k", k, 1)
     checks.above_zero("tau", tau, "0.07")
     rows = jnp.asarray(unit_rows(features, np.float32))
-    return NearestNeighbors(rows, jnp.asarray(labels, jnp.int32), num_classes, min(k, len(rows)), tau)
+    return NearestNeighbors(rows, jnp.asarray(classes), num_classes, min(k, len(rows)), tau)
 
 
 @partial(jax.jit, static_argnames=("num_classes", "k", "rows"))

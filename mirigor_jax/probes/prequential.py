@@ -62,11 +62,12 @@ def fit_prequential(
     Raises InputError as `fit_linear` does.
     Source: Voita & Titov 2020, section 2.2, eq. 3; Blier & Ollivier 2018.
     """
-    check_part(features, labels, num_classes, "fit")
+    classes = check_part(features, labels, num_classes, "fit")
+    truth = check_part(validation_features, validation_labels, num_classes, "validation")
     checks.seed(seed)
     n = len(features)
     order = np.random.default_rng(seed).permutation(n)
-    x, c = np.asarray(features)[order], np.asarray(labels).astype(np.int32)[order]
+    x, c = np.asarray(features)[order], classes[order]
     first = max(n // FIRST, min(FIRST, n // 2), 1)
     starts = doublings(first, n)
     bits = first * np.log2(num_classes)
@@ -77,7 +78,7 @@ def fit_prequential(
         starts,
         l2=l2,
         validation_features=np.asarray(validation_features),
-        validation_labels=np.asarray(validation_labels),
+        validation_labels=truth,
     )
     for probe, start, end in zip(probes, starts, [*starts[1:], n], strict=True):
         nats = log_softmax(probe.logits(x[start:end]).astype(np.float64) / probe.temperature, axis=1)

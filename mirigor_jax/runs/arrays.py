@@ -17,6 +17,7 @@ from mirigor_jax.monitoring import NO_MONITORING, Monitoring
 from mirigor_jax.progress import show_progress
 from mirigor_jax.runs import report, usable
 from mirigor_jax.runs.folder import RunFolder, digest
+from mirigor_jax.runs.notes import noted
 from mirigor_jax.runs.schema import ArrayEntry, Truth, read
 
 SHARED = ("labels",)  # what defines the class
@@ -43,15 +44,25 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
         raise InputError("give --config.x=FILE and either --config.y=FILE or --config.labels=FILE: paired rows")
     if not config.estimators:
         raise InputError(f"estimators=(): expected one at least, of {', '.join(mi.ESTIMATORS)}")
-    x = array_files.read(config.x, "x")
-    y = array_files.read_labels(config.labels) if config.y is None else array_files.read(config.y, "y")
+    (x, y), notes = noted(lambda: _read(config))
+    if config.y is None and abs(len(x) - len(y)) == 1:
+        raise InputError(
+            f"x has {len(x):,} rows and labels {len(y):,}: expected as many; is a header, such as 0, among the lines "
+            "of one of them?"
+        )
     with config.unlocked():
         config.sha256 = {"x": digest(x), "y" if config.labels is None else "labels": digest(y)}
     with folder.claimed(config):
-        folder.mend(partial(_stages, config, folder, x, y))
+        folder.mend(partial(_stages, config, folder, x, y, notes))
 
 
-def _stages(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarray) -> None:
+def _read(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+    """x, and its partners or labels."""
+    x = array_files.read(config.x, "x")
+    return x, array_files.read_labels(config.labels) if config.y is None else array_files.read(config.y, "y")
+
+
+def _stages(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarray, notes: Sequence[str]) -> None:
     try:
         _estimate(config, folder, x, y)
     except DamagedError:
@@ -62,7 +73,7 @@ def _stages(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarray)
         raise
     if config.y is None:
         _measure_usable(config, folder, x, y)
-    _report(config, folder)
+    _report(config, folder, notes)
 
 
 def _names(config: ConfigDict) -> list[str]:
@@ -117,7 +128,7 @@ def _finished(folder: RunFolder, name: str) -> ArrayEntry | None:
         return None
 
 
-def _report(config: ConfigDict, folder: RunFolder) -> None:
+def _report(config: ConfigDict, folder: RunFolder, notes: Sequence[str]) -> None:
     read_back = {name: _finished(folder, name) for name in _names(config)}
     estimates = {name: entry for name, entry in read_back.items() if entry is not None}
     first = next(iter(estimates.values()))
@@ -125,4 +136,4 @@ def _report(config: ConfigDict, folder: RunFolder) -> None:
     truth = Truth(entropy_bits=first.entropy_bits)
     parts = {"truth": truth, "estimate": first, "estimates": estimates, "usable": found}
     drawn = {"estimators": picture.estimators(list(estimates.values())), **usable.drawn(folder, found)}
-    report.publish(config, folder, parts, drawn, report.ARRAY_FORM)
+    report.publish(config, folder, parts, drawn, report.ARRAY_FORM, notes=notes)

@@ -185,7 +185,7 @@ def write_report(job: Job, folder: RunFolder) -> None:
         "metrics": folder.read("evaluate/metrics.json") or {},
         "usable": usable.finished(folder),
     }
-    report.publish(config, folder, parts, _draw(job, folder, parts), report.IMAGE_FORM)
+    report.publish(config, folder, parts, _draw(job, folder, parts), report.IMAGE_FORM, notes=job.notes)
 
 
 def _measured(job: Job, estimates: dict[str, EstimateEntry]) -> dict[str, str | None]:

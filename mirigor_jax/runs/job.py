@@ -23,7 +23,7 @@ from mirigor_jax.data.pairing import ByClass, Pairing, SameImage, split
 from mirigor_jax.data.population import Population
 from mirigor_jax.data.sources import table
 from mirigor_jax.data.training_data import check_resident, told_apart
-from mirigor_jax.errors import InputError
+from mirigor_jax.errors import InputError, listed
 from mirigor_jax.files import local_path, to_path
 from mirigor_jax.mi.api import WHOLE
 from mirigor_jax.mi.certificates import classifier_lower_bits
@@ -34,6 +34,7 @@ from mirigor_jax.models.dtypes import compute_dtype
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.objectives import Objective
 from mirigor_jax.runs import knobs
+from mirigor_jax.runs.notes import noted
 from mirigor_jax.settings import WHICH, Images
 
 PARTS = ("fit", "validation", "test")
@@ -50,6 +51,7 @@ class Job:
     num_classes: number of classes that a labeled objective uses; None without labels.
     population: the source of the images; None if they are not read, as in a plan.
     others: jobs of the further estimates that `estimate.extra_pairings` asks for.
+    notes: what was passed over in the files of the images and of the encoder, for the report.
     """
 
     config: ConfigDict
@@ -57,6 +59,7 @@ class Job:
     num_classes: int | None = None
     population: Population | None = None
     others: tuple["Job", ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -151,7 +154,7 @@ class Job:
         pairing = _pairing(config, self.images)
         classes = told_apart(self.images, pairing)
         num_classes = None if classes is None else classes.num_classes
-        return Job(config, pairing, num_classes, self.images)
+        return Job(config, pairing, num_classes, self.images, notes=self.notes)
 
     def without_augmentation(self) -> "Job":
         """The job of the same images without augmentation, paired at random, for probes and metrics."""
@@ -174,11 +177,11 @@ def parse(config: ConfigDict) -> Job:
     """
     config = copy.deepcopy(config)
     _check_numbers(config)
-    population = _population(config)
+    population, notes = noted(lambda: _population(config))
     if config.data.size is None and not table.holds_features(config.data.source):
         config.data.size = population.side
-    _check_encoder(without_images(config, SameImage()))
-    job = _parse(config, population)
+    notes += _check_encoder(without_images(config, SameImage()))
+    job = replace(_parse(config, population), notes=notes)
     if hashes := digests(config):
         for part in (job, *job.others):
             with part.config.unlocked():
@@ -395,20 +398,27 @@ def _check_kept(config: ConfigDict) -> None:
         )
 
 
-def _check_encoder(job: Job) -> None:
-    """Raises InputError if there is no such encoder, stage or checkpoint, or if it cannot take the images."""
+def _check_encoder(job: Job) -> tuple[str, ...]:
+    """What was passed over in a given encoder's file.
+
+    Raises InputError if there is no such encoder, stage or checkpoint, or if it cannot take the images.
+    """
     if job.holds_features:
-        return
-    size, stage = job.config.data.size, job.config.encoder.stage
-    encoder: Any = job.public_encoder().encoder if job.config.encoder.path else job.encoder()
+        return ()
+    size, stage, path = job.config.data.size, job.config.encoder.stage, job.config.encoder.path
+    given, notes = noted(job.public_encoder) if path else (None, ())
+    if given is not None and given.ignored:
+        notes += (f"encoder '{path}': {len(given.ignored):,} keys are ignored: {listed(given.ignored, 5)}",)
+    encoder: Any = job.encoder() if given is None else given.encoder
     if models.takes_any_size(encoder) and not stage:
-        return
+        return notes
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     stages: Any = jax.eval_shape(
         lambda x: encoder.init_with_output(jax.random.key(0), x, train=False, stages=True)[0], images
     )
     if stage and stage not in stages:
         raise InputError(f"encoder.stage='{stage}' is unknown; choose one of {', '.join(stages)}")
+    return notes
 
 
 def _estimators(config: ConfigDict) -> dict[str, Estimator]:

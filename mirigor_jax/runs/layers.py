@@ -193,4 +193,4 @@ def _report(job: Job, target: RunFolder, rows: list[LayerEntry]) -> None:
         "layers": tuple(rows),
     }
     drawn = {"layers": figures.layers(rows, entropy_bits, confidence)}
-    report.publish(job.config, target, parts, drawn, report.LAYERS_FORM)
+    report.publish(job.config, target, parts, drawn, report.LAYERS_FORM, notes=job.notes)

@@ -84,10 +84,12 @@ def publish(
     form: Form,
     *,
     captions: Mapping[str, str] = CAPTIONS,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write and print the report.
 
     parts: the fields that this kind of run has, by name. drawn: figures by name. captions: as in `write`.
+    notes: what was passed over in the user's files.
     """
     # A kill between a stage's result and its note leaves the result without a note.
     stages = folder.read("stages.json") or {}
@@ -105,6 +107,7 @@ def publish(
         stages=stages,
         config=json.loads(config.to_json()),
         seed=config.seed,
+        notes=tuple(notes),
     )
     document = form.report(name=folder.name, workdir=str(folder), run=run, **parts)
     folder.write_figures(drawn)
@@ -128,6 +131,7 @@ def markdown(report: Report, form: Form, figures: Sequence[str] = (), captions: 
         f"devices: {run.devices}{cores}; peak memory {run.peak_memory_gib:.2f} GiB",
         f"seed: {run.seed}",
         f"revision: {run.revision or 'unknown'}",
+        *(f"note: {note}" for note in run.notes),
         "versions: " + ", ".join(f"{name} {version}" for name, version in run.versions.items()),
         f"every setting: [config.json](config.json); every number: [{form.stem}.json]({form.stem}.json)",
     ]

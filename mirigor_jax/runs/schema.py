@@ -214,6 +214,7 @@ class Run:
     instructions: those instructions of the CPU that change how XLA computes.
     xla_flags: the value of XLA_FLAGS. It, cores and instructions are None if an older version made the run.
     command: the command line that made its last stage; None if Python code did, or an older version.
+    notes: what was passed over in the files of the images, the arrays and the encoder, such as hidden files and keys.
     same_numbers: the conditions under which the same config gives the same numbers, and the differences otherwise.
     """
 
@@ -230,6 +231,7 @@ class Run:
     xla_flags: str | None = None
     command: str | None = None
     same_numbers: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

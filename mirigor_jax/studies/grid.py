@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from mirigor_jax import parallel, stopping
 from mirigor_jax.config_files import did_you_mean, flatten
-from mirigor_jax.errors import InputError
+from mirigor_jax.errors import InputError, listed
 from mirigor_jax.files import io_errors, write_text
 from mirigor_jax.manifest import DamagedError
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
@@ -239,8 +239,10 @@ def _work(
                     if jax.process_count() > 1:
                         raise
                     traceback.print_exc()
-                errors[cell.name] = f"{type(error).__name__}: {error}".splitlines()[0]
-                print(f"failed: {errors[cell.name]}", file=sys.stderr, flush=True)
+                message = f"{type(error).__name__}: {error}".splitlines()[0]
+                before_it = next((name for name, known in errors.items() if known == message), None)
+                print(f"failed: {message if before_it is None else f'as {before_it}'}", file=sys.stderr, flush=True)
+                errors[cell.name] = message
                 done += 1
     return errors
 
@@ -336,7 +338,9 @@ def _write_table(
     counted = f"{len(rows)} of {len(reports)} runs finished" + (f"; missing: {', '.join(missing)}" if missing else "")
     counted_fits = [f"{len(fitted)} of {len(fits)} fits finished."] if fits else []
     sections = [f"# {config.study.name}", *([f"{counted}."] if reports else []), *counted_fits]
-    sections += [f"- {name} failed: {message}" for name, message in errors.items()]
+    for message in dict.fromkeys(errors.values()):  # runs that share a fault, such as a missing file, share a line
+        failed = [name for name, known in errors.items() if known == message]
+        sections += [f"- {listed(failed, 5)} failed: {message}"]
     if rows and study.table:
         sections += [study.table(rows), *pictures([f"figures/{name}.png" for name in drawn], study.captions)]
     for one in extra:

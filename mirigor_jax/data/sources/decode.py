@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mirigor_jax.errors import InputError
@@ -37,9 +38,19 @@ def cut(image: Image.Image, side: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR))
 
 
+def scaled(values: np.ndarray) -> UInt8[np.ndarray, "..."] | None:
+    """Pixels of 1 or 16 bits, scaled to 8 bits: 0 stays 0, and the largest value becomes 255; None for other dtypes."""
+    if values.dtype == bool:
+        return values.astype(np.uint8) * np.uint8(255)
+    if values.dtype.newbyteorder("=") != np.uint16:
+        return values if values.dtype == np.uint8 else None
+    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
 def open_rgb(file: Any, side: int) -> Image.Image:
     """The image in a file as RGB. Raises InputError if it can't be read as RGB.
 
+    Gray values of 16 bits are scaled to 8. Transparent pixels are laid over white.
     file: a path, or a binary file. The format is recognized by the content.
     side: pixels. The side to which the image will be resized; a large JPEG is decoded at a reduced size.
     """
@@ -48,8 +59,15 @@ def open_rgb(file: Any, side: int) -> Image.Image:
             image.draft("RGB", (2 * side, 2 * side))  # decodes a large JPEG at a reduced size
             if image.width * image.height > MOST_PIXELS:
                 raise InputError(f"it has {image.width:,} × {image.height:,} pixels, over {MOST_PIXELS:,}")
+            if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+                gray = scaled(np.asarray(image).astype(np.uint16))
+                assert gray is not None
+                return Image.fromarray(gray).convert("RGB")
             if image.mode[0] in "IF":  # Pillow would clip its values at 255
-                raise InputError(f"its pixels are {image.mode}, not 8 bits: convert it")
+                raise InputError(f"its pixels are {image.mode}, of unknown range: convert it to 8 bits")
+            if image.has_transparency_data:
+                shown = image.convert("RGBA")
+                return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
             return image.convert("RGB")
     except UnidentifiedImageError:
         raise InputError(f"it is none of {', '.join(FORMATS)}") from None
@@ -79,8 +97,8 @@ def decoded(fetch: Callable[[np.ndarray], Iterator[tuple[str, Any]]], n: int, si
                 with ThreadPoolExecutor(os.cpu_count()) as threads:
                     broken = sum(threads.map(count_broken, np.array_split(np.arange(n), -(-n // 64))))
                 raise InputError(
-                    f"{name} is a broken image ({error}), one of {broken:,} among the {n:,} of its part: repair or "
-                    "remove them"
+                    f"{name} is a broken image ({error}), one of {broken:,} among the {n:,} of its part: repair, "
+                    "convert or remove them"
                 ) from None
         return images
 

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from mirigor_jax import checks
 from mirigor_jax.data.sources.npz import named_arrays
-from mirigor_jax.data.sources.parts import Part, numbered
-from mirigor_jax.errors import InputError, shown
+from mirigor_jax.data.sources.parts import Part, classes_of_parts, numbered
+from mirigor_jax.errors import InputError
 from mirigor_jax.files import to_path
 from mirigor_jax.numerics import compact
 
@@ -29,12 +27,7 @@ def read_features(argument: str, size: int | None) -> tuple[dict[str, Part], Seq
             )
         if labels is None:
             raise InputError(f"features:{path}: {len(h):,} {part} rows of h and no labels: expected one for each")
-        labels = checks.labels(labels, f"features:{path}: {part} labels")
-        if len(labels) != len(h):
-            raise InputError(f"features:{path}: {len(h):,} {part} rows of h, {len(labels):,} labels: expected as many")
-        arrays[part] = h, labels
         checks.finite(h, f"features:{path}: {part} h")
-    values = np.unique(np.concatenate([labels for _, labels in arrays.values()]))
-    classes = {part: np.searchsorted(values, labels).astype(np.int32) for part, (_, labels) in arrays.items()}
+    classes, class_names = classes_of_parts(f"features:{path}", arrays)
     parts = {part: numbered(classes[part], compact(h).__getitem__) for part, (h, _) in arrays.items()}
-    return parts, tuple(shown(str(value)) for value in values.tolist())
+    return parts, class_names

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mirigor_jax import checks
+from mirigor_jax.data.sources.decode import scaled
 from mirigor_jax.data.sources.parts import Part, parts_from_arrays
 from mirigor_jax.errors import InputError, shown
 from mirigor_jax.files import AnyPath, describe, io_errors, read_arrays, to_path
@@ -18,24 +18,24 @@ NPZ_NAMES = {  # ours, Keras' and MedMNIST's
 
 
 def read_npz(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence[str]]:
-    """Read the parts of an .npz with array names as in NPZ_NAMES. Raises InputError for other arrays."""
+    """Read the parts of an .npz with array names as in NPZ_NAMES. Pixels of 1 or 16 bits are scaled to 8.
+
+    Raises InputError for other arrays.
+    """
     path = to_path(argument)
     arrays = named_arrays(f"npz:{path}", path, NPZ_NAMES, "images, labels and, if there are any, images_test, ...")
     for part, (images, labels) in arrays.items():
         shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
-        if images.dtype != np.uint8 or not shaped or not len(images):
+        pixels = scaled(images)
+        if pixels is None or not shaped or not len(images):
+            first = images.ndim == 4 and images.shape[1] in (1, 3)
+            fix = "; save .transpose(0, 2, 3, 1)" if first and not shaped else ""
+            fix += "; save them scaled to 0 to 255, .astype(numpy.uint8)" if pixels is None else ""
             raise InputError(
                 f"npz:{path} has {part} images of dtype {images.dtype}, shape {images.shape}: expected uint8 (n, h, w) "
-                "or (n, h, w, 3)"
+                f"or (n, h, w, 3){fix}"
             )
-        if labels is None:
-            continue
-        labels = checks.labels(labels, f"npz:{path}: {part} labels")
-        if len(labels) != len(images):
-            raise InputError(f"npz:{path} has {len(images):,} {part} images, {len(labels):,} labels: expected as many")
-        arrays[part] = images, labels
-    if len({labels is None for _, labels in arrays.values()}) > 1:
-        raise InputError(f"npz:{path} has labels for some of its parts only: give all or none")
+        arrays[part] = pixels, labels
     return parts_from_arrays(f"npz:{argument}", arrays, size)
 
 

@@ -198,10 +198,10 @@ def labeled(
     validation part without a test part becomes the test part. With a test part but no validation part, a tenth of each
     class's training images are for validation.
     spec: "tfds:NAME": a set that TFDS has prepared in tfds_dir (None: TFDS's own folder), read without TensorFlow;
-        "folder:PATH": one folder for each class, in PATH or in PATH/train and PATH/test or val, or images without
-        labels; "idx:PATH": a folder with MNIST's four files; "fashion_mnist": Debian's files, or else TFDS's;
-        "npz:PATH": arrays with names as in NPZ_NAMES, `labels` are optional; "features:PATH": an .npz of h (n, d) and
-        labels (n,), and optionally h_test and so on.
+        "folder:PATH": one folder for each class, in PATH or in its parts (such as PATH/train and PATH/test, in any
+        case), or images without labels; "idx:PATH": a folder with MNIST's four files, or EMNIST's or QMNIST's;
+        "fashion_mnist": Debian's files, or else TFDS's; "npz:PATH": arrays with names as in NPZ_NAMES, `labels` are
+        optional; "features:PATH": an .npz of h (n, d) and labels (n,), and optionally h_test and so on.
     size: pixels. The shorter side is resized to it (bilinear, antialiased), then the central square is cut out. None:
         the images' own side, if all are square and of one size. Gray images become RGB.
     classes: "all", "first-half", "second-half", "file:PATH" (one class in each line), or names or numbers joined by

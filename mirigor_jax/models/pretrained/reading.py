@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from mirigor_jax.errors import InputError, shown
+from mirigor_jax.errors import InputError, listed, shown
 from mirigor_jax.files import read_arrays
 from mirigor_jax.outside import check_unpacks, read_text
 
@@ -347,5 +347,4 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 def some(items: Sequence[str]) -> str:
     """The first items, and their number if there are more than SHOWN."""
-    more = f", … ({len(items)} in all)" if len(items) > SHOWN else ""
-    return ", ".join(shown(item) for item in items[:SHOWN]) + more
+    return listed(items, SHOWN)
