@@ -152,7 +152,8 @@ class Data:
     )
     size: int | None = setting(
         CDP_SIDE,
-        "Side of the square images; images of a set are resized to it.",
+        "Side of the square images; images of a set are resized to it, and the position embeddings of a public ViT are "
+        "interpolated to it.",
         least=1,
         unit="pixels",
         none="the set's own side (cdp and patches need a number)",
@@ -229,8 +230,12 @@ class Encoder:
         "Library that the checkpoint's parameter names come from.",
         none="recognized by the names",
         names=_names(
-            "torchvision vissl swav dino barlow-twins moco moco-v3 supcon supcon-cifar10 sequential deit timm-vit "
-            "mae dino-vit moco-v3-vit torchvision-vit huggingface-vit huggingface-deit cait pit swin swin-original"
+            "torchvision vissl swav dino barlow-twins moco moco-v3 supcon supcon-cifar10 sequential deit "
+            "timm-vit mae dino-vit moco-v3-vit torchvision-vit huggingface-vit huggingface-deit timm-dinov3 "
+            "dinov3 huggingface-dinov3 huggingface-dinov3-gated dinov2 huggingface-dinov2 clip clip-quickgelu "
+            "open-clip huggingface-clip huggingface-open-clip timm-clip timm-clip-quickgelu timm-siglip "
+            "timm-siglip-tanh huggingface-siglip timm-convnext convnext torchvision-convnext huggingface-convnext "
+            "cait pit swin swin-original"
         ),
         table="mirigor_jax.models.pretrained.layouts.LAYOUTS",
     )
@@ -241,8 +246,8 @@ class Encoder:
     )
     stage: str = setting(
         "",
-        "Stage that the features come from: B0 to B4 of ResNets, block0 and so on of transformers, "
-        "prelogits. Empty: the last stage.",
+        "Stage that the features come from: B0 to B4 of ResNets, block0 and so on of transformers and ConvNeXt, "
+        "pooled of CLIP (before its projection), prelogits. Empty: the last stage.",
     )
     name: str = setting(
         "resnet18",

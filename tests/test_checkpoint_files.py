@@ -305,9 +305,9 @@ def test_what_differs_is_named_rightly(tmp_path, case):
 
 
 FAMILIES = {
-    "a CLIP or SigLIP model": ["visual.class_embedding", "visual.conv1.weight", "logit_scale"],
+    "a CLIP model with a ResNet": ["visual.attnpool.k_proj.weight", "visual.bn1.weight", "logit_scale"],
     "a ResNet with squeeze and excitation": [*PLAIN, "layer1.0.se.fc1.weight"],
-    "a ConvNeXt": ["stages.0.0.dwconv.weight", "norm.weight"],
+    "a BEiT with Hugging Face's keys": ["encoder.layer.0.lambda_1", "layernorm.weight"],
 }
 
 

@@ -208,7 +208,7 @@ def test_convolution_by_channel_is_lax_s():
     [
         ("vit_l", 224, {}, "unknown encoder 'vit_l'; choose one of vit_ti, "),
         ("vit_s", 224, {"dtype": "int8"}, "dtype='int8': expected auto, float32"),
-        ("vit_s", 224, {"stride": 8}, "vit_s has no 'stride'; it has depth, distilled, heads, patch, pool, width"),
+        ("vit_s", 224, {"stride": 8}, "vit_s has no 'stride'; it has depth, distilled, epsilon, heads, "),
         ("vit_s", 224, {"pool": "max"}, "unknown pool 'max'"),
         ("vit_s", 0, {}, "size=0 for vit_s; it must be at least 1"),
         ("swin_t", 224, {"heads": (3, 6, 0, 24)}, "heads=(3, 6, 0, 24) for swin_t; it must be at least 1"),

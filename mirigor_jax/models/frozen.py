@@ -20,6 +20,7 @@ class FrozenEncoder:
     mean, std: of each channel.
     stage: the stage that gives the representation; "" for the last.
     size: pixels. The side of the images that a public checkpoint was trained on.
+    resized: says that the encoder was made for images of another side; "" if it was not.
     layout: a public checkpoint's name in LAYOUTS.
     place: where a public checkpoint has the encoder, "DICTIONARY/PREFIX."; "" for plain keys.
     others: the places of further encoders in the same checkpoint.
@@ -32,6 +33,7 @@ class FrozenEncoder:
     std: tuple[float, ...] = OURS
     stage: str = ""
     size: int | None = None
+    resized: str = ""
     layout: str = ""
     place: str = ""
     others: tuple[str, ...] = ()

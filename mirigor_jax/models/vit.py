@@ -2,7 +2,7 @@
 
 Each maps (n, s, s, 3) normalized images to (n, d) features, as timm's `forward_head(..., pre_logits=True)` does. The
 features follow the last LayerNorm: they are the class token, the mean of the class and distillation tokens if there are
-both, or Swin's mean token.
+both, or Swin's mean token. A ViT may also pool its tokens by attention, and project its features, as CLIP does.
 With `stages=True`, the result is a dict: `prelogits` are these features, and `block0`, `block1`, … are the blocks'
 outputs, numbered through all stages. The outputs are read from the same tokens, without LayerNorm; CaiT's blocks before
 its class blocks have no class token, so theirs are mean tokens.
@@ -10,6 +10,8 @@ Parameters, LayerNorm, softmax and features are at least float32 for any compute
 stochastic depth, so `train` changes nothing.
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,6 +28,15 @@ from mirigor_jax.models.dtypes import compute_dtype
 Features = Float[Array, "n d"] | dict[str, Float[Array, "n _"]]
 
 SMALL = nn.initializers.truncated_normal(0.02)
+ROPE_BASE = 100.0
+GATED = "swiglu"
+# The function between the two layers of an MLP. A gated MLP multiplies it by the other half of the first layer.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    GATED: jax.nn.silu,
+}
 
 
 def make(name: str, *, size: int, dtype: str, **overrides: Any) -> nn.Module:
@@ -66,11 +77,12 @@ def _conv(width, kernel, stride, dtype, name, *, padding=0, **options):
     return nn.Conv(width, kernel, strides, padding, dtype=dtype, param_dtype=_wide(dtype), name=name, **options)
 
 
-def _embed(images, encoder, width, stride):
+def _embed(images, encoder, width, stride, use_bias=True):
     """(n, s, s, 3) → (n, h, h, width): a dense layer on each patch."""
     if images.shape[1] != encoder.size:
         raise InputError(f"images of {images.shape[1]}² for an encoder of {encoder.size}²; make it for their size")
-    return _conv(width, encoder.patch, stride, encoder.dtype, "patch_embed")(images.astype(encoder.dtype))
+    embed = _conv(width, encoder.patch, stride, encoder.dtype, "patch_embed", use_bias=use_bias)
+    return embed(images.astype(encoder.dtype))
 
 
 def _check(size, patch, width, heads):
@@ -101,19 +113,58 @@ def _attend(q, k, v, bias=None, *, before=lambda logits: logits, after=lambda we
     return jnp.einsum("...hqk,...khd->...qhd", weights.astype(v.dtype), v).reshape(*q.shape[:-2], -1)
 
 
+def _rotated(x, side):
+    """Rotary position embeddings: the last side² of the tokens x (n, t, heads, d), rotated by angles of their position.
+
+    A patch's center has coordinates in [-1, 1]. A quarter of the channels turns by angles of the row, a quarter by
+    angles of the column; the other half is their second coordinate. Source: Siméoni et al. 2025 (DINOv3), §3.1.
+    """
+    d = x.shape[-1]
+    center = (np.arange(side) + 0.5) / side * 2 - 1
+    angle = 2 * np.pi * center[:, None] / ROPE_BASE ** (4 * np.arange(d // 4) / d)
+    row, column = (np.broadcast_to(a, (side, side, d // 4)) for a in (angle[:, None], angle[None]))
+    angles = np.tile(np.concatenate([row, column], axis=-1).reshape(1, side**2, 1, d // 2), 2)
+    first, last = x[:, : -(side**2)], x[:, -(side**2) :].astype(_wide(x.dtype))
+    turned = jnp.concatenate([-last[..., d // 2 :], last[..., : d // 2]], axis=-1)
+    last = last * np.cos(angles).astype(np.float32) + turned * np.sin(angles).astype(np.float32)
+    return jnp.concatenate([first, last.astype(x.dtype)], axis=1)
+
+
+def resample(position: Float[Array, "1 t d"], side: int) -> Float[Array, "1 _ d"]:
+    """Position embeddings of a map of another side, interpolated as timm's `resample_abs_pos_embed` does.
+
+    position: those of tokens that are no patches, if there are any, come first, and stay as they are.
+    side: number of patches along the new map's side.
+    Interpolation is bicubic, and smooths first if the map shrinks.
+    """
+    old, d = math.isqrt(position.shape[1]), position.shape[2]
+    first = position[:, : position.shape[1] - old**2]
+    grid = position[:, first.shape[1] :].reshape(1, old, old, d)
+    grid = jax.image.resize(grid, (1, side, side, d), "cubic", antialias=True)
+    return jnp.concatenate([first, grid.reshape(1, side**2, d)], axis=1)
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention. talking: whether heads are mixed before and after softmax (Shazeer et al. 2020)."""
+    """Multi-head self-attention.
+
+    talking: whether heads are mixed before and after softmax (Shazeer et al. 2020).
+    rotated: the side of the map whose tokens, the last ones, have rotary position embeddings; 0 for none.
+    """
 
     heads: int
     dtype: str
     talking: bool = False
+    rotated: int = 0
 
     @nn.compact
     def __call__(self, x, bias=None):
         qkv = _dense(3 * x.shape[-1], self.dtype, "qkv")(x).reshape(*x.shape[:-1], 3, self.heads, -1)
+        q, k, v = jnp.moveaxis(qkv, -3, 0)
+        if self.rotated:
+            q, k = _rotated(q, self.rotated), _rotated(k, self.rotated)
         names = {"before": "proj_l", "after": "proj_w"} if self.talking else {}
         mixed = {when: partial(self.mix, name=name) for when, name in names.items()}
-        return _dense(x.shape[-1], self.dtype, "proj")(_attend(*jnp.moveaxis(qkv, -3, 0), bias, **mixed))
+        return _dense(x.shape[-1], self.dtype, "proj")(_attend(q, k, v, bias, **mixed))
 
     def mix(self, maps, name):
         mixing = _dense(self.heads, _wide(self.dtype), name)
@@ -176,25 +227,37 @@ def _windows(x, window):
     return x.reshape(n, count, window, count, window, d).swapaxes(2, 3).reshape(n, count**2, window**2, d)
 
 
+def _mlp(x, norm, dtype, mlp, width):
+    """The MLP of norm(x), made in the module that calls this. mlp, width: see `Block`."""
+    width = width or 4 * x.shape[-1]
+    gated = mlp == GATED
+    y = _dense((1 + gated) * width, dtype, "fc1")(norm(x))
+    y = ACTIVATIONS[mlp](y[..., :width]) * y[..., width:] if gated else ACTIVATIONS[mlp](y)
+    return _dense(x.shape[-1], dtype, "fc2")(y)
+
+
 class Block(nn.Module):
-    """y = x + γ₁·attention(norm(x)), then y + γ₂·MLP(norm(y)); the MLP is four times as wide and has exact GELU.
+    """y = x + γ₁·attention(norm(x)), then y + γ₂·MLP(norm(y)).
 
     attention: builds the attention module, given dtype and name. If the module returns fewer tokens than x has, the
         block returns only as many, the first ones.
     layer_scale: the initial value of the learned γ (Touvron et al. 2021b, eq. 4). None: γ = 1.
+    mlp: the MLP's activation, a name in ACTIVATIONS.
+    mlp_width: channels inside the MLP. None: four times as many as outside.
     """
 
     attention: partial
     dtype: str
     epsilon: float = 1e-6
     layer_scale: float | None = None
+    mlp: str = "gelu"
+    mlp_width: int | None = None
 
     @nn.compact
     def __call__(self, x):
         y = self.attention(dtype=self.dtype, name="attn")(_norm(self.dtype, "norm1", self.epsilon)(x))
         x = x[:, : y.shape[1]] + self.scale(y, "gamma_1")
-        y = _dense(4 * x.shape[-1], self.dtype, "fc1")(_norm(self.dtype, "norm2", self.epsilon)(x))
-        y = _dense(x.shape[-1], self.dtype, "fc2")(jax.nn.gelu(y, approximate=False))
+        y = _mlp(x, _norm(self.dtype, "norm2", self.epsilon), self.dtype, self.mlp, self.mlp_width)
         return x + self.scale(y, "gamma_2")
 
     def scale(self, y, name):
@@ -204,12 +267,50 @@ class Block(nn.Module):
         return y * gamma[None, None].astype(y.dtype)
 
 
-class ViT(nn.Module):
-    """ViT and DeiT. They are the same module, trained differently; a distilled DeiT has a distillation token too.
+class AttentionPool(nn.Module):
+    """Attention of one learned token to all tokens, then a residual MLP: (n, t, d) → (n, d).
 
-    distilled: whether there is a distillation token beside the class token.
-    pool: "cls" for the class token (with a distillation token, the mean of both), "mean" for the mean patch token.
-    Source: Dosovitskiy et al. 2021; Touvron et al. 2021a.
+    mlp, mlp_width, epsilon: see `Block`.
+    Source: Zhai et al. 2022, §3 (the "MAP" head).
+    """
+
+    heads: int
+    dtype: str
+    epsilon: float
+    mlp: str
+    mlp_width: int | None
+
+    @nn.compact
+    def __call__(self, x):
+        d = x.shape[-1]
+        latent = _repeat(self.param("latent", SMALL, (1, 1, d), _wide(self.dtype)), x)
+        q, k, v = (
+            _dense(d, self.dtype, name)(tokens).reshape(*tokens.shape[:-1], self.heads, -1)
+            for name, tokens in (("q", latent), ("k", x), ("v", x))
+        )
+        x = _dense(d, self.dtype, "proj")(_attend(q, k, v))
+        x = x + _mlp(x, _norm(self.dtype, "norm", self.epsilon), self.dtype, self.mlp, self.mlp_width)
+        return x[:, 0].astype(_wide(self.dtype))
+
+
+POOLS = ("cls", "mean", "attention")
+POSITIONS = ("tokens", "patches", "rotary")
+
+
+class ViT(nn.Module):
+    """ViT and DeiT, and the ViTs of MAE, DINOv2, DINOv3, CLIP and SigLIP. They are one module with different options.
+
+    distilled: whether there is a distillation token beside the class token, as in a distilled DeiT.
+    pool: "cls" for the class token (with a distillation token, the mean of both), "mean" for the mean patch token,
+        "attention" for an `AttentionPool` of the patch tokens, without a class token.
+    registers: the number of tokens after the class token that are not read (Darcet et al. 2024).
+    position: all "tokens" but registers have a learned position embedding, or only "patches"; "rotary" embeddings turn
+        the queries and keys of patches.
+    layer_scale, mlp, mlp_width, epsilon: see `Block`; epsilon is that of every LayerNorm.
+    pre_norm: whether a LayerNorm comes before the blocks.
+    patch_bias: whether the layer on the patches has a bias.
+    projection: channels of a linear map of the pooled features, which then are the stage "pooled". None: no map.
+    Source: Dosovitskiy et al. 2021; Touvron et al. 2021a; Radford et al. 2021; Oquab et al. 2023; Zhai et al. 2023.
     """
 
     size: int
@@ -220,27 +321,57 @@ class ViT(nn.Module):
     patch: int = 16
     distilled: bool = False
     pool: str = "cls"
+    registers: int = 0
+    position: str = "tokens"
+    layer_scale: float | None = None
+    mlp: str = "gelu"
+    mlp_width: int | None = None
+    epsilon: float = 1e-6
+    pre_norm: bool = False
+    patch_bias: bool = True
+    projection: int | None = None
 
     def check(self) -> None:
         _check(self.size, self.patch, self.width, self.heads)
-        if self.pool not in ("cls", "mean"):
-            raise InputError(f"unknown pool '{self.pool}'; choose cls or mean")
+        for field, known in (("pool", POOLS), ("position", POSITIONS), ("mlp", ACTIVATIONS)):
+            if (value := getattr(self, field)) not in known:
+                raise InputError(f"unknown {field} '{value}'; choose one of {', '.join(known)}")
 
     @nn.compact
     def __call__(self, images: Float[Array, "n s s 3"], train: bool, stages: bool = False) -> Features:
-        x = _embed(images, self, self.width, self.patch)
+        wide = _wide(self.dtype)
+        x = _embed(images, self, self.width, self.patch, self.patch_bias)
+        side = x.shape[1]
         x = x.reshape(len(x), -1, self.width)
-        names = ("cls_token", "dist_token") if self.distilled else ("cls_token",)
-        tokens = [self.param(name, SMALL, (1, 1, self.width), _wide(self.dtype)) for name in names]
-        x = jnp.concatenate([*(_repeat(token, x) for token in tokens), x], axis=1)
-        x = x + self.param("pos_embed", SMALL, (1, *x.shape[1:]), _wide(self.dtype)).astype(x.dtype)
-        read = slice(len(names)) if self.pool == "cls" else slice(len(names), None)
+        names = ("cls_token", "dist_token")[: 0 if self.pool == "attention" else 1 + self.distilled]
+        tokens = [_repeat(self.param(name, SMALL, (1, 1, self.width), wide), x) for name in names]
+        if self.position == "tokens":
+            x, tokens = jnp.concatenate([*tokens, x], axis=1), []
+        if self.position != "rotary":
+            x = x + self.param("pos_embed", SMALL, (1, *x.shape[1:]), wide).astype(x.dtype)
+        x = jnp.concatenate([*tokens, x], axis=1)
+        if self.registers:
+            registers = _repeat(self.param("registers", SMALL, (1, self.registers, self.width), wide), x)
+            x = jnp.concatenate([x[:, : len(names)], registers, x[:, len(names) :]], axis=1)
+        if self.pre_norm:
+            x = _norm(self.dtype, "pre_norm", self.epsilon)(x).astype(self.dtype)
+        read = slice(len(names)) if self.pool == "cls" else slice(len(names) + self.registers, None)
+        mlp: dict[str, Any] = {"epsilon": self.epsilon, "mlp": self.mlp, "mlp_width": self.mlp_width}
+        attention = partial(Attention, self.heads, rotated=side if self.position == "rotary" else 0)
         features: dict[str, Array] = {}
         for i in range(self.depth):
-            x = Block(partial(Attention, self.heads), self.dtype, name=f"block{i}")(x)
-            features[f"block{i}"] = jnp.mean(x[:, read], axis=1, dtype=_wide(self.dtype))
-        features["prelogits"] = jnp.mean(_norm(self.dtype, "norm")(x[:, read]), axis=1)
-        return features if stages else features["prelogits"]
+            x = Block(attention, self.dtype, layer_scale=self.layer_scale, name=f"block{i}", **mlp)(x)
+            features[f"block{i}"] = jnp.mean(x[:, read], axis=1, dtype=wide)
+        x = _norm(self.dtype, "norm", self.epsilon)(x[:, read])
+        if self.pool == "attention":
+            x = AttentionPool(self.heads, self.dtype, name="attention_pool", **mlp)(x.astype(self.dtype))
+        else:
+            x = jnp.mean(x, axis=1)
+        if self.projection:
+            features["pooled"] = x
+            x = _dense(self.projection, wide, "projection", use_bias=False)(x)
+        features["prelogits"] = x
+        return features if stages else x
 
 
 class CaiT(nn.Module):

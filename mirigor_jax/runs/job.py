@@ -163,9 +163,7 @@ class Job:
     def public_encoder(self) -> FrozenEncoder:
         """The encoder of the checkpoint that the config names. Raises InputError as `pretrained.load` does."""
         e, size = self.config.encoder, self.config.data.size
-        frozen = pretrained.load(local_path(e.path), layout=e.layout, place=e.place)
-        if frozen.size != size and not models.takes_any_size(frozen.encoder):
-            raise InputError(f"'{e.path}' takes images of {frozen.size} pixels, not {size}; give that size")
+        frozen = pretrained.load(local_path(e.path), layout=e.layout, place=e.place, size=size)
         encoder = frozen.encoder.clone(dtype=compute_dtype(e.dtype))
         return replace(frozen, encoder=encoder, stage=e.stage)
 
@@ -178,9 +176,10 @@ def parse(config: ConfigDict) -> Job:
     config = copy.deepcopy(config)
     _check_numbers(config)
     population, notes = noted(lambda: _population(config))
-    if config.data.size is None and not table.holds_features(config.data.source):
+    asks_for_size = config.data.size is not None
+    if not asks_for_size and not table.holds_features(config.data.source):
         config.data.size = population.side
-    notes += _check_encoder(without_images(config, SameImage()))
+    notes += _check_encoder(without_images(config, SameImage()), asks_for_size)
     job = replace(_parse(config, population), notes=notes)
     if hashes := digests(config):
         for part in (job, *job.others):
@@ -398,15 +397,21 @@ def _check_kept(config: ConfigDict) -> None:
         )
 
 
-def _check_encoder(job: Job) -> tuple[str, ...]:
+def _check_encoder(job: Job, asks_for_size: bool) -> tuple[str, ...]:
     """What was passed over in a given encoder's file.
 
+    asks_for_size: whether the config gives the images' side. If it does not, no encoder is made for another side.
     Raises InputError if there is no such encoder, stage or checkpoint, or if it cannot take the images.
     """
     if job.holds_features:
         return ()
     size, stage, path = job.config.data.size, job.config.encoder.stage, job.config.encoder.path
     given, notes = noted(job.public_encoder) if path else (None, ())
+    if given is not None and given.resized and not asks_for_size:
+        raise InputError(
+            f"'{path}' takes images of {given.size} pixels, not {size}; give that size, or data.size={size} to have "
+            "its position embeddings interpolated"
+        )
     if given is not None and given.ignored:
         notes += (f"encoder '{path}': {len(given.ignored):,} keys are ignored: {listed(given.ignored, 5)}",)
     encoder: Any = job.encoder() if given is None else given.encoder

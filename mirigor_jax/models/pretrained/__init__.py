@@ -8,6 +8,7 @@ python -m mirigor_jax.models.pretrained CHECKPOINT.pth ENCODER.safetensors
 
 import re
 import warnings
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -20,25 +21,66 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mirigor_jax.errors import InputError, shown
 from mirigor_jax.files import write_bytes
+from mirigor_jax.models import takes_any_size
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.models.pretrained.finding import Found, find, plain
 from mirigor_jax.models.pretrained.layouts import LAYOUTS, UNSUPPORTED, Layout
 from mirigor_jax.models.pretrained.reading import read_tensors, some
+from mirigor_jax.models.vit import ViT, resample
 
-AXES = {"same": None, "conv": (2, 3, 1, 0), "dense": (1, 0)}
+# Transform → the axes of its result; None is an axis of one entry.
+AXES: dict[str, tuple[int | None, ...] | None] = {
+    "same": None,
+    "flat": None,  # after all axes were made one
+    "conv": (2, 3, 1, 0),
+    "dense": (1, 0),
+    "token": (None, None, 0),
+    "tokens": (None, 0, 1),
+}
 MOST_SIDE = 4096  # pixels. The largest side of an encoder's images
 
 
-def load(path: str | Path, *, layout: str | None = None, place: str | None = None) -> FrozenEncoder:
+def load(
+    path: str | Path, *, layout: str | None = None, place: str | None = None, size: int | None = None
+) -> FrozenEncoder:
     """Load the encoder in a public checkpoint.
 
     layout: a name in LAYOUTS. None: the keys in the checkpoint tell it.
     place: where the encoder is in the file, such as "state_dict_ema", "teacher" or "state_dict/momentum_encoder". None:
         wherever there is one; a UserWarning says which was taken if there are several.
+    size: pixels. The side of the images that the encoder will get. None: the side that the checkpoint was trained on.
+        A ViT's position embeddings are interpolated to another side; `FrozenEncoder.resized` then says so. A ResNet
+        takes images of any side.
     Raises InputError if the file is missing, cut off, or of an unknown format or layout, if it holds more than tensors
-    and settings, and if a parameter is missing, unexpected, of the wrong shape or not finite.
+    and settings, if a parameter is missing, unexpected, of the wrong shape or not finite, and if the encoder can't take
+    images of this side.
     """
-    return _build(Path(path), *_recognize(Path(path), layout, place))
+    frozen = _build(Path(path), *_recognize(Path(path), layout, place))
+    if size in (None, frozen.size) or takes_any_size(frozen.encoder):
+        return frozen
+    return _at_size(Path(path), frozen, size)
+
+
+def _at_size(path: Path, frozen: FrozenEncoder, size: int) -> FrozenEncoder:
+    """The encoder for images of another side. Raises InputError if it is no ViT, or if patches don't tile the side."""
+    encoder = frozen.encoder
+    if not isinstance(encoder, ViT):
+        raise InputError(f"'{path}' takes images of {frozen.size} pixels, not {size}; give that size")
+    resized = encoder.clone(size=size)
+    try:
+        resized.check()
+    except InputError as error:
+        raise InputError(f"'{path}': {error}") from error
+    params = dict(frozen.variables["params"])
+    side = size // encoder.patch
+    said = f"'{path}' was trained on images of {frozen.size} pixels, and gets {size}: its "
+    if encoder.position == "rotary":
+        said += f"rotary position embeddings are those of {side}×{side} patches"
+    else:
+        params["pos_embed"] = resample(params["pos_embed"], side)
+        old = encoder.size // encoder.patch
+        said += f"position embeddings of {old}×{old} patches are interpolated to {side}×{side} (bicubic, as in timm)"
+    return replace(frozen, encoder=resized, variables=frozen.variables | {"params": params}, resized=said)
 
 
 def convert(
@@ -72,8 +114,8 @@ def _where(place: str) -> str:
 def _recognize(path: Path, layout: str | None, place: str | None) -> tuple[str, Found, tuple[str, ...]]:
     """The name of the checkpoint's layout, its encoder, and the places of further ones.
 
-    Raises InputError if layouts that fit the encoder and its place normalize their images differently, since keys don't
-    tell which one made the checkpoint.
+    Raises InputError if layouts that fit the encoder and its place normalize their images differently, or have modules
+    with other fields, since keys don't tell which one made the checkpoint.
     """
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"unknown layout '{layout}'; choose one of {', '.join(LAYOUTS)}")
@@ -91,9 +133,12 @@ def _recognize(path: Path, layout: str | None, place: str | None) -> tuple[str, 
     fits = {name: each for name, each in asked.items() if each.architecture is found.architecture}
     named = {name: each for name, each in fits.items() if _is_from(each, found)}
     fits = named or {name: each for name, each in fits.items() if layout is not None or each.place is None}
-    if len({(each.mean, each.std) for each in fits.values()}) > 1:
+    untold = ["how its images were normalized"] if len({(each.mean, each.std) for each in fits.values()}) > 1 else []
+    if len({each.fields for each in fits.values()}) > 1:
+        untold += ["its " + ", ".join(dict.fromkeys(field for each in fits.values() for field, _ in each.fields))]
+    if untold:
         known = "; ".join(f"{name} ({each.source})" for name, each in fits.items())
-        raise InputError(f"the keys of '{path}' don't tell how its images were normalized; name its layout: {known}")
+        raise InputError(f"the keys of '{path}' don't tell {' and '.join(untold)}; name its layout: {known}")
     if others:
         warnings.warn(
             f"'{path}' holds {1 + len(others)} encoders: that in {_where(found.place)} is taken; choose the one in "
@@ -124,40 +169,49 @@ def _build(path: Path, name: str, found: Found, others: tuple[str, ...]) -> Froz
     layout = LAYOUTS[name]
     leaves, faults = {}, []
     for key, (leaf, transform) in found.used.items():
-        array, axes = found.state[key], AXES[transform]
+        array, axes = _array(found, key), AXES[transform]
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
             faults.append(f"{key} has dtype {array.dtype}")
         elif not array.size:
             faults.append(f"{key} has shape {array.shape}, and no value")
-        elif axes is not None and array.ndim != len(axes):
-            faults.append(f"{key} has shape {array.shape}, not {len(axes)} axes")
+        elif axes is not None and array.ndim != _num_axes(axes):
+            faults.append(f"{key} has shape {array.shape}, not {_num_axes(axes)} axes")
         elif wrong := _wrong(array, leaf):
             faults.append(f"{key} holds {wrong}")
-        elif leaf in leaves:
-            faults.append(f"{key} gives {leaf} a second time")
         else:
-            leaves[leaf] = array if axes is None else array.transpose(axes)
+            for whole, part in _split(leaf, array if axes is None else _moved(array, axes)).items():
+                if whole in leaves:
+                    faults.append(f"{key} gives {whole} a second time")
+                leaves[whole] = part
     if faults:
         raise InputError(f"'{path}' is no {name} checkpoint: {some(faults)}")
-    parts, leaves = leaves, _joined(leaves)
+    leaves = _joined(leaves, layout.architecture.zeros)
     try:
         encoder, size = layout.architecture.encoder({leaf: array.shape for leaf, array in leaves.items()})
+        if layout.fields:
+            encoder = encoder.clone(**dict(layout.fields))
+            encoder.check()
     except InputError as error:
         raise InputError(f"'{path}' ({name} layout): {error}") from error
     if size > MOST_SIDE:
         raise InputError(f"'{path}' ({name} layout) is of images of {size:,} pixels a side, over {MOST_SIDE:,}")
     expected = _shapes(encoder, size)
+    for leaf, shape in expected.items():
+        if leaf not in leaves and any(re.fullmatch(pattern, leaf) for pattern in layout.architecture.zeros):
+            leaves[leaf] = np.zeros(shape, np.float32)
     for key, (leaf, transform) in found.used.items():
-        whole = leaf.partition("[")[0]
+        names = _names(leaf)
+        whole, _, count = _part(names[0])
         if whole not in expected:
             faults.append(f"{key} is unexpected")
             continue
         *first, last = expected[whole] or (1,)
-        wanted = expected[whole] if whole == leaf else (*first, last // 3)
-        if parts[leaf].shape != wanted:
-            axes = AXES[transform]
-            shape = wanted if axes is None else tuple(wanted[axes.index(i)] for i in range(len(axes)))
-            faults.append(f"{key} has shape {found.state[key].shape}, not {shape}")
+        wanted = (*first, last * len(names) // count) if (len(names), count) != (1, 1) else expected[whole]
+        shape, axes = _array(found, key).shape, AXES[transform]
+        if axes is not None:
+            wanted = tuple(wanted[axes.index(i)] for i in range(_num_axes(axes)))
+        if shape != wanted:
+            faults.append(f"{key} has shape {shape}, not {wanted}")
     faults += [f"nothing gives {leaf}" for leaf in expected if leaf not in leaves]
     faults += [f"{key} is unexpected" for key in found.unexpected]
     if faults:
@@ -177,13 +231,61 @@ def _build(path: Path, name: str, found: Found, others: tuple[str, ...]) -> Froz
     )
 
 
-def _joined(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays by path. Those of paths that end in [0], [1] and [2] are joined if they have one shape."""
-    joined = {leaf: array for leaf, array in leaves.items() if not leaf.endswith("]")}
-    for whole in dict.fromkeys(leaf[:-3] for leaf in leaves if leaf.endswith("]")):
-        parts = [leaves[f"{whole}[{i}]"] for i in range(3) if f"{whole}[{i}]" in leaves]
-        if len(parts) == 3 and len({part.shape for part in parts}) == 1:
-            joined[whole] = np.concatenate(parts, axis=-1)
+def _array(found: Found, key: str) -> np.ndarray:
+    array = found.state[key]
+    return array.reshape(-1) if found.used[key][1] == "flat" else array
+
+
+def _num_axes(axes: tuple[int | None, ...]) -> int:
+    return sum(axis is not None for axis in axes)
+
+
+def _moved(array: np.ndarray, axes: tuple[int | None, ...]) -> np.ndarray:
+    array = array.transpose([axis for axis in axes if axis is not None])
+    return np.expand_dims(array, [i for i, axis in enumerate(axes) if axis is None])
+
+
+def _names(leaf: str) -> list[str]:
+    """A path with {a,,b} is one for a, "" for a part that is left out, and one for b; another is itself."""
+    before, brace, rest = leaf.partition("{")
+    inside, _, after = rest.partition("}")
+    return [before + name + after if name else "" for name in inside.split(",")] if brace else [leaf]
+
+
+def _part(leaf: str) -> tuple[str, int, int]:
+    """A path that ends in [i/n]: the path before that, i and n. Of another: the path, 0 and 1."""
+    match = re.fullmatch(r"(.*)\[(\d+)/(\d+)\]", leaf)
+    return (match[1], int(match[2]), int(match[3])) if match else (leaf, 0, 1)
+
+
+def _split(leaf: str, array: np.ndarray) -> dict[str, np.ndarray]:
+    """The array by path, or its parts along the last axis if the path names several."""
+    names = _names(leaf)
+    if len(names) == 1:
+        return {leaf: array}
+    parts = np.array_split(array, len(names), axis=-1) if array.ndim else [array] * len(names)
+    return {name: part for name, part in zip(names, parts, strict=True) if name}
+
+
+def _joined(leaves: dict[str, np.ndarray], zeros: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The arrays by path. Parts, whose paths end in [i/n], are joined along the last axis if they have one shape.
+
+    zeros: regexes of the paths of parts that are zero if they are absent.
+    """
+    joined: dict[str, np.ndarray] = {}
+    parts: dict[tuple[str, int], dict[int, np.ndarray]] = {}
+    for leaf, array in leaves.items():
+        whole, i, count = _part(leaf)
+        if count == 1:
+            joined[whole] = array
+        else:
+            parts.setdefault((whole, count), {})[i] = array
+    for (whole, count), found in parts.items():
+        for i in range(count):
+            if i not in found and any(re.fullmatch(pattern, f"{whole}[{i}/{count}]") for pattern in zeros):
+                found[i] = np.zeros_like(next(iter(found.values())))
+        if len(found) == count and len({part.shape for part in found.values()}) == 1:
+            joined[whole] = np.concatenate([found[i] for i in range(count)], axis=-1)
     return joined
 
 

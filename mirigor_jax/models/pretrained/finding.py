@@ -15,7 +15,7 @@ from functools import cache
 
 import numpy as np
 
-from mirigor_jax.models.pretrained.layouts import COMPANIONS, SECOND, WRAPPERS, Architecture
+from mirigor_jax.models.pretrained.layouts import COMPANIONS, SECOND, TEXT, WRAPPERS, Architecture
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def find(
             for key in map(plain, state):
                 for part in re.finditer(r"[^.]+", key):
                     begin = part.start()
-                    if not first(part[0]) or not known.fullmatch(key, begin):
+                    if not first(part[0]) or not known.fullmatch(key, begin) or re.search(TEXT, outer + key[:begin]):
                         continue
                     if place is None or _is_in(outer + key[:begin], place):
                         counts[architecture, outer, key[:begin]] += 1
@@ -67,8 +67,12 @@ def find(
     if not equals:
         return None, ()
     best = min(equals, key=lambda found: (len(found.unexpected), bool(re.search(SECOND, found.place))))
-    copies = [o + prefix for (a, o, prefix), count in counts.items() if a is best.architecture and count > 0.8 * most]
-    return best, tuple(other for other in copies if other != best.place)
+    copies = [
+        _found(a, o, prefix, states[o])
+        for (a, o, prefix), count in counts.items()
+        if a is best.architecture and count > 0.8 * most
+    ]
+    return best, tuple(copy.place for copy in copies if copy.state is not best.state or not {*copy.used} & {*best.used})
 
 
 def plain(key: str) -> str:

@@ -4,11 +4,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 
 from mirigor_jax.errors import InputError
+from mirigor_jax.models.pretrained.convnext_keys import CONVNEXTS
 from mirigor_jax.models.pretrained.transformer_keys import FAMILIES
+from mirigor_jax.models.pretrained.vit_keys import KEY_BIAS, QKV_BIAS, VITS
 from mirigor_jax.models.resnet import STAGES, make_encoder
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -19,17 +22,14 @@ Channels = tuple[float, float, float]
 class Architecture:
     r"""A family of encoders: its keys in a state dict, and its module.
 
-    rules: (regex of the whole key, path in the Flax tree, transform); the first matching rule applies. In the path,
-        `\1` is a group of the regex, and `N+1` is the number after N. Transforms: `same`, `conv` (OIHW → HWIO) and
-        `dense` (OI → IO).
-    ignored: regexes of keys that are left out on purpose.
-    encoder: shapes by path → (the module, the side in pixels of the images that it was trained on). It raises
-        InputError if the shapes fit no encoder of the family.
+    rules, ignored, encoder: see `transformer_keys`. `encoder` raises InputError if the shapes fit none of the family.
+    zeros: regexes of the paths of parameters, and of their parts, that are zero if no key gives them.
     """
 
     rules: tuple[tuple[str, str, str], ...]
     ignored: tuple[str, ...]
     encoder: Callable[[Shapes], tuple[nn.Module, int]]
+    zeros: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Layout:
         layout of the architecture names.
     beside: regex of a key without WRAPPERS that the file has beside the encoder's. None: no such key is needed.
     mean, std: normalization of the images, for pixels in [0, 1].
+    fields: fields of the module that neither keys nor shapes tell.
     """
 
     architecture: Architecture
@@ -49,6 +50,7 @@ class Layout:
     beside: str | None = None
     mean: Channels = (0.485, 0.456, 0.406)
     std: Channels = (0.229, 0.224, 0.225)
+    fields: tuple[tuple[str, Any], ...] = ()
 
 
 # Parts of keys that torch's wrappers add anywhere: DataParallel, torch.compile, FSDP and activation checkpointing.
@@ -60,17 +62,14 @@ COMPANIONS = (
 )
 # Of several equal encoders, one whose place has such a word is taken last.
 SECOND = r"(?<![a-z])(?:ema|swa|averaged|momentum|encoder_k|key|target|student)(?![a-z])"
-
+# A place with such a word has no images to encode.
+TEXT = r"(?<![a-z])text(?![a-z])"
 
 # Families without a module here → a regex of a plain key that no other family has, after any prefix.
 UNSUPPORTED = {
-    "a CLIP or SigLIP model": r"visual\.(?:class_embedding|conv1\.|attnpool|trunk\.).*|logit_scale|vision_model\..*",
-    "a DINOv3 ViT": r"(?:rope_embed|storage_tokens|rope).*",
-    "a ViT with LayerScale, as DINOv2's": r"blocks\.(?:\d+\.)+ls1\.gamma",
-    "a ViT with register tokens": r"reg(?:ister)?_tokens?",
+    "a CLIP model with a ResNet": r"visual\.attnpool\..*",
     "a ResNet with Hugging Face's keys": r"embedder\.embedder\.convolution\..*",
-    "a DINOv2 or BEiT with Hugging Face's keys": r"encoder\.layer\.0\.(?:layer_scale1\.|lambda_1|norm1\.).*",
-    "a ConvNeXt": r"stages\.0\.(?:blocks\.)?0\.(?:conv_dw|dwconv)\..*",
+    "a BEiT with Hugging Face's keys": r"encoder\.layer\.0\.lambda_1",
     "a ResNet with a stem of several convolutions": r"(?:conv1|stem)\.0\.weight",
     "a ResNet with squeeze and excitation": r"layer\d\.\d+\.se(?:_module)?\..*",
 }
@@ -146,6 +145,13 @@ SEQUENTIAL_RESNET = Architecture(
 HUGGING_FACE_VIT = Architecture(*FAMILIES["huggingface-vit"])
 VIT = Architecture(*FAMILIES["vit"])
 _DINO = (r"(?:(?:teacher|student)/)?backbone\.", r"head\.(?:mlp|last_layer)\..*")
+_CLIP = Architecture(*VITS["clip"])
+_HUGGING_FACE_CLIP = Architecture(*VITS["huggingface-clip"])
+_TIMM_CLIP = Architecture(*VITS["timm-clip"])
+_TIMM_SIGLIP = Architecture(*VITS["timm-siglip"])
+_OF_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_OF_SIGLIP = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+_QUICK, _TANH = (("mlp", "quick_gelu"),), (("mlp", "gelu_tanh"),)
 LAYOUTS = {
     "torchvision": Layout(
         RESNET,
@@ -175,13 +181,55 @@ LAYOUTS = {
     "timm-vit": Layout(VIT, "timm's ViTs of AugReg", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     "mae": Layout(VIT, "MAE with its decoder", r"(?:model/)?", beside=r"decoder_(?:embed|pos_embed|blocks)\b.*"),
     "dino-vit": Layout(VIT, "DINO's full checkpoints of ViTs, the teacher", *_DINO),
-    "moco-v3-vit": Layout(VIT, "MoCo v3's ViTs", r"(?:state_dict/)?base_encoder\."),
+    # Its small ViT has the base ViT's number of heads.
+    "moco-v3-vit": Layout(VIT, "MoCo v3's ViTs", r"(?:state_dict/)?base_encoder\.", fields=(("heads", 12),)),
     "torchvision-vit": Layout(Architecture(*FAMILIES["torchvision-vit"]), "torchvision's ViTs with its own keys"),
     # As for timm's keys, users have to name one of these.
     "huggingface-vit": Layout(
         HUGGING_FACE_VIT, "Google's ViTs with Hugging Face's keys", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
     ),
     "huggingface-deit": Layout(HUGGING_FACE_VIT, "DeiT, DINO and MAE with Hugging Face's keys"),
+    # timm's files of DINOv3 have no key that Meta's or a DINOv2 has not, so they come first.
+    "timm-dinov3": Layout(Architecture(*VITS["timm-dinov3"], (QKV_BIAS,)), "DINOv3's ViTs with timm's keys"),
+    "dinov3": Layout(Architecture(*VITS["dinov3"], (KEY_BIAS,)), "DINOv3's ViTs with Meta's keys"),
+    **{
+        name: Layout(Architecture(*VITS[name], (KEY_BIAS,)), f"DINOv3's {kind} with Hugging Face's keys")
+        for name, kind in (("huggingface-dinov3", "ViTs"), ("huggingface-dinov3-gated", "ViTs with a gated MLP"))
+    },
+    "dinov2": Layout(Architecture(*VITS["dinov2"]), "DINOv2 with Meta's or timm's keys, also with registers; DeiT III"),
+    "huggingface-dinov2": Layout(Architecture(*VITS["huggingface-dinov2"]), "DINOv2 with Hugging Face's keys"),
+    # Keys don't tell the activation. OpenAI's own files have their images' side beside the weights.
+    "clip": Layout(_CLIP, "OpenAI's own CLIP files", "", "input_resolution", *_OF_CLIP, _QUICK),
+    "clip-quickgelu": Layout(_CLIP, "OpenAI's weights, and others with QuickGELU", None, None, *_OF_CLIP, _QUICK),
+    "open-clip": Layout(_CLIP, "open_clip's weights, with GELU", None, None, *_OF_CLIP),
+    "huggingface-clip": Layout(
+        _HUGGING_FACE_CLIP, "OpenAI's CLIP with Hugging Face's keys: QuickGELU", None, None, *_OF_CLIP, _QUICK
+    ),
+    "huggingface-open-clip": Layout(
+        _HUGGING_FACE_CLIP, "open_clip's models with Hugging Face's keys: GELU", None, None, *_OF_CLIP
+    ),
+    "timm-clip": Layout(_TIMM_CLIP, "timm's CLIP ViTs with GELU", None, None, *_OF_CLIP),
+    "timm-clip-quickgelu": Layout(_TIMM_CLIP, "timm's CLIP ViTs with QuickGELU", None, None, *_OF_CLIP, _QUICK),
+    "timm-siglip": Layout(_TIMM_SIGLIP, "timm's SigLIP with GELU, also in open_clip", None, None, *_OF_SIGLIP),
+    "timm-siglip-tanh": Layout(
+        _TIMM_SIGLIP, "timm's SigLIP with GELU's approximation by tanh", None, None, *_OF_SIGLIP, _TANH
+    ),
+    "huggingface-siglip": Layout(
+        Architecture(*VITS["huggingface-siglip"]),
+        "SigLIP and SigLIP 2 with Hugging Face's keys",
+        None,
+        None,
+        *_OF_SIGLIP,
+        _TANH,
+    ),
+    "timm-convnext": Layout(Architecture(*CONVNEXTS["timm-convnext"]), "ConvNeXt, version 1 and 2, with timm's keys"),
+    "convnext": Layout(Architecture(*CONVNEXTS["convnext"]), "ConvNeXt, version 1 and 2, with its authors' keys"),
+    "torchvision-convnext": Layout(
+        Architecture(*CONVNEXTS["torchvision-convnext"]), "ConvNeXt with torchvision's keys"
+    ),
+    "huggingface-convnext": Layout(
+        Architecture(*CONVNEXTS["huggingface-convnext"]), "ConvNeXt, version 1 and 2, with Hugging Face's keys"
+    ),
     "cait": Layout(Architecture(*FAMILIES["cait"]), "CaiT"),
     "pit": Layout(Architecture(*FAMILIES["pit"]), "PiT, distilled or not, with timm's keys or their authors'"),
     "swin": Layout(Architecture(*FAMILIES["swin"]), "Swin with timm's keys"),
