@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mirigor_jax import hub
 from mirigor_jax.config_files import defaults
 from mirigor_jax.errors import InputError
 from mirigor_jax.fields import Setting, argument, either
@@ -207,7 +208,7 @@ def study(name: str, scale: str) -> ConfigDict:
 def listed(paths: str, prefix: str = "") -> dict[str, dict[str, Any]]:
     """The encoders that the file `paths` lists, for a study's cells: prefix + name → the settings that choose it.
 
-    Each line is name,path or name,path,layout. The path leads to a checkpoint, or is features:FILE.
+    Each line is name,path or name,path,layout. The path leads to a checkpoint, or is hf:REPO or features:FILE.
     Raises InputError if the file cannot be read, or for a line that is something else or repeats a name.
     """
     lines = [line for line in read_text(local_path(paths), f"paths={paths}").splitlines() if line.strip()]
@@ -224,19 +225,25 @@ def found(patterns: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The encoders whose files match: name → the settings that choose it.
 
     patterns: paths of checkpoints, or features:PATH of files of features; a path may have * and ? in place of letters.
+        hf:REPO is an encoder on the Hugging Face Hub, and features:hf:REPO:FILE a file there.
     Names are those of the files, without endings, and of as many folders as tell them apart.
     Raises InputError if a pattern matches no file, or if two patterns match the same file.
     """
     paths: list[str] = []
     for pattern in patterns:
         prefix = "features:" if _holds_features(pattern) else ""
+        if hub.is_hub(pattern.removeprefix(prefix)):
+            if set("*?") & set(pattern):
+                raise InputError(f"encoders: '{pattern}' is on the Hub, where names have no * and ?; give whole names")
+            paths.append(pattern)
+            continue
         matched = sorted(glob.glob(pattern.removeprefix(prefix), recursive=True))
         if not matched:
             raise InputError(f"encoders: no file matches '{pattern}'; give a path, or a pattern with * and ? in quotes")
         paths += [prefix + path for path in matched]
     if twice := [path for path in paths if paths.count(path) > 1]:
         raise InputError(f"encoders: '{twice[0]}' is matched twice; leave one out")
-    parts = [Path(path.partition(":")[2] or path).with_suffix("").parts for path in paths]
+    parts = [_parts(path) for path in paths]
     for depth in range(1, max(map(len, parts), default=0) + 1):
         names = ["-".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
@@ -244,6 +251,17 @@ def found(patterns: Sequence[str]) -> dict[str, dict[str, Any]]:
     if parts:
         raise InputError("encoders: some files differ only in their endings; name each in a list and give paths=LIST")
     return {}
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    """The folders of an encoder's file and its name, without its ending."""
+    path = path.removeprefix("features:")
+    if not hub.is_hub(path):
+        return Path(path).with_suffix("").parts
+    reference = hub.parse(path)
+    revision = f"@{reference.revision.replace('/', '-')}" if reference.revision else ""
+    file = Path(reference.part).with_suffix("").parts if reference.part else ()
+    return (*f"{reference.repo}{revision}".split("/"), *file)
 
 
 def _holds_features(path: str) -> bool:

@@ -4,7 +4,8 @@ python -m mirigor_jax.main --config=configs/rank.py:encoders='FOLDER/*.pth' --co
 python -m mirigor_jax.main --config=configs/rank.py:encoders='features:FOLDER/*.npz'    arrays h and labels in each
 python -m mirigor_jax.main --config=configs/rank.py:paths=FILE --config.run.data.source=tfds:cifar10
 
-FILE has one line for each encoder, name,path or name,path,layout. The path leads to a checkpoint, or is features:FILE.
+FILE has one line for each encoder, name,path or name,path,layout. The path leads to a checkpoint, or is features:FILE,
+or hf:REPO, a model on the Hugging Face Hub. encoders= takes hf:REPO too.
 --config.study.sources=FOLDER adds the finished runs of another study, such as quality, if it measured the same images.
 It should print every metric of every encoder, with I_class at most H(C), which encoders are proven to hold more usable
 information, and how each metric is correlated with linear accuracy. rank.html shows this in a browser: a table that
@@ -21,7 +22,8 @@ from mirigor_jax.settings import of_key
 ARGUMENTS = {
     "encoders": argument(
         None,
-        "Checkpoints, or files of features as features:PATH; a path may have * and ? in place of letters.",
+        "Checkpoints, models on the Hugging Face Hub as hf:REPO, or files of features as features:PATH; a path may "
+        "have * and ? in place of letters.",
         several=True,
         none="those of paths",
     ),

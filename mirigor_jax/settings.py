@@ -118,6 +118,18 @@ class Patches:
 
 
 @dataclass(frozen=True)
+class HuggingFace:
+    """Columns of a data set's tables on the Hugging Face Hub (data.source=hf:REPO)."""
+
+    image: str | None = setting(None, "Column of the images.", none="the only column of images, or the one named image")
+    label: str | None = setting(
+        None,
+        "Column of the classes. Empty: the images have no labels.",
+        none="the only column of class labels, or the one named label",
+    )
+
+
+@dataclass(frozen=True)
 class Epsilon:
     """Probability that an attribute differs between the two views of a CDP pair; takes the place of data.mi."""
 
@@ -146,8 +158,9 @@ class Data:
     source: str = setting(
         "cdp",
         "Source of the images: cdp and patches render them; tfds:NAME, folder:PATH, idx:PATH, "
-        "npz:PATH and fashion_mnist are labeled sets; features:PATH holds representations.",
-        names=("cdp", "patches", "tfds", "folder", "idx", "npz", "fashion_mnist", "features"),
+        "npz:PATH, hf:REPO (of the Hugging Face Hub) and fashion_mnist are labeled sets; features:PATH holds "
+        "representations.",
+        names=("cdp", "patches", "tfds", "folder", "idx", "npz", "fashion_mnist", "features", "hf"),
         table="mirigor_jax.data.sources.table.SOURCES",
     )
     size: int | None = setting(
@@ -160,6 +173,7 @@ class Data:
     )
     cdp: Cdp = Cdp()
     patches: Patches = Patches()
+    hf: HuggingFace = HuggingFace()
     pairing: str = setting(
         "all",
         "Attributes that the two views of a pair share: all, none, or some joined by +, such as "
@@ -223,7 +237,9 @@ class Encoder:
     """The encoder: one to train, or a public checkpoint."""
 
     path: str = setting(
-        "", "Checkpoint of a public encoder, which is measured without training. Empty: the run trains an encoder."
+        "",
+        "Checkpoint of a public encoder, which is measured without training: a path, or hf:REPO of the Hugging Face "
+        "Hub. Empty: the run trains an encoder.",
     )
     layout: str | None = setting(
         None,

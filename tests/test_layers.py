@@ -22,7 +22,7 @@ PACKAGE = ROOT / "mirigor_jax"
 # From the lowest layer to the highest: a module imports what is in its own layer or below.
 LAYERS = (
     ("errors", "starting", "stopping", "fields", "settings"),
-    ("checks", "numerics", "outside", "files", "parallel", "memory", "fitting", "softmax", "refits", "mlp"),
+    ("checks", "numerics", "outside", "files", "hub", "parallel", "memory", "fitting", "softmax", "refits", "mlp"),
     ("tables", "drawing", "progress", "manifest", "checkpoint", "monitoring", "config_files", "help_pages"),
     ("data", "models"),
     ("probes",),

@@ -1,5 +1,6 @@
 """DINOv2, DINOv3, CLIP, SigLIP and ConvNeXt: features against their makers' own, and images of other sides."""
 
+import json
 import re
 from pathlib import Path
 
@@ -88,6 +89,22 @@ def test_features_of_vits_are_their_makers(tmp_path, case):
     np.testing.assert_allclose(ours["prelogits"], VITS[f"{case}/features"], atol=1e-4)
     if case == "hf_clip":
         np.testing.assert_allclose(ours["pooled"], VITS[f"{case}/pooled"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("case", "config", "layout"),
+    [
+        ("hf_clip", {"vision_config": {"hidden_act": "quick_gelu"}}, "huggingface-clip"),
+        ("hf_clip", {"vision_config": {"hidden_act": "gelu"}}, "huggingface-open-clip"),
+        ("hf_clip_tower", {"hidden_act": "quick_gelu"}, "huggingface-clip"),
+        ("timm_clip", {"architecture": "vit", "model_args": {"act_layer": "quick_gelu"}}, "timm-clip-quickgelu"),
+        ("timm_siglip", {"model_args": {"act_layer": "gelu_tanh"}}, "timm-siglip-tanh"),
+    ],
+)
+def test_a_config_beside_the_weights_tells_the_activation(tmp_path, case, config, layout):
+    path = saved(tmp_path, weights(VITS, case))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load(path).layout == layout
 
 
 @pytest.mark.parametrize("side", [8, 24])

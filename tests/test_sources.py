@@ -411,7 +411,7 @@ def test_an_unprepared_set_comes_with_its_command(tmp_path, tfds_dir, monkeypatc
         (
             "photos",
             {},
-            "unknown image set 'photos': use cdp, patches, tfds:NAME, .*, fashion_mnist or features:PATH",
+            "unknown image set 'photos': use cdp, patches, tfds:NAME, .*, features:PATH or hf:REPO",
         ),
         ("npz:", {}, "unknown image set 'npz:'"),
         ("npz:{}/none.npz", {}, "none.npz cannot be read"),

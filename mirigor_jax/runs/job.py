@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from mirigor_jax import fields, models, objectives, parallel, training
+from mirigor_jax import fields, hub, models, objectives, parallel, training
 from mirigor_jax.config_files import flatten
 from mirigor_jax.data import law
 from mirigor_jax.data.attribute_classes import are_many
@@ -24,7 +24,6 @@ from mirigor_jax.data.population import Population
 from mirigor_jax.data.sources import table
 from mirigor_jax.data.training_data import check_resident, told_apart
 from mirigor_jax.errors import InputError, listed
-from mirigor_jax.files import local_path, to_path
 from mirigor_jax.mi.api import WHOLE
 from mirigor_jax.mi.certificates import classifier_lower_bits
 from mirigor_jax.mi.certify import DEPLETION_SHARE, LEAST_PAIRS
@@ -163,7 +162,7 @@ class Job:
     def public_encoder(self) -> FrozenEncoder:
         """The encoder of the checkpoint that the config names. Raises InputError as `pretrained.load` does."""
         e, size = self.config.encoder, self.config.data.size
-        frozen = pretrained.load(local_path(e.path), layout=e.layout, place=e.place, size=size)
+        frozen = pretrained.load(e.path, layout=e.layout, place=e.place, size=size)
         encoder = frozen.encoder.clone(dtype=compute_dtype(e.dtype))
         return replace(frozen, encoder=encoder, stage=e.stage)
 
@@ -347,16 +346,19 @@ def optimizer_of(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def digests(config: ConfigDict) -> dict[str, str]:
-    """SHA-256 digests of the files of the encoder, the source, the negatives and the law: their contents may change."""
-    d = config.data
-    named = {"source": table.content_of(d.source), "negatives": table.content_of(d.negatives)}
-    named["law"] = law.file_of(d.cdp.law)
-    files = {"encoder": config.encoder.path, **named}
-    hashes = {}
+    """Hashes of the contents of the encoder, the source, the negatives and the law, which may change.
+
+    These are SHA-256 digests of files. For a repository on the Hugging Face Hub it is the hash of its commit.
+    """
+    d, path = config.data, config.encoder.path
+    files = {"source": table.content_of(d.source), "negatives": table.content_of(d.negatives)}
+    files |= {"law": law.file_of(d.cdp.law), "encoder": "" if hub.is_hub(path) else path}
+    hashes = {name: table.commit_of(d[name]) for name in ("source", "negatives")}
+    hashes["encoder"] = hub.commit_of(path, "model") if hub.is_hub(path) else ""
     for name in (name for name, file in files.items() if file):
-        with to_path(files[name]).open("rb") as file:
+        with hub.path_of(files[name]).open("rb") as file:
             hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    return {name: digest for name, digest in hashes.items() if digest}
 
 
 def _check_numbers(config: ConfigDict) -> None:

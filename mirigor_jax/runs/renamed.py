@@ -37,6 +37,8 @@ ADDED: dict[str, Any] = {
     "data.patches.mixing": 0.45,
     "data.patches.jitter": 0,
     "data.patches.background": "spectrum",
+    "data.hf.image": None,
+    "data.hf.label": None,
     "features.unseen": None,
     "evaluate.seen": None,
     "train.schedule": "cosine",

@@ -6,7 +6,7 @@ from mirigor_jax import checks
 from mirigor_jax.data.sources.npz import named_arrays
 from mirigor_jax.data.sources.parts import Part, classes_of_parts, numbered
 from mirigor_jax.errors import InputError
-from mirigor_jax.files import to_path
+from mirigor_jax.hub import path_of
 from mirigor_jax.numerics import compact
 
 
@@ -16,7 +16,7 @@ def read_features(argument: str, size: int | None) -> tuple[dict[str, Part], Seq
     Raises InputError for missing arrays or labels, wrong shapes or dtypes, and features that are not finite.
     """
     del size
-    path = to_path(argument)
+    path = path_of(argument)
     endings = {"train": "", "validation": "_validation", "test": "_test"}
     names = {part: ((f"h{ending}", f"labels{ending}"),) for part, ending in endings.items()}
     arrays = named_arrays(f"features:{path}", path, names, "h, labels and, if there are any, h_test, labels_test")

@@ -54,21 +54,31 @@ def read_folder(argument: str, size: int | None) -> tuple[dict[str, Part], Seque
     for part, folder in folders.items():
         own = [os.path.join(folder, name) if name in classes[part] else None for name in class_names]
         by_class = _images(own or [os.fspath(folder)], passed_over)
-        paths = [path for several in by_class for path in several]
-        if not paths:
+        if not any(by_class):
             kinds = f" (it has {_counts(passed_over)})" if passed_over else ""
             raise InputError(
                 f"image folder {folder} holds no image{kinds}: give one with {', '.join(sorted(PHOTOGRAPHS))}"
             )
         if own:
             _count_beside(folder, passed_over)
-        keys = [hashlib.sha256(os.fsencode(os.path.relpath(path, folder))).digest()[:8] for path in paths]
-        fetch = partial(_fetch_files, paths)
-        numbers = np.repeat(np.arange(len(by_class), dtype=np.int32), [*map(len, by_class)])
-        parts[part] = Part(numbers, decoded(fetch, len(paths), side), np.frombuffer(b"".join(keys), np.uint64))
+        parts[part] = part_of_files(folder, by_class, side)
     _tell(root, passed_over)
     _tell_nested(root, folders["train"], classes["train"])
     return parts, [shown(name) for name in class_names]
+
+
+def part_of_files(folder: Path, by_class: Sequence[Sequence[str]], side: int) -> Part:
+    """The part of a set whose images are files.
+
+    folder: the images' paths relative to it decide which images of the part are split off for validation and test.
+    by_class: the paths of each class, or of the only class if the images have no labels.
+    side: pixels. The side of the decoded images.
+    """
+    paths = [path for several in by_class for path in several]
+    keys = [hashlib.sha256(os.fsencode(os.path.relpath(path, folder))).digest()[:8] for path in paths]
+    numbers = np.repeat(np.arange(len(by_class), dtype=np.int32), [*map(len, by_class)])
+    read = decoded(partial(_fetch_files, paths), len(paths), side)
+    return Part(numbers, read, np.frombuffer(b"".join(keys), np.uint64))
 
 
 def _parts(folder: Path, passed_over: Counter[str]) -> dict[str, Path]:

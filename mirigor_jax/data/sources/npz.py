@@ -8,7 +8,8 @@ import numpy as np
 from mirigor_jax.data.sources.decode import scaled
 from mirigor_jax.data.sources.parts import Part, parts_from_arrays
 from mirigor_jax.errors import InputError, shown
-from mirigor_jax.files import AnyPath, describe, io_errors, read_arrays, to_path
+from mirigor_jax.files import AnyPath, describe, io_errors, read_arrays
+from mirigor_jax.hub import path_of
 
 NPZ_NAMES = {  # ours, Keras' and MedMNIST's
     "train": (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels")),
@@ -22,7 +23,7 @@ def read_npz(argument: str, size: int | None) -> tuple[dict[str, Part], Sequence
 
     Raises InputError for other arrays.
     """
-    path = to_path(argument)
+    path = path_of(argument)
     arrays = named_arrays(f"npz:{path}", path, NPZ_NAMES, "images, labels and, if there are any, images_test, ...")
     for part, (images, labels) in arrays.items():
         shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))

@@ -15,6 +15,7 @@ from mirigor_jax.data.image_set import ROTATIONS, ImageSet
 from mirigor_jax.data.population import STREAMS, FinitePopulation, GeneratedPopulation, Population
 from mirigor_jax.data.sources.features import read_features
 from mirigor_jax.data.sources.folders import read_folder
+from mirigor_jax.data.sources.hugging_face import hf_commit, read_hf
 from mirigor_jax.data.sources.idx import read_idx_folder
 from mirigor_jax.data.sources.noise import noise_images
 from mirigor_jax.data.sources.npz import read_npz
@@ -75,6 +76,7 @@ class GeneratedSource:
     is_generated: ClassVar[bool] = True
     holds_features: ClassVar[bool] = False
     is_file: ClassVar[bool] = False
+    commit: ClassVar[None] = None
     make: Callable[..., GeneratedImages]
     argument: str = ""
 
@@ -108,6 +110,8 @@ class FiniteSource:
     holds_features: whether its rows are features.
     is_file: whether the argument is the path of a file; runs on files of different content are then different.
     shows_attributes: whether every image shows its class; the MI of same-class pairs is then known.
+    commit: argument → the hash of the commit that it names today; runs on different commits are then different. None:
+        the source has no commits.
     """
 
     is_generated: ClassVar[bool] = False
@@ -116,6 +120,7 @@ class FiniteSource:
     holds_features: bool = False
     is_file: bool = False
     shows_attributes: bool = False
+    commit: Callable[[str], str] | None = None
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -181,6 +186,16 @@ def content_of(spec: str) -> str:
     return path if name in SOURCES and SOURCES[name].is_file else ""
 
 
+def commit_of(spec: str) -> str:
+    """The hash of the commit of the repository that a source reads, which identifies a run's data. "": it reads none.
+
+    Raises InputError if the repository can't be found.
+    """
+    name, _, argument = spec.partition(":")
+    commit = SOURCES[name].commit if name in SOURCES else None
+    return "" if commit is None else commit(argument)
+
+
 def labeled(
     spec: str,
     *,
@@ -201,7 +216,8 @@ def labeled(
         "folder:PATH": one folder for each class, in PATH or in its parts (such as PATH/train and PATH/test, in any
         case), or images without labels; "idx:PATH": a folder with MNIST's four files, or EMNIST's or QMNIST's;
         "fashion_mnist": Debian's files, or else TFDS's; "npz:PATH": arrays with names as in NPZ_NAMES, `labels` are
-        optional; "features:PATH": an .npz of h (n, d) and labels (n,), and optionally h_test and so on.
+        optional; "features:PATH": an .npz of h (n, d) and labels (n,), and optionally h_test and so on; "hf:REPO": a
+        data set on the Hugging Face Hub, see `hugging_face.read_hf`. The PATH of an .npz may be hf:REPO:FILE.
     size: pixels. The shorter side is resized to it (bilinear, antialiased), then the central square is cut out. None:
         the images' own side, if all are square and of one size. Gray images become RGB.
     classes: "all", "first-half", "second-half", "file:PATH" (one class in each line), or names or numbers joined by
@@ -304,4 +320,5 @@ SOURCES: dict[str, Source] = {
     "npz": FiniteSource(read_npz, is_file=True),
     "fashion_mnist": FiniteSource(_read_fashion_mnist, argument=""),
     "features": FiniteSource(read_features, holds_features=True, is_file=True),
+    "hf": FiniteSource(read_hf, argument="REPO", commit=hf_commit),
 }

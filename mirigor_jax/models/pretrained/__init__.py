@@ -1,13 +1,16 @@
 """Public checkpoints → frozen encoders.
 
 `load` takes .safetensors, .npz and the index of a sharded checkpoint; if torch is installed, also torch's own files
-(.pth, .pt, .ckpt, .bin, …). A file's format is told by its content. To convert one:
+(.pth, .pt, .ckpt, .bin, …). A file's format is told by its content. hf:OWNER/NAME is a model on the Hugging Face Hub.
+To convert a checkpoint:
 
 python -m mirigor_jax.models.pretrained CHECKPOINT.pth ENCODER.safetensors
 """
 
+import json
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -23,10 +26,12 @@ from mirigor_jax.errors import InputError, shown
 from mirigor_jax.files import write_bytes
 from mirigor_jax.models import takes_any_size
 from mirigor_jax.models.frozen import FrozenEncoder
+from mirigor_jax.models.pretrained.fetching import CONFIGS, checkpoint
 from mirigor_jax.models.pretrained.finding import Found, find, plain
 from mirigor_jax.models.pretrained.layouts import LAYOUTS, UNSUPPORTED, Layout
 from mirigor_jax.models.pretrained.reading import read_tensors, some
 from mirigor_jax.models.vit import ViT, resample
+from mirigor_jax.outside import read_text
 
 # Transform → the axes of its result; None is an axis of one entry.
 AXES: dict[str, tuple[int | None, ...] | None] = {
@@ -37,6 +42,14 @@ AXES: dict[str, tuple[int | None, ...] | None] = {
     "token": (None, None, 0),
     "tokens": (None, 0, 1),
 }
+# Name of an activation in configs of timm and transformers → its name in `ViT.mlp`.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "quick_gelu": "quick_gelu",
+    "gelu_tanh": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
 MOST_SIDE = 4096  # pixels. The largest side of an encoder's images
 
 
@@ -45,6 +58,7 @@ def load(
 ) -> FrozenEncoder:
     """Load the encoder in a public checkpoint.
 
+    path: of a file; or hf:OWNER/NAME[@REVISION][:FILE], a model on the Hugging Face Hub, see `fetching.checkpoint`.
     layout: a name in LAYOUTS. None: the keys in the checkpoint tell it.
     place: where the encoder is in the file, such as "state_dict_ema", "teacher" or "state_dict/momentum_encoder". None:
         wherever there is one; a UserWarning says which was taken if there are several.
@@ -52,13 +66,14 @@ def load(
         A ViT's position embeddings are interpolated to another side; `FrozenEncoder.resized` then says so. A ResNet
         takes images of any side.
     Raises InputError if the file is missing, cut off, or of an unknown format or layout, if it holds more than tensors
-    and settings, if a parameter is missing, unexpected, of the wrong shape or not finite, and if the encoder can't take
-    images of this side.
+    and settings, if a parameter is missing, unexpected, of the wrong shape or not finite, if the encoder can't take
+    images of this side, and as `checkpoint` does.
     """
-    frozen = _build(Path(path), *_recognize(Path(path), layout, place))
+    path = checkpoint(path)
+    frozen = _build(path, *_recognize(path, layout, place))
     if size in (None, frozen.size) or takes_any_size(frozen.encoder):
         return frozen
-    return _at_size(Path(path), frozen, size)
+    return _at_size(path, frozen, size)
 
 
 def _at_size(path: Path, frozen: FrozenEncoder, size: int) -> FrozenEncoder:
@@ -88,17 +103,17 @@ def convert(
 ) -> FrozenEncoder:
     """Load a checkpoint, then write its state dict to `converted` (.safetensors) with the same keys.
 
-    layout, place: see `load`. If `place` is given, only the encoder's own keys are written.
+    path, layout, place: see `load`. If `place` is given, only the encoder's own keys are written.
     Returns the loaded encoder.
     Raises InputError as `load` does, if `converted` exists, and if its name does not end in .safetensors.
     """
-    converted = Path(converted)
+    path, converted = checkpoint(path), Path(converted)
     if converted.suffix != ".safetensors":
         raise InputError(f"'{converted}' is to be a .safetensors file; name it so")
     if converted.exists():
         raise InputError(f"'{converted}' exists already; remove it or choose another name")
-    name, found, others = _recognize(Path(path), layout, place)
-    pretrained = _build(Path(path), name, found, others)
+    name, found, others = _recognize(path, layout, place)
+    pretrained = _build(path, name, found, others)
     # If the place is asked for, other encoders in the same dictionary must not be found again.
     keys = found.state if place is None else found.used
     # safetensors writes an array's memory as it is, so a transposed array must be copied into C order first.
@@ -114,8 +129,9 @@ def _where(place: str) -> str:
 def _recognize(path: Path, layout: str | None, place: str | None) -> tuple[str, Found, tuple[str, ...]]:
     """The name of the checkpoint's layout, its encoder, and the places of further ones.
 
-    Raises InputError if layouts that fit the encoder and its place normalize their images differently, or have modules
-    with other fields, since keys don't tell which one made the checkpoint.
+    Keys may be of several layouts that normalize their images differently, or have modules with other fields. Then a
+    config of timm or transformers beside the file chooses. Raises InputError if there is none, or if it is of none of
+    the layouts.
     """
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"unknown layout '{layout}'; choose one of {', '.join(LAYOUTS)}")
@@ -133,6 +149,7 @@ def _recognize(path: Path, layout: str | None, place: str | None) -> tuple[str, 
     fits = {name: each for name, each in asked.items() if each.architecture is found.architecture}
     named = {name: each for name, each in fits.items() if _is_from(each, found)}
     fits = named or {name: each for name, each in fits.items() if layout is not None or each.place is None}
+    fits = _as_said_beside(path, fits)
     untold = ["how its images were normalized"] if len({(each.mean, each.std) for each in fits.values()}) > 1 else []
     if len({each.fields for each in fits.values()}) > 1:
         untold += ["its " + ", ".join(dict.fromkeys(field for each in fits.values() for field, _ in each.fields))]
@@ -146,6 +163,57 @@ def _recognize(path: Path, layout: str | None, place: str | None) -> tuple[str, 
             stacklevel=3,
         )
     return next(iter(fits)), found, others
+
+
+def _as_said_beside(path: Path, fits: Mapping[str, Layout]) -> dict[str, Layout]:
+    """The layouts that agree with the configs beside the checkpoint; all if there is one or none says anything.
+
+    Raises InputError if none agrees.
+    """
+    if len({(each.mean, each.std, each.fields) for each in fits.values()}) == 1:
+        return dict(fits)
+    way, activation = _said_beside(path)
+    agree = {
+        name: each
+        for name, each in fits.items()
+        if (way is None or np.allclose((each.mean, each.std), way, atol=1e-3))
+        and (activation is None or activation == _activation(each))
+    }
+    if not agree:
+        said = ([] if way is None else [f"mean and std {way}"]) + ([] if activation is None else [activation])
+        raise InputError(
+            f"the config beside '{path}' says {' and '.join(said)}, and no layout of its keys has that "
+            f"({', '.join(fits)}); name the one to take all the same"
+        )
+    return agree
+
+
+def _activation(layout: Layout) -> str:
+    return dict(layout.fields).get("mlp", "gelu")
+
+
+def _said_beside(path: Path) -> tuple[tuple[list[float], list[float]] | None, str | None]:
+    """((mean, standard deviation) of the images' channels, the MLPs' activation); None for what no config says.
+
+    timm writes them into config.json; transformers writes the activation there, and the others into
+    preprocessor_config.json.
+    """
+    way: tuple[list[float], list[float]] | None = None
+    activation: str | None = None
+    for name in CONFIGS:
+        try:
+            whole = json.loads(read_text(path.parent / name, name))
+            config = whole.get("pretrained_cfg", whole)
+            named = whole.get("vision_config", whole).get("hidden_act", whole.get("model_args", {}).get("act_layer"))
+        except (InputError, ValueError, AttributeError, RecursionError):
+            continue  # no such file, or of another program
+        activation = ACTIVATIONS.get(str(named), activation)
+        try:
+            mean, std = ([float(x) for x in config.get(f"image_{word}", config.get(word))] for word in ("mean", "std"))
+        except (ValueError, TypeError, AttributeError):
+            continue
+        way = (mean, std) if len(mean) == len(std) == 3 else way
+    return way, activation
 
 
 def _check_supported(path: Path, tensors: dict[str, np.ndarray]) -> None:
