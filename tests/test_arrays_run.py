@@ -150,7 +150,7 @@ def test_a_bad_file_is_one_line_and_exit_code_2(name, folder, capsys):
         ),
         (
             ("--config.x=x.npy", "--config.labels=y.npz:other"),
-            r"labels='y.npz:other' has shape \(3, 2\); expected one col",
+            r"labels='y.npz:other' are of shape \(3, 2\): .*give one column",
         ),
         (("--config.x=x.npy", "--config.y=y.npz", "--config.estimators=()"), r"estimators=\(\).*nwj"),
         (("--config.x=x.npy", "--config.y=y.npz", "--config.estimators=nce"), "unknown estimator 'nce'.*info_nce"),

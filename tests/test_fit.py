@@ -65,7 +65,7 @@ def test_the_draw_does_not_depend_on_the_number_of_devices():
 
 
 def test_a_class_without_images_is_named():
-    with pytest.raises(InputError, match="class 2"):
+    with pytest.raises(InputError, match="classes 2"):
         fit.make_bank(np.zeros((4, 2), np.float32), np.array([0, 1, 1, 3]), np.eye(4) / 4)
 
 

@@ -351,7 +351,7 @@ def test_a_file_of_features_gives_the_same_row_without_an_encoder(tmp_path):
 
 
 BAD = {
-    "rows": ({"labels": np.zeros(899, int)}, "900 train rows of h, 899 labels: expected as many"),
+    "rows": ({"labels": np.zeros(899, int)}, "900 train rows, 899 labels: expected as many"),
     "not finite": (
         {"h": np.full((900, 4), np.nan, np.float32)},
         r"train h has 3,600 NaN or infinite values, the first",
