@@ -54,6 +54,8 @@ def test_the_table_of_critics_has_a_line_for_each_truth_and_critic():
     assert cells[0] == ["truth", "critic", "InfoNCE", "NWJ", "anchor", "certified: at least"]
     assert cells[2] == ["2", "inner", "1.500 ± 0.707", "7.000 ± 0.000", "2.250 ± 0.000", "0.800"]
     assert cells[3] == ["4", "inner", "3.000", "7.000", "4.250", "2.800"]
+    gone = patches_fits.table([{**critic_row(4, "inner", 3.0), "nwj_bits": -5.4844e13}])
+    assert "| 4 | inner | 3.000 | -5.5e+13 | 4.250 | 2.800 |" in gone
 
 
 def test_the_figure_of_critics_has_a_line_for_each_critic_of_each_estimator():

@@ -39,6 +39,7 @@ CAPTION = (
 ESTIMATORS = {"info_nce_symmetric": "InfoNCE", "nwj": "NWJ", "anchor": "anchor"}
 DEFAULT = "default"  # the critic of `mi.estimate` as it is, which starts from a Gaussian copula
 COLORS = {DEFAULT: INK, "inner": NO_BOUND, "bilinear": LOWER_BOUND, "separable": CERTIFIED, "joint": CEILING}
+LARGE = 1000.0  # bits
 MARKERS = "osD^v"  # of the widths of a kind
 
 
@@ -123,7 +124,7 @@ def table(rows: Sequence[Row]) -> str:
             (
                 f"{bits:g}",
                 critic,
-                *(mean([one[f"{each}_bits"] for one in same]) for each in ESTIMATORS),
+                *(_shown([one[f"{each}_bits"] for one in same]) for each in ESTIMATORS),
                 f"{tables.round_down(lower):.3f}",
             )
         )
@@ -136,6 +137,11 @@ def table(rows: Sequence[Row]) -> str:
         f"{100 * first['confidence']:g} % confidence; it is the least of the seeds."
     )
     return f"{tables.grid(header, lines)}\n\n{legend}"
+
+
+def _shown(values: Sequence[float]) -> str:
+    """The mean; with two digits if an estimate has left the scale of bits."""
+    return mean(values, ".1e" if max(map(abs, values)) >= LARGE else ".3f")
 
 
 def draw(rows: Sequence[Row]) -> Figure:
