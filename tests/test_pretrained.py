@@ -18,6 +18,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.models import vit
 from mirigor_jax.models.pretrained import convert, load
 from mirigor_jax.models.pretrained.__main__ import main
+from mirigor_jax.models.pretrained.layouts import LAYOUTS
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -323,6 +324,8 @@ def transformer(case):
 def test_a_vit_s_source_is_asked_for_where_its_keys_don_t_tell(tmp_path, monkeypatch, layout, prefix, named):
     weights, images, features = transformer("deit")
     monkeypatch.setitem(vit.ENCODERS, "deit_ti", (vit.ViT, {"width": 16, "depth": 2, "heads": 2}))
+    of_moco = LAYOUTS["moco-v3-vit"]  # whose ViTs have 12 heads, more than the tiny one
+    monkeypatch.setitem(LAYOUTS, "moco-v3-vit", replace(of_moco, fields=(("heads", 2),)))
     beside = {
         "dino-vit": head("teacher/head.mlp.0"),
         "mae": head("model/decoder_embed", "model/decoder_blocks.0.norm1"),
