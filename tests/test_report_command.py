@@ -77,16 +77,23 @@ def test_an_index_shows_all_runs_side_by_side(tmp_path, capsys):
     finished(tmp_path / "a")
     finished(tmp_path / "deeper" / "b", CONFIG | {"seed": 1})
     made(tmp_path / "c", 3)
+    (made(tmp_path / "d").path / "stages.json").write_text("{")  # as it may be while another process writes it
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"model_type": "vit"}')  # of another program
     path, text = page_of(tmp_path, capsys)
     assert path == f"{tmp_path}/index.html"
-    assert "2 of 3 runs are finished" in text
+    assert "2 of 4 runs are finished" in text
     links = re.findall(r'<td data-value="([^"]*)"><a href="([^"]*)">', text)
-    assert links == [("a", "a/report.html"), ("c", "c/config.json"), ("deeper/b", "deeper/b/report.html")]
+    assert links == [
+        ("a", "a/report.html"),
+        ("c", "c/config.json"),
+        ("d", "d/config.json"),
+        ("deeper/b", "deeper/b/report.html"),
+    ]
     assert ">seed</button>" in text  # a setting in which they differ
     assert ">train.k</button>" not in text
     assert "training, step 3 of 40" in text
+    assert "not readable now" in text
 
 
 def test_a_folder_without_runs_is_refused(tmp_path, capsys):

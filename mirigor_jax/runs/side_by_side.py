@@ -77,17 +77,22 @@ def state(stages: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], config: 
     return f"{len(stages)} stages done, next: {following}" if stages else "just begun"
 
 
+def _state_of(one: Found) -> str:
+    """What a run does, or that it is finished."""
+    if one.report is not None:
+        return "finished"
+    if one.folder.exists("report.json"):
+        return "finished; its report cannot be read"
+    try:
+        stages, rows = one.folder.read("stages.json") or {}, one.folder.rows("train/metrics.jsonl")
+    except InputError:  # another process is writing them, or they are damaged, which the run's own command mends
+        return "not readable now"
+    return state(stages, rows, one.config)
+
+
 def blocks(found: Sequence[Found]) -> list[str]:
     """The blocks of a page."""
-    states = []
-    for one in found:
-        if one.report is not None:
-            states.append("finished")
-        elif one.folder.exists("report.json"):
-            states.append("finished; its report cannot be read")
-        else:
-            rows = one.folder.rows("train/metrics.jsonl")
-            states.append(state(one.folder.read("stages.json") or {}, rows, one.config))
+    states = [_state_of(one) for one in found]
     finished = sum(state.startswith("finished") for state in states)
     links = [
         f"{one.name}/report.html" if one.folder.exists("report.html") else f"{one.name}/config.json" for one in found
