@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from flax.traverse_util import flatten_dict
 
 from mirigor_jax.errors import InputError
+from mirigor_jax.main import main
 from mirigor_jax.models import vit
 from mirigor_jax.models.convnext import ConvNeXt
 from mirigor_jax.models.pretrained import load
@@ -331,3 +333,43 @@ def test_full_size_convnexts_have_timm_s_number_of_parameters(name, depths, widt
     found = shapes(encoder, 64)
     assert parameters(found) == CONVNEXTS[f"parameters/{name}"]
     assert LAYOUTS["timm-convnext"].architecture.encoder(found)[0] == encoder
+
+
+def full_size(arrays, *, width, depth, patch, side):
+    """The weights of a tiny encoder of width 8 and depth 2 → random ones under the keys of a full-size encoder."""
+    rng, result = np.random.default_rng(0), {}
+    tokens = (side // patch) ** 2
+    for key, array in arrays.items():
+        shape = tuple(n // 8 * width if n % 8 == 0 else n for n in array.shape)
+        if re.search("pos_embed|position", key):
+            shape = (*array.shape[:-2], array.shape[-2] - 16 + tokens, width)
+        if array.ndim == 4:
+            shape = (width, 3, patch, patch)
+        blocks = range(1, depth) if ".1." in key else [1]
+        for block in blocks:
+            values = 0.02 * rng.normal(size=shape) + (array.ndim == 1 and key.endswith("weight"))
+            result[key.replace(".1.", f".{block}.")] = values.astype(np.float16)
+    return result
+
+
+@pytest.mark.slow
+def test_a_full_size_vit_runs_through_the_command(tmp_path, capsys):
+    sizes = {"width": 384, "depth": 12, "patch": 14, "side": 518}
+    path = saved(tmp_path, full_size(weights(VITS, "dinov2_registers"), **sizes))
+    rng, sets = np.random.default_rng(0), {}
+    for part, count in (("", 800), ("_test", 200)):
+        labels = rng.permutation(np.repeat([0, 1], count // 2))
+        noise = rng.normal(0, 30, (count, 32, 32))
+        sets[f"images{part}"] = np.clip(60 * (1 + labels[:, None, None]) + noise, 0, 255).astype(np.uint8)
+        sets[f"labels{part}"] = labels
+    np.savez(tmp_path / "images.npz", **sets)
+    named = "--config.encoder.layout=dinov2"
+    command = small.encoder(f"npz:{tmp_path / 'images.npz'}", tmp_path / "run", f"--config.encoder.path={path}", named)
+    assert main(command) == 2
+    assert "images of 32² are not tiled by patches of 14" in capsys.readouterr().err
+    assert main([*command, "--config.data.size=28"]) == 0
+    assert capsys.readouterr().out.count("was trained on images of") == 1
+    h = np.load(tmp_path / "run/features/test.npz")["h"]
+    assert h.shape == (200, 384)
+    assert np.isfinite(h).all()
+    assert small.report(tmp_path / "run")["estimate"]

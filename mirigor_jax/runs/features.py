@@ -81,14 +81,10 @@ def _labeled(read: Read) -> Read:
 def freeze(job: Job, folder: RunFolder, mesh: Mesh) -> FrozenEncoder:
     """The encoder of the checkpoint that the config names, or else the one that the run in `folder` trained.
 
-    Prints a line if a public encoder was made for images of another side.
     Raises InputError as `pretrained.load` does, and if the training is not finished.
     """
     if job.config.encoder.path:
-        frozen = job.public_encoder()
-        if frozen.resized:
-            print(frozen.resized, flush=True)
-        return frozen
+        return job.public_encoder()
     # The head is restored, too. Its width depends on the number of classes in training.
     summary = folder.read("train/summary.json")
     if summary is None:

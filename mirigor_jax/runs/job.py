@@ -403,6 +403,7 @@ def _check_encoder(job: Job, asks_for_size: bool) -> tuple[str, ...]:
     """What was passed over in a given encoder's file.
 
     asks_for_size: whether the config gives the images' side. If it does not, no encoder is made for another side.
+    Prints a line if the encoder was made for images of another side than it was trained on.
     Raises InputError if there is no such encoder, stage or checkpoint, or if it cannot take the images.
     """
     if job.holds_features:
@@ -414,6 +415,9 @@ def _check_encoder(job: Job, asks_for_size: bool) -> tuple[str, ...]:
             f"'{path}' takes images of {given.size} pixels, not {size}; give that size, or data.size={size} to have "
             "its position embeddings interpolated"
         )
+    if given is not None and given.resized:
+        notes += (given.resized,)
+        print(given.resized, flush=True)
     if given is not None and given.ignored:
         notes += (f"encoder '{path}': {len(given.ignored):,} keys are ignored: {listed(given.ignored, 5)}",)
     encoder: Any = job.encoder() if given is None else given.encoder
