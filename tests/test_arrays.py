@@ -111,6 +111,17 @@ def test_nearest_neighbors_agree_where_no_formula_does():
         assert np.mean(values) == pytest.approx(np.mean([ksg(*pair) for pair in pairs]), abs=0.06)
 
 
+@pytest.mark.slow
+def test_clusters_whose_gaussian_copula_is_wrong_are_found():
+    """Six bits as 64 tight clusters: all columns are correlated, so the base's scores are far too large for them."""
+    rng = np.random.default_rng(0)
+    signs, directions = rng.choice([-1.0, 1.0], (4000, 6)), rng.normal(size=(6, 24))
+    x, y = (signs @ directions + 0.02 * rng.normal(size=(4000, 24)) for _ in range(2))
+    info_nce, nwj = mi.estimate_all([(x, y)], estimators=("info_nce_symmetric", "nwj"), steps=300)[0]
+    assert 5.5 < info_nce.value_bits < 6.05
+    assert 4 < nwj.value_bits < 6.1
+
+
 def test_monotonic_maps_of_the_columns_change_little(gaussian, gaussian_estimate):
     x, y = gaussian
     mapped = mi.estimate(x**3, np.sinh(2 * y), **QUICK)

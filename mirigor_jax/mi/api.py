@@ -33,6 +33,7 @@ FOLDS = 10  # of the jackknife
 WHOLE = 4096  # largest number of pairs a batch for which the score matrix is held whole
 BATCH = 1024  # pairs a batch of the certificate if the test part has more than WHOLE
 ENTRIES = 2**25  # largest number of scores held at once
+TRUSTS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.0)  # shares of the Gaussian copula that critics may start from
 TINY = 1e-150  # columns of smaller numbers are scaled up, because reciprocals of their differences overflow
 
 CRITICS: dict[str, nn.Module] = {
@@ -81,7 +82,8 @@ def estimate(
         steps: largest number of steps of the fit. It ends earlier if validation stops improving.
         learning_rate: AdamW's rate at the first step, above 0. It decays by a cosine over `steps`.
         weight_decay: AdamW's, at least 0.
-        base: whether the critic starts from the density ratio of a Gaussian copula and learns the difference from it.
+        base: whether the critic starts from the log density ratio of a Gaussian copula, times a factor from 0 to 1 that
+            validation chooses, and learns the difference from it.
         num_critics: number of critics, at least 1. The value is that of their averaged scores.
         seed: seeds the critics' parameters and the batches.
         confidence: in [0.5, 1). Confidence of the interval (a t-interval: by a delete-a-fold jackknife, or over
@@ -180,6 +182,7 @@ def estimate_all(
             steps=steps,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
+            trusts=TRUSTS if based else (),
         )
         group = _estimate_group(fit_config, sets, reading, based=based, seed=seed, on_progress=on_progress)
         estimates |= {(d, indices[e]): result for (d, e), result in group.items()}

@@ -125,9 +125,10 @@ class JointCritic(nn.Module):
 
 
 class ResidualCritic(nn.Module):
-    """score = u(x)·v(y) + gain · inner(x, y): a critic that starts from a known one, and learns the rest.
+    """score = trust · u(x)·v(y) + gain · inner(x, y): a critic that starts from a known one, and learns the rest.
 
-    The last `rank` columns of x and y are u and v; `inner` reads the others. The learned `gain` starts at 0.
+    The last `rank` columns of x and y are u and v; `inner` reads the others. `trust` and `gain` are learned. They start
+    at 1 and 0, or `trust` starts where `FitConfig.trusts` says.
     """
 
     inner: nn.Module
@@ -138,8 +139,9 @@ class ResidualCritic(nn.Module):
         self, x: Float[Array, "n d"], y: Float[Array, "m e"], partners: Partners = None, *, deterministic: bool = True
     ) -> Scores:
         learned = self.inner.scores(x[:, : -self.rank], y[:, : -self.rank], partners, deterministic=deterministic)
+        trust = self.param("trust", nn.initializers.ones, (), learned.dtype)
         gain = self.param("gain", nn.initializers.zeros, (), learned.dtype)
-        return _inner(x[:, -self.rank :], y[:, -self.rank :], partners) + gain * learned
+        return trust * _inner(x[:, -self.rank :], y[:, -self.rank :], partners) + gain * learned
 
 
 class PosteriorCritic(nn.Module):

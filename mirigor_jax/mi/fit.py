@@ -234,6 +234,8 @@ class FitConfig:
     The learning rate decays by a cosine over `steps`. Every `eval_every` steps the critic is evaluated on at most
     `eval_batches` validation batches of `eval_batch_size` pairs. The fits end once no critic has improved on validation
     in the last `patience` steps.
+    trusts: where the `trust` of a ResidualCritic may start. The one that is best on validation is taken, because scores
+        of a wrong density ratio are so large that estimators which take their exponential never recover from 1.
     """
 
     critic: nn.Module
@@ -247,6 +249,7 @@ class FitConfig:
     eval_batch_size: int = 128
     eval_batches: int = 32
     patience: int = 600
+    trusts: tuple[float, ...] = ()
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -353,7 +356,17 @@ def start_critic(critic_job: CriticJob, data: Pairs, validation: Pairs, *, fit_c
         name: fit_config.critic.init(key, x, y, method="scores")["params"]
         for name, key in zip(names, keys, strict=True)
     }
-    (best,) = _validate(params, validation, critic_job, fit_config=fit_config)
+
+    def started(changes: dict[str, Array]) -> tuple[Any, Array]:
+        tried = {name: {**each, **changes} for name, each in params.items()}
+        return tried, _validate(tried, validation, critic_job, fit_config=fit_config)[0]
+
+    if fit_config.trusts:
+        tried, values = lax.map(started, {"trust": jnp.asarray(fit_config.trusts)})
+        at = jnp.argmax(jnp.where(jnp.isfinite(values), values, -jnp.inf))
+        params, best = jax.tree.map(lambda leaf: leaf[at], (tried, values))
+    else:
+        params, best = started({})
     return fresh(params, fit_config.optimizer, best.dtype)._replace(best_nats=best, carry=_first_carries(fit_config))
 
 
