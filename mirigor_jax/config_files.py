@@ -201,13 +201,13 @@ def _without_nones(config: ConfigDict, argv: list[str]) -> list[str]:
     return [argument for argument in argv if argument not in empty and argument.partition("=")[0] not in nones]
 
 
-def split_job_flags(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, bool]]:
+def split_job_flags(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
     """Split off the flags that do not affect results.
 
     Returns (the other arguments, the flags that say which process this is, the flags of `monitoring.Monitoring`).
     """
     rest, peers = pop_flags(argv, coordinator=str, processes=int, process=int)
-    rest, monitoring_flags = pop_flags(rest, tensorboard=bool, profile=bool)
+    rest, monitoring_flags = pop_flags(rest, tensorboard=bool, profile=bool, wandb=bool)
     return rest, peers, monitoring_flags
 
 

@@ -32,6 +32,7 @@ FLAGS = (
         "command continues a run that is there.",
     ),
     ("--tensorboard", "Also write event files for TensorBoard, RUN/tensorboard."),
+    ("--wandb", "Also send the rows, and the report's numbers and pictures, to Weights & Biases."),
     (
         "--profile",
         "Also trace a few steps of training, encoding and the critic's fit for XProf and Perfetto, RUN/profile.",

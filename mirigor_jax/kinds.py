@@ -30,7 +30,7 @@ class RunKind:
     run: (config, name, workdir or None, monitoring). Runs or resumes the config and writes its report. Raises
         InputError if the user has to correct something.
     is_shared: whether several processes can run it together.
-    is_watched: whether it has stages that --tensorboard and --profile can show.
+    is_watched: whether it has stages that --tensorboard, --wandb and --profile can show.
     idle: (config, keys that the user gave) → the keys that have no effect, each with words that follow KEY=VALUE in a
         message. Keys that the user did not give are not judged: a config file sets values for whole families of runs.
     """
@@ -72,8 +72,8 @@ def run(
         raise InputError(f"a job of kind {config.kind} runs in one process; start a single process")
     if not kind.is_watched and monitoring != NO_MONITORING:
         raise InputError(
-            f"--tensorboard and --profile show trainings and their critics; a job of kind {config.kind} has none: "
-            "leave them out"
+            f"--tensorboard, --wandb and --profile show trainings and their critics; a job of kind {config.kind} has "
+            "none: leave them out"
         )
     values = flatten(config)
     if config.kind in KINDS:

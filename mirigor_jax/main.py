@@ -1,8 +1,9 @@
 """The command line: python -m mirigor_jax.main --config=FILE[:ARGUMENTS] [--config.KEY=VALUE …] [--workdir=DIR].
 
-This module prints messages and sets exit codes; everything else is in the libraries. --tensorboard and --profile also
-write event files and traces (see `monitoring`). Several processes form one job if each one of a SLURM or Open MPI job,
-or each worker of a TPU, starts the same command; elsewhere --coordinator=HOST:PORT --processes=N --process=I does it.
+This module prints messages and sets exit codes; everything else is in the libraries. --tensorboard, --wandb and
+--profile also make event files, a run of Weights & Biases, and traces (see `monitoring`). Several processes form one
+job if each one of a SLURM or Open MPI job, or each worker of a TPU, starts the same command; elsewhere
+--coordinator=HOST:PORT --processes=N --process=I does it.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Monitoring of a run beyond the lines that it prints: TensorBoard's event files, and traces of a few steps.
+"""Monitoring of a run beyond the lines that it prints: TensorBoard's event files, Weights & Biases, traces of steps.
 
 Process 0 writes them, and they do not affect results. Only this file uses TensorBoard and JAX's profiler.
 """
@@ -8,15 +8,16 @@ import io
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from mirigor_jax import parallel
+from mirigor_jax import parallel, wandb_run
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import AnyPath, write_bytes
 
@@ -29,19 +30,30 @@ class StageMonitor:
 
     events: the folder of its event files; None: write none.
     trace: the folder of its trace; None: trace nothing.
+    send: sends rows to Weights & Biases; None: send none.
     """
 
     events: AnyPath | None = None
     trace: AnyPath | None = None
+    send: Callable[[Sequence[dict[str, Any]]], None] | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Whether rows go anywhere."""
+        return self.events is not None or self.send is not None
 
     def rows(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Bring the event files up to date with all rows so far.
+        """Bring the event files, and Weights & Biases, up to date with all rows so far.
 
         rows: {"step": …, NAME: VALUE, …}, in the order of their steps.
         New rows go to a new file, and old files stay, so TensorBoard draws no row twice. Files with steps beyond the
         last row are removed: a killed run leaves them if it continues from an earlier checkpoint.
         """
-        if self.events is None or not parallel.is_main():
+        if not parallel.is_main():
+            return
+        if self.send is not None:
+            self.send(rows)
+        if self.events is None:
             return
         files = {int(path.suffix[1:]): path for path in self.events.glob(f"{EVENTS}.*")}
         last = rows[-1]["step"] if rows else -1
@@ -87,20 +99,40 @@ class StageMonitor:
 
 @dataclass(frozen=True)
 class Monitoring:
-    """The monitoring that a user asked for. Raises InputError if TensorBoard is asked for and not installed."""
+    """The monitoring that a user asked for. Raises InputError if it takes a package that is not installed.
+
+    sent_to: the open run of Weights & Biases, by `opened`.
+    """
 
     tensorboard: bool = False
     profile: bool = False
+    wandb: bool = False
+    sent_to: wandb_run.WandbRun | None = None
 
     def __post_init__(self) -> None:
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise InputError("--tensorboard takes a package that is not installed: pip install -e '.[tensorboard]'")
+        if self.wandb:
+            wandb_run.check_installed()
+
+    @contextmanager
+    def opened(self, run: AnyPath, config: Mapping[str, Any]) -> Iterator["Monitoring"]:
+        """Yield this monitoring with an open run of Weights & Biases if it is asked for; the report is sent at the end.
+
+        run: the run's folder. config: its settings.
+        """
+        if not self.wandb or not parallel.is_main():
+            yield self
+            return
+        with wandb_run.wandb_run(run, config) as sent_to:
+            yield replace(self, sent_to=sent_to)
 
     def of(self, run: AnyPath, stage: AnyPath) -> StageMonitor:
         """The monitoring of one stage. run: the run's folder. stage: the folder in it that the stage writes to."""
         name = stage.relative_to(run).as_posix()
         events, trace = run / "tensorboard" / name, run / "profile" / "plugins" / "profile" / name.replace("/", "-")
-        return StageMonitor(events if self.tensorboard else None, trace if self.profile else None)
+        send = None if self.sent_to is None else partial(self.sent_to.rows, name)
+        return StageMonitor(events if self.tensorboard else None, trace if self.profile else None, send)
 
 
 NO_MONITORING, NO_STAGE_MONITOR = Monitoring(), StageMonitor()

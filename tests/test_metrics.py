@@ -221,6 +221,9 @@ def test_evaluate_measures_the_test_rows_of_the_split_that_estimates_have(table)
     np.testing.assert_equal(values.values, metrics.evaluate_parts(parts, metrics.Options(k=16, seed=2)).values)
     assert list(values.values) == [name for name in table if table[name].needs != ("others",)]
     assert values.values["class_tolerance"] == metrics.tolerance(h[design.test], design.classes[design.test])
+    only = ("knn_accuracy", "class_tolerance")
+    some = metrics.evaluate(h, labels, only=only, k=16, seed=2).values
+    assert some == {name: values.values[name] for name in table if name in only}
     alone = metrics.evaluate(h, labels, k=16, seed=2).values
     of_labels = {name: value for name, value in values.values.items() if "views" not in table[name].needs}
     np.testing.assert_equal(alone, of_labels)
@@ -314,6 +317,8 @@ ROWS = np.ones((20, 2))
             r"3 of 3 classes have fewer than 10 rows: 0 \(7\)",
         ),
         (lambda: metrics.evaluate(ROWS, views=(ROWS,)), r"views holds 1 array\(s\), expected two"),
+        (lambda: metrics.evaluate(ROWS, only=("rankme",)), "unknown metric 'rankme'; choose from augmentation_align"),
+        (lambda: metrics.evaluate(ROWS, only=("mlp_nmi",)), "metric 'mlp_nmi' needs labels, not given here; leave it"),
         (lambda: metrics.evaluate_parts({"test": {}}, metrics.Options()), "no metric can be computed without repr"),
     ],
 )

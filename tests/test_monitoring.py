@@ -105,13 +105,13 @@ def test_flags_are_told_from_the_configs_arguments():
     rest, peers, watched = config_files.split_job_flags(["--config=x", "--profile", "--processes=2", "--workdir=y"])
     assert rest == ["--config=x", "--workdir=y"]
     assert peers == {"coordinator": None, "processes": 2, "process": None}
-    assert watched == {"tensorboard": False, "profile": True}
+    assert watched == {"tensorboard": False, "profile": True, "wandb": False}
 
 
 def test_what_cannot_be_watched_is_told(tmp_path, monkeypatch):
     arguments = ["--config=configs/arrays.py", f"--workdir={tmp_path / 'run'}"]
     config, name, workdir, _ = config_files.parse(arguments)
-    with pytest.raises(InputError, match="--tensorboard and --profile"):
+    with pytest.raises(InputError, match="--tensorboard, --wandb and --profile"):
         kinds.run(config, name, workdir, Monitoring(profile=True))
     monkeypatch.setattr(watching.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install -e '\.\[tensorboard\]'"):

@@ -42,8 +42,8 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
     print(f"run folder: {folder}", flush=True)
     with precision(config):
         job = parse(config)
-        with folder.claimed(job.config):
-            folder.mend(partial(_stages, job, folder, monitoring))
+        with folder.claimed(job.config), monitoring.opened(folder.path, flatten(job.config)) as opened:
+            folder.mend(partial(_stages, job, folder, opened))
 
 
 def _stages(job: Job, folder: RunFolder, monitoring: Monitoring) -> None:

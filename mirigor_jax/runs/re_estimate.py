@@ -1,11 +1,13 @@
 """Another estimate of a finished run's encoder, without training it again."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mirigor_jax import parallel
+from mirigor_jax.config_files import flatten
 from mirigor_jax.data.sources.table import holds_features
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import describe, io_errors
@@ -66,12 +68,13 @@ def re_estimate(folder: RunFolder, monitoring: Monitoring = NO_MONITORING, **ask
         with precision(config):
             job = parse_restored(config, run_config, folder)
 
-            def stages() -> None:
-                add_estimate(run_config, job, folder, name, folder / "estimates" / name, monitoring=monitoring)
-                _renew(run_config, folder, monitoring)
+            def stages(opened: Monitoring) -> None:
+                add_estimate(run_config, job, folder, name, folder / "estimates" / name, monitoring=opened)
+                _renew(run_config, folder, opened)
                 parallel.from_main(write_report, job.of(run_config), folder)
 
-            folder.mend(stages)
+            with monitoring.opened(folder.path, flatten(run_config)) as opened:
+                folder.mend(partial(stages, opened))
 
 
 def parse_restored(config: ConfigDict, run_config: ConfigDict, folder: RunFolder) -> Job:

@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mirigor_jax import tables
+from mirigor_jax.config_files import flatten
 from mirigor_jax.data.image_set import ImageSet
 from mirigor_jax.data.sources.table import labeled
 from mirigor_jax.drawing import CEILING, CERTIFIED, INK, LOWER_BOUND, Figure, empty_figure, floats, legends, style
@@ -82,8 +83,8 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
         num_classes=sets["train"].sizes[0],
         **{name: config[name] for name in ("k", "learning_rate", "adversarial_weight", "ridge", "seed")},
     )
-    with folder.claimed(config):
-        folder.mend(partial(_stages, config, folder, sets, settings, monitoring))
+    with folder.claimed(config), monitoring.opened(folder.path, flatten(config)) as opened:
+        folder.mend(partial(_stages, config, folder, sets, settings, opened))
 
 
 def _stages(
