@@ -19,7 +19,7 @@ from fsspec.utils import glob_translate
 
 from mirigor_jax import hub
 from mirigor_jax.data.sources.decode import choose_side, decoded
-from mirigor_jax.data.sources.folders import PHOTOGRAPHS, part_of_files
+from mirigor_jax.data.sources.folders import PARTS, PHOTOGRAPHS, part_of_files
 from mirigor_jax.data.sources.parts import Part, numbered
 from mirigor_jax.errors import InputError, shown
 from mirigor_jax.hub import Repository
@@ -27,8 +27,7 @@ from mirigor_jax.outside import check_fits, read_text
 from mirigor_jax.settings import HuggingFace
 
 # Split's name → the part that it is. Splits of other names are left out.
-SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"}
-SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+SPLITS = {name: part for part, names in PARTS.items() for name in names}
 CARD = "README.md"
 CONVERTED = "refs/convert/parquet"  # the branch in which the Hub keeps Parquet files of most data sets
 IMAGE, CLASS, BINARY, INTEGER, TEXT, OTHER = "image", "class", "binary", "integer", "text", "other"
