@@ -10,7 +10,7 @@ Python imports the module behind a public name at the first use of the name, so 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "InputError",
