@@ -37,11 +37,6 @@ class StageMonitor:
     trace: AnyPath | None = None
     send: Callable[[Sequence[dict[str, Any]]], None] | None = None
 
-    @property
-    def draws(self) -> bool:
-        """Whether rows go anywhere."""
-        return self.events is not None or self.send is not None
-
     def rows(self, rows: Sequence[dict[str, Any]]) -> None:
         """Bring the event files, and Weights & Biases, up to date with all rows so far.
 
@@ -121,11 +116,16 @@ class Monitoring:
 
         run: the run's folder. config: its settings.
         """
-        if not self.wandb or not parallel.is_main():
-            yield self
-            return
-        with wandb_run.wandb_run(run, config) as sent_to:
-            yield replace(self, sent_to=sent_to)
+        with ExitStack() as stack:
+            opened: list[wandb_run.WandbRun] = []  # on process 0 alone; if it is refused, every process hears it
+            if self.wandb:
+                parallel.from_main(lambda: opened.append(stack.enter_context(wandb_run.wandb_run(run, config))))
+            yield replace(self, sent_to=opened[0]) if opened else self
+
+    @property
+    def draws(self) -> bool:
+        """Whether rows go anywhere; the same on every process, because all take part in reading rows of a file."""
+        return self.tensorboard or self.wandb
 
     def of(self, run: AnyPath, stage: AnyPath) -> StageMonitor:
         """The monitoring of one stage. run: the run's folder. stage: the folder in it that the stage writes to."""

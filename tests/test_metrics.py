@@ -317,6 +317,7 @@ ROWS = np.ones((20, 2))
             r"3 of 3 classes have fewer than 10 rows: 0 \(7\)",
         ),
         (lambda: metrics.evaluate(ROWS, views=(ROWS,)), r"views holds 1 array\(s\), expected two"),
+        (lambda: metrics.evaluate(ROWS, only=()), "`only` names no metric"),
         (lambda: metrics.evaluate(ROWS, only=("rankme",)), "unknown metric 'rankme'; choose from augmentation_align"),
         (lambda: metrics.evaluate(ROWS, only=("mlp_nmi",)), "metric 'mlp_nmi' needs labels, not given here; leave it"),
         (lambda: metrics.evaluate_parts({"test": {}}, metrics.Options()), "no metric can be computed without repr"),

@@ -9,7 +9,7 @@ import sys
 import pytest
 from small import cdp, quick_environment, report
 
-from mirigor_jax import wandb_run
+from mirigor_jax import parallel, wandb_run
 from mirigor_jax.errors import InputError
 from mirigor_jax.files import read_rows
 from mirigor_jax.monitoring import Monitoring
@@ -24,6 +24,17 @@ def test_what_it_takes_is_said(monkeypatch):
 def test_without_the_flag_nothing_is_opened(tmp_path):
     with Monitoring().opened(tmp_path, {}) as opened:
         assert opened == Monitoring()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_beside_the_first_opens_nothing_and_reads_rows_as_it_does(tmp_path, monkeypatch):
+    """Reading rows is shared by all processes: one that left it out would wait for ever."""
+    monkeypatch.setattr(wandb_run, "check_installed", lambda: None)
+    monkeypatch.setattr(parallel, "from_main", lambda make: None)
+    with Monitoring(wandb=True).opened(tmp_path, {}) as opened:
+        assert opened.sent_to is None
+        assert opened.draws
+    assert not Monitoring().draws
     assert not list(tmp_path.iterdir())
 
 
@@ -65,7 +76,7 @@ def sent(folder):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_continued_sends_its_rows_once_and_changes_no_number(tmp_path):
+def test_a_run_that_is_started_twice_sends_its_rows_once_and_changes_no_number(tmp_path):
     pytest.importorskip("wandb")
     environment = {**quick_environment(), "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     plain, watched = tmp_path / "plain", tmp_path / "watched"

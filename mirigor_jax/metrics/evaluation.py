@@ -138,6 +138,8 @@ def evaluate_parts(parts: Parts, options: Options, only: Sequence[str] | None = 
         known |= PROBES.keys()
     allowed = {name: metric for name, metric in METRICS.items() if set(metric.needs) <= known}
     if only is not None:
+        if not only:
+            raise InputError("`only` names no metric; name some, or give None for all")
         if unknown := [name for name in only if name not in METRICS]:
             raise InputError(f"unknown metric '{unknown[0]}'; choose from {', '.join(METRICS)}")
         if absent := [name for name in only if name not in allowed]:

@@ -126,7 +126,7 @@ def estimate_stage(
                 measured = replace(measured, estimate=certified(job, findings.applied_to(measured.estimate)))
                 target.write_arrays("batches.npz", {str(k): bits for k, bits in measured.batch_bits.items()})
                 target.write("estimate.json", dataclasses.asdict(entry(job, measured)))
-        elif monitor.draws:
+        elif monitoring.draws:
             monitor.rows(target.rows("fit.jsonl"))
 
 

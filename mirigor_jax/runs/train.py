@@ -28,7 +28,7 @@ def train_stage(job: Job, folder: RunFolder, monitoring: Monitoring = NO_MONITOR
     monitor = monitoring.of(folder.path, path.path)
     with folder.stage("train", path.exists("summary.json")) as work:
         if not work:
-            if monitor.draws:
+            if monitoring.draws:
                 monitor.rows(path.rows("metrics.jsonl"))
             return
         mesh = parallel.make_mesh(t.k)
