@@ -55,7 +55,7 @@ def encode(
     state: the encoder's weights. The state that `train` returns; the FrozenEncoder that `load_encoder` returns, which
         also normalizes the images as its source did; or a dict {"params", "batch_stats"}.
     images: uint8 (n, s, s, 3), or a dict {"image", "attributes"} such as `cdp.images(...)` returns.
-    batch_size: images in one step, on all devices together.
+    batch_size: images in one step, on all devices together; a step has fewer if there are fewer images.
     devices: the devices to use. None: all of `jax.devices()`.
     on_progress: called as on_progress(images encoded, number of images, "") after every step.
     Returns h (n, d), at least float32. For a dict it returns (h, labels): labels (n,) number the combinations of
@@ -70,6 +70,8 @@ def encode(
         result = f"{pixels.dtype} {pixels.shape}" if hasattr(pixels, "dtype") else type(pixels).__name__
         raise InputError(f"images are {result}; expected bytes, uint8 (n, s, s, 3), in an array or under 'image'")
     mesh = parallel.make_mesh(batch_size, devices)
+    # A few large images must not cost as much as a whole batch of them.
+    batch_size = min(batch_size, -(-len(pixels) // mesh.size) * mesh.size)
     h = _encoded(_frozen(encoder, state), np.asarray(pixels), batch_size, mesh, on_progress)
     if not isinstance(images, Mapping):
         return h
