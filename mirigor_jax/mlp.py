@@ -73,7 +73,7 @@ def fit_mlp(
     learning_rate: float = RATE,
     weight_decay: float = 2.5e-5,
     max_steps: int = 20_000,
-    patience: int = 2000,
+    patience: int = 500,
     seed: int = 0,
     on_progress: fitting.OnProgress | None = None,
 ) -> MLPProbe:
