@@ -1,7 +1,9 @@
 """The common style of all pictures: colors, panels, legends and marks. This module reads, saves and shows nothing."""
 
+import io
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,10 +22,23 @@ LINEAR, ESTIMATE = "#56B4E9", "#F0E442"
 
 
 def empty_figure(width: float, height: float, *, constrained: bool = True) -> Figure:
-    """An empty figure. width, height: inches. constrained: whether matplotlib arranges its contents, or the caller."""
+    """An empty figure, which a notebook shows. width, height: inches.
+
+    constrained: whether matplotlib arranges its contents, or the caller.
+    """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=150, layout="constrained" if constrained else None)
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained" if constrained else None)
+    # IPython shows a Figure only after `%matplotlib inline`, and any object that has this method. A subclass would have
+    # to import matplotlib together with this module.
+    vars(figure)["_repr_png_"] = partial(_png, figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def panels(*titles: str, ratios: Sequence[int] | None = None) -> tuple[Figure, list[Axes]]:

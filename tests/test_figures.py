@@ -1,6 +1,8 @@
 """Pictures show the values that they are given, and every word lies inside the picture."""
 
+import io
 import itertools
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from PIL import Image
 from small import estimate_entry, image_report, interval, reading
 
 from mirigor_jax.history import TrainingHistory
@@ -311,3 +314,15 @@ def test_critic_draws_the_fit_and_the_curve():
     )
     assert curve.get_ylim()[1] < 6.1
     assert [label.get_text() for label in curve.get_xticklabels()] == ["256", "2048"]
+
+
+def test_a_notebook_shows_a_figure_without_pyplot():
+    figure = TrainingHistory.of([{"step": 1, "loss_nats": 2.0}, {"step": 2, "loss_nats": 1.0}], k=8).figure()
+    for one in (figure, pickle.loads(pickle.dumps(figure))):
+        shown = Image.open(io.BytesIO(one._repr_png_()))
+        assert (shown.format, shown.size) == ("PNG", tuple(np.rint(150 * figure.get_size_inches()).astype(int)))
+        assert np.asarray(shown.convert("L")).min() < 128
+    line = figure.axes[0].lines[0]
+    before = figure._repr_png_()
+    line.set_color("red")
+    assert figure._repr_png_() != before
