@@ -77,7 +77,7 @@ def page() -> str:
         '      Prints a script for bash and zsh: eval "$(mirigor completion)" completes parts and configs.',
         "  mirigor --version",
         "",
-        "Each part explains itself with --help. README.md explains the results.",
+        "Each part explains itself with --help. docs/start.md explains the results.",
     ]
     return "\n".join(lines) + "\n"
 

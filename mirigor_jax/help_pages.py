@@ -1,6 +1,6 @@
-"""The page that `--help` prints for the command or for a config, and docs/settings.md.
+"""The page that `--help` prints for the command or for a config, and docs/reference/settings.md.
 
-`python -m mirigor_jax.help_pages` prints docs/settings.md.
+`python -m mirigor_jax.help_pages` prints docs/reference/settings.md.
 """
 
 import ast
@@ -85,7 +85,7 @@ def _general() -> Iterator[str]:
     yield ""
     yield from _prose(
         "In Python: `import mirigor_jax as mj`, then mj.mi.estimate(x, y), mj.mi.estimate_labels(h, labels), "
-        "mj.evaluate(h, labels). README.md explains the results, docs/settings.md has every setting."
+        "mj.evaluate(h, labels). docs/start.md explains the results, docs/reference/settings.md has every setting."
     )
 
 
@@ -203,11 +203,11 @@ def _command(text: str) -> Iterator[str]:
 
 
 def reference() -> str:
-    """The text of docs/settings.md."""
+    """The text of docs/reference/settings.md."""
     lines = [
         "# Every setting",
         "",
-        "Made by `python -m mirigor_jax.help_pages > docs/settings.md` from `mirigor_jax/settings.py`. "
+        "Made by `python -m mirigor_jax.help_pages > docs/reference/settings.md` from `mirigor_jax/settings.py`. "
         "`python -m mirigor_jax.main --config=FILE --help` shows those of one config, with its values and arguments.",
     ]
     for kind, section in KINDS.items():

@@ -1,7 +1,8 @@
 """Every setting once: its meaning, its default, its limits.
 
-The configs, the check of their values, `--help`, docs/settings.md and the defaults of the library's functions all come
-from these dataclasses. This module imports only the standard library and `fields`, so every module may import it.
+The configs, the check of their values, `--help`, docs/reference/settings.md and the defaults of the library's functions
+all come from these dataclasses. This module imports only the standard library and `fields`, so every module may import
+it.
 """
 
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""The PyTorch recipe of docs/cdp_elsewhere.md, on an export, against this package on the same images."""
+"""The PyTorch recipe of docs/how_to/cdp_elsewhere.md, on an export, against this package on the same images."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ import mirigor_jax as mj
 from mirigor_jax.softmax import fit_linear
 
 torch = pytest.importorskip("torch")
-PAGE = (Path(__file__).parents[1] / "docs" / "cdp_elsewhere.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "how_to" / "cdp_elsewhere.md").read_text()
 PAIRS, TESTED, SIDE = 4000, 2000, 32
 
 

@@ -1,4 +1,4 @@
-"""The how-to of docs/embeddings.md, at a smaller size: its code, and its command, against the truth."""
+"""The how-to of docs/how_to/embeddings.md, at a smaller size: its code, and its command, against the truth."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 
 from mirigor_jax.main import main
 
-PAGE = (Path(__file__).parents[1] / "docs" / "embeddings.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "how_to" / "embeddings.md").read_text()
 
 
 @pytest.mark.slow

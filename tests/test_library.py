@@ -13,7 +13,7 @@ import pytest
 from small import cdp as cdp_run
 from small import image_set, user_environment
 
-from mirigor_jax import config_files, models, parallel
+from mirigor_jax import config_files, encoding, models, parallel
 from mirigor_jax.checkpoint import Checkpoints
 from mirigor_jax.data import cdp
 from mirigor_jax.data.augmentation import Augmentation
@@ -157,11 +157,11 @@ def test_progress_is_told_and_nothing_is_written(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
-def test_readme_s_example_runs_in_an_empty_folder_and_leaves_no_file(tmp_path, devices):
+def test_the_library_s_example_runs_in_an_empty_folder_and_leaves_no_file(tmp_path, devices):
     golden = np.load(ROOT / "tests" / "golden" / "resnet18.npz")
     weights = {key.removeprefix("weights/"): golden[key] for key in golden.files if key.startswith("weights/")}
     np.savez(tmp_path / "checkpoint.npz", **weights)
-    example = (ROOT / "README.md").read_text().partition("## In Python")[2].split("```")[1].removeprefix("python")
+    example = (ROOT / "docs/how_to/library.md").read_text().split("```")[1].removeprefix("python")
     small = {"size=64": "size=32, colors=2, digits=(2, 3), grid=(1, 1)", "width=16": "width=4", "k=64": "k=16"}
     for usual, less in (small | {"steps=300": "steps=2", "10_000": "1000", ".pth": ".npz"}).items():
         assert usual in example
@@ -184,6 +184,22 @@ def test_images_by_their_numbers_are_apart_from_what_is_trained_on():
     np.testing.assert_array_equal(images["image"], TINY.images(0, 9)["image"][3:])
     assert len(set(STREAMS.values())) == len(STREAMS)
     assert STREAMS["library"] == inspect.signature(TINY.images).parameters["stream"].default
+
+
+@pytest.mark.parametrize(("count", "rows"), [(3, 4), (4, 4), (600, 256)])
+def test_a_few_images_are_not_padded_to_a_whole_batch(count, rows, monkeypatch):
+    """At 518² a batch of 256 images takes gigabytes, and minutes on a CPU. Here are two devices."""
+    sizes, make_step = [], encoding.make_step
+
+    def watched(*args, **options):
+        sizes.append(options["batch_size"])
+        return make_step(*args, **options)
+
+    monkeypatch.setattr(encoding, "make_step", watched)
+    encoder, images = models.build("mlp"), np.zeros((count, 4, 4, 3), np.uint8)
+    variables = encoder.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)), train=False)
+    assert encode(encoder, variables, images, devices=jax.devices()[:2]).shape[0] == count
+    assert sizes == [rows]
 
 
 def test_a_frozen_encoder_normalizes_as_its_source_and_computes_as_its_module():

@@ -1,4 +1,4 @@
-"""The callback for PyTorch Lightning, and docs/other_loops.md's recipe for a loop of one's own."""
+"""The callback for PyTorch Lightning, and docs/how_to/other_loops.md's recipe for a loop of one's own."""
 
 import re
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_an_iterator_that_is_used_up_is_told(trained):
 
 def test_the_recipe_for_a_loop_of_one_s_own():
     pytest.importorskip("torch")
-    page = (Path(__file__).parents[1] / "docs" / "other_loops.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "how_to" / "other_loops.md").read_text()
     [code] = re.findall(r"```python\n(# A loop.*?)```", page, re.DOTALL)
     printed = []
     exec(code, {"print": lambda *values: printed.append(values)})

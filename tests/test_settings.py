@@ -255,8 +255,8 @@ def test_an_argument_s_own_default_departs_from_its_key_s(name):
 
 
 def test_the_reference_is_current():
-    text = (ROOT / "docs" / "settings.md").read_text()
-    assert text == help_pages.reference(), "run: python -m mirigor_jax.help_pages > docs/settings.md"
+    text = (ROOT / "docs" / "reference" / "settings.md").read_text()
+    assert text == help_pages.reference(), "run: python -m mirigor_jax.help_pages > docs/reference/settings.md"
 
 
 BAD = {

@@ -143,9 +143,9 @@ def estimate_all(
 
     Args:
         pairs: data sets (x, y), as `estimate` takes them, all of the same shapes.
-        estimators: names in `ESTIMATORS`, or `Estimator`s.
-        critic, k, negatives, batch_size, steps, learning_rate, weight_decay, base, num_critics, seed, confidence,
-        rows, on_progress: as in `estimate`, the same for all.
+        estimators: names in `ESTIMATORS`, or `Estimator` objects.
+        critic, k, negatives, batch_size, steps, learning_rate, weight_decay: as in `estimate`, the same for all.
+        base, num_critics, seed, confidence, rows, on_progress: likewise.
 
     Returns:
         `Estimates`: its item [i][j] is the `Estimate` of pairs[i] by estimators[j].

@@ -78,9 +78,9 @@ def _tile_size(z: Float[Array, "n d"], block: int | None, axis_name: str | None)
         if block < 1:
             raise InputError(f"block={block} is not a number of rows; give 1 or more, or None to have it chosen")
         return block
-    # Tiles of `size` stay in a CPU's cache or on a TPU's chip (docs/scaling.md), or fill a GPU. Up to `whole` scores
-    # (4, 64 or 256 MiB in float32) one matrix costs no more than tiles, and gathering the rows costs less than a round
-    # of small messages. Neither the scores nor the gathered rows may be larger than that.
+    # Tiles of `size` stay in a CPU's cache or on a TPU's chip (docs/how_to/plan.md), or fill a GPU. Up to `whole`
+    # scores (4, 64 or 256 MiB in float32) one matrix costs no more than tiles, and gathering the rows costs less than a
+    # round of small messages. Neither the scores nor the gathered rows may be larger than that.
     size, whole = {"cpu": (512, 2**20), "tpu": (2048, 2**24)}.get(parallel.platform(), (8192, 2**26))
     if len(z) * max(z.shape) * _devices(axis_name) <= whole:
         return None

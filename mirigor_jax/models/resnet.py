@@ -201,7 +201,7 @@ class FoldedNorm(nn.Module):
 
     The mean and the variance of z·matrix follow from the means of z and zzᵀ. So z·matrix is neither stored before it is
     normalized nor computed again for the gradient. If z has fewer channels than z·matrix, that saves HBM traffic, which
-    limits the speed of a step on TPUs (docs/scaling.md).
+    limits the speed of a step on TPUs (docs/how_to/plan.md).
     """
 
     momentum: float
