@@ -8,6 +8,7 @@ With --out=FOLDER a part also writes its rows (FOLDER/PART.json), its table (PAR
 """
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 
 from mirigor_jax import mi
 from mirigor_jax.mi.distributions import BENCHMARK, Distribution, Gaussian
+from mirigor_jax.progress import Progress, show_progress, verbosely
 from mirigor_jax.tables import grid
 
 Row = dict[str, Any]
@@ -87,21 +89,24 @@ def _rows(
     draws: int = 3,
 ) -> Iterator[Row]:
     """Yields a row for each size, distribution and way to estimate. draws: number of samples, each with its own fit."""
-    for n in sizes:
-        for name, distribution in distributions.items():
-            pairs = [distribution.sample(jax.random.key(draw), n) for draw in range(draws)]
-            for setting, estimates_of in ways.items():
-                start = time.perf_counter()
-                estimates = estimates_of(pairs)
-                yield {
-                    "n": n,
-                    "distribution": name,
-                    "setting": setting,
-                    "truth_nats": distribution.mutual_information(),
-                    "nats": [estimate.value_nats for estimate in estimates],
-                    "lower_nats": [(estimate.lower_bits or 0.0) * math.log(2) for estimate in estimates],
-                    "seconds": time.perf_counter() - start,
-                }
+    with Progress("rows", len(sizes) * len(distributions) * len(ways), "made") as progress:
+        made = itertools.count(1)
+        for n in sizes:
+            for name, distribution in distributions.items():
+                pairs = [distribution.sample(jax.random.key(draw), n) for draw in range(draws)]
+                for setting, estimates_of in ways.items():
+                    start = time.perf_counter()
+                    estimates = estimates_of(pairs)
+                    yield {
+                        "n": n,
+                        "distribution": name,
+                        "setting": setting,
+                        "truth_nats": distribution.mutual_information(),
+                        "nats": [estimate.value_nats for estimate in estimates],
+                        "lower_nats": [(estimate.lower_bits or 0.0) * math.log(2) for estimate in estimates],
+                        "seconds": time.perf_counter() - start,
+                    }
+                    progress.update(next(made))
 
 
 def stair(names: list[str]) -> Iterator[Row]:
@@ -115,10 +120,13 @@ def stair(names: list[str]) -> Iterator[Row]:
 
     by_estimator: dict[str, list[mi.Estimate]] = {}
     if same := [name for name in names if name != "ours"]:
-        rows = mi.estimate_all(samples(200_000), estimators=same, **STAIR)
+        with show_progress("critics", "steps") as on_progress:
+            rows = mi.estimate_all(samples(200_000), estimators=same, **STAIR, on_progress=on_progress)
         by_estimator |= {name: [row[index] for row in rows] for index, name in enumerate(same)}
     if "ours" in names:
-        by_estimator["ours"] = [row[0] for row in mi.estimate_all(samples(330_000), **OURS)]
+        with show_progress("ours", "steps") as on_progress:
+            found = mi.estimate_all(samples(330_000), **OURS, on_progress=on_progress)
+        by_estimator["ours"] = [row[0] for row in found]
     for name, estimates in by_estimator.items():
         yield {
             "estimator": name,
@@ -206,6 +214,7 @@ def main() -> None:
         "--estimators", default=",".join([*(name for name in mi.ESTIMATORS if name != "nt_xent"), "ours"])
     )
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--verbose", action="store_true", help="print all progress lines also if stdout is no terminal")
     options = parser.parse_args()
     sizes, names, settings, stairs = (
         value.split(",") for value in (options.n, options.distributions, options.settings, options.estimators)
@@ -217,9 +226,10 @@ def main() -> None:
         "stair": lambda: stair(stairs),
     }[options.part]()
     rows = []
-    for row in produced:
-        rows.append(row)
-        print(json.dumps(row), flush=True)
+    with verbosely(options.verbose):
+        for row in produced:
+            rows.append(row)
+            print(json.dumps(row), flush=True)
     of_stair = options.part == "stair"
     table, figure = (
         (stair_table(rows), stair_figure(rows)) if of_stair else (defaults_table(rows), defaults_figure(rows))

@@ -11,6 +11,7 @@ launch/tpu_vm.sh VERB NAME [--zone=ZONE] [--project=PROJECT] [--dry-run]     zon
   install NAME [--git=URL]  install the commit that is checked out here, or URL's HEAD, on all workers, with Python 3.11
   run NAME --config=CONFIG [--config.KEY=VALUE …] [--workdir=FOLDER] [--tensorboard] [--profile] [--only=1/20,4/20]
                             start a run on all workers and return; the same command again continues it.
+                            The log of worker 0 has all progress lines (--verbose).
                             --only=1/20,4/20 runs these cells of a study, one after another
   logs NAME [--worker=0]    follow the output of a worker
   fetch NAME FOLDER         copy the run folder that the log names to the same path here, or from gs:// into runs
@@ -94,7 +95,7 @@ python3 -m uv pip install -q --python=.venv -e .[tpu,gcs,tensorboard]"
     ;;
   run)
     [[ " ${arguments[*]}" == *" --config="* ]] || fail "run needs --config=CONFIG"
-    main=".venv/bin/python -m mirigor_jax.main $(quoted "${arguments[@]}")"
+    main=".venv/bin/python -m mirigor_jax.main --verbose $(quoted "${arguments[@]}")"
     if [[ $only ]]; then
       [[ $only =~ ^[0-9]+/[0-9]+(,[0-9]+/[0-9]+)*$ ]] || fail "--only=$only, expected cells such as 1/20,4/20"
       # One cell after another, even if one fails.

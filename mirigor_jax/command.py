@@ -77,7 +77,8 @@ def page() -> str:
         '      Prints a script for bash and zsh: eval "$(mirigor completion)" completes parts and configs.',
         "  mirigor --version",
         "",
-        "Each part explains itself with --help. docs/start.md explains the results.",
+        "Each part explains itself with --help. docs/start.md explains the results. run, estimate, rank, plan",
+        "and export take --verbose: print all progress lines also if stdout is no terminal.",
     ]
     return "\n".join(lines) + "\n"
 

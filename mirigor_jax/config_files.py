@@ -201,14 +201,27 @@ def _without_nones(config: ConfigDict, argv: list[str]) -> list[str]:
     return [argument for argument in argv if argument not in empty and argument.partition("=")[0] not in nones]
 
 
-def split_job_flags(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
-    """Split off the flags that do not affect results.
+class JobFlags(NamedTuple):
+    """A command line without the flags that do not affect results, and these flags.
 
-    Returns (the other arguments, the flags that say which process this is, the flags of `monitoring.Monitoring`).
+    rest: the other arguments.
+    peers: the flags that say which process this is.
+    monitoring: the flags of `monitoring.Monitoring`.
+    verbose: whether --verbose is given.
     """
+
+    rest: list[str]
+    peers: dict[str, Any]
+    monitoring: dict[str, Any]
+    verbose: bool
+
+
+def split_job_flags(argv: list[str]) -> JobFlags:
+    """Split off the flags that do not affect results."""
     rest, peers = pop_flags(argv, coordinator=str, processes=int, process=int)
     rest, monitoring_flags = pop_flags(rest, tensorboard=bool, profile=bool, wandb=bool)
-    return rest, peers, monitoring_flags
+    rest, progress = pop_flags(rest, verbose=bool)
+    return JobFlags(rest, peers, monitoring_flags, **progress)
 
 
 def pop_flags(argv: list[str], **kinds: type) -> tuple[list[str], dict[str, Any]]:

@@ -28,6 +28,13 @@ class StepCounter:
 
     def count(self, note: str) -> None:
         self.done += 1
+        self._report(note)
+
+    def within(self, what: str, step: int, steps: int, note: str) -> None:
+        """Report how far a step of the job is, and count no step. what: names that step."""
+        self._report(f"{what}: {step:,} of {steps:,} steps, {note}")
+
+    def _report(self, note: str) -> None:
         if self.on_progress is not None:
             self.on_progress(self.done, self.steps, note)
 

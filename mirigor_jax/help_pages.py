@@ -31,6 +31,10 @@ FLAGS = (
         "Folder for the results, or gs://BUCKET/RUN. The default is runs/NAME, named after the config. The same "
         "command continues a run that is there.",
     ),
+    (
+        "--verbose",
+        "Print all progress lines also if stdout is no terminal, where each job prints only its last line else.",
+    ),
     ("--tensorboard", "Also write event files for TensorBoard, RUN/tensorboard."),
     ("--wandb", "Also send the rows, and the report's numbers and pictures, to Weights & Biases."),
     (

@@ -1,9 +1,10 @@
 """The command line: python -m mirigor_jax.main --config=FILE[:ARGUMENTS] [--config.KEY=VALUE …] [--workdir=DIR].
 
 This module prints messages and sets exit codes; everything else is in the libraries. --tensorboard, --wandb and
---profile also make event files, a run of Weights & Biases, and traces (see `monitoring`). Several processes form one
-job if each one of a SLURM or Open MPI job, or each worker of a TPU, starts the same command; elsewhere
---coordinator=HOST:PORT --processes=N --process=I does it.
+--profile also make event files, a run of Weights & Biases, and traces (see `monitoring`). --verbose prints all progress
+lines also if stdout is no terminal (see `progress`). Several processes form one job if each one of a SLURM or Open MPI
+job, or each worker of a TPU, starts the same command; elsewhere --coordinator=HOST:PORT --processes=N --process=I does
+it.
 """
 
 import contextlib
@@ -47,23 +48,24 @@ def _run(argv: list[str]) -> int:
         with stopping.importing():
             from mirigor_jax import help_pages
 
-            rest, *_ = config_files.split_job_flags([a for a in argv if a not in ("-h", "--help")])
-            print(help_pages.page(rest), end="")
+            flags = config_files.split_job_flags([a for a in argv if a not in ("-h", "--help")])
+            print(help_pages.page(flags.rest), end="")
         return 0
-    argv, peers, monitoring_flags = config_files.split_job_flags(argv)
+    flags = config_files.split_job_flags(argv)
     starting.keep_compiled_programs()  # before JAX is imported, which a config file may do
     starting.choose_convolutions()
     with stopping.importing():
-        config, name, workdir, given = config_files.parse(argv)
+        config, name, workdir, given = config_files.parse(flags.rest)
         import jax
 
         # JAX starts only if the command line is valid.
-        from mirigor_jax import kinds, memory, monitoring, parallel
+        from mirigor_jax import kinds, memory, monitoring, parallel, progress
     memory.run_in_calling_thread()
-    parallel.start(**peers)
-    with contextlib.nullcontext() if parallel.is_main() else contextlib.redirect_stdout(io.StringIO()):
+    parallel.start(**flags.peers)
+    reports = contextlib.nullcontext() if parallel.is_main() else contextlib.redirect_stdout(io.StringIO())
+    with reports, progress.verbosely(flags.verbose):
         try:
-            kinds.run(config, name, workdir, monitoring.Monitoring(**monitoring_flags), given)
+            kinds.run(config, name, workdir, monitoring.Monitoring(**flags.monitoring), given)
         except jax.errors.JaxRuntimeError as error:
             if jax.process_count() == 1:
                 raise

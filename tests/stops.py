@@ -88,7 +88,7 @@ def interrupted(command: list[str], number: signal.Signals, delay: float) -> tup
 def trial(kind: str, command: Callable[[Path], list[str]], trials: int, root: Path) -> bool:
     """Interrupt runs of a kind so many times. Returns whether all stopped correctly and all reports are the same."""
     rng, right, done, run = np.random.default_rng(0), True, 0, 0
-    program = [sys.executable, "-m", "mirigor_jax.main"]
+    program = [sys.executable, "-m", "mirigor_jax.main", "--verbose"]  # its last line says where it is stopped
     began = time.monotonic()
     subprocess.run([*program, *command(root / "whole")], check=True, capture_output=True)
     seconds, expected = 0.9 * (time.monotonic() - began), results(root / "whole")

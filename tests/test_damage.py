@@ -189,7 +189,7 @@ def test_a_damaged_result_of_a_finished_run_is_made_again(cdp_run, tmp_path, cap
     assert main(cdp(f"--workdir={folder}")) == 0
     output = capsys.readouterr().out
     assert "linear.json' is damaged: it is not as the run wrote it" in output
-    assert "compiling the train step" not in output
+    assert "train: finished before, skipped" in output
     assert report(folder)["linear"] == pytest.approx(report(cdp_run)["linear"], abs=0.02)
     assert json.loads((folder / "evaluate" / ".damaged-linear.json").read_text()) == {"color": 1.0}
 

@@ -27,7 +27,7 @@ FETCH = (
 )
 SHARE = (
     f"{SSH} {{}} --zone=us-west4-a --worker=all '--command=cd mirigor_jax || exit; printf '\\''%s\\n'\\'' {{}} | "
-    f"nohup xargs -I{{{{}}}} .venv/bin/python -m mirigor_jax.main {STUDY} --config.study.only={{{{}}}} "
+    f"nohup xargs -I{{{{}}}} .venv/bin/python -m mirigor_jax.main --verbose {STUDY} --config.study.only={{{{}}}} "
     ">>run.log 2>&1 &'"
 )
 
@@ -82,11 +82,11 @@ DRY = {
     ],
     "tpu_vm.sh run mi --zone=us-west4-a --config=configs/cdp.py:k=4096 --config.train.steps=10": [
         f"{SSH} mi --zone=us-west4-a --worker=all '--command=cd mirigor_jax || exit; nohup .venv/bin/python -m "
-        "mirigor_jax.main --config=configs/cdp.py:k=4096 --config.train.steps=10 </dev/null >>run.log 2>&1 &'"
+        "mirigor_jax.main --verbose --config=configs/cdp.py:k=4096 --config.train.steps=10 </dev/null >>run.log 2>&1 &'"
     ],
     "tpu_vm.sh run mi --config=configs/cdp.py --tensorboard": [
         f"{SSH} mi --worker=all '--command=cd mirigor_jax || exit; nohup .venv/bin/python -m mirigor_jax.main "
-        "--config=configs/cdp.py --tensorboard </dev/null >>run.log 2>&1 &'"
+        "--verbose --config=configs/cdp.py --tensorboard </dev/null >>run.log 2>&1 &'"
     ],
     "tpu_vm.sh logs mi --worker=3": [f"{SSH} mi --worker=3 '--command=tail -n 100 -F mirigor_jax/run.log'"],
     "tpu_vm.sh fetch mi runs/cdp": ["mkdir -p runs", f"{SCP} --recurse mi:mirigor_jax/runs/cdp runs --worker=0"],
@@ -98,32 +98,34 @@ DRY = {
     "slurm.sbatch --nodes=2 --gpus-per-node=h100:4 --time=12:00:00 --config=configs/cdp.py --workdir=runs/two": [
         "sbatch --nodes=2 --gpus-per-node=h100:4 --time=12:00:00 --ntasks-per-node=4 launch/slurm.sbatch "
         "--config=configs/cdp.py --workdir=runs/two",
-        "srun --kill-on-bad-exit=0 python -m mirigor_jax.main --config=configs/cdp.py --workdir=runs/two",
+        "srun --kill-on-bad-exit=0 python -m mirigor_jax.main --verbose --config=configs/cdp.py --workdir=runs/two",
     ],
     "slurm.sbatch --cpus-per-task=8 --config=configs/cdp.py --profile": [
         "sbatch --cpus-per-task=8 --ntasks-per-node=1 launch/slurm.sbatch --config=configs/cdp.py --profile",
-        "srun --kill-on-bad-exit=0 --cpus-per-task=8 python -m mirigor_jax.main --config=configs/cdp.py --profile",
+        "srun --kill-on-bad-exit=0 --cpus-per-task=8 python -m mirigor_jax.main --verbose --config=configs/cdp.py "
+        "--profile",
     ],
     f"array.sh {STUDY} --gpus-per-node=1": [
         "sbatch --parsable --gpus-per-node=1 --array=1-4 --ntasks-per-node=1 launch/slurm.sbatch "
         f"--config.study.only=%a/4 {STUDY}",
-        f"srun --kill-on-bad-exit=0 python -m mirigor_jax.main --config.study.only=%a/4 {STUDY}",
+        f"srun --kill-on-bad-exit=0 python -m mirigor_jax.main --verbose --config.study.only=%a/4 {STUDY}",
         "sbatch --parsable --gpus-per-node=1 --dependency=afterany:ARRAY --ntasks-per-node=1 launch/slurm.sbatch "
         f"{STUDY}",
-        f"srun --kill-on-bad-exit=0 python -m mirigor_jax.main {STUDY}",
+        f"srun --kill-on-bad-exit=0 python -m mirigor_jax.main --verbose {STUDY}",
     ],
     f"array.sh {CRITICS} --gpus-per-node=1 --config.seed=1": [
         "sbatch --parsable --gpus-per-node=1 --array=1-2 --ntasks-per-node=1 launch/slurm.sbatch "
         f"--config.study.only=%a/2 {CRITICS} --config.seed=1",
-        f"srun --kill-on-bad-exit=0 python -m mirigor_jax.main --config.study.only=%a/2 {CRITICS} --config.seed=1",
+        f"srun --kill-on-bad-exit=0 python -m mirigor_jax.main --verbose --config.study.only=%a/2 {CRITICS} "
+        "--config.seed=1",
         "sbatch --parsable --gpus-per-node=1 --dependency=afterany:ARRAY --ntasks-per-node=1 launch/slurm.sbatch "
         f"{CRITICS} --config.seed=1",
-        f"srun --kill-on-bad-exit=0 python -m mirigor_jax.main {CRITICS} --config.seed=1",
+        f"srun --kill-on-bad-exit=0 python -m mirigor_jax.main --verbose {CRITICS} --config.seed=1",
     ],
     "array.sh --config=configs/studies/label_noise.py --gpus-per-node=1": [
         "sbatch --parsable --gpus-per-node=1 --ntasks-per-node=1 launch/slurm.sbatch "
         "--config=configs/studies/label_noise.py",
-        "srun --kill-on-bad-exit=0 python -m mirigor_jax.main --config=configs/studies/label_noise.py",
+        "srun --kill-on-bad-exit=0 python -m mirigor_jax.main --verbose --config=configs/studies/label_noise.py",
     ],
     f"array.sh {CRITICS} --tpu=a,b --table": [
         "mkdir -p runs",
@@ -214,7 +216,8 @@ def test_a_job_goes_back_into_the_queue_only_if_it_was_stopped(tmp_path, ends, c
     done = launch(f"slurm.sbatch {STUDY} --config.study.only=%a/4", **inside)
     assert done.returncode == code
     assert done.stdout.splitlines() == [
-        f"srun --kill-on-bad-exit=0 --cpus-per-task=8 python -m mirigor_jax.main {STUDY} --config.study.only=3/4",
+        f"srun --kill-on-bad-exit=0 --cpus-per-task=8 python -m mirigor_jax.main --verbose {STUDY} "
+        "--config.study.only=3/4",
         *(["scontrol requeue 77"] if ends == "kill $$" else []),
     ]
     done = launch(f"slurm.sbatch --nodes=2 {STUDY}", **inside)
@@ -271,8 +274,8 @@ def test_a_worker_gets_the_commit_and_runs_detached(tmp_path):
     log = worker / "run.log"
     assert not log.exists() or log.read_text() == ""  # both run on
     (worker / "go").touch()
-    shares = [f"-m mirigor_jax.main {STUDY} --config.study.only={run}/4" for run in (1, 3)]
-    wanted = {*shares, "-m mirigor_jax.main --config=configs/cdp.py"}
+    shares = [f"-m mirigor_jax.main --verbose {STUDY} --config.study.only={run}/4" for run in (1, 3)]
+    wanted = {*shares, "-m mirigor_jax.main --verbose --config=configs/cdp.py"}
     until = time.monotonic() + 30
     while time.monotonic() < until and len(log.read_text().splitlines()) < len(wanted):
         time.sleep(0.05)

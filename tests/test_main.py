@@ -62,8 +62,13 @@ def test_a_run_leaves_its_report_and_says_what_it_does(cdp_run, finished):
         "pairs.png", "training.png", "bars.png", "critic.png", "linear.png", "usable.png", "hardest.png"
     }  # fmt: skip
     text = (cdp_run.parent / "stdout").read_text()
-    for phrase in ("run folder:", "expect about", "steps", "in-training I", "H(C)", "report.md"):
+    # It went to a pipe, so each job printed its last line alone; but how long the whole run takes is always said.
+    for phrase in ("run folder:", "expect about", "6 of 6 steps  in ", "in-training I", "H(C)", "report.md"):
         assert phrase in text
+    for stage in ("train", "encode", "estimate", "evaluate"):
+        assert text.count(f"\n  {stage}: done in ") == 1
+    assert " so far" not in text
+    assert not re.search(r" \d+ (s|min) left", text)
 
 
 def test_a_real_report_has_the_schemas_fields_and_the_values_of_the_batches(finished):

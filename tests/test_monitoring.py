@@ -102,7 +102,10 @@ def test_each_stage_is_called_after_its_folder(tmp_path):
 
 
 def test_flags_are_told_from_the_configs_arguments():
-    rest, peers, watched = config_files.split_job_flags(["--config=x", "--profile", "--processes=2", "--workdir=y"])
+    given = ["--config=x", "--profile", "--processes=2", "--verbose", "--workdir=y"]
+    rest, peers, watched, verbose = config_files.split_job_flags(given)
+    assert verbose
+    assert not config_files.split_job_flags(rest).verbose
     assert rest == ["--config=x", "--workdir=y"]
     assert peers == {"coordinator": None, "processes": 2, "process": None}
     assert watched == {"tensorboard": False, "profile": True, "wandb": False}

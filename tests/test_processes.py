@@ -227,7 +227,7 @@ def test_one_that_fails_alone_ends_the_others(tmp_path):
 
 
 def test_peers_are_given_together():
-    rest, peers, _ = config_files.split_job_flags(
+    rest, peers, *_ = config_files.split_job_flags(
         ["--config=x", "--coordinator=a:1", "--processes=2", "--process=0", "--workdir=y"]
     )
     assert rest == ["--config=x", "--workdir=y"]

@@ -82,7 +82,7 @@ def test_the_command_s_page_lists_configs_and_options(capsys):
         first = ast.get_docstring(ast.parse((ROOT / name).read_text())).splitlines()[0]
         assert entry(lines, name) == first
     text = "\n".join(lines)
-    for flag in ("--workdir=", "--tensorboard", "--profile", "--coordinator=", "--config.KEY=VALUE"):
+    for flag in ("--workdir=", "--verbose", "--tensorboard", "--profile", "--coordinator=", "--config.KEY=VALUE"):
         assert flag in text
     for _, config in help_pages.DOORS:
         assert f"--config={config}" in text

@@ -462,10 +462,13 @@ def main(export: Callable[..., Mapping[str, Any]], argv: Sequence[str] | None = 
     if {"-h", "--help"} & {*argv}:
         print(_help(), end="")
         return 0
-    from mirigor_jax.progress import show_progress  # imported here, since JAX comes with it, which takes a second
+    # Imported here, since JAX comes with them, which takes a second.
+    from mirigor_jax.config_files import pop_flags
+    from mirigor_jax.progress import show_progress, verbosely
 
     try:
-        values = _parsed(argv)
+        rest, options = pop_flags(list(argv), verbose=bool)
+        values = _parsed(rest)
         folder = values.pop("out")
         given: dict[str, Any] = {}
         for key, value in values.items():
@@ -474,8 +477,9 @@ def main(export: Callable[..., Mapping[str, Any]], argv: Sequence[str] | None = 
                 given.setdefault("epsilon", {})[name] = value
             else:
                 given[KEYWORDS.get(key, name)] = value
-        progress = show_progress("export", "pairs") if sys.stdout.isatty() else None
-        card = export(folder, **given, command=shlex.join([*PROGRAM.split(), *argv]), on_progress=progress)
+        made_by = shlex.join([*PROGRAM.split(), *rest])
+        with verbosely(options["verbose"]), show_progress("export", "pairs") as on_progress:
+            card = export(folder, **given, command=made_by, on_progress=on_progress)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -509,6 +513,8 @@ def _help() -> str:
         f"{PROGRAM} --out=FOLDER [--FLAG=VALUE ...]",
         "",
         "Writes CDP pairs of known mutual information to files for any framework.",
+        "  --verbose",
+        "      Print all progress lines also if stdout is no terminal.",
     ]
     for flag, setting in known().items():
         default = "+".join(map(str, setting.default)) if setting.several else setting.default

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -158,10 +159,23 @@ def evaluate_parts(parts: Parts, options: Options, only: Sequence[str] | None = 
         probes={},
         options=options,
     )
-    # Metrics without a fit come first, so that arrays of different lengths are refused at once.
-    values = {name: metric.compute(inputs) for name, metric in allowed.items() if not metric.needs_probe}
     needed = {need for metric in allowed.values() for need in metric.needs}
-    fitted = {name: fit(parts, options) for name, fit in PROBES.items() if name in needed}
-    probed = dataclasses.replace(inputs, probes=fitted)
-    values |= {name: metric.compute(probed) for name, metric in allowed.items() if metric.needs_probe}
-    return Evaluation({name: float(values[name]) for name in allowed}, options.k, options.temperature)
+    fits = {name: fit for name, fit in PROBES.items() if name in needed}
+    counter = fitting.StepCounter(options.on_progress, len(allowed) + len(fits))
+    values: dict[str, float] = {}
+
+    def compute(names: list[str], inputs: Inputs) -> None:
+        for name in names:
+            values[name] = float(allowed[name].compute(inputs))
+            counter.count(allowed[name].title)
+
+    # Metrics without a fit come first, so that arrays of different lengths are refused at once.
+    compute([name for name, metric in allowed.items() if not metric.needs_probe], inputs)
+    fitted = {}
+    for name, fit in fits.items():
+        fitted[name] = fit(parts, dataclasses.replace(options, on_progress=partial(counter.within, f"{name} probe")))
+        counter.count(f"{name} probe fitted")
+    compute(
+        [name for name, metric in allowed.items() if metric.needs_probe], dataclasses.replace(inputs, probes=fitted)
+    )
+    return Evaluation({name: values[name] for name in allowed}, options.k, options.temperature)

@@ -48,7 +48,8 @@ class Options:
     k: pairs a batch of the contrastive losses; all pairs if there are fewer.
     mlp_steps: largest number of steps of the MLP probe's fit.
     seed: seeds the same-class pairs, the MLP, and the order of the labels in the code length.
-    on_progress: called as on_progress(step, steps, note) at every evaluation of the MLP on validation.
+    on_progress: called as on_progress(done, all, note) after every metric and every probe's fit, and with the note of
+        the MLP's fit at every evaluation of it on validation.
     Raises InputError for a number of the wrong type or out of range.
     """
 

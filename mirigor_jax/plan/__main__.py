@@ -1,12 +1,12 @@
 """Does a run fit a TPU slice, and how fast can it be there? Compiles the run's own steps for slices that are not here.
 
 python -m mirigor_jax.plan --config=FILE[:ARGUMENTS] --topology=v5e:4x4 [--config.KEY=VALUE …] [--workdir=DIR]
-    [--only=train,encode,estimate] [--sweep] [--classes=N]
+    [--only=train,encode,estimate] [--sweep] [--classes=N] [--verbose]
 
 Needs libtpu (`pip install -e ".[plan]"`) and no TPU. No number is a measurement: the amounts of work are read from the
 program that XLA:TPU compiles (`hlo.py`), and the chips' peak rates are published ones. Each step has two times. `at
 best` is the longest of its arithmetic, HBM traffic and network, each at full speed. `without overlap` is the sum of the
-three. Real steps take longer still.
+three. Real steps take longer still. --verbose prints all progress lines also if stdout is no terminal.
 """
 
 import json
@@ -25,6 +25,7 @@ from mirigor_jax.files import plain, write_figure, write_json, write_text
 from mirigor_jax.plan import chips, report, search
 from mirigor_jax.plan.chips import gib
 from mirigor_jax.plan.work import STAGES, prepare
+from mirigor_jax.progress import verbosely
 from mirigor_jax.runs.job import Job, precision
 
 
@@ -115,13 +116,14 @@ def main(argv: list[str] | None = None) -> int:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)  # the cache can't load programs for absent devices
     try:
-        rest, options = config_files.pop_flags(argv, topology=str, classes=int, only=str, sweep=bool)
+        rest, options = config_files.pop_flags(argv, topology=str, classes=int, only=str, sweep=bool, verbose=bool)
         config, name, workdir, _ = config_files.parse(rest)
         if options["topology"] is None:
             raise InputError("give --topology=KIND:SHAPE, for example --topology=v5e:4x4")
         folder = Path(workdir or f"plans/{name}-{options['topology'].replace(':', '_')}").expanduser()
         only = (options["only"] or ",".join(STAGES)).split(",")
-        run(config, options["topology"], folder, classes=options["classes"], only=only, sweep=options["sweep"])
+        with verbosely(options["verbose"]):
+            run(config, options["topology"], folder, classes=options["classes"], only=only, sweep=options["sweep"])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

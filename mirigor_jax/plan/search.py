@@ -10,23 +10,23 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.plan import chips, hlo
 from mirigor_jax.plan.chips import Slice, gib
 from mirigor_jax.plan.work import STAGES, Work, at_batch, train_work
-from mirigor_jax.progress import duration
+from mirigor_jax.progress import Progress
 from mirigor_jax.runs.job import Job
 
 ON_CHIP = 2**27  # bytes of temporaries that may be in on-chip memory, and move to HBM as the batch grows
 
 
 def compile_work(work: Work, where: Slice, label: str) -> tuple[Any, int, float]:
-    """Compile a step for a slice, and print that it does so, as it can take minutes.
+    """Compile a step for a slice, and print how long it takes, as it can be minutes, and the HBM that it needs.
 
     Returns (the program, or None if it doesn't fit; the bytes of HBM that it needs; the seconds that compiling took).
     """
-    print(f"  compiling {label} for {where.name}, {work.batch}", end="", flush=True)
-    began = time.monotonic()
-    compiled, needed = memory.compile_within(lambda: work.step.lower(*work.arguments).compile())
-    seconds = time.monotonic() - began
-    fits = compiled is not None and needed <= where.chip.hbm
-    print(f": {duration(seconds)}, {gib(needed)}{'' if fits else ': does not fit'}", flush=True)
+    with Progress(f"compiling {label} for {where.name}, {work.batch}") as progress:
+        began = time.monotonic()
+        compiled, needed = memory.compile_within(lambda: work.step.lower(*work.arguments).compile())
+        seconds = time.monotonic() - began
+        fits = compiled is not None and needed <= where.chip.hbm
+        progress.end(f", {gib(needed)}{'' if fits else ': does not fit'}")
     return compiled if fits else None, needed, seconds
 
 

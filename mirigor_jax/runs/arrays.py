@@ -14,7 +14,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.manifest import DamagedError
 from mirigor_jax.mi import picture
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
-from mirigor_jax.progress import show_progress
+from mirigor_jax.progress import Progress, show_progress
 from mirigor_jax.runs import report, usable
 from mirigor_jax.runs.folder import RunFolder, digest
 from mirigor_jax.runs.notes import noted
@@ -44,7 +44,8 @@ def run(config: ConfigDict, name: str, workdir: str | None, monitoring: Monitori
         raise InputError("give --config.x=FILE and either --config.y=FILE or --config.labels=FILE: paired rows")
     if not config.estimators:
         raise InputError(f"estimators=(): expected one at least, of {', '.join(mi.ESTIMATORS)}")
-    (x, y), notes = noted(lambda: _read(config))
+    with Progress("reading the arrays"):
+        (x, y), notes = noted(lambda: _read(config))
     if config.y is None and abs(len(x) - len(y)) == 1:
         raise InputError(
             f"x has {len(x):,} rows and labels {len(y):,}: expected as many; is a header, such as 0, among the lines "
@@ -84,22 +85,23 @@ def _names(config: ConfigDict) -> list[str]:
 def _estimate(config: ConfigDict, folder: RunFolder, x: np.ndarray, y: np.ndarray) -> None:
     """Make the estimates that estimates/ lacks, all in one program. y: the partners of x's rows, or their labels."""
     missing = [name for name in _names(config) if _finished(folder, name) is None]
-    on_progress = show_progress("critics", "steps")
 
     def options(*names: str) -> dict[str, Any]:
         options = {name: config[name] for name in names if config[name] is not None}
-        return {**options, "num_critics": config.seeds, "on_progress": on_progress}
+        return {**options, "num_critics": config.seeds}
 
     with folder.stage("estimate", not missing) as work:
         if not work:
             return
         results: Sequence[mi.Estimate]
-        if config.y is None:
-            estimate = mi.estimate_labels(x, y, **options("k", "steps", "seed", "confidence", "rows"))
-            results = [estimate.of_seen_rows(SEEN) if config.seen else estimate]
-        else:
-            more = options("critic", "k", "batch_size", "steps", "seed", "confidence", "rows")
-            [results] = mi.estimate_all([(x, y)], estimators=missing, **more)
+        with show_progress("critics", "steps") as on_progress:
+            if config.y is None:
+                more = options("k", "steps", "seed", "confidence", "rows")
+                estimate = mi.estimate_labels(x, y, **more, on_progress=on_progress)
+                results = [estimate.of_seen_rows(SEEN) if config.seen else estimate]
+            else:
+                more = options("critic", "k", "batch_size", "steps", "seed", "confidence", "rows")
+                [results] = mi.estimate_all([(x, y)], estimators=missing, **more, on_progress=on_progress)
         for name, result in zip(missing, results, strict=True):
             entry = read(ArrayEntry, result.to_dict())
             folder.write(f"estimates/{name}/estimate.json", dataclasses.asdict(entry))
@@ -111,7 +113,8 @@ def _measure_usable(config: ConfigDict, folder: RunFolder, x: np.ndarray, labels
             return
         try:
             options = {"seen": config.seen, "confidence": config.confidence, "rows": config.rows}
-            result = mi.usable_information(x, labels, **options, on_progress=usable.show_progress(3))
+            with usable.show_progress(3) as on_progress:
+                result = mi.usable_information(x, labels, **options, on_progress=on_progress)
         except InputError as error:
             usable.store_refusal(folder, SHARED, error)
             return

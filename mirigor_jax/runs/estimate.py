@@ -49,7 +49,7 @@ from mirigor_jax.mi.results import Curve, Estimate, Reading, verdict
 from mirigor_jax.mi.rows import Findings, Rows, check_copies, check_labeled
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.monitoring import NO_MONITORING, NO_STAGE_MONITOR, Monitoring, StageMonitor
-from mirigor_jax.progress import show_progress
+from mirigor_jax.progress import Progress, show_progress
 from mirigor_jax.runs import loop
 from mirigor_jax.runs.features import encode_stage, freeze, load
 from mirigor_jax.runs.folder import RunFolder
@@ -223,8 +223,9 @@ def _by_posterior(job: Job, name: str, features: Features, others: dict[str, Cur
     measured = measure_by_class(job, features)
     sizes = batch_sizes(job.config, measured.estimate.pairs)
     at, batch_bits = {}, {}
-    for k in sizes:
-        at[k], batch_bits[k] = measured.read(k)
+    with Progress("InfoNCE at several K"):
+        for k in sizes:
+            at[k], batch_bits[k] = measured.read(k)
     main = job.estimators[MAIN]
     curve = {MAIN: Curve(main.heading, main.kind, quoted_k(job.config, MAIN, sizes), at)} | others
     steps, fit_bits, validation_bits = zip(
@@ -246,18 +247,20 @@ def measure_by_class(job: Job, features: Features) -> ByClassMeasured:
     features: fit, validation and test parts, the last two in pairs.
     """
     e = job.config.estimate
-    options = Options(
-        k=e.k,
-        seed=job.config.seed,
-        steps=e.steps,
-        batch_size=e.batch_size,
-        confidence=e.confidence,
-        tolerance_bits=e.tolerance_bits,
-        on_progress=show_progress("critic", "steps"),
-    )
-    parts, findings = _checked(class_parts(job, features), e.rows)
+    with Progress("checking that the rows are independent"):
+        parts, findings = _checked(class_parts(job, features), e.rows)
     _check_left(job, len(parts.test.x))
-    measured = measure(parts, options)
+    with show_progress("critic", "steps") as on_progress:
+        options = Options(
+            k=e.k,
+            seed=job.config.seed,
+            steps=e.steps,
+            batch_size=e.batch_size,
+            confidence=e.confidence,
+            tolerance_bits=e.tolerance_bits,
+            on_progress=on_progress,
+        )
+        measured = measure(parts, options)
     return replace(measured, estimate=findings.applied_to(measured.estimate))
 
 
@@ -288,12 +291,13 @@ def _without_copies(job: Job, features: Features) -> tuple[Features, Findings]:
     """
     pairing = job.pairing
     apart = pairing.certificates and not starts_from_posterior(job)
-    compared = job.images.thumbnails(pairing, max(1, job.config.data.threads)) if apart else None
-    if compared is None:
-        return features, Findings.of("", np.zeros(0, bool), (), "checked")
-    images, rows = compared
-    tested = np.unique(rows)
-    findings = check_copies(images, tested, job.config.estimate.rows)
+    with Progress("looking for copies of test images"):
+        compared = job.images.thumbnails(pairing, max(1, job.config.data.threads)) if apart else None
+        if compared is None:
+            return features, Findings.of("", np.zeros(0, bool), (), "checked")
+        images, rows = compared
+        tested = np.unique(rows)
+        findings = check_copies(images, tested, job.config.estimate.rows)
     kept = ~np.isin(rows, tested[findings.copies]).any(axis=1)
     _check_left(job, int(kept.sum()))
     test = {key: x[kept] if key.endswith(("_x", "_y")) else x for key, x in features["test"].items()}
@@ -310,7 +314,8 @@ def _by_head(job: Job, name: str, head: HeadCritic) -> Measured:
     e, upper, quoted = job.config.estimate, job.pairing.upper_bits, head.curve[MAIN].quoted
     # With the probability `risk`, pairs depend on each other. The certificate uses a higher confidence to cover it.
     paid = e.confidence + job.images.risk(job.pairing)
-    certificate, certificates = certify_critic(job, head.params, head.features, paid)
+    with Progress("certificates"):
+        certificate, certificates = certify_critic(job, head.params, head.features, paid)
     # Without a certificate the views are independent: I is 0, and the estimate is InfoNCE's.
     interval = quoted.interval and quoted.interval.positive_part
     chosen = certificates[certificate] if certificate else Certified(max(0.0, quoted.bits), 0.0, interval, {})
@@ -528,13 +533,14 @@ def read_curve(
     sizes = batch_sizes(job.config, len(test["h_x"]))
     at: dict[str, dict[int, Reading]] = {name: {} for name in estimators}
     batch_bits = {}
-    for k in sizes:
-        nats = read_step(params, *pairs_in_batches(test, k, mesh))
-        for (name, estimator), values in zip(estimators.items(), nats, strict=True):
-            bits = np.asarray(values, np.float64) / math.log(2)
-            at[name][k] = _reading(estimator, k, bits, confidence, frequencies)
-            if name == MAIN:
-                batch_bits[k] = bits
+    with Progress("estimators at several K"):
+        for k in sizes:
+            nats = read_step(params, *pairs_in_batches(test, k, mesh))
+            for (name, estimator), values in zip(estimators.items(), nats, strict=True):
+                bits = np.asarray(values, np.float64) / math.log(2)
+                at[name][k] = _reading(estimator, k, bits, confidence, frequencies)
+                if name == MAIN:
+                    batch_bits[k] = bits
     return {
         name: Curve(estimator.heading or name, estimator.kind, quoted_k(job.config, name, sizes), at[name])
         for name, estimator in estimators.items()

@@ -156,45 +156,45 @@ def encode_split(
     shards = folder / f"{name}.shards"
     per_shard = SHARD_BATCHES * batch_size
     processes, process = jax.process_count(), jax.process_index()
-    progress = Progress(f"encode {name}", num_examples, "rows")
     files = {first: f"{first:012d}.npz" for first in range(0, num_examples, per_shard)}
     if done_shards := parallel.from_main(_present, shards, files):
         print(f"  encode {name} continues: {len(done_shards)} of {len(files)} shards are there", flush=True)
-    for first, shard in files.items():
-        if first in done_shards:
-            continue
-        rows = min(per_shard, num_examples - first)
-        parts: list[dict[str, np.ndarray]] = []
-        offset = partial(lambda first, a, b: read(first + a, first + b), first)
-        done = first
-        for batch in batches(
-            offset,
-            batch_size=batch_size,
-            num_examples=rows,
-            process_index=process,
-            process_count=processes,
-            threads=threads,
-            workers=workers,
-        ):
-            total = min(batch_size, first + rows - done)
-            own_first = done + total * process // processes
-            parts.append(
-                {
-                    IMAGES.get(key, key): parallel.gather_rows(
-                        _encode(encode, key, x, own_first, batch_size // processes), total
-                    )
-                    for key, x in batch.items()
-                }
-            )
-            for key in IMAGES.values():
-                if key in parts[-1]:  # every process has all rows now, so all of them raise together
-                    check_features(parts[-1][key], done, name)
-            done += total
-            progress.update(done)
-            if parallel.stop_asked():
-                stopping.stop()
-        shards.write_arrays(shard, {key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
-    parallel.from_main(_merge, folder, name, shards, list(files.values()))
+    with Progress(f"encode {name}", num_examples, "rows") as progress:
+        for first, shard in files.items():
+            if first in done_shards:
+                continue
+            rows = min(per_shard, num_examples - first)
+            parts: list[dict[str, np.ndarray]] = []
+            offset = partial(lambda first, a, b: read(first + a, first + b), first)
+            done = first
+            for batch in batches(
+                offset,
+                batch_size=batch_size,
+                num_examples=rows,
+                process_index=process,
+                process_count=processes,
+                threads=threads,
+                workers=workers,
+            ):
+                total = min(batch_size, first + rows - done)
+                own_first = done + total * process // processes
+                parts.append(
+                    {
+                        IMAGES.get(key, key): parallel.gather_rows(
+                            _encode(encode, key, x, own_first, batch_size // processes), total
+                        )
+                        for key, x in batch.items()
+                    }
+                )
+                for key in IMAGES.values():
+                    if key in parts[-1]:  # every process has all rows now, so all of them raise together
+                        check_features(parts[-1][key], done, name)
+                done += total
+                progress.update(done)
+                if parallel.stop_asked():
+                    stopping.stop()
+            shards.write_arrays(shard, {key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+        parallel.from_main(_merge, folder, name, shards, list(files.values()))
 
 
 def _merge(folder: RunFolder, name: str, shards: RunFolder, files: list[str]) -> None:

@@ -42,6 +42,7 @@ from mirigor_jax.files import (
 from mirigor_jax.manifest import NAME as MANIFEST
 from mirigor_jax.manifest import DamagedError, Manifest
 from mirigor_jax.outside import open_archive
+from mirigor_jax.progress import Progress
 from mirigor_jax.runs.lock import take_lock
 from mirigor_jax.runs.renamed import current
 
@@ -196,8 +197,10 @@ class RunFolder:
 
     def write_figures(self, figures: dict[str, Figure]) -> None:
         """Write each figure to figures/NAME.png."""
-        for name, figure in figures.items():
-            write_figure(self.path / "figures" / f"{name}.png", figure)
+        with Progress("figures", len(figures), "drawn") as progress:
+            for number, (name, figure) in enumerate(figures.items(), 1):
+                write_figure(self.path / "figures" / f"{name}.png", figure)
+                progress.update(number)
 
     def claim(self, config: ConfigDict) -> None:
         """Claim the folder for this config: write config.json, or check that it is equal. The caller holds the lock.
@@ -254,7 +257,9 @@ class RunFolder:
         print(f"{name}:", flush=True)
         start = time.monotonic()
         try:
-            yield True
+            with Progress(name) as progress:
+                yield True
+                progress.end()
         finally:
             if parallel.is_main():  # another process may have failed, so the processes exchange nothing here
                 self._note(name, time.monotonic() - start)

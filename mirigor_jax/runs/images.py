@@ -24,7 +24,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.history import TrainingHistory
 from mirigor_jax.metrics import picture
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
-from mirigor_jax.progress import show_progress
+from mirigor_jax.progress import Progress, show_progress
 from mirigor_jax.runs import figures, report, usable
 from mirigor_jax.runs.estimate import both_views, estimate_stage, finished_estimate, linear_accuracy
 from mirigor_jax.runs.features import encode_stage, load, own_features
@@ -131,7 +131,8 @@ def _has_parts(features: RunFolder, parts: Sequence[str] = PARTS) -> bool:
 def _evaluate(job: Job, folder: RunFolder, features: Features) -> None:
     accuracies = {}
     for task in job.images.tasks:
-        accuracies[task] = linear_accuracy(job, features, job.images.task(task))
+        with Progress(f"linear probe of {task}"):
+            accuracies[task] = linear_accuracy(job, features, job.images.task(task))
         print(f"  {task}: {100 * accuracies[task]:.2f} % of test images", flush=True)
     if usable.is_measured(job):
         usable.measure(job, folder)
@@ -155,15 +156,16 @@ def _metrics(job: Job, folder: RunFolder, features: Features) -> metrics.Evaluat
         if each.pairing.needs_encoder_in_step:
             view_features = (folder / "estimates" / each.name / "features").arrays("test.npz")
             parts["test"] |= {name: view_features[name] for name in ("h_x", "h_y")}
-    options = metrics.Options(
-        l2=tuple(config.evaluate.l2),
-        temperature=config.train.temperature,
-        k=config.estimate.nt_xent_k,
-        mlp_steps=config.evaluate.mlp_steps,
-        seed=config.seed,
-        on_progress=show_progress("MLP probe", "steps"),
-    )
-    return metrics.evaluate_parts(parts, options)
+    with show_progress("metrics", "computed") as on_progress:
+        options = metrics.Options(
+            l2=tuple(config.evaluate.l2),
+            temperature=config.train.temperature,
+            k=config.estimate.nt_xent_k,
+            mlp_steps=config.evaluate.mlp_steps,
+            seed=config.seed,
+            on_progress=on_progress,
+        )
+        return metrics.evaluate_parts(parts, options)
 
 
 def write_report(job: Job, folder: RunFolder) -> None:
@@ -204,7 +206,8 @@ def _in_training(job: Job, folder: RunFolder) -> InTraining | None:
 
 def _draw(job: Job, folder: RunFolder, parts: dict[str, Any]) -> dict[str, Figure]:
     population = job.images
-    drawn = {} if job.holds_features else {"pairs": _pair_sheet(job)}
+    with Progress("rendering the pictured pairs"):
+        drawn = {} if job.holds_features else {"pairs": _pair_sheet(job)}
     # The accuracy of guessing the most frequent class.
     chance = {task: float(population.task(task).frequencies.max()) for task in population.tasks}
     drawn |= {

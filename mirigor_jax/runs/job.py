@@ -32,6 +32,7 @@ from mirigor_jax.models import pretrained
 from mirigor_jax.models.dtypes import compute_dtype
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.objectives import Objective
+from mirigor_jax.progress import Progress
 from mirigor_jax.runs import knobs
 from mirigor_jax.runs.notes import noted
 from mirigor_jax.settings import WHICH, Images
@@ -174,13 +175,16 @@ def parse(config: ConfigDict) -> Job:
     """
     config = copy.deepcopy(config)
     _check_numbers(config)
-    population, notes = noted(lambda: _population(config))
+    with Progress(f"reading {config.data.source}"):
+        population, notes = noted(lambda: _population(config))
     asks_for_size = config.data.size is not None
     if not asks_for_size and not table.holds_features(config.data.source):
         config.data.size = population.side
     notes += _check_encoder(without_images(config, SameImage()), asks_for_size)
     job = replace(_parse(config, population), notes=notes)
-    if hashes := digests(config):
+    with Progress("digests of the files"):
+        hashes = digests(config)
+    if hashes:
         for part in (job, *job.others):
             with part.config.unlocked():
                 part.config.sha256 = hashes
@@ -409,7 +413,8 @@ def _check_encoder(job: Job, asks_for_size: bool) -> tuple[str, ...]:
     if job.holds_features:
         return ()
     size, stage, path = job.config.data.size, job.config.encoder.stage, job.config.encoder.path
-    given, notes = noted(job.public_encoder) if path else (None, ())
+    with Progress(f"reading {path}"):
+        given, notes = noted(job.public_encoder) if path else (None, ())
     if given is not None and given.resized and not asks_for_size:
         raise InputError(
             f"'{path}' takes images of {given.size} pixels, not {size}; give that size, or data.size={size} to have "

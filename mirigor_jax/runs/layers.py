@@ -131,18 +131,19 @@ def _stages(job: Job, frozen: Any, columns: dict[str, slice], target: RunFolder)
 def _measure(job: Job, target: RunFolder, columns: dict[str, slice], rows: list[LayerEntry]) -> None:
     """Measure the stages that `rows` lacks, and append them, in the order of depth."""
     features, usable_rows = load(target / "features"), rows_of(job, target)
-    done, progress = len(rows), Progress("stages", len(columns), "measured")
-    for stage, own in list(columns.items())[done:]:
-        parts = {part: _own(arrays, own) for part, arrays in features.items()}
-        try:
-            entry = _entry(job, stage, parts, usable.information(job, usable_rows, usable_rows.h[:, own]))
-        except InputError as error:  # too few rows of a class; the other numbers stand
-            entry = _entry(job, stage, parts, None, (f"usable information is not measured: {error}",))
-        rows.append(entry)
-        target.write_rows(ROWS, [dataclasses.asdict(row) for row in rows])
-        progress.update(len(rows), f"{stage}: {tables.bits(entry.usable_bits)} usable bits")
-        if parallel.stop_asked():
-            stopping.stop()
+    done = len(rows)
+    with Progress("stages", len(columns), "measured") as progress:
+        for stage, own in list(columns.items())[done:]:
+            parts = {part: _own(arrays, own) for part, arrays in features.items()}
+            try:
+                entry = _entry(job, stage, parts, usable.information(job, usable_rows, usable_rows.h[:, own]))
+            except InputError as error:  # too few rows of a class; the other numbers stand
+                entry = _entry(job, stage, parts, None, (f"usable information is not measured: {error}",))
+            rows.append(entry)
+            target.write_rows(ROWS, [dataclasses.asdict(row) for row in rows])
+            progress.update(len(rows), f"{stage}: {tables.bits(entry.usable_bits)} usable bits")
+            if parallel.stop_asked():
+                stopping.stop()
 
 
 def _own(arrays: dict[str, ndarray], columns: slice) -> dict[str, ndarray]:

@@ -83,6 +83,7 @@ def drive(
     whole = parallel.from_main(_whole_rows, folder, rows_file, checkpoints_folder, task.evaluate is not None)
     with (
         Checkpoints(checkpoints_folder.path, folder.manifest, keep_every=task.keep_every) as checkpoints,
+        Progress(task.label, task.steps, "steps") as progress,
         contextlib.ExitStack() as entered,
     ):
         last = checkpoints.last
@@ -98,7 +99,6 @@ def drive(
             print(f"  {task.label} continues from step {last:,} of {task.steps:,}", flush=True)
         start = step = last or 0
         advance = entered.enter_context(task.open(start))
-        progress = Progress(task.label, task.steps, "steps")
         pending: tuple[int, Any] | None = None  # the step reached, and its metrics, which are still on the devices
         since: list[Any] = []  # metrics since the last row
         saved, given_back = last, time.monotonic()

@@ -15,7 +15,7 @@ from mirigor_jax import parallel, training
 from mirigor_jax.data.training_data import TrainingData, training_data
 from mirigor_jax.history import TrainingHistory, in_training_bits, note
 from mirigor_jax.monitoring import NO_MONITORING, NO_STAGE_MONITOR, Monitoring, StageMonitor
-from mirigor_jax.progress import duration
+from mirigor_jax.progress import Progress, duration
 from mirigor_jax.runs import loop
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import Job, under
@@ -51,13 +51,14 @@ def train_stage(job: Job, folder: RunFolder, monitoring: Monitoring = NO_MONITOR
 def job_training_data(job: Job) -> TrainingData:
     """The data of the job's training, with the images that the devices hold for it. Prints a note about them."""
     objective = job.objective
-    data = training_data(
-        job.images,
-        job.pairing,
-        classes=job.classes if objective.needs_classes else None,
-        negatives=objective.needs_negatives,
-        resident=job.config.data.resident,
-    )
+    with Progress("reading the training images"):
+        data = training_data(
+            job.images,
+            job.pairing,
+            classes=job.classes if objective.needs_classes else None,
+            negatives=objective.needs_negatives,
+            resident=job.config.data.resident,
+        )
     print(f"  training images: {data.note}", flush=True)
     return data
 
@@ -80,12 +81,13 @@ def train(
     there is, and as `make_train_step` does.
     """
     t, d, objective = job.config.train, job.config.data, job.objective
-    step, arguments = make_train_step(job, mesh, 0 if data.resident_images is None else len(data.resident_images))
+    with Progress("tracing the train step"):
+        step, arguments = make_train_step(job, mesh, 0 if data.resident_images is None else len(data.resident_images))
 
     @contextlib.contextmanager
     def steps_from(first: int) -> Iterator[loop.Advance]:
-        print("  compiling the train step", flush=True)
-        compiled = training.compile_step(step, arguments, mesh, k=t.k, accumulate=t.accumulate, prefix="train.")
+        with Progress("compiling the train step"):
+            compiled = training.compile_step(step, arguments, mesh, k=t.k, accumulate=t.accumulate, prefix="train.")
         with monitor.traced(compiled) as traced:
             take = training.stepper(traced, data, arguments, mesh, first=first, threads=d.threads, workers=d.workers)
             began = time.monotonic()

@@ -3,7 +3,8 @@
 import dataclasses
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -109,18 +110,23 @@ def information(job: Job, rows: UsableRows, h: Float[np.ndarray, "n d"]) -> Usab
     made = None if classes is None else joint_of(classes)
     if classes is not None and isinstance(made, AttributeClasses) and made.independent:
         values = [job.images.value_names[a] for a in _columns(job, classes)]
-        counter = StepCounter(show_progress(len(values)), len(values))
-        return read_attributes(h, rows.attributes, values, e.confidence, counter=counter)
+        with show_progress(len(values)) as on_progress:
+            counter = StepCounter(on_progress, len(values))
+            return read_attributes(h, rows.attributes, values, e.confidence, counter=counter)
     if table.find(job.config.data.source).is_generated:  # such images are drawn independently and need no check
-        return read_checked(h, Division.of(labels, rows.seen), e.confidence, counter=StepCounter(show_progress(2), 2))
+        with show_progress(2) as on_progress:
+            counter = StepCounter(on_progress, 2)
+            return read_checked(h, Division.of(labels, rows.seen), e.confidence, counter=counter)
     options = {"seen": rows.seen, "confidence": e.confidence, "rows": e.rows}
-    return mi.usable_information(h, labels, **options, on_progress=show_progress(3))
+    with show_progress(3) as on_progress:
+        return mi.usable_information(h, labels, **options, on_progress=on_progress)
 
 
-def show_progress(steps: int) -> OnProgress:
+@contextmanager
+def show_progress(steps: int) -> Iterator[OnProgress]:
     """Show the progress of `mi.usable_information`, but not its last step, after which the result is printed."""
-    progress = Progress("usable information", steps, "steps")
-    return lambda step, _, note: progress.update(step, note) if step < steps else None
+    with Progress("usable information", steps, "steps") as progress:
+        yield lambda step, _, note: progress.update(step, note) if step < steps else None
 
 
 def measure(job: Job, folder: RunFolder) -> None:

@@ -29,7 +29,7 @@ from mirigor_jax.mi.critics import SeparableCritic
 from mirigor_jax.mi.distributions import Discrete, Distribution, Gaussian
 from mirigor_jax.mi.estimators import Estimator
 from mirigor_jax.mi.read import read_scores, symmetric_info_nce
-from mirigor_jax.progress import Progress
+from mirigor_jax.progress import show_progress
 from mirigor_jax.runs.features import encode, freeze
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import parse
@@ -199,14 +199,9 @@ def _fitted(samples: Sequence[Sample], spec: Spec) -> dict[tuple[int, int], floa
         fit.Pairs(*(np.stack(view) for view in zip(*parts, strict=True)))
         for parts in ([sample.fit for sample in samples], [sample.validation for sample in samples])
     )
-    progress = Progress("fits", spec["steps"], "steps")
-    params, _ = fit.fit_critics(
-        fit_config,
-        pairs,
-        validation,
-        fit.CriticJob(numbers, at, np.full_like(at, spec["seed"])),
-        lambda step, _, note: progress.update(step, note),
-    )
+    critic_jobs = fit.CriticJob(numbers, at, np.full_like(at, spec["seed"]))
+    with show_progress("critics", "steps") as on_progress:
+        params, _ = fit.fit_critics(fit_config, pairs, validation, critic_jobs, on_progress)
     values = {}
     for critic, (number, estimator) in enumerate(zip(numbers, at, strict=True)):
         alone = jax.tree.map(lambda leaf, c=critic: leaf[c : c + 1], params)

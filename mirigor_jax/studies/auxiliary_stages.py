@@ -16,6 +16,7 @@ from mirigor_jax.config_files import defaults
 from mirigor_jax.data.image_set import ROTATIONS
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi import discrete
+from mirigor_jax.progress import show_progress
 from mirigor_jax.runs import layers
 from mirigor_jax.runs.features import trained_state
 from mirigor_jax.runs.folder import RunFolder
@@ -160,5 +161,6 @@ def critic_values(spec: Spec, parts: Parts, frequencies: Float[np.ndarray, " c"]
     how = {"k": spec["k"], "learning_rate": spec["learning_rate"], "activation": "elu"}
     critic = label_critics.training_of("js", spec["width"], **how)
     options = {"epochs": spec["epochs"], "seed": seed}
-    found = label_critics.fit(parts, frequencies, critic, **options, on_progress=lambda *_: None)["js"]
+    with show_progress("JS critic", "epochs") as on_progress:
+        found = label_critics.fit(parts, frequencies, critic, **options, on_progress=on_progress)["js"]
     return {"js_largest_bits": found.largest, "js_bits": found.value}

@@ -21,7 +21,7 @@ from mirigor_jax.errors import InputError, listed
 from mirigor_jax.files import io_errors, write_text
 from mirigor_jax.manifest import DamagedError
 from mirigor_jax.monitoring import NO_MONITORING, Monitoring
-from mirigor_jax.progress import duration
+from mirigor_jax.progress import Progress, duration
 from mirigor_jax.runs import images, knobs, report_page, side_by_side
 from mirigor_jax.runs.folder import RunFolder, provenance
 from mirigor_jax.runs.job import re_estimated
@@ -256,7 +256,8 @@ def _finish_fit(cell: Cell, config: ConfigDict, runs: Mapping[str, RunFolder]) -
             return
         assert study.fits is not None  # `_fits_of` has refused the others
         began = time.monotonic()
-        rows = study.fits.make(asked, runs, cell.folder)
+        with Progress(cell.name):
+            rows = study.fits.make(asked, runs, cell.folder)
         seconds, devices = round(time.monotonic() - began, 2), provenance()["devices"]
         cell.folder.write(FIT, {"seconds": seconds, "devices": devices, "rows": rows})
 

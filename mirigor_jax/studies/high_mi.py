@@ -142,9 +142,8 @@ def _train(config: ConfigDict, itself: RunFolder, cell: ConfigDict, training: Tr
         if work:
             how = {key: cell[key] for key in ("epochs", "doublings", "settled_nats")}
             seeds = range(config.seed, config.seed + cell.seeds)
-            curves = high_mi_critics.train(
-                training, cell.levels, seeds, **how, on_progress=show_progress("critics", "epochs")
-            )
+            with show_progress("critics", "epochs") as on_progress:
+                curves = high_mi_critics.train(training, cell.levels, seeds, **how, on_progress=on_progress)
             names = (reader.name for reader in training.readers)
             itself.write_arrays(CURVES, dict(zip(names, curves, strict=True)))
         itself.arrays(CURVES)  # meets a damaged file here, where it can be made again
@@ -170,7 +169,8 @@ def _estimate_today(config: ConfigDict, levels: Sequence[float]) -> list[dict[st
     """For each level what `mi.estimate` says of `config.pairs` pairs with its defaults, in nats."""
     key = jax.random.key(config.seed)
     sets = [Gaussian(config.dimension, nats).sample(key, config.pairs) for nats in levels]
-    found = mi.estimate_all(sets, seed=config.seed, on_progress=show_progress("critics", "steps"))
+    with show_progress("critics", "steps") as on_progress:
+        found = mi.estimate_all(sets, seed=config.seed, on_progress=on_progress)
     nats = math.log(2)
     return [
         {

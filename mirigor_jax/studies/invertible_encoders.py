@@ -26,7 +26,8 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.mi.values import info_nce
 from mirigor_jax.models.realnvp import RealNVP
 from mirigor_jax.monitoring import NO_STAGE_MONITOR, StageMonitor
-from mirigor_jax.runs import loop
+from mirigor_jax.progress import show_progress
+from mirigor_jax.runs import loop, usable
 from mirigor_jax.runs.folder import RunFolder
 
 Part = dict[str, Any]  # x, y: uint8 (n, d), (n, e), the pixels of the halves; labels: (n,)
@@ -202,7 +203,8 @@ def measure_usable(params: dict[str, Any], parts: Mapping[str, Part], settings: 
     Returns usable_bits, and unless they are withheld usable_lower_bits and usable_upper_bits; see
     `mi.UsableInformation`. It takes 20 CPU seconds on 16,000 rows of 392 columns.
     """
-    result = mi.usable_information(*unseen(params, parts, settings))
+    with usable.show_progress(3) as on_progress:
+        result = mi.usable_information(*unseen(params, parts, settings), on_progress=on_progress)
     values = {name: getattr(result, f"{name}_bits") for name in ("value", "lower", "upper")}
     ends = {f"usable_{name}_bits": bits for name, bits in values.items() if name != "value" and bits is not None}
     return {"usable_bits": values["value"], **ends}
@@ -217,7 +219,8 @@ def order(
     Returns the fields of a `PairOrder`, its verdict, and the number of rows and the confidence of the `UsableOrder`.
     """
     (h_first, labels), (h_last, _) = (unseen(params, parts, settings) for params in (first, last))
-    result = mi.compare_many({"step 0": h_first, f"step {steps:,}": h_last}, labels)
+    with show_progress("order", "encoders and pairs") as on_progress:
+        result = mi.compare_many({"step 0": h_first, f"step {steps:,}": h_last}, labels, on_progress=on_progress)
     [pair] = result.to_dict()["pairs"]
     return {**pair, "rows": result.rows, "confidence": result.confidence}
 
@@ -304,9 +307,9 @@ def train(
         train_bits = float(np.mean(nats)) / math.log(2) if nats else 0.0
         if not math.isfinite(train_bits):
             raise InputError(f"InfoNCE is {train_bits} at step {done}; lower learning_rate={settings.learning_rate}")
-        return {"train_bits": train_bits, **measure(state.params, read, settings, l2), **usable(done, state)}
+        return {"train_bits": train_bits, **measure(state.params, read, settings, l2), **usable_values(done, state)}
 
-    def usable(done: int, state: State) -> Row:
+    def usable_values(done: int, state: State) -> Row:
         if done % usable_every and done != steps:
             return {}
         if objective.moves or not unmoved:

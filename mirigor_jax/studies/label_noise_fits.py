@@ -22,6 +22,7 @@ from mirigor_jax.errors import InputError
 from mirigor_jax.models.frozen import FrozenEncoder
 from mirigor_jax.models.heads import MLP
 from mirigor_jax.progress import show_progress
+from mirigor_jax.runs import usable
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.studies import label_critics
 from mirigor_jax.studies.label_critics import Part, Parts, Reading
@@ -102,24 +103,26 @@ def _features(spec: Spec) -> dict[str, np.ndarray]:
     """Train the encoder. Returns the features of the other images by layer, their classes, and its accuracy on them."""
     images, encoder = images_of(spec), models.build("lenet5", size=spec["size"])
     head = MLP((), images.trained.sizes[0], encoder.dtype)
-    state, _ = train(
-        encoder,
-        images.trained,
-        pairing="class",
-        objective="cross_entropy",
-        k=spec["train_k"],
-        steps=spec["train_steps"],
-        seed=spec["seed"],
-        learning_rate=spec["train_rate"],
-        warmup_steps=0,
-        weight_decay=0.0,
-        head=head,
-        on_progress=show_progress("train", "steps"),
-    )
-    features = {
-        layer: encode(encoder, FrozenEncoder(encoder, state.encoder_variables, stage=stage), images.others)
-        for layer, stage in LAYERS.items()
-    }
+    with show_progress("train", "steps") as on_progress:
+        state, _ = train(
+            encoder,
+            images.trained,
+            pairing="class",
+            objective="cross_entropy",
+            k=spec["train_k"],
+            steps=spec["train_steps"],
+            seed=spec["seed"],
+            learning_rate=spec["train_rate"],
+            warmup_steps=0,
+            weight_decay=0.0,
+            head=head,
+            on_progress=on_progress,
+        )
+    features = {}
+    for layer, stage in LAYERS.items():
+        frozen = FrozenEncoder(encoder, state.encoder_variables, stage=stage)
+        with show_progress(f"encode {layer}", "rows") as on_progress:
+            features[layer] = encode(encoder, frozen, images.others, on_progress=on_progress)
     logits: Any = head.apply({"params": state.params["head"]}, features["L2"])
     accuracy = np.mean(np.asarray(logits).argmax(axis=1) == images.classes)
     return {**features, "classes": images.classes, "accuracy": np.asarray(accuracy)}
@@ -132,18 +135,15 @@ def _row(spec: Spec, layer: str, h: Float[np.ndarray, "n d"], classes: Int[np.nd
     readings: dict[str, Reading] = {}
     for name in label_critics.CRITICS:
         training = label_critics.training_of(name, spec["width"], k=spec["k"], learning_rate=spec["rate"])
-        readings |= label_critics.fit(
-            parts,
-            frequencies,
-            training,
-            epochs=spec["epochs"],
-            seed=spec["seed"],
-            on_progress=show_progress(name, "epochs"),
-        )
+        with show_progress(name, "epochs") as on_progress:
+            readings |= label_critics.fit(
+                parts, frequencies, training, epochs=spec["epochs"], seed=spec["seed"], on_progress=on_progress
+            )
     probes: Row = {}
     for family in spec["families"]:
         options = {key: spec[key] for key in OPTIONS[family]}
-        found = mi.usable_information(h, classes, family=family, **options)
+        with usable.show_progress(3) as on_progress:
+            found = mi.usable_information(h, classes, family=family, **options, on_progress=on_progress)
         probes[family] = {
             "value": found.value_bits,
             "lower": found.lower_bits,

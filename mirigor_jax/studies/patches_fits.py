@@ -25,6 +25,7 @@ from mirigor_jax.drawing import (
 )
 from mirigor_jax.errors import InputError
 from mirigor_jax.mi.critics import BilinearCritic, JointCritic, Partners, Scores, SeparableCritic
+from mirigor_jax.progress import show_progress
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.schema import ImageReport, read
 from mirigor_jax.studies.rows import Row, groups, mean
@@ -86,14 +87,16 @@ def make(asked: Mapping[str, Any], runs: Mapping[str, RunFolder], folder: RunFol
     rows = []
     for name, critic in {DEFAULT: None, **critics(asked["widths"])}.items():
         own: dict[str, Any] = {} if critic is None else {"critic": critic, "base": False}
-        found = mi.estimate_all(
-            [pair],
-            estimators=tuple(ESTIMATORS),
-            steps=asked["steps"],
-            seed=done.run.config["seed"],
-            rows="independent",  # each pair of the run's test part is drawn anew
-            **own,
-        )[0]
+        with show_progress(f"critic {name}", "steps") as on_progress:
+            found = mi.estimate_all(
+                [pair],
+                estimators=tuple(ESTIMATORS),
+                steps=asked["steps"],
+                seed=done.run.config["seed"],
+                rows="independent",  # each pair of the run's test part is drawn anew
+                on_progress=on_progress,
+                **own,
+            )[0]
         rows.append(
             {
                 "bits": done.truth.mutual_information_bits,

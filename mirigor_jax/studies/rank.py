@@ -22,6 +22,7 @@ from mirigor_jax.files import AnyPath, plain
 from mirigor_jax.metrics.table import Better, Group
 from mirigor_jax.mi.confidence import t_interval
 from mirigor_jax.mi.usable_results import UsableOrder
+from mirigor_jax.progress import Progress
 from mirigor_jax.runs import page
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.schema import ImageReport
@@ -377,7 +378,8 @@ def with_others(rows: Sequence[Row], runs: Mapping[str, RunFolder], folder: RunF
     known = folder.read(COMPARED)
     if known is None or known["digests"] != digests:
         try:
-            values = metrics.evaluate_several(features)
+            with Progress("comparing the encoders with each other"):
+                values = metrics.evaluate_several(features)
         except InputError as error:  # too few images; the other columns stand
             print(f"encoders are not compared with each other: {error}", flush=True)
             return [*rows]

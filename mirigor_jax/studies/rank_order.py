@@ -14,7 +14,7 @@ from mirigor_jax import mi, tables
 from mirigor_jax.files import plain
 from mirigor_jax.manifest import DamagedError
 from mirigor_jax.mi.confidence import Interval
-from mirigor_jax.progress import Progress
+from mirigor_jax.progress import show_progress
 from mirigor_jax.runs.folder import RunFolder
 from mirigor_jax.runs.job import Job, parse
 from mirigor_jax.runs.usable import UsableRows, is_measured, rows_of
@@ -72,15 +72,15 @@ def _computed(cells: Sequence[str], runs: Mapping[str, RunFolder]) -> tuple[mi.U
         return None, left_out
     first = next(iter(kept))
     job, (rows, *_) = found[first][0], kept.values()
-    progress = Progress("order", len(kept) * (len(kept) + 1) // 2, "encoders and pairs")
-    order = mi.compare_many(
-        {cell: rows.h for cell, rows in kept.items()},
-        np.asarray(rows.names)[rows.labels],
-        seen=np.any([rows.seen for rows in kept.values()], axis=0),
-        confidence=job.config.estimate.confidence,
-        rows=job.config.estimate.rows,
-        on_progress=lambda step, _, note: progress.update(step, note),
-    )
+    with show_progress("order", "encoders and pairs") as on_progress:
+        order = mi.compare_many(
+            {cell: rows.h for cell, rows in kept.items()},
+            np.asarray(rows.names)[rows.labels],
+            seen=np.any([rows.seen for rows in kept.values()], axis=0),
+            confidence=job.config.estimate.confidence,
+            rows=job.config.estimate.rows,
+            on_progress=on_progress,
+        )
     return order, left_out
 
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from mirigor_jax import mi, parallel
 from mirigor_jax.data.population import Features
 from mirigor_jax.errors import InputError
+from mirigor_jax.runs import usable
 from mirigor_jax.runs.estimate import certified, linear_accuracy, measure_by_class
 from mirigor_jax.runs.features import encode, freeze, parts_to_encode
 from mirigor_jax.runs.folder import RunFolder
@@ -55,7 +56,7 @@ def _measure(spec: Spec, run: RunFolder, run_config: ConfigDict, folder: RunFold
     todo: list[tuple[str, float]] = [*((STEP, step) for step in spec["steps"]), *shares]
     size = {FIT: "fit_rows", PAIRS: "pairs", USABLE: "usable_rows"}
     loaded: dict[float, tuple[Job, Features]] = {}
-    for by, at in todo[len(rows) :]:
+    for number, (by, at) in enumerate(todo[len(rows) :], len(rows) + 1):
         step = at if by == STEP else spec["steps"][-1]
         if step not in loaded:  # only one encoder's features are in memory
             job = _job(run, run_config, str(step))
@@ -70,7 +71,7 @@ def _measure(spec: Spec, run: RunFolder, run_config: ConfigDict, folder: RunFold
         own = {"run": spec["run"], "seed": job.config.seed, "steps": job.config.train.steps, "by": by}
         rows.append({**own, "at": at if by == STEP else found[size[by]], "share": None if by == STEP else at, **found})
         folder.write_rows(ROWS, rows)
-        print(f"  {by}, {rows[-1]['at']:,}: done", flush=True)
+        print(f"  {number} of {len(todo)}: {by}, {rows[-1]['at']:,}", flush=True)
 
 
 def _job(run: RunFolder, run_config: ConfigDict, step: str) -> Job:
@@ -160,7 +161,8 @@ def unseen_rows(job: Job, features: Features) -> Rows:
 
 def _usable(job: Job, h: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]) -> Row:
     e = job.config.estimate
-    found = mi.usable_information(h, labels, confidence=e.confidence, rows=e.rows)
+    with usable.show_progress(3) as on_progress:
+        found = mi.usable_information(h, labels, confidence=e.confidence, rows=e.rows, on_progress=on_progress)
     if found.lower_bits is None or found.upper_bits is None:
         raise InputError(f"usable information has no certified ends: {'; '.join(found.warnings)}")
     return {

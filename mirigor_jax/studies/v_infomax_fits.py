@@ -317,27 +317,29 @@ def make(spec: Spec, runs: Mapping[str, RunFolder], folder: RunFolder) -> list[R
     job = job_of(spec, row["pixels"])
     state = start(job, jax.random.fold_in(root, 0), images)
     total = spec["pretraining"] + spec["epochs"]
-    progress = Progress(spec["name"], total, "epochs")
-    for epoch in range(spec["pretraining"]):
-        state = train_epoch(job, "decoder", state, images, jax.random.fold_in(root, 1 + epoch))
-        progress.update(epoch + 1, "decoder alone")
-    state = state._replace(step=jnp.zeros_like(state.step))
-    losses: list[float] = []
-    points = []
-    for epoch in range(spec["epochs"] + 1):
-        _, errors = encode(job, state, parts["test"].x)
-        losses.append(float(errors.mean()) / row["pixels"])
-        if not math.isfinite(losses[-1]):
-            raise InputError(f"{spec['name']}: the squared error is {losses[-1]} after epoch {epoch}; lower the rate")
-        if epoch in spec["measured"]:
-            features = {name: encode(job, state, part.x)[0] for name, part in parts.items()}
-            encoder_steps = SCHEMES[spec["scheme"]][1](int(state.step))
-            found = measure(features, parts, spec, spec["families"] if epoch == spec["epochs"] else ())
-            own = found["total_bits"] - float(errors.mean()) / math.log(2)
-            points.append({"epoch": epoch, "encoder_steps": encoder_steps, "own_bits": own, **found})
-        if epoch < spec["epochs"]:
-            state = train_epoch(job, spec["scheme"], state, images, jax.random.fold_in(root, 1 + total + epoch))
-            progress.update(spec["pretraining"] + epoch + 1, f"squared error {losses[-1]:.4f} of a test pixel")
+    with Progress(spec["name"], total, "epochs") as progress:
+        for epoch in range(spec["pretraining"]):
+            state = train_epoch(job, "decoder", state, images, jax.random.fold_in(root, 1 + epoch))
+            progress.update(epoch + 1, "decoder alone")
+        state = state._replace(step=jnp.zeros_like(state.step))
+        losses: list[float] = []
+        points = []
+        for epoch in range(spec["epochs"] + 1):
+            _, errors = encode(job, state, parts["test"].x)
+            losses.append(float(errors.mean()) / row["pixels"])
+            if not math.isfinite(losses[-1]):
+                raise InputError(
+                    f"{spec['name']}: the squared error is {losses[-1]} after epoch {epoch}; lower the rate"
+                )
+            if epoch in spec["measured"]:
+                features = {name: encode(job, state, part.x)[0] for name, part in parts.items()}
+                encoder_steps = SCHEMES[spec["scheme"]][1](int(state.step))
+                found = measure(features, parts, spec, spec["families"] if epoch == spec["epochs"] else ())
+                own = found["total_bits"] - float(errors.mean()) / math.log(2)
+                points.append({"epoch": epoch, "encoder_steps": encoder_steps, "own_bits": own, **found})
+            if epoch < spec["epochs"]:
+                state = train_epoch(job, spec["scheme"], state, images, jax.random.fold_in(root, 1 + total + epoch))
+                progress.update(spec["pretraining"] + epoch + 1, f"squared error {losses[-1]:.4f} of a test pixel")
     return [{**row, "losses": losses, "points": points}]
 
 
