@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from mirigor_jax import mi, parallel
 from mirigor_jax.data.population import Features
 from mirigor_jax.errors import InputError
+from mirigor_jax.progress import Progress
 from mirigor_jax.runs import usable
 from mirigor_jax.runs.estimate import certified, linear_accuracy, measure_by_class
 from mirigor_jax.runs.features import encode, freeze, parts_to_encode
@@ -56,22 +57,25 @@ def _measure(spec: Spec, run: RunFolder, run_config: ConfigDict, folder: RunFold
     todo: list[tuple[str, float]] = [*((STEP, step) for step in spec["steps"]), *shares]
     size = {FIT: "fit_rows", PAIRS: "pairs", USABLE: "usable_rows"}
     loaded: dict[float, tuple[Job, Features]] = {}
-    for number, (by, at) in enumerate(todo[len(rows) :], len(rows) + 1):
-        step = at if by == STEP else spec["steps"][-1]
-        if step not in loaded:  # only one encoder's features are in memory
-            job = _job(run, run_config, str(step))
-            loaded = {step: (job, _features(job, run, folder / f"features-{step}"))}
-        job, features = loaded[step]
-        if by == STEP:
-            found = _of_step(job, features)
-        elif at == 1 and by != PAIRS:  # all rows: measured at the last step
-            found = {key: x for key, x in rows[len(spec["steps"]) - 1].items() if key not in OWN}
-        else:
-            found = _of_share(job, features, by, at)
-        own = {"run": spec["run"], "seed": job.config.seed, "steps": job.config.train.steps, "by": by}
-        rows.append({**own, "at": at if by == STEP else found[size[by]], "share": None if by == STEP else at, **found})
-        folder.write_rows(ROWS, rows)
-        print(f"  {number} of {len(todo)}: {by}, {rows[-1]['at']:,}", flush=True)
+    with Progress("measured", len(todo), "encoders and shares") as progress:
+        for by, at in todo[len(rows) :]:
+            step = at if by == STEP else spec["steps"][-1]
+            if step not in loaded:  # only one encoder's features are in memory
+                job = _job(run, run_config, str(step))
+                loaded = {step: (job, _features(job, run, folder / f"features-{step}"))}
+            job, features = loaded[step]
+            if by == STEP:
+                found = _of_step(job, features)
+            elif at == 1 and by != PAIRS:  # all rows: measured at the last step
+                found = {key: x for key, x in rows[len(spec["steps"]) - 1].items() if key not in OWN}
+            else:
+                found = _of_share(job, features, by, at)
+            own = {"run": spec["run"], "seed": job.config.seed, "steps": job.config.train.steps, "by": by}
+            rows.append(
+                {**own, "at": at if by == STEP else found[size[by]], "share": None if by == STEP else at, **found}
+            )
+            folder.write_rows(ROWS, rows)
+            progress.update(len(rows), f"{by}, {rows[-1]['at']:,}")
 
 
 def _job(run: RunFolder, run_config: ConfigDict, step: str) -> Job:
