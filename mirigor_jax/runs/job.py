@@ -413,8 +413,11 @@ def _check_encoder(job: Job, asks_for_size: bool) -> tuple[str, ...]:
     if job.holds_features:
         return ()
     size, stage, path = job.config.data.size, job.config.encoder.stage, job.config.encoder.path
-    with Progress(f"reading {path}"):
-        given, notes = noted(job.public_encoder) if path else (None, ())
+    given: FrozenEncoder | None = None
+    notes: tuple[str, ...] = ()
+    if path:
+        with Progress(f"reading {path}"):
+            given, notes = noted(job.public_encoder)
     if given is not None and given.resized and not asks_for_size:
         raise InputError(
             f"'{path}' takes images of {given.size} pixels, not {size}; give that size, or data.size={size} to have "
