@@ -154,7 +154,7 @@ def test_usable_information_is_read_on_images_that_training_does_not_see(monkeyp
     """The identity's top halves: validation's and the test part's, each with its class."""
     parts, given = parts_of(), []
 
-    def usable_information(h, labels):
+    def usable_information(h, labels, *, on_progress):
         given.append((h, labels))
         return SimpleNamespace(value_bits=1.0, lower_bits=0.5, upper_bits=None)
 
