@@ -39,6 +39,7 @@ def finished(path, config=CONFIG):
 
 
 def page_of(folder, capsys):
+    capsys.readouterr()  # what making the folder has printed
     assert command.main([str(folder)]) == 0
     path = capsys.readouterr().out.removeprefix("page: ").strip()
     with open(path, encoding="utf-8") as file:
