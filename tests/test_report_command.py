@@ -114,6 +114,7 @@ def test_in_a_browser_a_report_and_an_index_are_whole(tmp_path, capsys, width):
     page_of(tmp_path, capsys)
     with opened(tmp_path / "a" / "report.html", width) as tab:
         assert tab.locator("svg.bars rect").count() >= 1
+        assert tab.evaluate("document.querySelector('svg.bars').getBoundingClientRect().right") <= width
     with opened(tmp_path / "index.html", width) as tab:
         assert tab.locator("svg.points circle").count() == 2
         tab.get_by_role("button", name="run").click()
