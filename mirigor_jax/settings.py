@@ -270,9 +270,10 @@ class Encoder:
         "resnet18",
         "Architecture of the encoder to train.",
         names=_names(
-            "resnet18 resnet34 resnet50 plainnet18 plainnet34 vit_ti vit_s vit_b deit_ti deit_s deit_b "
-            "deit_ti_distilled deit_s_distilled deit_b_distilled cait_xxs24 cait_xxs36 pit_s pit_b "
-            "pit_s_distilled pit_b_distilled swin_t swin_s swin_b lenet5 mlp"
+            "resnet18 resnet34 resnet50 resnet101 resnet152 plainnet18 plainnet34 vit_ti vit_s vit_b deit_ti deit_s "
+            "deit_b deit_ti_distilled deit_s_distilled deit_b_distilled cait_xxs24 cait_xxs36 cait_xs24 cait_s24 "
+            "cait_s36 cait_m36 cait_m48 pit_ti pit_xs pit_s pit_b pit_ti_distilled pit_xs_distilled pit_s_distilled "
+            "pit_b_distilled swin_t swin_s swin_b swin_l lenet5 mlp"
         ),
         table="mirigor_jax.models.ENCODERS",
     )

@@ -183,7 +183,7 @@ def without(weights, *keys):
         (lambda w: w | {"bn1.bias": np.ones(())}, r"bn1.bias has shape \(\), not \(4,\)"),
         (lambda w: w | {"layer1.0.conv1.weight": np.ones((4, 4))}, r"conv1.weight has shape \(4, 4\), not 4 axes"),
         (lambda w: {key: a for key, a in w.items() if not key.startswith("layer4.1")},
-         r"\(2, 2, 2, 1\) basic blocks is none of resnet18, resnet34, resnet50"),
+         r"\(2, 2, 2, 1\) basic blocks is none of resnet18, resnet34, resnet50, resnet101, resnet152"),
         (lambda w: {key: a for key, a in w.items() if not key.startswith("layer2")}, r"\(2, 0, 2, 2\) basic"),
         (lambda w: {key + "_q": a for key, a in w.items()}, r"not of any known layout \(torchvision, .*it holds co"),
         (lambda w: {key + "_q": a for key, a in w.items()}, r"it holds conv1.weight_q, .* \(122 in all\)"),

@@ -219,6 +219,7 @@ def test_a_clip_s_text_is_no_other_encoder(tmp_path):
     [
         ("timm", "timm-convnext"),
         ("timm_v2", "timm-convnext"),
+        ("timm_conv", "timm-convnext"),
         ("torchvision", "torchvision-convnext"),
         ("hf", "huggingface-convnext"),
         ("hf_v2", "huggingface-convnext"),
@@ -283,6 +284,7 @@ GATED = {"mlp": "swiglu", "registers": 4}
 DINOV3_HUGE = {"position": "rotary", "layer_scale": 1e-5, "epsilon": 1e-5}
 PUBLISHED = {
     "vit_small_patch14_dinov2": ("dinov2", vit.ENCODERS["vit_s"][1], DINOV2),
+    "deit3_medium_patch16_224": ("dinov2", LARGE_VITS["vit_m"], {"layer_scale": 1e-5, "position": "patches"}),
     "vit_large_patch14_dinov2": ("dinov2", LARGE_VITS["vit_l"], DINOV2),
     "vit_giant_patch14_reg4_dinov2": (
         "dinov2", LARGE_VITS["dinov2_g"], DINOV2 | GATED | {"mlp_width": 4096, "position": "patches"}

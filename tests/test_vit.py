@@ -90,22 +90,27 @@ def test_forward_is_timm_s(case):
         np.testing.assert_allclose(ours[stage], h, atol=1e-4, err_msg=stage)
 
 
+WORDS = ("vit", "deit", "swin")  # families whose sizes are words in timm
+SIDES = {"cait_xs24": 384, "cait_s36": 384, "cait_m36": 384, "cait_m48": 448}  # of images, if not 224
+
+
 def timm_s_name(name):
     """pit_s → pit_s_224, deit_b_distilled → deit_base_distilled_patch16_224, …"""
     family, size, *rest = name.split("_")
-    size = {"ti": "tiny", "t": "tiny", "s": "small", "b": "base"}.get(size, size) if family != "pit" else size
+    size = {"ti": "tiny", "t": "tiny", "s": "small", "b": "base", "l": "large"}[size] if family in WORDS else size
     ending = {"cait": [], "pit": [], "swin": ["patch4", "window7"]}.get(family, ["patch16"])
-    return "_".join([family, size, *rest, *ending, "224"])
+    return "_".join([family, size, *rest, *ending, str(SIDES.get(name, 224))])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_full_size_has_timm_s_number_of_parameters_and_is_known_by_its_shapes(name):
-    encoder = make(name, size=224, dtype="float32")
+    side = SIDES.get(name, 224)
+    encoder = make(name, size=side, dtype="float32")
     variables = flatten_dict(abstract(encoder), sep="/")
     assert sum(leaf.size for leaf in variables.values()) == GOLDEN[f"parameters/{timm_s_name(name)}"]
     _, _, recognize = FAMILIES[name.split("_")[0].replace("deit", "vit")]
-    assert recognize({path: leaf.shape for path, leaf in variables.items()}) == (encoder, 224)
+    assert recognize({path: leaf.shape for path, leaf in variables.items()}) == (encoder, side)
 
 
 @pytest.mark.parametrize(

@@ -514,8 +514,11 @@ _VIT = {
     "s": {"width": 384, "depth": 12, "heads": 6},
     "b": {"width": 768, "depth": 12, "heads": 12},
 }
-_CAIT = {"width": 192, "heads": 4, "layer_scale": 1e-5}
+# Size → (width, heads).
+_CAIT = {"xxs": (192, 4), "xs": (288, 6), "s": (384, 8), "m": (768, 16)}
 _PIT = {
+    "ti": {"width": 32, "depths": (2, 6, 4), "heads": (2, 4, 8), "patch": 16, "stride": 8},
+    "xs": {"width": 48, "depths": (2, 6, 4), "heads": (2, 4, 8), "patch": 16, "stride": 8},
     "s": {"width": 48, "depths": (2, 6, 4), "heads": (3, 6, 12), "patch": 16, "stride": 8},
     "b": {"width": 64, "depths": (3, 6, 4), "heads": (4, 8, 16), "patch": 14, "stride": 7},
 }
@@ -524,11 +527,15 @@ _PIT = {
 ENCODERS: dict[str, tuple[Any, dict[str, Any]]] = {
     **{f"{kind}_{size}": (ViT, _VIT[size]) for kind in ("vit", "deit") for size in _VIT},
     **{f"deit_{size}_distilled": (ViT, {**_VIT[size], "distilled": True}) for size in _VIT},
-    "cait_xxs24": (CaiT, {**_CAIT, "depth": 24}),
-    "cait_xxs36": (CaiT, {**_CAIT, "depth": 36}),
+    **{
+        f"cait_{size}{depth}": (CaiT, {"width": width, "heads": heads, "layer_scale": 1e-5, "depth": depth})
+        for size, (width, heads) in _CAIT.items()
+        for depth in ((36, 48) if size == "m" else (24,) if size == "xs" else (24, 36))
+    },
     **{f"pit_{size}": (PiT, _PIT[size]) for size in _PIT},
     **{f"pit_{size}_distilled": (PiT, {**_PIT[size], "distilled": True}) for size in _PIT},
     "swin_t": (Swin, {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)}),
     "swin_s": (Swin, {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)}),
     "swin_b": (Swin, {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)}),
+    "swin_l": (Swin, {"width": 192, "depths": (2, 2, 18, 2), "heads": (6, 12, 24, 48)}),
 }

@@ -60,6 +60,7 @@ def main():
         cases = {
             "timm": of_timm("convnext_tiny", tensor),
             "timm_v2": of_timm("convnextv2_tiny", tensor),
+            "timm_conv": of_timm("convnext_atto", tensor),  # its MLPs are convolutions of 1×1
             "torchvision": of_torchvision(tensor),
             "hf": of_hugging_face(transformers.ConvNextModel, transformers.ConvNextConfig(**SIZES), tensor),
             "hf_v2": of_hugging_face(transformers.ConvNextV2Model, transformers.ConvNextV2Config(**SIZES), tensor),

@@ -37,9 +37,10 @@ BLOCKS = ("Block", "LayerScaleBlock", "LayerScaleBlockClassAttn", "SwinTransform
 FULL_SIZE = (
     *(f"{kind}_{size}_patch16_224" for kind in ("vit", "deit") for size in ("tiny", "small", "base")),
     *(f"deit_{size}_distilled_patch16_224" for size in ("tiny", "small", "base")),
-    *("cait_xxs24_224", "cait_xxs36_224"),
-    *("pit_s_224", "pit_b_224", "pit_s_distilled_224", "pit_b_distilled_224"),
-    *(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base")),
+    *("cait_xxs24_224", "cait_xxs36_224", "cait_xs24_384", "cait_s24_224", "cait_s36_384", "cait_m36_384"),
+    "cait_m48_448",
+    *(f"pit_{size}{distilled}_224" for size in ("ti", "xs", "s", "b") for distilled in ("", "_distilled")),
+    *(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large")),
 )
 
 

@@ -77,6 +77,7 @@ FULL_SIZE = (
     ),
     *("vit_base_patch32_clip_224", "vit_large_patch14_clip_224", "vit_huge_patch14_clip_224"),
     *("vit_base_patch16_siglip_224", "vit_so400m_patch14_siglip_384"),
+    "deit3_medium_patch16_224",
     *("vit_small_patch16_dinov3", "vit_base_patch16_dinov3", "vit_huge_plus_patch16_dinov3"),
 )
 

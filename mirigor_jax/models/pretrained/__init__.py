@@ -39,6 +39,7 @@ AXES: dict[str, tuple[int | None, ...] | None] = {
     "flat": None,  # after all axes were made one
     "conv": (2, 3, 1, 0),
     "dense": (1, 0),
+    "pointwise": (1, 0),  # after the axes h and w of a convolution of 1×1 were left out
     "token": (None, None, 0),
     "tokens": (None, 0, 1),
 }
@@ -300,8 +301,10 @@ def _build(path: Path, name: str, found: Found, others: tuple[str, ...]) -> Froz
 
 
 def _array(found: Found, key: str) -> np.ndarray:
-    array = found.state[key]
-    return array.reshape(-1) if found.used[key][1] == "flat" else array
+    array, transform = found.state[key], found.used[key][1]
+    if transform == "pointwise" and array.shape[2:] == (1, 1):
+        return array[:, :, 0, 0]
+    return array.reshape(-1) if transform == "flat" else array
 
 
 def _num_axes(axes: tuple[int | None, ...]) -> int:

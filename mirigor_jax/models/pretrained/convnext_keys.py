@@ -37,8 +37,8 @@ def _block(
     rules: list[Rule] = [
         *layer(rf"{source}\.{conv}", f"{_BLOCK}/conv", "conv"),
         *layer(rf"{source}\.{norm}", f"{_BLOCK}/norm", "same"),
-        *layer(rf"{source}\.{first}", f"{_BLOCK}/fc1", "dense"),
-        *layer(rf"{source}\.{second}", f"{_BLOCK}/fc2", "dense"),
+        *layer(rf"{source}\.{first}", f"{_BLOCK}/fc1", "pointwise"),
+        *layer(rf"{source}\.{second}", f"{_BLOCK}/fc2", "pointwise"),
         (rf"{source}\.{gamma}", f"params/{_BLOCK}/gamma", "flat"),
     ]
     if response is not None:

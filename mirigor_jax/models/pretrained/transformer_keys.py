@@ -3,9 +3,10 @@ r"""The keys of vision transformers, timm's and others', and the encoders that t
 A family is (rules, ignored, encoder).
 rules: (regex of the whole key, path in the Flax tree, transform); the first matching rule applies. In the path,
     `\g<name>` or `\1` is a group of the regex, and `N+1` is the number after N. Transforms: `same`, `dense` (out, in →
-    in, out), `conv` (out, in, h, w → h, w, in, out), `tokens` (t, d → 1, t, d), `token` (d → 1, 1, d), `flat` (all axes
-    become one). A path that ends in `[i/n]` is part i of n, which are joined along the last axis. A path with `{a,b}`
-    is split along the last axis into two paths; a part without a name is left out.
+    in, out), `pointwise` (`dense`, or the same as a convolution, out, in, 1, 1), `conv` (out, in, h, w → h, w, in,
+    out), `tokens` (t, d → 1, t, d), `token` (d → 1, 1, d), `flat` (all axes become one). A path that ends in `[i/n]` is
+    part i of n, which are joined along the last axis. A path with `{a,b}` is split along the last axis into two paths;
+    a part without a name is left out.
 ignored: regexes of keys that are left out on purpose.
 encoder: shapes by path → (the module, the side of its images in pixels).
 """
@@ -93,8 +94,9 @@ def _shape(shapes: Shapes, path: str, axes: int) -> tuple[int, ...]:
     return shape
 
 
-# ViTs that are published, but not in ENCODERS: those of MAE, DINOv2, CLIP, open_clip and SigLIP.
+# ViTs that are published, but not in ENCODERS: those of DeiT III, MAE, DINOv2, CLIP, open_clip and SigLIP.
 LARGE_VITS: Sizes = {
+    "vit_m": {"width": 512, "depth": 12, "heads": 8},
     "vit_l": {"width": 1024, "depth": 24, "heads": 16},
     "vit_so400m": {"width": 1152, "depth": 27, "heads": 16},
     "vit_h": {"width": 1280, "depth": 32, "heads": 16},
@@ -110,7 +112,10 @@ def _published(
     """The encoder in `ENCODERS` or `more` with the arguments seen. Weights don't show all arguments, such as heads."""
     known = {name: arguments for name, (kind, arguments) in ENCODERS.items() if kind is family} | (more or {})
     for arguments in known.values():
-        if seen.items() <= ({"distilled": False} | arguments).items():
+        told = {"distilled": False} | arguments
+        if family is PiT:  # weights show only the channels of all heads together
+            told["channels"] = arguments["width"] * arguments["heads"][0]
+        if seen.items() <= told.items():
             encoder = family(size=size, dtype="float32", **arguments | overrides)
             encoder.check()
             return encoder, size
@@ -151,7 +156,8 @@ def _cait(shapes: Shapes) -> tuple[nn.Module, int]:
 
 
 def _pit(shapes: Shapes) -> tuple[nn.Module, int]:
-    seen = {"depths": _depths(shapes), "distilled": _shape(shapes, "cls_token", 3)[1] == 2}
+    _, tokens, channels = _shape(shapes, "cls_token", 3)
+    seen = {"depths": _depths(shapes), "channels": channels, "distilled": tokens == 2}
     patch, side = _shape(shapes, "patch_embed/kernel", 4)[0], _shape(shapes, "pos_embed", 4)[2]
     stride = patch // 2  # in every published PiT; weights don't show the stride
     return _published(PiT, seen, size=patch + (side - 1) * stride)
