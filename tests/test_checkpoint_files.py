@@ -445,5 +445,5 @@ def test_without_torch_its_files_ask_for_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     for content in (zipped("archive/data.pkl", "archive/version"), pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)):
         (tmp_path / "a.ckpt").write_bytes(content)
-        with pytest.raises(InputError, match=r"takes torch: pip install 'mirigor-jax\[torch\]', or convert it once"):
+        with pytest.raises(InputError, match=r"takes torch: pip install -e '\.\[torch\]', or convert it once"):
             load(tmp_path / "a.ckpt")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,18 @@ def test_python_on_a_page_compiles_and_uses_names_that_exist(path):
                 for part in [*([name] if name else []), *chain]:
                     assert hasattr(value, part), f"{node.id}.{'.'.join(chain)}"
                     value = getattr(value, part)
+
+
+def test_every_extra_that_a_page_or_a_message_names_exists_and_is_installed_in_one_way():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    found = []
+    for path in [*PAGES, *(ROOT / "mirigor_jax").rglob("*.py")]:
+        text = path.read_text()
+        found += [(path, extra) for extra in re.findall(r"pip install -e ['\"]\.\[([\w,]+)\]['\"]", text)]
+        assert not re.search(r"mirigor[-_]jax\[", text), path
+    assert len(found) > 15
+    for path, names in found:
+        assert set(names.split(",")) <= extras.keys(), path
 
 
 def test_five_questions_have_answers_of_at_most_120_words():

@@ -310,7 +310,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise InputError(
-            f"reading '{path}' takes torch: pip install 'mirigor-jax[torch]', or convert it once where torch is, "
+            f"reading '{path}' takes torch: pip install -e '.[torch]', or convert it once where torch is, "
             f"with python -m mirigor_jax.models.pretrained {path} {path.stem}.safetensors"
         ) from error
 
