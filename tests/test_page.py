@@ -160,3 +160,33 @@ def test_in_a_browser_the_table_sorts_the_plot_turns_and_the_graph_answers(text,
         assert sorted(place, key=place.get) == ["plain", "last", "<b>&"]
         tab.locator("svg.order g").nth(1).click()
         assert [node.get_attribute("class") for node in tab.locator("svg.order g").all()] == ["more", "chosen", "less"]
+
+
+@in_a_browser
+def test_in_a_browser_no_name_in_a_plot_covers_another_and_the_plot_fits(width, tmp_path):
+    names = [f"encoder {i}" for i in range(12)]
+    near = [1 + 0.001 * i for i in range(11)]  # all but one have no room for all of their names
+    columns = [
+        page.Column("accuracy, %", [f"{x:.3f}" for x in [*near, 2.0]], [*near, 2.0]),
+        page.Column(
+            "bits ↑", [f"{x:.3f}" for x in [*near, 2.0]], [*near, 2.0], [(x - 0.5, x + 0.5) for x in [*near, 2.0]]
+        ),
+    ]
+    (tmp_path / "page.html").write_text(page.page("A title", [page.scatter(names, columns, 0, 1)]))
+    with opened(tmp_path / "page.html", width) as tab:
+        plot = tab.locator("svg.points")
+        assert plot.locator("circle").count() == 12
+        texts = plot.locator("text.name")
+        shown = texts.all_text_contents()
+        assert "encoder 11" in shown
+        assert 1 < len(shown) < 12
+        boxes = [text.bounding_box() for text in texts.all()]
+        for i, a in enumerate(boxes):
+            for b in boxes[:i]:
+                apart = (
+                    a["x"] >= b["x"] + b["width"] or b["x"] >= a["x"] + a["width"]
+                    or a["y"] >= b["y"] + b["height"] or b["y"] >= a["y"] + a["height"]
+                )  # fmt: skip
+                assert apart, (a, b)
+        around, inside = tab.locator(".wide").bounding_box(), plot.bounding_box()
+        assert around["width"] - 20 <= inside["width"] <= around["width"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,6 +180,17 @@ def test_a_panel_a_metric_shows_every_encoder(rows):
     points = panels["I_class, InfoNCE ↑"].lines[0].get_xydata()
     assert points.tolist() == [[0.9, 80.0], [0.7, 90.0], [0.65, 70.0], [1.2, 50.0]]
     assert rank.draw(rows[:2]) == {}
+
+
+def test_a_share_is_in_percent_where_its_title_says_so(rows):
+    for row, share in zip(rows, (0.75, 0.5, 0.25, 0.125), strict=True):
+        row["metrics"]["knn_accuracy"] = share
+    panels = {ax.get_title(loc="left").partition(":")[0]: ax for ax in rank.draw(rows)["metrics"].axes}
+    points = panels["kNN accuracy, % ↑"].lines[0].get_xydata()
+    assert points[:, 0].tolist() == [75.0, 50.0, 25.0, 12.5]
+    [plot] = re.findall(r'<script type="application/json">(.*?)</script>', rank.page_text(rows, "", None))
+    [column] = [one for one in json.loads(plot)["columns"] if one["title"] == "kNN accuracy, % ↑"]
+    assert (column["texts"], column["values"]) == (["50.00", "75.00", "25.00", "12.50"], [50.0, 75.0, 25.0, 12.5])
 
 
 def two_estimates(value: float, lower: float, classes: int) -> dict[str, EstimateEntry]:

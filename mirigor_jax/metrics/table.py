@@ -139,10 +139,14 @@ class Metric:
         """The heading with pairing, unit and arrow; unique in METRICS."""
         return ", ".join(filter(None, (self.heading, GROUPS[self.group], self.unit))) + ARROWS[self.better]
 
+    def number(self, value: float) -> float:
+        """The value in the metric's unit: a share, in 0..1, in percent."""
+        return 100 * value if self.unit == "%" else value
+
     def text(self, value: float | None) -> str:
         """The value as a number in the metric's unit, without the unit; a dash for None and NaN."""
         if self.unit == "%" and tables.known(value):
-            return f"{100 * value:.2f}"
+            return f"{self.number(value):.2f}"
         return tables.bits(value)
 
 

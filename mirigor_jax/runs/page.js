@@ -21,7 +21,7 @@ for (const table of document.querySelectorAll("table.sorted")) {
 
 // Scatter plots: two menus choose the columns of the axes.
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 640, HEIGHT = 420, LEFT = 70, RIGHT = 20, TOP = 20, BOTTOM = 50;
+const LEAST = 320, HEIGHT = 420, LEFT = 70, RIGHT = 20, TOP = 20, BOTTOM = 50;
 
 function add(parent, tag, attributes, text) {
   const element = document.createElementNS(SVG, tag);
@@ -42,11 +42,36 @@ function scale(values, from, to) {
   return { place, ticks: ticks.map((tick) => [place(tick), tick.toFixed(digits)]) };
 }
 
+const RADIUS = 5;
+
+// Writes a point's name beside it where no other point, interval or name is; nowhere if there is no such place. The
+// pointer still shows it. `taken` has the rectangles of all that is drawn.
+function name(svg, text, cx, cy, width, taken) {
+  const element = add(svg, "text", { class: "name" }, text);
+  for (const [dx, dy, anchor] of [[8, 4, "start"], [-8, 4, "end"], [0, -10, "middle"], [0, 18, "middle"],
+    [8, -6, "start"], [-8, -6, "end"], [8, 15, "start"], [-8, 15, "end"]]) {
+    for (const [key, value] of Object.entries({ x: cx + dx, y: cy + dy, "text-anchor": anchor }))
+      element.setAttribute(key, value);
+    const { x, y, width: wide, height: high } = element.getBBox();
+    const box = { left: x, right: x + wide, top: y, bottom: y + high };
+    const isFree = box.left >= LEFT && box.right <= width && box.top >= 0 && box.bottom <= HEIGHT - BOTTOM
+      && taken.every((o) => o.left >= box.right || o.right <= box.left || o.top >= box.bottom || o.bottom <= box.top);
+    if (isFree) {
+      taken.push(box);
+      return;
+    }
+  }
+  element.remove();
+}
+
 for (const scatter of document.querySelectorAll(".scatter")) {
   const { names, columns } = JSON.parse(scatter.querySelector("script").textContent);
   const [xMenu, yMenu] = scatter.querySelectorAll("select");
   const svg = scatter.querySelector("svg");
   const draw = () => {
+    const WIDTH = Math.max(LEAST, svg.parentElement.clientWidth);
+    svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
+    svg.setAttribute("width", WIDTH);
     const x = columns[xMenu.value], y = columns[yMenu.value];
     const known = names.map((_, i) => i).filter((i) => x.values[i] !== null && y.values[i] !== null);
     svg.replaceChildren();
@@ -64,18 +89,24 @@ for (const scatter of document.querySelectorAll(".scatter")) {
     add(svg, "text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 8, "text-anchor": "middle" }, x.title);
     add(svg, "text", { x: 14, y: HEIGHT / 2, "text-anchor": "middle", transform: `rotate(-90 14 ${HEIGHT / 2})` },
       y.title);
+    const taken = [];
     for (const i of known) {
       const cx = across.place(x.values[i]), cy = up.place(y.values[i]);
       const [left, right] = x.ends?.[i] ?? [null, null], [low, high] = y.ends?.[i] ?? [null, null];
-      if (left !== null && right !== null)
+      taken.push({ left: cx - RADIUS, right: cx + RADIUS, top: cy - RADIUS, bottom: cy + RADIUS });
+      if (left !== null && right !== null) {
         add(svg, "path", { class: "ends", d: `M${across.place(left)} ${cy}H${across.place(right)}` });
-      if (low !== null && high !== null)
+        taken.push({ left: across.place(left), right: across.place(right), top: cy - 1, bottom: cy + 1 });
+      }
+      if (low !== null && high !== null) {
         add(svg, "path", { class: "ends", d: `M${cx} ${up.place(low)}V${up.place(high)}` });
-      add(add(svg, "circle", { cx, cy, r: 5 }), "title", {}, `${names[i]}: ${x.texts[i]}, ${y.texts[i]}`);
-      const end = cx > 0.75 * WIDTH;
-      add(svg, "text", { x: cx + (end ? -8 : 8), y: cy - 6, "text-anchor": end ? "end" : "start" }, names[i]);
+        taken.push({ left: cx - 1, right: cx + 1, top: up.place(high), bottom: up.place(low) });
+      }
+      add(add(svg, "circle", { cx, cy, r: RADIUS }), "title", {}, `${names[i]}: ${x.texts[i]}, ${y.texts[i]}`);
     }
+    for (const i of known) name(svg, names[i], across.place(x.values[i]), up.place(y.values[i]), WIDTH, taken);
   };
+  window.addEventListener("resize", draw);
   xMenu.addEventListener("change", draw);
   yMenu.addEventListener("change", draw);
   draw();

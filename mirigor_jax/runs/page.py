@@ -246,8 +246,10 @@ def scatter(names: Sequence[str], columns: Sequence[Column], x: int, y: int) -> 
     text = json.dumps(plain(data), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     return (
         f'<div class="scatter">{menus}<script type="application/json">{text}</script>'
-        '<div class="wide"><svg class="points" viewBox="0 0 640 420" width="640" height="420" role="img" '
-        'aria-label="scatter plot of the two chosen columns"></svg></div></div>'
+        '<div class="wide" tabindex="0"><svg class="points" width="640" height="420" role="img" '
+        'aria-label="scatter plot of the two chosen columns"></svg></div>'
+        '<p class="hint">A point without a name has no room for it; the pointer shows it, with both values.</p>'
+        "</div>"
     )
 
 

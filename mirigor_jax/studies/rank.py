@@ -48,12 +48,19 @@ class Ranked:
     better: the direction of better values.
     text: value → its text; a dash for None.
     table: title of the table that shows it.
+    number: value → the number that pictures show, in the unit of the title.
     """
 
     title: str
     better: Better
     text: Callable[[float | None], str]
     table: str
+    number: Callable[[float], float] = float
+
+    def numbers(self, rows: Sequence[Row], name: str) -> list[float | None]:
+        """The number of each row's metric `name`; None if the row has none."""
+        values = (row["metrics"].get(name) for row in rows)
+        return [None if value is None else self.number(value) for value in values]
 
 
 def _lower_end(value: float | None) -> str:
@@ -94,7 +101,7 @@ def ranked() -> dict[str, Ranked]:
     These are the estimates, each metric of METRICS that says which values are better, and the bound.
     """
     measured = {
-        name: Ranked(metric.title, metric.better, metric.text, TABLES[metric.group])
+        name: Ranked(metric.title, metric.better, metric.text, TABLES[metric.group], metric.number)
         for name, metric in metrics.METRICS.items()
         if metric.better and name != RANKED_BY
     }
@@ -332,10 +339,10 @@ def draw(rows: Sequence[Row]) -> dict[str, Figure]:
     """The figure `metrics`: a panel for each metric that has a correlation, with accuracy against it."""
     by_metric = correlations(rows)
     panels = {}
-    for name, number in ranked().items():
+    for name, metric in ranked().items():
         if measured := by_metric[name]:
-            title = f"{number.title}: ρ = {measured.pearson:z.2f}, τ = {measured.kendall:z.2f}"
-            panels[title] = [row["metrics"][name] for row in rows]
+            title = f"{metric.title}: ρ = {measured.pearson:z.2f}, τ = {measured.kendall:z.2f}"
+            panels[title] = metric.numbers(rows, name)
     return {"metrics": picture(panels, [row["accuracy"] for row in rows])} if panels else {}
 
 
@@ -472,7 +479,8 @@ def _plain_columns(ranking: Sequence[Row]) -> list[page.Column]:
     for name, metric in ranked().items():
         values = [row["metrics"].get(name) for row in ranking]
         if name not in shown and any(value is not None for value in values):
-            columns.append(page.Column(metric.title, [metric.text(value) for value in values], values))
+            texts = [metric.text(value) for value in values]
+            columns.append(page.Column(metric.title, texts, metric.numbers(ranking, name)))
     return columns
 
 
