@@ -190,14 +190,21 @@ def test_tokens_that_a_shift_brought_together_have_finite_gradients():
     assert jnp.any(g_variables["params"]["relative_position_bias_table"] != 0)
 
 
-@pytest.mark.slow
-def test_convolution_by_channel_is_lax_s():
+@pytest.mark.parametrize(
+    ("map", "side", "stride", "padding"),
+    [
+        pytest.param((7, 7), 3, 2, ((1, 1), (1, 1)), marks=pytest.mark.slow),
+        ((2, 3), 7, 1, ((3, 3), (3, 3))),  # rows and columns of the kernel see only padding
+        ((1, 9), 5, 1, ((4, 0), (1, 3))),
+    ],
+)
+def test_convolution_by_channel_is_lax_s(map, side, stride, padding):
     r = np.random.default_rng(0)
-    x, kernel = (r.normal(size=shape).astype(np.float32) for shape in ((2, 7, 7, 3), (3, 3, 1, 6)))
+    x, kernel = (r.normal(size=shape).astype(np.float32) for shape in ((2, *map, 3), (side, side, 1, 6)))
 
     def loss(x, kernel, convolve):
         options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": 3}
-        return jnp.sum(jnp.sin(convolve(x, kernel, (2, 2), ((1, 1), (1, 1)), **options)))
+        return jnp.sum(jnp.sin(convolve(x, kernel, (stride, stride), padding, **options)))
 
     @jax.jit
     def of_both(x, kernel):

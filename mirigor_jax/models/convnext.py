@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mirigor_jax.models.convolution import convolution
+
 Features = Float[Array, "n d"] | dict[str, Float[Array, "n _"]]
 EPSILON = 1e-6  # of every normalization
 
@@ -37,7 +39,16 @@ class ConvNeXtBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         c = x.shape[-1]
-        y = nn.Conv(c, (7, 7), padding=3, feature_group_count=c, dtype=self.dtype, name="conv")(x)
+        conv = nn.Conv(
+            c,
+            (7, 7),
+            padding=3,
+            feature_group_count=c,
+            conv_general_dilated=convolution,
+            dtype=self.dtype,
+            name="conv",
+        )
+        y = conv(x)
         y = nn.LayerNorm(epsilon=EPSILON, dtype=jnp.float32, name="norm")(y)
         y = nn.Dense(4 * c, dtype=self.dtype, name="fc1")(y)
         y = jax.nn.gelu(y, approximate=False)

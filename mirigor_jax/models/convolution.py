@@ -30,7 +30,7 @@ def convolution(
     and is 10 to 200 times slower. That map is the input in the forward pass, and the output in the gradient of the
     input. So a kernel larger than the output is applied as one matrix product with the patches under it.
     Gradients are slower still if each channel has its own kernels (`feature_group_count=c`, the only grouping that
-    this function takes). These kernels are applied as a sum of shifted products.
+    this function takes). These kernels are applied as a sum of shifted products, without those that see only padding.
     If the products of a 3×3 kernel take most of the time, `_winograd` needs less than half of them.
 
     The gradients of strided convolutions are slow too: XLA puts zeros between the entries of the output's gradient. So
@@ -135,6 +135,11 @@ def _on_pixel_pairs(x, kernel, *, padding):
 
 
 def _by_channel(x, kernel, *, strides, padding):
+    if strides == (1, 1):  # leave out the rows and columns of the kernel that see only padding
+        for axis, (before, after) in enumerate(padding):
+            spared = [max(0, pad - (x.shape[1 + axis] - 1)) for pad in (before, after)]
+            kernel = lax.slice_in_dim(kernel, spared[0], kernel.shape[axis] - spared[1], axis=axis)
+            padding = [*padding[:axis], (before - spared[0], after - spared[1]), *padding[axis + 1 :]]
     taps = _taps(x, kernel, strides, padding)
     weights = kernel.reshape(len(taps), 1, 1, 1, x.shape[-1], -1)
     sums = sum(tap[..., None] * weight for tap, weight in zip(taps, weights, strict=True))
