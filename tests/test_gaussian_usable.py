@@ -316,6 +316,14 @@ def test_the_programs_of_the_pairs_are_compiled_once():
     assert np.subtract(after, before).tolist() == [1, 1]
 
 
+@pytest.mark.parametrize(("columns", "width"), [(1, 64), (64, 64), (65, 128), (257, 512), (1280, 1280)])
+def test_a_wide_encoder_does_not_widen_the_others(columns, width):
+    h = np.random.default_rng(0).normal(size=(8, columns))
+    filled, *_ = gaussian_pairs._Standard.of(h, np.arange(8)).parts([np.arange(8)])
+    assert filled.shape == (8, width)
+    assert not filled[:, columns:].any()
+
+
 @pytest.mark.parametrize(
     ("features", "message"),
     [

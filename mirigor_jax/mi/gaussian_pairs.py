@@ -17,6 +17,8 @@ from mirigor_jax.mi.gaussian_usable import PENALTIES
 from mirigor_jax.numerics import compact
 from mirigor_jax.softmax import mean_and_scale
 
+LEAST_WIDTH, STEP = 64, 256  # columns that representations are filled up to: powers of two, then multiples of STEP
+
 
 def gaussian_v_shares(features: Mapping[str, Any]) -> Float[np.ndarray, "m m"]:
     """The share of each encoder's variance that linear maps of each other encoder predict, between 0 and 1 or below 0.
@@ -24,8 +26,8 @@ def gaussian_v_shares(features: Mapping[str, Any]) -> Float[np.ndarray, "m m"]:
     Entry [a, b] is the `share` of `gaussian_v_information(h_a, h_b)`, on the same split of the rows and with the same
     penalties, without its interval. It is directed: a wide encoder may predict a narrow one, and not the reverse. It
     is too low in expectation, as each map is fitted on other rows. Columns of b with more variance count more.
-    The second moments of three parts of the rows give each pair in closed form, so two programs are compiled for all
-    encoders: narrower representations get columns of zeros.
+    The second moments of three parts of the rows give each pair in closed form. Representations of similar width get
+    columns of zeros up to one width, so few programs are compiled.
     features: name of an encoder → (n, d) numbers, an array of any framework. Row i of each is the same image. n is 110
         at least. The encoders must not have been trained on these images.
     Returns (m, m), with NaN on the diagonal, and in column b if h_b is constant.
@@ -42,8 +44,7 @@ def gaussian_v_shares(features: Mapping[str, Any]) -> Float[np.ndarray, "m m"]:
     if n < LEAST:
         raise InputError(f"{n} rows are too few to split into fit, validation and test parts; {LEAST} at least")
     parts = parts_of(np.zeros(n, int), row_keys(n))
-    width = max(h.shape[1] for h in rows.values())
-    fitted = [_Standard.of(h, parts[0], width) for h in rows.values()]
+    fitted = [_Standard.of(h, parts[0]) for h in rows.values()]
     shares = np.full((len(rows), len(rows)), np.nan)
     with jax.enable_x64(True):
         for a, source in enumerate(fitted):
@@ -66,10 +67,11 @@ class _Standard(NamedTuple):
     weights: Float[np.ndarray, " w"]
 
     @classmethod
-    def of(cls, h: Float[np.ndarray, "n d"], part: np.ndarray, width: int) -> "_Standard":
+    def of(cls, h: Float[np.ndarray, "n d"], part: np.ndarray) -> "_Standard":
         mean, scale = mean_and_scale(h[part])
-        weights = np.zeros(width)
-        weights[: h.shape[1]] = (scale / scale.max()) ** 2
+        d = h.shape[1]
+        weights = np.zeros(max(LEAST_WIDTH, 1 << (d - 1).bit_length()) if d <= STEP else -(-d // STEP) * STEP)
+        weights[:d] = (scale / scale.max()) ** 2
         return cls(h, mean, scale, weights / weights.sum())
 
     def parts(self, parts: Any) -> tuple[Float[np.ndarray, "m w"], ...]:
