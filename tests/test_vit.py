@@ -196,6 +196,7 @@ def test_tokens_that_a_shift_brought_together_have_finite_gradients():
         pytest.param((7, 7), 3, 2, ((1, 1), (1, 1)), marks=pytest.mark.slow),
         ((2, 3), 7, 1, ((3, 3), (3, 3))),  # rows and columns of the kernel see only padding
         ((1, 9), 5, 1, ((4, 0), (1, 3))),
+        ((1, 2), 3, 1, ((3, 3), (2, 2))),  # the result is larger than the map
     ],
 )
 def test_convolution_by_channel_is_lax_s(map, side, stride, padding):

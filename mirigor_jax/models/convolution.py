@@ -135,11 +135,13 @@ def _on_pixel_pairs(x, kernel, *, padding):
 
 
 def _by_channel(x, kernel, *, strides, padding):
-    if strides == (1, 1):  # leave out the rows and columns of the kernel that see only padding
+    if strides == (1, 1):
         for axis, (before, after) in enumerate(padding):
-            spared = [max(0, pad - (x.shape[1 + axis] - 1)) for pad in (before, after)]
-            kernel = lax.slice_in_dim(kernel, spared[0], kernel.shape[axis] - spared[1], axis=axis)
-            padding = [*padding[:axis], (before - spared[0], after - spared[1]), *padding[axis + 1 :]]
+            side, count = x.shape[1 + axis], kernel.shape[axis]
+            # The rows (or columns) of the kernel that ever see a pixel.
+            start, stop = max(0, count - side - after), min(count, before + side)
+            kernel = lax.slice_in_dim(kernel, start, stop, axis=axis)
+            padding = [*padding[:axis], (before - start, after - (count - stop)), *padding[axis + 1 :]]
     taps = _taps(x, kernel, strides, padding)
     weights = kernel.reshape(len(taps), 1, 1, 1, x.shape[-1], -1)
     sums = sum(tap[..., None] * weight for tap, weight in zip(taps, weights, strict=True))
