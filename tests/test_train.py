@@ -315,7 +315,10 @@ def test_unknown_optimizer_is_named():
 
 
 # Parameters of the published networks without their classifier (torchvision), at width 64 with the imagenet stem.
-PUBLISHED = {"resnet18": 11_176_512, "resnet34": 21_284_672, "resnet50": 23_508_032} | {
+PUBLISHED = {
+    "resnet18": 11_176_512,
+    "resnet34": 21_284_672,
+    "resnet50": 23_508_032,
     "resnet101": 42_500_160,
     "resnet152": 58_143_808,
 }
